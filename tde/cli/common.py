@@ -1,0 +1,197 @@
+"""What every command shares: option types, consoles, help examples and error reports.
+
+A noun's module starts with ``app = new_app(...)`` and annotates its parameters with the
+option types below. It neither catches :class:`~tde.errors.TdeError` nor exits by itself:
+the root group runs every command inside :func:`reporting_errors`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from tde.errors import TdeError
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
+
+# Results go to stdout and everything about them to stderr, so that output can be piped.
+# Automatic highlighting is off because it colours parts of paths and UUIDs at random.
+console = Console(highlight=False)
+error_console = Console(stderr=True, highlight=False)
+
+_PASSPHRASE_PANEL = "Passphrase (default: prompt)"
+
+KeystoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keystore",
+        "-k",
+        metavar="DIR",
+        envvar="TDE_KEYSTORE",
+        help="The keystore directory. Keep it outside the data directory.",
+    ),
+]
+PassphraseFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        metavar="FILE",
+        help="Read the passphrase from a file that only its owner can read.",
+        rich_help_panel=_PASSPHRASE_PANEL,
+    ),
+]
+PassphraseFdOption = Annotated[
+    int | None,
+    typer.Option(
+        "--passphrase-fd",
+        metavar="N",
+        min=0,
+        help="Read the passphrase from an open file descriptor; 0 is standard input.",
+        rich_help_panel=_PASSPHRASE_PANEL,
+    ),
+]
+PassphraseCommandOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passphrase-command",
+        metavar="COMMAND",
+        help="Run a shell command and take its standard output as the passphrase.",
+        rich_help_panel=_PASSPHRASE_PANEL,
+    ),
+]
+PgDataOption = Annotated[
+    Path,
+    typer.Option(
+        "--pgdata",
+        "-D",
+        metavar="DIR",
+        envvar="PGDATA",
+        help="The PostgreSQL data directory.",
+    ),
+]
+BindirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--bindir",
+        metavar="DIR",
+        help="The directory of the PostgreSQL programs. Default: PG_CONFIG, PATH, the system's "
+        "packages, then the PostgreSQL that was installed with tde.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
+]
+
+
+def examples(*lines: str) -> str:
+    """Return a help epilog that shows ``lines`` as shell commands, one per line.
+
+    A line that starts with ``#`` is a comment for the command that follows it.
+    """
+    shown = ["[bold]Examples[/bold]"]
+    for line in lines:
+        text = escape(line)
+        shown.append(f"[dim]{text}[/dim]" if line.startswith("#") else f"[dim]$[/dim] {text}")
+    return "\n".join(shown)
+
+
+def new_app(help_text: str, *, epilog: str = "") -> typer.Typer:
+    """Return the Typer application of one noun, with the settings that all nouns share."""
+    return typer.Typer(
+        help=help_text,
+        epilog=epilog,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        # Only the root installs completion, which then covers all nouns.
+        add_completion=False,
+        # Rich tracebacks can print local variables, and some of those are keys.
+        pretty_exceptions_enable=False,
+    )
+
+
+def require_keystore(path: Path | None) -> Path:
+    """Return ``path``, or refuse when neither the option nor the variable gave one.
+
+    Raises:
+        TdeError: there is no path.
+    """
+    if path is None:
+        raise TdeError(
+            "no keystore was named",
+            remedy="Give --keystore DIR or set the environment variable TDE_KEYSTORE.",
+        )
+    return path
+
+
+def open_keystore(
+    path: Path | None, *, file: Path | None, fd: int | None, command: str | None
+) -> Keystore:
+    """Ask for the passphrase in the way the options say and open the keystore.
+
+    The result is a context manager; leaving it wipes the master key.
+
+    Raises:
+        KeystoreError: the passphrase cannot be read or the keystore cannot be opened.
+    """
+    # Imported here because it loads the cryptography package, which `--help` must not wait for.
+    from tde.keystore import Keystore, inspect_keystore
+    from tde.keystore.passphrase import read_passphrase
+
+    directory = require_keystore(path)
+    # A missing or damaged keystore is reported before the operator types a passphrase.
+    inspect_keystore(directory)
+    passphrase = read_passphrase(
+        file=file, fd=fd, command=command, prompt=f"Passphrase of {directory}: "
+    )
+    try:
+        return Keystore.open(directory, passphrase)
+    finally:
+        passphrase[:] = bytes(len(passphrase))
+
+
+def print_json(document: object) -> None:
+    """Print ``document`` as indented JSON on standard output."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def report(error: TdeError, program: str = "tde") -> None:
+    """Print an error and its remedy on standard error."""
+    # soft_wrap keeps one message on one line, which logs and scripts rely on.
+    error_console.print(Text(f"{program}: error: ", "bold red") + Text(str(error)), soft_wrap=True)
+    if error.remedy:
+        error_console.print(Text("HINT: ", "bold cyan") + Text(error.remedy), soft_wrap=True)
+
+
+@contextmanager
+def reporting_errors(program: str = "tde") -> Iterator[None]:
+    """Turn the errors of a command into a message, a hint and an exit code.
+
+    Raises:
+        typer.Exit: with the error's own code, 1 for an error of the operating system,
+            130 for Ctrl-C.
+    """
+    try:
+        yield
+    except TdeError as error:
+        report(error, program)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        error_console.print("Interrupted.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # Typer ends quietly when the reader of our output has gone.
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        report(TdeError(what), program)
+        raise typer.Exit(1) from error

@@ -1,0 +1,1 @@
+"""The keystore: a directory of wrapped keys that one passphrase opens."""
