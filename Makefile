@@ -1,0 +1,49 @@
+# Everything a new user needs is two targets: `make bench` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .make
+C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
+PACKAGED := pyproject.toml $(C_SOURCES)
+
+.PHONY: help setup build bench test lint clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMPS)/requirements: .ci/require
+	@mkdir -p $(STAMPS)
+	@PYTHON=$(PYTHON) .ci/require
+	@touch $@
+
+$(STAMPS)/venv: $(STAMPS)/requirements
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "scikit-build-core>=0.10" cmake ninja
+	@touch $@
+
+# An editable install: Python sources are used in place, C is built by CMake.
+$(STAMPS)/installed: $(STAMPS)/venv $(PACKAGED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--config-settings=cmake.define.TDE_WERROR=ON --editable '.[bench,dev]'
+	@touch $@
+
+setup: $(STAMPS)/installed ## Make .venv with everything in it
+build: setup ## Compile the C core again where it changed
+
+bench: setup ## Measure OLTP with and without AES-256
+	$(BIN)/tde-bench oltp --aes 256
+
+test: setup lint ## Static checks and all tests but the long ones
+	$(BIN)/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
+
+test-long: setup ## The tests that take minutes each
+	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Remove what the build made; the sources stay
+	rm -rf $(VENV) $(STAMPS) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
