@@ -47,9 +47,124 @@ class IdentityError(PageError):
 class KeystoreError(TdeError):
     """The keystore cannot be created, opened or used."""
 
+    exit_code = 5
+
+
+class KeystoreMissingError(KeystoreError):
+    """There is no keystore at the given path."""
+
+
+class KeystoreExistsError(KeystoreError):
+    """Something is already at the place where a keystore or a key would be created."""
+
+
+class KeystorePermissionError(KeystoreError):
+    """The keystore, or a passphrase file, is open to others or belongs to somebody else."""
+
+
+class KeystoreDamagedError(KeystoreError):
+    """A file of the keystore is not what tde wrote: truncated, altered or swapped."""
+
+
+class KeystoreVersionError(KeystoreError):
+    """A file of the keystore has a format version that this release does not know."""
+
+
+class KeystoreBusyError(KeystoreError):
+    """Another process kept the keystore locked for too long."""
+
+
+class KeystoreClosedError(KeystoreError):
+    """A key was asked of a keystore whose master key is not in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "could not encrypt or decrypt data because the keystore is not open",
+            remedy="Open the existing keystore, or set the master encryption key to create "
+            "and open a new keystore",
+        )
+
+
+class KdfParametersError(KeystoreError):
+    """The cost of the key derivation is outside the accepted bounds."""
+
+
+class PassphraseError(KeystoreError):
+    """No usable passphrase could be obtained."""
+
+
+class WrongPassphraseError(PassphraseError):
+    """The passphrase does not open this keystore."""
+
+
+class KeyMissingError(KeystoreError):
+    """The keystore has no key record for the WAL or for a tablespace."""
+
+
+class PlaintextEntryError(KeystoreError):
+    """A key was asked for a tablespace that is recorded as not encrypted."""
+
 
 # PostgreSQL integration.
 
 
 class PostgresError(TdeError):
     """A PostgreSQL program or server cannot be found, started or used."""
+
+
+class BinariesNotFoundError(PostgresError):
+    """No usable PostgreSQL installation, or an installation without a needed program."""
+
+
+class OsUserError(PostgresError):
+    """The operating-system user for the server cannot be determined or used."""
+
+
+class UnreachablePathError(PostgresError):
+    """The server's user may not reach a file that the server needs."""
+
+
+class DataDirectoryError(PostgresError):
+    """The data directory is not what the operation needs."""
+
+
+class NoDataDirectoryError(DataDirectoryError):
+    """There is no PostgreSQL data directory at the given path."""
+
+    exit_code = 4  # As pg_ctl status.
+
+
+class UnsupportedServerError(PostgresError):
+    """The server was built or configured in a way that encryption cannot support."""
+
+
+class ServerNotRunningError(PostgresError):
+    """The operation needs a running server."""
+
+    exit_code = 3  # As pg_ctl status.
+
+
+class ServerStartError(PostgresError):
+    """The server did not start; the message ends with the last lines of its log."""
+
+
+class ServerStopError(PostgresError):
+    """The server did not stop."""
+
+
+class InterposerError(PostgresError):
+    """The interposer library is missing, or is not active in a server that needs it."""
+
+
+class ClusterKeystoreError(PostgresError):
+    """The keystore and the cluster do not belong together, or keys are missing."""
+
+    exit_code = 5  # As every keystore error on the command line.
+
+
+class ProgramError(PostgresError):
+    """A PostgreSQL program such as initdb failed; the message holds what it printed."""
+
+
+class TablespaceError(PostgresError):
+    """A tablespace cannot be created or given a key."""
