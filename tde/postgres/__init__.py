@@ -1,0 +1,61 @@
+"""Running stock PostgreSQL encrypted: installations, clusters, tablespaces, programs.
+
+The names below are imported on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
+    from tde.postgres.cluster import Cluster
+    from tde.postgres.counters import IoCounters, io_counters, is_interposed
+    from tde.postgres.os_user import OsUser, server_os_user
+    from tde.postgres.policy import Scope
+    from tde.postgres.program import run_program
+    from tde.postgres.status import ClusterStatus
+    from tde.postgres.tablespaces import Tablespace, create_tablespace, list_tablespaces
+
+__all__ = [
+    "Cluster",
+    "ClusterStatus",
+    "IoCounters",
+    "OsUser",
+    "PostgresBinaries",
+    "Scope",
+    "Tablespace",
+    "create_tablespace",
+    "find_binaries",
+    "io_counters",
+    "is_interposed",
+    "list_binaries",
+    "list_tablespaces",
+    "run_program",
+    "server_os_user",
+]
+
+_MODULES = {
+    "Cluster": "cluster",
+    "ClusterStatus": "status",
+    "IoCounters": "counters",
+    "OsUser": "os_user",
+    "PostgresBinaries": "binaries",
+    "Scope": "policy",
+    "Tablespace": "tablespaces",
+    "create_tablespace": "tablespaces",
+    "find_binaries": "binaries",
+    "io_counters": "counters",
+    "is_interposed": "counters",
+    "list_binaries": "binaries",
+    "list_tablespaces": "tablespaces",
+    "run_program": "program",
+    "server_os_user": "os_user",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

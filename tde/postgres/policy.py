@@ -1,0 +1,110 @@
+"""What of a cluster is encrypted, expressed as the key records that its keystore must hold."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+PG_DEFAULT_OID = 1663
+PG_GLOBAL_OID = 1664
+BUILT_IN_TABLESPACES = {PG_DEFAULT_OID: "pg_default", PG_GLOBAL_OID: "pg_global"}
+
+
+class Scope(str, Enum):
+    """What is encrypted besides the WAL, which always is."""
+
+    CLUSTER = "cluster"
+    """Everything: the built-in tablespaces and every tablespace created later."""
+    TABLESPACES = "tablespaces"
+    """Only the tablespaces that are created with a key."""
+
+
+def require_unused_keystore(keystore: Keystore) -> None:
+    """Refuse a keystore that is closed or serves a cluster already.
+
+    Two clusters with the same keys would encrypt different pages under the same identity.
+
+    Raises:
+        ClusterKeystoreError: it cannot be used for a new cluster.
+    """
+    from tde.keystore import inspect_keystore
+
+    _require_open(keystore)
+    if inspect_keystore(keystore.path).keys:
+        raise ClusterKeystoreError(
+            f"the keystore {keystore.path} already has keys: it serves another cluster",
+            remedy="Create a keystore of its own for each cluster: tde keystore create",
+        )
+
+
+def create_initial_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None:
+    """Write the key records of a new cluster.
+
+    Raises:
+        KeystoreError: a record cannot be written; those already written are removed again.
+    """
+    from tde.keystore import KeyOwner
+
+    try:
+        keystore.create_key(KeyOwner.wal(), algorithm)
+        for oid in BUILT_IN_TABLESPACES:
+            if scope is Scope.CLUSTER:
+                keystore.create_key(KeyOwner.tablespace(oid), algorithm)
+            else:
+                keystore.create_plaintext_entry(oid)
+    except BaseException:
+        remove_initial_keys(keystore)
+        raise
+
+
+def remove_initial_keys(keystore: Keystore) -> None:
+    """Remove the key records of a cluster whose creation failed before it held any data.
+
+    Only for a keystore that :func:`require_unused_keystore` accepted: every record in it is new.
+    """
+    from tde.keystore import inspect_keystore
+
+    for record in inspect_keystore(keystore.path).keys:
+        record.file.unlink(missing_ok=True)
+
+
+def require_cluster_keys(keystore: Keystore) -> None:
+    """Check, before a start, that the keys every cluster needs are there and can be unwrapped.
+
+    Raises:
+        ClusterKeystoreError: a record is missing.
+        KeystoreError: a record is damaged or belongs to another keystore.
+    """
+    from tde.keystore import KeyOwner, inspect_keystore
+
+    _require_open(keystore)
+    records = {record.owner: record for record in inspect_keystore(keystore.path).keys}
+    names = {KeyOwner.wal(): "the WAL"}
+    names.update({KeyOwner.tablespace(oid): name for oid, name in BUILT_IN_TABLESPACES.items()})
+    for owner, name in names.items():
+        if owner not in records:
+            raise ClusterKeystoreError(
+                f"the keystore {keystore.path} has no key for {name}",
+                remedy="Restore the missing file of the directory keys/ from a backup of the "
+                "keystore; without it the data cannot be decrypted.",
+            )
+    for owner, record in records.items():
+        # Unwrapping authenticates the record; the server would only report ENOKEY.
+        if record.algorithm is not None:
+            key = keystore.unwrap_key(owner)
+            key[:] = bytes(len(key))
+
+
+def _require_open(keystore: Keystore) -> None:
+    if not keystore.is_open:
+        raise ClusterKeystoreError(
+            "could not encrypt or decrypt data because the keystore is not open",
+            remedy="Open the existing keystore, or set the master encryption key to create "
+            "and open a new keystore",
+        )
