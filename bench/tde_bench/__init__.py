@@ -1,0 +1,1 @@
+"""Benchmarks that show what encrypting PostgreSQL's storage costs."""

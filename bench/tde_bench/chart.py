@@ -1,0 +1,166 @@
+"""The bar chart of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tde_bench.errors import BenchError
+from tde_bench.results import OltpResult, Summary
+from tde_bench.statistics import Estimate, median_estimate
+
+SUFFIXES = (".png", ".svg")
+
+# From the palette of Okabe and Ito, which people with any kind of colour blindness can tell
+# apart; ordered so that the lightness differs as well, for print in grey.
+_COLOURS = ("#999999", "#56B4E9", "#0072B2", "#E69F00", "#009E73", "#CC79A7")
+_INK = "#222222"
+
+
+def require_chart_name(path: Path) -> None:
+    """Refuse a file whose name says neither PNG nor SVG.
+
+    Raises:
+        BenchError: for any other suffix; raised before a long run, not after it.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise BenchError(f"--chart {path}: the name must end in {' or '.join(SUFFIXES)}")
+
+
+def write_chart(result: OltpResult, path: Path) -> None:
+    """Draw TPS and CPU per transaction of every configuration as PNG or SVG."""
+    summaries = result.summaries()
+    figure = draw(result, summaries)
+    figure.savefig(path, dpi=200, format=path.suffix.lower().lstrip("."))
+
+
+def draw(result: OltpResult, summaries: list[Summary]) -> Figure:
+    """Return the figure: throughput on the left, CPU per transaction (if known) on the right."""
+    with_cpu = all(summary.cpu_ms_per_transaction is not None for summary in summaries)
+    panels = 2 if with_cpu else 1
+    figure = Figure(figsize=(1.5 + 4.4 * panels, 4.8), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _panel(
+        axes[0],
+        result,
+        summaries,
+        metric="tps",
+        ratios=[summary.tps_ratio for summary in summaries],
+        title="Transactions per second (higher is better)",
+        number="{:,.0f}",
+    )
+    if with_cpu:
+        _panel(
+            axes[1],
+            result,
+            summaries,
+            metric="cpu_ms_per_transaction",
+            ratios=[summary.cpu_ratio for summary in summaries],
+            title="Server CPU ms per transaction (lower is better)",
+            number="{:.3f}",
+        )
+    figure.suptitle(_title(result), fontsize=13, fontweight="bold", color=_INK)
+    figure.supxlabel(_footnote(result), fontsize=8, color="#555555")
+    return figure
+
+
+def _panel(
+    axes: Axes,
+    result: OltpResult,
+    summaries: list[Summary],
+    *,
+    metric: str,
+    ratios: list[Estimate | None],
+    title: str,
+    number: str,
+) -> None:
+    """Draw one bar per configuration: median, its interval, and below it the paired ratio."""
+    frame = result.frame()
+    seed = int(result.parameters["seed"])
+    estimates = []
+    for summary in summaries:
+        values = frame.loc[frame["configuration"] == summary.configuration, metric]
+        estimates.append(median_estimate(values.to_numpy(dtype=np.float64), seed=seed))
+    heights = [estimate.median for estimate in estimates]
+    positions = np.arange(len(summaries))
+    axes.bar(
+        positions,
+        heights,
+        width=0.62,
+        color=[_COLOURS[index % len(_COLOURS)] for index in range(len(summaries))],
+        yerr=_error_bars(estimates),
+        error_kw={"ecolor": _INK, "elinewidth": 1.2, "capsize": 5, "capthick": 1.2},
+    )
+    labels = [
+        f"{summary.label}\n{_ratio_text(ratio)}"
+        for summary, ratio in zip(summaries, ratios, strict=True)
+    ]
+    axes.set_xticks(positions, labels, fontsize=10, color=_INK)
+    for position, height in zip(positions, heights, strict=True):
+        # Inside the bar, where neither the error bar nor a neighbour is in the way.
+        axes.annotate(
+            number.format(height),
+            (float(position), height / 2),
+            ha="center",
+            va="center",
+            fontsize=12,
+            fontweight="bold",
+            color="white" if position >= 2 else _INK,
+        )
+    axes.set_title(title, fontsize=11, color=_INK)
+    _plain_frame(axes)
+
+
+def _plain_frame(axes: Axes) -> None:
+    """Leave only what carries information: light horizontal lines and the baseline."""
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="y", labelsize=9, labelcolor="#555555")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _error_bars(estimates: list[Estimate]) -> Any:
+    """Return the distances from the medians down and up to the ends of their intervals."""
+    below = [e.median - (e.median if e.low is None else e.low) for e in estimates]
+    above = [(e.median if e.high is None else e.high) - e.median for e in estimates]
+    return np.array([below, above])
+
+
+def _ratio_text(ratio: Estimate | None) -> str:
+    """Return the text below a bar's name."""
+    if ratio is None:
+        return "baseline"
+    if ratio.low is None or ratio.high is None:
+        return f"× {ratio.median:.3f}"
+    return f"× {ratio.median:.3f}\n[{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def _title(result: OltpResult) -> str:
+    machine = result.metadata.get("cpu", {})
+    version = result.facts.get(result.baseline, {}).get("server_version", "?").split()[0]
+    return (
+        f"pgbench TPC-B on PostgreSQL {version}, "
+        f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"
+    )
+
+
+def _footnote(result: OltpResult) -> str:
+    parameters = result.parameters
+    facts = result.facts.get(result.baseline, {})
+    parts = [f"scale {parameters['scale']}", f"{parameters['clients']} clients"]
+    if facts:
+        times = facts["database_bytes"] / facts["shared_buffers_bytes"]
+        parts.append(f"data {times:.1f} × shared_buffers")
+    rounds = max(summary.rounds for summary in result.summaries())
+    parts.append(f"{rounds} interleaved rounds of {parameters['duration']} s")
+    return (
+        ", ".join(parts)
+        + ".\nBars: medians with bootstrap 95 % intervals. ×: median of the ratios within each "
+        "round, with its 95 % interval."
+    )

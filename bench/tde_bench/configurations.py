@@ -1,0 +1,81 @@
+"""What is compared: ephemeral clusters with and without encryption, and the user's servers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tde.algorithms import Algorithm
+from tde_bench.errors import BenchError
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One column of the comparison.
+
+    Attributes:
+        name: unique within a run; what raw results call it.
+        label: what people read.
+        algorithm: the encryption of an ephemeral cluster, None for a plain one.
+        dsn: connection string of a server that the user runs, None for an ephemeral cluster.
+    """
+
+    name: str
+    label: str
+    algorithm: Algorithm | None = None
+    dsn: str | None = None
+
+
+NO_ENCRYPTION = Configuration("none", "no encryption")
+
+
+def ephemeral(bits: Iterable[int]) -> list[Configuration]:
+    """Return the plain configuration, the baseline, and one per AES key size (128 or 256)."""
+    encrypted = [
+        Configuration(f"aes{size}", f"AES-{size}", Algorithm.from_bits(size))
+        for size in sorted(set(bits))
+    ]
+    return [NO_ENCRYPTION, *encrypted]
+
+
+def existing(specifications: Iterable[str]) -> list[Configuration]:
+    """Return one configuration per ``DSN[=label]``.
+
+    Raises:
+        BenchError: when two have the same label.
+    """
+    configurations = []
+    for number, specification in enumerate(specifications, start=1):
+        dsn, label = split_label(specification)
+        name = label or f"server{number}"
+        configurations.append(Configuration(name, name, dsn=dsn))
+    names = [configuration.name for configuration in configurations]
+    if len(set(names)) != len(names):
+        raise BenchError("two --existing servers have the same label")
+    return configurations
+
+
+# The last part of a URI starts after one of these; only parts after ? and & are name=value.
+_URI_PART = re.compile(r"([/?&])([^/?&]*)$")
+
+
+def split_label(specification: str) -> tuple[str, str | None]:
+    """Split ``DSN[=label]``, where the DSN itself may hold equal signs.
+
+    The label follows an equal sign that the DSN cannot need: the second one in the last
+    ``name=value`` of the DSN, or the first one when the DSN is a URI that ends with its
+    database. ``host=/tmp port=5433=mine`` and ``postgresql://host/db=mine`` are labelled.
+    """
+    if "://" in specification:
+        match = _URI_PART.search(specification)
+        assert match is not None  # "://" always leaves a part after its last slash.
+        needed = 0 if match[1] == "/" else 1
+        last = match[2]
+    else:
+        needed = 1
+        last = specification.split()[-1] if specification.split() else ""
+    if last.count("=") <= needed:
+        return specification, None
+    dsn, _, label = specification.rpartition("=")
+    return dsn, label or None

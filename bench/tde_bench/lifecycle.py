@@ -1,0 +1,46 @@
+"""Ending a run early without leaving servers or files behind."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# What shells and service managers expect of a program that was interrupted (128 + SIGINT).
+INTERRUPTED_EXIT_CODE = 130
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP, like SIGINT, raise KeyboardInterrupt in the main thread.
+
+    By default they would end the program at once, without running any clean-up.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    previous = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Ignore the same signals while servers are stopped and files are removed.
+
+    A second, impatient Ctrl-C must not abort the clean-up halfway. Child processes started
+    here inherit the ignored signals, so nothing long-lived may be started inside.
+    """
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,43 @@
+"""The order in which configurations take their turns.
+
+Machines drift: disks fill their caches, neighbours on the host come and go, clocks throttle.
+Rounds therefore visit every configuration before the next round starts (so that drift hits
+all of them alike and ratios within a round cancel it), and each round starts with the next
+configuration (so that no configuration always runs first, or always after the same one's writes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Slot(Generic[Item]):
+    """One turn of one configuration; round and position count from 0."""
+
+    round: int
+    position: int
+    item: Item
+
+
+def rotated_rounds(items: Sequence[Item], rounds: int) -> Iterator[Slot[Item]]:
+    """Yield every item once per round; round ``r`` starts with item ``r`` modulo their number.
+
+    When ``rounds`` is a multiple of ``len(items)``, every item takes every position equally often.
+
+    Raises:
+        ValueError: when there is nothing to run or ``rounds`` is less than 1.
+    """
+    if not items:
+        raise ValueError("there must be at least one configuration")
+    if rounds < 1:
+        raise ValueError(f"the number of rounds must be at least 1, not {rounds}")
+    for number in range(rounds):
+        first = number % len(items)
+        order = [*items[first:], *items[:first]]
+        for position, item in enumerate(order):
+            yield Slot(number, position, item)

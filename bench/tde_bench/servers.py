@@ -1,0 +1,331 @@
+"""The servers of a run: ephemeral clusters that it makes, and servers that the user runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import psycopg2
+from psycopg2 import extensions, sql
+
+from tde.algorithms import Algorithm
+from tde.keystore import Keystore
+from tde.postgres import Cluster, PostgresBinaries
+from tde.postgres.os_user import server_os_user
+from tde.postgres.sockets import create_private_directory, remove_private_directory
+from tde_bench.configurations import Configuration
+from tde_bench.database import Connection, connect, execute, fetch_value
+from tde_bench.errors import BenchError
+from tde_bench.pgbench import Pgbench
+from tde_bench.workspace import give_to
+
+DATABASE = "tde_bench"
+
+# Not the locale of whoever runs the benchmark, so that results can be compared.
+_INITDB_ARGUMENTS = ("--locale=C", "--encoding=UTF8")
+
+_END_SECONDS = 10
+
+
+def server_settings(shared_buffers: str) -> dict[str, str]:
+    """Return the settings that every ephemeral cluster gets, encrypted or not.
+
+    They keep work out of the measured rounds that would hit one configuration and not the
+    other, and leave everything that makes a transaction durable as it is by default.
+    """
+    return {
+        # Far smaller than the data, so that pages are read and written, which is where the
+        # cipher works. The default of 128 MB would hold much of a small test database.
+        "shared_buffers": shared_buffers,
+        # The defaults, said again: with these off, a benchmark of storage is about memory.
+        "fsync": "on",
+        "synchronous_commit": "on",
+        "full_page_writes": "on",
+        # Checkpoints come when the benchmark asks for them (before and after each round), not
+        # in the middle of some rounds. A long round may still fill max_wal_size and so start
+        # one; it does so for every configuration alike.
+        "checkpoint_timeout": "1h",
+        "max_wal_size": "4GB",
+        # Keeps used segments for reuse: creating and zero-filling new ones is slow, and would
+        # burden those rounds that happen to need them.
+        "min_wal_size": "1GB",
+        # Autovacuum would wake up in the middle of some rounds, and in idle servers while
+        # another one is measured. The benchmark vacuums before each round instead.
+        "autovacuum": "off",
+    }
+
+
+class Server(ABC):
+    """One server under test, with a database of its own for the benchmark."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+
+    @property
+    @abstractmethod
+    def dsn(self) -> str:
+        """Connection string of the benchmark's database, without a password."""
+
+    @property
+    @abstractmethod
+    def password(self) -> str | None:
+        """The password, when the server asks for one."""
+
+    @property
+    @abstractmethod
+    def postmaster_pid(self) -> int | None:
+        """Process number of the postmaster; None when it runs elsewhere or is hidden."""
+
+    @property
+    @abstractmethod
+    def data_directory(self) -> Path | None:
+        """The data directory; None when this process cannot read it."""
+
+    @property
+    @abstractmethod
+    def can_checkpoint(self) -> bool:
+        """Tell whether the connection may run CHECKPOINT."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove what the benchmark created."""
+
+    def connect(self) -> Connection:
+        """Open a psycopg2 connection to the benchmark's database in autocommit mode."""
+        return connect(self.dsn, self.password)
+
+    def pgbench(self, program: Path, environment: Mapping[str, str]) -> Pgbench:
+        """Return pgbench for the benchmark's database."""
+        variables = dict(environment)
+        if self.password is not None:
+            variables["PGPASSWORD"] = self.password
+        return Pgbench(program, self.dsn, variables)
+
+
+class EphemeralServer(Server):
+    """A cluster that the benchmark makes in ``folder`` and removes with it.
+
+    Call :meth:`close` whenever :meth:`start` was called, even if that failed.
+    """
+
+    def __init__(
+        self, configuration: Configuration, folder: Path, binaries: PostgresBinaries
+    ) -> None:
+        super().__init__(configuration)
+        self._folder = folder
+        self._os_user = server_os_user(None)
+        self._cluster = Cluster(folder / "data", binaries, os_user=self._os_user)
+        self._dsn = ""
+        self._keep = False
+
+    def start(self, settings: Mapping[str, str], *, keep: bool) -> None:
+        """Initialize the cluster, start it, and create the benchmark's database.
+
+        With ``keep``, the passphrase of an encrypted cluster is written next to it; otherwise
+        it is gone when this returns.
+        """
+        self._keep = keep
+        self._folder.mkdir(mode=0o700)
+        give_to(self._folder, self._os_user)
+        with contextlib.ExitStack() as stack:
+            keystore = None
+            if self.configuration.algorithm is not None:
+                keystore = stack.enter_context(self._new_keystore())
+            self._cluster.init(
+                keystore=keystore,
+                algorithm=self.configuration.algorithm or Algorithm.AES256,
+                initdb_args=_INITDB_ARGUMENTS,
+            )
+            self._cluster.start(keystore, options=settings, log=self._folder / "server.log")
+        parameters = self._cluster.connection_parameters("postgres")
+        with contextlib.closing(connect(extensions.make_dsn(**parameters))) as connection:
+            _create_database(connection, DATABASE)
+        self._dsn = extensions.make_dsn(**self._cluster.connection_parameters(DATABASE))
+
+    def _new_keystore(self) -> Keystore:
+        passphrase = secrets.token_urlsafe(32).encode()
+        if self._keep:
+            file = self._folder / "passphrase"
+            file.touch(mode=0o600)
+            file.write_bytes(passphrase)
+            give_to(file, self._os_user)
+        owner = None if self._os_user is None else (self._os_user.uid, self._os_user.gid)
+        return Keystore.create(self._folder / "keystore", passphrase, owner=owner)
+
+    @property
+    def dsn(self) -> str:
+        """Connection string over the cluster's Unix socket."""
+        return self._dsn
+
+    @property
+    def password(self) -> str | None:
+        """None: the socket is in a directory that is closed to other users."""
+        return None
+
+    @property
+    def postmaster_pid(self) -> int | None:
+        """Process number of the postmaster."""
+        return self._cluster.pid
+
+    @property
+    def data_directory(self) -> Path | None:
+        """The data directory, which the benchmark made."""
+        return self._folder / "data"
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """True: the benchmark connects as the superuser."""
+        return True
+
+    def close(self) -> None:
+        """Stop the server; whoever made the folder removes it."""
+        if self._cluster.pid is not None:
+            # A cluster that is about to be removed need not write its buffers first.
+            self._cluster.stop("fast" if self._keep else "immediate")
+        _end_strays(self._folder / "data")
+        # Stopping the cluster removes its socket directory; a start that was interrupted did
+        # not get that far. The name follows from the data directory, so this finds the same one.
+        sockets = create_private_directory(self._folder / "data", self._os_user)
+        remove_private_directory(str(sockets))
+
+
+class ExistingServer(Server):
+    """A server that the user runs; the benchmark works in a scratch database."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        super().__init__(configuration)
+        if configuration.dsn is None:
+            raise ValueError("an existing server has a DSN")
+        try:
+            parameters = extensions.parse_dsn(configuration.dsn)
+        except psycopg2.ProgrammingError as error:
+            raise BenchError(
+                f"{configuration.label}: not a connection string: {str(error).strip()}",
+                remedy='Example: --existing "host=/run/postgresql dbname=postgres=my server"',
+            ) from error
+        self._password: str | None = parameters.pop("password", None)
+        self._maintenance_dsn: str = extensions.make_dsn(**parameters)
+        # A name of its own, so that nothing of the user's can be in the way or be dropped.
+        self._database = f"{DATABASE}_{secrets.token_hex(6)}"
+        self._dsn: str = extensions.make_dsn(**{**parameters, "dbname": self._database})
+        self._created = False
+        self._can_checkpoint = False
+        self._pid: int | None = None
+        self._data_directory: Path | None = None
+
+    def start(self) -> None:
+        """Connect, find out what may be measured, and create the scratch database."""
+        with contextlib.closing(self._maintenance_connection()) as connection:
+            self._can_checkpoint = _may_checkpoint(connection)
+            self._pid = _local_postmaster(connection)
+            if self._pid is not None:
+                self._data_directory = _readable_data_directory(connection)
+            try:
+                _create_database(connection, self._database)
+            except psycopg2.errors.InsufficientPrivilege as error:
+                raise BenchError(
+                    f"{self.configuration.label}: the user may not create a scratch database",
+                    remedy="Connect as a user with CREATEDB.",
+                ) from error
+            self._created = True
+
+    def _maintenance_connection(self) -> Connection:
+        try:
+            return connect(self._maintenance_dsn, self._password)
+        except psycopg2.OperationalError as error:
+            raise BenchError(
+                f"{self.configuration.label}: cannot connect: {str(error).strip()}"
+            ) from error
+
+    @property
+    def dsn(self) -> str:
+        """Connection string of the scratch database."""
+        return self._dsn
+
+    @property
+    def password(self) -> str | None:
+        """The password of the DSN, if it has one."""
+        return self._password
+
+    @property
+    def postmaster_pid(self) -> int | None:
+        """Process number of the postmaster, if it runs on this machine and is visible."""
+        return self._pid
+
+    @property
+    def data_directory(self) -> Path | None:
+        """The data directory, if it is on this machine and readable."""
+        return self._data_directory
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """Tell whether the user is a superuser or has pg_checkpoint."""
+        return self._can_checkpoint
+
+    def close(self) -> None:
+        """Drop the scratch database."""
+        if not self._created:
+            return
+        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        with contextlib.closing(self._maintenance_connection()) as connection:
+            execute(connection, drop.format(sql.Identifier(self._database)))
+        self._created = False
+
+
+def _create_database(connection: Connection, name: str) -> None:
+    execute(connection, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _may_checkpoint(connection: Connection) -> bool:
+    query = "SELECT pg_has_role(current_user, 'pg_checkpoint', 'USAGE')"
+    return bool(fetch_value(connection, query))
+
+
+def _local_postmaster(connection: Connection) -> int | None:
+    """Return the postmaster's process number if the connection's server is on this machine.
+
+    The backend's number is looked up here and must belong to a process whose title says that
+    it serves this very connection: the server may run in a container, where numbers differ.
+    """
+    if not str(connection.info.host or "").startswith("/"):
+        return None
+    parameters = connection.get_dsn_parameters()
+    expected = f"{parameters.get('user')} {parameters.get('dbname')} [local]"
+    try:
+        backend = psutil.Process(connection.info.backend_pid)
+        title = " ".join(backend.cmdline())
+        return backend.ppid() if expected in title else None
+    except psutil.Error:
+        return None
+
+
+def _readable_data_directory(connection: Connection) -> Path | None:
+    """Return the data directory if the server tells it and this process may read it."""
+    try:
+        path = Path(fetch_value(connection, "SHOW data_directory"))
+    except psycopg2.errors.InsufficientPrivilege:
+        return None
+    return path if os.access(path / "base", os.R_OK | os.X_OK) else None
+
+
+def _end_strays(data_directory: Path) -> None:
+    """End server programs of this cluster that an interruption left behind.
+
+    A launcher that was interrupted may have started a postmaster that has not written its
+    postmaster.pid yet. The directory is this run's own, so its name is proof enough.
+    """
+    strays = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(data_directory) in (process.info["cmdline"] or []):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+                strays.append(process)
+    _, alive = psutil.wait_procs(strays, timeout=_END_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

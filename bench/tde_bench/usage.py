@@ -1,0 +1,46 @@
+"""What a server has used so far: CPU time, and bytes that went through the cipher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from tde.postgres import IoCounters, io_counters
+from tde_bench.cpu import tree_cpu_seconds
+from tde_bench.servers import Server
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counters that only grow; None where they cannot be read.
+
+    Attributes:
+        cpu_seconds: user and system time of the server's whole process tree.
+        cipher: bytes encrypted and decrypted, None for a server without tde.
+        steal_seconds: time that the hypervisor gave this machine's CPUs to somebody else.
+    """
+
+    cpu_seconds: float | None
+    cipher: IoCounters | None
+    steal_seconds: float
+
+    def since(self, earlier: Usage) -> Usage:
+        """Return what was used between two readings."""
+        cpu = None
+        if self.cpu_seconds is not None and earlier.cpu_seconds is not None:
+            cpu = self.cpu_seconds - earlier.cpu_seconds
+        cipher = None
+        if self.cipher is not None and earlier.cipher is not None:
+            cipher = self.cipher - earlier.cipher
+        return Usage(cpu, cipher, self.steal_seconds - earlier.steal_seconds)
+
+
+def read_usage(server: Server) -> Usage:
+    """Read the counters of a server now."""
+    # Linux reports zero on bare metal; other systems do not have the field.
+    steal = float(getattr(psutil.cpu_times(), "steal", 0.0))
+    pid = server.postmaster_pid
+    if pid is None:
+        return Usage(None, None, steal)
+    return Usage(tree_cpu_seconds(pid), io_counters(pid), steal)

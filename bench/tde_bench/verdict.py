@@ -1,0 +1,75 @@
+"""What the numbers mean, in plain English."""
+
+from __future__ import annotations
+
+from tde_bench.results import OltpResult, Summary
+from tde_bench.statistics import Estimate
+
+
+def verdicts(result: OltpResult) -> list[str]:
+    """Return the sentences below the table, warnings excluded."""
+    summaries = result.summaries()
+    if len(summaries) < 2:
+        return []
+    baseline, *others = summaries
+    lines = []
+    for summary in others:
+        if summary.tps_ratio is None:
+            lines.append(f"{summary.label}: no round was finished by both it and {baseline.label}.")
+            continue
+        lines.append(
+            _comparison(summary.label, baseline.label, summary.tps_ratio, "transactions per second")
+        )
+        if summary.cpu_ratio is not None:
+            lines.append(
+                _comparison(summary.label, baseline.label, summary.cpu_ratio, "CPU per transaction")
+            )
+        lines.extend(_noise_lines(summary, baseline))
+    return lines
+
+
+def _comparison(label: str, baseline: str, ratio: Estimate, quantity: str) -> str:
+    """Say how one quantity compares, without claiming more than the interval allows."""
+    if ratio.low is None or ratio.high is None:
+        return (
+            f"{label}: {quantity} {signed_percent(ratio.median)} against {baseline}, from a "
+            "single round: too little for an interval."
+        )
+    interval = f"95 % interval {signed_percent(ratio.low)} to {signed_percent(ratio.high)}"
+    if ratio.contains(1.0):
+        return (
+            f"{label}: no difference from {baseline} in {quantity} can be told from these rounds "
+            f"(median {signed_percent(ratio.median)}, {interval})."
+        )
+    direction = "lower" if ratio.median < 1 else "higher"
+    return f"{label}: {quantity} {percent(ratio.median)} {direction} than {baseline} ({interval})."
+
+
+def _noise_lines(summary: Summary, baseline: Summary) -> list[str]:
+    """Warn when a quantity moves more from round to round than between configurations."""
+    lines = []
+    for ratio, noise, quantity in (
+        (summary.tps_ratio, baseline.tps_noise, "transactions per second"),
+        (summary.cpu_ratio, baseline.cpu_noise, "CPU per transaction"),
+    ):
+        if ratio is None or noise is None:
+            continue
+        effect = abs(ratio.median - 1)
+        if noise > effect:
+            lines.append(
+                f"Noise: {quantity} of {baseline.label} vary by {noise:.1%} from round to round, "
+                f"more than the {effect:.1%} between {summary.label} and {baseline.label}. "
+                "Pairing rounds removes slow drift only; trust the interval, not the median, or "
+                "use more and longer rounds."
+            )
+    return lines
+
+
+def signed_percent(ratio: float) -> str:
+    """Format a ratio as a difference, for example 0.982 as ``-1.8 %``."""
+    return f"{100 * (ratio - 1):+.1f} %"
+
+
+def percent(ratio: float) -> str:
+    """Format the size of a difference, for example 0.982 as ``1.8 %``."""
+    return f"{100 * abs(ratio - 1):.1f} %"
