@@ -1,1 +1,22 @@
-"""The keystore: a directory of wrapped keys that one passphrase opens."""
+"""The keystore: a directory of wrapped keys that one passphrase opens.
+
+with Keystore.open(Path("/etc/tde/main"), passphrase) as keystore:
+    keystore.create_key(KeyOwner.tablespace(16400), Algorithm.AES256)
+"""
+
+from tde.keystore.directory import Keystore
+from tde.keystore.handover import HandOver
+from tde.keystore.kdf import KdfParameters
+from tde.keystore.record import KeyOwner, OwnerKind
+from tde.keystore.status import KeyRecordInfo, KeystoreStatus, inspect_keystore
+
+__all__ = [
+    "HandOver",
+    "KdfParameters",
+    "KeyOwner",
+    "KeyRecordInfo",
+    "Keystore",
+    "KeystoreStatus",
+    "OwnerKind",
+    "inspect_keystore",
+]

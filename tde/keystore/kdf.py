@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -64,13 +65,15 @@ def derive_kek(
         KeystoreError: this machine cannot compute Argon2id.
     """
     try:
+        # Any buffer will do, whatever the annotation says; bytes(passphrase) would be a copy
+        # that cannot be wiped.
         derived = Argon2id(
             salt=salt,
             length=KEK_BYTES,
             iterations=parameters.iterations,
             lanes=parameters.lanes,
             memory_cost=parameters.memory_kib,
-        ).derive(passphrase)
+        ).derive(cast(bytes, passphrase))
     except UnsupportedAlgorithm as error:
         raise KeystoreError(
             "the installed cryptography package has no Argon2id",

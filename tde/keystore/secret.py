@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
+from pathlib import Path
 from types import TracebackType
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,13 +71,23 @@ class SecretBuffer:
             self.close()
 
 
-def random_secret(size: int) -> SecretBuffer:
-    """Return ``size`` bytes from the kernel's random generator, without a copy elsewhere."""
-    secret = SecretBuffer(size)
-    with secret.view as view, open("/dev/urandom", "rb", buffering=0) as source:
-        # os.urandom would return a bytes object, which cannot be wiped.
-        if source.readinto(view) != size:
+def fill_randomly(view: memoryview) -> None:
+    """Fill ``view`` from the kernel's random generator, without a copy elsewhere.
+
+    Raises:
+        OSError: the generator cannot be read.
+    """
+    # os.urandom would return a bytes object, which cannot be wiped.
+    with Path("/dev/urandom").open("rb", buffering=0) as source:
+        if source.readinto(view) != len(view):
             raise OSError("the kernel's random generator gave too few bytes")
+
+
+def random_secret(size: int) -> SecretBuffer:
+    """Return ``size`` random bytes."""
+    secret = SecretBuffer(size)
+    with secret.view as view:
+        fill_randomly(view)
     return secret
 
 

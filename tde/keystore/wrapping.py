@@ -62,18 +62,14 @@ def unwrap(wrapping_key: SecretBuffer, wrapped: Wrapped, context: bytes) -> Secr
         UnwrapError: authentication failed; nothing of the plaintext is kept.
     """
     secret = SecretBuffer(len(wrapped.ciphertext))
-    with wrapping_key.view as key, secret.view as plaintext:
-        decryptor = Cipher(AES(key), GCM(wrapped.nonce, wrapped.tag)).decryptor()
-        decryptor.authenticate_additional_data(context)
-        # update_into writes into our locked page; update would leave a bytes object behind.
-        decryptor.update_into(wrapped.ciphertext, plaintext)
-        try:
+    try:
+        with wrapping_key.view as key, secret.view as plaintext:
+            decryptor = Cipher(AES(key), GCM(wrapped.nonce, wrapped.tag)).decryptor()
+            decryptor.authenticate_additional_data(context)
+            # update_into writes into our locked page; update would leave a bytes object behind.
+            decryptor.update_into(wrapped.ciphertext, plaintext)
             decryptor.finalize()
-        except InvalidTag:
-            authentic = False
-        else:
-            authentic = True
-    if not authentic:
+    except InvalidTag as error:
         secret.close()
-        raise UnwrapError
+        raise UnwrapError from error
     return secret

@@ -1,0 +1,242 @@
+"""Creating and opening a keystore, and making and unwrapping the keys inside."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from uuid import UUID, uuid4
+
+from tde.algorithms import Algorithm
+from tde.errors import (
+    KeystoreClosedError,
+    KeystoreDamagedError,
+    KeystoreExistsError,
+    PlaintextEntryError,
+    WrongPassphraseError,
+)
+from tde.keystore.document import KeystoreDocument, KeystoreHeader
+from tde.keystore.files import exclusive_lock, write_atomically
+from tde.keystore.handover import HandOver
+from tde.keystore.kdf import SALT_BYTES, KdfParameters, derive_kek
+from tde.keystore.layout import (
+    document_path,
+    prepare_directory,
+    prepare_keys_directory,
+    read_document,
+    read_record,
+    record_path,
+    refuse_foreign_content,
+)
+from tde.keystore.passphrase import check_length
+from tde.keystore.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, RecordHeader
+from tde.keystore.secret import SecretBuffer, fill_randomly, random_secret
+from tde.keystore.wrapping import UnwrapError, new_nonce, unwrap, wrap
+
+MASTER_KEY_BYTES = 32
+
+
+class Keystore:
+    """An open keystore, whose master key is in memory until :meth:`close`.
+
+    Attributes:
+        path: absolute path of the directory.
+        uuid: identity of this keystore; every key record carries it.
+        master_key_id: identity of the master key; every key record carries it.
+    """
+
+    def __init__(self, path: Path, header: KeystoreHeader, master_key: SecretBuffer) -> None:
+        """Hold an unwrapped master key; use :meth:`create` or :meth:`open` instead."""
+        self.path = path
+        self.uuid: UUID = header.uuid
+        self.master_key_id: UUID = header.master_key_id
+        self._master_key: SecretBuffer | None = master_key
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        passphrase: bytes | bytearray,
+        *,
+        kdf: KdfParameters | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> Keystore:
+        """Make a keystore in a new or empty directory and return it open.
+
+        A creation that was interrupted can be repeated: keystore.json is written last, and
+        without it there is no keystore.
+
+        Args:
+            path: the directory; its parent must exist.
+            passphrase: 8 to 200 bytes. There is no way back into the keystore without it.
+            kdf: cost of the key derivation.
+            owner: (uid, gid) to give the keystore to, which only root can do.
+
+        Raises:
+            PassphraseError: the passphrase is too short or too long.
+            KeystoreExistsError: there is a keystore already, or the directory is not empty.
+            KeystorePermissionError: the directory is open to others or not ours.
+            KeystoreError: it could not be written.
+        """
+        check_length(passphrase)
+        path = path.resolve()
+        prepare_directory(path, owner)
+        with exclusive_lock(path):
+            refuse_foreign_content(path)
+            prepare_keys_directory(path)
+            header = KeystoreHeader(
+                uuid=uuid4(),
+                created=datetime.now(timezone.utc).replace(microsecond=0),
+                kdf=kdf or KdfParameters(),
+                salt=os.urandom(SALT_BYTES),
+                master_key_id=uuid4(),
+            )
+            master_key = random_secret(MASTER_KEY_BYTES)
+            with derive_kek(passphrase, header.salt, header.kdf) as kek:
+                wrapped = wrap(kek, master_key, new_nonce(), header.context())
+            write_atomically(document_path(path), KeystoreDocument(header, wrapped).encode())
+        return cls(path, header, master_key)
+
+    @classmethod
+    def open(cls, path: Path, passphrase: bytes | bytearray) -> Keystore:
+        """Open an existing keystore.
+
+        Raises:
+            KeystoreMissingError: there is none.
+            KeystorePermissionError: it is open to others or not ours.
+            KeystoreDamagedError, KeystoreVersionError, KdfParametersError: keystore.json
+                cannot be used.
+            WrongPassphraseError: the master key does not unwrap.
+        """
+        path = path.resolve()
+        document = read_document(path)
+        header = document.header
+        with derive_kek(passphrase, header.salt, header.kdf) as kek:
+            try:
+                master_key = unwrap(kek, document.master_key, header.context())
+            except UnwrapError:
+                # An accident would have shown in the checksum, so the file is intact.
+                raise WrongPassphraseError(
+                    f"wrong passphrase for the keystore {path}",
+                    remedy="Try again. If you are sure of the passphrase, "
+                    f"somebody has altered {document_path(path)}: restore it from a backup.",
+                ) from None
+        return cls(path, header, master_key)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the master key is in memory."""
+        return self._master_key is not None
+
+    def close(self) -> None:
+        """Wipe the master key; closing again does nothing."""
+        if self._master_key is not None:
+            self._master_key.close()
+            self._master_key = None
+
+    def create_key(self, owner: KeyOwner, algorithm: Algorithm) -> None:
+        """Make a random key and store it wrapped.
+
+        Raises:
+            KeystoreExistsError: the owner has a key or a plaintext entry already.
+            KeystoreClosedError: the keystore was closed.
+        """
+        with SecretBuffer(PAYLOAD_BYTES) as payload:
+            _fill_with_key(payload, algorithm)
+            self._store(owner, algorithm, payload)
+
+    def create_plaintext_entry(self, oid: int) -> None:
+        """Record that tablespace ``oid`` is deliberately not encrypted.
+
+        Raises:
+            KeystoreExistsError: the tablespace has a key or a plaintext entry already.
+            KeystoreClosedError: the keystore was closed.
+        """
+        with SecretBuffer(PAYLOAD_BYTES) as zeros:
+            self._store(KeyOwner.tablespace(oid), None, zeros)
+
+    def unwrap_key(self, owner: KeyOwner) -> bytearray:
+        """Return the XTS key of ``owner``, 32 or 64 bytes; the caller wipes it.
+
+        Raises:
+            KeyMissingError: there is no record.
+            PlaintextEntryError: the record is authentic and says "not encrypted".
+            KeystoreDamagedError: the record was altered, or swapped with another.
+            KeystoreClosedError: the keystore was closed.
+        """
+        master_key = self._open_master_key()
+        path = record_path(self.path, owner)
+        record = read_record(self.path, owner)
+        header = record.header
+        if (header.keystore, header.master_key_id) != (self.uuid, self.master_key_id):
+            raise _misplaced(path, "another keystore or another master key")
+        if header.owner != owner:
+            raise _misplaced(path, str(header.owner))
+        try:
+            payload = unwrap(master_key, record.wrapped, header.pack())
+        except UnwrapError:
+            raise KeystoreDamagedError(
+                f"{path} is damaged or was altered: it does not match the master key",
+                remedy="Restore this file from a backup of the keystore.",
+            ) from None
+        with payload, payload.view as view:
+            if header.algorithm is None:
+                raise PlaintextEntryError(f"{owner} is recorded as not encrypted, so it has no key")
+            return bytearray(view[: header.algorithm.key_bytes])
+
+    def hand_over(self) -> HandOver:
+        """Return the master key in a form that a server started now can inherit.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        return HandOver(self.uuid, self.master_key_id, self._open_master_key(), self.path)
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<Keystore {self.uuid.hex} at {self.path}, {state}>"
+
+    def __enter__(self) -> Keystore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_master_key(self) -> SecretBuffer:
+        if self._master_key is None:
+            raise KeystoreClosedError
+        return self._master_key
+
+    def _store(self, owner: KeyOwner, algorithm: Algorithm | None, payload: SecretBuffer) -> None:
+        header = RecordHeader(owner, algorithm, self.uuid, self.master_key_id, new_nonce())
+        wrapped = wrap(self._open_master_key(), payload, header.nonce, header.pack())
+        record = KeyRecord(header, wrapped.ciphertext, wrapped.tag)
+        path = record_path(self.path, owner)
+        with exclusive_lock(self.path):
+            # Data may already be encrypted with the old key, so it is never replaced.
+            if path.exists():
+                raise KeystoreExistsError(f"{owner} already has a key record, {path}")
+            write_atomically(path, record.pack())
+
+
+def _fill_with_key(payload: SecretBuffer, algorithm: Algorithm) -> None:
+    half = algorithm.key_bytes // 2
+    with payload.view as view:
+        fill_randomly(view[: 2 * half])
+        # XTS with two equal halves is not secure (FIPS 140 requires the check). It happens
+        # by chance once in 2**128 keys, so a repetition would mean a broken generator.
+        if view[:half] == view[half : 2 * half]:
+            raise OSError("the kernel's random generator repeats itself")
+
+
+def _misplaced(path: Path, owner: str) -> KeystoreDamagedError:
+    return KeystoreDamagedError(
+        f"{path} is the key record of {owner}",
+        remedy="Restore this file from a backup of this keystore.",
+    )

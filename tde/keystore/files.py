@@ -1,0 +1,234 @@
+"""Files of the keystore: private to one user, written whole or not at all, one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tde.errors import (
+    KeystoreBusyError,
+    KeystoreDamagedError,
+    KeystoreError,
+    KeystorePermissionError,
+)
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+LOCK_NAME = "lock"
+LOCK_TIMEOUT = 10.0  # Seconds; a writer holds the lock for about one key derivation.
+_LOCK_POLL = 0.02  # Seconds.
+
+
+def check_private_directory(path: Path) -> None:
+    """Check that only its owner, who is this user, can use a directory.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no such directory.
+        KeystorePermissionError: others have access, or it is not ours.
+    """
+    try:
+        status = path.stat()
+    except PermissionError as error:
+        raise _no_access(path) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    # Root may work on the keystore of an unprivileged server.
+    if os.geteuid() != 0:
+        _check_owner(path, status, os.geteuid())
+    check_mode(path, status, DIRECTORY_MODE)
+
+
+def read_private_file(path: Path, limit: int) -> bytes:
+    """Return the content of a file that only the owner of its directory can read.
+
+    Args:
+        path: a regular file inside a directory that was checked.
+        limit: refuse files with more bytes than this.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeystorePermissionError: others have access, it has another owner than its
+            directory, or it is not a regular file.
+        KeystoreDamagedError: it is too long.
+        KeystoreError: it cannot be read.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO that somebody planted would otherwise wait for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise _no_access(path) from error
+    except OSError as error:
+        raise KeystoreError(f"could not read {path}: {error.strerror}") from error
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        # The open file is examined, not its name, which could point elsewhere a moment later.
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise KeystorePermissionError(f"{path} is not a regular file")
+        _check_owner(path, status, path.parent.stat().st_uid)
+        check_mode(path, status, FILE_MODE)
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise KeystoreDamagedError(
+            f"{path} is damaged: it has more than {limit} bytes",
+            remedy="Restore this file from a backup of the keystore.",
+        )
+    return data
+
+
+def make_private_directory(path: Path, owner: tuple[int, int]) -> None:
+    """Create a directory of mode 0700 and give it to ``owner`` (uid, gid)."""
+    path.mkdir(mode=DIRECTORY_MODE)
+    # mkdir subtracts the umask, and one like 0277 would lock even the owner out.
+    path.chmod(DIRECTORY_MODE)
+    if owner != (os.geteuid(), os.getegid()):
+        os.chown(path, *owner, follow_symlinks=False)
+    sync_directory(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash at any moment leaves either the old content or the new.
+
+    A file that is replaced stays beside the new one as ``NAME.1``, ``NAME.2``, … because an
+    older backup of the cluster needs the keystore of its time. The caller holds the lock.
+
+    Raises:
+        KeystoreError: the data could not be written; what was there before is untouched.
+    """
+    temporary = temporary_path(path)
+    try:
+        _write_new_file(temporary, data)
+        _keep_old_version(path)
+        temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise KeystoreError(
+            f"could not write {path}: {error.strerror}",
+            remedy="Nothing was changed. Remove the cause and repeat the command.",
+        ) from error
+
+
+def temporary_path(path: Path) -> Path:
+    """Return where the new content of ``path`` is prepared.
+
+    The name is fixed, so that the remains of a process that died do not pile up.
+    """
+    return path.with_name(f".{path.name}.tmp")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def exclusive_lock(directory: Path) -> Iterator[None]:
+    """Hold the keystore's lock; two writers take turns.
+
+    Raises:
+        KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
+        KeystorePermissionError: the lock file cannot be opened for writing.
+    """
+    path = directory / LOCK_NAME
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags, FILE_MODE)
+    except PermissionError as error:
+        raise _no_access(path) from error
+    except OSError as error:
+        raise KeystoreError(f"could not open {path}: {error.strerror}") from error
+    try:
+        _give_to_owner_of(directory, fd)
+        _wait_for_lock(fd, directory)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _wait_for_lock(fd: int, directory: Path) -> None:
+    # A blocking flock could wait for ever behind a stopped process.
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise KeystoreBusyError(
+                    f"another process has been writing to {directory} for "
+                    f"{LOCK_TIMEOUT:.0f} seconds",
+                    remedy=f"See who holds {directory / LOCK_NAME} (`lslocks`), then try again.",
+                ) from None
+            time.sleep(_LOCK_POLL)
+        else:
+            return
+
+
+def _write_new_file(path: Path, data: bytes) -> None:
+    # With the lock held, a temporary file can only be the remains of a process that died.
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, FILE_MODE), "wb", buffering=0) as file:
+        _give_to_owner_of(path.parent, file.fileno())
+        # A raw write may take fewer bytes than it was given, on a disk that is nearly full.
+        remaining = memoryview(data)
+        while remaining:
+            remaining = remaining[file.write(remaining) :]
+        os.fsync(file.fileno())
+
+
+def _keep_old_version(path: Path) -> None:
+    if not path.exists():
+        return
+    number = 1
+    while path.with_name(f"{path.name}.{number}").exists():
+        number += 1
+    # A second name instead of a rename, so that the file never lacks its proper one.
+    path.with_name(f"{path.name}.{number}").hardlink_to(path)
+
+
+def _give_to_owner_of(directory: Path, fd: int) -> None:
+    """Let root work on the keystore of an unprivileged server without taking files away."""
+    status = directory.stat()
+    if os.geteuid() == 0:
+        os.fchown(fd, status.st_uid, status.st_gid)
+
+
+def check_mode(path: Path, status: os.stat_result, wanted: int) -> None:
+    """Refuse what the group or the world can read, write or enter.
+
+    Raises:
+        KeystorePermissionError: with the `chmod` that repairs it as the remedy.
+    """
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise KeystorePermissionError(
+            f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o})",
+            remedy=f"chmod {wanted:04o} {path}",
+        )
+
+
+def _check_owner(path: Path, status: os.stat_result, owner: int) -> None:
+    if status.st_uid != owner:
+        raise KeystorePermissionError(
+            f"{path} belongs to user {status.st_uid} instead of user {owner}",
+            remedy=f"chown {owner} {path}, or run this as the owner.",
+        )
+
+
+def _no_access(path: Path) -> KeystorePermissionError:
+    return KeystorePermissionError(
+        f"no permission to use {path}",
+        remedy="Run this as the owner of the keystore or as root.",
+    )

@@ -1,0 +1,101 @@
+"""Passing the open keystore to a server: a sealed file in memory that its child inherits.
+
+Layout, integers big-endian (the interposer reads it in C):
+
+     0   8  magic "TDEHAND" and the format version, 1
+     8   4  total length
+    12   4  zero
+    16  16  keystore UUID
+    32  16  master key id
+    48  32  master key
+    80   2  length of the path
+    82   n  the keystore's absolute path, not terminated
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+from uuid import UUID
+
+from tde.errors import KeystoreError
+from tde.keystore.secret import SecretBuffer, wipe
+
+ENVIRONMENT_VARIABLE = "TDE_IO_KEYS_FD"
+MAGIC = b"TDEHAND\x01"
+_BEFORE_KEY = struct.Struct(">8sI4x16s16s")
+_PATH_LENGTH = struct.Struct(">H")
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class HandOver:
+    """An inheritable file descriptor with the master key, for the time of one start.
+
+    The pages of a memory file can be swapped out, unlike a :class:`SecretBuffer`, so leave
+    the context as soon as the server has started: the memory is freed when the last
+    descriptor closes, and the server closes its own after reading.
+
+    Attributes:
+        fd: the descriptor, positioned at the start; pass it to the child with `pass_fds`.
+    """
+
+    def __init__(
+        self, keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: Path
+    ) -> None:
+        content = _pack(keystore, master_key_id, master_key, os.fsencode(path))
+        try:
+            self.fd = _sealed_file(content)
+        finally:
+            wipe(content)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variable that tells the interposer the number of the descriptor."""
+        return {ENVIRONMENT_VARIABLE: str(self.fd)}
+
+    def close(self) -> None:
+        """Close the descriptor; closing again does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> HandOver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _pack(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: bytes) -> bytearray:
+    with master_key.view as key:
+        length = _BEFORE_KEY.size + len(key) + _PATH_LENGTH.size + len(path)
+        # Filled in place: growing a bytearray would leave the key in the memory it moved from.
+        content = bytearray(length)
+        _BEFORE_KEY.pack_into(content, 0, MAGIC, length, keystore.bytes, master_key_id.bytes)
+        content[_BEFORE_KEY.size : _BEFORE_KEY.size + len(key)] = key
+        _PATH_LENGTH.pack_into(content, _BEFORE_KEY.size + len(key), len(path))
+        content[length - len(path) :] = path
+    return content
+
+
+def _sealed_file(content: bytearray) -> int:
+    # Without MFD_CLOEXEC, because the descriptor has to survive the exec of pg_ctl and sh.
+    fd = os.memfd_create("tde-keys", os.MFD_ALLOW_SEALING)
+    try:
+        if os.write(fd, content) != len(content):
+            raise KeystoreError("there is not enough memory to hand the keys to the server")
+        os.lseek(fd, 0, os.SEEK_SET)
+        # A sealed file is the same for everybody who inherits it, however long they wait.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

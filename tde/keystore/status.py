@@ -1,0 +1,61 @@
+"""Looking at a keystore without its passphrase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from tde.algorithms import Algorithm
+from tde.errors import KeystoreDamagedError
+from tde.keystore.kdf import KdfParameters
+from tde.keystore.layout import list_owners, read_document, read_record, record_path
+from tde.keystore.record import KeyOwner
+
+
+@dataclass(frozen=True)
+class KeyRecordInfo:
+    """What a key record says in the clear; only unwrapping it proves that it is authentic.
+
+    Attributes:
+        algorithm: None for a plaintext entry.
+    """
+
+    owner: KeyOwner
+    algorithm: Algorithm | None
+    file: Path
+
+
+@dataclass(frozen=True)
+class KeystoreStatus:
+    """What a keystore says in the clear."""
+
+    path: Path
+    uuid: UUID
+    created: datetime
+    kdf: KdfParameters
+    master_key_id: UUID
+    keys: list[KeyRecordInfo]
+
+
+def inspect_keystore(path: Path) -> KeystoreStatus:
+    """Return what can be known about a keystore without opening it.
+
+    Raises:
+        KeystoreError: one of its subclasses when there is no keystore, when others have
+            access to it, or when any of its files is damaged.
+    """
+    path = path.resolve()
+    header = read_document(path).header
+    keys = []
+    for owner in list_owners(path):
+        file = record_path(path, owner)
+        found = read_record(path, owner).header
+        if found.keystore != header.uuid or found.owner != owner:
+            raise KeystoreDamagedError(
+                f"{file} is the key record of {found.owner} in keystore {found.keystore.hex}",
+                remedy="Restore this file from a backup of this keystore.",
+            )
+        keys.append(KeyRecordInfo(owner, found.algorithm, file))
+    return KeystoreStatus(path, header.uuid, header.created, header.kdf, header.master_key_id, keys)
