@@ -1,0 +1,311 @@
+/*
+ * core_module.c - the CPython module tde._core over the crypto core (tde/_core.pyi).
+ */
+#include "core_module.h"
+
+#include "tde_crypto.h"
+#include "tde_keyrecord.h"
+
+#include <openssl/crypto.h>
+
+#include <string.h>
+
+int core_convert_uint64(PyObject *object, void *to)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(object);
+
+    if (value == (unsigned long long)-1 && PyErr_Occurred())
+        return 0;
+    *(uint64_t *)to = value;
+    return 1;
+}
+
+int core_convert_uint32(PyObject *object, void *to)
+{
+    uint64_t value;
+
+    if (!core_convert_uint64(object, &value))
+        return 0;
+    if (value > UINT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "the number does not fit 32 bits");
+        return 0;
+    }
+    *(uint32_t *)to = (uint32_t)value;
+    return 1;
+}
+
+int core_convert_identity(PyObject *object, void *to)
+{
+    struct tde_identity *id = to;
+    int file_class;
+
+    if (!PyTuple_Check(object)) {
+        PyErr_SetString(PyExc_TypeError, "an identity is a tuple of 5 numbers");
+        return 0;
+    }
+    memset(id, 0, sizeof *id);
+    if (!PyArg_ParseTuple(object, "iO&O&O&b", &file_class, core_convert_uint32, &id->word[0],
+                          core_convert_uint32, &id->word[1], core_convert_uint32, &id->word[2],
+                          &id->fork))
+        return 0;
+    id->file_class = (enum tde_file_class)file_class;
+    return 1;
+}
+
+/* (path) -> (class, tablespace, word 0, word 1, word 2, fork, first block, name or None) */
+static PyObject *core_parse_path(PyObject *Py_UNUSED(module), PyObject *path)
+{
+    struct tde_identity id;
+    enum tde_file_class file_class;
+    const char *name;
+    PyObject *bytes;
+    PyObject *result;
+
+    if (!PyUnicode_FSConverter(path, &bytes))
+        return NULL;
+    file_class = tde_identity_parse(PyBytes_AS_STRING(bytes), &id, &name);
+    result = Py_BuildValue("(iIIIIBIN)", (int)file_class, id.tablespace, id.word[0], id.word[1],
+                           id.word[2], id.fork, id.first_block,
+                           name != NULL ? PyUnicode_DecodeFSDefault(name) : Py_NewRef(Py_None));
+    Py_DECREF(bytes);
+    return result;
+}
+
+/* (identity, block) -> 16 bytes */
+static PyObject *core_tweak(PyObject *module, PyObject *args)
+{
+    struct core_state *state = PyModule_GetState(module);
+    struct tde_identity id;
+    uint8_t tweak[TDE_TWEAK_SIZE];
+    uint32_t block;
+
+    if (!PyArg_ParseTuple(args, "O&O&:tweak", core_convert_identity, &id, core_convert_uint32,
+                          &block))
+        return NULL;
+    if (tde_identity_tweak(&id, block, tweak) != 0) {
+        PyErr_Format(state->identity_error, "no file of this kind has a block %u", block);
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize((const char *)tweak, sizeof tweak);
+}
+
+static PyObject *run_xts(const struct core_state *state, int algorithm, const Py_buffer *key,
+                         const Py_buffer *tweak, const Py_buffer *data, int encrypt)
+{
+    struct tde_cipher *cipher = NULL;
+    PyObject *result;
+    int failed;
+
+    if (tweak->len == TDE_TWEAK_SIZE && (size_t)key->len == tde_algorithm_key_size(algorithm))
+        cipher = tde_cipher_new(algorithm, key->buf);
+    if (cipher == NULL) {
+        PyErr_SetString(state->page_error, "unusable algorithm, key or tweak");
+        return NULL;
+    }
+    result = PyBytes_FromStringAndSize(NULL, data->len);
+    if (result != NULL) {
+        failed = (encrypt ? tde_xts_encrypt : tde_xts_decrypt)(
+            cipher, tweak->buf, data->buf, (uint8_t *)PyBytes_AS_STRING(result),
+            (size_t)data->len);
+        if (failed) {
+            Py_CLEAR(result);
+            PyErr_SetString(state->buffer_length_error, "not a data unit");
+        }
+    }
+    tde_cipher_free(cipher);
+    return result;
+}
+
+/* (algorithm, key, tweak, data, encrypt) -> bytes; for test vectors, which know no pages */
+static PyObject *core_xts(PyObject *module, PyObject *args)
+{
+    Py_buffer key;
+    Py_buffer tweak;
+    Py_buffer data;
+    PyObject *result;
+    int algorithm;
+    int encrypt;
+
+    if (!PyArg_ParseTuple(args, "iy*y*y*p:xts", &algorithm, &key, &tweak, &data, &encrypt))
+        return NULL;
+    result = run_xts(PyModule_GetState(module), algorithm, &key, &tweak, &data, encrypt);
+    PyBuffer_Release(&key);
+    PyBuffer_Release(&tweak);
+    PyBuffer_Release(&data);
+    return result;
+}
+
+static int fill_scope(struct tde_key_scope *scope, const Py_buffer *keystore,
+                      const Py_buffer *master_key_id, const Py_buffer *master_key)
+{
+    if (keystore->len != TDE_UUID_SIZE || master_key_id->len != TDE_UUID_SIZE ||
+        master_key->len != TDE_GCM_KEY_SIZE) {
+        PyErr_SetString(PyExc_ValueError, "the ids have 16 bytes and the master key 32");
+        return -1;
+    }
+    memcpy(scope->keystore, keystore->buf, sizeof scope->keystore);
+    memcpy(scope->master_key_id, master_key_id->buf, sizeof scope->master_key_id);
+    memcpy(scope->master_key, master_key->buf, sizeof scope->master_key);
+    return 0;
+}
+
+static PyObject *unwrap(const Py_buffer *record, const struct tde_key_scope *scope, int owner,
+                        uint32_t oid)
+{
+    struct tde_key key;
+    PyObject *result = NULL;
+    const char *problem = tde_keyrecord_unwrap(record->buf, (size_t)record->len, scope,
+                                               (enum tde_key_owner)owner, oid, &key);
+
+    if (problem != NULL)
+        PyErr_Format(PyExc_ValueError, "the key record cannot be used: %s", problem);
+    else
+        result = Py_BuildValue("(iy#)", key.algorithm, (const char *)key.bytes,
+                               (Py_ssize_t)tde_algorithm_key_size(key.algorithm));
+    tde_wipe(&key, sizeof key);
+    return result;
+}
+
+/* (record, keystore, master key id, master key, owner, oid) -> (algorithm, key) */
+static PyObject *core_unwrap_key_record(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer record;
+    Py_buffer keystore;
+    Py_buffer master_key_id;
+    Py_buffer master_key;
+    struct tde_key_scope scope;
+    PyObject *result = NULL;
+    int owner;
+    uint32_t oid;
+
+    if (!PyArg_ParseTuple(args, "y*y*y*y*iO&:unwrap_key_record", &record, &keystore,
+                          &master_key_id, &master_key, &owner, core_convert_uint32, &oid))
+        return NULL;
+    if (fill_scope(&scope, &keystore, &master_key_id, &master_key) == 0)
+        result = unwrap(&record, &scope, owner, oid);
+    tde_wipe(&scope, sizeof scope);
+    PyBuffer_Release(&record);
+    PyBuffer_Release(&keystore);
+    PyBuffer_Release(&master_key_id);
+    PyBuffer_Release(&master_key);
+    return result;
+}
+
+static PyObject *core_openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyUnicode_FromString(OpenSSL_version(OPENSSL_VERSION));
+}
+
+static PyMethodDef functions[] = {
+    {"parse_path", core_parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
+    {"tweak", core_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
+    {"xts", core_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
+    {"unwrap_key_record", core_unwrap_key_record, METH_VARARGS,
+     PyDoc_STR("Check and unwrap a key record as the server does.")},
+    {"openssl_version", core_openssl_version, METH_NOARGS,
+     PyDoc_STR("Return the version text of the OpenSSL library in use.")},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Hold a reference to the class NAME of tde.errors in *SLOT. */
+static int import_error(PyObject *errors, const char *name, PyObject **slot)
+{
+    *slot = PyObject_GetAttrString(errors, name);
+    return *slot != NULL ? 0 : -1;
+}
+
+static int import_errors(struct core_state *state)
+{
+    PyObject *errors = PyImport_ImportModule("tde.errors");
+    int result;
+
+    if (errors == NULL)
+        return -1;
+    result = import_error(errors, "PageError", &state->page_error) == 0 &&
+                     import_error(errors, "KeyLengthError", &state->key_length_error) == 0 &&
+                     import_error(errors, "BufferLengthError", &state->buffer_length_error) == 0 &&
+                     import_error(errors, "IdentityError", &state->identity_error) == 0
+                 ? 0
+                 : -1;
+    Py_DECREF(errors);
+    return result;
+}
+
+static int add_constants(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "BLOCK_SIZE", TDE_BLOCK_SIZE) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_PLAIN", TDE_CLASS_PLAIN) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_RELATION", TDE_CLASS_RELATION) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_WAL", TDE_CLASS_WAL) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_TEMP_RELATION",
+                                           TDE_CLASS_TEMP_RELATION) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_EPHEMERAL", TDE_CLASS_EPHEMERAL) == 0
+               ? 0
+               : -1;
+}
+
+static int core_exec(PyObject *module)
+{
+    PyObject *type;
+    int result;
+
+    if (import_errors(PyModule_GetState(module)) != 0 || add_constants(module) != 0)
+        return -1;
+    type = PyType_FromModuleAndSpec(module, &core_cipher_spec, NULL);
+    if (type == NULL)
+        return -1;
+    result = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return result;
+}
+
+static int core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct core_state *state = PyModule_GetState(module);
+
+    Py_VISIT(state->page_error);
+    Py_VISIT(state->key_length_error);
+    Py_VISIT(state->buffer_length_error);
+    Py_VISIT(state->identity_error);
+    return 0;
+}
+
+static int core_clear(PyObject *module)
+{
+    struct core_state *state = PyModule_GetState(module);
+
+    Py_CLEAR(state->page_error);
+    Py_CLEAR(state->key_length_error);
+    Py_CLEAR(state->buffer_length_error);
+    Py_CLEAR(state->identity_error);
+    return 0;
+}
+
+static void core_free(void *module)
+{
+    core_clear(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, core_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "tde._core",
+    .m_doc = PyDoc_STR("Page encryption with OpenSSL; use tde.PageCipher instead."),
+    .m_size = sizeof(struct core_state),
+    .m_methods = functions,
+    .m_slots = slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void); /* CPython's macro declares it only with C++. */
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

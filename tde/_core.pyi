@@ -1,0 +1,107 @@
+"""The C extension over c_ext/tde_crypto.c, tde_identity.c and tde_keyrecord.c.
+
+Private: :mod:`tde.page` is the typed and checked face of it.  An identity is the tuple
+(file class, word 0, word 1, word 2, fork) of ``struct tde_identity``; its block numbers
+count from the start of the relation fork or WAL segment.
+"""
+
+import os
+from typing import TypeVar, final, overload
+
+from typing_extensions import Buffer
+
+_OutT = TypeVar("_OutT", bound=Buffer)
+_Identity = tuple[int, int, int, int, int]
+
+BLOCK_SIZE: int
+CLASS_PLAIN: int
+CLASS_RELATION: int
+CLASS_WAL: int
+CLASS_TEMP_RELATION: int
+CLASS_EPHEMERAL: int
+
+@final
+class Cipher:
+    """One XTS key and a pool of OpenSSL contexts; threads may share it.
+
+    Raises KeyLengthError or PageError when ``key`` does not fit the algorithm code.
+    """
+
+    def __new__(cls, algorithm: int, key: Buffer) -> Cipher: ...
+    @property
+    def algorithm(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    @overload
+    def encrypt_blocks(
+        self, src: Buffer, dst: None, identity: _Identity, first_block: int, threads: int, /
+    ) -> bytes: ...
+    @overload
+    def encrypt_blocks(
+        self, src: Buffer, dst: _OutT, identity: _Identity, first_block: int, threads: int, /
+    ) -> _OutT: ...
+    @overload
+    def encrypt_blocks(
+        self,
+        src: Buffer,
+        dst: _OutT | None,
+        identity: _Identity,
+        first_block: int,
+        threads: int,
+        /,
+    ) -> _OutT | bytes: ...
+    @overload
+    def decrypt_blocks(
+        self, src: Buffer, dst: None, identity: _Identity, first_block: int, threads: int, /
+    ) -> bytes: ...
+    @overload
+    def decrypt_blocks(
+        self, src: Buffer, dst: _OutT, identity: _Identity, first_block: int, threads: int, /
+    ) -> _OutT: ...
+    @overload
+    def decrypt_blocks(
+        self,
+        src: Buffer,
+        dst: _OutT | None,
+        identity: _Identity,
+        first_block: int,
+        threads: int,
+        /,
+    ) -> _OutT | bytes: ...
+    def close(self) -> None: ...
+
+def parse_path(
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes], /
+) -> tuple[int, int, int, int, int, int, int, str | None]:
+    """Classify a file name.
+
+    Returns (file class, tablespace OID, word 0, word 1, word 2, fork, first block, name);
+    the name is given for ephemeral files only: the part of the path that identifies them.
+    """
+
+def tweak(identity: _Identity, block: int, /) -> bytes:
+    """Return the 16-byte tweak of a block; IdentityError when the file cannot have it."""
+
+def xts(algorithm: int, key: Buffer, tweak: Buffer, data: Buffer, encrypt: bool, /) -> bytes:
+    """Run XTS over one raw data unit, with neither pages nor the rule about zeros.
+
+    It exists for published test vectors.  ``data`` is a multiple of 16 bytes, at most 8192.
+    """
+
+def unwrap_key_record(
+    record: Buffer,
+    keystore: Buffer,
+    master_key_id: Buffer,
+    master_key: Buffer,
+    owner: int,
+    oid: int,
+    /,
+) -> tuple[int, bytes]:
+    """Check and unwrap a 144-byte key record exactly as the server does.
+
+    Returns (algorithm code, key), the key being empty for a plaintext entry.  Raises
+    ValueError that says what is wrong with the record.
+    """
+
+def openssl_version() -> str:
+    """Return the version text of the OpenSSL library in use."""
