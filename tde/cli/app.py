@@ -35,6 +35,7 @@ class RootGroup(TyperGroup):
             module, _ = COMMANDS[name]
             command = typer.main.get_command(import_module(module).app)
             command.name = name
+            _reflow_help(command)
             self.commands[name] = command
         return super().resolve_command(ctx, args)
 
@@ -42,6 +43,21 @@ class RootGroup(TyperGroup):
         """Run the command that the arguments name."""
         with reporting_errors():
             return super().invoke(ctx)
+
+
+def _reflow_help(command: Any) -> None:
+    """Join the lines of each paragraph of a command's help, and of its subcommands' help.
+
+    Docstrings are wrapped for the source; typer would keep those line breaks on a terminal
+    of any width. Paragraphs with indented lines or list items stay as they are.
+    """
+    paragraphs = (command.help or "").split("\n\n")
+    command.help = "\n\n".join(
+        text if "\n " in text or text.startswith(("* ", "- ")) else text.replace("\n", " ")
+        for text in paragraphs
+    )
+    for subcommand in getattr(command, "commands", {}).values():
+        _reflow_help(subcommand)
 
 
 app = typer.Typer(

@@ -89,6 +89,15 @@ BindirOption = Annotated[
         "packages, then the PostgreSQL that was installed with tde.",
     ),
 ]
+OsUserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--os-user",
+        metavar="NAME",
+        help="As root: the system user that runs the server. Default: the owner of an existing "
+        "data directory, then postgres, then nobody.",
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
 ]

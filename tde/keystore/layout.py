@@ -105,25 +105,42 @@ def list_owners(directory: Path) -> list[KeyOwner]:
     return [wal] * (wal.file_name in names) + [KeyOwner.tablespace(oid) for oid in oids]
 
 
+def check_place(directory: Path) -> None:
+    """Check that a keystore can be created in ``directory``, and change nothing.
+
+    Raises:
+        KeystoreError: one of its subclasses, for whatever is wrong with the place.
+    """
+    _refuse_data_directory(directory)
+    try:
+        check_private_directory(directory)
+    except NotADirectoryError as error:
+        raise KeystoreExistsError(
+            f"{directory} is not a directory", remedy="Choose another place for the keystore."
+        ) from error
+    except FileNotFoundError:
+        if not directory.parent.is_dir():
+            raise KeystoreMissingError(
+                f"the directory {directory.parent} does not exist",
+                remedy=f"mkdir -p {directory.parent}",
+            ) from None
+    else:
+        refuse_foreign_content(directory)
+
+
 def prepare_directory(directory: Path, owner: tuple[int, int] | None) -> None:
-    """Make the keystore's directory, or accept an existing one that is private.
+    """Make the keystore's directory, or take an existing one that is empty and private.
 
     Raises:
         KeystoreError: the place is not suitable.
     """
-    _refuse_data_directory(directory)
+    check_place(directory)
     wanted = owner or (os.geteuid(), os.getegid())
     try:
         make_private_directory(directory, wanted)
     except FileExistsError:
-        _accept_existing(directory)
         if owner is not None:
-            refuse_foreign_content(directory)
             os.chown(directory, *owner)
-    except FileNotFoundError:
-        raise KeystoreMissingError(
-            f"the directory {directory.parent} does not exist", remedy=f"mkdir {directory.parent}"
-        ) from None
     except PermissionError as error:
         raise KeystorePermissionError(
             f"could not create {directory} for user {wanted[0]}: {error.strerror}",
@@ -165,15 +182,6 @@ def refuse_foreign_content(directory: Path) -> None:
             f"{directory} is not empty: it contains {min(foreign)}",
             remedy="Choose a directory that is empty or does not exist yet.",
         )
-
-
-def _accept_existing(directory: Path) -> None:
-    try:
-        check_private_directory(directory)
-    except NotADirectoryError as error:
-        raise KeystoreExistsError(
-            f"{directory} is not a directory", remedy="Choose another place for the keystore."
-        ) from error
 
 
 def _refuse_data_directory(directory: Path) -> None:

@@ -1,0 +1,165 @@
+"""``tde keystore``: create a keystore and look at it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from tde.cli.common import (
+    JsonOption,
+    KeystoreOption,
+    OsUserOption,
+    PassphraseCommandOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    console,
+    error_console,
+    examples,
+    new_app,
+    print_json,
+    require_keystore,
+)
+
+if TYPE_CHECKING:
+    from tde.keystore import KeyRecordInfo, KeystoreStatus
+
+_WELL_KNOWN_TABLESPACES = {1663: "pg_default", 1664: "pg_global"}
+
+app = new_app(
+    "Create a keystore and look at the keys in it.",
+    epilog=examples(
+        "tde keystore create --keystore /etc/tde/main",
+        "tde keystore status --keystore /etc/tde/main",
+    ),
+)
+
+
+@app.command(
+    epilog=examples(
+        "# Asks for the passphrase twice:",
+        "tde keystore create --keystore /etc/tde/main",
+        "# Without a terminal:",
+        "tde keystore create -k /etc/tde/main --passphrase-command 'pass show tde/main'",
+        "tde keystore create -k /etc/tde/main --passphrase-fd 0 < /run/secrets/tde",
+    )
+)
+def create(
+    keystore: KeystoreOption = None,
+    os_user: OsUserOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Create a keystore, protected by a passphrase of 8 to 200 bytes.
+
+    One keystore serves one cluster and its standbys. Keep it outside the data directory and
+    back it up apart from the data. A lost passphrase is lost data: there is no other way in.
+    """
+    # Imported here because cryptography would slow down `tde keystore --help`.
+    from tde.keystore import Keystore
+    from tde.keystore.layout import check_place
+    from tde.keystore.passphrase import read_passphrase
+    from tde.keystore.secret import wipe
+    from tde.postgres.os_user import require_reachable, server_os_user
+
+    path = require_keystore(keystore).absolute()
+    server_user = server_os_user(None, name=os_user)
+    require_reachable(server_user, path, "the keystore")
+    owner = None if server_user is None else (server_user.uid, server_user.gid)
+    # The place is checked before the operator thinks of a passphrase.
+    check_place(path)
+    passphrase = read_passphrase(
+        file=passphrase_file,
+        fd=passphrase_fd,
+        command=passphrase_command,
+        confirm=True,
+        prompt=f"Passphrase for the new keystore {path}: ",
+    )
+    try:
+        with Keystore.create(path, passphrase, owner=owner) as created:
+            uuid = created.uuid
+    finally:
+        wipe(passphrase)
+    console.print(f"Created keystore {uuid.hex} in {path}", markup=False, soft_wrap=True)
+    error_console.print(
+        "[bold yellow]A lost passphrase is lost data.[/] Nobody can read an encrypted cluster "
+        "without this directory and its passphrase.\nBack up both, apart from each other and "
+        "from the data.",
+    )
+
+
+@app.command(
+    epilog=examples(
+        "tde keystore status --keystore /etc/tde/main",
+        "tde keystore status --json | jq '.keys[].algorithm'",
+    )
+)
+def status(keystore: KeystoreOption = None, as_json: JsonOption = False) -> None:
+    """Show what a keystore holds, without its passphrase.
+
+    Checks the permissions and the form of every file on the way.
+    """
+    from tde.keystore import inspect_keystore
+
+    found = inspect_keystore(require_keystore(keystore))
+    if as_json:
+        print_json(_document(found))
+    else:
+        _print_tables(found)
+
+
+def _document(status: KeystoreStatus) -> dict[str, Any]:
+    return {
+        "path": str(status.path),
+        "uuid": status.uuid.hex,
+        "created": status.created.isoformat(),
+        "kdf": {
+            "name": "argon2id",
+            "memory_kib": status.kdf.memory_kib,
+            "iterations": status.kdf.iterations,
+            "lanes": status.kdf.lanes,
+        },
+        "master_key_id": status.master_key_id.hex,
+        "keys": [
+            {
+                "kind": key.owner.kind.name.lower(),
+                "oid": key.owner.oid or None,
+                "encrypted": key.algorithm is not None,
+                "algorithm": key.algorithm.label if key.algorithm else None,
+                "file": str(key.file),
+            }
+            for key in status.keys
+        ],
+    }
+
+
+def _print_tables(status: KeystoreStatus) -> None:
+    kdf = status.kdf
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    facts.add_row("Keystore", str(status.path))
+    facts.add_row("UUID", status.uuid.hex)
+    facts.add_row("Created", f"{status.created:%Y-%m-%d %H:%M:%S} UTC")
+    facts.add_row("Master key", status.master_key_id.hex)
+    facts.add_row(
+        "Passphrase",
+        f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} lanes",
+    )
+    console.print(facts)
+    console.print()
+    if not status.keys:
+        console.print("No keys yet; `tde pg init` makes those of a cluster.")
+        return
+    keys = Table("Key of", "Algorithm", "File")
+    for key in status.keys:
+        algorithm = key.algorithm.label if key.algorithm else "[yellow]not encrypted[/]"
+        keys.add_row(_owner_name(key), algorithm, f"keys/{key.file.name}")
+    console.print(keys)
+
+
+def _owner_name(key: KeyRecordInfo) -> str:
+    name = _WELL_KNOWN_TABLESPACES.get(key.owner.oid)
+    text = str(key.owner)
+    return f"{text} ({name})" if name else text
