@@ -152,6 +152,6 @@ def _require_separate(data_directory: Path, keystore: Path) -> None:
     data, keys = data_directory.resolve(), keystore.resolve()
     if keys.is_relative_to(data) or data.is_relative_to(keys):
         raise ClusterKeystoreError(
-            f"the keystore {keystore} and the data directory {data_directory} lie inside each other",
+            f"the keystore {keystore} and the data directory {data_directory} overlap",
             remedy="Keep the keystore outside the data directory, best on another file system.",
         )

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError
+from tde.errors import ClusterKeystoreError, PlaintextEntryError
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -94,11 +94,13 @@ def require_cluster_keys(keystore: Keystore) -> None:
                 remedy="Restore the missing file of the directory keys/ from a backup of the "
                 "keystore; without it the data cannot be decrypted.",
             )
-    for owner, record in records.items():
+    for owner in records:
         # Unwrapping authenticates the record; the server would only report ENOKEY.
-        if record.algorithm is not None:
+        try:
             key = keystore.unwrap_key(owner)
-            key[:] = bytes(len(key))
+        except PlaintextEntryError:
+            continue
+        key[:] = bytes(len(key))
 
 
 def _require_open(keystore: Keystore) -> None:

@@ -1,0 +1,201 @@
+"""Creating tablespaces with a key, and listing what protects each tablespace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2 import sql
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError, TablespaceError
+from tde.postgres.marker import Marker, require_matching_keystore
+from tde.postgres.os_user import OsUser, require_reachable
+from tde.postgres.policy import Scope
+
+if TYPE_CHECKING:
+    from tde.keystore import KeyRecordInfo, Keystore
+    from tde.postgres.cluster import Cluster
+
+PLAINTEXT = "plaintext"
+NO_KEY = "NO KEY"
+
+
+@dataclass(frozen=True)
+class Tablespace:
+    """A tablespace and how its files are stored.
+
+    Attributes:
+        location: directory, or empty for the built-in ones.
+        protection: label of the algorithm, ``plaintext``, or ``NO KEY`` when the keystore has
+            no record, in which case the server refuses to open its files.
+    """
+
+    name: str
+    oid: int
+    location: str
+    protection: str
+
+
+def create_tablespace(
+    cluster: Cluster,
+    keystore: Keystore,
+    name: str,
+    location: Path,
+    algorithm: Algorithm | None,
+    *,
+    connection: Mapping[str, object] | None = None,
+) -> Tablespace:
+    """Create a tablespace and its key while the server runs; no restart is needed.
+
+    The key is written after CREATE TABLESPACE because its record is bound to the OID that the
+    server chooses. Until then the server refuses to open files there, so nothing can be
+    written in plain text. A tablespace whose key cannot be written is dropped again.
+
+    Args:
+        location: a directory for the data, empty or not there yet.
+        algorithm: ``None`` for a tablespace in plain text, possible in scope ``TABLESPACES``.
+        connection: arguments for ``psycopg2.connect`` that replace the cluster's own.
+
+    Raises:
+        TablespaceError: the server refused it, or the location cannot be used.
+        ClusterKeystoreError: the keystore is not the cluster's.
+        ServerNotRunningError: there is no server.
+    """
+    parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
+    marker = _require_encrypted(cluster, keystore)
+    if algorithm is None and marker.scope is not Scope.TABLESPACES:
+        raise TablespaceError(
+            f"the scope of the cluster {cluster.data_directory} is {marker.scope.value}: "
+            "it has no tablespaces in plain text",
+            remedy="Give the tablespace an algorithm: --aes 256",
+        )
+    location = location.absolute()
+    created = _prepare_location(location, cluster.os_user)
+    try:
+        connected = psycopg2.connect(**parameters)
+        try:
+            # CREATE TABLESPACE cannot run inside a transaction block.
+            connected.autocommit = True
+            with connected.cursor() as cursor:
+                oid = _create_with_key(cursor, keystore, name, location, algorithm)
+        finally:
+            connected.close()
+    except psycopg2.Error as error:
+        if created:
+            location.rmdir()
+        raise TablespaceError(
+            f'the tablespace "{name}" was not created: {str(error).strip()}'
+        ) from error
+    return Tablespace(name, oid, str(location), algorithm.label if algorithm else PLAINTEXT)
+
+
+def list_tablespaces(
+    cluster: Cluster, keystore_path: Path | None, *, connection: Mapping[str, object] | None = None
+) -> list[Tablespace]:
+    """Return every tablespace of a running cluster, sorted by OID.
+
+    Args:
+        keystore_path: directory of the keystore, which is inspected and not opened; by default
+            the one that the cluster was created with. Not needed for a plain cluster.
+
+    Raises:
+        ServerNotRunningError: there is no server.
+        TablespaceError: the query failed.
+        KeystoreError: the keystore cannot be inspected.
+    """
+    from tde.keystore import inspect_keystore
+
+    parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
+    marker = cluster.marker
+    protections: dict[int, str] = {}
+    if marker is not None:
+        status = inspect_keystore(keystore_path or marker.keystore)
+        require_matching_keystore(cluster.data_directory, marker, status.uuid)
+        protections = tablespace_protections(status.keys)
+    query = "SELECT spcname, oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid"
+    try:
+        connected = psycopg2.connect(**parameters)
+        try:
+            with connected.cursor() as cursor:
+                cursor.execute(query)
+                rows: list[tuple[str, int, str]] = cursor.fetchall()
+        finally:
+            connected.close()
+    except psycopg2.Error as error:
+        raise TablespaceError(f"cannot list the tablespaces: {str(error).strip()}") from error
+    missing = PLAINTEXT if marker is None else NO_KEY
+    return [
+        Tablespace(name, oid, location, protections.get(oid, missing))
+        for name, oid, location in rows
+    ]
+
+
+def tablespace_protections(records: list[KeyRecordInfo]) -> dict[int, str]:
+    """Return how each tablespace with a key record is stored, by OID."""
+    from tde.keystore import OwnerKind
+
+    return {
+        record.owner.oid: record.algorithm.label if record.algorithm else PLAINTEXT
+        for record in records
+        if record.owner.kind is OwnerKind.TABLESPACE
+    }
+
+
+def _require_encrypted(cluster: Cluster, keystore: Keystore) -> Marker:
+    marker = cluster.marker
+    require_matching_keystore(cluster.data_directory, marker, keystore.uuid)
+    assert marker is not None  # The check above refuses a keystore for a plain cluster.
+    if marker.keystore.resolve() != keystore.path.resolve():
+        # The server reads new keys from the directory it was started with.
+        raise ClusterKeystoreError(
+            f"the keystore {keystore.path} is a copy of the cluster's, {marker.keystore}",
+            remedy=f"Use the original: --keystore {marker.keystore}",
+        )
+    return marker
+
+
+def _create_with_key(
+    cursor: Any, keystore: Keystore, name: str, location: Path, algorithm: Algorithm | None
+) -> int:
+    from tde.keystore import KeyOwner
+
+    identifier = sql.Identifier(name)
+    cursor.execute(
+        sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(identifier, sql.Literal(str(location)))
+    )
+    try:
+        cursor.execute("SELECT oid FROM pg_tablespace WHERE spcname = %s", (name,))
+        oid: int = cursor.fetchone()[0]
+        if algorithm is None:
+            keystore.create_plaintext_entry(oid)
+        else:
+            keystore.create_key(KeyOwner.tablespace(oid), algorithm)
+    except BaseException:
+        cursor.execute(sql.SQL("DROP TABLESPACE {}").format(identifier))
+        raise
+    return oid
+
+
+def _prepare_location(location: Path, os_user: OsUser | None) -> bool:
+    """Create the directory if it is missing, for the server's user; tell whether it was.
+
+    Raises:
+        TablespaceError: it exists and is not an empty directory.
+        UnreachablePathError: the server's user cannot get there.
+    """
+    require_reachable(os_user, location, "the tablespace location")
+    created = not location.exists()
+    if not created and (not location.is_dir() or any(location.iterdir())):
+        raise TablespaceError(
+            f"the location {location} is not an empty directory",
+            remedy="Name a directory that is empty or does not exist.",
+        )
+    location.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os_user is not None and location.stat().st_uid != os_user.uid:
+        os.chown(location, os_user.uid, os_user.gid)
+    return created
