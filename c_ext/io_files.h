@@ -1,0 +1,31 @@
+/*
+ * io_files.h - the table of open files that are encrypted, by descriptor.
+ */
+#ifndef TDE_IO_FILES_H
+#define TDE_IO_FILES_H
+
+#include <stdbool.h>
+
+#include "io_keyring.h"
+#include "tde_identity.h"
+
+struct tde_file {
+    bool encrypted;
+    bool write_only; /* opened O_WRONLY by the caller, O_RDWR by us */
+    tde_key_index key;
+    struct tde_identity id;
+};
+
+/* The encrypted file behind a descriptor, or NULL when there is none. */
+struct tde_file *tde_files_find(int fd);
+
+/* Remember FILE under descriptor FD; 0, or an errno when the table cannot hold it. */
+int tde_files_set(int fd, const struct tde_file *file);
+
+void tde_files_clear(int fd);
+void tde_files_clear_range(unsigned int first, unsigned int last);
+
+/* After dup: the new descriptor stands for the same file as the old.  0 or an errno. */
+int tde_files_copy(int from, int to);
+
+#endif

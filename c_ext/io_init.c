@@ -1,0 +1,98 @@
+/*
+ * io_init.c - what happens when the interposer is loaded into a program.
+ */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "io_counters.h"
+#include "io_keyring.h"
+#include "io_report.h"
+#include "io_role.h"
+#include "io_symbols.h"
+
+#define KEYS_FD_VARIABLE "TDE_IO_KEYS_FD"
+#define LIBRARY_NAME "libtde_io.so"
+
+/*
+ * Take our own library out of a list that LD_PRELOAD separates with colons or spaces;
+ * others that the operator wants in every program stay.
+ */
+static void remove_preload(void)
+{
+    const char *list = getenv("LD_PRELOAD");
+    char *kept;
+    size_t used = 0;
+
+    if (list == NULL)
+        return;
+    kept = calloc(strlen(list) + 1, 1);
+    if (kept == NULL) {
+        unsetenv("LD_PRELOAD");
+        return;
+    }
+    while (*list != '\0') {
+        size_t length = strcspn(list, ": ");
+        const char *name = memrchr(list, '/', length);
+        size_t name_length = name == NULL ? length : length - (size_t)(name + 1 - list);
+
+        name = name == NULL ? list : name + 1;
+        if (length > 0 && !(name_length == strlen(LIBRARY_NAME) &&
+                            memcmp(name, LIBRARY_NAME, name_length) == 0)) {
+            if (used > 0)
+                kept[used++] = ':';
+            memcpy(kept + used, list, length);
+            used += length;
+        }
+        list += length + (list[length] != '\0');
+    }
+    if (used > 0)
+        setenv("LD_PRELOAD", kept, 1);
+    else
+        unsetenv("LD_PRELOAD");
+    free(kept);
+}
+
+/* The number of the descriptor that the launcher left for us, or -1. */
+static int keys_descriptor(void)
+{
+    const char *text = getenv(KEYS_FD_VARIABLE);
+    char *end;
+    long number;
+
+    if (text == NULL || *text == '\0')
+        return -1;
+    number = strtol(text, &end, 10);
+    return *end == '\0' && number > STDERR_FILENO && number <= INT_MAX ? (int)number : -1;
+}
+
+/*
+ * Programs that the server starts (archive_command, COPY FROM PROGRAM) see files as they
+ * are, so the server's environment must not lead them to the keys.  Programs that only
+ * start others (initdb, pg_ctl, sh) keep it, or the server would never get them.
+ */
+__attribute__((constructor)) static void start(void)
+{
+    const char *problem = NULL;
+    int fd;
+
+    tde_libc_bind();
+    tde_role_detect();
+    if (tde_role() == TDE_ROLE_NONE)
+        return;
+    fd = keys_descriptor();
+    if (fd >= 0) {
+        problem = tde_keyring_open(fd);
+        if (problem != NULL)
+            tde_report("could not open the keystore: %s", problem);
+    }
+    if (tde_role() != TDE_ROLE_SERVER)
+        return; /* pg_rewind and pg_verifybackup start programs that need the keys. */
+    if (fd >= 0)
+        tde_libc()->close(fd);
+    if (tde_keyring_is_open())
+        tde_counters_create();
+    unsetenv(KEYS_FD_VARIABLE);
+    remove_preload();
+}

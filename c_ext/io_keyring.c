@@ -1,0 +1,327 @@
+/*
+ * io_keyring.c - keys in shared, locked memory and the ciphers made from them.
+ */
+#include "io_keyring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io_report.h"
+#include "io_symbols.h"
+
+#define MAX_KEYS 1024
+#define MAX_PATH_LENGTH 4096
+#define EPHEMERAL_OWNER 0u /* beside enum tde_key_owner: the key that lives for one start */
+
+/* The hand-over (docs/format.md, section 7). */
+enum {
+    HANDOVER_LENGTH = 8,
+    HANDOVER_KEYSTORE = 16,
+    HANDOVER_MASTER_KEY_ID = 32,
+    HANDOVER_MASTER_KEY = 48,
+    HANDOVER_PATH_LENGTH = 80,
+    HANDOVER_PATH = 82,
+    HANDOVER_MAX = HANDOVER_PATH + MAX_PATH_LENGTH,
+};
+
+static const uint8_t handover_magic[8] = {'T', 'D', 'E', 'H', 'A', 'N', 'D', 1};
+
+enum slot_state { SLOT_EMPTY, SLOT_CLAIMED, SLOT_READY };
+
+struct slot {
+    _Atomic int state;
+    uint32_t owner;
+    uint32_t oid;
+    struct tde_key key;
+};
+
+struct ring {
+    struct tde_key_scope scope;
+    uint8_t tail_key[TDE_TAIL_KEY_SIZE];
+    char keystore[MAX_PATH_LENGTH + 1];
+    struct slot slots[MAX_KEYS];
+};
+
+static struct ring *ring;
+
+/* The ciphers of this thread, by key; freed when the thread ends. */
+static __thread struct tde_cipher **ciphers;
+static pthread_key_t ciphers_key;
+static pthread_once_t ciphers_once = PTHREAD_ONCE_INIT;
+
+static void free_ciphers(void *table)
+{
+    struct tde_cipher **all = table;
+
+    for (size_t i = 0; i < MAX_KEYS; i++)
+        tde_cipher_free(all[i]);
+    free(all);
+    ciphers = NULL;
+}
+
+static void make_ciphers_key(void)
+{
+    pthread_key_create(&ciphers_key, free_ciphers);
+}
+
+bool tde_keyring_is_open(void)
+{
+    return ring != NULL;
+}
+
+struct tde_cipher *tde_keyring_cipher(tde_key_index index)
+{
+    struct slot *slot = &ring->slots[index];
+
+    if (ciphers != NULL && ciphers[index] != NULL)
+        return ciphers[index];
+    if (ciphers == NULL) {
+        pthread_once(&ciphers_once, make_ciphers_key);
+        ciphers = calloc(MAX_KEYS, sizeof(struct tde_cipher *));
+        if (ciphers == NULL)
+            return NULL;
+        pthread_setspecific(ciphers_key, ciphers);
+    }
+    struct tde_cipher *cipher = tde_cipher_new(slot->key.algorithm, slot->key.bytes);
+    if (cipher != NULL && slot->owner == EPHEMERAL_OWNER &&
+        tde_cipher_set_tail_key(cipher, ring->tail_key) != 0) {
+        tde_cipher_free(cipher);
+        cipher = NULL;
+    }
+    ciphers[index] = cipher;
+    return cipher;
+}
+
+static tde_key_index find_slot(uint32_t owner, uint32_t oid)
+{
+    for (int i = 0; i < MAX_KEYS; i++) {
+        struct slot *slot = &ring->slots[i];
+        int state = atomic_load_explicit(&slot->state, memory_order_acquire);
+
+        if (state == SLOT_EMPTY)
+            return TDE_KEY_NONE; /* Slots are taken in order, so nothing comes after. */
+        if (state == SLOT_READY && slot->owner == owner && slot->oid == oid)
+            return i;
+    }
+    return TDE_KEY_NONE;
+}
+
+/*
+ * Claiming a slot is one compare-and-swap: a process that is killed in between wastes
+ * the slot and holds no lock.  Two processes may store the same key twice, harmlessly.
+ */
+static tde_key_index store_key(uint32_t owner, uint32_t oid, const struct tde_key *key)
+{
+    for (int i = 0; i < MAX_KEYS; i++) {
+        struct slot *slot = &ring->slots[i];
+        int empty = SLOT_EMPTY;
+
+        if (!atomic_compare_exchange_strong(&slot->state, &empty, SLOT_CLAIMED))
+            continue;
+        slot->owner = owner;
+        slot->oid = oid;
+        slot->key = *key;
+        atomic_store_explicit(&slot->state, SLOT_READY, memory_order_release);
+        return i;
+    }
+    tde_report("the key ring is full: one server uses at most %d keys", MAX_KEYS);
+    return TDE_KEY_NONE;
+}
+
+/* Read at most SIZE bytes of a file; the number read, or -1 with errno. */
+static ssize_t read_file(int fd, void *to, size_t size)
+{
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t n = tde_libc()->pread(fd, (char *)to + done, size - done, (off_t)done);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        if (n == 0)
+            break;
+        done += (size_t)n;
+    }
+    return (ssize_t)done;
+}
+
+/* One byte more than a record is read, so that a file that is too long is noticed. */
+static ssize_t read_record(const char *path, uint8_t record[TDE_KEYRECORD_SIZE + 1])
+{
+    int fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t length;
+
+    if (fd < 0)
+        return -1;
+    length = read_file(fd, record, TDE_KEYRECORD_SIZE + 1);
+    int saved = errno;
+    tde_libc()->close(fd);
+    errno = saved;
+    return length;
+}
+
+static tde_key_index load_key(enum tde_key_owner owner, uint32_t oid)
+{
+    uint8_t record[TDE_KEYRECORD_SIZE + 1];
+    char path[MAX_PATH_LENGTH + 64];
+    struct tde_key key;
+    const char *problem;
+    tde_key_index index;
+    ssize_t length;
+
+    if (owner == TDE_OWNER_WAL)
+        snprintf(path, sizeof path, "%s/keys/wal.key", ring->keystore);
+    else
+        snprintf(path, sizeof path, "%s/keys/%u.key", ring->keystore, oid);
+    length = read_record(path, record);
+    if (length < 0) {
+        if (errno == ENOENT && owner == TDE_OWNER_TABLESPACE)
+            tde_report("tablespace %u has no key (%s does not exist); "
+                       "HINT: tablespaces are made with \"tde tablespace create\"", oid, path);
+        else
+            tde_report("could not read key file %s: %s", path, strerror(errno));
+        return TDE_KEY_NONE;
+    }
+    problem = tde_keyrecord_unwrap(record, (size_t)length, &ring->scope, owner, oid, &key);
+    if (problem != NULL) {
+        tde_report("could not use key file %s: %s; HINT: restore it from the keystore's backup",
+                   path, problem);
+        return TDE_KEY_NONE;
+    }
+    index = store_key(owner, oid, &key);
+    tde_wipe(&key, sizeof key);
+    return index;
+}
+
+tde_key_index tde_keyring_find(const struct tde_identity *id)
+{
+    uint32_t owner = TDE_OWNER_TABLESPACE;
+    tde_key_index index;
+
+    if (ring == NULL) {
+        tde_report("could not encrypt or decrypt data because the keystore is not open; "
+                   "HINT: Open the existing keystore, or set the master encryption key to "
+                   "create and open a new keystore");
+        return TDE_KEY_NONE;
+    }
+    if (id->file_class == TDE_CLASS_WAL)
+        owner = TDE_OWNER_WAL;
+    else if (id->file_class == TDE_CLASS_EPHEMERAL)
+        owner = EPHEMERAL_OWNER;
+    index = find_slot(owner, id->tablespace);
+    if (index == TDE_KEY_NONE && owner != EPHEMERAL_OWNER)
+        index = load_key((enum tde_key_owner)owner, id->tablespace);
+    if (index >= 0 && ring->slots[index].key.algorithm == TDE_ALGORITHM_PLAINTEXT)
+        return TDE_KEY_PLAINTEXT;
+    return index;
+}
+
+/*
+ * Only processes of this start ever read an ephemeral file, so its key is random,
+ * exists nowhere else and dies with them.
+ */
+static int make_ephemeral_key(void)
+{
+    struct tde_key key = {.algorithm = TDE_ALGORITHM_AES256};
+    int result = -1;
+
+    if (tde_random(key.bytes, sizeof key.bytes) == 0 &&
+        tde_random(ring->tail_key, sizeof ring->tail_key) == 0 &&
+        store_key(EPHEMERAL_OWNER, 0, &key) >= 0)
+        result = 0;
+    tde_wipe(&key, sizeof key);
+    return result;
+}
+
+static struct ring *map_ring(void)
+{
+    struct ring *made = tde_libc()->mmap(NULL, sizeof *made, PROT_READ | PROT_WRITE,
+                                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (made == MAP_FAILED)
+        return NULL;
+    madvise(made, sizeof *made, MADV_DONTDUMP);
+    if (mlock(made, sizeof *made) != 0)
+        tde_report("could not lock the key memory (%s), so keys may reach swap space; "
+                   "HINT: raise the limit on locked memory (ulimit -l) to at least %zu kB",
+                   strerror(errno), sizeof *made / 1024 + 1);
+    return made;
+}
+
+static const char *parse_handover(const uint8_t *data, size_t length)
+{
+    size_t path_length;
+
+    if (length < HANDOVER_PATH || memcmp(data, handover_magic, sizeof handover_magic) != 0)
+        return "the key hand-over has an unknown format";
+    path_length = (size_t)data[HANDOVER_PATH_LENGTH] << 8 | data[HANDOVER_PATH_LENGTH + 1];
+    if (path_length == 0 || path_length > MAX_PATH_LENGTH ||
+        length != HANDOVER_PATH + path_length)
+        return "the key hand-over is damaged";
+    memcpy(ring->scope.keystore, data + HANDOVER_KEYSTORE, TDE_UUID_SIZE);
+    memcpy(ring->scope.master_key_id, data + HANDOVER_MASTER_KEY_ID, TDE_UUID_SIZE);
+    memcpy(ring->scope.master_key, data + HANDOVER_MASTER_KEY, TDE_GCM_KEY_SIZE);
+    memcpy(ring->keystore, data + HANDOVER_PATH, path_length);
+    return NULL;
+}
+
+/* A sealed memfd cannot change between here and the next program that reads it. */
+static const char *read_handover(int fd)
+{
+    const int wanted = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+    int seals = tde_libc()->fcntl(fd, F_GET_SEALS);
+    uint8_t data[HANDOVER_MAX];
+    const char *problem;
+    ssize_t length;
+
+    if (seals < 0 || (seals & wanted) != wanted)
+        return "the key hand-over is not a sealed memory file";
+    length = read_file(fd, data, sizeof data);
+    problem = length < 0 ? "the key hand-over could not be read"
+                         : parse_handover(data, (size_t)length);
+    tde_wipe(data, sizeof data);
+    return problem;
+}
+
+/* The servers that are running keep the ciphers, so backends inherit them at fork. */
+static void prepare_ciphers(void)
+{
+    for (int i = 0; i < MAX_KEYS && ring->slots[i].state == SLOT_READY; i++)
+        if (ring->slots[i].key.algorithm != TDE_ALGORITHM_PLAINTEXT)
+            tde_keyring_cipher(i);
+}
+
+const char *tde_keyring_open(int fd)
+{
+    static const uint32_t oids[] = {TDE_DEFAULT_TABLESPACE, TDE_GLOBAL_TABLESPACE};
+    const char *problem;
+
+    ring = map_ring();
+    if (ring == NULL)
+        return "there is no memory for keys";
+    problem = read_handover(fd);
+    if (problem == NULL && make_ephemeral_key() != 0)
+        problem = "no key for temporary files could be made";
+    if (problem == NULL && load_key(TDE_OWNER_WAL, 0) < 0)
+        problem = "the WAL key is not usable";
+    for (size_t i = 0; problem == NULL && i < sizeof oids / sizeof oids[0]; i++)
+        if (load_key(TDE_OWNER_TABLESPACE, oids[i]) < 0)
+            problem = "the key of a built-in tablespace is not usable";
+    if (problem != NULL) {
+        tde_wipe(ring, sizeof *ring);
+        munmap(ring, sizeof *ring);
+        ring = NULL;
+        return problem;
+    }
+    prepare_ciphers();
+    return NULL;
+}

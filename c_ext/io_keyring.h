@@ -1,0 +1,37 @@
+/*
+ * io_keyring.h - the keys of the open keystore inside a PostgreSQL process.
+ *
+ * The keys live in one shared anonymous mapping made before any fork, so a tablespace
+ * key that one backend unwraps is there for all.  OpenSSL contexts are private to a
+ * thread; those that the postmaster made before a fork are inherited.
+ */
+#ifndef TDE_IO_KEYRING_H
+#define TDE_IO_KEYRING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tde_crypto.h"
+#include "tde_keyrecord.h"
+
+/* Which key of the ring; a small number that fits the table of open files. */
+typedef int tde_key_index;
+
+#define TDE_KEY_NONE (-1)      /* no key: the keystore is closed, or the record is missing or bad */
+#define TDE_KEY_PLAINTEXT (-2) /* a record says that this tablespace is not encrypted */
+
+/*
+ * Read the hand-over from file descriptor FD, which is left open, and load the WAL key
+ * and every tablespace key.  Returns NULL, or what is wrong in words.
+ */
+const char *tde_keyring_open(int fd);
+
+bool tde_keyring_is_open(void);
+
+/* The key for a file of this identity; a problem is reported on standard error. */
+tde_key_index tde_keyring_find(const struct tde_identity *id);
+
+/* This thread's cipher for a key that tde_keyring_find returned; NULL when memory is short. */
+struct tde_cipher *tde_keyring_cipher(tde_key_index index);
+
+#endif

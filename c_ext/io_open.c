@@ -1,0 +1,134 @@
+/*
+ * io_open.c - open a file and decide, once, how it is read and written.
+ */
+#include "io_open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "io_report.h"
+#include "io_role.h"
+#include "io_symbols.h"
+#include "tde_crypto.h"
+
+/* The first 96 bits of the digest of its name identify an ephemeral file of this start. */
+static int digest_name(const char *name, struct tde_identity *id)
+{
+    uint8_t digest[TDE_DIGEST_SIZE];
+
+    if (tde_digest(name, strlen(name), digest) != 0)
+        return -1;
+    memcpy(id->word, digest, sizeof id->word);
+    return 0;
+}
+
+/* Names that may be of an encrypted class once the directory is known start like this. */
+static bool may_be_encrypted(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char first = slash == NULL ? path[0] : slash[1];
+
+    return (first >= '0' && first <= '9') || first == 't' || strstr(path, "pgsql_tmp") != NULL;
+}
+
+/*
+ * A relative path may be too short to tell (a program that has changed into base/5), so
+ * it is classified again behind the directory that it is relative to.  *NAME may point
+ * into ABSOLUTE.
+ */
+static enum tde_file_class classify(int dirfd, const char *path, struct tde_identity *id,
+                                    const char **name, char absolute[PATH_MAX])
+{
+    char link[64];
+    size_t length;
+    ssize_t n;
+
+    if (tde_identity_parse(path, id, name) != TDE_CLASS_PLAIN || path[0] == '/' ||
+        !may_be_encrypted(path))
+        return id->file_class;
+    if (dirfd == AT_FDCWD)
+        snprintf(link, sizeof link, "/proc/self/cwd");
+    else
+        snprintf(link, sizeof link, "/proc/self/fd/%d", dirfd);
+    n = readlink(link, absolute, PATH_MAX - 1);
+    if (n <= 0)
+        return TDE_CLASS_PLAIN;
+    absolute[n] = '\0';
+    length = strlen(path);
+    if ((size_t)n + 1 + length >= PATH_MAX)
+        return TDE_CLASS_PLAIN; /* The kernel will refuse it as too long. */
+    absolute[n] = '/';
+    memcpy(absolute + n + 1, path, length + 1);
+    return tde_identity_parse(absolute, id, name);
+}
+
+int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *file)
+{
+    char absolute[PATH_MAX];
+    const char *name;
+
+    memset(file, 0, sizeof *file);
+    switch (tde_role_access(classify(dirfd, path, &file->id, &name, absolute), path, flags)) {
+    case TDE_ACCESS_RAW:
+        return 0;
+    case TDE_ACCESS_REFUSED:
+        errno = EOPNOTSUPP;
+        return -1;
+    case TDE_ACCESS_ENCRYPTED:
+    default:
+        break;
+    }
+    file->key = tde_keyring_find(&file->id);
+    if (file->key == TDE_KEY_PLAINTEXT)
+        return 0;
+    if (file->key == TDE_KEY_NONE) {
+        errno = ENOKEY;
+        return -1;
+    }
+    if (name != NULL && digest_name(name, &file->id) != 0) {
+        errno = EIO;
+        return -1;
+    }
+    /* A read-modify-write cannot be atomic with a move to the end of the file. */
+    if ((flags & O_APPEND) != 0) {
+        tde_report("refused to open %s for appending: an encrypted file has no such mode", path);
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    file->encrypted = true;
+    return 0;
+}
+
+int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
+{
+    struct tde_file file;
+    int fd;
+
+    if (tde_role() == TDE_ROLE_NONE || path == NULL || (flags & O_PATH) != 0)
+        return tde_libc()->openat(dirfd, path, flags, mode);
+    if (tde_open_describe(dirfd, path, flags, &file) != 0)
+        return -1;
+    if (file.encrypted && (flags & O_ACCMODE) == O_WRONLY) {
+        /* Part of a block can only be replaced where the rest of it can be read. */
+        flags = (flags & ~O_ACCMODE) | O_RDWR;
+        file.write_only = true;
+    }
+    fd = tde_libc()->openat(dirfd, path, flags, mode);
+    if (fd < 0)
+        return fd;
+    if (!file.encrypted) {
+        tde_files_clear(fd);
+        return fd;
+    }
+    int error = tde_files_set(fd, &file);
+    if (error != 0) {
+        tde_libc()->close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
