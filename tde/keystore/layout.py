@@ -151,11 +151,21 @@ def prepare_directory(directory: Path, owner: tuple[int, int] | None) -> None:
 
 
 def prepare_keys_directory(directory: Path) -> None:
-    """Make the directory for key records; the caller holds the lock."""
+    """Make the directory for key records; the caller holds the lock.
+
+    Raises:
+        KeystoreError: it cannot be made.
+    """
     status = directory.stat()
+    owner = (status.st_uid, status.st_gid)
     keys = keys_path(directory)
-    if not keys.exists():
-        make_private_directory(keys, (status.st_uid, status.st_gid))
+    try:
+        make_private_directory(keys, owner)
+    except FileExistsError:
+        # A creation that was interrupted may have stopped before it gave the directory away.
+        os.chown(keys, *owner)
+    except OSError as error:
+        raise KeystoreError(f"could not create {keys}: {error.strerror}") from error
 
 
 def refuse_foreign_content(directory: Path) -> None:
