@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tde_bench.errors import BenchError
 from tde_bench.results import OltpResult, Summary
@@ -16,9 +18,13 @@ from tde_bench.statistics import Estimate, median_estimate
 SUFFIXES = (".png", ".svg")
 
 # From the palette of Okabe and Ito, which people with any kind of colour blindness can tell
-# apart; ordered so that the lightness differs as well, for print in grey.
-_COLOURS = ("#999999", "#56B4E9", "#0072B2", "#E69F00", "#009E73", "#CC79A7")
+# apart; their lightness differs as well, for print in grey. A configuration has the same colour
+# in every chart.
+_COLOURS = {"none": "#999999", "aes128": "#56B4E9", "aes256": "#0072B2"}
+_OTHER_COLOURS = ("#E69F00", "#009E73", "#CC79A7", "#D55E00")
+_DARK_COLOURS = frozenset({"#0072B2", "#009E73", "#D55E00"})
 _INK = "#222222"
+_GREY = "#555555"
 
 
 def require_chart_name(path: Path) -> None:
@@ -42,7 +48,8 @@ def draw(result: OltpResult, summaries: list[Summary]) -> Figure:
     """Return the figure: throughput on the left, CPU per transaction (if known) on the right."""
     with_cpu = all(summary.cpu_ms_per_transaction is not None for summary in summaries)
     panels = 2 if with_cpu else 1
-    figure = Figure(figsize=(1.5 + 4.4 * panels, 4.8), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.06)
+    figure = Figure(figsize=(1.5 + 4.4 * panels, 5.0), layout=layout)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     _panel(
         axes[0],
@@ -64,7 +71,7 @@ def draw(result: OltpResult, summaries: list[Summary]) -> Figure:
             number="{:.3f}",
         )
     figure.suptitle(_title(result), fontsize=13, fontweight="bold", color=_INK)
-    figure.supxlabel(_footnote(result), fontsize=8, color="#555555")
+    figure.supxlabel(_footnote(result), fontsize=8, color=_GREY)
     return figure
 
 
@@ -87,11 +94,12 @@ def _panel(
         estimates.append(median_estimate(values.to_numpy(dtype=np.float64), seed=seed))
     heights = [estimate.median for estimate in estimates]
     positions = np.arange(len(summaries))
+    colours = _colours(summaries)
     axes.bar(
         positions,
         heights,
         width=0.62,
-        color=[_COLOURS[index % len(_COLOURS)] for index in range(len(summaries))],
+        color=colours,
         yerr=_error_bars(estimates),
         error_kw={"ecolor": _INK, "elinewidth": 1.2, "capsize": 5, "capthick": 1.2},
     )
@@ -100,7 +108,7 @@ def _panel(
         for summary, ratio in zip(summaries, ratios, strict=True)
     ]
     axes.set_xticks(positions, labels, fontsize=10, color=_INK)
-    for position, height in zip(positions, heights, strict=True):
+    for position, height, colour in zip(positions, heights, colours, strict=True):
         # Inside the bar, where neither the error bar nor a neighbour is in the way.
         axes.annotate(
             number.format(height),
@@ -109,10 +117,16 @@ def _panel(
             va="center",
             fontsize=12,
             fontweight="bold",
-            color="white" if position >= 2 else _INK,
+            color="white" if colour in _DARK_COLOURS else _INK,
         )
     axes.set_title(title, fontsize=11, color=_INK)
     _plain_frame(axes)
+
+
+def _colours(summaries: list[Summary]) -> list[str]:
+    """Return a colour for each configuration; the user's servers get the remaining ones."""
+    others = itertools.cycle(_OTHER_COLOURS)
+    return [_COLOURS.get(summary.configuration) or next(others) for summary in summaries]
 
 
 def _plain_frame(axes: Axes) -> None:
@@ -120,7 +134,7 @@ def _plain_frame(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.tick_params(axis="both", length=0)
-    axes.tick_params(axis="y", labelsize=9, labelcolor="#555555")
+    axes.tick_params(axis="y", labelsize=9, labelcolor=_GREY)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 

@@ -65,7 +65,8 @@ def split_label(specification: str) -> tuple[str, str | None]:
 
     The label follows an equal sign that the DSN cannot need: the second one in the last
     ``name=value`` of the DSN, or the first one when the DSN is a URI that ends with its
-    database. ``host=/tmp port=5433=mine`` and ``postgresql://host/db=mine`` are labelled.
+    database. ``host=/tmp port=5433=mine`` and ``postgresql://host/db=mine`` are labelled. A label
+    is one word.
     """
     if "://" in specification:
         match = _URI_PART.search(specification)

@@ -8,6 +8,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -17,7 +18,7 @@ from tde.algorithms import Algorithm
 from tde.keystore import Keystore
 from tde.postgres import Cluster, PostgresBinaries
 from tde.postgres.os_user import server_os_user
-from tde.postgres.sockets import create_private_directory, remove_private_directory
+from tde.postgres.sockets import remove_private_directory
 from tde_bench.configurations import Configuration
 from tde_bench.database import Connection, connect, execute, fetch_value
 from tde_bench.errors import BenchError
@@ -39,6 +40,8 @@ def server_settings(shared_buffers: str) -> dict[str, str]:
     other, and leave everything that makes a transaction durable as it is by default.
     """
     return {
+        # Each server listens on its own private socket only, so no ports can collide.
+        "listen_addresses": "",
         # Far smaller than the data, so that pages are read and written, which is where the
         # cipher works. The default of 128 MB would hold much of a small test database.
         "shared_buffers": shared_buffers,
@@ -142,10 +145,14 @@ class EphemeralServer(Server):
                 initdb_args=_INITDB_ARGUMENTS,
             )
             self._cluster.start(keystore, options=settings, log=self._folder / "server.log")
-        parameters = self._cluster.connection_parameters("postgres")
-        with contextlib.closing(connect(extensions.make_dsn(**parameters))) as connection:
+        with contextlib.closing(connect(self._make_dsn("postgres"))) as connection:
             _create_database(connection, DATABASE)
-        self._dsn = extensions.make_dsn(**self._cluster.connection_parameters(DATABASE))
+        self._dsn = self._make_dsn(DATABASE)
+
+    def _make_dsn(self, database: str) -> str:
+        parameters: dict[str, Any] = self._cluster.connection_parameters(database)
+        dsn: str = extensions.make_dsn(**parameters)
+        return dsn
 
     def _new_keystore(self) -> Keystore:
         passphrase = secrets.token_urlsafe(32).encode()
@@ -188,10 +195,8 @@ class EphemeralServer(Server):
             # A cluster that is about to be removed need not write its buffers first.
             self._cluster.stop("fast" if self._keep else "immediate")
         _end_strays(self._folder / "data")
-        # Stopping the cluster removes its socket directory; a start that was interrupted did
-        # not get that far. The name follows from the data directory, so this finds the same one.
-        sockets = create_private_directory(self._folder / "data", self._os_user)
-        remove_private_directory(str(sockets))
+        # Stopping the cluster removed its socket directory, unless its start was interrupted.
+        remove_private_directory(self._folder / "data", self._os_user)
 
 
 class ExistingServer(Server):
@@ -206,7 +211,7 @@ class ExistingServer(Server):
         except psycopg2.ProgrammingError as error:
             raise BenchError(
                 f"{configuration.label}: not a connection string: {str(error).strip()}",
-                remedy='Example: --existing "host=/run/postgresql dbname=postgres=my server"',
+                remedy='Example: --existing "host=/run/postgresql dbname=postgres=mine"',
             ) from error
         self._password: str | None = parameters.pop("password", None)
         self._maintenance_dsn: str = extensions.make_dsn(**parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tde_bench.results import OltpResult, Summary
-from tde_bench.statistics import Estimate
+from tde_bench.statistics import MINIMUM_VALUES, Estimate
 
 
 def verdicts(result: OltpResult) -> list[str]:
@@ -34,6 +34,12 @@ def _comparison(label: str, baseline: str, ratio: Estimate, quantity: str) -> st
         return (
             f"{label}: {quantity} {signed_percent(ratio.median)} against {baseline}, from a "
             "single round: too little for an interval."
+        )
+    if not ratio.is_conclusive:
+        return (
+            f"{label}: {quantity} {signed_percent(ratio.median)} against {baseline} (range "
+            f"{signed_percent(ratio.low)} to {signed_percent(ratio.high)}), from {ratio.count} "
+            f"rounds: at least {MINIMUM_VALUES} are needed for a conclusion."
         )
     interval = f"95 % interval {signed_percent(ratio.low)} to {signed_percent(ratio.high)}"
     if ratio.contains(1.0):

@@ -34,12 +34,12 @@ def test_same_seed_same_interval() -> None:
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
-    assert median_estimate(np.full(6, 0.97), seed=1) == Estimate(0.97, 0.97, 0.97)
+    assert median_estimate(np.full(6, 0.97), seed=1) == Estimate(0.97, 0.97, 0.97, 6)
 
 
 def test_one_value_has_no_interval_and_rules_nothing_out() -> None:
     estimate = median_estimate(np.array([0.5]), seed=1)
-    assert estimate == Estimate(0.5, None, None)
+    assert estimate == Estimate(0.5, None, None, 1)
     assert estimate.contains(1.0)
 
 
@@ -50,10 +50,15 @@ def test_values_that_cannot_be_estimated_are_refused(values: list[float]) -> Non
 
 
 def test_contains_includes_the_bounds() -> None:
-    estimate = Estimate(0.98, 0.96, 1.0)
+    estimate = Estimate(0.98, 0.96, 1.0, 12)
     assert estimate.contains(1.0)
     assert estimate.contains(0.96)
     assert not estimate.contains(1.001)
+
+
+@pytest.mark.parametrize(("count", "conclusive"), [(5, False), (6, True)])
+def test_few_values_are_not_conclusive(count: int, conclusive: bool) -> None:
+    assert median_estimate(np.arange(float(count)), seed=1).is_conclusive is conclusive
 
 
 def test_noise_is_the_scaled_median_absolute_deviation() -> None:

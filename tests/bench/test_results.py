@@ -1,0 +1,168 @@
+"""From raw runs to summaries, sentences, tables, files and charts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from runs import make_result
+from tde_bench.chart import require_chart_name, write_chart
+from tde_bench.errors import BenchError
+from tde_bench.report import format_ratio, human_bytes, print_report
+from tde_bench.results import OltpResult, paired_ratios, write_csv, write_json
+from tde_bench.statistics import Estimate
+from tde_bench.verdict import verdicts
+
+
+def test_ratios_are_paired_within_rounds() -> None:
+    # The machine halves its speed between rounds, the ratio stays: 0.9 and 0.9.
+    result = make_result([1000.0, 500.0], [900.0, 450.0])
+    assert list(paired_ratios(result.frame(), "tps", "aes256", "none")) == [0.9, 0.9]
+
+
+def test_a_round_that_one_configuration_missed_has_no_ratio() -> None:
+    result = make_result([1000.0, 500.0], [900.0])
+    assert list(paired_ratios(result.frame(), "tps", "aes256", "none")) == [0.9]
+
+
+def test_configurations_without_a_common_round_have_no_ratio() -> None:
+    result = make_result([1000.0], [])
+    assert paired_ratios(result.frame(), "tps", "aes256", "none").size == 0
+    assert [summary.configuration for summary in result.summaries()] == ["none"]
+
+
+def test_summary() -> None:
+    result = make_result([1000.0, 1100.0, 900.0], [990.0, 1078.0, 900.0])
+    none, aes = result.summaries()
+    assert (none.tps, none.rounds, none.tps_ratio, none.bytes_encrypted) == (1000, 3, None, None)
+    assert none.tps_noise == pytest.approx(1.4826 * 100 / 1000)
+    assert aes.tps == 990
+    assert aes.tps_ratio is not None
+    assert aes.tps_ratio.median == pytest.approx(0.99)
+    assert aes.cpu_ratio is not None
+    assert aes.cpu_ratio.median == pytest.approx(1.04)
+    assert (aes.bytes_encrypted, aes.bytes_decrypted) == (3_000_000, 1_500)
+
+
+def test_summary_without_cpu() -> None:
+    _, aes = make_result([1000.0] * 3, [990.0] * 3, cpu_ms=None).summaries()
+    assert aes.cpu_ms_per_transaction is None
+    assert aes.cpu_ratio is None
+
+
+def test_verdict_of_a_clear_difference() -> None:
+    result = make_result([1000.0] * 6, [900.0] * 6)
+    first, second = verdicts(result)
+    assert first == (
+        "AES-256: transactions per second 10.0 % lower than no encryption "
+        "(95 % interval -10.0 % to -10.0 %)."
+    )
+    assert "CPU per transaction 4.0 % higher" in second
+
+
+def test_verdict_within_noise_says_so() -> None:
+    none = [1000.0, 1200.0, 800.0, 1100.0, 900.0, 1000.0]
+    aes = [1010.0, 1150.0, 830.0, 1090.0, 920.0, 980.0]
+    text = "\n".join(verdicts(make_result(none, aes)))
+    assert "no difference from no encryption in transactions per second can be told" in text
+    assert "Noise: transactions per second of no encryption vary by 14.8%" in text
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_few_rounds_conclude_nothing(rounds: int) -> None:
+    first = verdicts(make_result([1000.0] * rounds, [900.0] * rounds))[0]
+    assert "lower" not in first
+    assert "too little" in first or "at least 6 are needed" in first
+
+
+def test_report_shows_every_figure() -> None:
+    result = make_result([1000.0] * 6, [987.0] * 6)
+    result.warn("Something was odd.")
+    result.warn("Something was odd.")
+    output = io.StringIO()
+    print_report(result, Console(file=output, width=200))
+    text = output.getvalue()
+    for part in (
+        "no encryption",
+        "1,000",
+        "987",
+        "0.987 [0.987, 0.987]",
+        "1.040 [1.040, 1.040]",
+        "0.520",
+        "3.0 MB",
+        "1.5 kB",
+        "Example CPU, 2 CPUs",
+        "10.0 × shared_buffers",
+        "PostgreSQL 15.18 (Debian)",
+    ):
+        assert part in text
+    assert text.count("Something was odd.") == 1
+
+
+def test_report_without_a_finished_round() -> None:
+    output = io.StringIO()
+    print_report(make_result([], []), Console(file=output))
+    assert "nothing to report" in output.getvalue()
+
+
+def test_formats() -> None:
+    assert format_ratio(None) == "–"
+    assert format_ratio(Estimate(0.98765, None, None, 1)) == "0.988"
+    assert [human_bytes(n) for n in (None, 0, 999, 1000, 2_500_000, 3_000_000_000_000)] == [
+        *("–", "0 B", "999 B", "1.0 kB", "2.5 MB", "3.0 TB")
+    ]
+
+
+def test_json_document(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text("an older result")
+    write_json(make_result([1000.0] * 2, [900.0] * 2), file)
+    document = json.loads(file.read_text())
+    assert document["schema"] == {"name": "tde-bench/oltp", "version": 1}
+    assert document["status"] == "complete"
+    assert document["baseline"] == "none"
+    assert [c["name"] for c in document["configurations"]] == ["none", "aes256"]
+    assert [run["tps"] for run in document["runs"]] == [1000.0, 900.0] * 2
+    assert document["summary"][1]["tps_ratio"]["median"] == pytest.approx(0.9)
+    assert list(tmp_path.iterdir()) == [file]
+    assert stat.S_IMODE(file.stat().st_mode) & 0o400
+
+
+def test_a_failed_write_keeps_the_older_file(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_text("an older result")
+    result = OltpResult(parameters={"odd": object()}, labels={"none": "none"})
+    with pytest.raises(TypeError):
+        write_json(result, file)
+    assert file.read_text() == "an older result"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_csv_holds_the_raw_runs(tmp_path: Path) -> None:
+    file = tmp_path / "result.csv"
+    write_csv(make_result([1000.0], [900.0]), file)
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["configuration"], float(row["tps"])) for row in rows] == [
+        ("none", 1000.0),
+        ("aes256", 900.0),
+    ]
+    assert rows[0]["bytes_encrypted"] == ""
+
+
+@pytest.mark.parametrize("cpu_ms", [0.5, None])
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG\r\n\x1a\n"), (".svg", b"<?xml")])
+def test_chart_files(tmp_path: Path, suffix: str, start: bytes, cpu_ms: float | None) -> None:
+    file = tmp_path / f"chart{suffix}"
+    write_chart(make_result([1000.0] * 3, [900.0] * 3, cpu_ms=cpu_ms), file)
+    assert file.read_bytes().startswith(start)
+
+
+def test_chart_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"\.png or \.svg"):
+        require_chart_name(Path("chart.jpeg"))
