@@ -19,7 +19,11 @@ from tde.postgres.control import (
     read_major_version,
     require_supported_build,
 )
-from tde.postgres.initialize import initialize_cluster, require_keystore_access
+from tde.postgres.initialize import (
+    initialize_cluster,
+    require_creatable,
+    require_keystore_access,
+)
 from tde.postgres.launch import (
     ProgramEnvironment,
     program_environment,
@@ -101,6 +105,14 @@ class Cluster:
         """Where the server's output goes when nothing else is asked for."""
         return self.data_directory / "server.log"
 
+    def require_creatable(self, keystore: Path | None) -> None:
+        """Check that :meth:`init` can begin, before somebody types a passphrase for it.
+
+        Raises:
+            TdeError: the same errors as :meth:`init`.
+        """
+        require_creatable(self.data_directory, self.os_user, keystore)
+
     def init(
         self,
         *,
@@ -168,11 +180,7 @@ class Cluster:
             ServerStartError: it runs already, or did not start.
             InterposerError: the interposer is missing or not active.
         """
-        read_major_version(self.data_directory)
-        if self.pid is not None:
-            raise ServerStartError(
-                f"the server in {self.data_directory} is already running (pid {self.pid})"
-            )
+        self.require_stopped()
         self._require_keystore(keystore)
         arguments = [*server_arguments]
         for name, value in (options or {}).items():
@@ -242,15 +250,18 @@ class Cluster:
             stock_socket=stock_socket,
         )
 
-    def status(self) -> ClusterStatus:
+    def status(self, keystore: Path | None = None) -> ClusterStatus:
         """Return what is known about the cluster without connecting to it or opening keys.
+
+        Args:
+            keystore: where the keystore is now; where it was at creation when ``None``.
 
         Raises:
             NoDataDirectoryError: there is no cluster.
         """
         from tde.postgres.status import read_cluster_status
 
-        return read_cluster_status(self)
+        return read_cluster_status(self, keystore)
 
     def connection_parameters(self, dbname: str = "postgres") -> dict[str, object]:
         """Return arguments for ``psycopg2.connect`` as the superuser that initdb made.
@@ -265,6 +276,20 @@ class Cluster:
         # initdb names the superuser after the user that runs it, who owns the directory.
         owner = user_name(self.data_directory.stat().st_uid)
         return {"host": host, "port": running.port, "user": owner, "dbname": dbname}
+
+    def require_stopped(self) -> None:
+        """Check that there is a cluster and that its server does not run.
+
+        Raises:
+            NoDataDirectoryError: there is no cluster.
+            ServerStartError: it runs.
+        """
+        read_major_version(self.data_directory)
+        pid = self.pid
+        if pid is not None:
+            raise ServerStartError(
+                f"the server in {self.data_directory} is already running (pid {pid})"
+            )
 
     def _require_running(self) -> PostmasterFile:
         read_major_version(self.data_directory)

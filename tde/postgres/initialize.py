@@ -43,15 +43,11 @@ def initialize_cluster(
 ) -> None:
     """Create a cluster; see :meth:`tde.postgres.cluster.Cluster.init` for the errors."""
     _require_no_directory_option(initdb_args)
-    _require_empty(data_directory)
-    require_reachable(os_user, data_directory, "the data directory")
+    require_creatable(data_directory, os_user, None if keystore is None else keystore.path)
     if keystore is None:
         with _prepared_directory(data_directory, os_user):
             _run_initdb(data_directory, binaries, os_user, None, initdb_args)
         return
-    _require_separate(data_directory, keystore.path)
-    require_unused_keystore(keystore)
-    require_keystore_access(keystore.path, os_user)
     require_supported_build(binaries, os_user)
     with _prepared_directory(data_directory, os_user):
         create_initial_keys(keystore, scope, algorithm)
@@ -64,6 +60,23 @@ def initialize_cluster(
             if _is_empty(data_directory):
                 remove_initial_keys(keystore)
             raise
+
+
+def require_creatable(data_directory: Path, os_user: OsUser | None, keystore: Path | None) -> None:
+    """Check all that can be checked before anything is created or a passphrase is asked for.
+
+    Raises:
+        DataDirectoryError: the directory is not empty.
+        ClusterKeystoreError: the keystore cannot serve this cluster.
+        UnreachablePathError: a parent directory is closed to the server's user.
+        KeystoreError: the keystore cannot be inspected.
+    """
+    _require_empty(data_directory)
+    require_reachable(os_user, data_directory, "the data directory")
+    if keystore is not None:
+        _require_separate(data_directory, keystore)
+        require_unused_keystore(keystore)
+        require_keystore_access(keystore, os_user)
 
 
 def require_keystore_access(keystore: Path, os_user: OsUser | None) -> None:

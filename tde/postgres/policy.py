@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
@@ -25,20 +26,20 @@ class Scope(str, Enum):
     """Only the tablespaces that are created with a key."""
 
 
-def require_unused_keystore(keystore: Keystore) -> None:
-    """Refuse a keystore that is closed or serves a cluster already.
+def require_unused_keystore(keystore: Path) -> None:
+    """Refuse a keystore that serves a cluster already.
 
     Two clusters with the same keys would encrypt different pages under the same identity.
 
     Raises:
-        ClusterKeystoreError: it cannot be used for a new cluster.
+        ClusterKeystoreError: it has keys.
+        KeystoreError: it cannot be inspected.
     """
     from tde.keystore import inspect_keystore
 
-    _require_open(keystore)
-    if inspect_keystore(keystore.path).keys:
+    if inspect_keystore(keystore).keys:
         raise ClusterKeystoreError(
-            f"the keystore {keystore.path} already has keys: it serves another cluster",
+            f"the keystore {keystore} already has keys: it serves another cluster",
             remedy="Create a keystore of its own for each cluster: tde keystore create",
         )
 
@@ -51,6 +52,7 @@ def create_initial_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) 
     """
     from tde.keystore import KeyOwner
 
+    require_open(keystore)
     try:
         keystore.create_key(KeyOwner.wal(), algorithm)
         for oid in BUILT_IN_TABLESPACES:
@@ -83,7 +85,7 @@ def require_cluster_keys(keystore: Keystore) -> None:
     """
     from tde.keystore import KeyOwner, inspect_keystore
 
-    _require_open(keystore)
+    require_open(keystore)
     records = {record.owner: record for record in inspect_keystore(keystore.path).keys}
     names = {KeyOwner.wal(): "the WAL"}
     names.update({KeyOwner.tablespace(oid): name for oid, name in BUILT_IN_TABLESPACES.items()})
@@ -103,7 +105,8 @@ def require_cluster_keys(keystore: Keystore) -> None:
         key[:] = bytes(len(key))
 
 
-def _require_open(keystore: Keystore) -> None:
+def require_open(keystore: Keystore) -> None:
+    """Refuse a closed keystore in the words that operators find in the documentation."""
     if not keystore.is_open:
         raise ClusterKeystoreError(
             "could not encrypt or decrypt data because the keystore is not open",

@@ -64,8 +64,11 @@ class ClusterStatus:
         return document
 
 
-def read_cluster_status(cluster: Cluster) -> ClusterStatus:
+def read_cluster_status(cluster: Cluster, keystore: Path | None = None) -> ClusterStatus:
     """Collect the status of a cluster.
+
+    Args:
+        keystore: where the keystore is now; where it was at creation when ``None``.
 
     Raises:
         NoDataDirectoryError: there is none.
@@ -88,7 +91,7 @@ def read_cluster_status(cluster: Cluster) -> ClusterStatus:
         encrypted=marker is not None,
         interposed=_is_interposed(running.pid) if running else None,
         counters=io_counters(running.pid) if running else None,
-        **_keystore_fields(directory, marker),
+        **_keystore_fields(directory, marker, keystore),
     )
 
 
@@ -99,7 +102,9 @@ def _is_interposed(pid: int) -> bool | None:
         return None
 
 
-def _keystore_fields(directory: Path, marker: Marker | None) -> dict[str, Any]:
+def _keystore_fields(
+    directory: Path, marker: Marker | None, keystore: Path | None
+) -> dict[str, Any]:
     """Return what the marker and the keystore's records say.
 
     A keystore that is not mounted must not hide the rest of the status.
@@ -108,17 +113,18 @@ def _keystore_fields(directory: Path, marker: Marker | None) -> dict[str, Any]:
         return {}
     from tde.keystore import KeyOwner, inspect_keystore
 
+    path = keystore or marker.keystore
     fields: dict[str, Any] = {
-        "keystore": marker.keystore,
+        "keystore": path,
         "keystore_uuid": marker.keystore_uuid.hex,
         "scope": marker.scope.value,
     }
     try:
-        status = inspect_keystore(marker.keystore)
+        status = inspect_keystore(path)
     except (TdeError, OSError) as error:
         return {**fields, "keystore_problem": str(error)}
     if status.uuid != marker.keystore_uuid:
-        problem = f"{marker.keystore} is another keystore, {status.uuid.hex}"
+        problem = f"{path} is another keystore, {status.uuid.hex}"
         return {**fields, "keystore_problem": problem}
     wal = [r.algorithm.label for r in status.keys if r.owner == KeyOwner.wal() and r.algorithm]
     by_oid = tablespace_protections(status.keys)

@@ -1,0 +1,132 @@
+"""``tde tablespace``: create tablespaces with keys, and see what protects each one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from tde.cli.cluster_access import find_cluster, open_cluster_keystore
+from tde.cli.common import (
+    BindirOption,
+    JsonOption,
+    KeystoreOption,
+    PassphraseCommandOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    PgDataOption,
+    console,
+    examples,
+    new_app,
+    print_json,
+)
+from tde.cli.options import AesOption, algorithm_of
+from tde.errors import ClusterKeystoreError
+
+app = new_app(
+    "Create and list encrypted tablespaces.",
+    epilog=examples(
+        "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret --aes 256",
+        "tde tablespace list -D /srv/pg/main",
+    ),
+)
+
+UsernameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
+    ),
+]
+
+
+@app.command(
+    epilog=examples(
+        "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret",
+        "tde tablespace create fast -D /srv/pg/main --location /nvme/pg --aes 128",
+        "# In a cluster of scope tablespaces:",
+        "tde tablespace create open -D /srv/pg/main --location /srv/pg/open --plaintext",
+    )
+)
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new tablespace.")],
+    pgdata: PgDataOption,
+    location: Annotated[
+        Path,
+        typer.Option("--location", metavar="DIR", help="Its directory; made if it is missing."),
+    ],
+    aes: AesOption = 256,
+    plaintext: Annotated[
+        bool, typer.Option("--plaintext", help="Without encryption (scope tablespaces only).")
+    ] = False,
+    keystore: KeystoreOption = None,
+    username: UsernameOption = None,
+    bindir: BindirOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Create a tablespace with a key of its own while the server runs."""
+    from tde.postgres import create_tablespace
+
+    algorithm = None if plaintext else algorithm_of(aes)
+    cluster = find_cluster(pgdata, bindir, None)
+    cluster.connection_parameters()  # No passphrase is asked for when no server runs.
+    with open_cluster_keystore(
+        cluster, keystore, file=passphrase_file, fd=passphrase_fd, command=passphrase_command
+    ) as opened:
+        if opened is None:
+            raise ClusterKeystoreError(
+                f"the cluster {cluster.data_directory} is not encrypted",
+                remedy="Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init.",
+            )
+        made = create_tablespace(
+            cluster, opened, name, location, algorithm, connection=_connection(username)
+        )
+    console.print(
+        f"Created tablespace {made.name} (OID {made.oid}, {made.protection}) in {made.location}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "tde tablespace list -D /srv/pg/main",
+        "tde tablespace list -D /srv/pg/main --json | jq '.[].protection'",
+    ),
+)
+def list_(
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    as_json: JsonOption = False,
+    username: UsernameOption = None,
+    bindir: BindirOption = None,
+) -> None:
+    """List the tablespaces of a running cluster and how each is stored. Needs no passphrase."""
+    from tde.postgres import list_tablespaces
+    from tde.postgres.tablespaces import NO_KEY
+
+    cluster = find_cluster(pgdata, bindir, None)
+    found = list_tablespaces(cluster, keystore, connection=_connection(username))
+    if as_json:
+        print_json([asdict(tablespace) for tablespace in found])
+        return
+    table = Table("Name", "OID", "Encryption", "Location")
+    for tablespace in found:
+        style = "bold red" if tablespace.protection == NO_KEY else ""
+        table.add_row(
+            Text(tablespace.name),
+            str(tablespace.oid),
+            Text(tablespace.protection, style),
+            Text(tablespace.location or "in the data directory"),
+        )
+    console.print(table)
+
+
+def _connection(username: str | None) -> dict[str, object]:
+    return {} if username is None else {"user": username}
