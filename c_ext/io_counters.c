@@ -20,7 +20,7 @@ struct counters {
     uint64_t magic;
     uint64_t stripes;
     uint64_t words_per_stripe;
-    uint64_t reserved;
+    uint64_t words_before_stripes;
     uint64_t padding[WORDS_PER_STRIPE - 4];
     _Atomic uint64_t stripe[STRIPES][WORDS_PER_STRIPE];
 };
@@ -45,6 +45,7 @@ void tde_counters_create(void)
     }
     made->stripes = STRIPES;
     made->words_per_stripe = WORDS_PER_STRIPE;
+    made->words_before_stripes = offsetof(struct counters, stripe) / sizeof(uint64_t);
     made->magic = COUNTERS_MAGIC;
     counters = made; /* The descriptor stays open: it is how others find the counters. */
 }

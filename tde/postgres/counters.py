@@ -10,7 +10,7 @@ from tde.postgres.process_files import process_descriptors, read_process_file
 INTERPOSER_NAME = "libtde_io.so"
 COUNTERS_MAGIC = 0x5444454354523031
 _LINK_PREFIX = "/memfd:tde-counters"
-_HEADER = struct.Struct("=4Q")  # Magic, number of stripes, words per stripe, zero.
+_HEADER = struct.Struct("=4Q")  # Magic, number of stripes, words per stripe, words before them.
 _FIELDS = 6
 
 
@@ -87,14 +87,14 @@ def parse_counters(content: bytes) -> IoCounters | None:
     """
     if len(content) < _HEADER.size:
         return None
-    magic, stripes, words, _ = _HEADER.unpack_from(content)
-    if magic != COUNTERS_MAGIC or words < _FIELDS:
+    magic, stripes, words, start = _HEADER.unpack_from(content)
+    if magic != COUNTERS_MAGIC or words < _FIELDS or start * 8 < _HEADER.size:
         return None
-    if len(content) < _HEADER.size + stripes * words * 8:
+    if len(content) < (start + stripes * words) * 8:
         return None
     sums = [0] * _FIELDS
     for stripe in range(stripes):
-        offset = _HEADER.size + stripe * words * 8
+        offset = (start + stripe * words) * 8
         for index, value in enumerate(struct.unpack_from(f"={_FIELDS}Q", content, offset)):
             sums[index] += value
     return IoCounters(*sums)
