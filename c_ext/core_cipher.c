@@ -152,7 +152,7 @@ static int check_range(const struct core_state *state, const struct tde_batch *b
     uint8_t tweak[TDE_TWEAK_SIZE];
     uint64_t length = batch->count > 0 ? batch->count - 1 : 0;
 
-    if (length <= UINT32_MAX && batch->first <= UINT32_MAX &&
+    if (batch->first <= UINT32_MAX &&
         tde_identity_tweak(&batch->id, batch->first + length, tweak) == 0)
         return 0;
     PyErr_Format(state->identity_error,

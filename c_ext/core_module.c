@@ -3,9 +3,6 @@
  */
 #include "core_module.h"
 
-#include "tde_crypto.h"
-#include "tde_keyrecord.h"
-
 #include <openssl/crypto.h>
 
 #include <string.h>
@@ -89,108 +86,6 @@ static PyObject *core_tweak(PyObject *module, PyObject *args)
     return PyBytes_FromStringAndSize((const char *)tweak, sizeof tweak);
 }
 
-static PyObject *run_xts(const struct core_state *state, int algorithm, const Py_buffer *key,
-                         const Py_buffer *tweak, const Py_buffer *data, int encrypt)
-{
-    struct tde_cipher *cipher = NULL;
-    PyObject *result;
-    int failed;
-
-    if (tweak->len == TDE_TWEAK_SIZE && (size_t)key->len == tde_algorithm_key_size(algorithm))
-        cipher = tde_cipher_new(algorithm, key->buf);
-    if (cipher == NULL) {
-        PyErr_SetString(state->page_error, "unusable algorithm, key or tweak");
-        return NULL;
-    }
-    result = PyBytes_FromStringAndSize(NULL, data->len);
-    if (result != NULL) {
-        failed = (encrypt ? tde_xts_encrypt : tde_xts_decrypt)(
-            cipher, tweak->buf, data->buf, (uint8_t *)PyBytes_AS_STRING(result),
-            (size_t)data->len);
-        if (failed) {
-            Py_CLEAR(result);
-            PyErr_SetString(state->buffer_length_error, "not a data unit");
-        }
-    }
-    tde_cipher_free(cipher);
-    return result;
-}
-
-/* (algorithm, key, tweak, data, encrypt) -> bytes; for test vectors, which know no pages */
-static PyObject *core_xts(PyObject *module, PyObject *args)
-{
-    Py_buffer key;
-    Py_buffer tweak;
-    Py_buffer data;
-    PyObject *result;
-    int algorithm;
-    int encrypt;
-
-    if (!PyArg_ParseTuple(args, "iy*y*y*p:xts", &algorithm, &key, &tweak, &data, &encrypt))
-        return NULL;
-    result = run_xts(PyModule_GetState(module), algorithm, &key, &tweak, &data, encrypt);
-    PyBuffer_Release(&key);
-    PyBuffer_Release(&tweak);
-    PyBuffer_Release(&data);
-    return result;
-}
-
-static int fill_scope(struct tde_key_scope *scope, const Py_buffer *keystore,
-                      const Py_buffer *master_key_id, const Py_buffer *master_key)
-{
-    if (keystore->len != TDE_UUID_SIZE || master_key_id->len != TDE_UUID_SIZE ||
-        master_key->len != TDE_GCM_KEY_SIZE) {
-        PyErr_SetString(PyExc_ValueError, "the ids have 16 bytes and the master key 32");
-        return -1;
-    }
-    memcpy(scope->keystore, keystore->buf, sizeof scope->keystore);
-    memcpy(scope->master_key_id, master_key_id->buf, sizeof scope->master_key_id);
-    memcpy(scope->master_key, master_key->buf, sizeof scope->master_key);
-    return 0;
-}
-
-static PyObject *unwrap(const Py_buffer *record, const struct tde_key_scope *scope, int owner,
-                        uint32_t oid)
-{
-    struct tde_key key;
-    PyObject *result = NULL;
-    const char *problem = tde_keyrecord_unwrap(record->buf, (size_t)record->len, scope,
-                                               (enum tde_key_owner)owner, oid, &key);
-
-    if (problem != NULL)
-        PyErr_Format(PyExc_ValueError, "the key record cannot be used: %s", problem);
-    else
-        result = Py_BuildValue("(iy#)", key.algorithm, (const char *)key.bytes,
-                               (Py_ssize_t)tde_algorithm_key_size(key.algorithm));
-    tde_wipe(&key, sizeof key);
-    return result;
-}
-
-/* (record, keystore, master key id, master key, owner, oid) -> (algorithm, key) */
-static PyObject *core_unwrap_key_record(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    Py_buffer record;
-    Py_buffer keystore;
-    Py_buffer master_key_id;
-    Py_buffer master_key;
-    struct tde_key_scope scope;
-    PyObject *result = NULL;
-    int owner;
-    uint32_t oid;
-
-    if (!PyArg_ParseTuple(args, "y*y*y*y*iO&:unwrap_key_record", &record, &keystore,
-                          &master_key_id, &master_key, &owner, core_convert_uint32, &oid))
-        return NULL;
-    if (fill_scope(&scope, &keystore, &master_key_id, &master_key) == 0)
-        result = unwrap(&record, &scope, owner, oid);
-    tde_wipe(&scope, sizeof scope);
-    PyBuffer_Release(&record);
-    PyBuffer_Release(&keystore);
-    PyBuffer_Release(&master_key_id);
-    PyBuffer_Release(&master_key);
-    return result;
-}
-
 static PyObject *core_openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyUnicode_FromString(OpenSSL_version(OPENSSL_VERSION));
@@ -200,6 +95,8 @@ static PyMethodDef functions[] = {
     {"parse_path", core_parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
     {"tweak", core_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
     {"xts", core_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
+    {"tail_mask", core_tail_mask, METH_VARARGS,
+     PyDoc_STR("Mask or unmask the last partial AES block of a file.")},
     {"unwrap_key_record", core_unwrap_key_record, METH_VARARGS,
      PyDoc_STR("Check and unwrap a key record as the server does.")},
     {"openssl_version", core_openssl_version, METH_NOARGS,

@@ -28,4 +28,9 @@ int core_convert_uint32(PyObject *object, void *to);
 int core_convert_uint64(PyObject *object, void *to);
 int core_convert_identity(PyObject *object, void *to);
 
+/* Functions of the module that reach below pages and files; in core_raw.c. */
+PyObject *core_xts(PyObject *module, PyObject *args);
+PyObject *core_tail_mask(PyObject *module, PyObject *args);
+PyObject *core_unwrap_key_record(PyObject *module, PyObject *args);
+
 #endif

@@ -189,10 +189,11 @@ static bool parse_relation_file(const struct component *file, struct tde_identit
         return false;
     if (length == 0)
         return true;
-    if (*text != '.' || parse_number(text + 1, length - 1, &number) != length - 1)
+    if (*text != '.' || length == 1 ||
+        parse_number(text + 1, length - 1, &number) != length - 1)
         return false;
-    /* Block numbers are 32 bits, so a fork has at most 32768 segments. */
-    if (number > UINT32_MAX / TDE_BLOCKS_PER_SEGMENT)
+    /* The first segment has no suffix; with 32-bit block numbers there are 32768 at most. */
+    if (number == 0 || number > UINT32_MAX / TDE_BLOCKS_PER_SEGMENT)
         return false;
     id->first_block = number * TDE_BLOCKS_PER_SEGMENT;
     return true;
@@ -293,7 +294,8 @@ int tde_identity_tweak(const struct tde_identity *id, uint64_t block,
 {
     uint64_t number = id->first_block + block;
 
-    if (number > UINT32_MAX || (id->file_class == TDE_CLASS_WAL && number >= 1u << 24))
+    if (block > UINT32_MAX || number > UINT32_MAX ||
+        (id->file_class == TDE_CLASS_WAL && number >= 1u << 24))
         return -1;
     store_be32(tweak, id->word[0]);
     store_be32(tweak + 4, id->word[1]);

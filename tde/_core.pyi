@@ -88,6 +88,13 @@ def xts(algorithm: int, key: Buffer, tweak: Buffer, data: Buffer, encrypt: bool,
     It exists for published test vectors.  ``data`` is a multiple of 16 bytes, at most 8192.
     """
 
+def tail_mask(tail_key: Buffer, tweak: Buffer, index: int, data: Buffer, /) -> bytes:
+    """Mask, or unmask, the last partial AES block of a file; for tests.
+
+    ``tail_key`` has 32 bytes, ``tweak`` 16 and ``data`` fewer than 16; ``index`` is the
+    number of that AES block within its data unit.
+    """
+
 def unwrap_key_record(
     record: Buffer,
     keystore: Buffer,

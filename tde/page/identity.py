@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Union
 
 from tde import _core
 from tde.errors import IdentityError
@@ -87,7 +86,7 @@ class WalIdentity:
         return (_core.CLASS_WAL, self.timeline, self.log, self.segment, 0)
 
 
-PageIdentity = Union[RelationIdentity, WalIdentity]
+PageIdentity = RelationIdentity | WalIdentity
 
 
 @dataclass(frozen=True, slots=True)
