@@ -21,6 +21,7 @@ from tde.keystore.files import exclusive_lock, write_atomically
 from tde.keystore.handover import HandOver
 from tde.keystore.kdf import SALT_BYTES, KdfParameters, derive_kek
 from tde.keystore.layout import (
+    check_belongs,
     document_path,
     prepare_directory,
     prepare_keys_directory,
@@ -169,10 +170,12 @@ class Keystore:
         path = record_path(self.path, owner)
         record = read_record(self.path, owner)
         header = record.header
-        if (header.keystore, header.master_key_id) != (self.uuid, self.master_key_id):
-            raise _misplaced(path, "another keystore or another master key")
-        if header.owner != owner:
-            raise _misplaced(path, str(header.owner))
+        check_belongs(record, path, owner, self.uuid)
+        if header.master_key_id != self.master_key_id:
+            raise KeystoreDamagedError(
+                f"{path} is wrapped with another master key than the one in keystore.json",
+                remedy="Restore the whole keystore directory from one backup.",
+            )
         try:
             payload = unwrap(master_key, record.wrapped, header.pack())
         except UnwrapError:
@@ -233,10 +236,3 @@ def _fill_with_key(payload: SecretBuffer, algorithm: Algorithm) -> None:
         # by chance once in 2**128 keys, so a repetition would mean a broken generator.
         if view[:half] == view[half : 2 * half]:
             raise OSError("the kernel's random generator repeats itself")
-
-
-def _misplaced(path: Path, owner: str) -> KeystoreDamagedError:
-    return KeystoreDamagedError(
-        f"{path} is the key record of {owner}",
-        remedy="Restore this file from a backup of this keystore.",
-    )

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import RawIOBase
 from pathlib import Path
 
 from tde.errors import (
@@ -100,20 +101,27 @@ def write_atomically(path: Path, data: bytes) -> None:
     older backup of the cluster needs the keystore of its time. The caller holds the lock.
 
     Raises:
-        KeystoreError: the data could not be written; what was there before is untouched.
+        KeystoreError: the data could not be written and what was there before is untouched,
+            or, as its message says, it was written but might not survive a power failure.
     """
     temporary = temporary_path(path)
     try:
         _write_new_file(temporary, data)
         _keep_old_version(path)
         temporary.rename(path)
-        sync_directory(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise KeystoreError(
             f"could not write {path}: {error.strerror}",
             remedy="Nothing was changed. Remove the cause and repeat the command.",
+        ) from error
+    try:
+        sync_directory(path.parent)
+    except OSError as error:
+        raise KeystoreError(
+            f"wrote {path}, but could not make its name durable: {error.strerror}",
+            remedy="The file may be gone after a power failure. Check the disk, then run `sync`.",
         ) from error
 
 
@@ -142,6 +150,15 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
         KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
         KeystorePermissionError: the lock file cannot be opened for writing.
     """
+    fd = _open_lock(directory)
+    try:
+        _wait_for_lock(fd, directory)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _open_lock(directory: Path) -> int:
     path = directory / LOCK_NAME
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -152,10 +169,10 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
         raise KeystoreError(f"could not open {path}: {error.strerror}") from error
     try:
         _give_to_owner_of(directory, fd)
-        _wait_for_lock(fd, directory)
-        yield
-    finally:
+    except OSError as error:
         os.close(fd)
+        raise KeystoreError(f"could not change the owner of {path}: {error.strerror}") from error
+    return fd
 
 
 def _wait_for_lock(fd: int, directory: Path) -> None:
@@ -182,11 +199,15 @@ def _write_new_file(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, FILE_MODE), "wb", buffering=0) as file:
         _give_to_owner_of(path.parent, file.fileno())
-        # A raw write may take fewer bytes than it was given, on a disk that is nearly full.
-        remaining = memoryview(data)
-        while remaining:
-            remaining = remaining[file.write(remaining) :]
+        _write_all(file, data)
         os.fsync(file.fileno())
+
+
+def _write_all(file: RawIOBase, data: bytes) -> None:
+    # A raw write may take fewer bytes than it was given, on a disk that is nearly full.
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) or 0 :]
 
 
 def _keep_old_version(path: Path) -> None:

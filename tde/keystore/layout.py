@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from uuid import UUID
 
 from tde.errors import (
     KeyMissingError,
@@ -84,6 +85,24 @@ def read_record(directory: Path, owner: KeyOwner) -> KeyRecord:
             remedy="Restore the file from a backup of the keystore. Without it the data of "
             f"{owner} cannot be read.",
         ) from None
+
+
+def check_belongs(record: KeyRecord, path: Path, owner: KeyOwner, keystore: UUID) -> None:
+    """Refuse a record that lies in the wrong place.
+
+    The tag of the record binds the same fields; looking at them first names the mistake.
+
+    Raises:
+        KeystoreDamagedError: it is the record of another owner or keystore.
+    """
+    found = record.header
+    remedy = "Restore this file from a backup of this keystore."
+    if found.keystore != keystore:
+        raise KeystoreDamagedError(
+            f"{path} belongs to another keystore, {found.keystore.hex}", remedy=remedy
+        )
+    if found.owner != owner:
+        raise KeystoreDamagedError(f"{path} is the key record of {found.owner}", remedy=remedy)
 
 
 def list_owners(directory: Path) -> list[KeyOwner]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from uuid import UUID
 
 from tde.algorithms import Algorithm
-from tde.errors import KeystoreDamagedError
 from tde.keystore.kdf import KdfParameters
-from tde.keystore.layout import list_owners, read_document, read_record, record_path
+from tde.keystore.layout import check_belongs, list_owners, read_document, read_record, record_path
 from tde.keystore.record import KeyOwner
 
 
@@ -51,11 +50,7 @@ def inspect_keystore(path: Path) -> KeystoreStatus:
     keys = []
     for owner in list_owners(path):
         file = record_path(path, owner)
-        found = read_record(path, owner).header
-        if found.keystore != header.uuid or found.owner != owner:
-            raise KeystoreDamagedError(
-                f"{file} is the key record of {found.owner} in keystore {found.keystore.hex}",
-                remedy="Restore this file from a backup of this keystore.",
-            )
-        keys.append(KeyRecordInfo(owner, found.algorithm, file))
+        record = read_record(path, owner)
+        check_belongs(record, file, owner, header.uuid)
+        keys.append(KeyRecordInfo(owner, record.header.algorithm, file))
     return KeystoreStatus(path, header.uuid, header.created, header.kdf, header.master_key_id, keys)
