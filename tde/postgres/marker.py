@@ -101,8 +101,8 @@ def require_matching_keystore(
         )
     if keystore_uuid != marker.keystore_uuid:
         raise ClusterKeystoreError(
-            f"the keystore {keystore_uuid} does not belong to the cluster {data_directory}, "
-            f"which was created with the keystore {marker.keystore_uuid}",
+            f"the keystore {keystore_uuid.hex} does not belong to the cluster {data_directory}, "
+            f"which was created with the keystore {marker.keystore_uuid.hex}",
             remedy=f"That keystore was at {marker.keystore} when the cluster was created.",
         )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import importlib.util
 import os
 import shutil
 import stat
@@ -34,14 +33,11 @@ def find_interposer() -> Path:
     Raises:
         InterposerError: it was not built.
     """
-    candidates = [Path(str(importlib.resources.files("tde").joinpath(INTERPOSER_NAME)))]
-    # In an editable installation the compiled files are not beside the Python sources.
-    core = importlib.util.find_spec("tde._core")
-    if core is not None and core.origin is not None:
-        candidates.append(Path(core.origin).with_name(INTERPOSER_NAME))
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    # An editable installation keeps the compiled files apart from the Python sources;
+    # importlib.resources knows both places.
+    path = Path(str(importlib.resources.files("tde").joinpath(INTERPOSER_NAME)))
+    if path.is_file():
+        return path
     raise InterposerError(
         f"{INTERPOSER_NAME} is not installed with the tde package",
         remedy="Reinstall tde; in a source checkout run: make build",

@@ -1,0 +1,260 @@
+"""Fixtures for tests that run real PostgreSQL servers.
+
+Tests run in parallel (xdist), as root or as an ordinary user. So every cluster has a directory
+of its own that the server's user can reach, listens on a Unix socket of its own only, and is
+gone after the test, whatever the test did to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import pytest
+
+from tde import _core
+from tde.algorithms import Algorithm
+from tde.errors import InterposerError, TdeError
+from tde.keystore import KdfParameters, Keystore
+from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
+from tde.postgres.reachable import find_interposer
+
+PASSPHRASE = b"a passphrase for tests"
+CHEAP_KDF = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
+
+# Tests of crashes turn fsync on themselves; for all others it only costs time.
+SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
+
+
+@lru_cache
+def _installations() -> dict[int, PostgresBinaries]:
+    """Return the first installation of each major version."""
+    found: dict[int, PostgresBinaries] = {}
+    for binaries in list_binaries():
+        found.setdefault(binaries.major, binaries)
+    return dict(sorted(found.items()))
+
+
+def pytest_report_header() -> list[str]:
+    try:
+        interposer = str(find_interposer())
+    except InterposerError:
+        interposer = "not built"
+    servers = ", ".join(f"{b.version_text} in {b.bindir}" for b in _installations().values())
+    return [
+        f"PostgreSQL: {servers or 'none'}",
+        f"libcrypto: {_core.openssl_version()}",
+        f"interposer: {interposer}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def postgres_installations() -> dict[int, PostgresBinaries]:
+    """The installations on this machine, by major version."""
+    return _installations()
+
+
+@pytest.fixture(scope="session", params=_installations().values(), ids=lambda b: f"pg{b.major}")
+def binaries(request: pytest.FixtureRequest) -> PostgresBinaries:
+    """Each installation in turn: a test that asks for it runs on every major version."""
+    result: PostgresBinaries = request.param
+    return result
+
+
+@pytest.fixture(scope="session")
+def any_binaries(postgres_installations: dict[int, PostgresBinaries]) -> PostgresBinaries:
+    """One installation, for what does not depend on the version of the server."""
+    return next(iter(postgres_installations.values()))
+
+
+@pytest.fixture(scope="session")
+def os_user() -> OsUser | None:
+    """The user that runs the servers, None when that is the current one."""
+    return server_os_user(None)
+
+
+@pytest.fixture
+def os_user_tmp_path(os_user: OsUser | None) -> Iterator[Path]:
+    """A temporary directory that belongs to the server's user.
+
+    pytest's own tmp_path is below a directory that only its creator may enter.
+    """
+    with _temporary_directory(os_user) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def module_os_user_tmp_path(os_user: OsUser | None) -> Iterator[Path]:
+    """As os_user_tmp_path, for all tests of a module."""
+    with _temporary_directory(os_user) as directory:
+        yield directory
+
+
+@pytest.fixture
+def keystore_factory(
+    os_user_tmp_path: Path, os_user: OsUser | None
+) -> Iterator[Callable[..., Keystore]]:
+    """Makes open keystores with a cheap KDF: ``keystore_factory("name")``."""
+    factory = ClusterFactory(os_user_tmp_path, os_user)
+    try:
+        yield factory.keystore
+    finally:
+        factory.close()
+
+
+@pytest.fixture
+def encrypted_cluster_factory(
+    os_user_tmp_path: Path, os_user: OsUser | None
+) -> Iterator[ClusterFactory]:
+    """Makes clusters that live as long as the test; see :class:`ClusterFactory`."""
+    factory = ClusterFactory(os_user_tmp_path, os_user)
+    try:
+        yield factory
+    finally:
+        factory.close()
+
+
+@pytest.fixture(scope="module")
+def module_cluster_factory(
+    module_os_user_tmp_path: Path, os_user: OsUser | None
+) -> Iterator[ClusterFactory]:
+    """Makes clusters that the tests of a module share."""
+    factory = ClusterFactory(module_os_user_tmp_path, os_user)
+    try:
+        yield factory
+    finally:
+        factory.close()
+
+
+@dataclass
+class RunningCluster:
+    """A cluster of a test with its keystore (``None`` for a plain one)."""
+
+    cluster: Cluster
+    keystore: Keystore | None
+
+    @property
+    def data_directory(self) -> Path:
+        return self.cluster.data_directory
+
+    def start(self, options: Mapping[str, str] | None = None, **arguments: Any) -> None:
+        self.cluster.start(
+            self.keystore, options={**SERVER_OPTIONS, **(options or {})}, **arguments
+        )
+
+    def query(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement in autocommit mode and return its rows, if it has any."""
+        connection = psycopg2.connect(**self.cluster.connection_parameters())
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+class ClusterFactory:
+    """Makes clusters below one directory and removes every trace of their servers.
+
+    Calling it makes an encrypted cluster and starts it; :meth:`plain` makes one without keys.
+    """
+
+    def __init__(self, directory: Path, os_user: OsUser | None) -> None:
+        self.directory = directory
+        self.os_user = os_user
+        self._keystores: list[Keystore] = []
+        self._clusters: list[Cluster] = []
+
+    def __call__(
+        self,
+        binaries: PostgresBinaries,
+        *,
+        name: str = "data",
+        scope: Scope = Scope.CLUSTER,
+        algorithm: Algorithm = Algorithm.AES256,
+        initdb_args: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> RunningCluster:
+        keystore = self.keystore(f"{name}-keystore")
+        cluster = self.track(Cluster(self.directory / name, binaries, os_user=self.os_user))
+        cluster.init(
+            keystore=keystore,
+            scope=scope,
+            algorithm=algorithm,
+            initdb_args=["--no-sync", *initdb_args],
+        )
+        made = RunningCluster(cluster, keystore)
+        if start:
+            made.start(options)
+        return made
+
+    def plain(
+        self,
+        binaries: PostgresBinaries,
+        *,
+        name: str = "plain",
+        options: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> RunningCluster:
+        cluster = self.track(Cluster(self.directory / name, binaries, os_user=self.os_user))
+        cluster.init(keystore=None, initdb_args=["--no-sync"])
+        made = RunningCluster(cluster, None)
+        if start:
+            made.start(options)
+        return made
+
+    def keystore(self, name: str = "keystore") -> Keystore:
+        owner = None if self.os_user is None else (self.os_user.uid, self.os_user.gid)
+        made = Keystore.create(self.directory / name, PASSPHRASE, kdf=CHEAP_KDF, owner=owner)
+        self._keystores.append(made)
+        return made
+
+    def track(self, cluster: Cluster) -> Cluster:
+        """Clean up after a cluster that a test made itself, for example a standby."""
+        self._clusters.append(cluster)
+        return cluster
+
+    def close(self) -> None:
+        for cluster in self._clusters:
+            _stop_for_good(cluster)
+        for keystore in self._keystores:
+            keystore.close()
+
+
+@contextlib.contextmanager
+def _temporary_directory(os_user: OsUser | None) -> Iterator[Path]:
+    # Not below TMPDIR: its parents may be closed to the server's user.
+    directory = Path(tempfile.mkdtemp(prefix="tde-test-", dir="/tmp"))
+    try:
+        if os_user is not None:
+            os.chown(directory, os_user.uid, os_user.gid)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _stop_for_good(cluster: Cluster) -> None:
+    """Stop a server in the ordinary way if possible, and kill what is left of it."""
+    pid = cluster.pid
+    if pid is not None:
+        with contextlib.suppress(TdeError):
+            cluster.stop("immediate", timeout=20)
+    # A test may have removed postmaster.pid, so the processes are also found by directory.
+    for process in psutil.process_iter(["name", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if process.info["name"] == "postgres" and str(cluster.data_directory) in words:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in process.children():
+                    child.kill()
+                process.kill()
