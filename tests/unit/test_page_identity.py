@@ -56,9 +56,7 @@ def test_identities_are_values() -> None:
         (WalIdentity(3, 0, 1), 2**24 - 1, "00000003 00000000 00000001 ffffff 02"),
     ],
 )
-def test_tweak_bytes(
-    identity: RelationIdentity | WalIdentity, block: int, expected: str
-) -> None:
+def test_tweak_bytes(identity: RelationIdentity | WalIdentity, block: int, expected: str) -> None:
     assert _core.tweak(identity.to_core(), block).hex() == expected.replace(" ", "")
     assert reference.tweak(identity, block).hex() == expected.replace(" ", "")
 
