@@ -11,11 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from tde_bench.errors import BenchError
 from tde_bench.results import OltpResult, Summary
 from tde_bench.statistics import Estimate, median_estimate
-
-SUFFIXES = (".png", ".svg")
 
 # From the palette of Okabe and Ito, which people with any kind of colour blindness can tell
 # apart; their lightness differs as well, for print in grey. A configuration has the same colour
@@ -25,16 +22,6 @@ _OTHER_COLOURS = ("#E69F00", "#009E73", "#CC79A7", "#D55E00")
 _DARK_COLOURS = frozenset({"#0072B2", "#009E73", "#D55E00"})
 _INK = "#222222"
 _GREY = "#555555"
-
-
-def require_chart_name(path: Path) -> None:
-    """Refuse a file whose name says neither PNG nor SVG.
-
-    Raises:
-        BenchError: for any other suffix; raised before a long run, not after it.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise BenchError(f"--chart {path}: the name must end in {' or '.join(SUFFIXES)}")
 
 
 def write_chart(result: OltpResult, path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # The packages of the optional dependency `bench`.
 _BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
+_CHART_SUFFIXES = (".png", ".svg")
 _MEMORY_SIZE = re.compile(r"\d+(kB|MB|GB)")
 
 app = typer.Typer(
@@ -137,12 +138,12 @@ def oltp(
     Before it measures, the run proves that encryption is on: a known row must be on disk in
     plaintext in the plain cluster, and must not be in the encrypted ones.
     """
+    _check_options(shared_buffers, [json_file, csv_file, chart_file], chart_file)
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
     from tde_bench.oltp import OltpBenchmark, OltpParameters
     from tde_bench.progress import live_progress
     from tde_bench.results import write_json
 
-    _check_options(shared_buffers, [json_file, csv_file, chart_file], chart_file)
     configurations = _configurations(aes or [], existing or [])
     defaults = OltpParameters.quick() if quick else OltpParameters()
     parameters = defaults.with_given(
@@ -180,12 +181,12 @@ def _check_options(
     shared_buffers: str | None, outputs: list[Path | None], chart_file: Path | None
 ) -> None:
     """Refuse options that would only fail after the run, when minutes of work are lost."""
-    from tde_bench.chart import require_chart_name
-
     if shared_buffers is not None and not _MEMORY_SIZE.fullmatch(shared_buffers):
         raise BenchError(f"--shared-buffers {shared_buffers} is not a size", remedy="Example: 64MB")
-    if chart_file is not None:
-        require_chart_name(chart_file)
+    if chart_file is not None and chart_file.suffix.lower() not in _CHART_SUFFIXES:
+        raise BenchError(
+            f"--chart {chart_file}: the name must end in {' or '.join(_CHART_SUFFIXES)}"
+        )
     for path in outputs:
         if path is not None and not path.absolute().parent.is_dir():
             raise BenchError(f"the directory of {path} does not exist")

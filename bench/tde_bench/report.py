@@ -1,6 +1,8 @@
-"""The table at the end of a run."""
+"""The table at the end of a run, and the sentences below it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -18,38 +20,48 @@ def print_report(result: OltpResult, console: Console) -> None:
     if not result.runs:
         console.print("No round was finished, so there is nothing to report.")
         return
+    console.print()
     console.print(oltp_table(result))
+    console.print(Text(caption(result), "dim"))
+    console.print()
     for line in verdicts(result):
         console.print(Text(line))
     for warning in result.warnings:
         console.print(Text("Warning: ", "bold yellow") + Text(warning))
 
 
+# A line per figure and a column per configuration: figures that are compared stand side by
+# side, and three configurations fit a terminal of 80 columns.
+_LINES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("Rounds", lambda summary: str(summary.rounds)),
+    ("TPS", lambda summary: f"{summary.tps:,.0f}"),
+    ("  ratio", lambda summary: format_ratio(summary.tps_ratio)),
+    ("  95 % interval", lambda summary: format_interval(summary.tps_ratio)),
+    ("Latency ms, mean", lambda summary: f"{summary.latency_mean_ms:.2f}"),
+    ("  p95", lambda summary: f"{summary.latency_p95_ms:.2f}"),
+    ("  p99", lambda summary: f"{summary.latency_p99_ms:.2f}"),
+    ("CPU ms per transaction", lambda summary: format_cpu(summary.cpu_ms_per_transaction)),
+    ("  ratio", lambda summary: format_ratio(summary.cpu_ratio)),
+    ("  95 % interval", lambda summary: format_interval(summary.cpu_ratio)),
+    ("Encrypted per round", lambda summary: human_bytes(summary.bytes_encrypted)),
+    ("Decrypted per round", lambda summary: human_bytes(summary.bytes_decrypted)),
+)
+
+
 def oltp_table(result: OltpResult) -> Table:
-    """Build the table with one line per configuration."""
+    """Build the table of a result that has runs."""
     parameters = result.parameters
     table = Table(
         title=f"pgbench TPC-B, scale {parameters['scale']}, {parameters['clients']} clients, "
         f"{parameters['duration']} s per round",
-        caption=caption(result),
-        caption_justify="left",
+        title_justify="left",
     )
-    table.add_column("Configuration")
-    for heading in (
-        "Rounds",
-        "TPS",
-        "TPS ratio",
-        "Mean ms",
-        "p95 ms",
-        "p99 ms",
-        "CPU ms/tx",
-        "CPU ratio",
-        "Encrypted",
-        "Decrypted",
-    ):
-        table.add_column(heading, justify="right")
-    for summary in result.summaries():
-        table.add_row(*_cells(summary))
+    summaries = result.summaries()
+    table.add_column("")
+    for summary in summaries:
+        table.add_column(summary.label, justify="right")
+    for heading, cell in _LINES:
+        table.add_row(heading, *(cell(summary) for summary in summaries))
     return table
 
 
@@ -58,47 +70,35 @@ def caption(result: OltpResult) -> str:
     machine = result.metadata.get("cpu", {})
     filesystem = result.metadata.get("filesystem") or {}
     facts = result.facts.get(result.baseline, {})
-    parts = [
-        f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs",
-        f"PostgreSQL {facts.get('server_version', '?')}",
-    ]
+    parts = [f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"]
     if filesystem:
         parts.append(f"{filesystem['type']} on {filesystem['device']}")
     if facts:
         data, buffers = facts["database_bytes"], facts["shared_buffers_bytes"]
+        parts.insert(1, f"PostgreSQL {facts['server_version']}")
         parts.append(f"data {human_bytes(data)}, {data / buffers:.1f} × shared_buffers")
     return (
-        "; ".join(parts) + ".\nMedians of the rounds. Ratios are medians of the ratios within "
-        "each round, with their bootstrap 95 % interval.\nCPU is that of the whole server; bytes "
-        "are per round."
+        "; ".join(parts) + ".\nFigures are medians of the rounds; ratios are medians of the "
+        "ratios within each round, with their bootstrap interval. CPU is that of all processes "
+        "of the server."
     )
 
 
-def _cells(summary: Summary) -> list[str]:
-    return [
-        summary.label,
-        str(summary.rounds),
-        f"{summary.tps:,.0f}",
-        format_ratio(summary.tps_ratio),
-        f"{summary.latency_mean_ms:.2f}",
-        f"{summary.latency_p95_ms:.2f}",
-        f"{summary.latency_p99_ms:.2f}",
-        _UNKNOWN
-        if summary.cpu_ms_per_transaction is None
-        else f"{summary.cpu_ms_per_transaction:.3f}",
-        format_ratio(summary.cpu_ratio),
-        human_bytes(summary.bytes_encrypted),
-        human_bytes(summary.bytes_decrypted),
-    ]
-
-
 def format_ratio(ratio: Estimate | None) -> str:
-    """Format a ratio with its interval, for example ``0.987 [0.971, 1.002]``."""
-    if ratio is None:
+    """Format the median of a ratio, for example ``0.987``."""
+    return _UNKNOWN if ratio is None else f"{ratio.median:.3f}"
+
+
+def format_interval(ratio: Estimate | None) -> str:
+    """Format the interval of a ratio, for example ``0.971–1.002``."""
+    if ratio is None or ratio.low is None or ratio.high is None:
         return _UNKNOWN
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.median:.3f}"
-    return f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    return f"{ratio.low:.3f}–{ratio.high:.3f}"
+
+
+def format_cpu(milliseconds: float | None) -> str:
+    """Format CPU milliseconds per transaction."""
+    return _UNKNOWN if milliseconds is None else f"{milliseconds:.3f}"
 
 
 def human_bytes(count: int | None) -> str:

@@ -15,6 +15,7 @@ import psycopg2
 from psycopg2 import extensions, sql
 
 from tde.algorithms import Algorithm
+from tde.errors import ServerStopError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, PostgresBinaries
 from tde.postgres.os_user import server_os_user
@@ -192,8 +193,10 @@ class EphemeralServer(Server):
     def close(self) -> None:
         """Stop the server; whoever made the folder removes it."""
         if self._cluster.pid is not None:
-            # A cluster that is about to be removed need not write its buffers first.
-            self._cluster.stop("fast" if self._keep else "immediate")
+            # A cluster that is about to be removed need not write its buffers first. What pg_ctl
+            # cannot stop, such as the single-user server of an interrupted initdb, ends below.
+            with contextlib.suppress(ServerStopError):
+                self._cluster.stop("fast" if self._keep else "immediate")
         _end_strays(self._folder / "data")
         # Stopping the cluster removed its socket directory, unless its start was interrupted.
         remove_private_directory(self._folder / "data", self._os_user)
@@ -322,11 +325,13 @@ def _end_strays(data_directory: Path) -> None:
     """End server programs of this cluster that an interruption left behind.
 
     A launcher that was interrupted may have started a postmaster that has not written its
-    postmaster.pid yet. The directory is this run's own, so its name is proof enough.
+    postmaster.pid yet, and initdb a server that no argument gives away; but PostgreSQL's
+    processes work in their data directory. It is this run's own, so that is proof enough.
     """
     strays = []
-    for process in psutil.process_iter(["cmdline"]):
-        if str(data_directory) in (process.info["cmdline"] or []):
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        arguments = process.info["cmdline"] or []
+        if str(data_directory) in arguments or process.info["cwd"] == str(data_directory):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
                 strays.append(process)

@@ -1,0 +1,204 @@
+"""What the benchmark does to real, plain servers: canary, consistency, existing servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tde_bench import canary, tpcb
+from tde_bench.configurations import NO_ENCRYPTION, Configuration
+from tde_bench.cpu import tree_cpu_seconds
+from tde_bench.database import execute, fetch_value
+from tde_bench.errors import BenchError, CanaryError, ConsistencyError
+from tde_bench.pgbench import PgbenchOptions, clean_environment
+from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
+from tde_bench.usage import read_usage
+from tde_bench.workspace import workspace
+
+from tde.postgres import find_binaries
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EphemeralServer]:
+    """A plain cluster with the TPC-B tables at scale 1."""
+    binaries = find_binaries()
+    with workspace(None, keep=False) as folder:
+        plain = EphemeralServer(NO_ENCRYPTION, folder / "none", binaries)
+        try:
+            plain.start(server_settings("16MB"), keep=False)
+            plain.pgbench(binaries.program("pgbench"), clean_environment()).initialize(1)
+            yield plain
+        finally:
+            plain.close()
+    assert not folder.exists()
+
+
+def test_canary_is_found_in_a_plain_cluster(server: EphemeralServer) -> None:
+    assert server.data_directory is not None
+    with contextlib.closing(server.connect()) as connection:
+        report = canary.plant_and_search(connection, server.data_directory)
+    canary.require(report, encrypted=False, label="none")
+    assert len(report.relation_files) == 1
+    assert len(report.wal_files) >= 1
+
+
+def test_a_plain_cluster_does_not_pass_for_an_encrypted_one(server: EphemeralServer) -> None:
+    assert server.data_directory is not None
+    with contextlib.closing(server.connect()) as connection:
+        report = canary.plant_and_search(connection, server.data_directory)
+    with pytest.raises(CanaryError, match="not encrypted"):
+        canary.require(report, encrypted=True, label="AES-256")
+
+
+def test_a_search_that_finds_nothing_is_noticed(
+    server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary, "file_contains", lambda path, marker: False)
+    assert server.data_directory is not None
+    with contextlib.closing(server.connect()) as connection:
+        report = canary.plant_and_search(connection, server.data_directory)
+    with pytest.raises(CanaryError, match="search is broken"):
+        canary.require(report, encrypted=False, label="none")
+
+
+def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
+    pgbench = server.pgbench(find_binaries().program("pgbench"), clean_environment())
+    assert server.postmaster_pid is not None
+    before = tree_cpu_seconds(server.postmaster_pid)
+    seen: list[float] = []
+    result = pgbench.run(
+        PgbenchOptions(clients=2, jobs=2),
+        seconds=2,
+        seed=1,
+        on_progress=lambda elapsed, tps: seen.append(tps),
+    )
+    assert result.summary.transactions > 0
+    assert result.latency.p50 <= result.latency.p95 <= result.latency.p99 <= result.latency.maximum
+    assert seen
+    # The backends have ended by now, so this time comes from the postmaster's reaped children.
+    assert tree_cpu_seconds(server.postmaster_pid) > before
+    with contextlib.closing(server.connect()) as connection:
+        tpcb.settle(connection, checkpoint=True)
+        sums = tpcb.read_sums(connection)
+        tpcb.require_consistent(sums, label="none", at_least=result.summary.transactions)
+        with pytest.raises(ConsistencyError, match="confirmed"):
+            tpcb.require_consistent(sums, label="none", at_least=sums.transactions + 1)
+        execute(connection, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 1")
+        with pytest.raises(ConsistencyError, match="disagree"):
+            tpcb.require_consistent(tpcb.read_sums(connection), label="none", at_least=0)
+        execute(connection, "UPDATE pgbench_accounts SET abalance = abalance - 1 WHERE aid = 1")
+
+
+def test_a_plain_server_has_no_cipher_bytes(server: EphemeralServer) -> None:
+    usage = read_usage(server)
+    assert usage.cipher is None
+    assert usage.cpu_seconds is not None
+
+
+def test_pgbench_errors_are_shown(server: EphemeralServer) -> None:
+    pgbench = server.pgbench(find_binaries().program("pgbench"), {"PGDATABASE": "ignored"})
+    with pytest.raises(BenchError, match="pgbench ended with status"):
+        pgbench.run(
+            PgbenchOptions(clients=0, jobs=1), seconds=1, seed=1, on_progress=lambda *_: None
+        )
+
+
+def _databases(server: EphemeralServer) -> int:
+    with contextlib.closing(server.connect()) as connection:
+        return int(fetch_value(connection, "SELECT count(*) FROM pg_database"))
+
+
+def test_existing_server_works_in_a_scratch_database(server: EphemeralServer) -> None:
+    existing = ExistingServer(Configuration("mine", "mine", dsn=f"{server.dsn} password=secret"))
+    count = _databases(server)
+    existing.start()
+    try:
+        assert _databases(server) == count + 1
+        assert existing.postmaster_pid == server.postmaster_pid
+        assert existing.data_directory == server.data_directory
+        assert existing.can_checkpoint
+        assert "secret" not in existing.dsn
+        assert existing.password == "secret"
+    finally:
+        existing.close()
+    assert _databases(server) == count
+    existing.close()
+
+
+@pytest.mark.parametrize("dsn", ["host", "host=/nonexistent dbname=x"])
+def test_a_server_that_is_not_there_is_reported(dsn: str) -> None:
+    with pytest.raises(BenchError, match="mine: "):
+        ExistingServer(Configuration("mine", "mine", dsn=dsn)).start()
+
+
+def test_command_line_with_existing_servers(server: EphemeralServer, tmp_path: Path) -> None:
+    count = _databases(server)
+    json_file, csv_file, chart = tmp_path / "r.json", tmp_path / "r.csv", tmp_path / "r.svg"
+    command = [sys.executable, "-m", "tde_bench", "oltp", "--scale=1", "--clients=1", "--jobs=1"]
+    command += ["--duration=1", "--rounds=1", "--warmup=0", f"--json={json_file}"]
+    command += [f"--csv={csv_file}", f"--chart={chart}"]
+    command += [f"--existing={server.dsn}=first", f"--existing={server.dsn}=second"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert "CPU ms per transaction" in completed.stdout
+    assert "first: the canary row is in plaintext on disk" in completed.stderr
+    document = json.loads(json_file.read_text())
+    assert document["status"] == "complete"
+    assert document["baseline"] == "first"
+    assert [run["configuration"] for run in document["runs"]] == ["first", "second"]
+    assert all(run["cpu_seconds"] > 0 for run in document["runs"])
+    assert csv_file.read_text().count("\n") == 3
+    assert chart.read_text().startswith("<?xml")
+    assert _databases(server) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--chart=x.jpeg"], "must end in .png or .svg"),
+        (["--shared-buffers=lots"], "is not a size"),
+        (["--json=/nonexistent/x.json"], "does not exist"),
+        (["--bindir=/nonexistent"], "/nonexistent"),
+    ],
+)
+def test_usage_errors_come_before_any_work(arguments: list[str], message: str) -> None:
+    completed = subprocess.run(
+        [sys.executable, "-m", "tde_bench", "oltp", "--quick", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert completed.returncode == 1
+    assert message in completed.stderr
+    assert "Traceback" not in completed.stderr
+
+
+def test_interrupted_start_leaves_no_process() -> None:
+    """A postmaster that close() does not know by its pid file is found by its directory."""
+    with workspace(None, keep=False) as folder:
+        data = folder / "none" / "data"
+        stray = subprocess.Popen([sys.executable, "-c", "input()", data], stdin=subprocess.PIPE)
+        EphemeralServer(NO_ENCRYPTION, folder / "none", find_binaries()).close()
+        assert not psutil.pid_exists(stray.pid)
+
+
+def test_workspace_is_removed_or_kept() -> None:
+    parent = Path(tempfile.mkdtemp())
+    try:
+        parent.chmod(0o755)
+        with workspace(parent, keep=False) as folder:
+            (folder / "file").touch()
+        assert list(parent.iterdir()) == []
+        with workspace(parent, keep=True) as folder:
+            (folder / "file").touch()
+        assert (folder / "file").exists()
+    finally:
+        shutil.rmtree(parent)
