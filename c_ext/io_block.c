@@ -329,13 +329,12 @@ static ssize_t write_whole(const struct tde_file *file, int fd, struct tde_curso
 
 /*
  * A write behind the end of the file leaves a gap that reads as zeros.  Where the last
- * unit is short its zeros must be encoded; only ephemeral files ever are in that state.
+ * unit is short and not all zeros, the zeros that now follow in it must be encoded.
  */
 static int close_gap(const struct tde_file *file, int fd, off_t offset)
 {
-    if (file->id.file_class != TDE_CLASS_EPHEMERAL)
-        return 0;
     off_t size = file_size(fd);
+
     if (size < 0)
         return -1;
     return size < offset ? tde_block_resize(file, fd, unit_start(offset)) : 0;

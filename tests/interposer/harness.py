@@ -1,0 +1,119 @@
+"""Runs file-operation scripts with and without the interposer (see driver.c)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde import Algorithm
+from tde.keystore import KdfParameters, KeyOwner, Keystore
+from tde.postgres.reachable import find_interposer
+
+DRIVER_SOURCE = Path(__file__).with_name("driver.c")
+PASSPHRASE = b"only for these tests"
+
+# How the same script is run; each is one build of the driver.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "fortify": ("-O2", "-D_FORTIFY_SOURCE=2"),
+    "constructor": ("-DIN_CONSTRUCTOR",),
+    "child": ("-DIN_CHILD",),
+    "threads": ("-DIN_THREADS",),
+}
+
+# Tablespaces of the test keystore beside pg_default (AES-256) and pg_global (AES-128).
+AES128_TABLESPACE = 16400
+PLAINTEXT_TABLESPACE = 16401
+
+RELATION = "base/5/16384"
+SEGMENT = "pg_wal/000000010000000000000001"
+TEMPORARY = "base/pgsql_tmp/pgsql_tmp77.0"
+DIRECTORIES = (
+    "base/5",
+    "base/pgsql_tmp",
+    "global",
+    "pg_wal",
+    f"pg_tblspc/{AES128_TABLESPACE}/PG_15_202209061/5",
+    f"pg_tblspc/{PLAINTEXT_TABLESPACE}/PG_15_202209061/5",
+    "pg_tblspc/16402/PG_15_202209061/5",
+)
+
+
+def make_data_directory(path: Path) -> Path:
+    """Make an empty tree with the directories that PostgreSQL would have."""
+    for directory in DIRECTORIES:
+        (path / directory).mkdir(parents=True)
+    return path
+
+
+def make_keystore(path: Path) -> Keystore:
+    """Make an open keystore with cheap key derivation and a key of each kind."""
+    cheap = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
+    keystore = Keystore.create(path, PASSPHRASE, kdf=cheap)
+    keystore.create_key(KeyOwner.wal(), Algorithm.AES256)
+    keystore.create_key(KeyOwner.tablespace(1663), Algorithm.AES256)
+    keystore.create_key(KeyOwner.tablespace(1664), Algorithm.AES128)
+    keystore.create_key(KeyOwner.tablespace(AES128_TABLESPACE), Algorithm.AES128)
+    keystore.create_plaintext_entry(PLAINTEXT_TABLESPACE)
+    return keystore
+
+
+def build_driver(directory: Path, variant: str, program: str = "postgres") -> Path:
+    """Compile the driver under the name of the PostgreSQL program that it plays."""
+    target = directory / variant / program
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = ["cc", "-Wall", "-pthread", *VARIANTS[variant], str(DRIVER_SOURCE), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+@dataclass(frozen=True)
+class Harness:
+    """One data directory and a way to run scripts in it.
+
+    Attributes:
+        data: the data directory; scripts name files relative to it.
+        keystore: the keystore handed to the driver, or ``None`` to run without interposer.
+    """
+
+    data: Path
+    keystore: Keystore | None
+
+    def run(self, driver: Path, script: str, *, check: bool = True) -> str:
+        """Run one script and return what it printed."""
+        path = self.data / "script.txt"
+        path.write_text(script)
+        return self.execute(driver, [str(path)], check=check).stdout
+
+    def execute(
+        self,
+        driver: Path,
+        arguments: Sequence[str],
+        *,
+        check: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the driver with these arguments."""
+        environment = {**os.environ, **(environment or {})}
+        if self.keystore is None:
+            return self._run([str(driver), *arguments], environment, (), check)
+        with self.keystore.hand_over() as keys:
+            environment |= {**keys.environment, "LD_PRELOAD": str(find_interposer())}
+            return self._run([str(driver), *arguments], environment, (keys.fd,), check)
+
+    def _run(
+        self, command: list[str], environment: dict[str, str], fds: tuple[int, ...], check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.data,
+            env=environment,
+            pass_fds=fds,
+            capture_output=True,
+            text=True,
+            check=check,
+            timeout=120,
+        )
