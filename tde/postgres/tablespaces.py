@@ -77,20 +77,11 @@ def create_tablespace(
     location = location.absolute()
     created = _prepare_location(location, cluster.os_user)
     try:
-        connected = psycopg2.connect(**parameters)
-        try:
-            # CREATE TABLESPACE cannot run inside a transaction block.
-            connected.autocommit = True
-            with connected.cursor() as cursor:
-                oid = _create_with_key(cursor, keystore, name, location, algorithm)
-        finally:
-            connected.close()
-    except psycopg2.Error as error:
+        oid = _create_with_key(parameters, keystore, name, location, algorithm)
+    except BaseException:
         if created:
             location.rmdir()
-        raise TablespaceError(
-            f'the tablespace "{name}" was not created: {str(error).strip()}'
-        ) from error
+        raise
     return Tablespace(name, oid, str(location), algorithm.label if algorithm else PLAINTEXT)
 
 
@@ -160,14 +151,36 @@ def _require_encrypted(cluster: Cluster, keystore: Keystore) -> Marker:
 
 
 def _create_with_key(
-    cursor: Any, keystore: Keystore, name: str, location: Path, algorithm: Algorithm | None
+    parameters: dict[str, Any],
+    keystore: Keystore,
+    name: str,
+    location: Path,
+    algorithm: Algorithm | None,
 ) -> int:
+    """Create the tablespace, write its key record, and return its OID."""
+    statement = sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(
+        sql.Identifier(name), sql.Literal(str(location))
+    )
+    try:
+        connection = psycopg2.connect(**parameters)
+        try:
+            # CREATE TABLESPACE cannot run inside a transaction block.
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return _write_key(cursor, keystore, name, algorithm)
+        finally:
+            connection.close()
+    except psycopg2.Error as error:
+        raise TablespaceError(
+            f'the tablespace "{name}" was not created: {str(error).strip()}'
+        ) from error
+
+
+def _write_key(cursor: Any, keystore: Keystore, name: str, algorithm: Algorithm | None) -> int:
+    """Write the key record of a new tablespace, or drop the tablespace again."""
     from tde.keystore import KeyOwner
 
-    identifier = sql.Identifier(name)
-    cursor.execute(
-        sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(identifier, sql.Literal(str(location)))
-    )
     try:
         cursor.execute("SELECT oid FROM pg_tablespace WHERE spcname = %s", (name,))
         oid: int = cursor.fetchone()[0]
@@ -176,7 +189,7 @@ def _create_with_key(
         else:
             keystore.create_key(KeyOwner.tablespace(oid), algorithm)
     except BaseException:
-        cursor.execute(sql.SQL("DROP TABLESPACE {}").format(identifier))
+        cursor.execute(sql.SQL("DROP TABLESPACE {}").format(sql.Identifier(name)))
         raise
     return oid
 

@@ -180,11 +180,11 @@ def test_base_backup_is_encrypted_and_starts(binaries, encrypted_cluster_factory
     made.query("CREATE TABLE t AS SELECT 'backup-canary' || g AS v FROM generate_series(1, 999) g")
     parameters = made.cluster.connection_parameters()
     target = os_user_tmp_path / "backup"
+    connection = ["-h", parameters["host"], "-p", parameters["port"], "-U", parameters["user"]]
     result = run_program(
         binaries,
         "pg_basebackup",
-        ["-D", str(target), "-h", str(parameters["host"]), "-p", str(parameters["port"])]
-        + ["-U", str(parameters["user"]), "--checkpoint=fast", "--no-sync"],
+        ["-D", str(target), *map(str, connection), "--checkpoint=fast", "--no-sync"],
         keystore=made.keystore,
         os_user=made.cluster.os_user,
         timeout=120,

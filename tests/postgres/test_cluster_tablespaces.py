@@ -1,0 +1,103 @@
+"""Tablespaces with keys of their own, made while the server runs."""
+
+from __future__ import annotations
+
+import psycopg2
+import pytest
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError, ServerNotRunningError, TablespaceError
+from tde.keystore import inspect_keystore
+from tde.postgres import Scope, create_tablespace, list_tablespaces
+
+CANARY = b"tablespace-canary"
+
+
+def rows_are_on_disk(made, table: str) -> bool:
+    """Tell whether the rows of a table of CANARY can be read in its file."""
+    made.query(
+        f"CREATE TABLE {table} TABLESPACE {table} AS "
+        f"SELECT '{CANARY.decode()}' AS v FROM generate_series(1, 100)"
+    )
+    path = made.query(f"SELECT pg_relation_filepath('{table}')")[0][0]
+    made.query("CHECKPOINT")
+    content = (made.data_directory / path).read_bytes()
+    assert len(content) >= 8192
+    return CANARY in content
+
+
+@pytest.mark.parametrize("algorithm", [Algorithm.AES128, Algorithm.AES256, None])
+def test_create_while_running(binaries, encrypted_cluster_factory, os_user_tmp_path, algorithm):
+    made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
+    location = os_user_tmp_path / "space"
+    created = create_tablespace(made.cluster, made.keystore, "space", location, algorithm)
+    assert created.protection == (algorithm.label if algorithm else "plaintext")
+    assert created in list_tablespaces(made.cluster, made.keystore.path)
+    assert rows_are_on_disk(made, "space") is (algorithm is None)
+    made.cluster.restart(made.keystore)
+    assert made.query("SELECT count(*) FROM space") == [(100,)]
+
+
+def test_tablespace_without_key_is_closed_and_listed(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    made = encrypted_cluster_factory(binaries)
+    location = os_user_tmp_path / "nokey"
+    made.query(f"COPY (SELECT 1) TO PROGRAM 'mkdir {location}'")
+    made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
+    with pytest.raises(psycopg2.Error, match="Required key not available"):
+        made.query("CREATE TABLE t(a int) TABLESPACE nokey")
+    oid = made.query("SELECT oid FROM pg_tablespace WHERE spcname = 'nokey'")[0][0]
+    assert made.cluster.status().tablespaces_without_key == [oid]
+    protections = {t.name: t.protection for t in list_tablespaces(made.cluster, None)}
+    assert protections["nokey"] == "NO KEY"
+    assert protections["pg_default"] == "AES-256-XTS"
+
+
+def test_rolled_back_when_the_key_cannot_be_written(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path, monkeypatch
+):
+    made = encrypted_cluster_factory(any_binaries)
+    before = inspect_keystore(made.keystore.path).keys
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(made.keystore, "create_key", fail)
+    location = os_user_tmp_path / "space"
+    with pytest.raises(OSError, match="No space left"):
+        create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES256)
+    assert not location.exists()
+    assert len(list_tablespaces(made.cluster, None)) == 2
+    assert inspect_keystore(made.keystore.path).keys == before
+    monkeypatch.undo()
+    create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES256)
+
+
+def test_refusals(any_binaries, encrypted_cluster_factory, os_user_tmp_path, keystore_factory):
+    made = encrypted_cluster_factory(any_binaries)
+
+    def create(name="space", keystore=made.keystore, directory="space", algorithm=Algorithm.AES128):
+        create_tablespace(made.cluster, keystore, name, os_user_tmp_path / directory, algorithm)
+
+    with pytest.raises(TablespaceError, match="no tablespaces in plain text"):
+        create(algorithm=None)
+    with pytest.raises(ClusterKeystoreError, match="does not belong"):
+        create(keystore=keystore_factory("other"))
+    with pytest.raises(TablespaceError, match="not an empty directory"):
+        create(directory=made.data_directory.name)
+    with pytest.raises(TablespaceError, match='prefix "pg_" is reserved'):
+        create(name="pg_mine")
+    assert not (os_user_tmp_path / "space").exists()
+    made.cluster.stop()
+    with pytest.raises(ServerNotRunningError):
+        create()
+
+
+def test_list_of_a_plain_cluster(any_binaries, encrypted_cluster_factory):
+    made = encrypted_cluster_factory.plain(any_binaries)
+    found = list_tablespaces(made.cluster, None)
+    assert [(t.name, t.protection) for t in found] == [
+        ("pg_default", "plaintext"),
+        ("pg_global", "plaintext"),
+    ]
