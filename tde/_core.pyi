@@ -6,12 +6,22 @@ count from the start of the relation fork or WAL segment.
 """
 
 import os
-from typing import TypeVar, final, overload
+from typing import Any, Protocol, TypeAlias, TypeVar, final, overload, type_check_only
 
 from typing_extensions import Buffer
 
-_OutT = TypeVar("_OutT", bound=Buffer)
-_Identity = tuple[int, int, int, int, int]
+@type_check_only
+class _Array(Protocol):
+    """A NumPy array, which NumPy's stubs call a Buffer only from Python 3.12 on."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+#: What holds pages; for type checkers only, it does not exist at run time.
+PageBuffer: TypeAlias = Buffer | _Array
+
+_OutT = TypeVar("_OutT", bound=PageBuffer)
+_Identity: TypeAlias = tuple[int, int, int, int, int]
 
 BLOCK_SIZE: int
 CLASS_PLAIN: int
@@ -34,16 +44,16 @@ class Cipher:
     def closed(self) -> bool: ...
     @overload
     def encrypt_blocks(
-        self, src: Buffer, dst: None, identity: _Identity, first_block: int, threads: int, /
+        self, src: PageBuffer, dst: None, identity: _Identity, first_block: int, threads: int, /
     ) -> bytes: ...
     @overload
     def encrypt_blocks(
-        self, src: Buffer, dst: _OutT, identity: _Identity, first_block: int, threads: int, /
+        self, src: PageBuffer, dst: _OutT, identity: _Identity, first_block: int, threads: int, /
     ) -> _OutT: ...
     @overload
     def encrypt_blocks(
         self,
-        src: Buffer,
+        src: PageBuffer,
         dst: _OutT | None,
         identity: _Identity,
         first_block: int,
@@ -52,16 +62,16 @@ class Cipher:
     ) -> _OutT | bytes: ...
     @overload
     def decrypt_blocks(
-        self, src: Buffer, dst: None, identity: _Identity, first_block: int, threads: int, /
+        self, src: PageBuffer, dst: None, identity: _Identity, first_block: int, threads: int, /
     ) -> bytes: ...
     @overload
     def decrypt_blocks(
-        self, src: Buffer, dst: _OutT, identity: _Identity, first_block: int, threads: int, /
+        self, src: PageBuffer, dst: _OutT, identity: _Identity, first_block: int, threads: int, /
     ) -> _OutT: ...
     @overload
     def decrypt_blocks(
         self,
-        src: Buffer,
+        src: PageBuffer,
         dst: _OutT | None,
         identity: _Identity,
         first_block: int,

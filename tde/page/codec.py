@@ -13,7 +13,9 @@ from tde.page.identity import PageIdentity
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    OutT = TypeVar("OutT", bound=Buffer)
+    from tde._core import PageBuffer
+
+    OutT = TypeVar("OutT", bound=PageBuffer)
 
 #: Bytes of a page, and of the AES-XTS data unit that it is encrypted as.
 PAGE_SIZE = _core.BLOCK_SIZE
@@ -56,7 +58,7 @@ class PageCipher:
     @overload
     def encrypt_pages(
         self,
-        pages: Buffer,
+        pages: PageBuffer,
         out: None = None,
         *,
         identity: PageIdentity,
@@ -67,7 +69,7 @@ class PageCipher:
     @overload
     def encrypt_pages(
         self,
-        pages: Buffer,
+        pages: PageBuffer,
         out: OutT,
         *,
         identity: PageIdentity,
@@ -77,7 +79,7 @@ class PageCipher:
 
     def encrypt_pages(
         self,
-        pages: Buffer,
+        pages: PageBuffer,
         out: OutT | None = None,
         *,
         identity: PageIdentity,
@@ -113,7 +115,7 @@ class PageCipher:
     @overload
     def decrypt_pages(
         self,
-        pages: Buffer,
+        pages: PageBuffer,
         out: None = None,
         *,
         identity: PageIdentity,
@@ -124,7 +126,7 @@ class PageCipher:
     @overload
     def decrypt_pages(
         self,
-        pages: Buffer,
+        pages: PageBuffer,
         out: OutT,
         *,
         identity: PageIdentity,
@@ -134,7 +136,7 @@ class PageCipher:
 
     def decrypt_pages(
         self,
-        pages: Buffer,
+        pages: PageBuffer,
         out: OutT | None = None,
         *,
         identity: PageIdentity,

@@ -76,7 +76,7 @@ def test_speed_of_4_mib(
     if benchmark.disabled:
         benchmark(work)
         return
-    benchmark.pedantic(work, rounds=200, warmup_rounds=20)
+    benchmark.pedantic(work, rounds=200, warmup_rounds=20)  # type: ignore[no-untyped-call]
     if OPENSSL is not None:
         fraction = fraction_of_openssl(algorithm, work)
         benchmark.extra_info["fraction_of_openssl_speed"] = fraction

@@ -17,7 +17,7 @@ MANIFEST: list[dict[str, Any]] = json.loads((HERE / "manifest.json").read_text()
 PAGE = 8192
 
 # Written out once more here: what the files mean must not depend on the program that made them.
-IDENTITIES = {
+IDENTITIES: dict[str, RelationIdentity | WalIdentity] = {
     "relation": RelationIdentity(5, 16384),
     "visibility-map": RelationIdentity(5, 16384, Fork.VM),
     "shared-relation": RelationIdentity(0, 1260),
@@ -53,7 +53,10 @@ def test_the_files_are_as_released(entry: dict[str, Any]) -> None:
 @golden
 def test_pages_decrypt_and_encrypt_bit_by_bit(entry: dict[str, Any]) -> None:
     stored, plain = (HERE / entry["file"]).read_bytes(), plaintext(entry["case"])
-    where = {"identity": IDENTITIES[entry["case"]], "first_block": entry["first_block"]}
+    where: dict[str, Any] = {
+        "identity": IDENTITIES[entry["case"]],
+        "first_block": entry["first_block"],
+    }
     with PageCipher(bytes.fromhex(entry["key"]), entry["algorithm"]) as cipher:
         assert cipher.decrypt_pages(stored, **where) == plain
         assert cipher.encrypt_pages(plain, **where) == stored

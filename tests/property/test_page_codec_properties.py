@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,7 +69,7 @@ def test_encryption_agrees_with_the_reference(case: Case) -> None:
     expected = reference.encrypt_pages(case.key, case.pages, case.identity, case.first_block)
     source = placed(case.pages, case.source_offset)
     target = placed(b"\xa5" * len(case.pages), case.target_offset)
-    where = {"identity": case.identity, "first_block": case.first_block}
+    where: dict[str, Any] = {"identity": case.identity, "first_block": case.first_block}
     assert cipher.encrypt_pages(source, **where) == expected
     cipher.encrypt_pages(source, target, threads=case.threads, **where)
     assert target == expected
@@ -83,7 +84,7 @@ def test_decryption_undoes_the_reference(case: Case) -> None:
     stored = reference.encrypt_pages(case.key, case.pages, case.identity, case.first_block)
     source = placed(stored, case.source_offset)
     target = placed(b"\xa5" * len(stored), case.target_offset)
-    where = {"identity": case.identity, "first_block": case.first_block}
+    where: dict[str, Any] = {"identity": case.identity, "first_block": case.first_block}
     cipher.decrypt_pages(source, target, threads=case.threads, **where)
     assert target == case.pages
     cipher.decrypt_pages(source, source, threads=case.threads, **where)
@@ -94,7 +95,7 @@ def test_decryption_undoes_the_reference(case: Case) -> None:
 def test_arbitrary_stored_bytes_survive_decryption_and_encryption(case: Case) -> None:
     # What XTS decrypts it encrypts to the same again: copies of damaged pages stay copies.
     cipher = PageCipher(case.key, case.algorithm)
-    where = {"identity": case.identity, "first_block": case.first_block}
+    where: dict[str, Any] = {"identity": case.identity, "first_block": case.first_block}
     plain = cipher.decrypt_pages(case.pages, **where)
     assert cipher.encrypt_pages(plain, **where) == case.pages
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 import mmap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +97,7 @@ def test_no_pages(cipher: PageCipher) -> None:
     assert cipher.encrypt_pages(b"", out, identity=RELATION) is out
 
 
-SOURCES = {
+SOURCES: dict[str, Callable[[bytes], Any]] = {
     "bytes": bytes,
     "bytearray": bytearray,
     "memoryview": memoryview,
@@ -114,7 +116,7 @@ def test_any_buffer_is_a_source(cipher: PageCipher, kind: str) -> None:
     assert cipher.decrypt_pages(SOURCES[kind](EXPECTED), identity=RELATION) == PAGES
 
 
-OUTS = {
+OUTS: dict[str, Callable[[int], Any]] = {
     "bytearray": bytearray,
     "memoryview": lambda length: memoryview(bytearray(length)),
     "numpy": lambda length: np.zeros(length, np.uint8),
@@ -184,22 +186,22 @@ def test_out_must_have_the_length_of_pages(cipher: PageCipher, length: int) -> N
         cipher.encrypt_pages(PAGES, bytearray(length), identity=RELATION)
 
 
-def read_only_array(data: bytes) -> object:
+def read_only_array(data: bytes) -> Any:
     view = np.frombuffer(data, np.uint8)
     view.flags.writeable = False
     return view
 
 
 @pytest.mark.parametrize("kind", [bytes, lambda data: memoryview(data), read_only_array])
-def test_read_only_out_is_refused(cipher: PageCipher, kind: object) -> None:
-    out = kind(PAGES)  # type: ignore[operator]
+def test_read_only_out_is_refused(cipher: PageCipher, kind: Callable[[bytes], Any]) -> None:
+    out = kind(PAGES)
     with pytest.raises(PageError, match="read-only"):
         cipher.encrypt_pages(PAGES, out, identity=RELATION)
     assert bytes(out) == PAGES
 
 
 def test_buffers_that_are_not_contiguous_are_refused(cipher: PageCipher) -> None:
-    columns = np.zeros((PAGE, 2), np.uint8)
+    columns: Any = np.zeros((PAGE, 2), np.uint8)
     for source in (columns[:, 0], memoryview(columns)[::2], np.asfortranarray(columns)):
         with pytest.raises(PageError, match="contiguous"):
             cipher.encrypt_pages(source, identity=RELATION)

@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,11 @@ def test_nothing_in_python_refers_to_the_key() -> None:
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_no_copies_and_no_pickles(duplicate: object) -> None:
+def test_no_copies_and_no_pickles(duplicate: Callable[[object], object]) -> None:
     cipher = PageCipher(KEY)
     for holder in (cipher, cipher._core):
         with pytest.raises(TypeError):
-            duplicate(holder)  # type: ignore[operator]
+            duplicate(holder)
 
 
 def test_errors_show_no_key() -> None:

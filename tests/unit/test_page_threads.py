@@ -82,12 +82,15 @@ def test_closing_lets_running_calls_finish_and_stops_later_ones() -> None:
     expected = cipher.encrypt_pages(pages, identity=identity_of(1))
     started = threading.Event()
 
+    def encrypt_until_refused() -> None:
+        while True:
+            encrypted = cipher.encrypt_pages(pages, identity=identity_of(1), threads=2)
+            assert encrypted == expected
+            started.set()
+
     def work() -> None:
         with pytest.raises(PageError, match="closed"):
-            while True:
-                encrypted = cipher.encrypt_pages(pages, identity=identity_of(1), threads=2)
-                assert encrypted == expected
-                started.set()
+            encrypt_until_refused()
 
     with ThreadPoolExecutor(3) as pool:
         results = [pool.submit(work) for _ in range(3)]
