@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import StrMethodFormatter
 
 from tde_bench.results import OltpResult, Summary
 from tde_bench.statistics import Estimate, median_estimate
@@ -96,17 +97,18 @@ def _panel(
     ]
     axes.set_xticks(positions, labels, fontsize=10, color=_INK)
     for position, height, colour in zip(positions, heights, colours, strict=True):
-        # Inside the bar, where neither the error bar nor a neighbour is in the way.
+        # At the foot of the bar, which even a long error bar does not reach.
         axes.annotate(
             number.format(height),
-            (float(position), height / 2),
+            (float(position), 0.04 * max(heights)),
             ha="center",
-            va="center",
+            va="bottom",
             fontsize=12,
             fontweight="bold",
             color="white" if colour in _DARK_COLOURS else _INK,
         )
     axes.set_title(title, fontsize=11, color=_INK)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     _plain_frame(axes)
 
 

@@ -99,10 +99,7 @@ def _read(file: Path) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_keeps_results_and_nothing_else(
-    directory: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_path: Path) -> None:
     json_file = tmp_path / "result.json"
     with subprocess.Popen(
         _command(directory, "--rounds=1000", f"--json={json_file}"),
@@ -110,7 +107,7 @@ def test_interrupted_run_keeps_results_and_nothing_else(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        errors = _interrupt(process, number, lambda: len(_read(json_file)["runs"]) >= 2)
+        errors = _interrupt(process, signal.SIGINT, lambda: len(_read(json_file)["runs"]) >= 2)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     document = _read(json_file)
@@ -123,12 +120,21 @@ def test_interrupted_run_keeps_results_and_nothing_else(
     assert _processes_of(directory) == []
 
 
-@pytest.mark.parametrize("name", ["none/data/PG_VERSION", "none/server.log", "aes256/data"])
-def test_interrupted_set_up_leaves_nothing(directory: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("none/data/PG_VERSION", signal.SIGINT),
+        ("none/server.log", signal.SIGTERM),
+        ("aes256/data", signal.SIGHUP),
+    ],
+)
+def test_interrupted_set_up_leaves_nothing(
+    directory: Path, name: str, number: signal.Signals
+) -> None:
     with subprocess.Popen(
         _command(directory), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        errors = _interrupt(process, signal.SIGINT, lambda: any(directory.glob(f"*/{name}")))
+        errors = _interrupt(process, number, lambda: any(directory.glob(f"*/{name}")))
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert list(directory.iterdir()) == []
