@@ -1,0 +1,99 @@
+"""kill -9 under load, again and again: nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import threading
+import time
+
+import psutil
+import psycopg2
+import pytest
+from support import CANARY, files_with, pgbench, settle, tpcb_sums
+
+ROUNDS = 20
+
+
+class Acknowledged(threading.Thread):
+    """Inserts numbers and remembers those whose commit was acknowledged."""
+
+    def __init__(self, parameters: dict[str, object], first: int) -> None:
+        super().__init__()
+        self.parameters = parameters
+        self.numbers: list[int] = []
+        self.next = first
+
+    def run(self) -> None:
+        with contextlib.suppress(psycopg2.Error):
+            connection = psycopg2.connect(**self.parameters)
+            connection.autocommit = True
+            cursor = connection.cursor()
+            while True:
+                cursor.execute(
+                    "INSERT INTO acknowledged VALUES (%s, %s)", (self.next, CANARY.decode())
+                )
+                self.numbers.append(self.next)
+                self.next += 1
+
+
+def start_pgbench(cluster, directory) -> subprocess.Popen[bytes]:
+    parameters = cluster.cluster.connection_parameters()
+    return subprocess.Popen(
+        [
+            str(cluster.cluster.binaries.program("pgbench")),
+            *("-h", str(parameters["host"]), "-p", str(parameters["port"])),
+            *("-U", str(parameters["user"]), "-c", "4", "-T", "60", "-n", "postgres"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def kill_server(pid: int) -> None:
+    """End the postmaster and every child at once, as a power cut would."""
+    postmaster = psutil.Process(pid)
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
+def kill_backend(pid: int, chooser: random.Random) -> None:
+    """End one child; the postmaster then restarts all others and recovers by itself."""
+    children = psutil.Process(pid).children()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        chooser.choice(children).kill()
+
+
+@pytest.mark.timeout(900)
+def test_kill_9_under_load(binaries, encrypted_cluster_factory, os_user_tmp_path):
+    chooser = random.Random(20261122)
+    options = {"checkpoint_timeout": "30s", "max_wal_size": "64MB", "restart_after_crash": "on"}
+    cluster = encrypted_cluster_factory(binaries, options=options)
+    pgbench(cluster, "-i", "-s", "2", "-q")
+    cluster.query("CREATE TABLE acknowledged (n int PRIMARY KEY, x text)")
+    acknowledged: list[int] = []
+    for round_number in range(ROUNDS):
+        load = start_pgbench(cluster, os_user_tmp_path)
+        writer = Acknowledged(cluster.cluster.connection_parameters(), round_number * 1_000_000)
+        writer.start()
+        time.sleep(chooser.uniform(0.1, 1.0))
+        if round_number % 4 == 3:
+            kill_backend(cluster.cluster.pid, chooser)
+            time.sleep(0.2)
+        kill_server(cluster.cluster.pid)
+        load.terminate()
+        load.wait()
+        writer.join(timeout=30)
+        acknowledged += writer.numbers
+
+        cluster.start(options)
+        assert len(tpcb_sums(cluster)) == 1, f"the sums differ after crash {round_number + 1}"
+        present = {row[0] for row in cluster.query("SELECT n FROM acknowledged")}
+        assert present.issuperset(acknowledged), f"rows lost in crash {round_number + 1}"
+    assert len(acknowledged) > ROUNDS
+    settle(cluster)
+    assert files_with(CANARY, cluster.data_directory) == []
