@@ -27,6 +27,7 @@ from tde.errors import InterposerError, TdeError
 from tde.keystore import KdfParameters, Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
 from tde.postgres.reachable import find_interposer
+from tde.postgres.sockets import private_directory, remove_private_directory
 
 PASSPHRASE = b"a passphrase for tests"
 CHEAP_KDF = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
@@ -258,3 +259,6 @@ def _stop_for_good(cluster: Cluster) -> None:
                 for child in process.children():
                     child.kill()
                 process.kill()
+    for socket in private_directory(cluster.data_directory, cluster.os_user).glob(".s.PGSQL.*"):
+        socket.unlink()  # A killed server leaves it behind.
+    remove_private_directory(cluster.data_directory, cluster.os_user)

@@ -190,15 +190,20 @@ class Cluster:
                 require_supported_build(self.binaries, self.os_user)
                 self._require_supported_settings(arguments, program)
             arguments += self._socket_arguments(arguments, program, stock_socket)
-            pid = start_server(
-                self.data_directory,
-                self.binaries,
-                self.os_user,
-                arguments,
-                program,
-                log=(log or self.default_log).absolute(),
-                timeout=timeout,
-            )
+            try:
+                pid = start_server(
+                    self.data_directory,
+                    self.binaries,
+                    self.os_user,
+                    arguments,
+                    program,
+                    log=(log or self.default_log).absolute(),
+                    timeout=timeout,
+                )
+            except ServerStartError:
+                # Stays when a slow server has its socket in it by now.
+                remove_private_directory(self.data_directory, self.os_user)
+                raise
         if keystore is not None:
             require_interposer(self.data_directory, self.binaries, self.os_user, pid)
 
