@@ -100,6 +100,17 @@ int tde_unit_decode(const struct tde_file *file, uint64_t unit, const uint8_t *s
     return 0;
 }
 
+/* The bytes that went through the cipher; zeros did not, and are zeros on both sides of it. */
+static size_t ciphered(const uint8_t *blocks, size_t count)
+{
+    size_t bytes = 0;
+
+    for (size_t i = 0; i < count; i++)
+        if (!tde_is_zero(blocks + i * TDE_BLOCK_SIZE, TDE_BLOCK_SIZE))
+            bytes += TDE_BLOCK_SIZE;
+    return bytes;
+}
+
 int tde_units_encode(const struct tde_file *file, uint64_t first, const uint8_t *src,
                      uint8_t *dst, size_t count)
 {
@@ -109,7 +120,7 @@ int tde_units_encode(const struct tde_file *file, uint64_t first, const uint8_t 
         return failed(ENOMEM);
     if (tde_encrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
-    tde_count_encrypted(file->id.file_class, count * TDE_BLOCK_SIZE);
+    tde_count_encrypted(file->id.file_class, ciphered(dst, count));
     return 0;
 }
 
@@ -122,6 +133,6 @@ int tde_units_decode(const struct tde_file *file, uint64_t first, const uint8_t 
         return failed(ENOMEM);
     if (tde_decrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
-    tde_count_decrypted(file->id.file_class, count * TDE_BLOCK_SIZE);
+    tde_count_decrypted(file->id.file_class, ciphered(dst, count));
     return 0;
 }
