@@ -240,10 +240,15 @@ static const char *parse_ephemeral(const struct components *parts)
 {
     const struct component *file = &parts->at[0];
 
-    if (equals(&parts->at[1], "pgsql_tmp"))
-        return parse_temporary_directory(parts, 1);
-    if (equals(&parts->at[2], "pgsql_tmp"))
-        return parse_temporary_directory(parts, 2);
+    /* The data directory itself may lie in a "pgsql_tmp", so a miss here decides nothing. */
+    for (size_t depth = 1; depth <= 2; depth++) {
+        const char *start = NULL;
+
+        if (equals(&parts->at[depth], "pgsql_tmp"))
+            start = parse_temporary_directory(parts, depth);
+        if (start != NULL)
+            return start;
+    }
     if (equals(&parts->at[1], "pg_wal") && has_prefix(file, "xlogtemp."))
         return parts->at[1].text;
     if (equals(&parts->at[1], "pg_notify"))

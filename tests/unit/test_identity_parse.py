@@ -89,6 +89,7 @@ EPHEMERAL = [
         "pg_replslot/sub1/xid-745-lsn-0-1000000.spill",
     ),
     ("pg_notify/0000", "pg_notify/0000"),
+    ("/backup/pgsql_tmp/pg_notify/0000", "pg_notify/0000"),
     ("pg_notify/000000000000001", "pg_notify/000000000000001"),
 ]
 
