@@ -46,20 +46,22 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import what is asked for and keep it, so that this runs once per name."""
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # Type checkers would take it to mean that every name exists.
 
-        value: object = version("tde")
-    elif name in _HOMES:
-        from importlib import import_module
+    def __getattr__(name: str) -> object:
+        """Import what is asked for and keep it, so that this runs once per name."""
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+            value: object = version("tde")
+        elif name in _HOMES:
+            from importlib import import_module
+
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
