@@ -135,8 +135,7 @@ def oltp(
 ) -> None:
     """Run pgbench TPC-B on ephemeral servers with and without encryption, in interleaved rounds.
 
-    Before it measures, the run proves that encryption is on: a known row must be on disk in
-    plaintext in the plain cluster, and must not be in the encrypted ones.
+    A canary row, searched for on disk, first proves that encryption is really on.
     """
     _check_options(shared_buffers, [json_file, csv_file, chart_file], chart_file)
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
@@ -173,7 +172,7 @@ def oltp(
                 interrupted = True
     _present(benchmark.result, csv_file, chart_file)
     if interrupted:
-        error_console.print("Interrupted: servers and files are gone, finished rounds are above.")
+        error_console.print("Interrupted. What was measured until then is above.")
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
 

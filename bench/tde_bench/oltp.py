@@ -170,8 +170,10 @@ class OltpBenchmark:
             buffers = tpcb.shared_buffers_bytes(connection)
             version = tpcb.server_version(connection)
         if size < MINIMUM_DATA_RATIO * buffers:
+            # All ephemeral clusters hold the same data, so they share one warning.
+            owner = "" if configuration.dsn is None else f" of {configuration.label}"
             self.result.warn(
-                f"The data of {configuration.label} is only {size / buffers:.1f} times "
+                f"The data{owner} is only {size / buffers:.1f} times "
                 "shared_buffers: few pages move, so there is little to encrypt. Use a larger "
                 "--scale or smaller --shared-buffers."
             )

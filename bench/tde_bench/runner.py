@@ -78,6 +78,8 @@ def running_servers(
                 servers.append(ephemeral)
                 ephemeral.start(place.settings, keep=place.keep)
         yield Running(folder, tuple(servers))
+        if place.keep and folder is not None:
+            observer.note(f"the clusters are kept in {folder}")
 
 
 @contextmanager

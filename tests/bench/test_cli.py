@@ -1,0 +1,52 @@
+"""The command line itself; whole runs are in test_oltp.py and test_servers.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from tde_bench import cli
+from tde_bench.oltp import OltpParameters
+from typer.testing import CliRunner
+
+
+@pytest.fixture(scope="module")
+def help_text() -> str:
+    result = CliRunner().invoke(cli.app, ["oltp", "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return result.output
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(OltpParameters)])
+def test_help_states_the_defaults_in_use(help_text: str, field: str) -> None:
+    """The defaults depend on --quick, so the help spells them out; it must not go stale."""
+    full, quick = (getattr(p, field) for p in (OltpParameters(), OltpParameters.quick()))
+    expected = f"Default: {full}." if full == quick else f"Default: {full}; quick: {quick}."
+    option = f"--{field.replace('_', '-')}"
+    line = next(line for line in help_text.splitlines() if re.search(rf"{option}\s", line))
+    assert expected in line
+
+
+def test_quick_run_is_short() -> None:
+    """Set-up and checkpoints take the rest of the promised 90 seconds."""
+    assert OltpParameters.quick().load_seconds(configurations=3) <= 45
+
+
+def test_given_values_replace_defaults() -> None:
+    parameters = OltpParameters.quick().with_given(scale=99, rounds=None)
+    assert (parameters.scale, parameters.rounds) == (99, OltpParameters.quick().rounds)
+
+
+@pytest.mark.parametrize(
+    ("aes", "existing", "names"),
+    [
+        ([], [], ["none", "aes128", "aes256"]),
+        ([cli.AesBits.AES256], [], ["none", "aes256"]),
+        ([], ["host=/a=mine", "host=/b"], ["mine", "server2"]),
+        ([cli.AesBits.AES128], ["host=/a=mine"], ["none", "aes128", "mine"]),
+    ],
+)
+def test_what_is_compared(aes: list[cli.AesBits], existing: list[str], names: list[str]) -> None:
+    chosen = cli._configurations(aes, existing)
+    assert [configuration.name for configuration in chosen] == names
