@@ -13,6 +13,7 @@ from pathlib import Path
 from tde.errors import NoDataDirectoryError, ProgramError, UnsupportedServerError
 from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.os_user import OsUser, run_as
+from tde.postgres.reachable import find_interposer
 
 PAGE_BYTES = 8192
 SEGMENT_PAGES = 131072  # 1 GiB of 8 KiB pages: what every packaged PostgreSQL uses.
@@ -139,11 +140,17 @@ def cluster_setting(
 
 
 def require_supported_build(binaries: PostgresBinaries, os_user: OsUser | None) -> None:
-    """Refuse a server with other page or segment sizes than encryption is written for.
+    """Refuse a server that encryption is not written for.
 
     Raises:
-        UnsupportedServerError: with the sizes found.
+        UnsupportedServerError: it has other page or segment sizes, with the sizes found, or does
+            file I/O that the interposer would not see.
+        InterposerError: the interposer was not built.
     """
+    # Not at the top: reading ELF files takes a library that most commands never need.
+    from tde.postgres.symbols import require_interposable
+
+    require_interposable(binaries.program("postgres"), find_interposer())
     page_bytes = int(build_setting("block_size", binaries, os_user))
     # postgres -C prints this setting in pages, without a unit, in all of 15 to 18.
     segment_pages = int(build_setting("segment_size", binaries, os_user))
