@@ -94,10 +94,11 @@ def test_closing_lets_running_calls_finish_and_stops_later_ones() -> None:
 
     with ThreadPoolExecutor(3) as pool:
         results = [pool.submit(work) for _ in range(3)]
-        started.wait()
+        in_time = started.wait(timeout=30)
         cipher.close()
         for result in results:
             result.result()
+    assert in_time
     assert cipher.closed
 
 
