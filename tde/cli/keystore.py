@@ -84,8 +84,11 @@ def create(
     console.print(f"Created keystore {uuid.hex} in {path}", markup=False, soft_wrap=True)
     error_console.print(
         "[bold yellow]A lost passphrase is lost data.[/] Nobody can read an encrypted cluster "
-        "without this directory and its passphrase.\nBack up both, apart from each other and "
+        "without this directory and its passphrase. Back up both, apart from each other and "
         "from the data.",
+    )
+    error_console.print(
+        f"Next: tde pg init --pgdata DIR --keystore {path}", markup=False, soft_wrap=True
     )
 
 

@@ -150,6 +150,15 @@ def test_closed_keystore_gives_nothing(keystore: Keystore) -> None:
     assert len(inspect_keystore(keystore.path).keys) == 1
 
 
+def test_closing_wipes_the_master_key_at_once(keystore: Keystore) -> None:
+    # Held here, so that garbage collection cannot do what close() is for.
+    master_key = keystore._master_key
+    assert master_key is not None
+    keystore.close()
+    with pytest.raises(ValueError, match="closed"):
+        _ = master_key.view
+
+
 def test_wrong_passphrase(keystore: Keystore) -> None:
     with pytest.raises(WrongPassphraseError, match="wrong passphrase"):
         Keystore.open(keystore.path, b"correct house")
