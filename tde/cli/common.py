@@ -177,9 +177,11 @@ def print_json(document: object) -> None:
 def report(error: TdeError, program: str = "tde") -> None:
     """Print an error and its remedy on standard error."""
     # soft_wrap keeps one message on one line, which logs and scripts rely on.
-    error_console.print(Text(f"{program}: error: ", "bold red") + Text(str(error)), soft_wrap=True)
+    message = Text.assemble((f"{program}: error: ", "bold red"), str(error))
+    error_console.print(message, soft_wrap=True)
     if error.remedy:
-        error_console.print(Text("HINT: ", "bold cyan") + Text(error.remedy), soft_wrap=True)
+        hint = Text.assemble(("HINT: ", "bold cyan"), error.remedy)
+        error_console.print(hint, soft_wrap=True)
 
 
 @contextmanager
