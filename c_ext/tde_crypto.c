@@ -3,7 +3,8 @@
  */
 #include "tde_crypto.h"
 
-#include <openssl/core_names.h>
+#include "tde_xts.h"
+
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
@@ -12,8 +13,8 @@
 #include <string.h>
 
 struct tde_cipher {
-    EVP_CIPHER_CTX *encrypt;
-    EVP_CIPHER_CTX *decrypt;
+    struct tde_xts *encrypt;
+    struct tde_xts *decrypt;
     EVP_CIPHER_CTX *tail; /* AES-256-ECB, one block at a time; NULL without a tail key */
 };
 
@@ -29,38 +30,21 @@ size_t tde_algorithm_key_size(int algorithm)
     }
 }
 
-/* The key is scheduled once here; each data unit afterwards only sets its tweak. */
-static EVP_CIPHER_CTX *new_context(const EVP_CIPHER *kind, const uint8_t *key, int encrypt)
-{
-    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-
-    if (context == NULL)
-        return NULL;
-    if (EVP_CipherInit_ex(context, kind, NULL, key, NULL, encrypt) != 1) {
-        EVP_CIPHER_CTX_free(context);
-        return NULL;
-    }
-    return context;
-}
-
 struct tde_cipher *tde_cipher_new(int algorithm, const uint8_t *key)
 {
-    size_t half = tde_algorithm_key_size(algorithm) / 2;
+    size_t size = tde_algorithm_key_size(algorithm);
     const char *name = algorithm == TDE_ALGORITHM_AES128 ? "AES-128-XTS" : "AES-256-XTS";
     struct tde_cipher *cipher;
-    EVP_CIPHER *kind;
 
     /* With equal halves XTS loses its proof (Rogaway 2004), so FIPS 140 forbids them too. */
-    if (half == 0 || CRYPTO_memcmp(key, key + half, half) == 0)
+    if (size == 0 || CRYPTO_memcmp(key, key + size / 2, size / 2) == 0)
         return NULL;
-    kind = EVP_CIPHER_fetch(NULL, name, NULL);
     cipher = calloc(1, sizeof *cipher);
-    if (kind != NULL && cipher != NULL) {
-        cipher->encrypt = new_context(kind, key, 1);
-        cipher->decrypt = new_context(kind, key, 0);
-    }
-    EVP_CIPHER_free(kind); /* The contexts hold their own references. */
-    if (cipher == NULL || cipher->encrypt == NULL || cipher->decrypt == NULL) {
+    if (cipher == NULL)
+        return NULL;
+    cipher->encrypt = tde_xts_new(name, key, size, true);
+    cipher->decrypt = tde_xts_new(name, key, size, false);
+    if (cipher->encrypt == NULL || cipher->decrypt == NULL) {
         tde_cipher_free(cipher);
         return NULL;
     }
@@ -69,11 +53,18 @@ struct tde_cipher *tde_cipher_new(int algorithm, const uint8_t *key)
 
 int tde_cipher_set_tail_key(struct tde_cipher *cipher, const uint8_t *tail_key)
 {
-    cipher->tail = new_context(EVP_aes_256_ecb(), tail_key, 1);
-    if (cipher->tail == NULL)
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+
+    if (context == NULL)
         return -1;
-    /* XTS has no padding; a context that is told so all the same is slower to re-initialise. */
-    return EVP_CIPHER_CTX_set_padding(cipher->tail, 0) == 1 ? 0 : -1;
+    if (EVP_EncryptInit_ex(context, EVP_aes_256_ecb(), NULL, tail_key, NULL) != 1 ||
+        EVP_CIPHER_CTX_set_padding(context, 0) != 1) {
+        EVP_CIPHER_CTX_free(context);
+        return -1;
+    }
+    EVP_CIPHER_CTX_free(cipher->tail);
+    cipher->tail = context;
+    return 0;
 }
 
 bool tde_cipher_has_tail_key(const struct tde_cipher *cipher)
@@ -85,9 +76,9 @@ void tde_cipher_free(struct tde_cipher *cipher)
 {
     if (cipher == NULL)
         return;
-    EVP_CIPHER_CTX_free(cipher->encrypt); /* OpenSSL wipes the key schedule. */
-    EVP_CIPHER_CTX_free(cipher->decrypt);
-    EVP_CIPHER_CTX_free(cipher->tail);
+    tde_xts_free(cipher->encrypt);
+    tde_xts_free(cipher->decrypt);
+    EVP_CIPHER_CTX_free(cipher->tail); /* OpenSSL wipes the key schedule. */
     free(cipher);
 }
 
@@ -106,19 +97,14 @@ bool tde_is_zero(const void *data, size_t length)
     return length == head || memcmp(bytes, bytes + head, length - head) == 0;
 }
 
-static int xts(EVP_CIPHER_CTX *context, const uint8_t *tweak, const uint8_t *src, uint8_t *dst,
-               size_t length)
+static int xts(struct tde_xts *direction, const uint8_t *tweak, const uint8_t *src,
+               uint8_t *dst, size_t length)
 {
-    int written = 0;
-
     if (length == 0)
         return 0;
     if (length % TDE_CIPHER_BLOCK != 0 || length > TDE_BLOCK_SIZE)
         return -1;
-    if (EVP_CipherInit_ex(context, NULL, NULL, NULL, tweak, -1) != 1 ||
-        EVP_CipherUpdate(context, dst, &written, src, (int)length) != 1)
-        return -1;
-    return (size_t)written == length ? 0 : -1;
+    return tde_xts_run(direction, tweak, src, dst, length);
 }
 
 int tde_xts_encrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
@@ -156,7 +142,7 @@ int tde_tail_mask(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE]
     return 0;
 }
 
-static int blocks(EVP_CIPHER_CTX *context, const struct tde_identity *id, uint64_t first,
+static int blocks(struct tde_xts *direction, const struct tde_identity *id, uint64_t first,
                   const uint8_t *src, uint8_t *dst, size_t count)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
@@ -166,7 +152,7 @@ static int blocks(EVP_CIPHER_CTX *context, const struct tde_identity *id, uint64
             if (dst != src)
                 memset(dst, 0, TDE_BLOCK_SIZE);
         } else if (tde_identity_tweak(id, first + i, tweak) != 0 ||
-                   xts(context, tweak, src, dst, TDE_BLOCK_SIZE) != 0) {
+                   xts(direction, tweak, src, dst, TDE_BLOCK_SIZE) != 0) {
             return -1;
         }
     }
