@@ -7,7 +7,7 @@ STAMPS := .make
 C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test lint clean
+.PHONY: help setup build bench test test-long lint clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

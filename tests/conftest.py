@@ -71,6 +71,22 @@ def binaries(request: pytest.FixtureRequest) -> PostgresBinaries:
     return result
 
 
+def _older_are_slow() -> list[Any]:
+    """Return the installations as parameters; all but the newest version are marked slow."""
+    newest = max(_installations(), default=None)
+    return [
+        pytest.param(found, id=f"pg{major}", marks=() if major == newest else (pytest.mark.slow,))
+        for major, found in _installations().items()
+    ]
+
+
+@pytest.fixture(scope="session", params=_older_are_slow())
+def binaries_older_slow(request: pytest.FixtureRequest) -> PostgresBinaries:
+    """As binaries, for long tests: only the newest version runs without ``-m slow``."""
+    result: PostgresBinaries = request.param
+    return result
+
+
 @pytest.fixture(scope="session")
 def any_binaries(postgres_installations: dict[int, PostgresBinaries]) -> PostgresBinaries:
     """One installation, for what does not depend on the version of the server."""

@@ -69,10 +69,10 @@ def kill_backend(pid: int, chooser: random.Random) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_kill_9_under_load(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_kill_9_under_load(binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path):
     chooser = random.Random(20261122)
     options = {"checkpoint_timeout": "30s", "max_wal_size": "64MB", "restart_after_crash": "on"}
-    cluster = encrypted_cluster_factory(binaries, options=options)
+    cluster = encrypted_cluster_factory(binaries_older_slow, options=options)
     pgbench(cluster, "-i", "-s", "2", "-q")
     cluster.query("CREATE TABLE acknowledged (n int PRIMARY KEY, x text)")
     acknowledged: list[int] = []
