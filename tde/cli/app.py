@@ -71,7 +71,7 @@ app = typer.Typer(
         "tde psql --pgdata /srv/pg/main",
     )
     + "\n\nExit codes: 0 success, 1 error, 2 wrong usage, 3 server not running, "
-    "5 keystore error, 130 interrupted.",
+    "4 no data directory, 5 keystore error, 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

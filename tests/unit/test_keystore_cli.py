@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from tde.algorithms import Algorithm
 from tde.cli.app import COMMANDS, app
-from tde.cli.common import reporting_errors
+from tde.cli.common import EXIT_INTERRUPTED, reporting_errors
 from tde.errors import TdeError
 from tde.keystore import KdfParameters, KeyOwner, Keystore
 
@@ -218,3 +219,16 @@ def test_message_longer_than_the_terminal_stays_on_one_line(
     with pytest.raises(typer.Exit), reporting_errors():
         raise TdeError("word " * 100)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def _all_errors(root: type[TdeError]) -> Iterator[type[TdeError]]:
+    yield root
+    for error in root.__subclasses__():
+        yield from _all_errors(error)
+
+
+def test_help_states_every_exit_code() -> None:
+    text = " ".join(runner.invoke(app, ["--help"]).output.split())
+    codes = {error.exit_code for error in _all_errors(TdeError)} | {0, 2, EXIT_INTERRUPTED}
+    stated = text.split("Exit codes: ")[1]
+    assert {int(number) for number in re.findall(r"\d+", stated)} == codes
