@@ -243,10 +243,12 @@ class ClusterFactory:
         return cluster
 
     def close(self) -> None:
-        for cluster in self._clusters:
-            _stop_for_good(cluster)
-        for keystore in self._keystores:
-            keystore.close()
+        # A stack, so that one failure does not leave other servers running or keys in memory.
+        with contextlib.ExitStack() as stack:
+            for keystore in self._keystores:
+                stack.callback(keystore.close)
+            for cluster in self._clusters:
+                stack.callback(_stop_for_good, cluster)
 
 
 @contextlib.contextmanager

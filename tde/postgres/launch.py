@@ -161,7 +161,13 @@ def stop_server(
     """
     command: list[str | Path] = [binaries.program("pg_ctl"), "stop", "-w", "-s"]
     command += ["-D", data_directory, "-m", mode, "-t", str(math.ceil(timeout))]
-    result = run_as(os_user, command, timeout=timeout + _GRACE_SECONDS)
+    try:
+        result = run_as(os_user, command, timeout=timeout + _GRACE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ServerStopError(
+            f"the server in {data_directory} did not stop: pg_ctl does not return",
+            remedy="Stop it with -m immediate.",
+        ) from error
     if result.returncode != 0:
         raise ServerStopError(
             f"the server in {data_directory} did not stop: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from tde.errors import (
     NoDataDirectoryError,
     ServerNotRunningError,
     ServerStartError,
+    ServerStopError,
 )
-from tde.postgres import Cluster, Scope, io_counters, is_interposed, run_program
+from tde.postgres import Cluster, Scope, io_counters, is_interposed, launch, run_program
 from tde.postgres.guard import GUARD_FILE
 from tde.postgres.os_user import run_as
 
@@ -133,6 +135,19 @@ def test_stop_without_server(any_binaries, encrypted_cluster_factory):
         made.cluster.stop()
     with pytest.raises(ServerNotRunningError):
         made.cluster.connection_parameters()
+
+
+def test_pg_ctl_that_hangs_is_a_failed_stop(any_binaries, encrypted_cluster_factory, monkeypatch):
+    made = encrypted_cluster_factory.plain(any_binaries)
+
+    def hang(_: object, command: list[str], *, timeout: float) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(launch, "run_as", hang)
+        with pytest.raises(ServerStopError, match="does not return"):
+            made.cluster.stop()
+    made.cluster.stop()
 
 
 def test_no_data_directory(os_user_tmp_path: Path):
