@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ from tde.keystore.kdf import SALT_BYTES, KdfParameters, derive_kek
 from tde.keystore.layout import (
     check_belongs,
     document_path,
+    list_owners,
     prepare_directory,
     prepare_keys_directory,
     read_document,
@@ -143,9 +146,7 @@ class Keystore:
             KeystoreExistsError: the owner has a key or a plaintext entry already.
             KeystoreClosedError: the keystore was closed.
         """
-        with SecretBuffer(PAYLOAD_BYTES) as payload:
-            _fill_with_key(payload, algorithm)
-            self._store(owner, algorithm, payload)
+        self._store(owner, algorithm)
 
     def create_plaintext_entry(self, oid: int) -> None:
         """Record that tablespace ``oid`` is deliberately not encrypted.
@@ -154,8 +155,44 @@ class Keystore:
             KeystoreExistsError: the tablespace has a key or a plaintext entry already.
             KeystoreClosedError: the keystore was closed.
         """
-        with SecretBuffer(PAYLOAD_BYTES) as zeros:
-            self._store(KeyOwner.tablespace(oid), None, zeros)
+        self._store(KeyOwner.tablespace(oid), None)
+
+    def create_first_keys(self, wanted: Mapping[KeyOwner, Algorithm | None]) -> dict[Path, bytes]:
+        """Make the keys of a new cluster, all or none, in a keystore that has none at all.
+
+        The lock is held from the look at the directory until the last record is written, so
+        that of two clusters that are created at the same time only one gets the keystore.
+
+        Args:
+            wanted: the algorithm for each owner; None makes a plaintext entry.
+
+        Returns:
+            The content of each record that was written, for :meth:`discard_records`.
+
+        Raises:
+            KeystoreExistsError: the keystore has keys.
+            KeystoreClosedError: the keystore was closed.
+            KeystoreError: a record cannot be written; those already written are removed.
+        """
+        written: dict[Path, bytes] = {}
+        with exclusive_lock(self.path):
+            if list_owners(self.path):
+                raise KeystoreExistsError(f"the keystore {self.path} already has keys")
+            try:
+                for owner, algorithm in wanted.items():
+                    record = self._new_record(owner, algorithm)
+                    path = record_path(self.path, owner)
+                    written[path] = record
+                    write_atomically(path, record)
+            except BaseException:
+                _remove_records(written)
+                raise
+        return written
+
+    def discard_records(self, written: Mapping[Path, bytes]) -> None:
+        """Remove records that protect nothing yet; those that changed since are left alone."""
+        with exclusive_lock(self.path):
+            _remove_records(written)
 
     def unwrap_key(self, owner: KeyOwner) -> bytearray:
         """Return the XTS key of ``owner``, 32 or 64 bytes; the caller wipes it.
@@ -216,16 +253,32 @@ class Keystore:
             raise KeystoreClosedError
         return self._master_key
 
-    def _store(self, owner: KeyOwner, algorithm: Algorithm | None, payload: SecretBuffer) -> None:
+    def _new_record(self, owner: KeyOwner, algorithm: Algorithm | None) -> bytes:
+        """Return a record with a new random key, or a plaintext entry."""
         header = RecordHeader(owner, algorithm, self.uuid, self.master_key_id, new_nonce())
-        wrapped = wrap(self._open_master_key(), payload, header.nonce, header.pack())
-        record = KeyRecord(header, wrapped.ciphertext, wrapped.tag)
+        with SecretBuffer(PAYLOAD_BYTES) as payload:
+            if algorithm is not None:
+                _fill_with_key(payload, algorithm)
+            wrapped = wrap(self._open_master_key(), payload, header.nonce, header.pack())
+        return KeyRecord(header, wrapped.ciphertext, wrapped.tag).pack()
+
+    def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> None:
+        record = self._new_record(owner, algorithm)
         path = record_path(self.path, owner)
         with exclusive_lock(self.path):
             # Data may already be encrypted with the old key, so it is never replaced.
             if path.exists():
                 raise KeystoreExistsError(f"{owner} already has a key record, {path}")
-            write_atomically(path, record.pack())
+            write_atomically(path, record)
+
+
+def _remove_records(written: Mapping[Path, bytes]) -> None:
+    """Unlink records whose content is what this process wrote; the caller holds the lock."""
+    for path, content in written.items():
+        # Another cluster's record under the same name must survive whatever went wrong here.
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == content:
+                path.unlink()
 
 
 def _fill_with_key(payload: SecretBuffer, algorithm: Algorithm) -> None:

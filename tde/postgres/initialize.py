@@ -23,7 +23,7 @@ from tde.postgres.os_user import OsUser, require_reachable, run_as
 from tde.postgres.policy import (
     Scope,
     create_initial_keys,
-    remove_initial_keys,
+    require_cluster_keys,
     require_unused_keystore,
 )
 
@@ -50,15 +50,17 @@ def initialize_cluster(
         return
     require_supported_build(binaries, os_user)
     with _prepared_directory(data_directory, os_user):
-        create_initial_keys(keystore, scope, algorithm)
+        created = create_initial_keys(keystore, scope, algorithm)
         try:
             _run_initdb(data_directory, binaries, os_user, keystore, initdb_args)
             Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
             add_guard(data_directory)
+            # Success is reported only for a cluster whose keys are still in the keystore.
+            require_cluster_keys(keystore)
         except BaseException:
             # Files that initdb kept (--no-clean) are of no use without their keys.
             if _is_empty(data_directory):
-                remove_initial_keys(keystore)
+                keystore.discard_records(created)
             raise
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, PlaintextEntryError
+from tde.errors import ClusterKeystoreError, KeystoreExistsError, PlaintextEntryError
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -38,42 +38,32 @@ def require_unused_keystore(keystore: Path) -> None:
     from tde.keystore import inspect_keystore
 
     if inspect_keystore(keystore).keys:
-        raise ClusterKeystoreError(
-            f"the keystore {keystore} already has keys: it serves another cluster",
-            remedy="Create a keystore of its own for each cluster: tde keystore create",
-        )
+        raise _already_used(keystore)
 
 
-def create_initial_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None:
-    """Write the key records of a new cluster.
+def create_initial_keys(
+    keystore: Keystore, scope: Scope, algorithm: Algorithm
+) -> dict[Path, bytes]:
+    """Write the key records of a new cluster into a keystore that has none.
+
+    Returns:
+        What was written, for :meth:`~tde.keystore.Keystore.discard_records`: a failed creation
+        may remove its own records and never those of somebody who was faster.
 
     Raises:
+        ClusterKeystoreError: it has keys, perhaps since a moment ago.
         KeystoreError: a record cannot be written; those already written are removed again.
     """
     from tde.keystore import KeyOwner
 
     require_open(keystore)
+    built_in = algorithm if scope is Scope.CLUSTER else None
+    wanted: dict[KeyOwner, Algorithm | None] = {KeyOwner.wal(): algorithm}
+    wanted.update({KeyOwner.tablespace(oid): built_in for oid in BUILT_IN_TABLESPACES})
     try:
-        keystore.create_key(KeyOwner.wal(), algorithm)
-        for oid in BUILT_IN_TABLESPACES:
-            if scope is Scope.CLUSTER:
-                keystore.create_key(KeyOwner.tablespace(oid), algorithm)
-            else:
-                keystore.create_plaintext_entry(oid)
-    except BaseException:
-        remove_initial_keys(keystore)
-        raise
-
-
-def remove_initial_keys(keystore: Keystore) -> None:
-    """Remove the key records of a cluster whose creation failed before it held any data.
-
-    Only for a keystore that :func:`require_unused_keystore` accepted: every record in it is new.
-    """
-    from tde.keystore import inspect_keystore
-
-    for record in inspect_keystore(keystore.path).keys:
-        record.file.unlink(missing_ok=True)
+        return keystore.create_first_keys(wanted)
+    except KeystoreExistsError as error:
+        raise _already_used(keystore.path) from error
 
 
 def require_cluster_keys(keystore: Keystore) -> None:
@@ -113,3 +103,10 @@ def require_open(keystore: Keystore) -> None:
             remedy="Open the existing keystore, or set the master encryption key to create "
             "and open a new keystore",
         )
+
+
+def _already_used(keystore: Path) -> ClusterKeystoreError:
+    return ClusterKeystoreError(
+        f"the keystore {keystore} already has keys: it serves another cluster",
+        remedy="Create a keystore of its own for each cluster: tde keystore create",
+    )

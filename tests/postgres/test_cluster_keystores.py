@@ -17,7 +17,7 @@ from tde.errors import (
     TdeError,
 )
 from tde.keystore import KeyOwner, inspect_keystore
-from tde.postgres import Cluster, launch, reachable
+from tde.postgres import Cluster, initialize, launch, reachable
 from tde.postgres.policy import PG_GLOBAL_OID
 
 
@@ -178,3 +178,30 @@ def test_status_tells_about_a_missing_keystore(any_binaries, encrypted_cluster_f
 
 def test_errors_of_the_keystore_share_an_exit_code():
     assert ClusterKeystoreError.exit_code == KeystoreError.exit_code
+
+
+def test_two_inits_with_one_keystore(any_binaries, os_user_tmp_path, keystore_factory, monkeypatch):
+    # The second init passes the check for an unused keystore before the first writes its keys.
+    monkeypatch.setattr(initialize, "require_unused_keystore", lambda keystore: None)
+    keystore = keystore_factory()
+    first, second = (Cluster(os_user_tmp_path / name, any_binaries) for name in "ab")
+    first.init(keystore=keystore, initdb_args=["--no-sync"])
+    before = inspect_keystore(keystore.path).keys
+    with pytest.raises(ClusterKeystoreError, match="already has keys"):
+        second.init(keystore=keystore, initdb_args=["--no-sync"])
+    assert not second.data_directory.exists()
+    assert inspect_keystore(keystore.path).keys == before
+
+
+def test_init_that_loses_its_keys_is_no_success(
+    any_binaries, os_user_tmp_path, keystore_factory, monkeypatch
+):
+    keystore = keystore_factory()
+
+    def lose_a_key(_: Path) -> None:
+        (keystore.path / "keys" / KeyOwner.wal().file_name).unlink()
+
+    monkeypatch.setattr(initialize, "add_guard", lose_a_key)
+    cluster = Cluster(os_user_tmp_path / "data", any_binaries)
+    with pytest.raises(ClusterKeystoreError, match="has no key for the WAL"):
+        cluster.init(keystore=keystore, initdb_args=["--no-sync"])
