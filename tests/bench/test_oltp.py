@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -24,8 +25,16 @@ def directory() -> Iterator[Path]:
     """A directory that the server's user can reach; pytest's own is private to this user."""
     path = Path(tempfile.mkdtemp(prefix="tde-bench-test-"))
     path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    try:
+        yield path
+    finally:
+        # A run that a failing test killed could not stop its servers itself.
+        left = _processes_of(path)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=30)
+        shutil.rmtree(path)
 
 
 def _command(directory: Path, *arguments: str) -> list[str]:
@@ -35,14 +44,16 @@ def _command(directory: Path, *arguments: str) -> list[str]:
     ]
 
 
-def _processes_of(directory: Path) -> list[str]:
-    """Return the command lines of all processes that name the directory."""
-    found = []
+def _processes_of(directory: Path) -> list[psutil.Process]:
+    """Return the processes whose command lines name the directory, and their children."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if str(directory) in command and "tde_bench" not in command:
-            found.append(command)
-    return found
+        if str(directory) in " ".join(process.info["cmdline"] or []):
+            found[process.pid] = process
+            # The children of a postmaster name only what they do.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.update({child.pid: child for child in process.children(recursive=True)})
+    return list(found.values())
 
 
 def test_encrypted_run(directory: Path, tmp_path: Path) -> None:
@@ -52,6 +63,7 @@ def test_encrypted_run(directory: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=DEADLINE_SECONDS,
     )
     assert completed.returncode == 0, completed.stderr
     assert "AES-256" in completed.stdout

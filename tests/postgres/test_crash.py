@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 import psycopg2
@@ -20,14 +21,17 @@ class Acknowledged(threading.Thread):
     """Inserts numbers and remembers those whose commit was acknowledged."""
 
     def __init__(self, parameters: dict[str, object], first: int) -> None:
-        super().__init__()
+        # A daemon, so that a test that fails before it kills the server does not hang at exit.
+        super().__init__(daemon=True)
         self.parameters = parameters
         self.numbers: list[int] = []
         self.next = first
 
     def run(self) -> None:
-        with contextlib.suppress(psycopg2.Error):
-            connection = psycopg2.connect(**self.parameters)
+        with (
+            contextlib.suppress(psycopg2.Error),
+            contextlib.closing(psycopg2.connect(**self.parameters)) as connection,
+        ):
             connection.autocommit = True
             cursor = connection.cursor()
             while True:
@@ -38,9 +42,11 @@ class Acknowledged(threading.Thread):
                 self.next += 1
 
 
-def start_pgbench(cluster, directory) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def running_pgbench(cluster) -> Iterator[None]:
+    """Keep pgbench busy; what it still runs at the end is killed."""
     parameters = cluster.cluster.connection_parameters()
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [
             str(cluster.cluster.binaries.program("pgbench")),
             *("-h", str(parameters["host"]), "-p", str(parameters["port"])),
@@ -49,6 +55,11 @@ def start_pgbench(cluster, directory) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def kill_server(pid: int) -> None:
@@ -68,8 +79,23 @@ def kill_backend(pid: int, chooser: random.Random) -> None:
         chooser.choice(children).kill()
 
 
+def crash_under_load(cluster, chooser: random.Random, round_number: int) -> list[int]:
+    """Kill the server at a random moment; returns the numbers acknowledged until then."""
+    writer = Acknowledged(cluster.cluster.connection_parameters(), round_number * 1_000_000)
+    with running_pgbench(cluster):
+        writer.start()
+        time.sleep(chooser.uniform(0.1, 1.0))
+        if round_number % 4 == 3:
+            kill_backend(cluster.cluster.pid, chooser)
+            time.sleep(0.2)
+        kill_server(cluster.cluster.pid)
+    writer.join(timeout=30)
+    assert not writer.is_alive(), "a session outlived its server"
+    return writer.numbers
+
+
 @pytest.mark.timeout(900)
-def test_kill_9_under_load(binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path):
+def test_kill_9_under_load(binaries_older_slow, encrypted_cluster_factory):
     chooser = random.Random(20261122)
     options = {"checkpoint_timeout": "30s", "max_wal_size": "64MB", "restart_after_crash": "on"}
     cluster = encrypted_cluster_factory(binaries_older_slow, options=options)
@@ -77,19 +103,7 @@ def test_kill_9_under_load(binaries_older_slow, encrypted_cluster_factory, os_us
     cluster.query("CREATE TABLE acknowledged (n int PRIMARY KEY, x text)")
     acknowledged: list[int] = []
     for round_number in range(ROUNDS):
-        load = start_pgbench(cluster, os_user_tmp_path)
-        writer = Acknowledged(cluster.cluster.connection_parameters(), round_number * 1_000_000)
-        writer.start()
-        time.sleep(chooser.uniform(0.1, 1.0))
-        if round_number % 4 == 3:
-            kill_backend(cluster.cluster.pid, chooser)
-            time.sleep(0.2)
-        kill_server(cluster.cluster.pid)
-        load.terminate()
-        load.wait()
-        writer.join(timeout=30)
-        acknowledged += writer.numbers
-
+        acknowledged += crash_under_load(cluster, chooser, round_number)
         cluster.start(options)
         assert len(tpcb_sums(cluster)) == 1, f"the sums differ after crash {round_number + 1}"
         present = {row[0] for row in cluster.query("SELECT n FROM acknowledged")}
