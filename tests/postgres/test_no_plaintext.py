@@ -122,13 +122,21 @@ def test_scope_tablespaces_encrypts_wal_and_chosen_tablespaces(
     assert all(path.is_relative_to(cluster.data_directory / "base") for path in found)
 
 
+def canaries_seen_by_a_program(cluster) -> int:
+    """Return how many lines with the canary grep, started by the server, sees in a table's file."""
+    cluster.query(f"CREATE TABLE heap AS SELECT '{TEXT}' AS x FROM generate_series(1, 10)")
+    path = cluster.query("SELECT pg_relation_filepath('heap')")[0][0]
+    settle(cluster)
+    cluster.query("CREATE TABLE seen (lines int)")
+    # grep has exit status 1 when it finds nothing, which COPY would report as a failure.
+    cluster.query(f"COPY seen FROM PROGRAM 'grep -ac {TEXT} {path} || test $? = 1'")
+    return cluster.query("SELECT lines FROM seen")[0][0]
+
+
 def test_programs_started_by_the_server_see_ciphertext(any_binaries, encrypted_cluster_factory):
-    cluster = encrypted_cluster_factory(any_binaries)
-    cluster.query("CREATE TABLE environment (line text)")
-    cluster.query("COPY environment FROM PROGRAM 'env'")
-    names = {row[0].split("=")[0] for row in cluster.query("SELECT line FROM environment")}
-    assert "LD_PRELOAD" not in names
-    assert not [name for name in names if name.startswith("TDE_")]
+    """Not even a child of the server reads plaintext; what keys it inherits is tested elsewhere."""
+    assert canaries_seen_by_a_program(encrypted_cluster_factory.plain(any_binaries)) >= 1
+    assert canaries_seen_by_a_program(encrypted_cluster_factory(any_binaries)) == 0
 
 
 def test_base_backups_are_ciphertext(binaries, encrypted_cluster_factory, os_user_tmp_path):
@@ -141,6 +149,27 @@ def test_base_backups_are_ciphertext(binaries, encrypted_cluster_factory, os_use
         assert files_with(CANARY, target) == []
     base_backup(cluster, os_user_tmp_path / "tar", "--format=tar", "--wal-method=fetch")
     assert files_with(CANARY, os_user_tmp_path / "tar") == []
+
+
+def test_a_backup_by_a_client_without_keys_is_refused(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    """It would store the WAL that it streams in plaintext; unless it says that it does not."""
+    from dataclasses import replace
+
+    cluster = encrypted_cluster_factory(binaries)
+    stock = replace(cluster, keystore=None)
+    target = os_user_tmp_path / "backup"
+    with pytest.raises(AssertionError, match="Operation not supported"):
+        base_backup(stock, target, "--wal-method=stream")
+    log = cluster.data_directory / "server.log"
+    if not log.exists():
+        log = cluster.cluster.default_log
+    assert "tde pg exec pg_basebackup" in log.read_text()
+    cluster.query(f"CREATE TABLE heap AS SELECT '{TEXT}' AS x")
+    raw = {"PGOPTIONS": "-c tde.base_backup=raw"}
+    base_backup(stock, target, "--wal-method=fetch", "--no-verify-checksums", environment=raw)
+    assert files_with(CANARY, target) == []
 
 
 def test_a_tar_backup_that_would_hold_plain_wal_is_refused(
