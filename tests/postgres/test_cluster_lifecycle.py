@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import CANARY, base_backup, files_with, open_copy
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -16,7 +17,7 @@ from tde.errors import (
     ServerStartError,
     ServerStopError,
 )
-from tde.postgres import Cluster, Scope, io_counters, is_interposed, launch, run_program
+from tde.postgres import Cluster, Scope, io_counters, is_interposed, launch
 from tde.postgres.guard import GUARD_FILE
 from tde.postgres.os_user import run_as
 
@@ -192,24 +193,11 @@ def test_private_socket_directory_is_removed(any_binaries, encrypted_cluster_fac
 
 def test_base_backup_is_encrypted_and_starts(binaries, encrypted_cluster_factory, os_user_tmp_path):
     made = encrypted_cluster_factory(binaries, options={"wal_level": "replica"})
-    made.query("CREATE TABLE t AS SELECT 'backup-canary' || g AS v FROM generate_series(1, 999) g")
-    parameters = made.cluster.connection_parameters()
+    made.query(f"CREATE TABLE t AS SELECT '{CANARY.decode()}' FROM generate_series(1, 999)")
     target = os_user_tmp_path / "backup"
-    connection = ["-h", parameters["host"], "-p", parameters["port"], "-U", parameters["user"]]
-    result = run_program(
-        binaries,
-        "pg_basebackup",
-        ["-D", str(target), *map(str, connection), "--checkpoint=fast", "--no-sync"],
-        keystore=made.keystore,
-        os_user=made.cluster.os_user,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    for file in target.rglob("*"):
-        if file.is_file():
-            assert b"backup-canary" not in file.read_bytes(), file
+    base_backup(made, target)
+    assert files_with(CANARY, target) == []
     made.cluster.stop()
-    restored = encrypted_cluster_factory.track(Cluster(target, binaries))
-    restored.start(made.keystore, options={"listen_addresses": ""})
-    made.cluster = restored
-    assert made.query("SELECT count(*) FROM t") == [(999,)]
+    restored = open_copy(encrypted_cluster_factory, made, target, made.keystore)
+    restored.start()
+    assert restored.query("SELECT count(*) FROM t") == [(999,)]
