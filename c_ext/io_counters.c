@@ -6,6 +6,7 @@
  */
 #include "io_counters.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -27,6 +28,14 @@ struct counters {
 
 static struct counters *counters;
 
+/* The stripe of this process, found anew after each fork. */
+static _Atomic uint64_t *stripe;
+
+static void choose_stripe(void)
+{
+    stripe = counters->stripe[(unsigned)getpid() % STRIPES];
+}
+
 void tde_counters_create(void)
 {
     int fd = memfd_create("tde-counters", MFD_CLOEXEC);
@@ -47,7 +56,13 @@ void tde_counters_create(void)
     made->words_per_stripe = WORDS_PER_STRIPE;
     made->words_before_stripes = offsetof(struct counters, stripe) / sizeof(uint64_t);
     made->magic = COUNTERS_MAGIC;
+    if (pthread_atfork(NULL, NULL, choose_stripe) != 0) {
+        munmap(made, sizeof *made);
+        tde_libc()->close(fd);
+        return;
+    }
     counters = made; /* The descriptor stays open: it is how others find the counters. */
+    choose_stripe();
 }
 
 /* Relations, WAL and ephemeral files each have a pair of words: encrypted, decrypted. */
@@ -65,9 +80,8 @@ static size_t word_of(enum tde_file_class file_class)
 
 static void add(size_t word, size_t bytes)
 {
-    if (counters != NULL && bytes > 0)
-        atomic_fetch_add_explicit(&counters->stripe[(unsigned)getpid() % STRIPES][word], bytes,
-                                  memory_order_relaxed);
+    if (stripe != NULL && bytes > 0)
+        atomic_fetch_add_explicit(&stripe[word], bytes, memory_order_relaxed);
 }
 
 void tde_count_encrypted(enum tde_file_class file_class, size_t bytes)

@@ -12,6 +12,7 @@
 struct tde_file {
     bool encrypted;
     bool write_only; /* opened O_WRONLY by the caller, O_RDWR by us */
+    bool append;     /* opened O_APPEND by the caller, which we do not pass on */
     tde_key_index key;
     struct tde_identity id;
 };

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "io_backup.h"
 #include "io_counters.h"
 #include "io_keyring.h"
 #include "io_report.h"
@@ -68,31 +69,45 @@ static int keys_descriptor(void)
 }
 
 /*
- * Programs that the server starts (archive_command, COPY FROM PROGRAM) see files as they
- * are, so the server's environment must not lead them to the keys.  Programs that only
- * start others (initdb, pg_ctl, sh) keep it, or the server would never get them.
+ * The server must be able to tell base backups from its own reads, or it would send
+ * them decrypted.
  */
+static const char *open_keystore(int fd)
+{
+    if (tde_role() == TDE_ROLE_SERVER && !tde_backup_is_supported())
+        return "this server hides symbols that PostgreSQL exports to extensions";
+    return tde_keyring_open(fd);
+}
+
+/*
+ * Programs that the server or a tool starts (archive_command, COPY FROM PROGRAM) see
+ * files as they are, so the environment must not lead them to the keys.
+ */
+static void forget_handover(int fd)
+{
+    if (fd >= 0)
+        tde_libc()->close(fd);
+    unsetenv(KEYS_FD_VARIABLE);
+    remove_preload();
+}
+
 __attribute__((constructor)) static void start(void)
 {
-    const char *problem = NULL;
+    const char *problem;
     int fd;
 
     tde_libc_bind();
     tde_role_detect();
     if (tde_role() == TDE_ROLE_NONE)
-        return;
+        return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */
     fd = keys_descriptor();
-    if (fd >= 0) {
-        problem = tde_keyring_open(fd);
-        if (problem != NULL)
-            tde_report("could not open the keystore: %s", problem);
-    }
-    if (tde_role() != TDE_ROLE_SERVER)
-        return; /* pg_rewind and pg_verifybackup start programs that need the keys. */
-    if (fd >= 0)
-        tde_libc()->close(fd);
-    if (tde_keyring_is_open())
+    problem = fd < 0 ? NULL : open_keystore(fd);
+    if (problem != NULL)
+        tde_report("could not open the keystore: %s", problem);
+    if (tde_role() != TDE_ROLE_REWIND) /* pg_rewind starts a server for crash recovery. */
+        forget_handover(fd);
+    if (tde_keyring_is_open() && tde_role() == TDE_ROLE_SERVER)
         tde_counters_create();
-    unsetenv(KEYS_FD_VARIABLE);
-    remove_preload();
+    if (tde_keyring_is_open() && tde_role() == TDE_ROLE_WAL_RECEIVER)
+        tde_backup_announce();
 }

@@ -15,6 +15,7 @@
 
 #include "io_report.h"
 #include "io_symbols.h"
+#include "io_transfer.h"
 
 #define MAX_KEYS 1024
 #define MAX_PATH_LENGTH 4096
@@ -23,6 +24,7 @@
 /* The hand-over (docs/format.md, section 7). */
 enum {
     HANDOVER_LENGTH = 8,
+    HANDOVER_RESERVED = 12,
     HANDOVER_KEYSTORE = 16,
     HANDOVER_MASTER_KEY_ID = 32,
     HANDOVER_MASTER_KEY = 48,
@@ -50,6 +52,9 @@ struct ring {
 };
 
 static struct ring *ring;
+
+/* Guards the moments in which this process may write to the ring. */
+static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The ciphers of this thread, by key; freed when the thread ends. */
 static __thread struct tde_cipher **ciphers;
@@ -117,7 +122,7 @@ static tde_key_index find_slot(uint32_t owner, uint32_t oid)
  * Claiming a slot is one compare-and-swap: a process that is killed in between wastes
  * the slot and holds no lock.  Two processes may store the same key twice, harmlessly.
  */
-static tde_key_index store_key(uint32_t owner, uint32_t oid, const struct tde_key *key)
+static tde_key_index fill_slot(uint32_t owner, uint32_t oid, const struct tde_key *key)
 {
     for (int i = 0; i < MAX_KEYS; i++) {
         struct slot *slot = &ring->slots[i];
@@ -135,23 +140,21 @@ static tde_key_index store_key(uint32_t owner, uint32_t oid, const struct tde_ke
     return TDE_KEY_NONE;
 }
 
-/* Read at most SIZE bytes of a file; the number read, or -1 with errno. */
-static ssize_t read_file(int fd, void *to, size_t size)
+/*
+ * A stray write in one backend would spoil the keys of all, and with them every block
+ * written from then on, so the ring is read-only except while a key is added.
+ */
+static tde_key_index store_key(uint32_t owner, uint32_t oid, const struct tde_key *key)
 {
-    size_t done = 0;
+    tde_key_index index = TDE_KEY_NONE;
 
-    while (done < size) {
-        ssize_t n = tde_libc()->pread(fd, (char *)to + done, size - done, (off_t)done);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -1;
-        if (n == 0)
-            break;
-        done += (size_t)n;
+    pthread_mutex_lock(&ring_lock);
+    if (mprotect(ring, sizeof *ring, PROT_READ | PROT_WRITE) == 0) {
+        index = fill_slot(owner, oid, key);
+        mprotect(ring, sizeof *ring, PROT_READ);
     }
-    return (ssize_t)done;
+    pthread_mutex_unlock(&ring_lock);
+    return index;
 }
 
 /* One byte more than a record is read, so that a file that is too long is noticed. */
@@ -162,7 +165,7 @@ static ssize_t read_record(const char *path, uint8_t record[TDE_KEYRECORD_SIZE +
 
     if (fd < 0)
         return -1;
-    length = read_file(fd, record, TDE_KEYRECORD_SIZE + 1);
+    length = tde_read_fully(fd, record, TDE_KEYRECORD_SIZE + 1, 0);
     int saved = errno;
     tde_libc()->close(fd);
     errno = saved;
@@ -185,8 +188,10 @@ static tde_key_index load_key(enum tde_key_owner owner, uint32_t oid)
     length = read_record(path, record);
     if (length < 0) {
         if (errno == ENOENT && owner == TDE_OWNER_TABLESPACE)
-            tde_report("tablespace %u has no key (%s does not exist); "
-                       "HINT: tablespaces are made with \"tde tablespace create\"", oid, path);
+            tde_report("tablespace %u has no key (%s does not exist); HINT: on a standby or a "
+                       "restored cluster copy that file from the primary's keystore; for a "
+                       "tablespace made without tde run \"tde tablespace protect\"",
+                       oid, path);
         else
             tde_report("could not read key file %s: %s", path, strerror(errno));
         return TDE_KEY_NONE;
@@ -234,8 +239,9 @@ static int make_ephemeral_key(void)
     struct tde_key key = {.algorithm = TDE_ALGORITHM_AES256};
     int result = -1;
 
-    if (tde_random(key.bytes, sizeof key.bytes) == 0 &&
-        tde_random(ring->tail_key, sizeof ring->tail_key) == 0 &&
+    /* The ring is still writable here: the first key that is stored makes it read-only. */
+    if (tde_random(ring->tail_key, sizeof ring->tail_key) == 0 &&
+        tde_random(key.bytes, sizeof key.bytes) == 0 &&
         store_key(EPHEMERAL_OWNER, 0, &key) >= 0)
         result = 0;
     tde_wipe(&key, sizeof key);
@@ -261,11 +267,12 @@ static const char *parse_handover(const uint8_t *data, size_t length)
 {
     size_t path_length;
 
-    if (length < HANDOVER_PATH || memcmp(data, handover_magic, sizeof handover_magic) != 0)
+    if (length < HANDOVER_PATH || memcmp(data, handover_magic, sizeof handover_magic) != 0 ||
+        !tde_is_zero(data + HANDOVER_RESERVED, HANDOVER_KEYSTORE - HANDOVER_RESERVED))
         return "the key hand-over has an unknown format";
     path_length = (size_t)data[HANDOVER_PATH_LENGTH] << 8 | data[HANDOVER_PATH_LENGTH + 1];
     if (path_length == 0 || path_length > MAX_PATH_LENGTH ||
-        length != HANDOVER_PATH + path_length)
+        length != HANDOVER_PATH + path_length || tde_load_be32(data + HANDOVER_LENGTH) != length)
         return "the key hand-over is damaged";
     memcpy(ring->scope.keystore, data + HANDOVER_KEYSTORE, TDE_UUID_SIZE);
     memcpy(ring->scope.master_key_id, data + HANDOVER_MASTER_KEY_ID, TDE_UUID_SIZE);
@@ -285,14 +292,14 @@ static const char *read_handover(int fd)
 
     if (seals < 0 || (seals & wanted) != wanted)
         return "the key hand-over is not a sealed memory file";
-    length = read_file(fd, data, sizeof data);
+    length = tde_read_fully(fd, data, sizeof data, 0);
     problem = length < 0 ? "the key hand-over could not be read"
                          : parse_handover(data, (size_t)length);
     tde_wipe(data, sizeof data);
     return problem;
 }
 
-/* The servers that are running keep the ciphers, so backends inherit them at fork. */
+/* Made before the first fork, so that every backend inherits them. */
 static void prepare_ciphers(void)
 {
     for (int i = 0; i < MAX_KEYS && ring->slots[i].state == SLOT_READY; i++)
@@ -317,7 +324,8 @@ const char *tde_keyring_open(int fd)
         if (load_key(TDE_OWNER_TABLESPACE, oids[i]) < 0)
             problem = "the key of a built-in tablespace is not usable";
     if (problem != NULL) {
-        tde_wipe(ring, sizeof *ring);
+        if (mprotect(ring, sizeof *ring, PROT_READ | PROT_WRITE) == 0)
+            tde_wipe(ring, sizeof *ring);
         munmap(ring, sizeof *ring);
         ring = NULL;
         return problem;

@@ -21,8 +21,8 @@ typedef int tde_key_index;
 #define TDE_KEY_PLAINTEXT (-2) /* a record says that this tablespace is not encrypted */
 
 /*
- * Read the hand-over from file descriptor FD, which is left open, and load the WAL key
- * and every tablespace key.  Returns NULL, or what is wrong in words.
+ * Read the hand-over from file descriptor FD, which is left open, and load the keys of
+ * WAL and the built-in tablespaces; others are loaded when first needed.  Returns NULL, or what is wrong in words.
  */
 const char *tde_keyring_open(int fd);
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "io_buffer.h"
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
@@ -93,10 +94,18 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
         errno = EIO;
         return -1;
     }
-    /* A read-modify-write cannot be atomic with a move to the end of the file. */
-    if ((flags & O_APPEND) != 0) {
-        tde_report("refused to open %s for appending: an encrypted file has no such mode", path);
+    /*
+     * A read-modify-write cannot be atomic with a move to the end of the file.  Spill files
+     * of logical decoding are appended to, but each by one process.
+     */
+    if ((flags & O_APPEND) != 0 && file->id.file_class != TDE_CLASS_EPHEMERAL) {
+        tde_report("refused to open %s for appending: its writers would not be atomic", path);
         errno = EOPNOTSUPP;
+        return -1;
+    }
+    /* Here a shortage of memory is an error; in the middle of a write it could be a panic. */
+    if (tde_keyring_cipher(file->key) == NULL || tde_buffers_get() == NULL) {
+        errno = ENOMEM;
         return -1;
     }
     file->encrypted = true;
@@ -116,6 +125,10 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
         /* Part of a block can only be replaced where the rest of it can be read. */
         flags = (flags & ~O_ACCMODE) | O_RDWR;
         file.write_only = true;
+    }
+    if (file.encrypted && (flags & O_APPEND) != 0) {
+        flags &= ~O_APPEND; /* The kernel would append what replaces part of a block. */
+        file.append = true;
     }
     fd = tde_libc()->openat(dirfd, path, flags, mode);
     if (fd < 0)

@@ -3,7 +3,6 @@
  */
 #include "io_role.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io_backup.h"
 #include "io_report.h"
 #include "io_symbols.h"
 
@@ -101,29 +101,6 @@ void tde_role_detect(void)
         find_rewind_target();
 }
 
-/*
- * A walsender that runs BASE_BACKUP sends files as they are on disk.  It is the one
- * whose shared state says so; the layout (pid, then state) is that of PostgreSQL 15
- * to 18's walsender_private.h, where WALSNDSTATE_BACKUP is 1.  The server opens
- * relations O_RDWR for itself, so O_RDONLY tells the backup's reads from its own.
- */
-static bool is_sending_backup(int flags)
-{
-    struct wal_sender {
-        pid_t pid;
-        int state;
-    };
-    enum { WALSNDSTATE_BACKUP = 1 };
-    static struct wal_sender *const *my_wal_sender;
-
-    if ((flags & O_ACCMODE) != O_RDONLY)
-        return false;
-    if (my_wal_sender == NULL)
-        my_wal_sender = dlsym(RTLD_DEFAULT, "MyWalSnd");
-    return my_wal_sender != NULL && *my_wal_sender != NULL &&
-           (*my_wal_sender)->state == WALSNDSTATE_BACKUP;
-}
-
 static bool is_in_rewind_target(const char *path)
 {
     char directory[PATH_MAX];
@@ -167,14 +144,44 @@ static enum tde_access wal_receiver_access(enum tde_file_class file_class, const
     return TDE_ACCESS_REFUSED;
 }
 
+/*
+ * dynamic_shared_memory_type = mmap keeps what parallel workers exchange, rows included,
+ * in files of this directory, and no page of a mapping passes through here.
+ */
+static bool is_shared_memory_file(const char *path, int flags)
+{
+    return (flags & O_CREAT) != 0 && strstr(path, "pg_dynshmem/mmap.") != NULL;
+}
+
+static enum tde_access server_access(enum tde_file_class file_class, const char *path,
+                                     int flags)
+{
+    if (file_class == TDE_CLASS_PLAIN) {
+        if (!is_shared_memory_file(path, flags))
+            return TDE_ACCESS_RAW;
+        tde_report("refused to create %s: rows in it would not be encrypted; "
+                   "HINT: set dynamic_shared_memory_type = posix", path);
+        return TDE_ACCESS_REFUSED;
+    }
+    if (!tde_backup_is_sending(flags))
+        return TDE_ACCESS_ENCRYPTED;
+    if (tde_backup_is_wanted_raw())
+        return TDE_ACCESS_RAW;
+    tde_report("refused to send %s to a base backup: its client would store the WAL that it "
+               "streams in plaintext; HINT: take the backup with \"tde pg exec pg_basebackup\", "
+               "or, with a tool that copies files and streams no WAL, set "
+               "PGOPTIONS=\"-c " TDE_BACKUP_SETTING "=raw\"",
+               path);
+    return TDE_ACCESS_REFUSED;
+}
+
 enum tde_access tde_role_access(enum tde_file_class file_class, const char *path, int flags)
 {
     bool encrypted = file_class != TDE_CLASS_PLAIN;
 
     switch (role) {
     case TDE_ROLE_SERVER:
-        encrypted = encrypted && !is_sending_backup(flags);
-        break;
+        return server_access(file_class, path, flags);
     case TDE_ROLE_WAL_RECEIVER:
         return wal_receiver_access(file_class, path, flags);
     case TDE_ROLE_REWIND:

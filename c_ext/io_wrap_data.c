@@ -12,6 +12,7 @@
 #include "io_block.h"
 #include "io_files.h"
 #include "io_symbols.h"
+#include "io_transfer.h"
 
 /* FORTIFY's own way to stop a program that reads past its buffer. */
 void __chk_fail(void) __attribute__((noreturn));
@@ -23,20 +24,41 @@ static ssize_t not_open_for_reading(void)
 }
 
 /* Reads and writes at the file's position move it by what was transferred. */
-static ssize_t advance(int fd, off_t position, ssize_t transferred)
+static ssize_t advance(int fd, off_t offset, ssize_t transferred)
 {
-    if (transferred > 0 && tde_libc()->lseek(fd, position + transferred, SEEK_SET) < 0)
+    if (transferred > 0 && tde_libc()->lseek(fd, offset + transferred, SEEK_SET) < 0)
         return -1;
     return transferred;
 }
 
-static ssize_t write_at(const struct tde_file *file, int fd, const void *from, size_t length,
-                        off_t offset)
+/* Where a read or write without an offset takes place, or -1. */
+static off_t position(int fd)
 {
-    /* The vector's base is not const in POSIX; writing never changes it. */
-    struct iovec iov = {(void *)(uintptr_t)from, length};
+    return tde_libc()->lseek(fd, 0, SEEK_CUR);
+}
 
-    return tde_block_pwritev(file, fd, &iov, 1, offset);
+/* As Linux has it, a file opened for appending is written at its end whatever the offset. */
+static off_t write_offset(const struct tde_file *file, int fd, off_t offset)
+{
+    return file->append ? tde_file_size(fd) : offset;
+}
+
+static ssize_t write_vector(const struct tde_file *file, int fd, const struct iovec *iov,
+                            int count, off_t offset)
+{
+    offset = write_offset(file, fd, offset);
+    return tde_block_pwritev(file, fd, iov, count, offset);
+}
+
+/* A write without an offset: where it was done decides where the position is afterwards. */
+static ssize_t write_and_advance(const struct tde_file *file, int fd, const struct iovec *iov,
+                                 int count)
+{
+    off_t offset = write_offset(file, fd, position(fd));
+
+    if (offset < 0)
+        return -1;
+    return advance(fd, offset, tde_block_pwritev(file, fd, iov, count, offset));
 }
 
 TDE_EXPORT ssize_t pread(int fd, void *to, size_t length, off_t offset)
@@ -56,35 +78,34 @@ TDE_EXPORT ssize_t pwrite(int fd, const void *from, size_t length, off_t offset)
 
     if (file == NULL)
         return tde_libc()->pwrite(fd, from, length, offset);
-    return write_at(file, fd, from, length, offset);
+    /* The vector's base is not const in POSIX; writing never changes it. */
+    struct iovec iov = {(void *)(uintptr_t)from, length};
+    return write_vector(file, fd, &iov, 1, offset);
 }
 
 TDE_EXPORT ssize_t read(int fd, void *to, size_t length)
 {
     const struct tde_file *file = tde_files_find(fd);
-    off_t position;
+    off_t offset;
 
     if (file == NULL)
         return tde_libc()->read(fd, to, length);
     if (file->write_only)
         return not_open_for_reading();
-    position = tde_libc()->lseek(fd, 0, SEEK_CUR);
-    if (position < 0)
+    offset = position(fd);
+    if (offset < 0)
         return -1;
-    return advance(fd, position, tde_block_pread(file, fd, to, length, position));
+    return advance(fd, offset, tde_block_pread(file, fd, to, length, offset));
 }
 
 TDE_EXPORT ssize_t write(int fd, const void *from, size_t length)
 {
     const struct tde_file *file = tde_files_find(fd);
-    off_t position;
 
     if (file == NULL)
         return tde_libc()->write(fd, from, length);
-    position = tde_libc()->lseek(fd, 0, SEEK_CUR);
-    if (position < 0)
-        return -1;
-    return advance(fd, position, write_at(file, fd, from, length, position));
+    struct iovec iov = {(void *)(uintptr_t)from, length};
+    return write_and_advance(file, fd, &iov, 1);
 }
 
 TDE_EXPORT ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
@@ -104,27 +125,26 @@ TDE_EXPORT ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t off
 
     if (file == NULL)
         return tde_libc()->pwritev(fd, iov, count, offset);
-    return tde_block_pwritev(file, fd, iov, count, offset);
+    return write_vector(file, fd, iov, count, offset);
 }
 
 TDE_EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 {
-    off_t position;
+    off_t offset;
 
     if (tde_files_find(fd) == NULL)
         return tde_libc()->readv(fd, iov, count);
-    position = tde_libc()->lseek(fd, 0, SEEK_CUR);
-    return position < 0 ? -1 : advance(fd, position, preadv(fd, iov, count, position));
+    offset = position(fd);
+    return offset < 0 ? -1 : advance(fd, offset, preadv(fd, iov, count, offset));
 }
 
 TDE_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 {
-    off_t position;
+    const struct tde_file *file = tde_files_find(fd);
 
-    if (tde_files_find(fd) == NULL)
+    if (file == NULL)
         return tde_libc()->writev(fd, iov, count);
-    position = tde_libc()->lseek(fd, 0, SEEK_CUR);
-    return position < 0 ? -1 : advance(fd, position, pwritev(fd, iov, count, position));
+    return write_and_advance(file, fd, iov, count);
 }
 
 /* The flags are hints or refusals to wait; one that changes what is written is refused. */

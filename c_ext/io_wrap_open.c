@@ -133,11 +133,15 @@ TDE_EXPORT int dup3(int from, int to, int flags)
 
 static int set_status_flags(int fd, long flags)
 {
-    if ((flags & O_APPEND) != 0 && tde_files_find(fd) != NULL) {
-        errno = EOPNOTSUPP; /* As in tde_open_describe. */
+    const struct tde_file *file = tde_files_find(fd);
+
+    if (file == NULL)
+        return tde_libc()->fcntl(fd, F_SETFL, flags);
+    if (((flags & O_APPEND) != 0) != file->append) {
+        errno = EOPNOTSUPP; /* Decided when the file is opened, see tde_open_describe. */
         return -1;
     }
-    return tde_libc()->fcntl(fd, F_SETFL, flags);
+    return tde_libc()->fcntl(fd, F_SETFL, flags & ~(long)O_APPEND);
 }
 
 static int get_status_flags(int fd)
@@ -147,6 +151,8 @@ static int get_status_flags(int fd)
 
     if (flags >= 0 && file != NULL && file->write_only)
         flags = (flags & ~O_ACCMODE) | O_WRONLY;
+    if (flags >= 0 && file != NULL && file->append)
+        flags |= O_APPEND;
     return flags;
 }
 

@@ -21,7 +21,7 @@ enum {
 /* The last byte is the version of the format. */
 static const uint8_t magic[8] = {'T', 'D', 'E', 'K', 'E', 'Y', 0, 1};
 
-static uint32_t load_be32(const uint8_t *from)
+uint32_t tde_load_be32(const uint8_t *from)
 {
     return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
 }
@@ -41,7 +41,7 @@ static const char *check_header(const uint8_t *record, const struct tde_key_scop
         return "it belongs to another keystore";
     if (memcmp(record + AT_MASTER_KEY_ID, scope->master_key_id, TDE_UUID_SIZE) != 0)
         return "it is wrapped with another master key than the one that is open";
-    if (record[AT_OWNER] != owner || load_be32(record + AT_OID) != oid)
+    if (record[AT_OWNER] != owner || tde_load_be32(record + AT_OID) != oid)
         return "it is the key of another owner";
     return NULL;
 }
@@ -77,6 +77,8 @@ const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
         return "it is damaged or was altered";
     key->algorithm = record[AT_ALGORITHM];
     problem = check_key(key->bytes, key->algorithm);
+    if (problem == NULL && owner == TDE_OWNER_WAL && key->algorithm == TDE_ALGORITHM_PLAINTEXT)
+        problem = "WAL is always encrypted, so its record cannot be a plaintext entry";
     if (problem != NULL)
         tde_wipe(key, sizeof *key);
     return problem;

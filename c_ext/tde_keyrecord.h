@@ -32,4 +32,7 @@ const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
                                  const struct tde_key_scope *scope, enum tde_key_owner owner,
                                  uint32_t oid, struct tde_key *key);
 
+/* The big-endian number at FROM; all integers of the format are big-endian. */
+uint32_t tde_load_be32(const uint8_t *from);
+
 #endif

@@ -23,6 +23,18 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* What the interposer looks for in a server: no walsender, no settings. */
+void *MyWalSnd = NULL;
+
+const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged);
+const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged)
+{
+    (void)name;
+    (void)missing_ok;
+    (void)restrict_privileged;
+    return NULL;
+}
+
 #define SLOTS 16
 #define MAX_VECTOR 64
 

@@ -65,7 +65,17 @@ def build_driver(directory: Path, variant: str, program: str = "postgres") -> Pa
     """Compile the driver under the name of the PostgreSQL program that it plays."""
     target = directory / variant / program
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = ["cc", "-Wall", "-pthread", *VARIANTS[variant], str(DRIVER_SOURCE), "-o", str(target)]
+    # A server exports its symbols to extensions, and so to the interposer.
+    command = [
+        "cc",
+        "-Wall",
+        "-pthread",
+        "-rdynamic",
+        *VARIANTS[variant],
+        str(DRIVER_SOURCE),
+        "-o",
+        str(target),
+    ]
     subprocess.run(command, check=True)
     return target
 

@@ -71,7 +71,7 @@ def test_a_tablespace_without_a_key_cannot_be_opened(twins, build):
     assert run.stdout == "open: -1 Required key not available\n"
     assert not (twins.encrypted.data / path).exists()
     assert "16402" in run.stderr
-    assert "tde tablespace create" in run.stderr
+    assert "tde tablespace protect" in run.stderr
 
 
 def test_a_key_that_appears_while_the_program_runs_is_found(tmp_path, twins, build):
@@ -161,6 +161,28 @@ def test_what_cannot_be_encrypted_is_refused(twins, build):
         "open: -1 Operation not supported",
         "pwrite: 8192",  # The 8 bytes that have no AES block are not written.
     ]
+
+
+def test_shared_memory_files_are_refused(twins, build):
+    """dynamic_shared_memory_type = mmap would put rows there, past every wrapper."""
+    (twins.encrypted.data / "pg_dynshmem").mkdir()
+    path = script(twins.encrypted, "open 0 pg_dynshmem/mmap.77 rw,creat,excl\n")
+    run = twins.encrypted.execute(build(), [path])
+    assert run.stdout == "open: -1 Operation not supported\n"
+    assert "dynamic_shared_memory_type" in run.stderr
+
+
+@pytest.mark.parametrize("how", ["wo", "rw"])
+def test_spill_files_of_logical_decoding_are_appended_to(twins, driver, how):
+    for harness in (twins.plain, twins.encrypted):
+        (harness.data / "pg_replslot/slot").mkdir(parents=True)
+    path = "pg_replslot/slot/xid-726-lsn-0-1000000.spill"
+    twins.run(
+        driver,
+        f"open 0 {path} {how},creat,append\nwrite 0 100 1\nwrite 0 9000 2\nlseek 0 0 0\n"
+        f"write 0 77 3\nlseek 0 0 1\npwritev 0 0 4 10 20\nwritev 0 0 5 30 8000\n"
+        f"open 1 {path} ro\npread 1 20000 0\nread 1 100\nread 1 9100\n",
+    )
 
 
 def test_streams_may_read_raw_bytes(twins, build):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,12 @@ def settle(cluster: RunningCluster) -> None:
     cluster.query("CHECKPOINT")
 
 
-def base_backup(primary: RunningCluster, target: Path, *arguments: str) -> None:
+def base_backup(
+    primary: RunningCluster,
+    target: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Take a base backup under the interposer, as ``tde pg exec pg_basebackup`` does."""
     parameters = primary.cluster.connection_parameters()
     run = run_program(
@@ -55,6 +60,7 @@ def base_backup(primary: RunningCluster, target: Path, *arguments: str) -> None:
         ],
         keystore=primary.keystore,
         os_user=primary.cluster.os_user,
+        environment=environment,
         timeout=120,
     )
     assert run.returncode == 0, run.stderr

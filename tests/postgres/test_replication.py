@@ -100,3 +100,21 @@ def test_archive_and_recovery_to_a_point_in_time(
     restored.start()
     assert restored.query("SELECT count(*) FROM t") == [(10000,)]
     assert files_with(CANARY, backup) == []
+
+
+def test_logical_decoding_that_spills(binaries, encrypted_cluster_factory):
+    """Transactions larger than logical_decoding_work_mem go through files and back."""
+    options = {"wal_level": "logical", "logical_decoding_work_mem": "64kB"}
+    cluster = encrypted_cluster_factory(binaries, options=options)
+    cluster.query("CREATE TABLE t (id int, x text)")
+    cluster.query("SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
+    cluster.query("CREATE PUBLICATION everything FOR ALL TABLES")
+    cluster.query(FILL)
+    changes = cluster.query(
+        "SELECT count(*) FROM pg_logical_slot_get_binary_changes('slot', NULL, NULL,"
+        " 'proto_version', '1', 'publication_names', 'everything')"
+    )
+    assert changes[0][0] >= 5000
+    spilled = cluster.query("SELECT spill_bytes > 0 FROM pg_stat_replication_slots")
+    assert spilled == [(True,)]
+    assert files_with(CANARY, cluster.data_directory) == []

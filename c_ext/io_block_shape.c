@@ -1,0 +1,73 @@
+/*
+ * io_block_shape.c - changes of an encrypted file's length and of its identity.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "io_block.h"
+#include "io_stored.h"
+#include "io_transfer.h"
+#include "io_unit.h"
+#include "tde_crypto.h"
+
+int tde_block_resize(const struct tde_file *file, int fd, off_t length)
+{
+    struct tde_buffers *buffers = tde_buffers_get();
+    off_t size = tde_file_size(fd);
+    off_t start;
+    ssize_t stored;
+    size_t wanted;
+
+    if (buffers == NULL || size < 0)
+        return -1;
+    start = tde_unit_start(size < length ? size : length);
+    if (length == size || start == length || (length > size && start == size))
+        return 0; /* No unit is cut and none that is short gets longer. */
+    stored = tde_unit_load(file, fd, start, buffers);
+    if (stored < 0)
+        return -1;
+    wanted = tde_smaller((size_t)(length - start), TDE_BLOCK_SIZE);
+    if (wanted > (size_t)stored)
+        memset(buffers->plain + stored, 0, wanted - (size_t)stored);
+    /* Only the last partial AES block and what is appended have another form now. */
+    return tde_unit_store(file, fd, start, buffers, (size_t)stored, wanted,
+                      tde_smaller(wanted, (size_t)stored), wanted);
+}
+
+/* The unit is in buffers->plain: store it under its new identity, or as it is. */
+static int recode_unit(const struct tde_file *to, int fd, off_t start,
+                       struct tde_buffers *buffers, size_t length)
+{
+    const uint8_t *stored = buffers->plain;
+
+    if (to != NULL) {
+        if (tde_unit_encode(to, tde_unit_number(start), buffers->plain, buffers->bounce, length) != 0)
+            return -1;
+        stored = buffers->bounce;
+    }
+    return tde_write_fully(fd, stored, length, start) == length ? 0 : -1;
+}
+
+int tde_block_recode(const struct tde_file *from, const struct tde_file *to, int fd)
+{
+    struct tde_buffers *buffers = tde_buffers_get();
+    bool changed = false;
+
+    if (buffers == NULL)
+        return -1;
+    for (off_t start = 0;; start += (off_t)TDE_BLOCK_SIZE) {
+        ssize_t length = tde_unit_load(from, fd, start, buffers);
+
+        if (length < 0)
+            return -1;
+        if (length == 0)
+            break;
+        /* Zeros are zeros under every identity: a new segment is only read. */
+        if (tde_is_zero(buffers->stored, (size_t)length))
+            continue;
+        if (recode_unit(to, fd, start, buffers, (size_t)length) != 0)
+            return -1;
+        changed = true;
+    }
+    return changed ? fsync(fd) : 0;
+}
