@@ -10,28 +10,42 @@
 #include "io_unit.h"
 #include "tde_crypto.h"
 
-int tde_block_resize(const struct tde_file *file, int fd, off_t length)
+/* The unit at START, now cut or longer, is encoded again up to LENGTH, the file's new end. */
+static int reshape_unit(const struct tde_file *file, int fd, off_t start, off_t length,
+                        struct tde_buffers *buffers)
 {
-    struct tde_buffers *buffers = tde_buffers_get();
-    off_t size = tde_file_size(fd);
-    off_t start;
-    ssize_t stored;
-    size_t wanted;
+    ssize_t stored = tde_unit_load(file, fd, start, buffers);
+    size_t wanted = tde_smaller((size_t)(length - start), TDE_BLOCK_SIZE);
 
-    if (buffers == NULL || size < 0)
-        return -1;
-    start = tde_unit_start(size < length ? size : length);
-    if (length == size || start == length || (length > size && start == size))
-        return 0; /* No unit is cut and none that is short gets longer. */
-    stored = tde_unit_load(file, fd, start, buffers);
     if (stored < 0)
         return -1;
-    wanted = tde_smaller((size_t)(length - start), TDE_BLOCK_SIZE);
     if (wanted > (size_t)stored)
         memset(buffers->plain + stored, 0, wanted - (size_t)stored);
     /* Only the last partial AES block and what is appended have another form now. */
     return tde_unit_store(file, fd, start, buffers, (size_t)stored, wanted,
-                      tde_smaller(wanted, (size_t)stored), wanted);
+                          tde_smaller(wanted, (size_t)stored), wanted);
+}
+
+int tde_block_resize(const struct tde_file *file, int fd, off_t length)
+{
+    struct tde_buffers *buffers = tde_buffers_get();
+    off_t size = tde_file_size(fd);
+    off_t last = tde_unit_start(length);
+
+    if (buffers == NULL || size < 0)
+        return -1;
+    /* A short last unit gets longer. */
+    if (length > size && tde_unit_start(size) != size &&
+        reshape_unit(file, fd, tde_unit_start(size), length, buffers) != 0)
+        return -1;
+    /* A unit is cut. */
+    if (length < size && last != length)
+        return reshape_unit(file, fd, last, length, buffers);
+    /* The new last unit would be zeros, and is too short for zeros to be its stored form. */
+    if (length > size && last >= size && last != length &&
+        !tde_unit_keeps_zeros(file, (size_t)(length - last)))
+        return reshape_unit(file, fd, last, length, buffers);
+    return 0;
 }
 
 /* The unit is in buffers->plain: store it under its new identity, or as it is. */
@@ -63,7 +77,8 @@ int tde_block_recode(const struct tde_file *from, const struct tde_file *to, int
         if (length == 0)
             break;
         /* Zeros are zeros under every identity: a new segment is only read. */
-        if (tde_is_zero(buffers->stored, (size_t)length))
+        if (tde_unit_keeps_zeros(from, (size_t)length) &&
+            tde_is_zero(buffers->stored, (size_t)length))
             continue;
         if (recode_unit(to, fd, start, buffers, (size_t)length) != 0)
             return -1;

@@ -19,8 +19,8 @@ ssize_t tde_unit_load(const struct tde_file *file, int fd, off_t start,
 }
 
 int tde_unit_store(const struct tde_file *file, int fd, off_t start,
-                      struct tde_buffers *buffers, size_t old_length, size_t new_length,
-                      size_t from, size_t to)
+                   struct tde_buffers *buffers, size_t old_length, size_t new_length,
+                   size_t from, size_t to)
 {
     bool was_zero = tde_is_zero(buffers->stored, old_length);
     uint8_t *encoded = buffers->bounce;

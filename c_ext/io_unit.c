@@ -44,11 +44,16 @@ static int mask_tail(struct tde_cipher *cipher, const uint8_t *tweak, const uint
     return 0;
 }
 
+bool tde_unit_keeps_zeros(const struct tde_file *file, size_t length)
+{
+    return length >= TDE_CIPHER_BLOCK || file->id.file_class != TDE_CLASS_EPHEMERAL;
+}
+
 /* 1: the unit is zeros and done.  0: CIPHER and TWEAK are ready.  -1: errno is set. */
 static int begin(const struct tde_file *file, uint64_t unit, const uint8_t *src, uint8_t *dst,
                  size_t length, struct tde_cipher **cipher, uint8_t tweak[TDE_TWEAK_SIZE])
 {
-    if (length == 0 || tde_is_zero(src, length)) {
+    if (length == 0 || (tde_unit_keeps_zeros(file, length) && tde_is_zero(src, length))) {
         memset(dst, 0, length);
         return 1;
     }
