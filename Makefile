@@ -3,7 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMPS := .make
+# Inside the environment, so that removing it also forgets what was done to it.
+STAMPS := $(VENV)/.stamps
+# A new user's compiler may warn of things that ours does not know; only CI stops at warnings.
+WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
@@ -25,7 +28,7 @@ $(STAMPS)/venv: $(STAMPS)/requirements
 # An editable install: Python sources are used in place, C is built by CMake.
 $(STAMPS)/installed: $(STAMPS)/venv $(PACKAGED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-		--config-settings=cmake.define.TDE_WERROR=ON --editable '.[bench,dev]'
+		--config-settings=cmake.define.TDE_WERROR=$(WERROR) --editable '.[bench,dev]'
 	@touch $@
 
 setup: $(STAMPS)/installed ## Make .venv with everything in it
@@ -46,4 +49,4 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 clean: ## Remove what the build made; the sources stay
-	rm -rf $(VENV) $(STAMPS) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
