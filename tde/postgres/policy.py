@@ -74,6 +74,7 @@ def require_cluster_keys(keystore: Keystore) -> None:
         KeystoreError: a record is damaged or belongs to another keystore.
     """
     from tde.keystore import KeyOwner, inspect_keystore
+    from tde.keystore.secret import wipe
 
     require_open(keystore)
     records = {record.owner: record for record in inspect_keystore(keystore.path).keys}
@@ -92,21 +93,14 @@ def require_cluster_keys(keystore: Keystore) -> None:
             key = keystore.unwrap_key(owner)
         except PlaintextEntryError:
             continue
-        key[:] = bytes(len(key))
+        wipe(key)
 
 
 def require_open(keystore: Keystore) -> None:
-    """Refuse a closed keystore in the words that operators find in the documentation."""
+    """Refuse a closed keystore.
+
+    Raises:
+        KeystoreClosedError: its master key is not in memory.
+    """
     if not keystore.is_open:
-        raise ClusterKeystoreError(
-            "could not encrypt or decrypt data because the keystore is not open",
-            remedy="Open the existing keystore, or set the master encryption key to create "
-            "and open a new keystore",
-        )
-
-
-def _already_used(keystore: Path) -> ClusterKeystoreError:
-    return ClusterKeystoreError(
-        f"the keystore {keystore} already has keys: it serves another cluster",
-        remedy="Create a keystore of its own for each cluster: tde keystore create",
-    )
+        raise KeystoreClosedError

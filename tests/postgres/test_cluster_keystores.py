@@ -11,6 +11,7 @@ from tde.errors import (
     ClusterKeystoreError,
     DataDirectoryError,
     InterposerError,
+    KeystoreClosedError,
     KeystoreDamagedError,
     KeystoreError,
     ProgramError,
@@ -84,7 +85,7 @@ def _restore(made, file: Path, content: bytes) -> None:
 def test_closed_keystore(any_binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory(any_binaries, start=False)
     made.keystore.close()
-    expect_refusal(made, ClusterKeystoreError, "the keystore is not open")
+    expect_refusal(made, KeystoreClosedError, "the keystore is not open")
 
 
 def test_restart_with_another_keystore_keeps_the_server(
