@@ -22,6 +22,10 @@ class TdeError(Exception):
         self.remedy = remedy
 
 
+class UnsafeDirectoryError(TdeError):
+    """Root would have to give a directory away in a place that others control."""
+
+
 # Page cryptography.
 
 

@@ -84,8 +84,8 @@ class Keystore:
             KeystoreError: it could not be written.
         """
         check_length(passphrase)
+        prepare_directory(path.absolute(), owner)
         path = path.resolve()
-        prepare_directory(path, owner)
         with exclusive_lock(path):
             refuse_foreign_content(path)
             prepare_keys_directory(path)

@@ -18,6 +18,7 @@ from tde.errors import (
     KeystoreError,
     KeystorePermissionError,
 )
+from tde.ownership import Owner, create_directory
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -30,11 +31,12 @@ def check_private_directory(path: Path) -> None:
     """Check that only its owner, who is this user, can use a directory.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such directory.
+        FileNotFoundError, NotADirectoryError: there is no such directory; a link is none.
         KeystorePermissionError: others have access, or it is not ours.
     """
     try:
-        status = path.stat()
+        # Not through a link: its target could be exchanged for another user's directory.
+        status = path.lstat()
     except PermissionError as error:
         raise _no_access(path) from error
     if not stat.S_ISDIR(status.st_mode):
@@ -85,12 +87,8 @@ def read_private_file(path: Path, limit: int) -> bytes:
 
 
 def make_private_directory(path: Path, owner: tuple[int, int]) -> None:
-    """Create a directory of mode 0700 and give it to ``owner`` (uid, gid)."""
-    path.mkdir(mode=DIRECTORY_MODE)
-    # mkdir subtracts the umask, and one like 0277 would lock even the owner out.
-    path.chmod(DIRECTORY_MODE)
-    if owner != (os.geteuid(), os.getegid()):
-        os.chown(path, *owner, follow_symlinks=False)
+    """Create a directory of mode 0700 for ``owner`` (uid, gid)."""
+    create_directory(path, Owner(*owner))
     sync_directory(path.parent)
 
 
@@ -168,7 +166,10 @@ def _open_lock(directory: Path) -> int:
     except OSError as error:
         raise KeystoreError(f"could not open {path}: {error.strerror}") from error
     try:
-        _give_to_owner_of(directory, fd)
+        status = os.fstat(fd)
+        # A file with other names or with content is not the lock that root has just made.
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size == 0:
+            _give_to_owner_of(directory, fd)
     except OSError as error:
         os.close(fd)
         raise KeystoreError(f"could not change the owner of {path}: {error.strerror}") from error
@@ -222,8 +223,10 @@ def _keep_old_version(path: Path) -> None:
 
 def _give_to_owner_of(directory: Path, fd: int) -> None:
     """Let root work on the keystore of an unprivileged server without taking files away."""
-    status = directory.stat()
     if os.geteuid() == 0:
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
         os.fchown(fd, status.st_uid, status.st_gid)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from stat import S_ISDIR
 from uuid import UUID
 
 from tde.errors import (
@@ -19,6 +20,7 @@ from tde.errors import (
     KeystoreExistsError,
     KeystoreMissingError,
     KeystorePermissionError,
+    UnsafeDirectoryError,
 )
 from tde.keystore.document import KeystoreDocument, parse_document
 from tde.keystore.files import (
@@ -29,6 +31,7 @@ from tde.keystore.files import (
     temporary_path,
 )
 from tde.keystore.record import RECORD_BYTES, KeyOwner, KeyRecord, parse_record
+from tde.ownership import Owner, adopt_directory
 
 _DOCUMENT_LIMIT = 64 * 1024  # Bytes; a real one has about 700.
 
@@ -135,7 +138,8 @@ def check_place(directory: Path) -> None:
         check_private_directory(directory)
     except NotADirectoryError as error:
         raise KeystoreExistsError(
-            f"{directory} is not a directory", remedy="Choose another place for the keystore."
+            f"{directory} is not a directory, or only a link to one",
+            remedy="Choose another place for the keystore, or name the directory itself.",
         ) from error
     except FileNotFoundError:
         if not directory.parent.is_dir():
@@ -157,9 +161,10 @@ def prepare_directory(directory: Path, owner: tuple[int, int] | None) -> None:
     wanted = owner or (os.geteuid(), os.getegid())
     try:
         make_private_directory(directory, wanted)
+    except UnsafeDirectoryError as error:
+        raise KeystorePermissionError(str(error), remedy=error.remedy) from error
     except FileExistsError:
-        if owner is not None:
-            os.chown(directory, *owner)
+        _adopt(directory, owner)
     except PermissionError as error:
         raise KeystorePermissionError(
             f"could not create {directory} for user {wanted[0]}: {error.strerror}",
@@ -167,6 +172,13 @@ def prepare_directory(directory: Path, owner: tuple[int, int] | None) -> None:
         ) from None
     except OSError as error:
         raise KeystoreError(f"could not create {directory}: {error.strerror}") from error
+
+
+def _adopt(directory: Path, owner: tuple[int, int] | None) -> None:
+    try:
+        adopt_directory(directory, None if owner is None else Owner(*owner))
+    except UnsafeDirectoryError as error:
+        raise KeystorePermissionError(str(error), remedy=error.remedy) from error
 
 
 def prepare_keys_directory(directory: Path) -> None:
@@ -181,8 +193,15 @@ def prepare_keys_directory(directory: Path) -> None:
     try:
         make_private_directory(keys, owner)
     except FileExistsError:
-        # A creation that was interrupted may have stopped before it gave the directory away.
-        os.chown(keys, *owner)
+        # From a creation that was interrupted; a link to another user's directory is not.
+        if not S_ISDIR(keys.lstat().st_mode):
+            raise KeystorePermissionError(
+                f"{keys} is not a directory, or only a link to one",
+                remedy=f"Remove it and repeat the command: rm {keys}",
+            ) from None
+        _adopt(keys, owner)
+    except UnsafeDirectoryError as error:
+        raise KeystorePermissionError(str(error), remedy=error.remedy) from error
     except OSError as error:
         raise KeystoreError(f"could not create {keys}: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tde.postgres.os_user import OsUser
 from tde.postgres.owned_files import append_to_file
 
 GUARD_FILE = "tde-start-this-cluster-with-tde-pg-start.conf"
@@ -21,6 +22,6 @@ include '{GUARD_FILE}'
 """
 
 
-def add_guard(data_directory: Path) -> None:
+def add_guard(data_directory: Path, os_user: OsUser | None) -> None:
     """Append the guard to postgresql.conf of a new cluster."""
-    append_to_file(data_directory / "postgresql.conf", _SECTION)
+    append_to_file(data_directory / "postgresql.conf", _SECTION, os_user)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, DataDirectoryError, ProgramError
+from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.control import require_supported_build
 from tde.postgres.guard import add_guard
@@ -54,7 +55,7 @@ def initialize_cluster(
         try:
             _run_initdb(data_directory, binaries, os_user, keystore, initdb_args)
             Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
-            add_guard(data_directory)
+            add_guard(data_directory, os_user)
             # Success is reported only for a cluster whose keys are still in the keystore.
             require_cluster_keys(keystore)
         except BaseException:
@@ -105,9 +106,13 @@ def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterato
     Root has to do it for that user, who may not be allowed to write to the parent.
     """
     created = not data_directory.exists()
-    data_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = None if os_user is None else os_user.owner
+    if created:
+        create_parents(data_directory, owner)
+        create_directory(data_directory, owner)
+    else:
+        adopt_directory(data_directory, owner)
     if os_user is not None:
-        os.chown(data_directory, os_user.uid, os_user.gid)
         require_reachable(os_user, data_directory / "PG_VERSION", "the data directory")
     try:
         yield

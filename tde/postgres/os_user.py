@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import OsUserError, UnreachablePathError
+from tde.ownership import Owner
 
 _FALLBACK_USERS = ("postgres", "nobody")
 
@@ -28,6 +29,11 @@ class OsUser:
     gid: int
     groups: tuple[int, ...]
     home: str
+
+    @property
+    def owner(self) -> Owner:
+        """This user as one that directories are made for."""
+        return Owner(self.uid, self.gid, self.groups)
 
     @classmethod
     def from_passwd(cls, entry: pwd.struct_passwd) -> OsUser:

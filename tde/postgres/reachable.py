@@ -112,11 +112,16 @@ def _cache_directory() -> Path:
     else:
         directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tde"
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    found = directory.stat()
+    found = directory.lstat()
     # The server loads code from here: nobody else may be able to put files into it.
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if (
+        not stat.S_ISDIR(found.st_mode)
+        or found.st_uid != os.geteuid()
+        or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ):
         raise UnreachablePathError(
-            f"{directory} must belong to the current user and be writable by nobody else",
+            f"{directory} must be a directory, belong to the current "
+            "user and be writable by nobody else",
             remedy=f"Correct its owner and mode, or remove it: rm -r {directory}",
         )
     if os.geteuid() == 0:

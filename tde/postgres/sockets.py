@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tde.errors import DataDirectoryError
+from tde.ownership import create_directory
 from tde.postgres.os_user import OsUser, can_access
 
 # Short on purpose: sockaddr_un holds 107 bytes of path.
@@ -62,7 +63,7 @@ def create_private_directory(data_directory: Path, os_user: OsUser | None) -> Pa
     directory = private_directory(data_directory, os_user)
     uid = os.geteuid() if os_user is None else os_user.uid
     try:
-        directory.mkdir(mode=0o700)
+        create_directory(directory, None if os_user is None else os_user.owner)
     except FileExistsError:
         # /tmp is open to everybody: a directory or link that is not ours is not trusted.
         found = directory.lstat()
@@ -71,9 +72,6 @@ def create_private_directory(data_directory: Path, os_user: OsUser | None) -> Pa
                 f"the socket directory {directory} belongs to somebody else",
                 remedy="Remove it, or set unix_socket_directories in postgresql.conf.",
             ) from None
-    else:
-        if os_user is not None:
-            os.chown(directory, os_user.uid, os_user.gid)
     return directory
 
 

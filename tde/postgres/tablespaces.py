@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from psycopg2 import sql
 
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TablespaceError
+from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.marker import Marker, require_matching_keystore
 from tde.postgres.os_user import OsUser, require_reachable
 from tde.postgres.policy import Scope
@@ -200,6 +200,8 @@ def _prepare_location(location: Path, os_user: OsUser | None) -> bool:
     Raises:
         TablespaceError: it exists and is not an empty directory.
         UnreachablePathError: the server's user cannot get there.
+        UnsafeDirectoryError: it is another user's, or would be made where others could
+            mislead root.
     """
     require_reachable(os_user, location, "the tablespace location")
     created = not location.exists()
@@ -208,7 +210,10 @@ def _prepare_location(location: Path, os_user: OsUser | None) -> bool:
             f"the location {location} is not an empty directory",
             remedy="Name a directory that is empty or does not exist.",
         )
-    location.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os_user is not None and location.stat().st_uid != os_user.uid:
-        os.chown(location, os_user.uid, os_user.gid)
+    owner = None if os_user is None else os_user.owner
+    if created:
+        create_parents(location, owner)
+        create_directory(location, owner)
+    else:
+        adopt_directory(location, owner)
     return created

@@ -18,6 +18,7 @@ from tde.errors import (
     TdeError,
 )
 from tde.keystore import KeyOwner, inspect_keystore
+from tde.ownership import create_directory
 from tde.postgres import Cluster, initialize, launch, reachable
 from tde.postgres.policy import PG_GLOBAL_OID
 
@@ -147,11 +148,12 @@ def test_init_refuses_a_directory_with_content(any_binaries, os_user_tmp_path, k
 
 @pytest.mark.parametrize(("data", "keys"), [("a", "a/keys"), ("b/data", "b")])
 def test_init_refuses_overlapping_places(
-    any_binaries, os_user_tmp_path, keystore_factory, data, keys
+    any_binaries, os_user, os_user_tmp_path, keystore_factory, data, keys
 ):
-    (os_user_tmp_path / keys).parent.mkdir(exist_ok=True)
+    parent = (os_user_tmp_path / keys).parent
+    if parent != os_user_tmp_path:
+        create_directory(parent, None if os_user is None else os_user.owner)
     keystore = keystore_factory(keys)
-    (os_user_tmp_path / "a").mkdir(exist_ok=True)
     cluster = Cluster(os_user_tmp_path / data, any_binaries)
     with pytest.raises(TdeError, match=r"overlap|not empty"):
         cluster.init(keystore=keystore)
@@ -199,7 +201,7 @@ def test_init_that_loses_its_keys_is_no_success(
 ):
     keystore = keystore_factory()
 
-    def lose_a_key(_: Path) -> None:
+    def lose_a_key(*_: object) -> None:
         (keystore.path / "keys" / KeyOwner.wal().file_name).unlink()
 
     monkeypatch.setattr(initialize, "add_guard", lose_a_key)

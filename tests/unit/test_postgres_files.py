@@ -121,7 +121,7 @@ def test_marker_that_is_not_json(tmp_path, content):
 def test_guard_is_included(tmp_path):
     configuration = tmp_path / "postgresql.conf"
     configuration.write_text("port = 5432\n")
-    add_guard(tmp_path)
+    add_guard(tmp_path, None)
     text = configuration.read_text()
     assert text.startswith("port = 5432\n")
     assert text.endswith(f"\ninclude '{GUARD_FILE}'\n")
@@ -133,7 +133,7 @@ def test_links_are_not_written_through(tmp_path):
     link = tmp_path / "link"
     link.symlink_to(target)
     with pytest.raises(OSError, match="symbolic links"):
-        append_to_file(link, "x")
+        append_to_file(link, "x", None)
     write_owned_file(link, "new", None)  # Replaces the link itself.
     assert target.read_text() == "untouched"
     assert link.read_text() == "new"
