@@ -329,6 +329,12 @@ class Cluster:
     def _require_supported_settings(
         self, arguments: Sequence[str], program: ProgramEnvironment
     ) -> None:
+        if self._setting("dynamic_shared_memory_type", arguments, program) == "mmap":
+            raise UnsupportedServerError(
+                "dynamic_shared_memory_type = mmap cannot be encrypted: the server maps the files "
+                "of pg_dynshmem, in which parallel queries exchange rows, into its memory",
+                remedy="Set dynamic_shared_memory_type to posix or sysv.",
+            )
         if self.binaries.major < 18:
             return
         if self._setting("io_method", arguments, program) == "io_uring":

@@ -16,6 +16,7 @@ from tde.errors import (
     KeystoreError,
     ProgramError,
     TdeError,
+    UnsupportedServerError,
 )
 from tde.keystore import KeyOwner, inspect_keystore
 from tde.ownership import create_directory
@@ -208,3 +209,15 @@ def test_init_that_loses_its_keys_is_no_success(
     cluster = Cluster(os_user_tmp_path / "data", any_binaries)
     with pytest.raises(ClusterKeystoreError, match="has no key for the WAL"):
         cluster.init(keystore=keystore, initdb_args=["--no-sync"])
+
+
+def test_shared_memory_in_files_is_refused(binaries, encrypted_cluster_factory):
+    made = encrypted_cluster_factory(binaries, start=False)
+    with pytest.raises(UnsupportedServerError, match="pg_dynshmem") as caught:
+        made.start({"dynamic_shared_memory_type": "mmap"})
+    assert "posix" in caught.value.remedy
+    assert made.cluster.pid is None
+    with (made.data_directory / "postgresql.auto.conf").open("a") as file:
+        file.write("dynamic_shared_memory_type = mmap\n")
+    with pytest.raises(UnsupportedServerError):
+        made.start()
