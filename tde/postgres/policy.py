@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, KeystoreExistsError, PlaintextEntryError
+from tde.errors import (
+    ClusterKeystoreError,
+    KeystoreClosedError,
+    KeystoreExistsError,
+    PlaintextEntryError,
+)
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -104,3 +109,10 @@ def require_open(keystore: Keystore) -> None:
     """
     if not keystore.is_open:
         raise KeystoreClosedError
+
+
+def _already_used(keystore: Path) -> ClusterKeystoreError:
+    return ClusterKeystoreError(
+        f"the keystore {keystore} already has keys: it serves another cluster",
+        remedy="Create a keystore of its own for each cluster: tde keystore create",
+    )
