@@ -44,6 +44,10 @@ _HARMLESS = {
     "fwrite": "streams on plain files only",
 }
 
+# What the interposer looks up in the server to recognise a base backup, which must carry
+# ciphertext. A linker that hides the server's own symbols leaves it blind.
+_NEEDED = frozenset({"MyWalSnd", "GetConfigOption"})
+
 
 def require_interposable(binary: Path, interposer: Path) -> None:
     """Refuse a server binary whose file I/O the interposer would not see.
@@ -54,7 +58,8 @@ def require_interposable(binary: Path, interposer: Path) -> None:
 
     Raises:
         UnsupportedServerError: the binary is static, setuid, not an ELF file, or imports a
-            file call that is not handled; the message names it.
+            file call that is not handled, or hides a symbol that the interposer needs; the
+            message names it.
     """
     if binary.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
         raise UnsupportedServerError(
@@ -67,6 +72,13 @@ def require_interposable(binary: Path, interposer: Path) -> None:
             f"{binary} uses file calls that this version of tde does not encrypt: "
             + ", ".join(unhandled),
             remedy="Use a PostgreSQL release that this version of tde supports, or a newer tde.",
+        )
+    hidden = _NEEDED - _dynamic_symbols(binary, defined=True)
+    if hidden:
+        raise UnsupportedServerError(
+            f"{binary} does not export {', '.join(sorted(hidden))}, without which base backups "
+            "cannot be recognised and would carry plaintext",
+            remedy="Use a build that exports its symbols, such as your distribution's.",
         )
 
 

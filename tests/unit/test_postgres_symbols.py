@@ -59,3 +59,23 @@ def test_a_script_is_refused(tmp_path):
     script.write_text("#!/bin/sh\n")
     with pytest.raises(UnsupportedServerError, match="not an executable program"):
         require_interposable(script, find_interposer())
+
+
+@pytest.mark.parametrize("missing", ["MyWalSnd", "GetConfigOption"])
+def test_a_server_that_hides_what_the_interposer_needs_is_refused(tmp_path, missing):
+    exported = {"MyWalSnd", "GetConfigOption"} - {missing}
+    (tmp_path / "list").write_text("{ " + " ".join(f"{name};" for name in exported) + " };\n")
+    source = tmp_path / "symbols.c"
+    source.write_text("void *MyWalSnd;\nvoid GetConfigOption(void) {}\n")
+    binary = build(tmp_path, "return argc;", str(source), f"-Wl,--dynamic-list={tmp_path / 'list'}")
+    with pytest.raises(UnsupportedServerError, match=f"does not export {missing},") as caught:
+        require_interposable(binary, find_interposer())
+    assert caught.value.remedy
+
+
+def test_a_server_that_exports_what_the_interposer_needs_is_accepted(tmp_path):
+    source = tmp_path / "symbols.c"
+    source.write_text("void *MyWalSnd;\nvoid GetConfigOption(void) {}\n")
+    require_interposable(
+        build(tmp_path, "return argc;", str(source), "-rdynamic"), find_interposer()
+    )
