@@ -10,6 +10,7 @@ from tde.cli.common import open_keystore
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
+    from tde.keystore.passphrase import PassphraseSource
     from tde.postgres import Cluster
 
 
@@ -27,12 +28,7 @@ def find_cluster(pgdata: Path, bindir: Path | None, os_user: str | None) -> Clus
 
 
 def open_cluster_keystore(
-    cluster: Cluster,
-    keystore: Path | None,
-    *,
-    file: Path | None,
-    fd: int | None,
-    command: str | None,
+    cluster: Cluster, keystore: Path | None, source: PassphraseSource
 ) -> AbstractContextManager[Keystore | None]:
     """Open the keystore of a cluster; for a plain cluster the context yields ``None``.
 
@@ -54,4 +50,4 @@ def open_cluster_keystore(
     path = keystore if keystore is not None or marker is None else marker.keystore
     assert path is not None  # One of the two named it.
     require_matching_keystore(cluster.data_directory, marker, inspect_keystore(path).uuid)
-    return open_keystore(path, file=file, fd=fd, command=command)
+    return open_keystore(path, source)

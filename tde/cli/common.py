@@ -1,8 +1,9 @@
-"""What every command shares: option types, consoles, help examples and error reports.
+"""What every command shares: consoles, help examples and error reports.
 
-A noun's module starts with ``app = new_app(...)`` and annotates its parameters with the
-option types below. It neither catches :class:`~tde.errors.TdeError` nor exits by itself:
-the root group runs every command inside :func:`reporting_errors`.
+A noun's module starts with ``app = new_app(...)`` and annotates its parameters with the types
+of :mod:`tde.cli.options`. It does not catch :class:`~tde.errors.TdeError`: the root group runs
+every command inside :func:`reporting_errors`. It exits by itself only where the exit code is
+an answer and not an error, as that of ``tde pg status``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -22,6 +23,7 @@ from tde.errors import TdeError
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
+    from tde.keystore.passphrase import PassphraseSource
 
 EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
 
@@ -29,78 +31,6 @@ EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
 # Automatic highlighting is off because it colours parts of paths and UUIDs at random.
 console = Console(highlight=False)
 error_console = Console(stderr=True, highlight=False)
-
-_PASSPHRASE_PANEL = "Passphrase (default: prompt)"
-
-KeystoreOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--keystore",
-        "-k",
-        metavar="DIR",
-        envvar="TDE_KEYSTORE",
-        help="The keystore directory. Keep it outside the data directory.",
-    ),
-]
-PassphraseFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--passphrase-file",
-        metavar="FILE",
-        help="Read the passphrase from a file that only its owner can read.",
-        rich_help_panel=_PASSPHRASE_PANEL,
-    ),
-]
-PassphraseFdOption = Annotated[
-    int | None,
-    typer.Option(
-        "--passphrase-fd",
-        metavar="N",
-        min=0,
-        help="Read the passphrase from an open file descriptor; 0 is standard input.",
-        rich_help_panel=_PASSPHRASE_PANEL,
-    ),
-]
-PassphraseCommandOption = Annotated[
-    str | None,
-    typer.Option(
-        "--passphrase-command",
-        metavar="COMMAND",
-        help="Run a shell command and take its standard output as the passphrase.",
-        rich_help_panel=_PASSPHRASE_PANEL,
-    ),
-]
-PgDataOption = Annotated[
-    Path,
-    typer.Option(
-        "--pgdata",
-        "-D",
-        metavar="DIR",
-        envvar="PGDATA",
-        help="The PostgreSQL data directory.",
-    ),
-]
-BindirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--bindir",
-        metavar="DIR",
-        help="The directory of the PostgreSQL programs. Default: PG_CONFIG, PATH, the system's "
-        "packages, then the PostgreSQL that was installed with tde.",
-    ),
-]
-OsUserOption = Annotated[
-    str | None,
-    typer.Option(
-        "--os-user",
-        metavar="NAME",
-        help="As root: the system user that runs the server. Default: the owner of an existing "
-        "data directory, then postgres, then nobody.",
-    ),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
-]
 
 
 def examples(*lines: str) -> str:
@@ -143,10 +73,19 @@ def require_keystore(path: Path | None) -> Path:
     return path
 
 
-def open_keystore(
-    path: Path | None, *, file: Path | None, fd: int | None, command: str | None
-) -> Keystore:
-    """Ask for the passphrase in the way the options say and open the keystore.
+def passphrase_source(file: Path | None, fd: int | None, command: str | None) -> PassphraseSource:
+    """Return what the three passphrase options say.
+
+    Raises:
+        PassphraseError: more than one is given.
+    """
+    from tde.keystore.passphrase import PassphraseSource
+
+    return PassphraseSource(file, fd, command)
+
+
+def open_keystore(path: Path | None, source: PassphraseSource) -> Keystore:
+    """Read the passphrase from where the options say and open the keystore.
 
     The result is a context manager; leaving it wipes the master key.
 
@@ -156,17 +95,16 @@ def open_keystore(
     # Imported here because it loads the cryptography package, which `--help` must not wait for.
     from tde.keystore import Keystore, inspect_keystore
     from tde.keystore.passphrase import read_passphrase
+    from tde.keystore.secret import wipe
 
     directory = require_keystore(path)
     # A missing or damaged keystore is reported before the operator types a passphrase.
     inspect_keystore(directory)
-    passphrase = read_passphrase(
-        file=file, fd=fd, command=command, prompt=f"Passphrase of {directory}: "
-    )
+    passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
     try:
         return Keystore.open(directory, passphrase)
     finally:
-        passphrase[:] = bytes(len(passphrase))
+        wipe(passphrase)
 
 
 def print_json(document: object) -> None:

@@ -7,24 +7,25 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from tde.cli.common import (
+    console,
+    error_console,
+    examples,
+    new_app,
+    passphrase_source,
+    print_json,
+    require_keystore,
+)
+from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
-    console,
-    error_console,
-    examples,
-    new_app,
-    print_json,
-    require_keystore,
 )
 
 if TYPE_CHECKING:
     from tde.keystore import KeyRecordInfo, KeystoreStatus
-
-_WELL_KNOWN_TABLESPACES = {1663: "pg_default", 1664: "pg_global"}
 
 app = new_app(
     "Create a keystore and look at the keys in it.",
@@ -63,6 +64,7 @@ def create(
     from tde.keystore.secret import wipe
     from tde.postgres.os_user import require_reachable, server_os_user
 
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     path = require_keystore(keystore).absolute()
     server_user = server_os_user(None, name=os_user)
     require_reachable(server_user, path, "the keystore")
@@ -70,11 +72,7 @@ def create(
     # The place is checked before the operator thinks of a passphrase.
     check_place(path)
     passphrase = read_passphrase(
-        file=passphrase_file,
-        fd=passphrase_fd,
-        command=passphrase_command,
-        confirm=True,
-        prompt=f"Passphrase for the new keystore {path}: ",
+        source, confirm=True, prompt=f"Passphrase for the new keystore {path}: "
     )
     try:
         with Keystore.create(path, passphrase, owner=owner) as created:
@@ -163,6 +161,8 @@ def _print_tables(status: KeystoreStatus) -> None:
 
 
 def _owner_name(key: KeyRecordInfo) -> str:
-    name = _WELL_KNOWN_TABLESPACES.get(key.owner.oid)
+    from tde.postgres.policy import BUILT_IN_TABLESPACES
+
+    name = BUILT_IN_TABLESPACES.get(key.owner.oid)
     text = str(key.owner)
     return f"{text} ({name})" if name else text

@@ -11,6 +11,17 @@ import typer
 
 from tde.cli.cluster_access import find_cluster, open_cluster_keystore
 from tde.cli.common import (
+    console,
+    error_console,
+    examples,
+    new_app,
+    open_keystore,
+    passphrase_source,
+    print_json,
+    require_keystore,
+)
+from tde.cli.options import (
+    AesOption,
     BindirOption,
     JsonOption,
     KeystoreOption,
@@ -19,20 +30,12 @@ from tde.cli.common import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
-    console,
-    error_console,
-    examples,
-    new_app,
-    open_keystore,
-    print_json,
-    require_keystore,
+    algorithm_of,
 )
-from tde.cli.options import AesOption, algorithm_of
+from tde.errors import ServerNotRunningError
 
 if TYPE_CHECKING:
     from tde.postgres import Cluster
-
-EXIT_NOT_RUNNING = 3  # As pg_ctl status.
 
 app = new_app(
     "Create, start, stop and inspect encrypted PostgreSQL clusters.",
@@ -109,12 +112,11 @@ def init(
     from tde.postgres import Scope
 
     algorithm = algorithm_of(aes)
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = require_keystore(keystore)
     cluster.require_creatable(directory)
-    with open_keystore(
-        directory, file=passphrase_file, fd=passphrase_fd, command=passphrase_command
-    ) as opened:
+    with open_keystore(directory, source) as opened:
         cluster.init(
             keystore=opened,
             scope=Scope(scope.value),
@@ -161,11 +163,10 @@ def start(
     The keystore defaults to the one that the cluster was created with. Clusters without
     encryption can be started too.
     """
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
-    with open_cluster_keystore(
-        cluster, keystore, file=passphrase_file, fd=passphrase_fd, command=passphrase_command
-    ) as opened:
+    with open_cluster_keystore(cluster, keystore, source) as opened:
         cluster.start(
             opened,
             server_arguments=shlex.split(options),
@@ -209,10 +210,9 @@ def restart(
 
     The keystore is opened first: with a wrong passphrase the server simply keeps running.
     """
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
-    with open_cluster_keystore(
-        cluster, keystore, file=passphrase_file, fd=passphrase_fd, command=passphrase_command
-    ) as opened:
+    with open_cluster_keystore(cluster, keystore, source) as opened:
         cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
     _report_started(cluster)
 
@@ -242,7 +242,7 @@ def status(
     else:
         print_status(found)
     if not found.running:
-        raise typer.Exit(EXIT_NOT_RUNNING)
+        raise typer.Exit(ServerNotRunningError.exit_code)
 
 
 @app.command(
@@ -269,10 +269,9 @@ def execute(
     """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code."""
     from tde.postgres import run_program
 
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
-    with open_cluster_keystore(
-        cluster, keystore, file=passphrase_file, fd=passphrase_fd, command=passphrase_command
-    ) as opened:
+    with open_cluster_keystore(cluster, keystore, source) as opened:
         result = run_program(
             cluster.binaries,
             program,

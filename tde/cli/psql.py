@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from tde.cli.cluster_access import find_cluster
-from tde.cli.common import BindirOption, PgDataOption, examples, new_app
+from tde.cli.common import examples, new_app
+from tde.cli.options import BindirOption, PgDataOption
 
 app = new_app("Open psql on a cluster that tde started.")
 

@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tde.cli.cluster_access import find_cluster, open_cluster_keystore
-from tde.cli.common import (
+from tde.cli.common import console, examples, new_app, passphrase_source, print_json
+from tde.cli.options import (
+    AesOption,
     BindirOption,
     JsonOption,
     KeystoreOption,
@@ -19,12 +21,8 @@ from tde.cli.common import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
-    console,
-    examples,
-    new_app,
-    print_json,
+    algorithm_of,
 )
-from tde.cli.options import AesOption, algorithm_of
 from tde.errors import ClusterKeystoreError
 
 app = new_app(
@@ -73,11 +71,10 @@ def create(
     from tde.postgres import create_tablespace
 
     algorithm = None if plaintext else algorithm_of(aes)
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
-    with open_cluster_keystore(
-        cluster, keystore, file=passphrase_file, fd=passphrase_fd, command=passphrase_command
-    ) as opened:
+    with open_cluster_keystore(cluster, keystore, source) as opened:
         if opened is None:
             raise ClusterKeystoreError(
                 f"the cluster {cluster.data_directory} is not encrypted",

@@ -10,6 +10,7 @@ import getpass
 import os
 import subprocess
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import KeystorePermissionError, PassphraseError
@@ -19,6 +20,34 @@ from tde.keystore.secret import wipe
 LENGTHS = range(8, 201)  # Bytes, after the newline at the end was taken off.
 
 _SOURCES = "--passphrase-file, --passphrase-fd or --passphrase-command"
+
+
+@dataclass(frozen=True)
+class PassphraseSource:
+    """Where a passphrase is read from: one of these, or the terminal when all are ``None``.
+
+    Attributes:
+        file: a file that only its owner can read.
+        fd: an open descriptor, read to its end and left open.
+        command: a command for `/bin/sh`; its standard output is the passphrase.
+
+    Raises:
+        PassphraseError: more than one is given.
+    """
+
+    file: Path | None = None
+    fd: int | None = None
+    command: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.file, self.fd, self.command)) > 1:
+            raise PassphraseError(
+                "more than one source was given for the passphrase",
+                remedy=f"Give only one of {_SOURCES}.",
+            )
+
+
+PROMPT = PassphraseSource()
 
 
 def check_length(passphrase: bytes | bytearray) -> None:
@@ -35,40 +64,28 @@ def check_length(passphrase: bytes | bytearray) -> None:
 
 
 def read_passphrase(
-    *,
-    file: Path | None = None,
-    fd: int | None = None,
-    command: str | None = None,
-    confirm: bool = False,
-    prompt: str = "Passphrase: ",
+    source: PassphraseSource = PROMPT, *, confirm: bool = False, prompt: str = "Passphrase: "
 ) -> bytearray:
     """Return a passphrase of 8 to 200 bytes; the caller wipes it.
 
     One newline at the end is taken off, which editors and `echo` leave there.
 
     Args:
-        file: a file that only its owner can read.
-        fd: an open descriptor, read to its end and left open.
-        command: a command for `/bin/sh`; its standard output is the passphrase.
-        confirm: ask twice; applies to the prompt only.
-        prompt: what to ask on the terminal when no source is given.
+        source: where to read it.
+        confirm: ask twice; applies to the terminal only.
+        prompt: what to ask on the terminal.
 
     Raises:
-        PassphraseError: there is no source or more than one, it cannot be read, the two
-            entries differ, or the passphrase is too short or too long.
+        PassphraseError: it cannot be read, the two entries differ, or it is too short or too
+            long.
         KeystorePermissionError: others can read the file.
     """
-    if sum(source is not None for source in (file, fd, command)) > 1:
-        raise PassphraseError(
-            "more than one source was given for the passphrase",
-            remedy=f"Give only one of {_SOURCES}.",
-        )
-    if file is not None:
-        passphrase = _from_file(file)
-    elif fd is not None:
-        passphrase = _from_descriptor(fd, f"file descriptor {fd}")
-    elif command is not None:
-        passphrase = _from_command(command)
+    if source.file is not None:
+        passphrase = _from_file(source.file)
+    elif source.fd is not None:
+        passphrase = _from_descriptor(source.fd, f"file descriptor {source.fd}")
+    elif source.command is not None:
+        passphrase = _from_command(source.command)
     else:
         passphrase = _from_prompt(prompt, confirm)
     try:

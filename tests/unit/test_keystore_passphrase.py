@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tde.errors import KeystorePermissionError, PassphraseError
-from tde.keystore.passphrase import read_passphrase
+from tde.keystore.passphrase import PassphraseSource, read_passphrase
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def private_file(path: Path, content: bytes) -> Path:
 )
 def test_every_source_gives_the_same_bytes(tmp_path: Path, content: bytes, expected: bytes) -> None:
     file = private_file(tmp_path / "passphrase", content)
-    assert read_passphrase(file=file) == expected
-    assert read_passphrase(command=f"cat {file}") == expected
+    assert read_passphrase(PassphraseSource(file=file)) == expected
+    assert read_passphrase(PassphraseSource(command=f"cat {file}")) == expected
     with file.open("rb") as opened:
-        assert read_passphrase(fd=opened.fileno()) == expected
+        assert read_passphrase(PassphraseSource(fd=opened.fileno())) == expected
         opened.fileno()  # Still open: it belongs to the caller.
 
 
@@ -63,7 +63,7 @@ def test_wrong_length_has_one_message_from_every_source(tmp_path: Path, content:
     file = private_file(tmp_path / "passphrase", content)
     for source in ({"file": file}, {"command": f"cat {file}"}):
         with pytest.raises(PassphraseError, match=r"^passphrase is too short or too long$"):
-            read_passphrase(**source)
+            read_passphrase(PassphraseSource(**source))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
@@ -71,7 +71,7 @@ def test_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None
     file = private_file(tmp_path / "passphrase", b"correct horse")
     file.chmod(mode)
     with pytest.raises(KeystorePermissionError, match="open to other users") as caught:
-        read_passphrase(file=file)
+        read_passphrase(PassphraseSource(file=file))
     assert caught.value.remedy == f"chmod 0600 {file}"
 
 
@@ -82,7 +82,7 @@ def test_passphrase_that_arrives_in_pieces_is_read_whole() -> None:
     )
     os.close(writer)
     try:
-        assert read_passphrase(fd=reader) == b"correct horse"
+        assert read_passphrase(PassphraseSource(fd=reader)) == b"correct horse"
     finally:
         os.close(reader)
         slow.wait()
@@ -90,23 +90,23 @@ def test_passphrase_that_arrives_in_pieces_is_read_whole() -> None:
 
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PassphraseError, match="No such file"):
-        read_passphrase(file=tmp_path / "none")
+        read_passphrase(PassphraseSource(file=tmp_path / "none"))
     tmp_path.chmod(0o700)
     with pytest.raises(PassphraseError, match="Is a directory"):
-        read_passphrase(file=tmp_path)
+        read_passphrase(PassphraseSource(file=tmp_path))
     with pytest.raises(PassphraseError, match="file descriptor 999: Bad file descriptor"):
-        read_passphrase(fd=999)
+        read_passphrase(PassphraseSource(fd=999))
 
 
 @pytest.mark.parametrize("command", ["exit 3", "echo a useless passphrase; exit 3"])
 def test_failing_command_is_not_believed(command: str) -> None:
     with pytest.raises(PassphraseError, match="ended with exit status 3"):
-        read_passphrase(command=command)
+        read_passphrase(PassphraseSource(command=command))
 
 
 def test_two_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PassphraseError, match="more than one source"):
-        read_passphrase(file=tmp_path / "a", command="true")
+        PassphraseSource(file=tmp_path / "a", command="true")
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, *answers: str) -> Iterator[str]:
