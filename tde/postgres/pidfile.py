@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from tde.postgres.process_files import identity, working_directory
+
 
 @dataclass(frozen=True)
 class PostmasterFile:
@@ -31,7 +33,8 @@ class PostmasterFile:
 def read_postmaster_file(data_directory: Path) -> PostmasterFile | None:
     """Return the description of the running server, or ``None`` when none runs.
 
-    A file that a killed server left behind counts as no server.
+    A file that a killed server left behind counts as no server, also when its process id has
+    since been given to the server of another cluster.
     """
     try:
         lines = (data_directory / "postmaster.pid").read_text(encoding="utf-8").split("\n")
@@ -44,7 +47,7 @@ def read_postmaster_file(data_directory: Path) -> PostmasterFile | None:
         pid = abs(int(lines[0]))
     except ValueError:
         return None
-    if not is_postgres_process(pid):
+    if not is_server_of(pid, data_directory):
         return None
     return PostmasterFile(
         pid=pid,
@@ -63,6 +66,21 @@ def is_postgres_process(pid: int) -> bool:
             process.status() != psutil.STATUS_ZOMBIE
         )
     except psutil.NoSuchProcess:
+        return False
+
+
+def is_server_of(pid: int, data_directory: Path) -> bool:
+    """Tell whether ``pid`` is a server that runs in this data directory.
+
+    A server's working directory is its data directory from before it writes postmaster.pid
+    until its end.
+    """
+    if not is_postgres_process(pid):
+        return False
+    try:
+        return working_directory(pid) == identity(data_directory.stat())
+    except OSError:
+        # The process is gone, or it is another user's and we are neither that user nor root.
         return False
 
 

@@ -7,6 +7,7 @@ is then done by a program that runs as the server's user.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -22,6 +23,25 @@ def read_process_file(pid: int, name: str) -> bytes:
         return path.read_bytes()
     except PermissionError:
         return _run_as_owner(pid, ["cat", str(path)])
+
+
+def working_directory(pid: int) -> tuple[int, int]:
+    """Return the device and the inode of the directory that a process runs in.
+
+    Raises:
+        OSError: the process is gone, or may not be looked at.
+    """
+    path = Path(f"/proc/{pid}/cwd")
+    try:
+        return identity(path.stat())
+    except PermissionError:
+        device, inode = _run_as_owner(pid, ["stat", "-L", "-c", "%d %i", str(path)]).split()
+        return int(device), int(inode)
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """Return what tells a file from every other one: its device and inode."""
+    return status.st_dev, status.st_ino
 
 
 def process_descriptors(pid: int) -> dict[int, str]:

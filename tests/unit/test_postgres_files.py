@@ -35,7 +35,7 @@ PID_FILE = "4711\n/srv/data\n1700000000\n5433\n/tmp\nlocalhost\n  123 456\nready
 
 @pytest.fixture
 def alive(monkeypatch):
-    monkeypatch.setattr(pidfile, "is_postgres_process", lambda pid: pid == 4711)
+    monkeypatch.setattr(pidfile, "is_server_of", lambda pid, directory: pid == 4711)
 
 
 def test_postmaster_pid(tmp_path, alive):
@@ -60,6 +60,17 @@ def test_stale_or_useless_postmaster_pid(tmp_path, alive, content):
 
 def test_process_that_is_not_a_server():
     assert not pidfile.is_postgres_process(os.getpid())
+
+
+def test_postmaster_pid_of_another_cluster(tmp_path, monkeypatch):
+    # The process id of a killed server was given to the server of another cluster.
+    monkeypatch.setattr(pidfile, "is_postgres_process", lambda pid: True)
+    (tmp_path / "postmaster.pid").write_text(PID_FILE.replace("4711", str(os.getpid())))
+    assert read_postmaster_file(tmp_path) is None
+    monkeypatch.chdir(tmp_path)
+    assert read_postmaster_file(tmp_path) is not None
+    (tmp_path.parent / "link").symlink_to(tmp_path)
+    assert read_postmaster_file(tmp_path.parent / "link") is not None
 
 
 def test_postmaster_opts(tmp_path):
