@@ -20,9 +20,14 @@ class Algorithm(Enum):
         return 32 if self is Algorithm.AES128 else 64
 
     @property
+    def aes_bits(self) -> int:
+        """The AES key size in bits, 128 or 256; each half of the XTS key has this size."""
+        return self.key_bytes * 4
+
+    @property
     def label(self) -> str:
         """The name people read, for example ``AES-256-XTS``."""
-        return f"AES-{self.key_bytes * 4}-XTS"
+        return f"AES-{self.aes_bits}-XTS"
 
     @classmethod
     def from_bits(cls, bits: int) -> Algorithm:

@@ -4,19 +4,46 @@ from __future__ import annotations
 
 import re
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from tde.cli.common import console, error_console, examples, reporting_errors
+from tde.algorithms import Algorithm
+from tde.cli.common import (
+    EXIT_INTERRUPTED,
+    console,
+    error_console,
+    examples,
+    reporting_errors,
+)
+from tde.cli.options import algorithm_of
 from tde.errors import TdeError
 from tde_bench.errors import BenchError
-from tde_bench.lifecycle import INTERRUPTED_EXIT_CODE, signals_interrupt
+from tde_bench.lifecycle import signals_interrupt
+from tde_bench.options import (
+    AesListOption,
+    BindirOption,
+    ChartFileOption,
+    ClientsOption,
+    CsvFileOption,
+    DirectoryOption,
+    DurationOption,
+    ExistingOption,
+    JobsOption,
+    JsonFileOption,
+    KeepOption,
+    QuickOption,
+    RoundsOption,
+    ScaleOption,
+    SeedOption,
+    SharedBuffersOption,
+    WarmupOption,
+)
 
 if TYPE_CHECKING:
     from tde_bench.configurations import Configuration
+    from tde_bench.oltp import OltpParameters
     from tde_bench.results import OltpResult
 
 # The packages of the optional dependency `bench`.
@@ -31,13 +58,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-
-
-class AesBits(str, Enum):
-    """The AES key sizes that can be compared with no encryption."""
-
-    AES128 = "128"
-    AES256 = "256"
 
 
 @app.callback()
@@ -55,83 +75,23 @@ def root() -> None:
     )
 )
 def oltp(
-    aes: Annotated[
-        list[AesBits] | None,
-        typer.Option(
-            "--aes",
-            help="Compare no encryption with this AES key size; may be repeated. Default: both.",
-        ),
-    ] = None,
-    existing: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--existing",
-            metavar="DSN[=LABEL]",
-            help="A server that you already run; may be repeated. A scratch database is created "
-            "in it and dropped. Without --aes, only such servers are compared.",
-        ),
-    ] = None,
-    scale: Annotated[
-        int | None,
-        typer.Option(min=1, help="pgbench scale, about 15 MB each. Default: 20; quick: 10."),
-    ] = None,
-    clients: Annotated[
-        int | None, typer.Option(min=1, help="Concurrent sessions. Default: 4.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Threads of pgbench. Default: 2.")] = None,
-    duration: Annotated[
-        int | None,
-        typer.Option(min=1, help="Seconds per round and configuration. Default: 15; quick: 4."),
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Interleaved rounds. Default: 12; quick: 3.")
-    ] = None,
-    warmup: Annotated[
-        int | None,
-        typer.Option(min=0, help="Uncounted seconds before the rounds. Default: 10; quick: 2."),
-    ] = None,
-    shared_buffers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="shared_buffers of the ephemeral servers. Default: 32MB; quick: 16MB.",
-        ),
-    ] = None,
-    bindir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The PostgreSQL programs to use. Default: search."),
-    ] = None,
-    directory: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="Where the ephemeral servers live. Default: a temporary directory on a disk.",
-        ),
-    ] = None,
-    keep: Annotated[
-        bool,
-        typer.Option(
-            "--keep", help="Leave the stopped clusters behind, with their passphrase in a file."
-        ),
-    ] = False,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
-    ] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the raw runs as CSV.")
-    ] = None,
-    chart_file: Annotated[
-        Path | None,
-        typer.Option("--chart", metavar="FILE", help="Draw a bar chart; .png or .svg."),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A short run (under 90 seconds) for a first look.")
-    ] = False,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of pgbench and of the bootstrap. Default: 1.")
-    ] = None,
+    aes: AesListOption = None,
+    existing: ExistingOption = None,
+    scale: ScaleOption = None,
+    clients: ClientsOption = None,
+    jobs: JobsOption = None,
+    duration: DurationOption = None,
+    rounds: RoundsOption = None,
+    warmup: WarmupOption = None,
+    shared_buffers: SharedBuffersOption = None,
+    bindir: BindirOption = None,
+    directory: DirectoryOption = None,
+    keep: KeepOption = False,
+    json_file: JsonFileOption = None,
+    csv_file: CsvFileOption = None,
+    chart_file: ChartFileOption = None,
+    quick: QuickOption = False,
+    seed: SeedOption = None,
 ) -> None:
     """Run pgbench TPC-B on ephemeral servers with and without encryption, in interleaved rounds.
 
@@ -139,13 +99,10 @@ def oltp(
     """
     _check_options(shared_buffers, [json_file, csv_file, chart_file], chart_file)
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
-    from tde_bench.oltp import OltpBenchmark, OltpParameters
-    from tde_bench.progress import live_progress
-    from tde_bench.results import write_json
+    from tde_bench.oltp import OltpParameters
 
     configurations = _configurations(aes or [], existing or [])
-    defaults = OltpParameters.quick() if quick else OltpParameters()
-    parameters = defaults.with_given(
+    parameters = (OltpParameters.quick() if quick else OltpParameters()).with_given(
         scale=scale,
         clients=clients,
         jobs=jobs,
@@ -156,6 +113,28 @@ def oltp(
         seed=seed,
     )
     _explain(parameters.clients, parameters.scale)
+    result, finished = _run(
+        configurations, parameters, json_file, bindir=bindir, directory=directory, keep=keep
+    )
+    _present(result, csv_file, chart_file)
+    if not finished:
+        error_console.print("Interrupted. What was measured until then is above.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _run(
+    configurations: list[Configuration],
+    parameters: OltpParameters,
+    json_file: Path | None,
+    *,
+    bindir: Path | None,
+    directory: Path | None,
+    keep: bool,
+) -> tuple[OltpResult, bool]:
+    """Measure, saving after every turn; return the result and whether the run was finished."""
+    from tde_bench.oltp import OltpBenchmark
+    from tde_bench.progress import live_progress
+    from tde_bench.results import write_json
 
     def save(result: OltpResult) -> None:
         if json_file is not None:
@@ -164,16 +143,12 @@ def oltp(
     total = parameters.load_seconds(len(configurations))
     with live_progress(error_console, total) as observer:
         benchmark = OltpBenchmark(configurations, parameters, observer, save)
-        interrupted = False
         with signals_interrupt():
             try:
                 benchmark.run(bindir=bindir, directory=directory, keep=keep)
             except KeyboardInterrupt:
-                interrupted = True
-    _present(benchmark.result, csv_file, chart_file)
-    if interrupted:
-        error_console.print("Interrupted. What was measured until then is above.")
-        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+                return benchmark.result, False
+    return benchmark.result, True
 
 
 def _check_options(
@@ -191,14 +166,14 @@ def _check_options(
             raise BenchError(f"the directory of {path} does not exist")
 
 
-def _configurations(aes: list[AesBits], existing: list[str]) -> list[Configuration]:
+def _configurations(aes: list[int], existing: list[str]) -> list[Configuration]:
     """Decide what is compared; ephemeral clusters come first, so theirs is the baseline."""
     from tde_bench import configurations
 
     chosen: list[Configuration] = []
     if aes or not existing:
-        bits = [int(size.value) for size in aes or list(AesBits)]
-        chosen.extend(configurations.ephemeral(bits))
+        algorithms = [algorithm_of(bits) for bits in aes] or list(Algorithm)
+        chosen.extend(configurations.ephemeral(algorithms))
     chosen.extend(configurations.existing(existing))
     return chosen
 

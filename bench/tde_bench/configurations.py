@@ -30,11 +30,11 @@ class Configuration:
 NO_ENCRYPTION = Configuration("none", "no encryption")
 
 
-def ephemeral(bits: Iterable[int]) -> list[Configuration]:
-    """Return the plain configuration, the baseline, and one per AES key size (128 or 256)."""
+def ephemeral(algorithms: Iterable[Algorithm]) -> list[Configuration]:
+    """Return the plain configuration, the baseline, and one per algorithm."""
+    sizes = sorted({algorithm.aes_bits for algorithm in algorithms})
     encrypted = [
-        Configuration(f"aes{size}", f"AES-{size}", Algorithm.from_bits(size))
-        for size in sorted(set(bits))
+        Configuration(f"aes{size}", f"AES-{size}", Algorithm.from_bits(size)) for size in sizes
     ]
     return [NO_ENCRYPTION, *encrypted]
 

@@ -9,9 +9,6 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# What shells and service managers expect of a program that was interrupted (128 + SIGINT).
-INTERRUPTED_EXIT_CODE = 130
-
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:

@@ -80,8 +80,9 @@ OsUserOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
 ]
+AES_SIZES = "128|256"
 AesOption = Annotated[
-    int, typer.Option("--aes", metavar="128|256", help="Size of the AES key in bits.")
+    int, typer.Option("--aes", metavar=AES_SIZES, help="Size of the AES key in bits.")
 ]
 
 

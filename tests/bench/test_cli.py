@@ -42,11 +42,17 @@ def test_given_values_replace_defaults() -> None:
     ("aes", "existing", "names"),
     [
         ([], [], ["none", "aes128", "aes256"]),
-        ([cli.AesBits.AES256], [], ["none", "aes256"]),
+        ([256], [], ["none", "aes256"]),
         ([], ["host=/a=mine", "host=/b"], ["mine", "server2"]),
-        ([cli.AesBits.AES128], ["host=/a=mine"], ["none", "aes128", "mine"]),
+        ([128], ["host=/a=mine"], ["none", "aes128", "mine"]),
     ],
 )
-def test_what_is_compared(aes: list[cli.AesBits], existing: list[str], names: list[str]) -> None:
+def test_what_is_compared(aes: list[int], existing: list[str], names: list[str]) -> None:
     chosen = cli._configurations(aes, existing)
     assert [configuration.name for configuration in chosen] == names
+
+
+def test_other_key_sizes_are_refused() -> None:
+    result = CliRunner().invoke(cli.app, ["oltp", "--aes", "192"])
+    assert result.exit_code == 2
+    assert "must be 128 or 256" in result.output

@@ -10,7 +10,7 @@ from tde.algorithms import Algorithm
 
 
 def test_the_plain_configuration_comes_first() -> None:
-    names = [(c.name, c.algorithm) for c in ephemeral([256, 128, 256])]
+    names = [(c.name, c.algorithm) for c in ephemeral([*reversed(Algorithm), Algorithm.AES256])]
     assert names == [
         ("none", None),
         ("aes128", Algorithm.AES128),
