@@ -152,6 +152,14 @@ class ServerStartError(PostgresError):
     """The server did not start; the message ends with the last lines of its log."""
 
 
+class ServerStillStartingError(ServerStartError):
+    """The server was started and is alive, but did not accept connections in time."""
+
+
+class ClusterBusyError(PostgresError):
+    """Another tde command is starting, stopping or creating the same cluster."""
+
+
 class ServerStopError(PostgresError):
     """The server did not stop."""
 

@@ -7,44 +7,42 @@ compares servers that were started in exactly the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ServerNotRunningError, ServerStartError, UnsupportedServerError
-from tde.postgres.binaries import PostgresBinaries, find_binaries
-from tde.postgres.control import (
-    build_setting,
-    cluster_setting,
-    read_major_version,
-    require_supported_build,
+from tde.errors import (
+    ServerNotRunningError,
+    ServerStartError,
+    ServerStillStartingError,
+    TdeError,
 )
+from tde.postgres.binaries import PostgresBinaries, find_binaries
+from tde.postgres.control import read_major_version, require_supported_build
 from tde.postgres.initialize import (
     initialize_cluster,
     require_creatable,
     require_keystore_access,
 )
 from tde.postgres.launch import (
-    ProgramEnvironment,
     program_environment,
     require_interposer,
     start_server,
     stop_server,
 )
+from tde.postgres.lock import cluster_lock
 from tde.postgres.marker import Marker, read_marker, require_matching_keystore
 from tde.postgres.os_user import OsUser, server_os_user, user_name
 from tde.postgres.pidfile import PostmasterFile, read_postmaster_file, read_server_arguments
 from tde.postgres.policy import Scope, require_cluster_keys
 from tde.postgres.reachable import reachable_binaries
 from tde.postgres.sockets import (
-    SETTING,
-    create_private_directory,
-    is_configured,
     private_directory,
     remove_private_directory,
     split_socket_argument,
-    usable_stock_directory,
 )
+from tde.postgres.start_settings import StartSettings
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -177,21 +175,41 @@ class Cluster:
             NoDataDirectoryError: there is no cluster.
             ClusterKeystoreError: the keystore is not the cluster's, or lacks keys.
             UnsupportedServerError: the build or its configuration cannot be encrypted.
+            ServerStillStartingError: it is alive and encrypts, but is not ready in time.
             ServerStartError: it runs already, or did not start.
+            ClusterBusyError: another command is starting, stopping or creating it.
             InterposerError: the interposer is missing or not active.
         """
         self.require_stopped()
-        self._require_keystore(keystore)
         arguments = [*server_arguments]
         for name, value in (options or {}).items():
             arguments += ["-c", f"{name}={value}"]
+        with cluster_lock(self.data_directory):
+            self._start(keystore, arguments, log, environment, timeout, stock_socket)
+
+    def _start(
+        self,
+        keystore: Keystore | None,
+        arguments: list[str],
+        log: Path | None,
+        environment: Mapping[str, str] | None,
+        timeout: float,
+        stock_socket: bool,
+    ) -> None:
+        """Start the server; the caller holds the lock."""
+        self.require_stopped()
+        self._require_keystore(keystore)
         with program_environment(keystore, self.os_user, environment) as program:
+            settings = StartSettings(
+                self.data_directory, self.binaries, self.os_user, arguments, program
+            )
             if keystore is not None:
                 require_supported_build(self.binaries, self.os_user)
-                self._require_supported_settings(arguments, program)
-            arguments += self._socket_arguments(arguments, program, stock_socket)
+                settings.require_supported()
+            arguments += settings.socket_arguments(stock_socket)
+            late: ServerStillStartingError | None = None
             try:
-                pid = start_server(
+                start_server(
                     self.data_directory,
                     self.binaries,
                     self.os_user,
@@ -200,12 +218,30 @@ class Cluster:
                     log=(log or self.default_log).absolute(),
                     timeout=timeout,
                 )
+            except ServerStillStartingError as error:
+                late = error
             except ServerStartError:
-                # Stays when a slow server has its socket in it by now.
                 remove_private_directory(self.data_directory, self.os_user)
                 raise
         if keystore is not None:
-            require_interposer(self.data_directory, self.binaries, self.os_user, pid)
+            self._confirm_encryption(keystore)
+        if late is not None:
+            raise late
+
+    def _confirm_encryption(self, keystore: Keystore) -> None:
+        """Check the new server, ready or not, and remember where its keystore is now."""
+        pid = self.pid
+        if pid is None:
+            raise ServerStartError(
+                f"the server in {self.data_directory} ended just after its start",
+                remedy="See the server's log.",
+            )
+        require_interposer(self.data_directory, self.binaries, self.os_user, pid)
+        marker = self.marker
+        path = keystore.path.resolve()
+        if marker is not None and marker.keystore != path:
+            # Later commands look for the keystore where this server reads new keys.
+            replace(marker, keystore=path).write(self.data_directory, self.os_user)
 
     def stop(self, mode: str = "fast", *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Stop the server and return when it is gone.
@@ -217,7 +253,15 @@ class Cluster:
         Raises:
             ServerNotRunningError: there is none.
             ServerStopError: it still runs.
+            ClusterBusyError: another command is starting or stopping it.
         """
+        self._require_running()
+        # A start that still waits for its server may end in that time.
+        with cluster_lock(self.data_directory, timeout=timeout):
+            self._stop(mode, timeout)
+
+    def _stop(self, mode: str, timeout: float) -> None:
+        """Stop the server; the caller holds the lock."""
         self._require_running()
         stop_server(self.data_directory, self.binaries, self.os_user, mode=mode, timeout=timeout)
         remove_private_directory(self.data_directory, self.os_user)
@@ -238,22 +282,42 @@ class Cluster:
 
         Args:
             options: settings that replace the earlier arguments, as for :meth:`start`.
+
+        Raises:
+            ServerStartError: besides the reasons of :meth:`start`, the server was stopped and
+                did not start again; the message says that it is down.
         """
         self._require_keystore(keystore)
+        with cluster_lock(self.data_directory):
+            self._restart(keystore, mode, options, log, environment, timeout)
+
+    def _restart(
+        self,
+        keystore: Keystore | None,
+        mode: str,
+        options: Mapping[str, str] | None,
+        log: Path | None,
+        environment: Mapping[str, str] | None,
+        timeout: float,
+    ) -> None:
+        """Restart the server; the caller holds the lock."""
         earlier = read_server_arguments(self.data_directory)
         private = private_directory(self.data_directory, self.os_user)
         arguments, stock_socket = split_socket_argument(earlier, private)
-        if self.pid is not None:
-            self.stop(mode, timeout=timeout)
-        self.start(
-            keystore,
-            options=options,
-            server_arguments=[] if options else arguments,
-            log=log,
-            environment=environment,
-            timeout=timeout,
-            stock_socket=stock_socket,
-        )
+        if options:
+            arguments = [part for item in options.items() for part in ("-c", "=".join(item))]
+        stopped = self.pid is not None
+        if stopped:
+            self._stop(mode, timeout)
+        try:
+            self._start(keystore, arguments, log, environment, timeout, stock_socket)
+        except TdeError as error:
+            if not stopped or self.pid is not None:
+                raise
+            raise ServerStartError(
+                f"the server in {self.data_directory} was stopped and is now DOWN: {error}",
+                remedy=error.remedy,
+            ) from error
 
     def status(self, keystore: Path | None = None) -> ClusterStatus:
         """Return what is known about the cluster without connecting to it or opening keys.
@@ -314,48 +378,3 @@ class Cluster:
         if keystore is not None:
             require_cluster_keys(keystore)
             require_keystore_access(keystore.path, self.os_user)
-
-    def _setting(self, name: str, arguments: Sequence[str], program: ProgramEnvironment) -> str:
-        return cluster_setting(
-            name,
-            self.data_directory,
-            arguments,
-            self.binaries,
-            self.os_user,
-            environment=program.variables,
-            pass_fds=program.pass_fds,
-        )
-
-    def _require_supported_settings(
-        self, arguments: Sequence[str], program: ProgramEnvironment
-    ) -> None:
-        if self._setting("dynamic_shared_memory_type", arguments, program) == "mmap":
-            raise UnsupportedServerError(
-                "dynamic_shared_memory_type = mmap cannot be encrypted: the server maps the files "
-                "of pg_dynshmem, in which parallel queries exchange rows, into its memory",
-                remedy="Set dynamic_shared_memory_type to posix or sysv.",
-            )
-        if self.binaries.major < 18:
-            return
-        if self._setting("io_method", arguments, program) == "io_uring":
-            raise UnsupportedServerError(
-                "io_method = io_uring cannot be encrypted: it bypasses the C library",
-                remedy="Set io_method to worker or sync.",
-            )
-
-    def _socket_arguments(
-        self, arguments: Sequence[str], program: ProgramEnvironment, stock_socket: bool
-    ) -> list[str]:
-        """Return the arguments that place the socket when the administrator has not done it."""
-        stock = build_setting(SETTING, self.binaries, self.os_user)
-        configured = self._setting(SETTING, arguments, program) != stock
-        if configured or is_configured(self.data_directory):
-            return []
-        directories = [create_private_directory(self.data_directory, self.os_user)]
-        if stock_socket:
-            port = int(self._setting("port", arguments, program))
-            usable = usable_stock_directory(stock, port, self.os_user)
-            if usable is not None:
-                # The first one is what postmaster.pid tells to tde psql.
-                directories.insert(0, usable)
-        return ["-c", f"{SETTING}={','.join(map(str, directories))}"]

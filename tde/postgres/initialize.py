@@ -19,6 +19,7 @@ from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.control import require_supported_build
 from tde.postgres.guard import add_guard
 from tde.postgres.launch import program_environment
+from tde.postgres.lock import cluster_lock
 from tde.postgres.marker import Marker
 from tde.postgres.os_user import OsUser, require_reachable, run_as
 from tde.postgres.policy import (
@@ -115,7 +116,9 @@ def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterato
     if os_user is not None:
         require_reachable(os_user, data_directory / "PG_VERSION", "the data directory")
     try:
-        yield
+        with cluster_lock(data_directory):
+            _require_empty(data_directory)
+            yield
     except BaseException:
         if created and _is_empty(data_directory):
             data_directory.rmdir()

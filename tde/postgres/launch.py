@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import InterposerError, ServerStartError, ServerStopError
+from tde.errors import (
+    InterposerError,
+    ServerStartError,
+    ServerStillStartingError,
+    ServerStopError,
+)
 from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.counters import is_interposed
 from tde.postgres.os_user import OsUser, run_as
@@ -87,7 +92,8 @@ def start_server(
         timeout: seconds to wait.
 
     Raises:
-        ServerStartError: it did not start in time; the end of the log is in the message.
+        ServerStillStartingError: it is alive, but not ready in time.
+        ServerStartError: it did not start. The end of the log is in the message of both.
     """
     log_start = _size_of(log)
     command: list[str | Path] = [binaries.program("pg_ctl"), "start", "-w", "-s"]
@@ -103,16 +109,21 @@ def start_server(
             pass_fds=program.pass_fds,
             timeout=timeout + _GRACE_SECONDS,
         )
-    except subprocess.TimeoutExpired as error:
-        raise ServerStartError(_failure("pg_ctl does not return", "", log, log_start)) from error
+        output, failed = result.stdout + result.stderr, result.returncode != 0
+    except subprocess.TimeoutExpired:
+        output, failed = "pg_ctl does not return", True
     running = read_postmaster_file(data_directory)
-    if result.returncode != 0 or running is None:
-        message = (
-            "the server did not start" if running is None else "the server is not ready in time"
-        )
+    if running is None:
         raise ServerStartError(
-            _failure(message, result.stdout + result.stderr, log, log_start),
+            _failure("the server did not start", output, log, log_start),
             remedy=f"The whole log is in {log}.",
+        )
+    if failed:
+        # Recovery can take hours. Killing the server or starting it again only prolongs it.
+        message = f"the server is still starting (pid {running.pid}), perhaps in recovery"
+        raise ServerStillStartingError(
+            _failure(message, output, log, log_start),
+            remedy="Wait and see tde pg status; do not kill the server or start it again.",
         )
     return running.pid
 

@@ -27,13 +27,23 @@ class Marker:
 
     Attributes:
         keystore_uuid: the keystore that has the cluster's keys.
-        keystore: where that keystore was when the cluster was created.
+        keystore: where that keystore was at the last start with tde, or at the creation.
         scope: what the cluster was created to encrypt.
     """
 
     keystore_uuid: UUID
     keystore: Path
     scope: Scope
+
+    @property
+    def hint(self) -> str:
+        """Where to look for the keystore, in words for people."""
+        if self.keystore.exists():
+            return f"Its keystore was last used at {self.keystore}."
+        return (
+            f"Its keystore is no longer at {self.keystore}: name the directory where it is now "
+            "with --keystore."
+        )
 
     def write(self, data_directory: Path, os_user: OsUser | None) -> None:
         """Write the marker into a data directory."""
@@ -97,13 +107,13 @@ def require_matching_keystore(
     if keystore_uuid is None:
         raise ClusterKeystoreError(
             f"the cluster {data_directory} is encrypted and needs its keystore",
-            remedy=f"Its keystore was at {marker.keystore} when the cluster was created.",
+            remedy=marker.hint,
         )
     if keystore_uuid != marker.keystore_uuid:
         raise ClusterKeystoreError(
             f"the keystore {keystore_uuid.hex} does not belong to the cluster {data_directory}, "
             f"which was created with the keystore {marker.keystore_uuid.hex}",
-            remedy=f"That keystore was at {marker.keystore} when the cluster was created.",
+            remedy=marker.hint,
         )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from tde.errors import DataDirectoryError
 from tde.ownership import create_directory
 from tde.postgres.os_user import OsUser, can_access
+from tde.postgres.pidfile import read_postmaster_file
 
 # Short on purpose: sockaddr_un holds 107 bytes of path.
 _PRIVATE_PARENT = Path("/tmp")
@@ -76,7 +77,12 @@ def create_private_directory(data_directory: Path, os_user: OsUser | None) -> Pa
 
 
 def remove_private_directory(data_directory: Path, os_user: OsUser | None) -> None:
-    """Remove the private socket directory when it is there and empty."""
+    """Remove the private socket directory when it is there and empty, and no server runs.
+
+    A server that starts has nothing in it yet, but will.
+    """
+    if read_postmaster_file(data_directory) is not None:
+        return
     with contextlib.suppress(OSError):  # Not worth failing a successful stop.
         private_directory(data_directory, os_user).rmdir()
 

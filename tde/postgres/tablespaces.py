@@ -142,10 +142,13 @@ def _require_encrypted(cluster: Cluster, keystore: Keystore) -> Marker:
     require_matching_keystore(cluster.data_directory, marker, keystore.uuid)
     assert marker is not None  # The check above refuses a keystore for a plain cluster.
     if marker.keystore.resolve() != keystore.path.resolve():
-        # The server reads new keys from the directory it was started with.
+        # The server reads new keys from the directory that it was started with.
         raise ClusterKeystoreError(
-            f"the keystore {keystore.path} is a copy of the cluster's, {marker.keystore}",
-            remedy=f"Use the original: --keystore {marker.keystore}",
+            f"the server was started with the keystore at {marker.keystore}, not with the one "
+            f"of the same UUID at {keystore.path}",
+            remedy=f"Use --keystore {marker.keystore}"
+            if marker.keystore.exists()
+            else f"If the keystore has moved: tde pg restart --keystore {keystore.path}",
         )
     return marker
 
