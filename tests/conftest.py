@@ -20,17 +20,15 @@ from typing import Any
 import psutil
 import psycopg2
 import pytest
+from common import CHEAP_KDF, PASSPHRASE
 
 from tde import _core
 from tde.algorithms import Algorithm
 from tde.errors import InterposerError, TdeError
-from tde.keystore import KdfParameters, Keystore
+from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
 from tde.postgres.reachable import find_interposer
 from tde.postgres.sockets import private_directory, remove_private_directory
-
-PASSPHRASE = b"a passphrase for tests"
-CHEAP_KDF = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
 
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
@@ -168,9 +166,11 @@ class RunningCluster:
             self.keystore, options={**SERVER_OPTIONS, **(options or {})}, **arguments
         )
 
-    def query(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def query(
+        self, statement: str, parameters: Sequence[object] = (), *, dbname: str = "postgres"
+    ) -> list[tuple[Any, ...]]:
         """Run one statement in autocommit mode and return its rows, if it has any."""
-        connection = psycopg2.connect(**self.cluster.connection_parameters())
+        connection = psycopg2.connect(**self.cluster.connection_parameters(dbname))
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -19,11 +20,9 @@ from tde.errors import (
     KeystoreVersionError,
     WrongPassphraseError,
 )
-from tde.keystore import KdfParameters, KeyOwner, Keystore, inspect_keystore
+from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.layout import read_document
 
-CHEAP = KdfParameters(memory_kib=8192, iterations=1, lanes=1)
-PASSPHRASE = b"correct horse"
 WAL = KeyOwner.wal()
 ONE = KeyOwner.tablespace(16400)
 TWO = KeyOwner.tablespace(16401)
@@ -31,7 +30,7 @@ TWO = KeyOwner.tablespace(16401)
 
 @pytest.fixture
 def keystore(tmp_path: Path) -> Iterator[Keystore]:
-    with Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP) as created:
+    with Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
         created.create_key(WAL, Algorithm.AES256)
         created.create_key(ONE, Algorithm.AES256)
         created.create_key(TWO, Algorithm.AES256)
@@ -208,7 +207,7 @@ def test_key_relabelled_as_plaintext_is_refused(keystore: Keystore) -> None:
 
 
 def test_record_of_another_keystore_is_refused(keystore: Keystore, tmp_path: Path) -> None:
-    with Keystore.create(tmp_path / "other", PASSPHRASE, kdf=CHEAP) as other:
+    with Keystore.create(tmp_path / "other", PASSPHRASE, kdf=CHEAP_KDF) as other:
         other.create_key(ONE, Algorithm.AES256)
         shutil.copy(record_file(other, ONE), record_file(keystore, ONE))
     with pytest.raises(KeystoreDamagedError, match="another keystore"):

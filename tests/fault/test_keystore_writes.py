@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreBusyError, KeystoreError, KeystoreExistsError
-from tde.keystore import KdfParameters, KeyOwner, Keystore, files, inspect_keystore, layout
+from tde.keystore import KeyOwner, Keystore, files, inspect_keystore, layout
 
-CHEAP = KdfParameters(memory_kib=8192, iterations=1, lanes=1)
-PASSPHRASE = b"correct horse"
 WAL = KeyOwner.wal()
 
 
@@ -90,7 +89,7 @@ def test_creation_killed_at_any_step_can_be_repeated(tmp_path: Path) -> None:
     uid = 65534 if os.geteuid() == 0 else os.geteuid()
     for step in range(100):
         path = tmp_path / f"ks{step}"
-        create = partial(Keystore.create, path, PASSPHRASE, kdf=CHEAP, owner=owner)
+        create = partial(Keystore.create, path, PASSPHRASE, kdf=CHEAP_KDF, owner=owner)
         survived = run_until_killed(step, create)
         try:
             create().close()
@@ -106,7 +105,7 @@ def test_creation_killed_at_any_step_can_be_repeated(tmp_path: Path) -> None:
 
 
 def test_key_creation_killed_at_any_step_leaves_the_old_keys(tmp_path: Path) -> None:
-    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP)
+    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
     keystore.create_key(WAL, Algorithm.AES256)
     wal_key = keystore.unwrap_key(WAL)
     for step in range(100):
@@ -127,7 +126,7 @@ def test_full_disk_at_any_step_changes_nothing(tmp_path: Path) -> None:
     def disk_full() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP)
+    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
     keystore.create_key(WAL, Algorithm.AES256)
     messages = []
     for step in range(100):
@@ -164,7 +163,7 @@ def test_disk_that_takes_only_part_of_the_data(tmp_path: Path) -> None:
 def create_and_report(path: Path, start: Any, connection: Connection) -> None:
     start.wait()
     try:
-        with Keystore.create(path, PASSPHRASE, kdf=CHEAP) as keystore:
+        with Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF) as keystore:
             connection.send(keystore.uuid)
     except KeystoreExistsError:
         connection.send(None)
@@ -192,7 +191,7 @@ def test_of_concurrent_creators_one_wins(tmp_path: Path) -> None:
 
 def test_concurrent_keys_of_one_owner_leave_one(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP)
+    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
     start = context.Barrier(4)
 
     def create() -> None:
@@ -214,7 +213,7 @@ def test_concurrent_keys_of_one_owner_leave_one(tmp_path: Path) -> None:
 
 def test_writer_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LOCK_TIMEOUT", 0.05)
-    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP)
+    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
     with (
         files.exclusive_lock(keystore.path),
         pytest.raises(KeystoreBusyError, match="another process") as caught,

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import CHEAP_KDF, PASSPHRASE
+
 from tde import Algorithm
-from tde.keystore import KdfParameters, KeyOwner, Keystore
+from tde.keystore import KeyOwner, Keystore
 from tde.postgres.reachable import find_interposer
 
 DRIVER_SOURCE = Path(__file__).with_name("driver.c")
-PASSPHRASE = b"only for these tests"
 
 # How the same script is run; each is one build of the driver.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -51,8 +52,7 @@ def make_data_directory(path: Path) -> Path:
 
 def make_keystore(path: Path) -> Keystore:
     """Make an open keystore with cheap key derivation and a key of each kind."""
-    cheap = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
-    keystore = Keystore.create(path, PASSPHRASE, kdf=cheap)
+    keystore = Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF)
     keystore.create_key(KeyOwner.wal(), Algorithm.AES256)
     keystore.create_key(KeyOwner.tablespace(1663), Algorithm.AES256)
     keystore.create_key(KeyOwner.tablespace(1664), Algorithm.AES128)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from common import PASSPHRASE
 
 from tde.postgres import Cluster
 
-PASSPHRASE = "a passphrase for tests\n"
 SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c shared_buffers=16MB"
 
 Tde = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,7 +29,7 @@ def tde() -> Tde:
     def run(*arguments: object, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
             [program, *map(str, arguments)],
-            input=PASSPHRASE,
+            input=PASSPHRASE.decode(),
             capture_output=True,
             text=True,
             env=environment,

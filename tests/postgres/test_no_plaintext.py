@@ -40,21 +40,10 @@ def fill(cluster, directory: Path) -> Path:
     location = directory / "tablespace"
     create_tablespace(cluster.cluster, cluster.keystore, "secret", location, Algorithm.AES128)
     cluster.query("CREATE DATABASE template_with_rows")
-    _in_database(cluster, "template_with_rows", f"CREATE TABLE t AS SELECT '{TEXT}' AS x")
+    cluster.query(f"CREATE TABLE t AS SELECT '{TEXT}' AS x", dbname="template_with_rows")
     for statement in STATEMENTS:
         cluster.query(statement.format(text=TEXT, text_hex=CANARY.hex()))
     return location
-
-
-def _in_database(cluster, database: str, statement: str) -> None:
-    import psycopg2
-
-    connection = psycopg2.connect(**cluster.cluster.connection_parameters(dbname=database))
-    try:
-        connection.autocommit = True
-        connection.cursor().execute(statement)
-    finally:
-        connection.close()
 
 
 def test_rows_are_not_on_disk(binaries, encrypted_cluster_factory, os_user_tmp_path):

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 import typer
+from common import CHEAP_KDF, PASSPHRASE
 from typer.testing import CliRunner
 
 from tde.algorithms import Algorithm
 from tde.cli.app import COMMANDS, app
 from tde.cli.common import EXIT_INTERRUPTED, reporting_errors
 from tde.errors import TdeError
-from tde.keystore import KdfParameters, KeyOwner, Keystore
+from tde.keystore import KeyOwner, Keystore
 
-PASSPHRASE = b"correct horse"
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
 
 
@@ -39,8 +39,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def keystore(place: Path) -> Path:
-    cheap = KdfParameters(memory_kib=8192, iterations=1, lanes=1)
-    with Keystore.create(place, PASSPHRASE, kdf=cheap) as created:
+    with Keystore.create(place, PASSPHRASE, kdf=CHEAP_KDF) as created:
         created.create_key(KeyOwner.wal(), Algorithm.AES256)
         created.create_plaintext_entry(1663)
         created.create_key(KeyOwner.tablespace(16400), Algorithm.AES128)

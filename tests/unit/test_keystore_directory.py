@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -23,18 +24,16 @@ from tde.errors import (
     PlaintextEntryError,
     WrongPassphraseError,
 )
-from tde.keystore import KdfParameters, KeyOwner, Keystore, inspect_keystore
+from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.files import write_atomically
 
-CHEAP = KdfParameters(memory_kib=8192, iterations=1, lanes=1)
-PASSPHRASE = b"correct horse"
 WAL = KeyOwner.wal()
 DEFAULT = KeyOwner.tablespace(1663)
 
 
 @pytest.fixture
 def keystore(tmp_path: Path) -> Keystore:
-    return Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP)
+    return Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
 
 
 def test_created_keystore_opens_again_with_the_same_keys(keystore: Keystore) -> None:
@@ -74,7 +73,7 @@ def test_everything_is_private_to_the_owner(tmp_path: Path) -> None:
     # A careless umask must not open the keystore to anybody.
     old_umask = os.umask(0)
     try:
-        keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP)
+        keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
         keystore.create_key(WAL, Algorithm.AES256)
     finally:
         os.umask(old_umask)
@@ -167,7 +166,7 @@ def test_wrong_passphrase(keystore: Keystore) -> None:
 @pytest.mark.parametrize("length", [0, 7, 201])
 def test_passphrase_of_a_wrong_length_creates_nothing(tmp_path: Path, length: int) -> None:
     with pytest.raises(PassphraseError, match=r"^passphrase is too short or too long$"):
-        Keystore.create(tmp_path / "ks", b"x" * length, kdf=CHEAP)
+        Keystore.create(tmp_path / "ks", b"x" * length, kdf=CHEAP_KDF)
     assert not (tmp_path / "ks").exists()
 
 
@@ -184,7 +183,7 @@ def test_opening_what_is_not_there(tmp_path: Path) -> None:
 def test_second_creation_is_refused_and_changes_nothing(keystore: Keystore) -> None:
     before = (keystore.path / "keystore.json").read_bytes()
     with pytest.raises(KeystoreExistsError, match="already a keystore"):
-        Keystore.create(keystore.path, PASSPHRASE, kdf=CHEAP)
+        Keystore.create(keystore.path, PASSPHRASE, kdf=CHEAP_KDF)
     assert (keystore.path / "keystore.json").read_bytes() == before
 
 
@@ -193,9 +192,9 @@ def test_creation_uses_an_empty_directory_only(tmp_path: Path) -> None:
     directory.mkdir(mode=0o700)
     (directory / "notes.txt").write_text("mine")
     with pytest.raises(KeystoreExistsError, match=r"not empty: it contains notes\.txt"):
-        Keystore.create(directory, PASSPHRASE, kdf=CHEAP)
+        Keystore.create(directory, PASSPHRASE, kdf=CHEAP_KDF)
     (directory / "notes.txt").unlink()
-    Keystore.create(directory, PASSPHRASE, kdf=CHEAP).close()
+    Keystore.create(directory, PASSPHRASE, kdf=CHEAP_KDF).close()
 
 
 def test_creation_never_shadows_keys_whose_document_was_lost(keystore: Keystore) -> None:
@@ -209,18 +208,18 @@ def test_creation_never_shadows_keys_whose_document_was_lost(keystore: Keystore)
 def test_keystore_inside_a_data_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "PG_VERSION").write_text("15\n")
     with pytest.raises(KeystoreError, match="inside the PostgreSQL data directory"):
-        Keystore.create(tmp_path / "sub" / "ks", PASSPHRASE, kdf=CHEAP)
+        Keystore.create(tmp_path / "sub" / "ks", PASSPHRASE, kdf=CHEAP_KDF)
 
 
 def test_creation_needs_a_parent_that_exists(tmp_path: Path) -> None:
     with pytest.raises(KeystoreMissingError, match="no does not exist") as caught:
-        Keystore.create(tmp_path / "no" / "ks", PASSPHRASE, kdf=CHEAP)
+        Keystore.create(tmp_path / "no" / "ks", PASSPHRASE, kdf=CHEAP_KDF)
     assert caught.value.remedy == f"mkdir -p {tmp_path / 'no'}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_root_creates_and_extends_the_keystore_of_another_user(tmp_path: Path) -> None:
-    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP, owner=(65534, 65534))
+    keystore = Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534))
     keystore.create_key(WAL, Algorithm.AES256)
     for path in [keystore.path, *keystore.path.rglob("*")]:
         assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534), path
@@ -280,7 +279,7 @@ def test_status_lists_the_wal_first_and_ignores_other_files(keystore: Keystore) 
     assert (found.uuid, found.master_key_id, found.kdf) == (
         keystore.uuid,
         keystore.master_key_id,
-        CHEAP,
+        CHEAP_KDF,
     )
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import os
-import pty
 import subprocess
 import sys
 import tempfile
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from terminal import run_on_terminal
 
 from tde.errors import KeystorePermissionError, PassphraseError
 from tde.keystore.passphrase import PassphraseSource, read_passphrase
@@ -137,34 +135,6 @@ def test_prompt_does_not_ask_for_a_useless_passphrase_again(
     with pytest.raises(PassphraseError, match="too short"):
         read_passphrase(confirm=True)
     assert list(left) == ["short"]
-
-
-def run_on_terminal(argv: list[str], answers: list[bytes]) -> tuple[str, int]:
-    """Run a program with a terminal of its own; answer one line to each prompt (`: `)."""
-    master, slave = pty.openpty()
-
-    def become_session_leader() -> None:
-        os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(
-        argv, stdin=slave, stdout=slave, stderr=slave, preexec_fn=become_session_leader
-    )
-    os.close(slave)
-    shown = b""
-    prompts = 0
-    while True:
-        try:
-            chunk = os.read(master, 1024)
-        except OSError:  # EIO: the program has closed the terminal.
-            break
-        shown += chunk
-        if chunk.endswith(b": ") and prompts < len(answers):
-            os.write(master, answers[prompts])
-            prompts += 1
-    os.close(master)
-    assert prompts == len(answers), shown
-    return shown.decode(), process.wait(timeout=20)
 
 
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]

@@ -1,0 +1,51 @@
+"""Programs on a terminal of their own, where they ask for a passphrase."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import subprocess
+import termios
+from collections.abc import Iterable, Mapping, Sequence
+
+
+def run_on_terminal(
+    argv: Sequence[str], answers: Iterable[bytes], environment: Mapping[str, str] | None = None
+) -> tuple[str, int]:
+    """Run a program with a terminal of its own, giving one answer to each prompt (`: `).
+
+    Returns:
+        What the terminal showed, and the exit code.
+    """
+    remaining = iter(answers)
+    master, slave = pty.openpty()
+
+    def become_session_leader() -> None:
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        argv,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        preexec_fn=become_session_leader,
+        env=environment,
+    )
+    os.close(slave)
+    shown = b""
+    try:
+        while True:
+            try:
+                chunk = os.read(master, 1024)
+            except OSError:  # EIO: the program has closed the terminal.
+                break
+            shown += chunk
+            if chunk.endswith(b": "):
+                os.write(master, next(remaining, b""))
+        return shown.decode(), process.wait(timeout=20)
+    finally:
+        os.close(master)
+        process.kill()
+        process.wait()
