@@ -104,23 +104,23 @@ class FileIdentity:
     first_block: int
     tablespace: int | None
 
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> FileIdentity:
+        """Return the identity of a relation file or WAL segment from its name.
 
-def from_path(path: str | os.PathLike[str]) -> FileIdentity:
-    """Return the identity of a relation file or WAL segment from its name.
+        Args:
+            path: relative to the data directory, or absolute; only its last components count,
+                and the file need not exist.
 
-    Args:
-        path: relative to the data directory, or absolute; only its last components count,
-            and the file need not exist.
-
-    Raises:
-        IdentityError: when the name is that of neither a relation file nor a WAL segment.
-    """
-    parsed = _core.parse_path(path)
-    file_class, tablespace, word0, word1, word2, fork, first_block, _name = parsed
-    if file_class == _core.CLASS_WAL:
-        return FileIdentity(WalIdentity(word0, word1, word2), first_block, None)
-    if file_class in (_core.CLASS_RELATION, _core.CLASS_TEMP_RELATION):
-        temporary = file_class == _core.CLASS_TEMP_RELATION
-        relation = RelationIdentity(word0, word1, Fork(fork), temporary)
-        return FileIdentity(relation, first_block, tablespace)
-    raise IdentityError(f"{os.fspath(path)!r} names neither a relation file nor a WAL segment")
+        Raises:
+            IdentityError: when the name is that of neither a relation file nor a WAL segment.
+        """
+        parsed = _core.parse_path(path)
+        file_class, tablespace, word0, word1, word2, fork, first_block, _name = parsed
+        if file_class == _core.CLASS_WAL:
+            return cls(WalIdentity(word0, word1, word2), first_block, None)
+        if file_class in (_core.CLASS_RELATION, _core.CLASS_TEMP_RELATION):
+            temporary = file_class == _core.CLASS_TEMP_RELATION
+            relation = RelationIdentity(word0, word1, Fork(fork), temporary)
+            return cls(relation, first_block, tablespace)
+        raise IdentityError(f"{os.fspath(path)!r} names neither a relation file nor a WAL segment")

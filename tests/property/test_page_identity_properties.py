@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tde import Fork, RelationIdentity, WalIdentity, _core
 from tde.page import reference
-from tde.page.identity import from_path
 
 MAX = 2**32 - 1
 PLAIN = (0, 0, 0, 0, 0, 0, 0, None)
@@ -184,7 +183,7 @@ def test_names_that_are_built_parse_back(oid: int, relation: RelationIdentity, f
     name = f"t7_{relation.relfilenumber}" if relation.temporary else f"{relation.relfilenumber}"
     name += "" if relation.fork is Fork.MAIN else f"_{relation.fork.name.lower()}"
     name += f".{file}" if file else ""
-    parsed = from_path(f"pg_tblspc/{oid}/PG_18_202506291/{relation.database}/{name}")
+    parsed = FileIdentity.from_path(f"pg_tblspc/{oid}/PG_18_202506291/{relation.database}/{name}")
     assert parsed.identity == relation
     assert parsed.first_block == file * 131072
     assert parsed.tablespace == oid
@@ -193,7 +192,7 @@ def test_names_that_are_built_parse_back(oid: int, relation: RelationIdentity, f
 @given(segments)
 def test_segment_names_that_are_built_parse_back(segment: WalIdentity) -> None:
     name = f"{segment.timeline:08X}{segment.log:08X}{segment.segment:08X}"
-    assert from_path(f"pg_wal/{name}").identity == segment
+    assert FileIdentity.from_path(f"pg_wal/{name}").identity == segment
 
 
 @given(st.one_of(relations, segments), st.integers(0, MAX))

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from tde import FileIdentity, Fork, IdentityError, RelationIdentity, WalIdentity, _core
-from tde.page.identity import from_path
 
 MAX = 2**32 - 1
 SEGMENT = 131072  # blocks in a 1 GiB segment file
@@ -223,16 +222,16 @@ PLAIN = [
 def test_relation_files(
     path: str, tablespace: int, identity: RelationIdentity, first_block: int
 ) -> None:
-    assert from_path(path) == FileIdentity(identity, first_block, tablespace)
+    assert FileIdentity.from_path(path) == FileIdentity(identity, first_block, tablespace)
 
 
 @pytest.mark.parametrize("path", SEGMENTS)
 def test_wal_segments(path: str) -> None:
-    assert from_path(path) == FileIdentity(WalIdentity(1, 10, 255), 0, None)
+    assert FileIdentity.from_path(path) == FileIdentity(WalIdentity(1, 10, 255), 0, None)
 
 
 def test_wal_words_use_all_their_bits() -> None:
-    assert from_path("FFFFFFFF89ABCDEF01234567").identity == WalIdentity(
+    assert FileIdentity.from_path("FFFFFFFF89ABCDEF01234567").identity == WalIdentity(
         MAX, 0x89ABCDEF, 0x01234567
     )
 
@@ -241,14 +240,14 @@ def test_wal_words_use_all_their_bits() -> None:
 def test_ephemeral_files(path: str, name: str) -> None:
     assert _core.parse_path(path) == (_core.CLASS_EPHEMERAL, 0, 0, 0, 0, 0, 0, name)
     with pytest.raises(IdentityError):
-        from_path(path)
+        FileIdentity.from_path(path)
 
 
 @pytest.mark.parametrize("path", PLAIN)
 def test_plain_files(path: str) -> None:
     assert _core.parse_path(path) == (_core.CLASS_PLAIN, 0, 0, 0, 0, 0, 0, None)
     with pytest.raises(IdentityError, match="neither a relation file nor a WAL segment"):
-        from_path(path)
+        FileIdentity.from_path(path)
 
 
 def test_no_name_is_in_two_tables() -> None:
@@ -257,7 +256,7 @@ def test_no_name_is_in_two_tables() -> None:
 
 
 def test_path_objects_and_undecodable_names() -> None:
-    assert from_path(Path("base/5/16384")).identity == RelationIdentity(5, 16384)
+    assert FileIdentity.from_path(Path("base/5/16384")).identity == RelationIdentity(5, 16384)
     assert _core.parse_path(b"base/5/16384")[0] == _core.CLASS_RELATION
     undecodable = os.fsdecode(b"/data/\xff\xfe/base/pgsql_tmp/\xff")
     assert _core.parse_path(undecodable)[7] == os.fsdecode(b"base/pgsql_tmp/\xff")
@@ -265,4 +264,4 @@ def test_path_objects_and_undecodable_names() -> None:
 
 def test_a_nul_in_a_path_is_refused() -> None:
     with pytest.raises(ValueError, match="null"):
-        from_path("base/5/16384\0.conf")
+        FileIdentity.from_path("base/5/16384\0.conf")
