@@ -10,7 +10,7 @@ import re
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tde import Fork, RelationIdentity, WalIdentity, _core
+from tde import FileIdentity, Fork, RelationIdentity, WalIdentity, _core
 from tde.page import reference
 
 MAX = 2**32 - 1
