@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from tde.cli.cluster_access import find_cluster, open_cluster_keystore
-from tde.cli.common import console, examples, new_app, passphrase_source, print_json
+from tde.cli.common import console, error_console, examples, new_app, passphrase_source, print_json
 from tde.cli.options import (
     AesOption,
     BindirOption,
@@ -24,6 +26,11 @@ from tde.cli.options import (
     algorithm_of,
 )
 from tde.errors import ClusterKeystoreError
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+    from tde.keystore.passphrase import PassphraseSource
+    from tde.postgres import Cluster
 
 app = new_app(
     "Create and list encrypted tablespaces.",
@@ -68,26 +75,60 @@ def create(
     passphrase_command: PassphraseCommandOption = None,
 ) -> None:
     """Create a tablespace with a key of its own while the server runs."""
-    from tde.postgres import create_tablespace
+    from tde.postgres import create_tablespace, standby_notice
 
     algorithm = None if plaintext else algorithm_of(aes)
     source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
-    with open_cluster_keystore(cluster, keystore, source) as opened:
-        if opened is None:
-            raise ClusterKeystoreError(
-                f"the cluster {cluster.data_directory} is not encrypted",
-                remedy="Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init.",
-            )
+    with _open_keystore(cluster, keystore, source) as opened:
         made = create_tablespace(
             cluster, opened, name, location, algorithm, connection=_connection(username)
         )
+        notice = standby_notice(cluster, opened, made, connection=_connection(username))
     console.print(
         f"Created tablespace {made.name} (OID {made.oid}, {made.protection}) in {made.location}",
         markup=False,
         soft_wrap=True,
     )
+    _print_notice(notice)
+
+
+@app.command(
+    epilog=examples(
+        "# After CREATE TABLESPACE in SQL, which makes a tablespace without a key:",
+        "tde tablespace protect secret -D /srv/pg/main --aes 256",
+    )
+)
+def protect(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the tablespace.")],
+    pgdata: PgDataOption,
+    aes: AesOption = 256,
+    keystore: KeystoreOption = None,
+    username: UsernameOption = None,
+    bindir: BindirOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Give a key to an empty tablespace that was made in SQL, while the server runs."""
+    from tde.postgres import protect_tablespace, standby_notice
+
+    algorithm = algorithm_of(aes)
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    cluster = find_cluster(pgdata, bindir, None)
+    cluster.connection_parameters()  # No passphrase is asked for when no server runs.
+    with _open_keystore(cluster, keystore, source) as opened:
+        made = protect_tablespace(
+            cluster, opened, name, algorithm, connection=_connection(username)
+        )
+        notice = standby_notice(cluster, opened, made, connection=_connection(username))
+    console.print(
+        f"Tablespace {made.name} (OID {made.oid}) has a key now, {made.protection}",
+        markup=False,
+        soft_wrap=True,
+    )
+    _print_notice(notice)
 
 
 @app.command(
@@ -123,6 +164,29 @@ def list_(
             Text(tablespace.location or "in the data directory"),
         )
     console.print(table)
+
+
+@contextmanager
+def _open_keystore(
+    cluster: Cluster, keystore: Path | None, source: PassphraseSource
+) -> Iterator[Keystore]:
+    """Open the keystore of a cluster that must be encrypted.
+
+    Raises:
+        ClusterKeystoreError: it is not, or the keystore is another's.
+    """
+    with open_cluster_keystore(cluster, keystore, source) as opened:
+        if opened is None:
+            raise ClusterKeystoreError(
+                f"the cluster {cluster.data_directory} is not encrypted",
+                remedy="Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init.",
+            )
+        yield opened
+
+
+def _print_notice(notice: str) -> None:
+    if notice:
+        error_console.print(Text(notice, "bold yellow"), soft_wrap=True)
 
 
 def _connection(username: str | None) -> dict[str, object]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tde.postgres.policy import Scope
     from tde.postgres.program import run_program
     from tde.postgres.status import ClusterStatus
+    from tde.postgres.tablespace_keys import protect_tablespace, standby_notice
     from tde.postgres.tablespaces import Tablespace, create_tablespace, list_tablespaces
 
 __all__ = [
@@ -32,8 +33,10 @@ __all__ = [
     "is_interposed",
     "list_binaries",
     "list_tablespaces",
+    "protect_tablespace",
     "run_program",
     "server_os_user",
+    "standby_notice",
 ]
 
 _MODULES = {
@@ -50,8 +53,10 @@ _MODULES = {
     "is_interposed": "counters",
     "list_binaries": "binaries",
     "list_tablespaces": "tablespaces",
+    "protect_tablespace": "tablespace_keys",
     "run_program": "program",
     "server_os_user": "os_user",
+    "standby_notice": "tablespace_keys",
 }
 
 

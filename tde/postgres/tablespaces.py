@@ -67,7 +67,7 @@ def create_tablespace(
         ServerNotRunningError: there is no server.
     """
     parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
-    marker = _require_encrypted(cluster, keystore)
+    marker = require_running_keystore(cluster, keystore)
     if algorithm is None and marker.scope is not Scope.TABLESPACES:
         raise TablespaceError(
             f"the scope of the cluster {cluster.data_directory} is {marker.scope.value}: "
@@ -137,7 +137,12 @@ def tablespace_protections(records: list[KeyRecordInfo]) -> dict[int, str]:
     }
 
 
-def _require_encrypted(cluster: Cluster, keystore: Keystore) -> Marker:
+def require_running_keystore(cluster: Cluster, keystore: Keystore) -> Marker:
+    """Check that a running server reads its keys from this keystore; return its marker.
+
+    Raises:
+        ClusterKeystoreError: it reads them elsewhere, or the cluster is not encrypted.
+    """
     marker = cluster.marker
     require_matching_keystore(cluster.data_directory, marker, keystore.uuid)
     assert marker is not None  # The check above refuses a keystore for a plain cluster.

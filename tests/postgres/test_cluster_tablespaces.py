@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg2
 import pytest
+from support import base_backup, open_copy
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, ServerNotRunningError, TablespaceError
+from tde.errors import (
+    ClusterKeystoreError,
+    KeystoreExistsError,
+    ServerNotRunningError,
+    TablespaceError,
+)
 from tde.keystore import inspect_keystore
-from tde.postgres import Scope, create_tablespace, list_tablespaces
+from tde.postgres import (
+    Scope,
+    create_tablespace,
+    list_tablespaces,
+    protect_tablespace,
+    standby_notice,
+)
 
 CANARY = b"tablespace-canary"
 
@@ -101,3 +115,56 @@ def test_list_of_a_plain_cluster(any_binaries, encrypted_cluster_factory):
         ("pg_default", "plaintext"),
         ("pg_global", "plaintext"),
     ]
+
+
+def test_protect_a_tablespace_made_in_sql(binaries, encrypted_cluster_factory, os_user_tmp_path):
+    made = encrypted_cluster_factory(binaries)
+    made.query(f"COPY (SELECT 1) TO PROGRAM 'mkdir {os_user_tmp_path / 'space'}'")
+    made.query(f"CREATE TABLESPACE space LOCATION '{os_user_tmp_path / 'space'}'")
+    with pytest.raises(psycopg2.Error, match="Required key not available"):
+        made.query("CREATE TABLE early(a int) TABLESPACE space")
+    protected = protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
+    assert protected in list_tablespaces(made.cluster, None)
+    assert standby_notice(made.cluster, made.keystore, protected) == ""
+    assert not rows_are_on_disk(made, "space")
+    with pytest.raises(TablespaceError, match="has files already") as caught:
+        protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
+    assert caught.value.remedy
+    with pytest.raises(TablespaceError, match="no tablespace"):
+        protect_tablespace(made.cluster, made.keystore, "other", Algorithm.AES128)
+    with pytest.raises(KeystoreExistsError):
+        protect_tablespace(made.cluster, made.keystore, "pg_default", Algorithm.AES128)
+
+
+def test_files_without_a_key_are_not_taken_for_encrypted(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    made = encrypted_cluster_factory(any_binaries)
+    location = os_user_tmp_path / "space"
+    made.query(f"COPY (SELECT 1) TO PROGRAM 'mkdir {location}'")
+    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
+    version = next(location.iterdir())
+    (version / "5").mkdir()
+    (version / "5" / "16384").write_bytes(b"\1" * 8192)
+    with pytest.raises(TablespaceError, match="16384"):
+        protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
+    assert made.cluster.status().tablespaces_without_key
+
+
+def test_standbys_are_told_about_a_new_key(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    primary = encrypted_cluster_factory(any_binaries)
+    directory = os_user_tmp_path / "standby"
+    base_backup(primary, directory, "--write-recovery-conf", "--wal-method=stream")
+    standby = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
+    standby.start()
+    deadline = time.monotonic() + 30
+    while not primary.query("SELECT 1 FROM pg_stat_replication"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    location = os_user_tmp_path / "space"
+    made = create_tablespace(primary.cluster, primary.keystore, "space", location, Algorithm.AES128)
+    notice = standby_notice(primary.cluster, primary.keystore, made)
+    assert str(primary.keystore.path / "keys" / f"{made.oid}.key") in notice
+    assert "walreceiver" in notice
