@@ -70,6 +70,7 @@ class Cluster:
         self.data_directory = Path(data_directory).absolute()
         self.os_user = os_user or server_os_user(self.data_directory)
         self._binaries = binaries
+        self._usable: PostgresBinaries | None = None  # What `binaries` has found.
 
     @property
     def binaries(self) -> PostgresBinaries:
@@ -80,12 +81,18 @@ class Cluster:
         """
         exists = (self.data_directory / "PG_VERSION").exists()
         major = read_major_version(self.data_directory) if exists else None
+        usable = self._usable
+        # As root the check runs a program as the server's user, so its result is kept.
+        if usable is None or (major is not None and usable.major != major):
+            usable = self._usable = reachable_binaries(self._find_binaries(major), self.os_user)
+        return usable
+
+    def _find_binaries(self, major: int | None) -> PostgresBinaries:
         if self._binaries is None:
-            self._binaries = find_binaries(major=major)
-        elif major is not None and self._binaries.major != major:
-            self._binaries = find_binaries(self._binaries.bindir, major=major)
-        self._binaries = reachable_binaries(self._binaries, self.os_user)
-        return self._binaries
+            return find_binaries(major=major)
+        if major is None or self._binaries.major == major:
+            return self._binaries
+        return find_binaries(self._binaries.bindir, major=major)
 
     @property
     def pid(self) -> int | None:

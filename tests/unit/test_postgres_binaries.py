@@ -8,7 +8,8 @@ import pytest
 
 from tde.errors import BinariesNotFoundError
 from tde.postgres import binaries as module
-from tde.postgres.binaries import find_binaries, list_binaries
+from tde.postgres import cluster
+from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
 
 
 def make_installation(prefix: Path, version: str, *, programs=("postgres", "initdb")) -> Path:
@@ -96,3 +97,18 @@ def test_missing_program(tmp_path):
     assert found.program("initdb").is_file()
     with pytest.raises(BinariesNotFoundError, match='no program "pgbench"'):
         found.program("pgbench")
+
+
+def test_a_cluster_asks_once_whether_its_user_reaches_the_programs(
+    any_binaries, tmp_path, monkeypatch
+):
+    asked = []
+
+    def reach(binaries: PostgresBinaries, _: object) -> PostgresBinaries:
+        asked.append(binaries)
+        return binaries
+
+    monkeypatch.setattr(cluster, "reachable_binaries", reach)
+    made = cluster.Cluster(tmp_path / "data", any_binaries)
+    assert made.binaries == made.binaries == any_binaries
+    assert asked == [any_binaries]
