@@ -1,4 +1,8 @@
-"""Ending a run early without leaving servers or files behind."""
+"""Ending a run early without leaving servers or files behind.
+
+Against SIGKILL nothing can be done: the servers of a run that is killed so keep running in
+their directory, ``tde-bench-*``, until somebody stops them.
+"""
 
 from __future__ import annotations
 
