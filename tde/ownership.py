@@ -21,6 +21,7 @@ from tde.errors import UnsafeDirectoryError
 
 PRIVATE = 0o700
 _SHARED = 0o755
+_PRIVATE_FILE = 0o600
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _MAX_LINKS = 40  # As the kernel's own limit.
 
@@ -59,6 +60,28 @@ def create_directory(path: Path, owner: Owner | None) -> None:
             _give(path, parent, owner)
 
 
+def create_file(path: Path, owner: Owner) -> None:
+    """Make an empty file of mode 0600 for ``owner`` where only root may write.
+
+    Raises:
+        FileExistsError: there is something already; it is not touched.
+        UnsafeDirectoryError: others control a part of the path.
+        OSError: the file cannot be made.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _open_parent(path, owner) as parent:
+        descriptor = os.open(path.name, flags, _PRIVATE_FILE, dir_fd=parent)
+        try:
+            os.fchown(descriptor, owner.uid, owner.gid)
+        finally:
+            os.close(descriptor)
+
+
+def is_out_of_reach(path: Path) -> bool:
+    """Tell whether nobody but root can exchange any part of an existing path."""
+    return _part_within_reach(path) is None
+
+
 def create_parents(path: Path, owner: Owner | None) -> None:
     """Make the missing parents of ``path``, as :func:`create_directory` but of mode 0755.
 
@@ -86,7 +109,7 @@ def adopt_directory(path: Path, owner: Owner | None) -> None:
     """
     if owner is None or path.stat().st_uid == owner.uid:
         return
-    real = path.resolve() if _part_within_reach(path) is None else path
+    real = path.resolve() if is_out_of_reach(path) else path
     with _open_parent(real, owner) as parent:
         _give(real, parent, owner)
 

@@ -65,7 +65,7 @@ class StopMode(str, Enum):
 LogOption = Annotated[
     Path | None,
     typer.Option(
-        "--log", "-l", metavar="FILE", help="Append the server's output here. [PGDATA/server.log]"
+        "--log", "-l", metavar="FILE", help="Append the server's output here. [PGDATA.log]"
     ),
 ]
 ServerOptions = Annotated[
@@ -174,7 +174,7 @@ def start(
             timeout=timeout,
             stock_socket=True,
         )
-    _report_started(cluster)
+    _report_started(cluster, log)
 
 
 @app.command(epilog=examples("tde pg stop -D /srv/pg/main", "tde pg stop -D /srv/pg/main -m smart"))
@@ -214,7 +214,7 @@ def restart(
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_cluster_keystore(cluster, keystore, source) as opened:
         cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
-    _report_started(cluster)
+    _report_started(cluster, log)
 
 
 @app.command(
@@ -287,14 +287,22 @@ def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:
     return any(argument.startswith(("-A", "--auth")) for argument in initdb_args)
 
 
-def _report_started(cluster: Cluster) -> None:
+def _report_started(cluster: Cluster, log: Path | None) -> None:
     parameters = cluster.connection_parameters()
     kind = "encrypted" if cluster.marker else "not encrypted"
+    log = (log or cluster.default_log).absolute()
     console.print(
         f"Server started, {kind} (pid {cluster.pid})\n"
+        f"Log: {log}\n"
         f"Connect: tde psql -D {cluster.data_directory}\n"
         f"     or: psql -h {parameters['host']} -p {parameters['port']} "
         f"-U {parameters['user']} postgres",
         markup=False,
         soft_wrap=True,
     )
+    if log.is_relative_to(cluster.data_directory):
+        error_console.print(
+            "[bold yellow]The log is inside the data directory[/] and base backups copy it; "
+            "the server logs statements, rows included. Choose another place with --log.",
+            soft_wrap=True,
+        )

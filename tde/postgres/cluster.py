@@ -37,6 +37,7 @@ from tde.postgres.os_user import OsUser, server_os_user, user_name
 from tde.postgres.pidfile import PostmasterFile, read_postmaster_file, read_server_arguments
 from tde.postgres.policy import Scope, require_cluster_keys
 from tde.postgres.reachable import reachable_binaries
+from tde.postgres.server_log import default_log, prepare_log
 from tde.postgres.sockets import (
     private_directory,
     remove_private_directory,
@@ -108,7 +109,7 @@ class Cluster:
     @property
     def default_log(self) -> Path:
         """Where the server's output goes when nothing else is asked for."""
-        return self.data_directory / "server.log"
+        return default_log(self.data_directory, self.os_user)
 
     def require_creatable(self, keystore: Path | None) -> None:
         """Check that :meth:`init` can begin, before somebody types a passphrase for it.
@@ -171,7 +172,8 @@ class Cluster:
             keystore: the open keystore of an encrypted cluster, ``None`` for a plain one.
             options: settings for the command line, as ``{"shared_buffers": "1GB"}``.
             server_arguments: other arguments of postgres, placed before the settings.
-            log: file for the server's output; :attr:`default_log` when ``None``.
+            log: file for the server's output; :attr:`default_log` when ``None``. It holds what
+                the server logs, statements with rows included, so keep it out of backups.
             environment: variables on top of the current environment.
             timeout: seconds to wait.
             stock_socket: also listen in the socket directory that a plain psql looks in, when
@@ -213,6 +215,9 @@ class Cluster:
             if keystore is not None:
                 require_supported_build(self.binaries, self.os_user)
                 settings.require_supported()
+            if log is None:
+                log = self.default_log
+                prepare_log(log, self.os_user)
             arguments += settings.socket_arguments(stock_socket)
             late: ServerStillStartingError | None = None
             try:
@@ -222,7 +227,7 @@ class Cluster:
                     self.os_user,
                     arguments,
                     program,
-                    log=(log or self.default_log).absolute(),
+                    log=log.absolute(),
                     timeout=timeout,
                 )
             except ServerStillStartingError as error:

@@ -65,6 +65,7 @@ def test_life_of_a_cluster(tde, keystore, encrypted_cluster_factory, os_user_tmp
     options = f"{SERVER_OPTIONS} -p 54399 -c unix_socket_directories={os_user_tmp_path}"
     started = tde("pg", "start", "-D", data, *passphrase, *bindir, "-o", options)
     assert "encrypted" in started.stdout
+    assert f"Log: {data}.log" in started.stdout
     status = json.loads(tde("pg", "status", "-D", data, "--json").stdout)
     assert status["interposed"] is True
     assert status["protections"]["WAL"] == "AES-256-XTS"
