@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,7 @@ from tde.cli.options import (
 from tde.errors import ServerNotRunningError
 
 if TYPE_CHECKING:
+    from tde.keystore import Keystore
     from tde.postgres import Cluster
 
 app = new_app(
@@ -266,12 +268,20 @@ def execute(
     passphrase_fd: PassphraseFdOption = None,
     passphrase_command: PassphraseCommandOption = None,
 ) -> None:
-    """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code."""
+    """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code.
+
+    Only programs that work on encrypted files get the keys. For all others, such as psql, no
+    passphrase is needed.
+    """
     from tde.postgres import run_program
+    from tde.postgres.program import needs_keys
 
     source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
-    with open_cluster_keystore(cluster, keystore, source) as opened:
+    opening: AbstractContextManager[Keystore | None] = nullcontext()
+    if needs_keys(program):
+        opening = open_cluster_keystore(cluster, keystore, source)
+    with opening as opened:
         result = run_program(
             cluster.binaries,
             program,

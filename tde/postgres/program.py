@@ -1,7 +1,7 @@
 """Running any PostgreSQL program (pg_basebackup, pg_waldump, …) as the server's user.
 
-With a keystore the program runs under the interposer, which knows what each program may see in
-plain text and leaves all others alone.
+With a keystore, the programs that read or write encrypted files run under the interposer, which
+knows what each may see in plain text. All others get neither the interposer nor the keys.
 """
 
 from __future__ import annotations
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 
 _INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
 
+# A program that gets the keys could print them, and psql runs any command that is typed into it.
+_PROGRAMS_WITH_KEYS = frozenset(
+    {
+        *("postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_receivewal", "pg_rewind"),
+        *("pg_waldump", "pg_resetwal", "pg_checksums", "pg_amcheck"),
+        "pg_verifybackup",  # Starts pg_waldump.
+    }
+)
+
+
+def needs_keys(program: str) -> bool:
+    """Tell whether a program works on encrypted files itself, or starts one that does."""
+    return program in _PROGRAMS_WITH_KEYS
+
 
 def run_program(
     binaries: PostgresBinaries,
@@ -38,7 +52,7 @@ def run_program(
     Args:
         program: name of the program, without a directory.
         args: its arguments.
-        keystore: runs it under the interposer with these keys.
+        keystore: runs it under the interposer with these keys, if it :func:`needs_keys`.
         os_user: the user to run as, or ``None`` for the current one.
         environment: variables on top of the current environment.
         capture: collect the output as text; otherwise it goes where the caller's goes.
@@ -48,6 +62,8 @@ def run_program(
         BinariesNotFoundError: the installation does not have the program.
         InterposerError: a keystore is given and the interposer was not built.
     """
+    if not needs_keys(program):
+        keystore = None
     usable = reachable_binaries(binaries, os_user)
     command: list[str | Path] = [usable.program(program)]
     command += program_arguments(program, args, keystore is not None)
