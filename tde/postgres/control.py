@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tde.errors import NoDataDirectoryError, ProgramError, UnsupportedServerError
 from tde.postgres.binaries import PostgresBinaries
+from tde.postgres.guard import require_interposed
 from tde.postgres.os_user import OsUser, run_as
 from tde.postgres.reachable import find_interposer
 
@@ -124,6 +125,7 @@ def cluster_setting(
 
     Raises:
         ProgramError: the configuration has an error; the message is the server's.
+        InterposerError: the interposer was not loaded or could not use the keys.
     """
     result = run_as(
         os_user,
@@ -132,6 +134,7 @@ def cluster_setting(
         pass_fds=pass_fds,
     )
     if result.returncode != 0:
+        require_interposed(result.stderr)
         raise ProgramError(
             f"the server's configuration cannot be used: {result.stderr.strip()}",
             remedy=f"Correct the configuration files in {data_directory}.",

@@ -25,6 +25,7 @@ from tde.errors import (
 )
 from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.counters import is_interposed
+from tde.postgres.guard import require_interposed
 from tde.postgres.os_user import OsUser, run_as
 from tde.postgres.pidfile import read_postmaster_file
 from tde.postgres.reachable import reachable_interposer
@@ -93,6 +94,7 @@ def start_server(
 
     Raises:
         ServerStillStartingError: it is alive, but not ready in time.
+        InterposerError: it did not start because the interposer was not active.
         ServerStartError: it did not start. The end of the log is in the message of both.
     """
     log_start = _size_of(log)
@@ -114,8 +116,10 @@ def start_server(
         output, failed = "pg_ctl does not return", True
     running = read_postmaster_file(data_directory)
     if running is None:
+        message = _failure("the server did not start", output, log, log_start)
+        require_interposed(message)
         raise ServerStartError(
-            _failure("the server did not start", output, log, log_start),
+            message,
             remedy=f"The whole log is in {log}.",
         )
     if failed:

@@ -54,11 +54,12 @@ def reachable_interposer(os_user: OsUser | None) -> Path:
     original = find_interposer()
     if _is_loadable(original) and can_access(os_user, original, "-r"):
         return original
-    digest = hashlib.sha256(original.read_bytes()).hexdigest()[:16]
-    directory = _cache_directory() / f"interposer-{digest}"
-    copy = directory / INTERPOSER_NAME
-    if not copy.exists():
-        _copy_atomically(original.parent, directory, only=INTERPOSER_NAME)
+    content = original.read_bytes()
+    digest = hashlib.sha256(content)
+    copy = _cache_directory() / f"interposer-{digest.hexdigest()[:16]}" / INTERPOSER_NAME
+    # The loader only warns about a damaged library, so a copy is compared at every use.
+    if _digest(copy) != digest.digest():
+        _write_atomically(copy, content)
     if not _is_loadable(copy) or not can_access(os_user, copy, "-r"):
         raise UnreachablePathError(
             f"the server's user cannot load {copy}",
@@ -101,6 +102,14 @@ def reachable_binaries(binaries: PostgresBinaries, os_user: OsUser | None) -> Po
     return replace(binaries, bindir=bindir)
 
 
+def _digest(path: Path) -> bytes | None:
+    """Return the SHA-256 of a file, or None when there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except FileNotFoundError:
+        return None
+
+
 def _is_loadable(path: Path) -> bool:
     return not any(character in str(path) for character in ": ")
 
@@ -129,17 +138,34 @@ def _cache_directory() -> Path:
     return directory
 
 
-def _copy_atomically(source: Path, target: Path, *, only: str | None = None) -> None:
-    """Copy a directory (or one file of it) so that ``target`` is never seen half-filled."""
+def _write_atomically(target: Path, content: bytes) -> None:
+    """Replace a file that everybody may read, so that it is never seen, or kept, half-written.
+
+    A server that runs keeps the file that it has mapped.
+    """
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    target.parent.chmod(0o755)
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        work = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+            work.rename(target)
+        except BaseException:
+            work.unlink(missing_ok=True)
+            raise
+    _sync(target.parent)
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    """Copy a directory so that ``target`` is never seen, or kept, half-filled."""
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     target.parent.chmod(0o755)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         work = Path(scratch) / target.name
-        if only is None:
-            shutil.copytree(source, work, symlinks=True)
-        else:
-            work.mkdir()
-            shutil.copyfile(source / only, work / only)
+        shutil.copytree(source, work, symlinks=True)
         _make_readable(work)
         try:
             work.rename(target)
@@ -147,13 +173,25 @@ def _copy_atomically(source: Path, target: Path, *, only: str | None = None) -> 
             # Somebody else has just made the same copy, which is as good.
             if not target.is_dir():
                 raise
+    _sync(target.parent)
 
 
 def _make_readable(directory: Path) -> None:
-    """Let everybody read the tree, whatever umask it was installed or copied with."""
+    """Let everybody read the tree, whatever its modes were, and make it durable."""
     for parent, _, names in os.walk(directory):
         Path(parent).chmod(0o755)
         for name in names:
             path = Path(parent) / name
             if not path.is_symlink():
                 path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
+                _sync(path)
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a directory, durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -102,3 +102,26 @@ def test_closed_installation_is_copied_and_runs(cache, tmp_path, nobody, postgre
         assert run_as(nobody, [usable.program(program), "--version"]).returncode == 0
     assert usable.program("postgres").stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH) == 0
     assert reachable_binaries(moved, nobody) == usable
+
+
+@as_root
+def test_a_damaged_copy_is_replaced(cache, library, nobody):
+    copy = reachable_interposer(nobody)
+    for damage in (b"", b"fir", b"fIrst"):
+        copy.write_bytes(damage)
+        assert reachable_interposer(nobody) == copy
+        assert copy.read_bytes() == b"first"
+        assert can_access(nobody, copy, "-r")
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+@as_root
+def test_a_copy_is_durable_before_it_has_its_name(cache, library, nobody, monkeypatch):
+    events = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(
+        Path, "rename", lambda path, to: (events.append("rename"), rename(path, to))[1]
+    )
+    reachable_interposer(nobody)
+    assert events == ["fsync", "rename", "fsync"]
