@@ -39,7 +39,7 @@ def open_cluster_keystore(
         ClusterKeystoreError: the keystore is not the cluster's.
         KeystoreError: it cannot be opened.
     """
-    from tde.keystore import inspect_keystore
+    from tde.keystore import keystore_uuid
     from tde.postgres.control import read_major_version
     from tde.postgres.marker import require_matching_keystore
 
@@ -49,5 +49,5 @@ def open_cluster_keystore(
         return nullcontext()
     path = keystore if keystore is not None or marker is None else marker.keystore
     assert path is not None  # One of the two named it.
-    require_matching_keystore(cluster.data_directory, marker, inspect_keystore(path).uuid)
+    require_matching_keystore(cluster.data_directory, marker, keystore_uuid(path))
     return open_keystore(path, source)

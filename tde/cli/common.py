@@ -93,13 +93,13 @@ def open_keystore(path: Path | None, source: PassphraseSource) -> Keystore:
         KeystoreError: the passphrase cannot be read or the keystore cannot be opened.
     """
     # Imported here because it loads the cryptography package, which `--help` must not wait for.
-    from tde.keystore import Keystore, inspect_keystore
+    from tde.keystore import Keystore, keystore_uuid
     from tde.keystore.passphrase import read_passphrase
     from tde.keystore.secret import wipe
 
     directory = require_keystore(path)
     # A missing or damaged keystore is reported before the operator types a passphrase.
-    inspect_keystore(directory)
+    keystore_uuid(directory)
     passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
     try:
         return Keystore.open(directory, passphrase)

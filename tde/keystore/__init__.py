@@ -8,7 +8,7 @@ from tde.keystore.directory import Keystore
 from tde.keystore.handover import HandOver
 from tde.keystore.kdf import KdfParameters
 from tde.keystore.record import KeyOwner, OwnerKind
-from tde.keystore.status import KeyRecordInfo, KeystoreStatus, inspect_keystore
+from tde.keystore.status import KeyRecordInfo, KeystoreStatus, inspect_keystore, keystore_uuid
 
 __all__ = [
     "HandOver",
@@ -19,4 +19,5 @@ __all__ = [
     "KeystoreStatus",
     "OwnerKind",
     "inspect_keystore",
+    "keystore_uuid",
 ]

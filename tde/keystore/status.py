@@ -38,6 +38,15 @@ class KeystoreStatus:
     keys: list[KeyRecordInfo]
 
 
+def keystore_uuid(path: Path) -> UUID:
+    """Return the identity of a keystore, without a look at its key records.
+
+    Raises:
+        KeystoreError: one of its subclasses when there is no keystore or it cannot be used.
+    """
+    return read_document(path.resolve()).header.uuid
+
+
 def inspect_keystore(path: Path) -> KeystoreStatus:
     """Return what can be known about a keystore without opening it.
 

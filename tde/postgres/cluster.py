@@ -388,5 +388,5 @@ class Cluster:
         uuid = None if keystore is None else keystore.uuid
         require_matching_keystore(self.data_directory, self.marker, uuid)
         if keystore is not None:
-            require_cluster_keys(keystore)
+            require_cluster_keys(keystore, self.data_directory)
             require_keystore_access(keystore.path, self.os_user)

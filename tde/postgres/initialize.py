@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, DataDirectoryError, ProgramError
+from tde.errors import ClusterKeystoreError, DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.control import require_supported_build
-from tde.postgres.guard import add_guard
+from tde.postgres.guard import add_guard, has_guard, require_interposed
 from tde.postgres.launch import program_environment
 from tde.postgres.lock import cluster_lock
 from tde.postgres.marker import Marker
@@ -55,14 +55,17 @@ def initialize_cluster(
         created = create_initial_keys(keystore, scope, algorithm)
         try:
             _run_initdb(data_directory, binaries, os_user, keystore, initdb_args)
-            Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
-            add_guard(data_directory, os_user)
+            _mark(data_directory, os_user, keystore, scope)
             # Success is reported only for a cluster whose keys are still in the keystore.
-            require_cluster_keys(keystore)
+            require_cluster_keys(keystore, data_directory)
         except BaseException:
-            # Files that initdb kept (--no-clean) are of no use without their keys.
             if _is_empty(data_directory):
                 keystore.discard_records(created)
+            else:
+                # Files that initdb kept (--no-clean), or finished before an interruption, are of
+                # no use without their keys, and nobody could tell that they need them.
+                with suppress(TdeError, OSError):
+                    _mark(data_directory, os_user, keystore, scope)
             raise
 
 
@@ -125,6 +128,13 @@ def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterato
         raise
 
 
+def _mark(data_directory: Path, os_user: OsUser | None, keystore: Keystore, scope: Scope) -> None:
+    """Mark a cluster as encrypted and guard it, as far as that is not done yet."""
+    Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
+    if not has_guard(data_directory):
+        add_guard(data_directory, os_user)
+
+
 def _run_initdb(
     data_directory: Path,
     binaries: PostgresBinaries,
@@ -139,6 +149,7 @@ def _run_initdb(
     with program_environment(keystore, os_user) as program:
         result = run_as(os_user, command, environment=program.variables, pass_fds=program.pass_fds)
     if result.returncode != 0:
+        require_interposed(result.stderr)
         output = (result.stderr.strip() or result.stdout.strip()).splitlines()
         raise ProgramError("\n".join([f"initdb failed for {data_directory}", *output]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,15 @@ from tde.algorithms import Algorithm
 from tde.errors import (
     ClusterKeystoreError,
     KeystoreClosedError,
+    KeystoreError,
     KeystoreExistsError,
     PlaintextEntryError,
 )
 
 if TYPE_CHECKING:
-    from tde.keystore import Keystore
+    from tde.keystore import KeyOwner, Keystore
+
+_log = logging.getLogger(__name__)
 
 PG_DEFAULT_OID = 1663
 PG_GLOBAL_OID = 1664
@@ -71,34 +75,54 @@ def create_initial_keys(
         raise _already_used(keystore.path) from error
 
 
-def require_cluster_keys(keystore: Keystore) -> None:
-    """Check, before a start, that the keys every cluster needs are there and can be unwrapped.
+def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
+    """Check, before a start, that the keys of the cluster are there and can be unwrapped.
+
+    A damaged record of a tablespace that was dropped is logged as a warning: it protects
+    nothing any more, so it must not keep the cluster from starting.
 
     Raises:
-        ClusterKeystoreError: a record is missing.
+        ClusterKeystoreError: a record that every cluster needs is missing.
         KeystoreError: a record is damaged or belongs to another keystore.
     """
-    from tde.keystore import KeyOwner, inspect_keystore
-    from tde.keystore.secret import wipe
+    from tde.keystore import KeyOwner
+    from tde.keystore.layout import list_owners
 
     require_open(keystore)
-    records = {record.owner: record for record in inspect_keystore(keystore.path).keys}
+    owners = list_owners(keystore.path)
     names = {KeyOwner.wal(): "the WAL"}
     names.update({KeyOwner.tablespace(oid): name for oid, name in BUILT_IN_TABLESPACES.items()})
     for owner, name in names.items():
-        if owner not in records:
+        if owner not in owners:
             raise ClusterKeystoreError(
                 f"the keystore {keystore.path} has no key for {name}",
                 remedy="Restore the missing file of the directory keys/ from a backup of the "
                 "keystore; without it the data cannot be decrypted.",
             )
-    for owner in records:
-        # Unwrapping authenticates the record; the server would only report ENOKEY.
+    in_use = {*names, *map(KeyOwner.tablespace, tablespace_oids(data_directory))}
+    for owner in owners:
         try:
-            key = keystore.unwrap_key(owner)
-        except PlaintextEntryError:
-            continue
-        wipe(key)
+            _authenticate(keystore, owner)
+        except KeystoreError as error:
+            if owner in in_use:
+                raise
+            _log.warning("%s; the cluster has no such tablespace", error)
+
+
+def _authenticate(keystore: Keystore, owner: KeyOwner) -> None:
+    """Unwrap a key, which proves that its record is authentic; the server would say ENOKEY."""
+    from tde.keystore.secret import wipe
+
+    try:
+        wipe(keystore.unwrap_key(owner))
+    except PlaintextEntryError:
+        return
+
+
+def tablespace_oids(data_directory: Path) -> list[int]:
+    """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
+    entries = (data_directory / "pg_tblspc").iterdir()
+    return [int(entry.name) for entry in entries if entry.name.isdigit()]
 
 
 def require_open(keystore: Keystore) -> None:

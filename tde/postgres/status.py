@@ -11,7 +11,7 @@ from tde.postgres.control import read_control_data, read_major_version
 from tde.postgres.counters import IoCounters, io_counters, is_interposed
 from tde.postgres.marker import Marker
 from tde.postgres.pidfile import read_postmaster_file
-from tde.postgres.policy import BUILT_IN_TABLESPACES
+from tde.postgres.policy import BUILT_IN_TABLESPACES, tablespace_oids
 from tde.postgres.tablespaces import tablespace_protections
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _keystore_fields(
         return {**fields, "keystore_problem": problem}
     wal = [r.algorithm.label for r in status.keys if r.owner == KeyOwner.wal() and r.algorithm]
     by_oid = tablespace_protections(status.keys)
-    present = {*BUILT_IN_TABLESPACES, *_tablespace_oids(directory)}
+    present = {*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}
     protections = {"WAL": wal[0]} if wal else {}
     for oid in sorted(present & by_oid.keys()):
         protections[BUILT_IN_TABLESPACES.get(oid, str(oid))] = by_oid[oid]
@@ -137,9 +137,3 @@ def _keystore_fields(
         "protections": protections,
         "tablespaces_without_key": sorted(present - by_oid.keys()),
     }
-
-
-def _tablespace_oids(directory: Path) -> list[int]:
-    """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
-    entries = (directory / "pg_tblspc").iterdir()
-    return [int(entry.name) for entry in entries if entry.name.isdigit()]

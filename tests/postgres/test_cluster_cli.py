@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from common import PASSPHRASE
 
-from tde.postgres import Cluster
+from tde.algorithms import Algorithm
+from tde.keystore import KeyOwner
+from tde.postgres import Cluster, run_program
 
 SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c shared_buffers=16MB"
 
@@ -131,3 +133,40 @@ def test_unreachable_places_are_named(tde, keystore, tmp_path):
     result = tde("pg", "init", "-D", "/tmp/tde-test-never", "-k", moved, exit_code=1)
     assert str(moved) in result.stderr
     assert not Path("/tmp/tde-test-never").exists()
+
+
+def test_exec_gives_other_programs_no_keys(tde, encrypted_cluster_factory, any_binaries):
+    made = encrypted_cluster_factory(any_binaries)
+    parameters = made.cluster.connection_parameters()
+    # No source of a passphrase is given: psql runs without, and its children find nothing.
+    shown = tde(
+        *("pg", "exec", "-D", made.data_directory, "psql", "-X", "-h", parameters["host"]),
+        *("-p", parameters["port"], "-U", parameters["user"], "-d", "postgres"),
+        *("-c", r"\! env; ls -l /proc/self/fd"),
+    )
+    assert "PATH=" in shown.stdout
+    assert "LD_PRELOAD" not in shown.stdout
+    assert "TDE_IO" not in shown.stdout
+    assert "memfd" not in shown.stdout
+    # A library user that passes the keys for psql does not leak them either.
+    run = run_program(
+        any_binaries,
+        "psql",
+        ["-X", "-h", "/nowhere", "-c", r"\q"],
+        keystore=made.keystore,
+        os_user=made.cluster.os_user,
+        environment={"LD_DEBUG": "libs"},
+    )
+    assert "libpq" in run.stderr
+    assert "libtde_io.so" not in run.stderr
+
+
+def test_a_damaged_record_of_a_dropped_tablespace_does_not_stop_the_cluster(
+    tde, encrypted_cluster_factory, any_binaries
+):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    made.keystore.create_key(KeyOwner.tablespace(99999), Algorithm.AES256)
+    (made.keystore.path / "keys" / "99999.key").write_bytes(b"damaged")
+    options = f"{SERVER_OPTIONS} -c unix_socket_directories={made.data_directory.parent}"
+    started = tde("pg", "start", "-D", made.data_directory, "--passphrase-fd", 0, "-o", options)
+    assert "99999.key" in started.stderr

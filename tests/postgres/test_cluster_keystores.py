@@ -21,6 +21,8 @@ from tde.errors import (
 from tde.keystore import KeyOwner, inspect_keystore
 from tde.ownership import create_directory
 from tde.postgres import Cluster, initialize, launch, reachable
+from tde.postgres.guard import GUARD_FILE
+from tde.postgres.marker import Marker
 from tde.postgres.policy import PG_GLOBAL_OID
 
 
@@ -118,7 +120,10 @@ def test_interposer_that_does_not_load(shared, monkeypatch, os_user_tmp_path):
     useless.write_bytes(b"not a library")
     useless.chmod(0o644)
     monkeypatch.setattr(reachable, "find_interposer", lambda: useless)
-    expect_refusal(shared, TdeError, "tde-start-this-cluster-with-tde-pg-start.conf")
+    expect_refusal(shared, InterposerError, "tde-start-this-cluster-with-tde-pg-start.conf")
+    with pytest.raises(InterposerError, match="cannot be preloaded") as caught:
+        shared.cluster.start(shared.keystore)
+    assert "Do not create the file" in caught.value.remedy
 
 
 def test_server_without_interposer_is_stopped_again(shared, monkeypatch):
@@ -221,3 +226,31 @@ def test_shared_memory_in_files_is_refused(binaries, encrypted_cluster_factory):
         file.write("dynamic_shared_memory_type = mmap\n")
     with pytest.raises(UnsupportedServerError):
         made.start()
+
+
+def test_an_interrupted_init_leaves_a_cluster_that_says_what_it_is(
+    any_binaries, encrypted_cluster_factory, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        # Ctrl-C comes between initdb and the marker, so the first attempt to write it fails.
+        write, calls = Marker.write, []
+
+        def write_second_time(marker: Marker, *arguments: object) -> None:
+            calls.append(marker)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            write(marker, *arguments)
+
+        patch.setattr(Marker, "write", write_second_time)
+        keystore = encrypted_cluster_factory.keystore()
+        cluster = encrypted_cluster_factory.track(
+            Cluster(encrypted_cluster_factory.directory / "data", any_binaries)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            cluster.init(keystore=keystore, initdb_args=["--no-sync"])
+    assert cluster.marker is not None
+    assert cluster.marker.keystore_uuid == keystore.uuid
+    configuration = (cluster.data_directory / "postgresql.conf").read_text()
+    assert configuration.count(f"include '{GUARD_FILE}'") == 1
+    cluster.start(keystore, options={"listen_addresses": ""})
+    assert cluster.status().interposed is True

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError
+from tde.errors import ClusterKeystoreError, KeystoreDamagedError
 from tde.keystore import KdfParameters, KeyOwner, Keystore, inspect_keystore
 from tde.postgres import Scope
-from tde.postgres.policy import create_initial_keys
+from tde.postgres.policy import create_initial_keys, require_cluster_keys
 
 CHEAP = KdfParameters(memory_kib=8192, iterations=1, lanes=1)
 PASSPHRASE = b"a passphrase for tests"
@@ -62,3 +62,28 @@ def test_a_failed_write_leaves_no_records(keystore, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         create_initial_keys(keystore, Scope.CLUSTER, Algorithm.AES256)
     assert records(keystore) == {}
+
+
+def damage(keystore: Keystore, owner: KeyOwner) -> None:
+    file = keystore.path / "keys" / owner.file_name
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def test_a_damaged_record_of_a_dropped_tablespace_is_a_warning(keystore, tmp_path, caplog):
+    (tmp_path / "pg_tblspc").mkdir()
+    create_initial_keys(keystore, Scope.CLUSTER, Algorithm.AES256)
+    keystore.create_key(KeyOwner.tablespace(16400), Algorithm.AES128)
+    damage(keystore, KeyOwner.tablespace(16400))
+    require_cluster_keys(keystore, tmp_path)
+    assert "16400.key" in caplog.text
+    (tmp_path / "pg_tblspc" / "16400").symlink_to(tmp_path)
+    with pytest.raises(KeystoreDamagedError, match=r"16400\.key"):
+        require_cluster_keys(keystore, tmp_path)
+
+
+def test_a_damaged_record_that_every_cluster_needs_is_refused(keystore, tmp_path):
+    (tmp_path / "pg_tblspc").mkdir()
+    create_initial_keys(keystore, Scope.TABLESPACES, Algorithm.AES256)
+    damage(keystore, KeyOwner.tablespace(1663))
+    with pytest.raises(KeystoreDamagedError, match=r"1663\.key"):
+        require_cluster_keys(keystore, tmp_path)
