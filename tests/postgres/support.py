@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,15 @@ def _holds(path: Path, needle: bytes) -> bool:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return data.find(needle) >= 0
+
+
+def make_directory(cluster: RunningCluster, path: Path) -> Path:
+    """Make a directory that belongs to the server's user, for a tablespace made in SQL."""
+    path.mkdir()
+    user = cluster.cluster.os_user
+    if user is not None:
+        os.chown(path, user.uid, user.gid)
+    return path
 
 
 def settle(cluster: RunningCluster) -> None:

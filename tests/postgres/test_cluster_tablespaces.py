@@ -6,7 +6,7 @@ import time
 
 import psycopg2
 import pytest
-from support import base_backup, open_copy
+from support import base_backup, make_directory, open_copy
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -57,7 +57,7 @@ def test_tablespace_without_key_is_closed_and_listed(
 ):
     made = encrypted_cluster_factory(binaries)
     location = os_user_tmp_path / "nokey"
-    made.query(f"COPY (SELECT 1) TO PROGRAM 'mkdir {location}'")
+    make_directory(made, location)
     made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
     with pytest.raises(psycopg2.Error, match="Required key not available"):
         made.query("CREATE TABLE t(a int) TABLESPACE nokey")
@@ -119,8 +119,8 @@ def test_list_of_a_plain_cluster(any_binaries, encrypted_cluster_factory):
 
 def test_protect_a_tablespace_made_in_sql(binaries, encrypted_cluster_factory, os_user_tmp_path):
     made = encrypted_cluster_factory(binaries)
-    made.query(f"COPY (SELECT 1) TO PROGRAM 'mkdir {os_user_tmp_path / 'space'}'")
-    made.query(f"CREATE TABLESPACE space LOCATION '{os_user_tmp_path / 'space'}'")
+    location = make_directory(made, os_user_tmp_path / "space")
+    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
     with pytest.raises(psycopg2.Error, match="Required key not available"):
         made.query("CREATE TABLE early(a int) TABLESPACE space")
     protected = protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
@@ -141,7 +141,7 @@ def test_files_without_a_key_are_not_taken_for_encrypted(
 ):
     made = encrypted_cluster_factory(any_binaries)
     location = os_user_tmp_path / "space"
-    made.query(f"COPY (SELECT 1) TO PROGRAM 'mkdir {location}'")
+    make_directory(made, location)
     made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
     version = next(location.iterdir())
     (version / "5").mkdir()
