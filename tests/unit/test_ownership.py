@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tde.errors import KeystoreError, UnsafeDirectoryError
-from tde.keystore import KdfParameters, Keystore
+from tde.keystore import KdfParameters, Keystore, inspect_keystore
 from tde.ownership import Owner, adopt_directory, create_directory, create_parents
 from tde.postgres import OsUser
 from tde.postgres.initialize import initialize_cluster
@@ -163,3 +164,23 @@ def test_current_user_needs_no_checks(tmp_path):
     create_directory(tmp_path / "other", None)
     adopt_directory(tmp_path / "new", None)
     assert owner_and_mode(tmp_path / "new") == (0, 0o700)
+
+
+def test_keys_must_be_a_real_directory(place):
+    # Also a link to the user's own directory: its target could be exchanged at any time.
+    (place / "ks").mkdir(mode=0o700)
+    (place / "elsewhere").mkdir(mode=0o700)
+    for path in (place / "ks", place / "elsewhere"):
+        os.chown(path, OWNER.uid, OWNER.gid)
+    (place / "ks" / "keys").symlink_to(place / "elsewhere")
+    create = partial(
+        Keystore.create, place / "ks", PASSPHRASE, kdf=CHEAP, owner=(OWNER.uid, OWNER.gid)
+    )
+    with pytest.raises(KeystoreError, match="only a link"):
+        create()
+    (place / "ks" / "keys").unlink()
+    create().close()
+    (place / "ks" / "keys").rename(place / "moved")
+    (place / "ks" / "keys").symlink_to(place / "moved")
+    with pytest.raises(KeystoreError, match="has no directory"):
+        inspect_keystore(place / "ks")
