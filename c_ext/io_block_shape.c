@@ -62,6 +62,28 @@ static int recode_unit(const struct tde_file *to, int fd, off_t start,
     return tde_write_fully(fd, stored, length, start) == length ? 0 : -1;
 }
 
+/* Encode again the units of one stretch of the file; *CHANGED tells whether any was written. */
+static int recode_stretch(const struct tde_file *from, const struct tde_file *to, int fd,
+                          off_t start, size_t length, bool *changed)
+{
+    struct tde_buffers *buffers = tde_buffers_get();
+
+    for (size_t done = 0; done < length; done += TDE_BLOCK_SIZE) {
+        off_t unit = start + (off_t)done;
+        ssize_t stored = tde_unit_load(from, fd, unit, buffers);
+
+        if (stored <= 0)
+            return (int)stored;
+        if (tde_unit_keeps_zeros(from, (size_t)stored) &&
+            tde_is_zero(buffers->stored, (size_t)stored))
+            continue;
+        if (recode_unit(to, fd, unit, buffers, (size_t)stored) != 0)
+            return -1;
+        *changed = true;
+    }
+    return 0;
+}
+
 int tde_block_recode(const struct tde_file *from, const struct tde_file *to, int fd)
 {
     struct tde_buffers *buffers = tde_buffers_get();
@@ -69,20 +91,18 @@ int tde_block_recode(const struct tde_file *from, const struct tde_file *to, int
 
     if (buffers == NULL)
         return -1;
-    for (off_t start = 0;; start += (off_t)TDE_BLOCK_SIZE) {
-        ssize_t length = tde_unit_load(from, fd, start, buffers);
+    for (off_t start = 0;; start += (off_t)TDE_BOUNCE_SIZE) {
+        ssize_t length = tde_read_fully(fd, buffers->bounce, TDE_BOUNCE_SIZE, start);
 
         if (length < 0)
             return -1;
         if (length == 0)
             break;
-        /* Zeros are zeros under every identity: a new segment is only read. */
-        if (tde_unit_keeps_zeros(from, (size_t)length) &&
-            tde_is_zero(buffers->stored, (size_t)length))
+        /* A new segment is zeros, which are zeros under every identity: it is only read. */
+        if ((size_t)length % TDE_BLOCK_SIZE == 0 && tde_is_zero(buffers->bounce, (size_t)length))
             continue;
-        if (recode_unit(to, fd, start, buffers, (size_t)length) != 0)
+        if (recode_stretch(from, to, fd, start, (size_t)length, &changed) != 0)
             return -1;
-        changed = true;
     }
     return changed ? fsync(fd) : 0;
 }
