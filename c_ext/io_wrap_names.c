@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io_block.h"
@@ -13,6 +12,7 @@
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
+#include "io_transfer.h"
 
 /* The identity of both ephemeral names is their digest; equal words, equal file. */
 static bool same_identity(const struct tde_file *a, const struct tde_file *b)
@@ -136,11 +136,11 @@ TDE_EXPORT int truncate(const char *path, off_t length)
 /* New bytes at the end of the file read as zeros; a short last unit is encoded with them. */
 static int prepare_growth(const struct tde_file *file, int fd, off_t end)
 {
-    struct stat status;
+    off_t size = tde_file_size(fd);
 
-    if (fstat(fd, &status) != 0)
+    if (size < 0)
         return -1;
-    return end > status.st_size ? tde_block_resize(file, fd, end) : 0;
+    return end > size ? tde_block_resize(file, fd, end) : 0;
 }
 
 /* Returns an error number and leaves errno alone, as POSIX has it. */

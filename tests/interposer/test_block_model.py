@@ -39,7 +39,7 @@ def operations(unit: int) -> st.SearchStrategy[str]:
         st.builds("write 0 {} {}".format, size, seed),
         st.builds("pwritev 0 {} {} {}".format, size, seed, parts),
         st.builds("ftruncate 0 {}".format, size),
-        st.builds("fallocate 0 {} {}".format, size, size.map(lambda n: max(n, 1))),
+        st.builds("fallocate 0 {} {}".format, size, size.map(lambda n: max(n, unit))),
         st.builds("lseek 0 {} 0".format, size),
         reads.map(lambda r: f"pread 0 {r[0]} {r[1]}"),
         st.builds("preadv 0 {} 0 {}".format, st.integers(0, LIMIT), parts),
