@@ -7,6 +7,7 @@ import re
 
 import pytest
 from tde_bench import cli
+from tde_bench.cli import oltp as oltp_command
 from tde_bench.oltp import OltpParameters
 from typer.testing import CliRunner
 
@@ -48,7 +49,7 @@ def test_given_values_replace_defaults() -> None:
     ],
 )
 def test_what_is_compared(aes: list[int], existing: list[str], names: list[str]) -> None:
-    chosen = cli._configurations(aes, existing)
+    chosen = oltp_command._configurations(aes, existing)
     assert [configuration.name for configuration in chosen] == names
 
 

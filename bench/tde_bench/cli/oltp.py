@@ -1,9 +1,7 @@
-"""The command line of the benchmarks."""
+"""``tde-bench oltp``."""
 
 from __future__ import annotations
 
-import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +13,9 @@ from tde.cli.common import (
     console,
     error_console,
     examples,
-    reporting_errors,
 )
 from tde.cli.options import algorithm_of
-from tde.errors import TdeError
-from tde_bench.errors import BenchError
+from tde_bench.cli.common import check_memory_size, check_outputs
 from tde_bench.lifecycle import signals_interrupt
 from tde_bench.options import (
     AesListOption,
@@ -46,34 +42,20 @@ if TYPE_CHECKING:
     from tde_bench.oltp import OltpParameters
     from tde_bench.results import OltpResult
 
-# The packages of the optional dependency `bench`.
-_BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
-_CHART_SUFFIXES = (".png", ".svg")
-_MEMORY_SIZE = re.compile(r"\d+(kB|MB|GB)")
-
-app = typer.Typer(
-    help="Measure what encrypting PostgreSQL's storage costs.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
+_EPILOG = examples(
+    "tde-bench oltp --aes 256",
+    "tde-bench oltp --quick --chart oltp.png --json oltp.json",
+    "# Servers that already run; the first one is what the others are compared with:",
+    'tde-bench oltp --existing "host=/run/postgresql port=5432=plain" '
+    '--existing "host=/run/postgresql port=5433=encrypted"',
 )
 
 
-@app.callback()
-def root() -> None:
-    """Keep `oltp` a command of its own even while it is the only one."""
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog=_EPILOG)(oltp)
 
 
-@app.command(
-    epilog=examples(
-        "tde-bench oltp --aes 256",
-        "tde-bench oltp --quick --chart oltp.png --json oltp.json",
-        "# Servers that already run; the first one is what the others are compared with:",
-        'tde-bench oltp --existing "host=/run/postgresql port=5432=plain" '
-        '--existing "host=/run/postgresql port=5433=encrypted"',
-    )
-)
 def oltp(
     aes: AesListOption = None,
     existing: ExistingOption = None,
@@ -97,7 +79,8 @@ def oltp(
 
     A canary row, searched for on disk, first proves that encryption is really on.
     """
-    _check_options(shared_buffers, [json_file, csv_file, chart_file], chart_file)
+    check_memory_size("--shared-buffers", shared_buffers)
+    check_outputs([json_file, csv_file, chart_file], [chart_file])
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
     from tde_bench.oltp import OltpParameters
 
@@ -151,21 +134,6 @@ def _run(
     return benchmark.result, True
 
 
-def _check_options(
-    shared_buffers: str | None, outputs: list[Path | None], chart_file: Path | None
-) -> None:
-    """Refuse options that would only fail after the run, when minutes of work are lost."""
-    if shared_buffers is not None and not _MEMORY_SIZE.fullmatch(shared_buffers):
-        raise BenchError(f"--shared-buffers {shared_buffers} is not a size", remedy="Example: 64MB")
-    if chart_file is not None and chart_file.suffix.lower() not in _CHART_SUFFIXES:
-        raise BenchError(
-            f"--chart {chart_file}: the name must end in {' or '.join(_CHART_SUFFIXES)}"
-        )
-    for path in outputs:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f"the directory of {path} does not exist")
-
-
 def _configurations(aes: list[int], existing: list[str]) -> list[Configuration]:
     """Decide what is compared; ephemeral clusters come first, so theirs is the baseline."""
     from tde_bench import configurations
@@ -198,28 +166,3 @@ def _present(result: OltpResult, csv_file: Path | None, chart_file: Path | None)
         write_csv(result, csv_file)
     if chart_file is not None and result.runs:
         write_chart(result, chart_file)
-
-
-def main() -> None:
-    """Run the command line; the console script ``tde-bench`` starts here."""
-    try:
-        with reporting_errors("tde-bench"):
-            _require_bench_packages()
-            app(prog_name="tde-bench", standalone_mode=True)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-
-
-def _require_bench_packages() -> None:
-    """Say what to install when the optional dependencies are missing.
-
-    Raises:
-        TdeError: naming the first missing package.
-    """
-    from importlib.util import find_spec
-
-    for package in sorted(_BENCH_PACKAGES):
-        if find_spec(package) is None:
-            raise TdeError(
-                f"the package {package} is missing", remedy="Install it: pip install 'tde[bench]'"
-            )

@@ -1,0 +1,54 @@
+"""The command ``tde-bench``: what its commands share, and where they are registered."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from tde.cli.common import reporting_errors
+from tde.errors import TdeError
+from tde_bench.cli import oltp
+
+# The packages of the optional dependency `bench`.
+_BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
+
+app = typer.Typer(
+    help="Measure what encrypting PostgreSQL's storage costs.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+# The help lists the commands in this order.
+oltp.register(app)
+
+
+@app.callback()
+def root() -> None:
+    """Keep every command a command of its own, even while there is only one."""
+
+
+def main() -> None:
+    """Run the command line; the console script ``tde-bench`` starts here."""
+    try:
+        with reporting_errors("tde-bench"):
+            _require_bench_packages()
+            app(prog_name="tde-bench", standalone_mode=True)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+
+
+def _require_bench_packages() -> None:
+    """Say what to install when the optional dependencies are missing.
+
+    Raises:
+        TdeError: naming the first missing package.
+    """
+    from importlib.util import find_spec
+
+    for package in sorted(_BENCH_PACKAGES):
+        if find_spec(package) is None:
+            raise TdeError(
+                f"the package {package} is missing", remedy="Install it: pip install 'tde[bench]'"
+            )
