@@ -172,44 +172,126 @@ static ssize_t read_record(const char *path, uint8_t record[TDE_KEYRECORD_SIZE +
     return length;
 }
 
-static tde_key_index load_key(enum tde_key_owner owner, uint32_t oid)
+/* The name of a record's file in the keystore's directory "keys". */
+static void record_name(enum tde_key_owner owner, uint32_t oid, char name[16])
+{
+    if (owner == TDE_OWNER_WAL)
+        strcpy(name, "wal.key");
+    else if (owner == TDE_OWNER_OTHER_TABLESPACES)
+        strcpy(name, "other.key");
+    else
+        snprintf(name, 16, "%u.key", oid);
+}
+
+enum record_state { RECORD_READ, RECORD_MISSING, RECORD_UNUSABLE };
+
+/*
+ * Read and unwrap a record.  That it is missing can be an answer, so only the caller knows
+ * what to say about it; whatever is wrong with one that exists is reported here.
+ */
+static enum record_state unwrap_record(enum tde_key_owner owner, uint32_t oid, struct tde_key *key)
 {
     uint8_t record[TDE_KEYRECORD_SIZE + 1];
     char path[MAX_PATH_LENGTH + 64];
-    struct tde_key key;
+    char name[16];
     const char *problem;
-    tde_key_index index;
     ssize_t length;
 
-    if (owner == TDE_OWNER_WAL)
-        snprintf(path, sizeof path, "%s/keys/wal.key", ring->keystore);
-    else
-        snprintf(path, sizeof path, "%s/keys/%u.key", ring->keystore, oid);
+    record_name(owner, oid, name);
+    snprintf(path, sizeof path, "%s/keys/%s", ring->keystore, name);
     length = read_record(path, record);
+    if (length < 0 && errno == ENOENT)
+        return RECORD_MISSING;
     if (length < 0) {
-        if (errno == ENOENT && owner == TDE_OWNER_TABLESPACE)
-            tde_report("tablespace %u has no key (%s does not exist); HINT: on a standby or a "
-                       "restored cluster copy that file from the primary's keystore; for a "
-                       "tablespace made without tde run \"tde tablespace protect\"",
-                       oid, path);
-        else
-            tde_report("could not read key file %s: %s", path, strerror(errno));
-        return TDE_KEY_NONE;
+        tde_report("could not read key file %s: %s", path, strerror(errno));
+        return RECORD_UNUSABLE;
     }
-    problem = tde_keyrecord_unwrap(record, (size_t)length, &ring->scope, owner, oid, &key);
-    if (problem != NULL) {
-        tde_report("could not use key file %s: %s; HINT: restore it from the keystore's backup",
-                   path, problem);
-        return TDE_KEY_NONE;
+    problem = tde_keyrecord_unwrap(record, (size_t)length, &ring->scope, owner, oid, key);
+    if (problem == NULL)
+        return RECORD_READ;
+    tde_report("could not use key file %s: %s; HINT: restore it from the keystore's backup", path,
+               problem);
+    return RECORD_UNUSABLE;
+}
+
+static tde_key_index load_key(enum tde_key_owner owner, uint32_t oid)
+{
+    struct tde_key key;
+    char name[16];
+    tde_key_index index = TDE_KEY_NONE;
+
+    switch (unwrap_record(owner, oid, &key)) {
+    case RECORD_READ:
+        index = store_key(owner, oid, &key);
+        tde_wipe(&key, sizeof key);
+        break;
+    case RECORD_MISSING:
+        record_name(owner, oid, name);
+        tde_report("there is no key file %s/keys/%s; HINT: restore it from the keystore's backup",
+                   ring->keystore, name);
+        break;
+    case RECORD_UNUSABLE:
+    default:
+        break;
     }
-    index = store_key(owner, oid, &key);
-    tde_wipe(&key, sizeof key);
     return index;
+}
+
+/*
+ * The key of a tablespace without a record of its own.  It is kept under another owner than
+ * that of a record, which is therefore looked for again at each open: one that is written
+ * later (tde tablespace create, right after CREATE TABLESPACE) decides from then on.
+ */
+static tde_key_index derived_key(uint32_t oid)
+{
+    tde_key_index index = find_slot(TDE_OWNER_OTHER_TABLESPACES, oid);
+    struct tde_key base;
+    struct tde_key key;
+
+    if (index != TDE_KEY_NONE)
+        return index;
+    switch (unwrap_record(TDE_OWNER_OTHER_TABLESPACES, 0, &base)) {
+    case RECORD_READ:
+        if (tde_keyrecord_derive(&base, oid, &key) == 0)
+            index = store_key(TDE_OWNER_OTHER_TABLESPACES, oid, &key);
+        tde_wipe(&base, sizeof base);
+        tde_wipe(&key, sizeof key);
+        break;
+    case RECORD_MISSING:
+        tde_report("tablespace %u has no key (%s/keys/%u.key does not exist); HINT: on a standby "
+                   "or a restored cluster copy that file from the primary's keystore; for a "
+                   "tablespace made without tde run \"tde tablespace protect\"",
+                   oid, ring->keystore, oid);
+        break;
+    case RECORD_UNUSABLE:
+    default:
+        break;
+    }
+    return index;
+}
+
+static tde_key_index tablespace_key(uint32_t oid)
+{
+    tde_key_index index = find_slot(TDE_OWNER_TABLESPACE, oid);
+    struct tde_key key;
+
+    if (index != TDE_KEY_NONE)
+        return index;
+    switch (unwrap_record(TDE_OWNER_TABLESPACE, oid, &key)) {
+    case RECORD_READ:
+        index = store_key(TDE_OWNER_TABLESPACE, oid, &key);
+        tde_wipe(&key, sizeof key);
+        return index;
+    case RECORD_MISSING:
+        return derived_key(oid);
+    case RECORD_UNUSABLE:
+    default:
+        return TDE_KEY_NONE;
+    }
 }
 
 tde_key_index tde_keyring_find(const struct tde_identity *id)
 {
-    uint32_t owner = TDE_OWNER_TABLESPACE;
     tde_key_index index;
 
     if (ring == NULL) {
@@ -218,13 +300,13 @@ tde_key_index tde_keyring_find(const struct tde_identity *id)
                    "create and open a new keystore");
         return TDE_KEY_NONE;
     }
+    /* The keys of WAL and of ephemeral files are in the ring since the start. */
     if (id->file_class == TDE_CLASS_WAL)
-        owner = TDE_OWNER_WAL;
+        index = find_slot(TDE_OWNER_WAL, 0);
     else if (id->file_class == TDE_CLASS_EPHEMERAL)
-        owner = EPHEMERAL_OWNER;
-    index = find_slot(owner, id->tablespace);
-    if (index == TDE_KEY_NONE && owner != EPHEMERAL_OWNER)
-        index = load_key((enum tde_key_owner)owner, id->tablespace);
+        index = find_slot(EPHEMERAL_OWNER, 0);
+    else
+        index = tablespace_key(id->tablespace);
     if (index >= 0 && ring->slots[index].key.algorithm == TDE_ALGORITHM_PLAINTEXT)
         return TDE_KEY_PLAINTEXT;
     return index;

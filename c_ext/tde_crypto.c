@@ -5,8 +5,11 @@
 
 #include "tde_xts.h"
 
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
 #include <openssl/rand.h>
 
 #include <stdlib.h>
@@ -191,6 +194,26 @@ int tde_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad
     EVP_CIPHER_CTX_free(context);
     if (!ok)
         tde_wipe(dst, length);
+    return ok ? 0 : -1;
+}
+
+int tde_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
+               uint8_t *to, size_t size)
+{
+    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+    EVP_KDF_CTX *context = kdf == NULL ? NULL : EVP_KDF_CTX_new(kdf);
+    char digest[] = "SHA256";
+    /* OpenSSL's parameters are not const; it only reads them here. */
+    OSSL_PARAM parameters[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)(uintptr_t)key, key_size),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, (void *)(uintptr_t)info, info_size),
+        OSSL_PARAM_construct_end(),
+    };
+    int ok = context != NULL && EVP_KDF_derive(context, to, size, parameters) == 1;
+
+    EVP_KDF_CTX_free(context);
+    EVP_KDF_free(kdf);
     return ok ? 0 : -1;
 }
 

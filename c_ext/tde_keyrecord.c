@@ -77,9 +77,27 @@ const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
         return "it is damaged or was altered";
     key->algorithm = record[AT_ALGORITHM];
     problem = check_key(key->bytes, key->algorithm);
-    if (problem == NULL && owner == TDE_OWNER_WAL && key->algorithm == TDE_ALGORITHM_PLAINTEXT)
-        problem = "WAL is always encrypted, so its record cannot be a plaintext entry";
+    if (problem == NULL && owner != TDE_OWNER_TABLESPACE &&
+        key->algorithm == TDE_ALGORITHM_PLAINTEXT)
+        problem = "only a tablespace of its own can have a plaintext entry";
     if (problem != NULL)
         tde_wipe(key, sizeof *key);
     return problem;
+}
+
+int tde_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key)
+{
+    static const char label[] = "tde tablespace";
+    size_t size = tde_algorithm_key_size(base->algorithm);
+    uint8_t info[sizeof label + 4];
+
+    memset(key, 0, sizeof *key);
+    if (size == 0)
+        return -1;
+    /* The label's terminating zero separates it from the OID. */
+    memcpy(info, label, sizeof label);
+    for (size_t i = 0; i < 4; i++)
+        info[sizeof label + i] = (uint8_t)(oid >> (24 - 8 * i));
+    key->algorithm = base->algorithm;
+    return tde_derive(base->bytes, size, info, sizeof info, key->bytes, size);
 }

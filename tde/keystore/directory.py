@@ -18,6 +18,7 @@ from tde.errors import (
     PlaintextEntryError,
     WrongPassphraseError,
 )
+from tde.keystore.derivation import derive_tablespace_key
 from tde.keystore.document import KeystoreDocument, KeystoreHeader
 from tde.keystore.files import exclusive_lock, write_atomically
 from tde.keystore.handover import HandOver
@@ -34,8 +35,8 @@ from tde.keystore.layout import (
     refuse_foreign_content,
 )
 from tde.keystore.passphrase import check_length
-from tde.keystore.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, RecordHeader
-from tde.keystore.secret import SecretBuffer, fill_randomly, random_secret
+from tde.keystore.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, OwnerKind, RecordHeader
+from tde.keystore.secret import SecretBuffer, fill_randomly, random_secret, wipe
 from tde.keystore.wrapping import UnwrapError, new_nonce, unwrap, wrap
 
 MASTER_KEY_BYTES = 32
@@ -139,14 +140,17 @@ class Keystore:
             self._master_key.close()
             self._master_key = None
 
-    def create_key(self, owner: KeyOwner, algorithm: Algorithm) -> None:
+    def create_key(self, owner: KeyOwner, algorithm: Algorithm) -> dict[Path, bytes]:
         """Make a random key and store it wrapped.
+
+        Returns:
+            The content of the record, for :meth:`discard_records`.
 
         Raises:
             KeystoreExistsError: the owner has a key or a plaintext entry already.
             KeystoreClosedError: the keystore was closed.
         """
-        self._store(owner, algorithm)
+        return self._store(owner, algorithm)
 
     def create_plaintext_entry(self, oid: int) -> None:
         """Record that tablespace ``oid`` is deliberately not encrypted.
@@ -225,6 +229,35 @@ class Keystore:
                 raise PlaintextEntryError(f"{owner} is recorded as not encrypted, so it has no key")
             return bytearray(view[: header.algorithm.key_bytes])
 
+    def tablespace_key(self, oid: int) -> tuple[Algorithm, bytearray] | None:
+        """Return what encrypts tablespace ``oid``: the key of its record, or the derived one.
+
+        Returns:
+            The algorithm and the XTS key, which the caller wipes; None when the tablespace has a
+            plaintext entry.
+
+        Raises:
+            KeyMissingError: there is neither a record for it nor one for other tablespaces.
+            KeystoreDamagedError: a record was altered, or swapped with another.
+            KeystoreClosedError: the keystore was closed.
+        """
+        owner = KeyOwner.tablespace(oid)
+        own = record_path(self.path, owner).exists()
+        if not own and record_path(self.path, KeyOwner.other_tablespaces()).exists():
+            owner = KeyOwner.other_tablespaces()
+        algorithm = read_record(self.path, owner).header.algorithm
+        try:
+            key = self.unwrap_key(owner)
+        except PlaintextEntryError:
+            return None
+        assert algorithm is not None  # The record is authentic now.
+        if owner.kind is OwnerKind.TABLESPACE:
+            return algorithm, key
+        try:
+            return algorithm, derive_tablespace_key(key, oid, algorithm)
+        finally:
+            wipe(key)
+
     def hand_over(self) -> HandOver:
         """Return the master key in a form that a server started now can inherit.
 
@@ -262,7 +295,7 @@ class Keystore:
             wrapped = wrap(self._open_master_key(), payload, header.nonce, header.pack())
         return KeyRecord(header, wrapped.ciphertext, wrapped.tag).pack()
 
-    def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> None:
+    def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> dict[Path, bytes]:
         record = self._new_record(owner, algorithm)
         path = record_path(self.path, owner)
         with exclusive_lock(self.path):
@@ -270,6 +303,7 @@ class Keystore:
             if path.exists():
                 raise KeystoreExistsError(f"{owner} already has a key record, {path}")
             write_atomically(path, record)
+        return {path: record}
 
 
 def _remove_records(written: Mapping[Path, bytes]) -> None:

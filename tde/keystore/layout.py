@@ -2,6 +2,7 @@
 
 keystore.json          the wrapped master key and how to derive the key that wraps it
 keys/wal.key           one record per key (docs/format.md)
+keys/other.key         of all tablespaces without a record of their own
 keys/<OID>.key
 lock                   taken by whoever writes; always empty
 """
@@ -109,7 +110,7 @@ def check_belongs(record: KeyRecord, path: Path, owner: KeyOwner, keystore: UUID
 
 
 def list_owners(directory: Path) -> list[KeyOwner]:
-    """Return whose keys are in the keystore: the WAL first, then tablespaces by OID.
+    """Return whose keys are in the keystore: WAL, other tablespaces, then tablespaces by OID.
 
     Files with other names, such as old versions, are passed over.
     """
@@ -122,9 +123,10 @@ def list_owners(directory: Path) -> list[KeyOwner]:
             remedy="Restore it, with the key records in it, from a backup of the keystore.",
         ) from error
     names = {entry.name for entry in keys.iterdir()}
-    wal = KeyOwner.wal()
+    shared = [KeyOwner.wal(), KeyOwner.other_tablespaces()]
     oids = sorted(int(name[:-4]) for name in names if _is_tablespace_record(name))
-    return [wal] * (wal.file_name in names) + [KeyOwner.tablespace(oid) for oid in oids]
+    present = [owner for owner in shared if owner.file_name in names]
+    return present + [KeyOwner.tablespace(oid) for oid in oids]
 
 
 def check_place(directory: Path) -> None:

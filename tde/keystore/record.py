@@ -33,17 +33,19 @@ class OwnerKind(Enum):
 
     WAL = 1
     TABLESPACE = 2
+    OTHER_TABLESPACES = 3
 
 
 @dataclass(frozen=True)
 class KeyOwner:
-    """The WAL, or one tablespace by its OID."""
+    """The WAL, one tablespace by its OID, or all tablespaces without a record of their own."""
 
     kind: OwnerKind
     oid: int
 
     def __post_init__(self) -> None:
-        allowed = range(1) if self.kind is OwnerKind.WAL else range(1, 1 << 32)
+        of_one = self.kind is OwnerKind.TABLESPACE
+        allowed = range(1, 1 << 32) if of_one else range(1)
         if self.oid not in allowed:
             raise ValueError(f"{self.oid} is not the OID of a {self.kind.name} key's owner")
 
@@ -61,13 +63,22 @@ class KeyOwner:
         """
         return cls(OwnerKind.TABLESPACE, oid)
 
+    @classmethod
+    def other_tablespaces(cls) -> KeyOwner:
+        """Return the owner of the key from which those of all other tablespaces are derived."""
+        return cls(OwnerKind.OTHER_TABLESPACES, 0)
+
     @property
     def file_name(self) -> str:
         """The record's name inside the keystore's directory ``keys``."""
-        return "wal.key" if self.kind is OwnerKind.WAL else f"{self.oid}.key"
+        return {OwnerKind.WAL: "wal.key", OwnerKind.OTHER_TABLESPACES: "other.key"}.get(
+            self.kind, f"{self.oid}.key"
+        )
 
     def __str__(self) -> str:
-        return "the WAL" if self.kind is OwnerKind.WAL else f"tablespace {self.oid}"
+        return {OwnerKind.WAL: "the WAL", OwnerKind.OTHER_TABLESPACES: "other tablespaces"}.get(
+            self.kind, f"tablespace {self.oid}"
+        )
 
 
 @dataclass(frozen=True)
@@ -146,8 +157,8 @@ def parse_record(data: bytes, source: str) -> KeyRecord:
         of_key = None if algorithm == PLAINTEXT_CODE else Algorithm(algorithm)
     except ValueError as error:
         raise _damaged(source, str(error)) from error
-    if of_key is None and owner.kind is OwnerKind.WAL:
-        raise _damaged(source, "the WAL cannot be a plaintext entry")
+    if of_key is None and owner.kind is not OwnerKind.TABLESPACE:
+        raise _damaged(source, f"{owner} cannot have a plaintext entry")
     header = RecordHeader(owner, of_key, UUID(bytes=keystore), UUID(bytes=master_key_id), nonce)
     return KeyRecord(
         header,

@@ -4,9 +4,9 @@ Why a nonce never repeats under one key, which GCM must have:
 
 * A key-encryption key comes from a salt of its own and wraps exactly one message, the
   master key. Another passphrase means another salt and so another key.
-* A master key wraps one record for the WAL and one per tablespace. Nonces are 96 random
-  bits; after even 2**20 records the chance that any two are equal is below 2**-56, well
-  inside NIST SP 800-38D's limit of 2**32 messages for random nonces.
+* A master key wraps a record for the WAL, one per tablespace and one for all others. Nonces
+  are 96 random bits; after even 2**20 records the chance that any two are equal is below
+  2**-56, well inside NIST SP 800-38D's limit of 2**32 messages for random nonces.
 """
 
 from __future__ import annotations

@@ -68,6 +68,9 @@ def create_initial_keys(
     require_open(keystore)
     built_in = algorithm if scope is Scope.CLUSTER else None
     wanted: dict[KeyOwner, Algorithm | None] = {KeyOwner.wal(): algorithm}
+    if built_in is not None:
+        # Whatever CREATE TABLESPACE makes, on this server or a standby, has a key at once.
+        wanted[KeyOwner.other_tablespaces()] = built_in
     wanted.update({KeyOwner.tablespace(oid): built_in for oid in BUILT_IN_TABLESPACES})
     try:
         return keystore.create_first_keys(wanted)
@@ -99,7 +102,8 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
                 remedy="Restore the missing file of the directory keys/ from a backup of the "
                 "keystore; without it the data cannot be decrypted.",
             )
-    in_use = {*names, *map(KeyOwner.tablespace, tablespace_oids(data_directory))}
+    in_use = {*names, KeyOwner.other_tablespaces()}
+    in_use.update(map(KeyOwner.tablespace, tablespace_oids(data_directory)))
     for owner in owners:
         try:
             _authenticate(keystore, owner)

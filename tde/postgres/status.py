@@ -12,7 +12,7 @@ from tde.postgres.counters import IoCounters, io_counters, is_interposed
 from tde.postgres.marker import Marker
 from tde.postgres.pidfile import read_postmaster_file
 from tde.postgres.policy import BUILT_IN_TABLESPACES, tablespace_oids
-from tde.postgres.tablespaces import tablespace_protections
+from tde.postgres.tablespaces import other_protection, tablespace_protections
 
 if TYPE_CHECKING:
     from tde.postgres.cluster import Cluster
@@ -130,10 +130,13 @@ def _keystore_fields(
     by_oid = tablespace_protections(status.keys)
     present = {*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}
     protections = {"WAL": wal[0]} if wal else {}
-    for oid in sorted(present & by_oid.keys()):
-        protections[BUILT_IN_TABLESPACES.get(oid, str(oid))] = by_oid[oid]
+    other = other_protection(status.keys)
+    for oid in sorted(present):
+        protection = by_oid.get(oid, other)
+        if protection is not None:
+            protections[BUILT_IN_TABLESPACES.get(oid, str(oid))] = protection
     return {
         **fields,
         "protections": protections,
-        "tablespaces_without_key": sorted(present - by_oid.keys()),
+        "tablespaces_without_key": [] if other else sorted(present - by_oid.keys()),
     }

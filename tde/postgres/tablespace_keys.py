@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
 from tde.algorithms import Algorithm
 from tde.errors import TablespaceError
-from tde.postgres.tablespaces import Tablespace, require_running_keystore
+from tde.postgres.tablespaces import Tablespace, create_own_key, require_running_keystore
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -25,10 +24,10 @@ def protect_tablespace(
     *,
     connection: Mapping[str, object] | None = None,
 ) -> Tablespace:
-    """Write the key of a tablespace that plain SQL made, while the server runs.
+    """Write a key for an empty tablespace that plain SQL made, while the server runs.
 
-    Without a key record the server refuses to open files there, so such a tablespace is empty
-    and the key is there before its first file.
+    In scope ``CLUSTER`` it has a derived key already; this gives it one of its own. In scope
+    ``TABLESPACES`` the server refuses to open files there until it has one.
 
     Args:
         connection: arguments for ``psycopg2.connect`` that replace the cluster's own.
@@ -39,8 +38,6 @@ def protect_tablespace(
         ClusterKeystoreError: the keystore is not the cluster's.
         ServerNotRunningError: there is no server.
     """
-    from tde.keystore import KeyOwner
-
     parameters = {**cluster.connection_parameters(), **(connection or {})}
     require_running_keystore(cluster, keystore)
     rows = _query(
@@ -53,15 +50,7 @@ def protect_tablespace(
             f'there is no tablespace "{name}"', remedy="See tde tablespace list for the names."
         )
     oid, location = rows[0]
-    file = _first_file(cluster.data_directory / "pg_tblspc" / str(oid))
-    if file is not None:
-        # With the key the server would decrypt what was never encrypted.
-        raise TablespaceError(
-            f'the tablespace "{name}" has files already: {file}',
-            remedy="Create another tablespace with tde tablespace create and move the tables: "
-            "ALTER TABLE ... SET TABLESPACE",
-        )
-    keystore.create_key(KeyOwner.tablespace(oid), algorithm)
+    create_own_key(keystore, oid, name, algorithm, cluster.data_directory / "pg_tblspc" / str(oid))
     return Tablespace(name, oid, location, algorithm.label)
 
 
@@ -109,15 +98,3 @@ def _query(
             connection.close()
     except psycopg2.Error as error:
         raise TablespaceError(f"cannot look at the tablespaces: {str(error).strip()}") from error
-
-
-def _first_file(directory: Path) -> Path | None:
-    """Return a file below a tablespace's link, or None when there are only directories.
-
-    Raises:
-        TablespaceError: it cannot be looked at.
-    """
-    try:
-        return next((path for path in directory.resolve().rglob("*") if not path.is_dir()), None)
-    except OSError as error:
-        raise TablespaceError(f"cannot look at {directory}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PLAINTEXT = "plaintext"
 NO_KEY = "NO KEY"
+# From choosing a key to creating the file takes a backend microseconds.
+_SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Tablespace:
     Attributes:
         location: directory, or empty for the built-in ones.
         protection: label of the algorithm, ``plaintext``, or ``NO KEY`` when the keystore has
-            no record, in which case the server refuses to open its files.
+            no record for it or for other tablespaces, in which case the server refuses to open
+            its files.
     """
 
     name: str
@@ -53,8 +57,9 @@ def create_tablespace(
     """Create a tablespace and its key while the server runs; no restart is needed.
 
     The key is written after CREATE TABLESPACE because its record is bound to the OID that the
-    server chooses. Until then the server refuses to open files there, so nothing can be
-    written in plain text. A tablespace whose key cannot be written is dropped again.
+    server chooses. Until then the server refuses to open files there or, in scope ``CLUSTER``,
+    uses the key derived from that of other tablespaces, so nothing can be written in plain text.
+    A tablespace whose key cannot be written is dropped again.
 
     Args:
         location: a directory for the data, empty or not there yet.
@@ -77,7 +82,8 @@ def create_tablespace(
     location = location.absolute()
     created = _prepare_location(location, cluster.os_user)
     try:
-        oid = _create_with_key(parameters, keystore, name, location, algorithm)
+        links = cluster.data_directory / "pg_tblspc"
+        oid = _create_with_key(parameters, keystore, name, location, algorithm, links)
     except BaseException:
         if created:
             location.rmdir()
@@ -104,10 +110,12 @@ def list_tablespaces(
     parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
     marker = cluster.marker
     protections: dict[int, str] = {}
+    missing = PLAINTEXT
     if marker is not None:
         status = inspect_keystore(keystore_path or marker.keystore)
         require_matching_keystore(cluster.data_directory, marker, status.uuid)
         protections = tablespace_protections(status.keys)
+        missing = other_protection(status.keys) or NO_KEY
     query = "SELECT spcname, oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid"
     try:
         connected = psycopg2.connect(**parameters)
@@ -119,7 +127,6 @@ def list_tablespaces(
             connected.close()
     except psycopg2.Error as error:
         raise TablespaceError(f"cannot list the tablespaces: {str(error).strip()}") from error
-    missing = PLAINTEXT if marker is None else NO_KEY
     return [
         Tablespace(name, oid, location, protections.get(oid, missing))
         for name, oid, location in rows
@@ -135,6 +142,58 @@ def tablespace_protections(records: list[KeyRecordInfo]) -> dict[int, str]:
         for record in records
         if record.owner.kind is OwnerKind.TABLESPACE
     }
+
+
+def other_protection(records: list[KeyRecordInfo]) -> str | None:
+    """Return how tablespaces without a record are stored, or None when they cannot be used."""
+    from tde.keystore import OwnerKind
+
+    for record in records:
+        if record.owner.kind is OwnerKind.OTHER_TABLESPACES and record.algorithm:
+            return record.algorithm.label
+    return None
+
+
+def create_own_key(
+    keystore: Keystore, oid: int, name: str, algorithm: Algorithm, directory: Path
+) -> None:
+    """Write the key record of an empty tablespace, which decides for every file opened later.
+
+    Args:
+        directory: the tablespace's entry in pg_tblspc.
+
+    Raises:
+        TablespaceError: it has files, which are encrypted with the key derived for it or, in
+            scope ``TABLESPACES``, cannot be; the record is removed again.
+        KeystoreExistsError: it has a key record.
+    """
+    from tde.keystore import KeyOwner
+
+    _require_no_file(directory, name)
+    written = keystore.create_key(KeyOwner.tablespace(oid), algorithm)
+    try:
+        # A backend that chose the derived key just before the record appeared has created its
+        # file by now; its file and the record cannot both stay.
+        time.sleep(_SETTLE_SECONDS)
+        _require_no_file(directory, name)
+    except BaseException:
+        keystore.discard_records(written)
+        raise
+
+
+def _require_no_file(directory: Path, name: str) -> None:
+    try:
+        files = (path for path in directory.resolve().rglob("*") if not path.is_dir())
+        file = next(files, None)
+    except OSError as error:
+        raise TablespaceError(f"cannot look at {directory}: {error.strerror}") from error
+    if file is not None:
+        # With another key the server would decrypt what was never encrypted with it.
+        raise TablespaceError(
+            f'the tablespace "{name}" has files already: {file}',
+            remedy="Create another tablespace with tde tablespace create and move the tables: "
+            "ALTER TABLE ... SET TABLESPACE. After DROP TABLE, files go with the next CHECKPOINT.",
+        )
 
 
 def require_running_keystore(cluster: Cluster, keystore: Keystore) -> Marker:
@@ -164,6 +223,7 @@ def _create_with_key(
     name: str,
     location: Path,
     algorithm: Algorithm | None,
+    links: Path,
 ) -> int:
     """Create the tablespace, write its key record, and return its OID."""
     statement = sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(
@@ -176,7 +236,7 @@ def _create_with_key(
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)
-                return _write_key(cursor, keystore, name, algorithm)
+                return _write_key(cursor, keystore, name, algorithm, links)
         finally:
             connection.close()
     except psycopg2.Error as error:
@@ -185,17 +245,17 @@ def _create_with_key(
         ) from error
 
 
-def _write_key(cursor: Any, keystore: Keystore, name: str, algorithm: Algorithm | None) -> int:
+def _write_key(
+    cursor: Any, keystore: Keystore, name: str, algorithm: Algorithm | None, links: Path
+) -> int:
     """Write the key record of a new tablespace, or drop the tablespace again."""
-    from tde.keystore import KeyOwner
-
     try:
         cursor.execute("SELECT oid FROM pg_tablespace WHERE spcname = %s", (name,))
         oid: int = cursor.fetchone()[0]
         if algorithm is None:
             keystore.create_plaintext_entry(oid)
         else:
-            keystore.create_key(KeyOwner.tablespace(oid), algorithm)
+            create_own_key(keystore, oid, name, algorithm, links / str(oid))
     except BaseException:
         cursor.execute(sql.SQL("DROP TABLESPACE {}").format(sql.Identifier(name)))
         raise

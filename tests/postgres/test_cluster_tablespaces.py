@@ -8,6 +8,7 @@ import psycopg2
 import pytest
 from support import base_backup, make_directory, open_copy
 
+from tde import PageCipher
 from tde.algorithms import Algorithm
 from tde.errors import (
     ClusterKeystoreError,
@@ -16,6 +17,7 @@ from tde.errors import (
     TablespaceError,
 )
 from tde.keystore import inspect_keystore
+from tde.page.identity import RelationIdentity
 from tde.postgres import (
     Scope,
     create_tablespace,
@@ -55,7 +57,7 @@ def test_create_while_running(binaries, encrypted_cluster_factory, os_user_tmp_p
 def test_tablespace_without_key_is_closed_and_listed(
     binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
-    made = encrypted_cluster_factory(binaries)
+    made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
     location = os_user_tmp_path / "nokey"
     make_directory(made, location)
     made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
@@ -65,7 +67,50 @@ def test_tablespace_without_key_is_closed_and_listed(
     assert made.cluster.status().tablespaces_without_key == [oid]
     protections = {t.name: t.protection for t in list_tablespaces(made.cluster, None)}
     assert protections["nokey"] == "NO KEY"
-    assert protections["pg_default"] == "AES-256-XTS"
+    assert protections["pg_default"] == "plaintext"
+
+
+def test_tablespace_made_in_sql_has_a_derived_key(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    made = encrypted_cluster_factory(binaries, algorithm=Algorithm.AES128)
+    location = make_directory(made, os_user_tmp_path / "space")
+    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
+    assert not rows_are_on_disk(made, "space")
+    protections = {t.name: t.protection for t in list_tablespaces(made.cluster, None)}
+    assert protections["space"] == "AES-128-XTS"
+    oid, path = made.query(
+        "SELECT t.oid, pg_relation_filepath('space') FROM pg_tablespace t WHERE spcname = 'space'"
+    )[0]
+    assert made.cluster.status().protections[str(oid)] == "AES-128-XTS"
+    # The server's derivation is the library's: the page on disk decrypts to the rows.
+    algorithm, key = made.keystore.tablespace_key(oid)
+    database, relation = (int(part) for part in path.split("/")[-2:])
+    page = (made.data_directory / path).read_bytes()[:8192]
+    identity = RelationIdentity(database, relation)
+    with PageCipher(bytes(key), algorithm=algorithm) as cipher:
+        assert CANARY in cipher.decrypt_pages(page, identity=identity)
+    made.cluster.restart(made.keystore)
+    assert made.query("SELECT count(*) FROM space") == [(100,)]
+
+
+def test_own_key_replaces_a_derived_one_only_while_there_is_no_file(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    made = encrypted_cluster_factory(binaries, algorithm=Algorithm.AES128)
+    location = make_directory(made, os_user_tmp_path / "space")
+    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
+    # A backend that has used the derived key must take the record once it is there.
+    made.query("CREATE TABLE early(a int) TABLESPACE space")
+    with pytest.raises(TablespaceError, match="has files already"):
+        protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES256)
+    made.query("DROP TABLE early")
+    made.query("CHECKPOINT")
+    protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES256)
+    assert not rows_are_on_disk(made, "space")
+    made.cluster.restart(made.keystore)
+    assert made.query("SELECT count(*) FROM space") == [(100,)]
+    assert list_tablespaces(made.cluster, None)[-1].protection == "AES-256-XTS"
 
 
 def test_rolled_back_when_the_key_cannot_be_written(
@@ -118,7 +163,7 @@ def test_list_of_a_plain_cluster(any_binaries, encrypted_cluster_factory):
 
 
 def test_protect_a_tablespace_made_in_sql(binaries, encrypted_cluster_factory, os_user_tmp_path):
-    made = encrypted_cluster_factory(binaries)
+    made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
     location = make_directory(made, os_user_tmp_path / "space")
     made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
     with pytest.raises(psycopg2.Error, match="Required key not available"):
@@ -139,7 +184,7 @@ def test_protect_a_tablespace_made_in_sql(binaries, encrypted_cluster_factory, o
 def test_files_without_a_key_are_not_taken_for_encrypted(
     any_binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
-    made = encrypted_cluster_factory(any_binaries)
+    made = encrypted_cluster_factory(any_binaries, scope=Scope.TABLESPACES)
     location = os_user_tmp_path / "space"
     make_directory(made, location)
     made.query(f"CREATE TABLESPACE space LOCATION '{location}'")

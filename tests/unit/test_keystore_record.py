@@ -20,9 +20,12 @@ from tde.keystore.record import (
 )
 
 oids = st.integers(1, 2**32 - 1)
-# The WAL has no plaintext entry, so the owner decides which algorithms are possible.
+# Only one tablespace by itself has a plaintext entry: the owner decides on the algorithms.
 owners_and_algorithms = st.one_of(
-    st.tuples(st.just(KeyOwner.wal()), st.sampled_from(Algorithm)),
+    st.tuples(
+        st.sampled_from([KeyOwner.wal(), KeyOwner.other_tablespaces()]),
+        st.sampled_from(Algorithm),
+    ),
     st.tuples(oids.map(KeyOwner.tablespace), st.none() | st.sampled_from(Algorithm)),
 )
 
@@ -90,7 +93,7 @@ def test_any_other_length_is_refused(length: int) -> None:
     [
         (0, 0x55, "does not start like a key record"),
         (8, 0, "OwnerKind"),
-        (8, 3, "OwnerKind"),
+        (8, 4, "OwnerKind"),
         (9, 3, "Algorithm"),
         (10, 1, "reserved bytes"),
         (11, 1, "reserved bytes"),

@@ -1,0 +1,27 @@
+"""Keys of tablespaces that have no record of their own, derived from the record for all others.
+
+One key for several tablespaces would repeat tweaks, because relfilenumbers are unique only
+within a tablespace. HKDF (RFC 5869) gives each an independent key, and whoever has the one
+record has all of them: a standby needs nothing new when a tablespace is created.
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from tde.algorithms import Algorithm
+
+_LABEL = b"tde tablespace\x00"
+
+
+def derive_tablespace_key(base: bytearray, oid: int, algorithm: Algorithm) -> bytearray:
+    """Return the XTS key of tablespace ``oid``; the caller wipes it.
+
+    Args:
+        base: the key of the record for other tablespaces, as long as ``algorithm`` wants it.
+        oid: of the tablespace, 1 to 2**32 - 1.
+        algorithm: that of the record.
+    """
+    info = _LABEL + oid.to_bytes(4, "big")
+    return bytearray(HKDF(SHA256(), algorithm.key_bytes, salt=None, info=info).derive(bytes(base)))
