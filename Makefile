@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# How long `make fuzz` looks for inputs that break a parser, for all parsers together.
+FUZZ_SECONDS ?= 600
 # Inside the environment, so that removing it also forgets what was done to it.
 STAMPS := $(VENV)/.stamps
 # A new user's compiler may warn of things that ours does not know; only CI stops at warnings.
@@ -10,7 +12,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long lint clean
+.PHONY: help setup build bench test test-long fuzz lint clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ test: setup lint ## Static checks and all tests but the long ones
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
+
+fuzz: setup ## Fuzz the parsers of file names, key records and hand-overs (needs clang)
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,0 +1,51 @@
+"""Writes corpus/: one file for each class of names, each kind of record and hand-over."""
+
+from __future__ import annotations
+
+import shutil
+
+from fuzz_targets import HERE
+
+NAMES = (
+    *("base/5/16384", "base/5/16384_fsm", "base/5/16384_vm.2", "base/1/t3_16385_init"),
+    *("base/5/16384.32767", "global/1262", "pg_tblspc/16400/PG_15_202209061/5/16390.1"),
+    *("pg_wal/000000010000000000000001", "000000010000000A000000FF.partial"),
+    *("archive/archtemp.0000000200000000000000FE.12.1", "base/pgsql_tmp/pgsql_tmp77.0"),
+    *("pg_tblspc/16400/PG_18_202506291/pgsql_tmp/pgsql_tmp7.1.fileset/i1of4.p0.0",),
+    *("./pg_wal//xlogtemp.4711", "pg_notify/0000", "pg_replslot/s/xid-7-lsn-0-1000000.spill"),
+    *("global/pg_control", "base/05/1", "base/5/4294967296", "pg_wal/00000002.history"),
+)
+KEY = bytes(range(1, 65))
+WRAPPED = {  # mode 2: owner, algorithm, tablespace OID, key
+    "wal": bytes([2, 1, 2]) + bytes(4) + KEY,
+    "tablespace": bytes([2, 2, 1]) + (1663).to_bytes(4, "big") + KEY[:32],
+    "plaintext-entry": bytes([2, 2, 0]) + (16401).to_bytes(4, "big"),
+    "other-tablespaces": bytes([2, 3, 2]) + bytes(4) + KEY,
+    "equal-halves": bytes([2, 1, 1]) + bytes(4) + b"k" * 32,
+    "unchanged": bytes([1]),
+    "changed-algorithm": bytes([1, 9, 3]),
+    "changed-tag": bytes([1, 143, 1]),
+    "raw": bytes([0]) + b"TDEKEY\0\1\2\2\0\0" + bytes(132),
+}
+
+
+def hand_over(path: bytes) -> bytes:
+    body = b"keystore of fuzz" + b"master key  fuzz" + KEY[:32]
+    body += len(path).to_bytes(2, "big") + path
+    return b"TDEHAND\1" + (len(body) + 16).to_bytes(4, "big") + bytes(4) + body
+
+
+def main() -> None:
+    seeds = {"identity": {f"{i:02}": name.encode() for i, name in enumerate(NAMES)}}
+    seeds["keyrecord"] = WRAPPED
+    seeds["handover"] = {"short": hand_over(b"/"), "usual": hand_over(b"/var/lib/tde/keystore")}
+    shutil.rmtree(HERE / "corpus", ignore_errors=True)
+    for target, files in seeds.items():
+        directory = HERE / "corpus" / target
+        directory.mkdir(parents=True)
+        for name, content in files.items():
+            (directory / name).write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()
