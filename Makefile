@@ -12,10 +12,10 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz lint clean
+.PHONY: help setup build bench test test-long fuzz postgres-suites lint clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMPS)/requirements: .ci/require
 	@mkdir -p $(STAMPS)
@@ -47,6 +47,9 @@ test-long: setup ## The tests that take minutes each
 
 fuzz: setup ## Fuzz the parsers of file names, key records and hand-overs (needs clang)
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+
+postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
+	$(BIN)/python tests/suites/postgres_suites.py run $(SUITES_ARGS)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
