@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 
-import psutil
 import psycopg2
 import pytest
+from crash_mix import kill_backend, kill_server, running_pgbench
 from support import CANARY, files_with, pgbench, settle, tpcb_sums
 
 ROUNDS = 20
@@ -40,43 +38,6 @@ class Acknowledged(threading.Thread):
                 )
                 self.numbers.append(self.next)
                 self.next += 1
-
-
-@contextlib.contextmanager
-def running_pgbench(cluster) -> Iterator[None]:
-    """Keep pgbench busy; what it still runs at the end is killed."""
-    parameters = cluster.cluster.connection_parameters()
-    process = subprocess.Popen(
-        [
-            str(cluster.cluster.binaries.program("pgbench")),
-            *("-h", str(parameters["host"]), "-p", str(parameters["port"])),
-            *("-U", str(parameters["user"]), "-c", "4", "-T", "60", "-n", "postgres"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def kill_server(pid: int) -> None:
-    """End the postmaster and every child at once, as a power cut would."""
-    postmaster = psutil.Process(pid)
-    processes = [postmaster, *postmaster.children(recursive=True)]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=30)
-
-
-def kill_backend(pid: int, chooser: random.Random) -> None:
-    """End one child; the postmaster then restarts all others and recovers by itself."""
-    children = psutil.Process(pid).children()
-    with contextlib.suppress(psutil.NoSuchProcess):
-        chooser.choice(children).kill()
 
 
 def crash_under_load(cluster, chooser: random.Random, round_number: int) -> list[int]:
