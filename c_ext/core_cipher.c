@@ -3,6 +3,7 @@
  */
 #include "core_module.h"
 
+#include "core_audit.h"
 #include "core_fanout.h"
 #include "core_pool.h"
 
@@ -18,6 +19,11 @@ typedef struct {
 static struct core_state *state_of(CipherObject *self)
 {
     return PyType_GetModuleState(Py_TYPE(self)); /* The type cannot be subclassed. */
+}
+
+struct tde_pool *core_cipher_pool(PyObject *cipher)
+{
+    return ((CipherObject *)cipher)->pool;
 }
 
 /* Check KEY and give SELF a pool that holds a copy of it. */
@@ -248,6 +254,12 @@ static PyObject *cipher_algorithm(CipherObject *self, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef methods[] = {
+    {"audit_pages", core_audit_pages, METH_VARARGS,
+     PyDoc_STR("Judge the stored blocks of a relation file.")},
+    {"audit_wal", core_audit_wal, METH_VARARGS,
+     PyDoc_STR("Judge the stored blocks of a WAL segment.")},
+    {"find_segment", core_find_segment, METH_VARARGS,
+     PyDoc_STR("Find the segment that a block of a recycled one was written for.")},
     {"encrypt_blocks", (PyCFunction)cipher_encrypt_blocks, METH_VARARGS,
      PyDoc_STR("Encrypt whole pages; the GIL is released meanwhile.")},
     {"decrypt_blocks", (PyCFunction)cipher_decrypt_blocks, METH_VARARGS,

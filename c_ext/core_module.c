@@ -3,6 +3,8 @@
  */
 #include "core_module.h"
 
+#include "core_audit.h"
+
 #include <openssl/crypto.h>
 
 #include <string.h>
@@ -99,6 +101,14 @@ static PyMethodDef functions[] = {
      PyDoc_STR("Mask or unmask the last partial AES block of a file.")},
     {"unwrap_key_record", core_unwrap_key_record, METH_VARARGS,
      PyDoc_STR("Check and unwrap a key record as the server does.")},
+    {"audit_random", core_audit_random, METH_O,
+     PyDoc_STR("Judge whether stored bytes could be ciphertext.")},
+    {"sector_skew", core_sector_skew, METH_O,
+     PyDoc_STR("Return the statistic by which a sector is judged.")},
+    {"page_checksum", core_page_checksum, METH_VARARGS,
+     PyDoc_STR("Return PostgreSQL's checksum of a page.")},
+    {"find_bytes", core_find_bytes, METH_VARARGS,
+     PyDoc_STR("Find bytes in a buffer, as bytes.find() does.")},
     {"openssl_version", core_openssl_version, METH_NOARGS,
      PyDoc_STR("Return the version text of the OpenSSL library in use.")},
     {NULL, NULL, 0, NULL},
@@ -146,7 +156,8 @@ static int core_exec(PyObject *module)
     PyObject *type;
     int result;
 
-    if (import_errors(PyModule_GetState(module)) != 0 || add_constants(module) != 0)
+    if (import_errors(PyModule_GetState(module)) != 0 || add_constants(module) != 0 ||
+        core_audit_add_constants(module) != 0)
         return -1;
     type = PyType_FromModuleAndSpec(module, &core_cipher_spec, NULL);
     if (type == NULL)

@@ -9,6 +9,8 @@
 
 #include "tde_identity.h"
 
+struct tde_pool;
+
 /* The exceptions of tde.errors; they live in the module, not in C globals. */
 struct core_state {
     PyObject *page_error;
@@ -19,6 +21,9 @@ struct core_state {
 
 /* The heap type tde._core.Cipher, made by PyType_FromModuleAndSpec. */
 extern PyType_Spec core_cipher_spec;
+
+/* The ciphers of CIPHER, which must be a tde._core.Cipher. */
+struct tde_pool *core_cipher_pool(PyObject *cipher);
 
 /*
  * "O&" converters for whole numbers that must fit; they raise OverflowError.  The last

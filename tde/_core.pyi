@@ -30,6 +30,14 @@ CLASS_WAL: int
 CLASS_TEMP_RELATION: int
 CLASS_EPHEMERAL: int
 
+#: The auditor's verdicts on a stored block, one byte each (c_ext/core_audit.c).
+AUDIT_ZERO: int
+AUDIT_VERIFIED: int
+AUDIT_PLAIN_PAGE: int
+AUDIT_NOT_RANDOM: int
+AUDIT_BAD_CHECKSUM: int
+AUDIT_NOISE: int
+
 @final
 class Cipher:
     """One XTS key and a pool of OpenSSL contexts; threads may share it.
@@ -78,6 +86,37 @@ class Cipher:
         threads: int,
         /,
     ) -> _OutT | bytes: ...
+    def audit_pages(
+        self, stored: Buffer, identity: _Identity, first_block: int, checksums: bool, /
+    ) -> bytes:
+        """Return the verdict on each stored block of a relation."""
+
+    def audit_wal(
+        self, stored: Buffer, identity: _Identity, first_block: int, address: int, magic: int, /
+    ) -> bytes:
+        """Return the verdict on each stored block of a segment.
+
+        ``address`` is the WAL position of the segment's first byte, ``magic`` that of the pages
+        of this major version.
+        """
+
+    def find_segment(
+        self,
+        stored: Buffer,
+        block: int,
+        timeline: int,
+        newest: int,
+        count: int,
+        segment_bytes: int,
+        magic: int,
+        /,
+    ) -> int | None:
+        """Return the number of the segment whose block ``block`` these bytes are, if any.
+
+        Of ``stored`` the first 16 bytes are used.  The candidates are ``newest`` and the
+        ``count`` - 1 segments before it.
+        """
+
     def close(self) -> None: ...
 
 def parse_path(
@@ -119,6 +158,21 @@ def unwrap_key_record(
     Returns (algorithm code, key), the key being empty for a plaintext entry.  Raises
     ValueError that says what is wrong with the record.
     """
+
+def audit_random(stored: Buffer, /) -> bytes:
+    """Return ZERO, VERIFIED or NOT_RANDOM for each block of whole 512-byte sectors.
+
+    The last block may be short.
+    """
+
+def sector_skew(sector: Buffer, /) -> int:
+    """Return the sum of the squares of how often each byte value occurs in 512 bytes."""
+
+def page_checksum(page: Buffer, block: int, /) -> int:
+    """Return PostgreSQL's data checksum of a page, which is block ``block`` of its fork."""
+
+def find_bytes(data: Buffer, needle: Buffer, start: int, /) -> int:
+    """Return the offset of ``needle`` from ``start`` on, or -1."""
 
 def openssl_version() -> str:
     """Return the version text of the OpenSSL library in use."""
