@@ -87,19 +87,23 @@ def passphrase_source(file: Path | None, fd: int | None, command: str | None) ->
 def open_keystore(path: Path | None, source: PassphraseSource) -> Keystore:
     """Read the passphrase from where the options say and open the keystore.
 
+    Without such an option, a keystore that opens by itself does so.
+
     The result is a context manager; leaving it wipes the master key.
 
     Raises:
         KeystoreError: the passphrase cannot be read or the keystore cannot be opened.
     """
     # Imported here because it loads the cryptography package, which `--help` must not wait for.
-    from tde.keystore import Keystore, keystore_uuid
-    from tde.keystore.passphrase import read_passphrase
+    from tde.keystore import Keystore, can_open_automatically, keystore_uuid
+    from tde.keystore.passphrase import PROMPT, read_passphrase
     from tde.keystore.secret import wipe
 
     directory = require_keystore(path)
     # A missing or damaged keystore is reported before the operator types a passphrase.
     keystore_uuid(directory)
+    if source == PROMPT and can_open_automatically(directory):
+        return Keystore.open_automatically(directory)
     passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
     try:
         return Keystore.open(directory, passphrase)

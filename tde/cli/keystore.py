@@ -11,6 +11,7 @@ from tde.cli.common import (
     error_console,
     examples,
     new_app,
+    open_keystore,
     passphrase_source,
     print_json,
     require_keystore,
@@ -122,6 +123,7 @@ def _document(status: KeystoreStatus) -> dict[str, Any]:
             "lanes": status.kdf.lanes,
         },
         "master_key_id": status.master_key_id.hex,
+        "auto_open": status.auto_open,
         "keys": [
             {
                 "kind": key.owner.kind.name.lower(),
@@ -148,6 +150,8 @@ def _print_tables(status: KeystoreStatus) -> None:
         "Passphrase",
         f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} lanes",
     )
+    opening = "[yellow]enabled[/]: whoever can read this directory can read the data"
+    facts.add_row("Auto-open", opening if status.auto_open else "disabled")
     console.print(facts)
     console.print()
     if not status.keys:
@@ -166,3 +170,48 @@ def _owner_name(key: KeyRecordInfo) -> str:
     name = BUILT_IN_TABLESPACES.get(key.owner.oid)
     text = str(key.owner)
     return f"{text} ({name})" if name else text
+
+
+auto_open = new_app("Let a keystore open without its passphrase, for unattended starts.")
+app.add_typer(auto_open, name="auto-open")
+
+
+@auto_open.command(
+    epilog=examples("tde keystore auto-open enable --keystore /etc/tde/main"),
+)
+def enable(
+    keystore: KeystoreOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Write a file into the keystore that opens it: the passphrase is not asked for any more.
+
+    Servers then start unattended, and tde pg install-bin can be used. Whoever can read the
+    keystore directory, or a backup of it with this file, can read the data.
+    """
+    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    with open_keystore(keystore, source) as opened:
+        path = opened.enable_auto_open()
+    console.print(f"The keystore opens by itself now: {path}", markup=False, soft_wrap=True)
+    error_console.print(
+        "[bold yellow]Keep that file out of backups[/]: with it, the keystore needs no passphrase.",
+        soft_wrap=True,
+    )
+
+
+@auto_open.command(
+    epilog=examples("tde keystore auto-open disable --keystore /etc/tde/main"),
+)
+def disable(keystore: KeystoreOption = None) -> None:
+    """Remove that file: the passphrase is needed again. Running servers go on."""
+    from tde.keystore import can_open_automatically, keystore_uuid
+    from tde.keystore.auto_open import auto_open_path
+
+    directory = require_keystore(keystore)
+    keystore_uuid(directory)
+    if not can_open_automatically(directory):
+        console.print("The keystore did not open by itself.")
+        return
+    auto_open_path(directory).unlink()
+    console.print("The passphrase is needed again.")

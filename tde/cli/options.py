@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +85,13 @@ AES_SIZES = "128|256"
 AesOption = Annotated[
     int, typer.Option("--aes", metavar=AES_SIZES, help="Size of the AES key in bits.")
 ]
+
+
+class ScopeChoice(str, Enum):
+    """The values of ``--scope``; tde.postgres has the meaning (imported late, it is slow)."""
+
+    cluster = "cluster"
+    tablespaces = "tablespaces"
 
 
 def algorithm_of(bits: int) -> Algorithm:

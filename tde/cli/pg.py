@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tde.cli import install_bin
 from tde.cli.cluster_access import find_cluster, open_cluster_keystore
 from tde.cli.common import (
     console,
@@ -31,6 +32,7 @@ from tde.cli.options import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
+    ScopeChoice,
     algorithm_of,
 )
 from tde.errors import ServerNotRunningError
@@ -47,13 +49,6 @@ app = new_app(
         "tde pg status -D /srv/pg/main",
     ),
 )
-
-
-class ScopeChoice(str, Enum):
-    """The values of ``--scope``; tde.postgres has the meaning (imported late, it is slow)."""
-
-    cluster = "cluster"
-    tablespaces = "tablespaces"
 
 
 class StopMode(str, Enum):
@@ -291,6 +286,9 @@ def execute(
             capture=False,
         )
     raise typer.Exit(result.returncode)
+
+
+install_bin.register(app)
 
 
 def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:

@@ -4,6 +4,7 @@ with Keystore.open(Path("/etc/tde/main"), passphrase) as keystore:
     keystore.create_key(KeyOwner.tablespace(16400), Algorithm.AES256)
 """
 
+from tde.keystore.auto_open import can_open_automatically
 from tde.keystore.directory import Keystore
 from tde.keystore.handover import HandOver
 from tde.keystore.kdf import KdfParameters
@@ -18,6 +19,7 @@ __all__ = [
     "Keystore",
     "KeystoreStatus",
     "OwnerKind",
+    "can_open_automatically",
     "inspect_keystore",
     "keystore_uuid",
 ]

@@ -18,6 +18,7 @@ from tde.errors import (
     PlaintextEntryError,
     WrongPassphraseError,
 )
+from tde.keystore.auto_open import auto_open_path, pack_auto_open, read_auto_open
 from tde.keystore.derivation import derive_tablespace_key
 from tde.keystore.document import KeystoreDocument, KeystoreHeader
 from tde.keystore.files import exclusive_lock, write_atomically
@@ -128,6 +129,35 @@ class Keystore:
                     f"somebody has altered {document_path(path)}: restore it from a backup.",
                 ) from None
         return cls(path, header, master_key)
+
+    @classmethod
+    def open_automatically(cls, path: Path) -> Keystore:
+        """Open an existing keystore without its passphrase, after :meth:`enable_auto_open`.
+
+        Raises:
+            KeystoreMissingError: there is none, or it does not open by itself.
+            KeystoreError: another of its subclasses, as for :meth:`open`.
+        """
+        path = path.resolve()
+        header = read_document(path).header
+        return cls(path, header, read_auto_open(path, header.uuid, header.master_key_id))
+
+    def enable_auto_open(self) -> Path:
+        """Let the keystore open without its passphrase, and return the file that does it.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+            KeystoreError: the file cannot be written.
+        """
+        path = auto_open_path(self.path)
+        content = pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
+        try:
+            with exclusive_lock(self.path):
+                path.unlink(missing_ok=True)  # Old versions of this file are of no use.
+                write_atomically(path, content)
+        finally:
+            wipe(content)
+        return path
 
     @property
     def is_open(self) -> bool:

@@ -92,7 +92,7 @@ def make_private_directory(path: Path, owner: tuple[int, int]) -> None:
     sync_directory(path.parent)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | bytearray) -> None:
     """Write a file so that a crash at any moment leaves either the old content or the new.
 
     A file that is replaced stays beside the new one as ``NAME.1``, ``NAME.2``, … because an
@@ -194,7 +194,7 @@ def _wait_for_lock(fd: int, directory: Path) -> None:
             return
 
 
-def _write_new_file(path: Path, data: bytes) -> None:
+def _write_new_file(path: Path, data: bytes | bytearray) -> None:
     # With the lock held, a temporary file can only be the remains of a process that died.
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -204,7 +204,7 @@ def _write_new_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _write_all(file: RawIOBase, data: bytes) -> None:
+def _write_all(file: RawIOBase, data: bytes | bytearray) -> None:
     # A raw write may take fewer bytes than it was given, on a disk that is nearly full.
     remaining = memoryview(data)
     while remaining:

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 from tde.algorithms import Algorithm
+from tde.keystore.auto_open import can_open_automatically
 from tde.keystore.kdf import KdfParameters
 from tde.keystore.layout import check_belongs, list_owners, read_document, read_record, record_path
 from tde.keystore.record import KeyOwner
@@ -28,7 +29,11 @@ class KeyRecordInfo:
 
 @dataclass(frozen=True)
 class KeystoreStatus:
-    """What a keystore says in the clear."""
+    """What a keystore says in the clear.
+
+    Attributes:
+        auto_open: whether it opens without its passphrase.
+    """
 
     path: Path
     uuid: UUID
@@ -36,6 +41,7 @@ class KeystoreStatus:
     kdf: KdfParameters
     master_key_id: UUID
     keys: list[KeyRecordInfo]
+    auto_open: bool
 
 
 def keystore_uuid(path: Path) -> UUID:
@@ -62,4 +68,12 @@ def inspect_keystore(path: Path) -> KeystoreStatus:
         record = read_record(path, owner)
         check_belongs(record, file, owner, header.uuid)
         keys.append(KeyRecordInfo(owner, record.header.algorithm, file))
-    return KeystoreStatus(path, header.uuid, header.created, header.kdf, header.master_key_id, keys)
+    return KeystoreStatus(
+        path,
+        header.uuid,
+        header.created,
+        header.kdf,
+        header.master_key_id,
+        keys,
+        can_open_automatically(path),
+    )

@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tde.postgres.bin_directory import BinDirectory, install_bin_directory
     from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
+    from tde.postgres.checkup import DoctorReport, doctor
     from tde.postgres.cluster import Cluster
     from tde.postgres.counters import IoCounters, io_counters, is_interposed
     from tde.postgres.os_user import OsUser, server_os_user
@@ -20,15 +22,19 @@ if TYPE_CHECKING:
     from tde.postgres.tablespaces import Tablespace, create_tablespace, list_tablespaces
 
 __all__ = [
+    "BinDirectory",
     "Cluster",
     "ClusterStatus",
+    "DoctorReport",
     "IoCounters",
     "OsUser",
     "PostgresBinaries",
     "Scope",
     "Tablespace",
     "create_tablespace",
+    "doctor",
     "find_binaries",
+    "install_bin_directory",
     "io_counters",
     "is_interposed",
     "list_binaries",
@@ -40,15 +46,19 @@ __all__ = [
 ]
 
 _MODULES = {
+    "BinDirectory": "bin_directory",
     "Cluster": "cluster",
     "ClusterStatus": "status",
+    "DoctorReport": "checkup",
     "IoCounters": "counters",
     "OsUser": "os_user",
     "PostgresBinaries": "binaries",
     "Scope": "policy",
     "Tablespace": "tablespaces",
     "create_tablespace": "tablespaces",
+    "doctor": "checkup",
     "find_binaries": "binaries",
+    "install_bin_directory": "bin_directory",
     "io_counters": "counters",
     "is_interposed": "counters",
     "list_binaries": "binaries",

@@ -8,16 +8,17 @@ keys, lets the server see an empty file there.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from tde.errors import InterposerError
 from tde.postgres.counters import INTERPOSER_NAME
 from tde.postgres.os_user import OsUser
-from tde.postgres.owned_files import append_to_file
+from tde.postgres.owned_files import append_to_file, write_owned_file
 
 GUARD_FILE = "tde-start-this-cluster-with-tde-pg-start.conf"
 
-_SECTION = f"""
+GUARD_SECTION = f"""
 # This cluster is encrypted: it starts only with `tde pg start`, which provides the keys and
 # makes this file appear. It does not exist on disk; do not create it or remove this line.
 include '{GUARD_FILE}'
@@ -54,4 +55,22 @@ def has_guard(data_directory: Path) -> bool:
 
 def add_guard(data_directory: Path, os_user: OsUser | None) -> None:
     """Append the guard to postgresql.conf of a new cluster."""
-    append_to_file(data_directory / "postgresql.conf", _SECTION, os_user)
+    append_to_file(data_directory / "postgresql.conf", GUARD_SECTION, os_user)
+
+
+def remove_guard(data_directory: Path, os_user: OsUser | None) -> None:
+    """Take the guard out of postgresql.conf again, which is then as before :func:`add_guard`.
+
+    Raises:
+        UnsafeDirectoryError: the directory does not belong to the server's user.
+        OSError: the file cannot be read or written.
+    """
+    path = data_directory / "postgresql.conf"
+    # Whatever else is in the file stays as it is, also line ends and bytes that are no UTF-8.
+    content = path.read_bytes().decode("utf-8", "surrogateescape")
+    remaining = content.replace(GUARD_SECTION, "")
+    if GUARD_FILE in remaining:  # Somebody has edited the comment.
+        lines = remaining.splitlines(keepends=True)
+        remaining = "".join(line for line in lines if GUARD_FILE not in line)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    write_owned_file(path, remaining, os_user, mode=mode)

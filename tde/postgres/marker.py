@@ -45,8 +45,8 @@ class Marker:
             "with --keystore."
         )
 
-    def write(self, data_directory: Path, os_user: OsUser | None) -> None:
-        """Write the marker into a data directory."""
+    def text(self) -> str:
+        """Return the content of the file; the C program of `tde pg install-bin` reads it too."""
         document = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -54,9 +54,11 @@ class Marker:
             "keystore": str(self.keystore),
             "scope": self.scope.value,
         }
-        write_owned_file(
-            data_directory / MARKER_FILE, json.dumps(document, indent=2) + "\n", os_user
-        )
+        return json.dumps(document, indent=2) + "\n"
+
+    def write(self, data_directory: Path, os_user: OsUser | None) -> None:
+        """Write the marker into a data directory."""
+        write_owned_file(data_directory / MARKER_FILE, self.text(), os_user)
 
 
 def read_marker(data_directory: Path) -> Marker | None:
