@@ -154,6 +154,15 @@ def require_supported_build(binaries: PostgresBinaries, os_user: OsUser | None) 
     from tde.postgres.symbols import require_interposable
 
     require_interposable(binaries.program("postgres"), find_interposer())
+    require_supported_pages(binaries, os_user)
+
+
+def require_supported_pages(binaries: PostgresBinaries, os_user: OsUser | None) -> None:
+    """Refuse a server whose files have another geometry than the format.
+
+    Raises:
+        UnsupportedServerError: it has other page or segment sizes, with the sizes found.
+    """
     page_bytes = int(build_setting("block_size", binaries, os_user))
     # postgres -C prints this setting in pages, without a unit, in all of 15 to 18.
     segment_pages = int(build_setting("segment_size", binaries, os_user))

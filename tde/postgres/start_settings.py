@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,28 @@ from tde.postgres.sockets import (
     is_configured,
     usable_stock_directory,
 )
+
+
+def unsupported_settings(
+    value: Callable[[str], str], major: int
+) -> Iterator[UnsupportedServerError]:
+    """Yield a refusal for each setting with which rows would get past the interposer.
+
+    Args:
+        value: returns the value of a setting.
+        major: version of the server, which decides what settings there are.
+    """
+    if value("dynamic_shared_memory_type") == "mmap":
+        yield UnsupportedServerError(
+            "dynamic_shared_memory_type = mmap cannot be encrypted: the server maps the files "
+            "of pg_dynshmem, in which parallel queries exchange rows, into its memory",
+            remedy="Set dynamic_shared_memory_type to posix or sysv.",
+        )
+    if major >= 18 and value("io_method") == "io_uring":
+        yield UnsupportedServerError(
+            "io_method = io_uring cannot be encrypted: it bypasses the C library",
+            remedy="Set io_method to worker or sync.",
+        )
 
 
 @dataclass(frozen=True)
@@ -40,19 +62,8 @@ class StartSettings:
         Raises:
             UnsupportedServerError: with the setting and the value to choose instead.
         """
-        if self._value("dynamic_shared_memory_type") == "mmap":
-            raise UnsupportedServerError(
-                "dynamic_shared_memory_type = mmap cannot be encrypted: the server maps the files "
-                "of pg_dynshmem, in which parallel queries exchange rows, into its memory",
-                remedy="Set dynamic_shared_memory_type to posix or sysv.",
-            )
-        if self.binaries.major < 18:
-            return
-        if self._value("io_method") == "io_uring":
-            raise UnsupportedServerError(
-                "io_method = io_uring cannot be encrypted: it bypasses the C library",
-                remedy="Set io_method to worker or sync.",
-            )
+        for refusal in unsupported_settings(self._value, self.binaries.major):
+            raise refusal
 
     def socket_arguments(self, stock_socket: bool) -> list[str]:
         """Return the arguments that place the socket when the administrator has not done it.

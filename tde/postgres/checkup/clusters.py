@@ -1,0 +1,241 @@
+"""Checks of a cluster: settings, guard, permissions, and the server that runs."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tde.errors import (
+    ClusterKeystoreError,
+    KeystoreError,
+    KeystorePermissionError,
+    PostgresError,
+    TdeError,
+)
+from tde.postgres.checkup.model import Outcome, ok, problem, unknown, warning
+from tde.postgres.checkup.subject import Subject
+from tde.postgres.control import read_control_data
+from tde.postgres.counters import is_interposed
+from tde.postgres.guard import GUARD_FILE, has_guard
+from tde.postgres.initialize import require_keystore_access, require_separate
+from tde.postgres.os_user import user_name
+from tde.postgres.start_settings import unsupported_settings
+
+_GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
+
+
+def check_encryption(subject: Subject) -> Iterator[Outcome]:
+    """Tell whether the cluster is encrypted, and whether a start without tde is stopped."""
+    directory = subject.data_directory
+    try:
+        guarded = has_guard(directory)
+    except FileNotFoundError:
+        yield unknown(
+            f"there is no postgresql.conf in {directory}, so a start without tde may not be "
+            "stopped early",
+            f"See that the configuration file in use has the line: include '{GUARD_FILE}'",
+        )
+        return
+    if subject.marker is None and guarded:
+        yield problem(
+            "postgresql.conf is that of an encrypted cluster, but tde.json is missing",
+            f"Restore {directory}/tde.json from a backup of the data directory.",
+        )
+    elif subject.marker is None:
+        yield warning("this cluster is not encrypted", "Create an encrypted one with tde pg init.")
+    elif (directory / GUARD_FILE).exists():
+        yield problem(
+            f"somebody has created {GUARD_FILE}, so a start without tde is not stopped early",
+            f"Remove it: rm {directory / GUARD_FILE}",
+        )
+    elif not guarded:
+        yield problem(
+            "postgresql.conf lacks the line that stops a start without tde",
+            f"Append to {directory}/postgresql.conf: include '{GUARD_FILE}'",
+        )
+    else:
+        yield ok(f"scope {subject.marker.scope.value}; a start without tde is stopped early")
+
+
+def check_configuration(subject: Subject) -> Iterator[Outcome]:
+    """Tell where the settings were read, or why they could not be."""
+    found = subject.found_settings
+    if isinstance(found, TdeError):
+        yield unknown(f"the settings could not be read: {found}", found.remedy or _AS_OWNER)
+    elif isinstance(found, OSError):
+        yield unknown(f"the settings could not be read: {found}", _AS_OWNER)
+    elif subject.settings.obstacle:
+        yield warning(
+            "judged by the configuration files, from which the running server may differ: "
+            + subject.settings.obstacle,
+            "Let the server's user connect (a .pgpass file), or name a superuser with --username.",
+        )
+    else:
+        yield ok(f"as read from {subject.settings.source}")
+
+
+_AS_OWNER = "Run this as the owner of the data directory, or as root."
+
+
+def check_io_settings(subject: Subject) -> Iterator[Outcome]:
+    """Look for the settings with which rows would get past the interposer, as each start does."""
+    refused = list(unsupported_settings(subject.settings.value, subject.binaries.major))
+    for error in refused:
+        yield problem(str(error), f"{error.remedy} Then restart the server.")
+    if not refused:
+        yield ok("no setting lets rows past the encryption")
+
+
+def check_checksums(subject: Subject) -> Iterator[Outcome]:
+    """Tell whether damage to a page would be noticed."""
+    control = read_control_data(subject.data_directory, subject.binaries, subject.os_user)
+    if control.data_checksums:
+        yield ok("on")
+        return
+    directory = subject.data_directory
+    command = "tde pg exec" if subject.is_encrypted else "tde pg exec (or plain)"
+    yield problem(
+        "off: a block that was altered or decrypted as another one would not be noticed",
+        f"tde pg stop -D {directory}; {command} -D {directory} pg_checksums --enable "
+        f"-D {directory}; tde pg start -D {directory}",
+    )
+
+
+def check_full_page_writes(subject: Subject) -> Iterator[Outcome]:
+    """Tell whether pages that a crash tore are restored."""
+    if subject.settings.is_on("full_page_writes"):
+        yield ok("on")
+    else:
+        yield warning(
+            "off: after a crash, a page of which only a part was written is lost, unless the "
+            "file system writes whole blocks of 8 KiB",
+            "ALTER SYSTEM RESET full_page_writes (or set it on in postgresql.conf), "
+            "then SELECT pg_reload_conf().",
+        )
+
+
+def check_wal_log_hints(subject: Subject) -> Iterator[Outcome]:
+    """Tell whether pg_rewind will be able to work on this cluster."""
+    if subject.settings.is_on("wal_log_hints"):
+        yield ok("on")
+    elif read_control_data(
+        subject.data_directory, subject.binaries, subject.os_user
+    ).data_checksums:
+        yield ok("off, which pg_rewind does not need with data checksums")
+    else:
+        yield warning(
+            "off, and no data checksums: pg_rewind cannot bring back an old primary",
+            "ALTER SYSTEM SET wal_log_hints = on, then restart the server; or enable checksums.",
+        )
+
+
+def check_data_directory(subject: Subject) -> Iterator[Outcome]:
+    """Tell who may read the data directory."""
+    status = subject.data_directory.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    uid = os.geteuid() if subject.os_user is None else subject.os_user.uid
+    if status.st_uid != uid:
+        yield problem(
+            f"it belongs to {user_name(status.st_uid)}, the server runs as {user_name(uid)}",
+            f"chown -R {user_name(uid)} {subject.data_directory}, or run this as the owner.",
+        )
+    elif mode & ~_GROUP_READ:
+        yield problem(
+            f"it is open to others (mode {mode:04o}); the server refuses to start",
+            f"chmod 0700 {subject.data_directory}",
+        )
+    else:
+        yield ok(f"mode {mode:04o}, owner {user_name(status.st_uid)}")
+
+
+def check_keystore(subject: Subject) -> Iterator[Outcome]:
+    """Tell who may read the keystore, whether it is complete, and whether it travels with data."""
+    if subject.keystore is None:
+        yield ok("a cluster without encryption needs none")
+        return
+    directory = subject.keystore
+    outcomes = [*_open_to_others(directory), *_location(subject, directory)]
+    if not outcomes:
+        outcomes = list(_usable(subject, directory))
+    yield from outcomes or [ok(f"{directory}: only its owner may read it")]
+
+
+def _open_to_others(directory: Path) -> Iterator[Outcome]:
+    """Look at every file, so that one remedy repairs all of them."""
+    from tde.keystore.files import DIRECTORY_MODE, FILE_MODE, check_mode
+
+    found = []
+    for path in _tree(directory):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            continue
+        wanted = DIRECTORY_MODE if stat.S_ISDIR(status.st_mode) else FILE_MODE
+        try:
+            check_mode(path, status, wanted)
+        except KeystorePermissionError as error:
+            found.append(str(error))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        yield problem(found[0] + more, f"chmod -R go= {directory}")
+
+
+def _tree(directory: Path) -> Iterator[Path]:
+    """Yield a directory and everything below it; one that may not be listed is an error."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not os.path.lexists(directory):
+        return
+    yield directory
+    for parent, directories, files in os.walk(directory, onerror=refuse):
+        yield from (Path(parent) / name for name in sorted([*directories, *files]))
+
+
+def _location(subject: Subject, directory: Path) -> Iterator[Outcome]:
+    """Look for the keystore in every directory that a base backup copies."""
+    links = (subject.data_directory / "pg_tblspc").iterdir()
+    for place in (subject.data_directory, *links, subject.data_directory / "pg_wal"):
+        try:
+            require_separate(place, directory)
+        except ClusterKeystoreError as error:
+            yield problem(
+                f"{error}, so backups of the data carry the keys",
+                f"tde pg stop, move the keystore (mv {directory} <elsewhere>), and "
+                "tde pg start --keystore <elsewhere>.",
+            )
+            return
+
+
+def _usable(subject: Subject, directory: Path) -> Iterator[Outcome]:
+    from tde.keystore import inspect_keystore
+
+    try:
+        status = inspect_keystore(directory)
+        if subject.marker is not None and status.uuid != subject.marker.keystore_uuid:
+            yield problem(
+                f"{directory} is another cluster's keystore, {status.uuid.hex}",
+                "Name this cluster's keystore with --keystore.",
+            )
+        require_keystore_access(directory, subject.os_user)
+    except (KeystoreError, PostgresError) as error:
+        yield problem(str(error), error.remedy)
+
+
+def check_server(subject: Subject) -> Iterator[Outcome]:
+    """Tell whether the server that runs really encrypts."""
+    if subject.pid is None:
+        yield ok("none runs")
+        return
+    interposed = is_interposed(subject.pid)
+    if not subject.is_encrypted:
+        yield ok(f"pid {subject.pid}, without encryption")
+    elif interposed:
+        yield ok(f"pid {subject.pid}, with the interposer in its memory")
+    else:
+        yield problem(
+            f"pid {subject.pid}, WITHOUT the interposer: it does not encrypt",
+            "Stop it at once (tde pg stop -m immediate) and start it with tde pg start.",
+        )
