@@ -81,7 +81,7 @@ def require_creatable(data_directory: Path, os_user: OsUser | None, keystore: Pa
     _require_empty(data_directory)
     require_reachable(os_user, data_directory, "the data directory")
     if keystore is not None:
-        _require_separate(data_directory, keystore)
+        require_separate(data_directory, keystore)
         require_unused_keystore(keystore)
         require_keystore_access(keystore, os_user)
 
@@ -178,10 +178,13 @@ def _is_empty(directory: Path) -> bool:
     return not directory.exists() or not any(directory.iterdir())
 
 
-def _require_separate(data_directory: Path, keystore: Path) -> None:
+def require_separate(data_directory: Path, keystore: Path) -> None:
     """Refuse a keystore inside the data directory, or the other way round.
 
     Base backups and file-level copies of the cluster would carry the keys along.
+
+    Raises:
+        ClusterKeystoreError: they overlap.
     """
     data, keys = data_directory.resolve(), keystore.resolve()
     if keys.is_relative_to(data) or data.is_relative_to(keys):
