@@ -51,6 +51,9 @@ fuzz: setup ## Fuzz the parsers of file names, key records and hand-overs (needs
 postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
 	$(BIN)/python tests/suites/postgres_suites.py run $(SUITES_ARGS)
 
+sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
+	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)
+
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -25,6 +25,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "threads": ("-DIN_THREADS",),
 }
 
+# In a run under a sanitizer (tests/sanitize.py) the driver, unlike Python, must not leak.
+SANITIZED = (
+    {"ASAN_OPTIONS": "detect_leaks=1"} if "libasan" in os.environ.get("LD_PRELOAD", "") else {}
+)
+
 # Tablespaces of the test keystore beside pg_default (AES-256) and pg_global (AES-128).
 AES128_TABLESPACE = 16400
 PLAINTEXT_TABLESPACE = 16401
@@ -41,6 +46,11 @@ DIRECTORIES = (
     f"pg_tblspc/{PLAINTEXT_TABLESPACE}/PG_15_202209061/5",
     "pg_tblspc/16402/PG_15_202209061/5",
 )
+
+
+def preload() -> str:
+    """Return the interposer for LD_PRELOAD, behind what the tests themselves run under."""
+    return " ".join([*os.environ.get("LD_PRELOAD", "").split(), str(find_interposer())])
 
 
 def make_data_directory(path: Path) -> Path:
@@ -107,11 +117,11 @@ class Harness:
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run the driver with these arguments."""
-        environment = {**os.environ, **(environment or {})}
+        environment = {**os.environ, **SANITIZED, **(environment or {})}
         if self.keystore is None:
             return self._run([str(driver), *arguments], environment, (), check)
         with self.keystore.hand_over() as keys:
-            environment |= {**keys.environment, "LD_PRELOAD": str(find_interposer())}
+            environment |= {**keys.environment, "LD_PRELOAD": preload()}
             return self._run([str(driver), *arguments], environment, (keys.fd,), check)
 
     def _run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from harness import (
@@ -14,6 +13,7 @@ from harness import (
     TEMPORARY,
     Harness,
     make_keystore,
+    preload,
 )
 from stored import decode
 
@@ -128,7 +128,7 @@ def test_a_damaged_key_record_is_refused(tmp_path, twins, build, damage):
 
 
 def test_a_closed_keystore_refuses_data_and_nothing_else(twins, build):
-    environment = {"LD_PRELOAD": str(_interposer())}
+    environment = {"LD_PRELOAD": preload()}
     harness = Harness(twins.encrypted.data, None)
     arguments = [
         script(
@@ -269,9 +269,3 @@ def script(harness: Harness, text: str) -> str:
     path = harness.data / "script.txt"
     path.write_text(text)
     return str(path)
-
-
-def _interposer() -> Path:
-    from tde.postgres.reachable import find_interposer
-
-    return find_interposer()
