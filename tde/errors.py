@@ -174,6 +174,10 @@ class ClusterKeystoreError(PostgresError):
     exit_code = 5  # As every keystore error on the command line.
 
 
+class ConversionError(PostgresError):
+    """A cluster cannot be encrypted or decrypted in place, or not be continued with."""
+
+
 class ProgramError(PostgresError):
     """A PostgreSQL program such as initdb failed; the message holds what it printed."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli import doctor, install_bin
+from tde.cli import convert, doctor, install_bin
 from tde.cli.cluster_access import find_cluster, open_cluster_keystore
 from tde.cli.common import (
     console,
@@ -290,6 +290,7 @@ def execute(
 
 install_bin.register(app)
 doctor.register(app)
+convert.register(app)
 
 
 def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:

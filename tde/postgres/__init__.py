@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
     from tde.postgres.checkup import DoctorReport, doctor
     from tde.postgres.cluster import Cluster
+    from tde.postgres.convert.runner import decrypt_cluster, encrypt_cluster
+    from tde.postgres.convert.summary import ConversionSummary
     from tde.postgres.counters import IoCounters, io_counters, is_interposed
     from tde.postgres.os_user import OsUser, server_os_user
     from tde.postgres.policy import Scope
@@ -25,6 +27,7 @@ __all__ = [
     "BinDirectory",
     "Cluster",
     "ClusterStatus",
+    "ConversionSummary",
     "DoctorReport",
     "IoCounters",
     "OsUser",
@@ -32,7 +35,9 @@ __all__ = [
     "Scope",
     "Tablespace",
     "create_tablespace",
+    "decrypt_cluster",
     "doctor",
+    "encrypt_cluster",
     "find_binaries",
     "install_bin_directory",
     "io_counters",
@@ -49,6 +54,7 @@ _MODULES = {
     "BinDirectory": "bin_directory",
     "Cluster": "cluster",
     "ClusterStatus": "status",
+    "ConversionSummary": "convert.summary",
     "DoctorReport": "checkup",
     "IoCounters": "counters",
     "OsUser": "os_user",
@@ -56,7 +62,9 @@ _MODULES = {
     "Scope": "policy",
     "Tablespace": "tablespaces",
     "create_tablespace": "tablespaces",
+    "decrypt_cluster": "convert.runner",
     "doctor": "checkup",
+    "encrypt_cluster": "convert.runner",
     "find_binaries": "binaries",
     "install_bin_directory": "bin_directory",
     "io_counters": "counters",

@@ -30,6 +30,10 @@ class ControlData:
         data_checksums: whether pages carry checksums.
         page_bytes: size of a page in bytes.
         segment_pages: pages per segment file of a relation.
+        catalog_version: number of the system catalogs' layout; it is in the names of the
+            directories that tablespaces have.
+        redo_segment: name of the WAL segment where the next start begins to read.
+        wal_segment_bytes: size of a WAL segment.
     """
 
     state: str
@@ -37,6 +41,9 @@ class ControlData:
     data_checksums: bool
     page_bytes: int
     segment_pages: int
+    catalog_version: int
+    redo_segment: str
+    wal_segment_bytes: int
 
 
 def read_control_data(
@@ -64,6 +71,9 @@ def read_control_data(
             data_checksums=fields["Data page checksum version"] != "0",
             page_bytes=int(fields["Database block size"]),
             segment_pages=int(fields["Blocks per segment of large relation"]),
+            catalog_version=int(fields["Catalog version number"]),
+            redo_segment=fields["Latest checkpoint's REDO WAL file"],
+            wal_segment_bytes=int(fields["Bytes per WAL segment"]),
         )
     except (KeyError, ValueError) as error:
         raise ProgramError(

@@ -18,8 +18,14 @@ from tde.postgres.os_user import OsUser
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def write_owned_file(path: Path, content: str, os_user: OsUser | None) -> None:
-    """Replace ``path`` atomically; the file has mode 0600 and belongs to the server's user.
+def write_owned_file(
+    path: Path, content: str, os_user: OsUser | None, *, mode: int = 0o600
+) -> None:
+    """Replace ``path`` atomically; the file belongs to the server's user.
+
+    Args:
+        content: text; bytes that were decoded with ``surrogateescape`` are written unchanged.
+        mode: permissions of the file.
 
     Raises:
         UnsafeDirectoryError: the directory does not belong to the server's user.
@@ -29,11 +35,14 @@ def write_owned_file(path: Path, content: str, os_user: OsUser | None) -> None:
     with _open_directory(path.parent, os_user) as directory:
         descriptor = os.open(temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with os.fdopen(
+                descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
                 file.write(content)
                 file.flush()
                 if os_user is not None:
                     os.fchown(file.fileno(), os_user.uid, os_user.gid)
+                os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
             os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:

@@ -1,0 +1,418 @@
+"""Encrypting and decrypting an existing cluster in place: the order of the steps.
+
+1. Everything that can be checked is checked; nothing is changed.
+2. state.json is written, then (to encrypt) the key records.
+3. global/pg_control gets another name. From here on no server starts, and blocks are overwritten.
+4. All files are converted and synced.
+5. state.json says so. The marker and the guard of encrypted clusters are written or removed.
+6. global/pg_control gets its name back, which is the moment of success. The journal is removed.
+
+After an interruption the name of pg_control tells what to do: before step 3 everything begins
+anew, afterwards the work is continued, and a repeated step 5 does no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError, ConversionError
+from tde.postgres.cluster import Cluster
+from tde.postgres.control import read_major_version
+from tde.postgres.convert.blocks import Direction
+from tde.postgres.convert.checks import (
+    require_room,
+    require_stopped_cleanly,
+    require_usable_files,
+)
+from tde.postgres.convert.file_user import files_as
+from tde.postgres.convert.journal import (
+    JOURNAL_DIRECTORY,
+    read_earlier_runs,
+    remove_journal,
+    sync_directory,
+)
+from tde.postgres.convert.keys import (
+    create_missing_keys,
+    encrypted_tablespaces,
+    open_ciphers,
+    wanted_keys,
+)
+from tde.postgres.convert.plan import Plan, make_plan
+from tde.postgres.convert.source import BatchSource
+from tde.postgres.convert.state import (
+    Phase,
+    State,
+    is_control_moved,
+    move_control,
+    read_state,
+)
+from tde.postgres.convert.summary import ConversionSummary
+from tde.postgres.convert.worker import Outcome, ProgressListener, run_workers
+from tde.postgres.guard import add_guard, has_guard, remove_guard
+from tde.postgres.initialize import require_keystore_access, require_separate
+from tde.postgres.lock import cluster_lock
+from tde.postgres.marker import MARKER_FILE, Marker, require_matching_keystore
+from tde.postgres.policy import (
+    Scope,
+    require_cluster_keys,
+    require_open,
+    require_unused_keystore,
+)
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+DEFAULT_JOBS = min(os.cpu_count() or 1, 8)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the caller asked for; None means the default, or what an earlier run was told."""
+
+    scope: Scope | None
+    algorithm: Algorithm | None
+    tablespaces: tuple[int, ...] | None
+    jobs: int
+    allow_invalid: bool
+    listener: ProgressListener | None
+
+
+def encrypt_cluster(
+    cluster: Cluster,
+    keystore: Keystore,
+    *,
+    scope: Scope | None = None,
+    algorithm: Algorithm | None = None,
+    tablespaces: Iterable[int] | None = None,
+    jobs: int = DEFAULT_JOBS,
+    allow_invalid_pages: bool = False,
+    progress: ProgressListener | None = None,
+) -> ConversionSummary:
+    """Encrypt a stopped cluster in place, or finish what an earlier call has begun.
+
+    Files keep their length, owner and mode. The work may be interrupted at any moment, also by a
+    power failure; until it is finished no server starts on the cluster.
+
+    Args:
+        keystore: an open keystore without keys, which then serves this cluster; to continue, the
+            one that was used before.
+        scope: what is encrypted besides the WAL; ``CLUSTER`` by default.
+        algorithm: for everything that is encrypted; AES-256 by default.
+        tablespaces: OIDs of the tablespaces to encrypt in scope ``TABLESPACES``; 1663 is
+            pg_default, 1664 pg_global. All others get a plaintext entry.
+        jobs: number of threads.
+        allow_invalid_pages: go on when files do not begin with a valid page.
+        progress: called now and then, in this thread, with the bytes done and in all.
+
+    Raises:
+        NoDataDirectoryError: there is no cluster.
+        ConversionError: the cluster cannot be converted, or not now. Unless the message says
+            otherwise, repeating the call continues.
+        ClusterKeystoreError: the keystore cannot serve this cluster.
+        KeystoreError: a key cannot be written or read.
+        UnsupportedServerError: the cluster's format is not supported.
+        ClusterBusyError: another command works on the cluster.
+    """
+    named = None if tablespaces is None else tuple(sorted(set(tablespaces)))
+    options = _Options(scope, algorithm, named, jobs, allow_invalid_pages, progress)
+    return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
+
+
+def decrypt_cluster(
+    cluster: Cluster,
+    keystore: Keystore,
+    *,
+    jobs: int = DEFAULT_JOBS,
+    allow_invalid_pages: bool = False,
+    progress: ProgressListener | None = None,
+) -> ConversionSummary:
+    """Decrypt a stopped cluster in place, or finish what an earlier call has begun.
+
+    The keystore is left as it is: backups and archived WAL of the cluster still need it.
+    Arguments and errors are those of :func:`encrypt_cluster`.
+    """
+    options = _Options(None, None, None, jobs, allow_invalid_pages, progress)
+    return _Conversion(cluster, keystore, Direction.DECRYPT, options).run()
+
+
+class _Conversion:
+    """One run in one direction."""
+
+    def __init__(
+        self, cluster: Cluster, keystore: Keystore, direction: Direction, options: _Options
+    ) -> None:
+        if options.jobs < 1:
+            raise ConversionError(f"the number of jobs must be at least 1, not {options.jobs}")
+        self.cluster = cluster
+        self.keystore = keystore
+        self.direction = direction
+        self.options = options
+        self.directory = cluster.data_directory
+        self.os_user = cluster.os_user
+        self.journal = self.directory / JOURNAL_DIRECTORY
+        self.begun = time.monotonic()
+        self.plaintext = 0
+        self.warnings: list[str] = []
+
+    def run(self) -> ConversionSummary:
+        """Do or finish the conversion."""
+        read_major_version(self.directory)
+        require_open(self.keystore)
+        with cluster_lock(self.directory):
+            self._require_no_server()
+            state = read_state(self.directory)
+            if is_control_moved(self.directory):
+                if state is None:
+                    raise _lost_journal(self.journal)
+                self._require_same(state)
+                return self._continue(state, resumed=True)
+            if state is not None and state.phase is Phase.FINISHING:
+                # Only the removal of the journal was interrupted.
+                self._remove_journal()
+                if state.direction is self.direction:
+                    return self._summary(state, Outcome(), resumed=True)
+                state = None
+            return self._continue(self._begin(state), resumed=False)
+
+    def _require_no_server(self) -> None:
+        pid = self.cluster.pid
+        if pid is not None:
+            raise ConversionError(
+                f"the server in {self.directory} is running (pid {pid})",
+                remedy="Stop it: pg_ctl stop, or tde pg stop.",
+            )
+
+    def _require_same(self, state: State) -> None:
+        """Check that this call may continue what is unfinished."""
+        verb = state.direction.value
+        if state.direction is not self.direction:
+            raise ConversionError(
+                f"tde pg {verb} was interrupted on {self.directory} and is unfinished",
+                remedy=f"Finish it first: tde pg {verb} -D {self.directory}",
+            )
+        if state.keystore_uuid != self.keystore.uuid:
+            raise ClusterKeystoreError(
+                f"the conversion of {self.directory} was begun with the keystore "
+                f"{state.keystore_uuid.hex}, not with {self.keystore.uuid.hex}",
+                remedy=f"Continue with --keystore {state.keystore}, or where it is now.",
+            )
+        asked = self.options
+        for given, before, name in (
+            (asked.scope, state.scope, "scope"),
+            (asked.algorithm, state.algorithm, "algorithm"),
+            (asked.tablespaces, state.tablespaces, "tablespaces"),
+        ):
+            if given is not None and given != before:
+                raise ConversionError(
+                    f"the conversion of {self.directory} was begun with another {name}",
+                    remedy="Repeat the command with the options of its first run, or with none.",
+                )
+
+    # Beginning.
+
+    def _begin(self, earlier: State | None) -> State:
+        """Check everything, write the journal and the keys, and take the cluster out of service.
+
+        Args:
+            earlier: of a run that was interrupted before it changed the cluster.
+        """
+        require_separate(self.directory, self.keystore.path)
+        require_keystore_access(self.keystore.path, self.os_user)
+        marker = self.cluster.marker
+        if self.direction is Direction.ENCRYPT:
+            if marker is not None:
+                raise ConversionError(
+                    f"the cluster {self.directory} is encrypted already, with the keystore "
+                    f"{marker.keystore_uuid.hex}",
+                    remedy="There is nothing to do.",
+                )
+        elif marker is None:
+            raise ConversionError(
+                f"the cluster {self.directory} is not encrypted", remedy="There is nothing to do."
+            )
+        else:
+            require_matching_keystore(self.directory, marker, self.keystore.uuid)
+        control = require_stopped_cleanly(self.cluster)
+        version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
+        if self.direction is Direction.ENCRYPT:
+            return self._begin_encrypt(earlier, version, control.redo_segment)
+        assert marker is not None  # Checked above.
+        return self._begin_decrypt(marker, version, control.redo_segment)
+
+    def _begin_encrypt(self, earlier: State | None, version: str, redo: str) -> State:
+        scope = self.options.scope or Scope.CLUSTER
+        algorithm = self.options.algorithm or Algorithm.AES256
+        named = self.options.tablespaces or ()
+        encrypted = encrypted_tablespaces(self.directory, scope, named)
+        wanted = wanted_keys(self.directory, scope, algorithm, named)
+        plan = self._plan(version, redo, lambda oid: oid in encrypted)
+        with files_as(self.os_user):
+            require_usable_files(
+                self.directory,
+                plan,
+                {},
+                self.direction,
+                allow_invalid=self.options.allow_invalid,
+            )
+        begun = (
+            earlier is not None
+            and earlier.direction is self.direction
+            and earlier.keystore_uuid == self.keystore.uuid
+        )
+        if not begun:
+            require_unused_keystore(self.keystore.path)
+        state = self._state(scope, algorithm, named, plan)
+        self._write_journal(state)
+        create_missing_keys(self.keystore, wanted, begun=begun)
+        with files_as(self.os_user):
+            move_control(self.directory, back=False)
+        return state
+
+    def _begin_decrypt(self, marker: Marker, version: str, redo: str) -> State:
+        from tde.keystore import KeyOwner, inspect_keystore
+
+        require_cluster_keys(self.keystore, self.directory)
+        with open_ciphers(self.keystore, self.directory) as ciphers:
+            plan = self._plan(version, redo, lambda oid: oid in ciphers)
+            with files_as(self.os_user):
+                require_usable_files(
+                    self.directory,
+                    plan,
+                    ciphers,
+                    self.direction,
+                    allow_invalid=self.options.allow_invalid,
+                )
+        records = {r.owner: r.algorithm for r in inspect_keystore(self.keystore.path).keys}
+        algorithm = records[KeyOwner.wal()] or Algorithm.AES256
+        state = self._state(marker.scope, algorithm, (), plan)
+        self._write_journal(state)
+        with files_as(self.os_user):
+            move_control(self.directory, back=False)
+        return state
+
+    def _plan(self, version: str, redo: str, is_encrypted: Callable[[int], bool]) -> Plan:
+        with files_as(self.os_user):
+            plan = make_plan(self.directory, version, is_encrypted)
+        if f"pg_wal/{redo}" not in {file.path for file in plan.files}:
+            raise ConversionError(
+                f"{self.directory}/pg_wal lacks {redo}, the segment that the next start reads",
+                remedy="Restore it from the WAL archive, start the server and stop it.",
+            )
+        require_room(self.directory, plan, self.options.jobs)
+        self.plaintext = plan.plaintext
+        self.warnings += plan.warnings
+        return plan
+
+    def _state(
+        self, scope: Scope, algorithm: Algorithm, named: tuple[int, ...], plan: Plan
+    ) -> State:
+        return State(
+            direction=self.direction,
+            phase=Phase.CONVERTING,
+            keystore_uuid=self.keystore.uuid,
+            keystore=self.keystore.path.resolve(),
+            scope=scope,
+            algorithm=algorithm,
+            tablespaces=named,
+            files=tuple(plan.files),
+            worthless=tuple(plan.worthless),
+        )
+
+    def _write_journal(self, state: State) -> None:
+        """Write state.json into a new directory, or one in which there is nothing but it."""
+        with files_as(self.os_user):
+            self.journal.mkdir(mode=0o700, exist_ok=True)
+            for stale in self.journal.glob(".state.json.*"):
+                stale.unlink()
+            state.write(self.directory, self.os_user)
+            sync_directory(self.directory)
+
+    # Converting and finishing.
+
+    def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
+        """Do what is left to do; pg_control has its other name."""
+        with open_ciphers(self.keystore, self.directory) as ciphers:
+            with files_as(self.os_user):
+                for path in state.worthless:
+                    # They were written with keys that nobody has any more, or hold plain rows,
+                    # which have no business on the disk of an encrypted cluster.
+                    (self.directory / path).unlink(missing_ok=True)
+                earlier = read_earlier_runs(self.journal)
+            try:
+                source = BatchSource(self.directory, state.files, ciphers, earlier)
+                outcome = run_workers(
+                    source,
+                    self.journal,
+                    earlier.run,
+                    self.direction,
+                    self.os_user,
+                    jobs=self.options.jobs,
+                    listener=self.options.listener,
+                )
+            finally:
+                earlier.close()
+        if source.progress != source.total:
+            raise ConversionError(
+                f"{source.total - source.progress} bytes of {self.directory} were not converted",
+                remedy="This is a mistake in tde. Repeat the command, and report it.",
+            )
+        self._finish(state)
+        return self._summary(state, outcome, resumed=resumed)
+
+    def _finish(self, state: State) -> None:
+        with files_as(self.os_user):
+            state.finishing().write(self.directory, self.os_user)
+            for name in (MARKER_FILE, "postgresql.conf"):
+                for stale in self.directory.glob(f".{name}.*.tmp"):
+                    stale.unlink()  # An earlier run was killed while it wrote this.
+            if self.direction is Direction.ENCRYPT:
+                marker = Marker(state.keystore_uuid, self.keystore.path.resolve(), state.scope)
+                marker.write(self.directory, self.os_user)
+                if not has_guard(self.directory):
+                    add_guard(self.directory, self.os_user)
+            else:
+                if has_guard(self.directory):
+                    remove_guard(self.directory, self.os_user)
+                with suppress(FileNotFoundError):
+                    (self.directory / MARKER_FILE).unlink()
+            sync_directory(self.directory)
+            move_control(self.directory, back=True)
+        self._remove_journal()
+
+    def _remove_journal(self) -> None:
+        with files_as(self.os_user):
+            remove_journal(self.journal)
+
+    def _summary(self, state: State, outcome: Outcome, *, resumed: bool) -> ConversionSummary:
+        return ConversionSummary(
+            direction=self.direction.value,
+            data_directory=self.directory,
+            keystore=self.keystore.path,
+            scope=state.scope.value,
+            algorithm=state.algorithm.label,
+            resumed=resumed,
+            files=len(state.files),
+            bytes=sum(file.size for file in state.files),
+            bytes_written=outcome.written,
+            plaintext_files=self.plaintext,
+            removed_files=len(state.worthless),
+            invalid_pages=outcome.invalid_pages,
+            invalid_examples=outcome.examples,
+            seconds=time.monotonic() - self.begun,
+            warnings=self.warnings,
+        )
+
+
+def _lost_journal(journal: Path) -> ConversionError:
+    return ConversionError(
+        f"a conversion is unfinished, but {journal / 'state.json'} is missing",
+        remedy="Restore the directory from where it was moved to, or the cluster from a backup. "
+        "Without it nobody can tell which blocks are encrypted.",
+    )

@@ -1,0 +1,182 @@
+"""What is being converted: tde_convert/state.json, and the name of pg_control meanwhile.
+
+While a cluster is a mixture, no server may start on it, with or without tde. Without
+global/pg_control none does, and no tool of PostgreSQL touches the cluster; so it has another
+name from before the first block is changed until after the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from tde.algorithms import Algorithm
+from tde.errors import ConversionError
+from tde.postgres.convert.blocks import Direction
+from tde.postgres.convert.journal import JOURNAL_DIRECTORY, sync_directory
+from tde.postgres.convert.plan import PlannedFile
+from tde.postgres.os_user import OsUser
+from tde.postgres.owned_files import write_owned_file
+from tde.postgres.policy import Scope
+
+CONTROL = "global/pg_control"
+MOVED_CONTROL = "global/pg_control.tde-converting"
+
+_FORMAT = "tde-convert"
+_VERSION = 1
+
+
+class Phase(str, Enum):
+    """How far a conversion is."""
+
+    CONVERTING = "converting"
+    """Nothing is changed until pg_control is moved, blocks are overwritten from then on."""
+    FINISHING = "finishing"
+    """All blocks are converted and synced; pg_control may be back."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The content of state.json.
+
+    Attributes:
+        tablespaces: OIDs that the operator named, for scope ``tablespaces``.
+        files: what is converted, in the order that the journal numbers refer to.
+        worthless: temporary files that are removed.
+    """
+
+    direction: Direction
+    phase: Phase
+    keystore_uuid: UUID
+    keystore: Path
+    scope: Scope
+    algorithm: Algorithm
+    tablespaces: tuple[int, ...]
+    files: tuple[PlannedFile, ...]
+    worthless: tuple[str, ...] = ()
+
+    def write(self, data_directory: Path, os_user: OsUser | None) -> None:
+        """Write the state durably, replacing what was there."""
+        body: dict[str, Any] = {
+            "direction": self.direction.value,
+            "phase": self.phase.value,
+            "keystore_uuid": self.keystore_uuid.hex,
+            "keystore": str(self.keystore),
+            "scope": self.scope.value,
+            "algorithm": self.algorithm.name,
+            "tablespaces": list(self.tablespaces),
+            "files": [[file.path, file.size] for file in self.files],
+            "worthless": list(self.worthless),
+        }
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "checksum": _checksum(body),
+            "conversion": body,
+        }
+        write_owned_file(_path(data_directory), json.dumps(document, indent=1) + "\n", os_user)
+
+    def finishing(self) -> State:
+        """Return the state after all blocks are converted."""
+        return replace(self, phase=Phase.FINISHING)
+
+
+def read_state(data_directory: Path) -> State | None:
+    """Return what is being converted, or None.
+
+    Raises:
+        ConversionError: the file is damaged, or of a newer tde.
+    """
+    path = _path(data_directory)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise _damaged(path, "it is not the state of a conversion")
+    if document.get("version") != _VERSION:
+        raise ConversionError(
+            f"{path} has version {document.get('version')}, which this tde does not know",
+            remedy="Finish the conversion with the version of tde that began it.",
+        )
+    body = document.get("conversion")
+    if not isinstance(body, dict) or document.get("checksum") != _checksum(body):
+        raise _damaged(path, "its checksum is wrong")
+    return State(
+        direction=Direction(body["direction"]),
+        phase=Phase(body["phase"]),
+        keystore_uuid=UUID(hex=body["keystore_uuid"]),
+        keystore=Path(body["keystore"]),
+        scope=Scope(body["scope"]),
+        algorithm=Algorithm[body["algorithm"]],
+        tablespaces=tuple(body["tablespaces"]),
+        files=tuple(PlannedFile(path, size) for path, size in body["files"]),
+        worthless=tuple(body["worthless"]),
+    )
+
+
+def is_control_moved(data_directory: Path) -> bool:
+    """Tell whether the cluster may be a mixture, so that no server may start.
+
+    Raises:
+        ConversionError: there is neither or both of the two names.
+    """
+    here = os.path.lexists(data_directory / CONTROL)
+    moved = os.path.lexists(data_directory / MOVED_CONTROL)
+    if here == moved:
+        raise ConversionError(
+            f"{data_directory} has {'both' if here else 'neither'} {CONTROL} "
+            f"{'and' if here else 'nor'} {MOVED_CONTROL}",
+            remedy="Somebody has copied, moved or removed one of them. Restore the cluster from a "
+            "backup, or undo that change if you know for sure what it was.",
+        )
+    return moved
+
+
+def move_control(data_directory: Path, *, back: bool) -> None:
+    """Hide pg_control from servers and tools, or bring it back; durable on return."""
+    names = (data_directory / CONTROL, data_directory / MOVED_CONTROL)
+    source, target = reversed(names) if back else names
+    source.rename(target)
+    sync_directory(target.parent)
+
+
+def require_not_converting(data_directory: Path) -> None:
+    """Refuse a cluster that is a mixture of encrypted and plain blocks.
+
+    Raises:
+        ConversionError: with the command that finishes the conversion.
+    """
+    if not (data_directory / MOVED_CONTROL).exists():
+        return
+    state = read_state(data_directory)
+    command = "encrypt" if state is None else state.direction.value
+    raise ConversionError(
+        f"the cluster {data_directory} is only partly {command}ed: tde pg {command} was "
+        "interrupted",
+        remedy=f"Finish it: tde pg {command} -D {data_directory}",
+    )
+
+
+def _path(data_directory: Path) -> Path:
+    return data_directory / JOURNAL_DIRECTORY / "state.json"
+
+
+def _checksum(body: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
+
+
+def _damaged(path: Path, reason: str) -> ConversionError:
+    return ConversionError(
+        f"{path} cannot be used: {reason}",
+        remedy="Restore this file, or the whole cluster, from a backup. Do not remove it: "
+        "it says which files are being converted.",
+    )
