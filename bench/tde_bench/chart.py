@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import StrMethodFormatter
 
+from tde_bench.palette import DARK_COLOURS, GREY, INK, colours, plain_frame
 from tde_bench.results import OltpResult, Summary
 from tde_bench.statistics import Estimate, median_estimate
-
-# From the palette of Okabe and Ito, which people with any kind of colour blindness can tell
-# apart; their lightness differs as well, for print in grey. A configuration has the same colour
-# in every chart.
-_COLOURS = {"none": "#999999", "aes128": "#56B4E9", "aes256": "#0072B2"}
-_OTHER_COLOURS = ("#E69F00", "#009E73", "#CC79A7", "#D55E00")
-_DARK_COLOURS = frozenset({"#0072B2", "#009E73", "#D55E00"})
-_INK = "#222222"
-_GREY = "#555555"
 
 
 def write_chart(result: OltpResult, path: Path) -> None:
@@ -58,8 +49,8 @@ def draw(result: OltpResult, summaries: list[Summary]) -> Figure:
             title="Server CPU ms per transaction (lower is better)",
             number="{:.3f}",
         )
-    figure.suptitle(_title(result), fontsize=13, fontweight="bold", color=_INK)
-    figure.supxlabel(_footnote(result), fontsize=8, color=_GREY)
+    figure.suptitle(_title(result), fontsize=13, fontweight="bold", color=INK)
+    figure.supxlabel(_footnote(result), fontsize=8, color=GREY)
     return figure
 
 
@@ -82,21 +73,21 @@ def _panel(
         estimates.append(median_estimate(values.to_numpy(dtype=np.float64), seed=seed))
     heights = [estimate.median for estimate in estimates]
     positions = np.arange(len(summaries))
-    colours = _colours(summaries)
+    chosen = colours(summary.configuration for summary in summaries)
     axes.bar(
         positions,
         heights,
         width=0.62,
-        color=colours,
+        color=chosen,
         yerr=_error_bars(estimates),
-        error_kw={"ecolor": _INK, "elinewidth": 1.2, "capsize": 5, "capthick": 1.2},
+        error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 5, "capthick": 1.2},
     )
     labels = [
         f"{summary.label}\n{_ratio_text(ratio)}"
         for summary, ratio in zip(summaries, ratios, strict=True)
     ]
-    axes.set_xticks(positions, labels, fontsize=10, color=_INK)
-    for position, height, colour in zip(positions, heights, colours, strict=True):
+    axes.set_xticks(positions, labels, fontsize=10, color=INK)
+    for position, height, colour in zip(positions, heights, chosen, strict=True):
         # At the foot of the bar, which even a long error bar does not reach.
         axes.annotate(
             number.format(height),
@@ -105,27 +96,11 @@ def _panel(
             va="bottom",
             fontsize=12,
             fontweight="bold",
-            color="white" if colour in _DARK_COLOURS else _INK,
+            color="white" if colour in DARK_COLOURS else INK,
         )
-    axes.set_title(title, fontsize=11, color=_INK)
+    axes.set_title(title, fontsize=11, color=INK)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    _plain_frame(axes)
-
-
-def _colours(summaries: list[Summary]) -> list[str]:
-    """Return a colour for each configuration; the user's servers get the remaining ones."""
-    others = itertools.cycle(_OTHER_COLOURS)
-    return [_COLOURS.get(summary.configuration) or next(others) for summary in summaries]
-
-
-def _plain_frame(axes: Axes) -> None:
-    """Leave only what carries information: light horizontal lines and the baseline."""
-    axes.set_axisbelow(True)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.tick_params(axis="both", length=0)
-    axes.tick_params(axis="y", labelsize=9, labelcolor=_GREY)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    plain_frame(axes)
 
 
 def _error_bars(estimates: list[Estimate]) -> Any:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from tde.algorithms import Algorithm
 from tde_bench.errors import BenchError
 
+# Clears AES-NI and PCLMULQDQ, and with AES-NI all that OpenSSL builds upon it (VAES), in the
+# processor's capabilities as OpenSSL sees them.
+SOFTWARE_AES = {"OPENSSL_ia32cap": "~0x200000200000000"}
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -19,12 +23,19 @@ class Configuration:
         label: what people read.
         algorithm: the encryption of an ephemeral cluster, None for a plain one.
         dsn: connection string of a server that the user runs, None for an ephemeral cluster.
+        software: keep OpenSSL from using the CPU's AES instructions.
     """
 
     name: str
     label: str
     algorithm: Algorithm | None = None
     dsn: str | None = None
+    software: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of an ephemeral server beyond those of this process."""
+        return dict(SOFTWARE_AES) if self.software else {}
 
 
 NO_ENCRYPTION = Configuration("none", "no encryption")
@@ -37,6 +48,18 @@ def ephemeral(algorithms: Iterable[Algorithm]) -> list[Configuration]:
         Configuration(f"aes{size}", f"AES-{size}", Algorithm.from_bits(size)) for size in sizes
     ]
     return [NO_ENCRYPTION, *encrypted]
+
+
+def software_and_hardware(algorithms: Iterable[Algorithm]) -> list[Configuration]:
+    """Return the bars of the batch chart: plain, then each algorithm without and with AES-NI."""
+    bars = [NO_ENCRYPTION]
+    for size in sorted({algorithm.aes_bits for algorithm in algorithms}):
+        algorithm = Algorithm.from_bits(size)
+        bars.append(
+            Configuration(f"aes{size}-software", f"AES-{size} software", algorithm, software=True)
+        )
+        bars.append(Configuration(f"aes{size}", f"AES-{size} AES-NI", algorithm))
+    return bars
 
 
 def existing(specifications: Iterable[str]) -> list[Configuration]:

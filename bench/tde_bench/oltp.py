@@ -11,12 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tde.postgres import find_binaries
-from tde_bench import metadata, tpcb
-from tde_bench.canary import CanaryReport
+from tde_bench import tpcb
 from tde_bench.configurations import Configuration
+from tde_bench.machine import (
+    check_steal,
+    compare_settings,
+    describe_canary,
+    describe_filesystem,
+    describe_machine,
+    describe_server,
+)
 from tde_bench.pgbench import PgbenchOptions, PgbenchResult, clean_environment
 from tde_bench.progress import Observer
 from tde_bench.results import OltpResult, OltpRun
@@ -24,13 +29,6 @@ from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.schedule import Slot, rotated_rounds
 from tde_bench.servers import Server, server_settings
 from tde_bench.usage import Usage, read_usage
-
-# Below this, much of the data stays in shared_buffers and the cipher has little to do.
-MINIMUM_DATA_RATIO = 2.0
-# More work than this, per CPU, by others before the run makes the figures doubtful.
-BUSY_LOAD_PER_CPU = 0.5
-# A hypervisor that withholds more of the CPUs than this disturbs the measurement.
-MAXIMUM_STEAL = 0.01
 
 
 @dataclass(frozen=True)
@@ -110,10 +108,10 @@ class OltpBenchmark:
         self.result.status = "failed"
         try:
             # The load of the machine is looked at before the benchmark adds its own.
-            self._describe_machine(None)
+            describe_machine(self.result)
             with running_servers(self._configurations, place, self._observer) as running:
                 if running.folder is not None:
-                    self._describe_filesystem(running.folder)
+                    describe_filesystem(self.result, running.folder)
                 self._measure_all(running.servers, pgbench, environment)
             self.result.status = "complete"
         except KeyboardInterrupt:
@@ -122,39 +120,22 @@ class OltpBenchmark:
         finally:
             self._save(self.result)
 
-    def _describe_machine(self, directory: Path | None) -> None:
-        self.result.metadata = metadata.collect(directory)
-        cpu_count = os.cpu_count() or 1
-        load = self.result.metadata["load_average"][0]
-        if load > BUSY_LOAD_PER_CPU * cpu_count:
-            self.result.warn(
-                f"The machine was busy before the run started (load average {load:.1f} on "
-                f"{cpu_count} CPUs)."
-            )
-        if not self.result.metadata["cpu"]["aes_instructions"]:
-            self.result.warn("This CPU has no AES instructions: encryption runs in software.")
-
-    def _describe_filesystem(self, folder: Path) -> None:
-        filesystem = metadata.filesystem_of(folder)
-        self.result.metadata["filesystem"] = vars(filesystem)
-        if filesystem.in_memory:
-            self.result.warn(
-                f"The clusters are on {filesystem.type}, in memory: there is no disk I/O, so "
-                "encryption weighs more than it would on a disk."
-            )
-
     def _measure_all(
         self, servers: Sequence[Server], pgbench: Path, environment: dict[str, str]
     ) -> None:
         for server in servers:
             self._set_up(server, pgbench, environment)
-        self._compare_settings()
+        compare_settings(self.result)
         for server in servers:
             self._warm_up(server, pgbench, environment)
         for slot in rotated_rounds(servers, self._parameters.rounds):
             self.result.runs.append(self._measure(slot, pgbench, environment))
             self._save(self.result)
-        self._check_steal()
+        check_steal(
+            self.result,
+            stolen=sum(run.steal_seconds for run in self.result.runs),
+            seconds=sum(run.seconds for run in self.result.runs),
+        )
 
     def _set_up(self, server: Server, pgbench: Path, environment: dict[str, str]) -> None:
         """Check the canary, then create the data and note what a reader must know."""
@@ -164,45 +145,7 @@ class OltpBenchmark:
         self._observer.note(f"{configuration.label}: {describe_canary(report)}")
         self._observer.step(f"{configuration.label}: creating scale {self._parameters.scale}")
         server.pgbench(pgbench, environment).initialize(self._parameters.scale)
-        with contextlib.closing(server.connect()) as connection:
-            size = tpcb.database_bytes(connection)
-            settings = metadata.server_settings(connection)
-            buffers = tpcb.shared_buffers_bytes(connection)
-            version = tpcb.server_version(connection)
-        if size < MINIMUM_DATA_RATIO * buffers:
-            # All ephemeral clusters hold the same data, so they share one warning.
-            owner = "" if configuration.dsn is None else f" of {configuration.label}"
-            self.result.warn(
-                f"The data{owner} is only {size / buffers:.1f} times "
-                "shared_buffers: few pages move, so there is little to encrypt. Use a larger "
-                "--scale or smaller --shared-buffers."
-            )
-        if not server.can_checkpoint:
-            self.result.warn(
-                f"{configuration.label}: no right to CHECKPOINT, so its rounds start and end "
-                "with pages that are not written yet."
-            )
-        self.result.facts[configuration.name] = {
-            "algorithm": configuration.algorithm.label if configuration.algorithm else None,
-            "ephemeral": configuration.dsn is None,
-            "canary": None if report is None else asdict(report),
-            "database_bytes": size,
-            "shared_buffers_bytes": buffers,
-            "server_version": version,
-            "openssl": metadata.openssl_version(server.postmaster_pid),
-            "settings": settings,
-        }
-
-    def _compare_settings(self) -> None:
-        facts = self.result.facts
-        differing = metadata.differing_settings(
-            {name: fact["settings"] for name, fact in facts.items()}
-        )
-        if differing:
-            self.result.warn(
-                "The servers differ in more than encryption: "
-                + "; ".join(f"{name}: {values}" for name, values in differing.items())
-            )
+        describe_server(self.result, server, report)
 
     def _warm_up(self, server: Server, pgbench: Path, environment: dict[str, str]) -> None:
         """Fill the caches and create WAL segments, so that the first round is like the others."""
@@ -249,16 +192,6 @@ class OltpBenchmark:
         self._observer.load_finished(describe_run(title, run))
         return run
 
-    def _check_steal(self) -> None:
-        runs = self.result.runs
-        stolen = sum(run.steal_seconds for run in runs)
-        available = sum(run.seconds for run in runs) * (psutil.cpu_count() or 1)
-        if stolen > MAXIMUM_STEAL * available:
-            self.result.warn(
-                f"The hypervisor withheld {stolen / available:.1%} of the CPU time during the "
-                "measurement."
-            )
-
 
 def _make_run(
     slot: Slot[Server],
@@ -295,18 +228,6 @@ def _make_run(
         wal_bytes_encrypted=cipher.wal_bytes_encrypted if cipher else None,
         wal_bytes_decrypted=cipher.wal_bytes_decrypted if cipher else None,
         steal_seconds=usage.steal_seconds,
-    )
-
-
-def describe_canary(report: CanaryReport | None) -> str:
-    """Say in one sentence what the search for the canary row found."""
-    if report is None:
-        return "canary not checked: the server's files cannot be searched from here"
-    if report.found:
-        return f"the canary row is in plaintext on disk ({', '.join(report.found)})"
-    return (
-        f"no plaintext of the canary row in {report.files_searched} files "
-        f"({report.bytes_searched / 1e6:.0f} MB)"
     )
 
 

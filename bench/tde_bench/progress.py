@@ -23,8 +23,8 @@ class Observer(Protocol):
     def load_progress(self, elapsed: float, tps: float) -> None:
         """The load has run for ``elapsed`` seconds, at ``tps`` in the last one."""
 
-    def load_finished(self, text: str) -> None:
-        """The load has ended; ``text`` says what was measured."""
+    def load_finished(self, text: str | None) -> None:
+        """The load has ended; ``text`` says what was measured, None is not worth a line."""
 
     def note(self, text: str) -> None:
         """Something the reader should know now."""
@@ -86,11 +86,12 @@ class LiveProgress:
         completed = self._done_before + min(elapsed, self._seconds)
         self._progress.update(self._task, completed=completed, tps=f"{tps:,.0f} TPS")
 
-    def load_finished(self, text: str) -> None:
+    def load_finished(self, text: str | None) -> None:
         """Complete this load's share of the bar and leave a line."""
         self._done_before += self._seconds
         self._progress.update(self._task, completed=self._done_before, tps="")
-        self._console.print(text)
+        if text is not None:
+            self._console.print(text)
 
     def note(self, text: str) -> None:
         """Leave a line above the bar."""

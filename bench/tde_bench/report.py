@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tde_bench.outcome import Outcome
 from tde_bench.results import OltpResult, Summary
 from tde_bench.statistics import Estimate
 from tde_bench.verdict import verdicts
@@ -65,7 +66,7 @@ def oltp_table(result: OltpResult) -> Table:
     return table
 
 
-def caption(result: OltpResult) -> str:
+def caption(result: Outcome) -> str:
     """Return the lines that say where and on what the figures were measured."""
     machine = result.metadata.get("cpu", {})
     filesystem = result.metadata.get("filesystem") or {}

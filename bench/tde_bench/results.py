@@ -1,10 +1,7 @@
-"""Results: raw runs as they come, what follows from them, and both as JSON and CSV."""
+"""Results of ``oltp``: raw runs as they come, what follows from them, and both as JSON and CSV."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tde_bench.outcome import Outcome, median_or_none
 from tde_bench.statistics import Estimate, Values, median_estimate, relative_noise
 
 SCHEMA = {"name": "tde-bench/oltp", "version": 1}
@@ -71,32 +69,10 @@ class Summary:
 
 
 @dataclass
-class OltpResult:
-    """Everything about one run of ``tde-bench oltp``; it grows while the run goes on.
+class OltpResult(Outcome):
+    """Everything about one run of ``tde-bench oltp``; it grows while the run goes on."""
 
-    Attributes:
-        labels: configuration name to what people read, the baseline first.
-        status: "running", "complete", "interrupted" or "failed".
-        facts: per configuration: canary, size of the database, server version, settings.
-    """
-
-    parameters: dict[str, Any]
-    labels: dict[str, str]
-    metadata: dict[str, Any] = field(default_factory=dict)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     runs: list[OltpRun] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    status: str = "running"
-
-    @property
-    def baseline(self) -> str:
-        """Name of the configuration that the others are compared with."""
-        return next(iter(self.labels))
-
-    def warn(self, text: str) -> None:
-        """Keep a warning for the report, once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
 
     def frame(self) -> pd.DataFrame:
         """Return the raw runs as a table, one row per run, in the order they were made."""
@@ -116,18 +92,9 @@ class OltpResult:
     def to_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` writes."""
         return {
-            "schema": SCHEMA,
-            "status": self.status,
-            "metadata": self.metadata,
-            "parameters": self.parameters,
-            "baseline": self.baseline,
-            "configurations": [
-                {"name": name, "label": label, **self.facts.get(name, {})}
-                for name, label in self.labels.items()
-            ],
+            **self.described(SCHEMA),
             "runs": [asdict(run) for run in self.runs],
             "summary": [asdict(summary) for summary in self.summaries()],
-            "warnings": self.warnings,
         }
 
 
@@ -160,8 +127,8 @@ def _summarize(frame: pd.DataFrame, name: str, label: str, baseline: str, seed: 
     def noise(metric: str) -> float | None:
         return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
 
-    encrypted = _median(own, "bytes_encrypted")
-    decrypted = _median(own, "bytes_decrypted")
+    encrypted = median_or_none(own["bytes_encrypted"])
+    decrypted = median_or_none(own["bytes_decrypted"])
     return Summary(
         configuration=name,
         label=label,
@@ -170,7 +137,7 @@ def _summarize(frame: pd.DataFrame, name: str, label: str, baseline: str, seed: 
         latency_mean_ms=float(own["latency_mean_ms"].median()),
         latency_p95_ms=float(own["latency_p95_ms"].median()),
         latency_p99_ms=float(own["latency_p99_ms"].median()),
-        cpu_ms_per_transaction=_median(own, "cpu_ms_per_transaction"),
+        cpu_ms_per_transaction=median_or_none(own["cpu_ms_per_transaction"]),
         bytes_encrypted=None if encrypted is None else int(encrypted),
         bytes_decrypted=None if decrypted is None else int(decrypted),
         tps_noise=noise("tps"),
@@ -178,37 +145,6 @@ def _summarize(frame: pd.DataFrame, name: str, label: str, baseline: str, seed: 
         tps_ratio=ratio("tps"),
         cpu_ratio=ratio("cpu_ms_per_transaction"),
     )
-
-
-def _median(frame: pd.DataFrame, column: str) -> float | None:
-    """Return the median of a column that may hold None, which is then the answer."""
-    values = frame[column].dropna()
-    return float(values.astype(float).median()) if len(values) else None
-
-
-def write_json(result: OltpResult, path: Path) -> None:
-    """Write the JSON document, replacing an older one only when it is complete.
-
-    It is written again after every run, so a run that is killed leaves what it had measured.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(result.to_json(), file, indent=2)
-            file.write("\n")
-        # A temporary file is private; a result is as readable as any other new file.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_csv(result: OltpResult, path: Path) -> None:

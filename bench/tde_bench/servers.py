@@ -19,6 +19,7 @@ from tde.errors import ServerStopError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, PostgresBinaries
 from tde.postgres.os_user import server_os_user
+from tde.postgres.program import run_program
 from tde.postgres.sockets import remove_private_directory
 from tde_bench.configurations import Configuration
 from tde_bench.database import Connection, connect, execute, fetch_value
@@ -126,29 +127,73 @@ class EphemeralServer(Server):
         self._cluster = Cluster(folder / "data", binaries, os_user=self._os_user)
         self._dsn = ""
         self._keep = False
+        self._settings: Mapping[str, str] = {}
+        self._keystore: Keystore | None = None
 
     def start(self, settings: Mapping[str, str], *, keep: bool) -> None:
         """Initialize the cluster, start it, and create the benchmark's database.
 
-        With ``keep``, the passphrase of an encrypted cluster is written next to it; otherwise
-        it is gone when this returns.
+        With ``keep``, the passphrase of an encrypted cluster is written next to it. The keystore
+        stays open for :meth:`start_again` and :meth:`run_program`.
         """
         self._keep = keep
+        self._settings = settings
         self._folder.mkdir(mode=0o700)
         give_to(self._folder, self._os_user)
-        with contextlib.ExitStack() as stack:
-            keystore = None
-            if self.configuration.algorithm is not None:
-                keystore = stack.enter_context(self._new_keystore())
-            self._cluster.init(
-                keystore=keystore,
-                algorithm=self.configuration.algorithm or Algorithm.AES256,
-                initdb_args=_INITDB_ARGUMENTS,
-            )
-            self._cluster.start(keystore, options=settings, log=self._folder / "server.log")
+        if self.configuration.algorithm is not None:
+            self._keystore = self._new_keystore()
+        self._cluster.init(
+            keystore=self._keystore,
+            algorithm=self.configuration.algorithm or Algorithm.AES256,
+            initdb_args=_INITDB_ARGUMENTS,
+        )
+        self.start_again()
         with contextlib.closing(connect(self._make_dsn("postgres"))) as connection:
             _create_database(connection, DATABASE)
         self._dsn = self._make_dsn(DATABASE)
+
+    def start_again(self) -> None:
+        """Start the server as the first time, for example after :meth:`crash`."""
+        self._cluster.start(
+            self._keystore,
+            options=self._settings,
+            log=self.log,
+            environment=self.configuration.environment,
+        )
+
+    def crash(self) -> None:
+        """End the server without a checkpoint, as a crash would; the next start recovers."""
+        self._cluster.stop("immediate")
+
+    def run_program(self, program: str, *arguments: str) -> None:
+        """Run a PostgreSQL program as the server's user, with the keys if it needs them.
+
+        Raises:
+            BenchError: when it fails, with what it printed.
+        """
+        completed = run_program(
+            self._cluster.binaries,
+            program,
+            arguments,
+            keystore=self._keystore,
+            os_user=self._os_user,
+            environment=self.configuration.environment,
+        )
+        if completed.returncode != 0:
+            raise BenchError(
+                f"{program} ended with status {completed.returncode} on "
+                f"{self.configuration.label}:\n{(completed.stdout + completed.stderr).strip()}"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the cluster's own; the server's user may write to it."""
+        return self._folder
+
+    @property
+    def log(self) -> Path:
+        """The server's log, of all its starts."""
+        return self._folder / "server.log"
 
     def _make_dsn(self, database: str) -> str:
         parameters: dict[str, Any] = self._cluster.connection_parameters(database)
@@ -191,7 +236,9 @@ class EphemeralServer(Server):
         return True
 
     def close(self) -> None:
-        """Stop the server; whoever made the folder removes it."""
+        """Stop the server and forget its keys; whoever made the folder removes it."""
+        if self._keystore is not None:
+            self._keystore.close()
         if self._cluster.pid is not None:
             # A cluster that is about to be removed need not write its buffers first. What pg_ctl
             # cannot stop, such as the single-user server of an interrupted initdb, ends below.

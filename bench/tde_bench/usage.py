@@ -35,6 +35,11 @@ class Usage:
             cipher = self.cipher - earlier.cipher
         return Usage(cpu, cipher, self.steal_seconds - earlier.steal_seconds)
 
+    def as_new_server(self) -> Usage:
+        """Return the reading of a server before its start, when what it counts was zero."""
+        none = None if self.cipher is None else self.cipher - self.cipher
+        return Usage(0.0, none, self.steal_seconds)
+
 
 def read_usage(server: Server) -> Usage:
     """Read the counters of a server now."""

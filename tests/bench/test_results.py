@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from runs import make_result
 from tde_bench.chart import write_chart
+from tde_bench.outcome import write_json
 from tde_bench.report import format_interval, format_ratio, human_bytes, print_report
-from tde_bench.results import OltpResult, paired_ratios, write_csv, write_json
+from tde_bench.results import OltpResult, paired_ratios, write_csv
 from tde_bench.statistics import Estimate
 from tde_bench.verdict import verdicts
 

@@ -8,7 +8,7 @@ import typer
 
 from tde.cli.common import reporting_errors
 from tde.errors import TdeError
-from tde_bench.cli import oltp
+from tde_bench.cli import batch, oltp
 
 # The packages of the optional dependency `bench`.
 _BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 # The help lists the commands in this order.
 oltp.register(app)
+batch.register(app)
 
 
 @app.callback()

@@ -116,8 +116,8 @@ def _run(
 ) -> tuple[OltpResult, bool]:
     """Measure, saving after every turn; return the result and whether the run was finished."""
     from tde_bench.oltp import OltpBenchmark
+    from tde_bench.outcome import write_json
     from tde_bench.progress import live_progress
-    from tde_bench.results import write_json
 
     def save(result: OltpResult) -> None:
         if json_file is not None:

@@ -1,0 +1,226 @@
+"""Running the batch: every phase on every server before the next phase begins."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tde.postgres import find_binaries
+from tde_bench.batch.phases import Phase, phases, write_data
+from tde_bench.batch.results import BatchResult, BatchRun
+from tde_bench.batch.target import Answer, Measurement, Target
+from tde_bench.canary import CanaryReport
+from tde_bench.configurations import Configuration
+from tde_bench.errors import ConsistencyError
+from tde_bench.machine import (
+    check_steal,
+    compare_settings,
+    describe_canary,
+    describe_filesystem,
+    describe_machine,
+    describe_server,
+)
+from tde_bench.progress import Observer
+from tde_bench.runner import Place, check_canary, running_servers
+from tde_bench.schedule import Slot
+from tde_bench.servers import EphemeralServer, server_settings
+from tde_bench.speed import find_openssl, measure_speed
+
+_DATA_FILE = "rows.copy"
+
+
+@dataclass(frozen=True)
+class BatchParameters:
+    """How much to run; the defaults suit a machine with two cores.
+
+    Scale 16 is a table of about 256 MB, eight times the default shared_buffers.
+    """
+
+    scale: int = 16
+    rounds: int = 6
+    shared_buffers: str = "32MB"
+    seed: int = 1
+
+    @classmethod
+    def quick(cls) -> BatchParameters:
+        """Return values that keep a whole run with five configurations under 90 seconds."""
+        return cls(scale=5, rounds=2, shared_buffers="16MB")
+
+    def with_given(self, **values: Any) -> BatchParameters:
+        """Return a copy with those values replaced that are not None."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return dataclasses.replace(self, **given)
+
+
+class BatchBenchmark:
+    """One run of the benchmark.
+
+    Args:
+        configurations: what to compare; the first one is the baseline.
+        save: called with the result after every measured phase and at the end.
+    """
+
+    def __init__(
+        self,
+        configurations: Sequence[Configuration],
+        parameters: BatchParameters,
+        observer: Observer,
+        save: Callable[[BatchResult], None],
+    ) -> None:
+        self._configurations = configurations
+        self._parameters = parameters
+        self._observer = observer
+        self._save = save
+        self._phases = phases()
+        self._canaries: dict[str, CanaryReport | None] = {}
+        self.result = BatchResult(
+            parameters=asdict(parameters),
+            labels={configuration.name: configuration.label for configuration in configurations},
+            phases={phase.name: phase.label for phase in self._phases},
+        )
+
+    def run(self, *, bindir: Path | None, directory: Path | None, keep: bool) -> None:
+        """Run everything; :attr:`result` holds what was measured, also after an exception.
+
+        Raises:
+            BenchError: when the run cannot start or its results could not be trusted.
+            KeyboardInterrupt: after an interruption, once servers and files are gone.
+        """
+        settings = server_settings(self._parameters.shared_buffers)
+        place = Place(directory, find_binaries(bindir), settings, keep)
+        self.result.status = "failed"
+        try:
+            describe_machine(self.result)
+            with running_servers(self._configurations, place, self._observer) as running:
+                assert running.folder is not None
+                describe_filesystem(self.result, running.folder)
+                self._measure_all(running.servers)
+            self.result.status = "complete"
+        except KeyboardInterrupt:
+            self.result.status = "interrupted"
+            raise
+        finally:
+            self._save(self.result)
+
+    def _measure_all(self, servers: Sequence[Any]) -> None:
+        with contextlib.ExitStack() as stack:
+            targets = []
+            for server in servers:
+                assert isinstance(server, EphemeralServer)
+                self._check(server)
+                # The first server writes the file for all of them, into its own folder.
+                file = servers[0].folder / _DATA_FILE
+                targets.append(Target(server, file))
+                stack.callback(targets[-1].close)
+            self._observer.step("writing the file to load")
+            write_data(targets[0], self._parameters.scale)
+            for number in range(self._parameters.rounds):
+                self._measure_speeds(number)
+                self._round(number, targets)
+        check_steal(
+            self.result,
+            stolen=sum(run.steal_seconds for run in self.result.runs),
+            seconds=sum(run.seconds for run in self.result.runs),
+        )
+
+    def _check(self, server: EphemeralServer) -> None:
+        label = server.configuration.label
+        self._observer.step(f"{label}: looking for a canary row on disk")
+        report = check_canary(server)
+        self._observer.note(f"{label}: {describe_canary(report)}")
+        self._canaries[server.configuration.name] = report
+
+    def _measure_speeds(self, number: int) -> None:
+        """Measure the cipher alone, once per round, because the clock of the CPU may change."""
+        openssl = find_openssl()
+        if openssl is None:
+            self.result.warn("There is no openssl program, so the limit cannot be computed.")
+            return
+        for configuration in self._configurations:
+            if configuration.algorithm is not None:
+                self._observer.step(f"openssl speed, {configuration.label}")
+                self.result.speeds.append(measure_speed(openssl, configuration, number))
+
+    def _round(self, number: int, targets: Sequence[Target]) -> None:
+        for index, phase in enumerate(self._phases):
+            # Each phase starts with the next configuration, and each round as well.
+            first = (number + index) % len(targets)
+            answers: dict[str, Answer] = {}
+            for position, target in enumerate([*targets[first:], *targets[:first]]):
+                slot = Slot(number, position, target)
+                answers[target.server.configuration.label] = self._measure(slot, phase)
+            require_same_answers(phase, answers)
+            if not self.result.facts:
+                self._describe_servers(targets)
+
+    def _describe_servers(self, targets: Sequence[Target]) -> None:
+        """Describe the servers once they hold the data, of which the size is a part."""
+        for target in targets:
+            server = target.server
+            describe_server(self.result, server, self._canaries[server.configuration.name])
+        compare_settings(self.result)
+
+    def _measure(self, slot: Slot[Target], phase: Phase) -> Answer:
+        """Give one server its turn in one phase."""
+        target = slot.item
+        configuration = target.server.configuration
+        title = (
+            f"round {slot.round + 1}/{self._parameters.rounds}, {phase.label}, "
+            f"{configuration.label}"
+        )
+        self._observer.step(f"{title}: preparing")
+        phase.prepare(target)
+        self._observer.load_started(title, 1)
+        started = datetime.datetime.now(datetime.timezone.utc)
+        measurement = phase.measure(target)
+        self.result.runs.append(_make_run(slot, phase, started, measurement))
+        self._observer.load_finished(None)
+        phase.clean_up(target)
+        self._save(self.result)
+        return measurement.answer
+
+
+def turns(configurations: Sequence[Configuration], parameters: BatchParameters) -> int:
+    """Return the number of measurements of a whole run."""
+    return len(configurations) * len(phases()) * parameters.rounds
+
+
+def require_same_answers(phase: Phase, answers: dict[str, Answer]) -> None:
+    """Stop the run when the servers do not agree about the data.
+
+    Raises:
+        ConsistencyError: with all answers.
+    """
+    if len(set(answers.values())) > 1:
+        raise ConsistencyError(f"{phase.label}: the servers give different answers: {answers}")
+
+
+def _make_run(
+    slot: Slot[Target], phase: Phase, started: datetime.datetime, measurement: Measurement
+) -> BatchRun:
+    """Put the measurements of one phase together."""
+    cipher = measurement.usage.cipher
+    return BatchRun(
+        round=slot.round,
+        position=slot.position,
+        configuration=slot.item.server.configuration.name,
+        phase=phase.name,
+        started=started.isoformat(timespec="seconds"),
+        seconds=measurement.seconds,
+        cpu_seconds=measurement.usage.cpu_seconds,
+        client_cpu_seconds=measurement.client_cpu_seconds,
+        bytes_encrypted=cipher.bytes_encrypted if cipher else None,
+        bytes_decrypted=cipher.bytes_decrypted if cipher else None,
+        relation_bytes_encrypted=cipher.relation_bytes_encrypted if cipher else None,
+        relation_bytes_decrypted=cipher.relation_bytes_decrypted if cipher else None,
+        wal_bytes_encrypted=cipher.wal_bytes_encrypted if cipher else None,
+        wal_bytes_decrypted=cipher.wal_bytes_decrypted if cipher else None,
+        ephemeral_bytes_encrypted=cipher.ephemeral_bytes_encrypted if cipher else None,
+        ephemeral_bytes_decrypted=cipher.ephemeral_bytes_decrypted if cipher else None,
+        steal_seconds=measurement.usage.steal_seconds,
+    )

@@ -1,0 +1,167 @@
+"""``tde-bench batch``."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tde.algorithms import Algorithm
+from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
+from tde.cli.options import algorithm_of
+from tde_bench.cli.common import check_memory_size, check_outputs
+from tde_bench.lifecycle import signals_interrupt
+from tde_bench.options import (
+    AesListOption,
+    BindirOption,
+    ChartFileOption,
+    CsvFileOption,
+    DirectoryOption,
+    JsonFileOption,
+    KeepOption,
+    SharedBuffersOption,
+)
+
+if TYPE_CHECKING:
+    from tde_bench.batch.benchmark import BatchParameters
+    from tde_bench.batch.results import BatchResult
+    from tde_bench.configurations import Configuration
+
+_EPILOG = examples(
+    "tde-bench batch --json batch.json --chart batch.png",
+    "tde-bench batch --quick",
+    "# Without the bars in software, for more rounds in the same time:",
+    "tde-bench batch --aes 256 --cipher hardware --rounds 12",
+)
+
+
+class Cipher(str, enum.Enum):
+    """How OpenSSL computes AES."""
+
+    BOTH = "both"
+    HARDWARE = "hardware"
+    SOFTWARE = "software"
+
+
+BatchScaleOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Size of the table, 100 000 rows or about 16 MB each. Default: 16; quick: 5."
+    ),
+]
+BatchRoundsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rounds through all phases. Default: 6; quick: 2."),
+]
+CipherOption = Annotated[
+    Cipher,
+    typer.Option(
+        "--cipher",
+        help="Compare AES with the CPU's instructions, without them (software), or both.",
+    ),
+]
+BatchQuickOption = Annotated[
+    bool, typer.Option("--quick", help="A short run (about 90 seconds) for a first look.")
+]
+BatchSeedOption = Annotated[int | None, typer.Option(help="Seed of the bootstrap. Default: 1.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog=_EPILOG)(batch)
+
+
+def batch(
+    aes: AesListOption = None,
+    cipher: CipherOption = Cipher.BOTH,
+    scale: BatchScaleOption = None,
+    rounds: BatchRoundsOption = None,
+    shared_buffers: SharedBuffersOption = None,
+    bindir: BindirOption = None,
+    directory: DirectoryOption = None,
+    keep: KeepOption = False,
+    json_file: JsonFileOption = None,
+    csv_file: CsvFileOption = None,
+    chart_file: ChartFileOption = None,
+    quick: BatchQuickOption = False,
+    seed: BatchSeedOption = None,
+) -> None:
+    """Time sequential and rewrite work, phase by phase, with and without encryption and AES-NI.
+
+    Thirteen phases from COPY to crash recovery, each on every server before the next one begins.
+    """
+    check_memory_size("--shared-buffers", shared_buffers)
+    check_outputs([json_file, csv_file, chart_file], [chart_file])
+    # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
+    from tde_bench.batch.benchmark import BatchParameters
+
+    parameters = (BatchParameters.quick() if quick else BatchParameters()).with_given(
+        scale=scale, rounds=rounds, shared_buffers=shared_buffers, seed=seed
+    )
+    result, finished = _run(
+        _configurations(aes or [], cipher),
+        parameters,
+        json_file,
+        bindir=bindir,
+        directory=directory,
+        keep=keep,
+    )
+    _present(result, csv_file, chart_file)
+    if not finished:
+        error_console.print("Interrupted. What was measured until then is above.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _configurations(aes: list[int], cipher: Cipher) -> list[Configuration]:
+    """Decide what is compared; the plain cluster comes first and is the baseline."""
+    from tde_bench import configurations
+
+    algorithms = [algorithm_of(bits) for bits in aes] or list(Algorithm)
+    bars = configurations.software_and_hardware(algorithms)
+    if cipher is Cipher.BOTH:
+        return bars
+    wanted = cipher is Cipher.SOFTWARE
+    return [bar for bar in bars if bar.algorithm is None or bar.software == wanted]
+
+
+def _run(
+    configurations: list[Configuration],
+    parameters: BatchParameters,
+    json_file: Path | None,
+    *,
+    bindir: Path | None,
+    directory: Path | None,
+    keep: bool,
+) -> tuple[BatchResult, bool]:
+    """Measure, saving after every phase; return the result and whether the run was finished."""
+    from tde_bench.batch.benchmark import BatchBenchmark, turns
+    from tde_bench.outcome import write_json
+    from tde_bench.progress import live_progress
+
+    def save(result: BatchResult) -> None:
+        if json_file is not None:
+            write_json(result, json_file)
+
+    with live_progress(error_console, turns(configurations, parameters)) as observer:
+        benchmark = BatchBenchmark(configurations, parameters, observer, save)
+        with signals_interrupt():
+            try:
+                benchmark.run(bindir=bindir, directory=directory, keep=keep)
+            except KeyboardInterrupt:
+                return benchmark.result, False
+    return benchmark.result, True
+
+
+def _present(result: BatchResult, csv_file: Path | None, chart_file: Path | None) -> None:
+    """Print the report and write the files that are made once, at the end."""
+    from tde_bench.batch.chart import write_chart
+    from tde_bench.batch.report import print_report
+    from tde_bench.batch.results import write_csv
+
+    print_report(result, console)
+    if csv_file is not None:
+        write_csv(result, csv_file)
+    if chart_file is not None and result.runs:
+        write_chart(result, chart_file)

@@ -1,0 +1,121 @@
+"""Describing machine, servers and data in a result, with warnings about what disturbs a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+
+from tde_bench import metadata, tpcb
+from tde_bench.canary import CanaryReport
+from tde_bench.outcome import Outcome
+from tde_bench.servers import Server
+
+# Below this, much of the data stays in shared_buffers and the cipher has little to do.
+MINIMUM_DATA_RATIO = 2.0
+# More work than this, per CPU, by others before the run makes the figures doubtful.
+BUSY_LOAD_PER_CPU = 0.5
+# A hypervisor that withholds more of the CPUs than this disturbs the measurement.
+MAXIMUM_STEAL = 0.01
+
+
+def describe_machine(outcome: Outcome) -> None:
+    """Note what the machine is and how busy; call it before the benchmark adds its own load."""
+    outcome.metadata = metadata.collect(None)
+    cpu_count = os.cpu_count() or 1
+    load = outcome.metadata["load_average"][0]
+    if load > BUSY_LOAD_PER_CPU * cpu_count:
+        outcome.warn(
+            f"The machine was busy before the run started (load average {load:.1f} on "
+            f"{cpu_count} CPUs)."
+        )
+    if not outcome.metadata["cpu"]["aes_instructions"]:
+        outcome.warn("This CPU has no AES instructions: encryption runs in software.")
+
+
+def describe_filesystem(outcome: Outcome, folder: Path) -> None:
+    """Note the filesystem of the clusters."""
+    filesystem = metadata.filesystem_of(folder)
+    outcome.metadata["filesystem"] = vars(filesystem)
+    if filesystem.in_memory:
+        outcome.warn(
+            f"The clusters are on {filesystem.type}, in memory: there is no disk I/O, so "
+            "encryption weighs more than it would on a disk."
+        )
+
+
+def describe_server(outcome: Outcome, server: Server, report: CanaryReport | None) -> None:
+    """Note what a server is, once it holds the benchmark's data."""
+    configuration = server.configuration
+    with contextlib.closing(server.connect()) as connection:
+        size = tpcb.database_bytes(connection)
+        settings = metadata.server_settings(connection)
+        buffers = tpcb.shared_buffers_bytes(connection)
+        version = tpcb.server_version(connection)
+    if size < MINIMUM_DATA_RATIO * buffers:
+        # All ephemeral clusters hold the same data, so they share one warning.
+        owner = "" if configuration.dsn is None else f" of {configuration.label}"
+        outcome.warn(
+            f"The data{owner} is only {size / buffers:.1f} times "
+            "shared_buffers: few pages move, so there is little to encrypt. Use a larger "
+            "--scale or smaller --shared-buffers."
+        )
+    if not server.can_checkpoint:
+        outcome.warn(
+            f"{configuration.label}: no right to CHECKPOINT, so its rounds start and end "
+            "with pages that are not written yet."
+        )
+    outcome.facts[configuration.name] = {
+        "algorithm": configuration.algorithm.label if configuration.algorithm else None,
+        "software": configuration.software,
+        "ephemeral": configuration.dsn is None,
+        "canary": None if report is None else asdict(report),
+        "database_bytes": size,
+        "shared_buffers_bytes": buffers,
+        "server_version": version,
+        "openssl": metadata.openssl_version(server.postmaster_pid),
+        "settings": settings,
+    }
+
+
+def compare_settings(outcome: Outcome) -> None:
+    """Warn about servers that differ in more than encryption."""
+    differing = metadata.differing_settings(
+        {name: fact["settings"] for name, fact in outcome.facts.items()}
+    )
+    if differing:
+        outcome.warn(
+            "The servers differ in more than encryption: "
+            + "; ".join(f"{name}: {values}" for name, values in differing.items())
+        )
+
+
+def check_steal(outcome: Outcome, stolen: float, seconds: float) -> None:
+    """Warn when the hypervisor withheld too much.
+
+    Args:
+        outcome: receives the warning.
+        stolen: CPU seconds withheld from this machine while something was measured.
+        seconds: how long something was measured.
+    """
+    available = seconds * (psutil.cpu_count() or 1)
+    if stolen > MAXIMUM_STEAL * available:
+        outcome.warn(
+            f"The hypervisor withheld {stolen / available:.1%} of the CPU time during the "
+            "measurement."
+        )
+
+
+def describe_canary(report: CanaryReport | None) -> str:
+    """Say in one sentence what the search for the canary row found."""
+    if report is None:
+        return "canary not checked: the server's files cannot be searched from here"
+    if report.found:
+        return f"the canary row is in plaintext on disk ({', '.join(report.found)})"
+    return (
+        f"no plaintext of the canary row in {report.files_searched} files "
+        f"({report.bytes_searched / 1e6:.0f} MB)"
+    )

@@ -1,0 +1,154 @@
+"""Results of ``pages``: raw samples as they come, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tde_bench.outcome import Outcome
+from tde_bench.statistics import Estimate, Values, median_estimate
+
+SCHEMA = {"name": "tde-bench/pages", "version": 1}
+
+# The two limits, which are measured like backends.
+OPENSSL = "openssl"
+MEMCPY = "memcpy"
+
+_CASE = ("backend", "algorithm", "direction", "pages", "place", "threads")
+
+
+@dataclass(frozen=True)
+class PagesCase:
+    """What one sample measures; ``place`` is "in place" or "out"."""
+
+    backend: str
+    algorithm: str
+    direction: str
+    pages: int
+    place: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class PagesRun:
+    """One sample: so many bytes in so many seconds.
+
+    ``cpu_seconds`` is what one core spent, of all threads together. ``openssl speed`` counts CPU
+    time only, so the elapsed time of its samples is not known.
+    """
+
+    round: int
+    position: int
+    backend: str
+    algorithm: str
+    direction: str
+    pages: int
+    place: str
+    threads: int
+    bytes: int
+    seconds: float | None
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class PagesSummary:
+    """What the rounds say about one case; medians unless named otherwise.
+
+    Attributes:
+        bytes_per_second: of elapsed time where several threads work, of CPU time otherwise.
+        fraction: CPU speed relative to ``openssl speed`` in the same round.
+        scaling: elapsed speed relative to the same case on one thread in the same round.
+    """
+
+    backend: str
+    algorithm: str
+    direction: str
+    pages: int
+    place: str
+    threads: int
+    rounds: int
+    bytes_per_second: float
+    microseconds_per_page: float
+    fraction: Estimate | None
+    scaling: Estimate | None
+
+
+@dataclass
+class PagesResult(Outcome):
+    """Everything about one run of ``tde-bench pages``; labels name the backends."""
+
+    runs: list[PagesRun] = field(default_factory=list)
+
+    def frame(self) -> pd.DataFrame:
+        """Return the raw samples as a table, in the order they were made."""
+        rows = [asdict(run) for run in self.runs]
+        table: pd.DataFrame = pd.DataFrame(rows, columns=pd.Index(_COLUMNS))
+        return table
+
+    def summaries(self) -> list[PagesSummary]:
+        """Summarize every case that has at least one sample, in the order of their first."""
+        frame = self.frame()
+        frame["cpu_speed"] = frame["bytes"] / frame["cpu_seconds"]
+        frame["speed"] = frame["bytes"] / frame["seconds"].astype(float)
+        cases = frame.groupby(list(_CASE), sort=False)
+        return [
+            _summarize(frame, PagesCase(*key), own, int(self.parameters["seed"]))
+            for key, own in cases
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that ``--json`` writes."""
+        return {
+            **self.described(SCHEMA),
+            "runs": [asdict(run) for run in self.runs],
+            "summary": [asdict(summary) for summary in self.summaries()],
+        }
+
+
+_COLUMNS = tuple(PagesRun.__dataclass_fields__)
+
+
+def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame, seed: int) -> PagesSummary:
+    elapsed = case.threads > 1
+    speed = float(own["speed" if elapsed else "cpu_speed"].median())
+    fraction = scaling = None
+    if case.backend not in (OPENSSL, MEMCPY):
+        limit = frame[
+            (frame["backend"] == OPENSSL)
+            & (frame["algorithm"] == case.algorithm)
+            & (frame["direction"] == case.direction)
+        ]
+        fraction = _paired(own, limit, "cpu_speed", seed)
+        if elapsed:
+            alone = frame
+            for name in _CASE:
+                wanted = 1 if name == "threads" else getattr(case, name)
+                alone = alone[alone[name] == wanted]
+            scaling = _paired(own, alone, "speed", seed)
+    return PagesSummary(
+        **asdict(case),
+        rounds=len(own),
+        bytes_per_second=speed,
+        microseconds_per_page=1e6 * 8192 / speed,
+        fraction=fraction,
+        scaling=scaling,
+    )
+
+
+def _paired(own: pd.DataFrame, other: pd.DataFrame, metric: str, seed: int) -> Estimate | None:
+    """Return the median of the ratios within each round, None when no round has both."""
+    pairs = pd.concat(
+        [own.set_index("round")[metric], other.set_index("round")[metric]], axis=1, join="inner"
+    )
+    pairs.columns = pd.Index(["own", "other"])
+    ratios: Values = (pairs["own"] / pairs["other"]).to_numpy(dtype=np.float64)
+    return median_estimate(ratios, seed=seed) if ratios.size else None
+
+
+def write_csv(result: PagesResult, path: Path) -> None:
+    """Write the raw samples, one line each, for a spreadsheet."""
+    result.frame().to_csv(path, index=False)

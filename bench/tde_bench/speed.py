@@ -1,0 +1,107 @@
+"""How fast the cipher itself is: ``openssl speed``, measured in the same run.
+
+What encryption must cost at the least is the bytes that go through the cipher times this many
+seconds per byte. How much more a server pays is the *limit* that results report:
+
+    added CPU seconds / (bytes encrypted and decrypted x seconds per byte)
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.algorithms import Algorithm
+from tde_bench.configurations import Configuration
+from tde_bench.errors import BenchError
+from tde_bench.outcome import median_or_none
+from tde_bench.pgbench import clean_environment
+
+# A page of PostgreSQL, which is also the data unit of the cipher.
+_UNIT_BYTES = 8192
+_SECONDS = 1
+_RESULT = re.compile(r"^\+F:\d+:[^:]*:([\d.]+)", re.MULTILINE)
+_DEADLINE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class CipherSpeed:
+    """Bytes per CPU second of one core, of a configuration's cipher, at one moment of the run."""
+
+    round: int
+    configuration: str
+    encrypt_bytes_per_second: float
+    decrypt_bytes_per_second: float
+
+
+def find_openssl() -> Path | None:
+    """Return the openssl program, None when the machine has none."""
+    found = shutil.which("openssl")
+    return None if found is None else Path(found)
+
+
+def measure_speed(openssl: Path, configuration: Configuration, round_number: int) -> CipherSpeed:
+    """Run ``openssl speed`` for one second in each direction, as the server would encrypt.
+
+    Raises:
+        BenchError: when it fails or prints no result.
+    """
+    algorithm = configuration.algorithm
+    if algorithm is None:
+        raise ValueError(f"{configuration.label} has no cipher")
+    environment = {**clean_environment(), **configuration.environment}
+    return CipherSpeed(
+        round_number,
+        configuration.name,
+        _run(openssl, algorithm, environment, decrypt=False),
+        _run(openssl, algorithm, environment, decrypt=True),
+    )
+
+
+def _run(
+    openssl: Path, algorithm: Algorithm, environment: dict[str, str], *, decrypt: bool
+) -> float:
+    """Return bytes per CPU second."""
+    command: list[str | Path] = [openssl, "speed", "-mr", "-evp", algorithm.label.lower()]
+    command += ["-bytes", str(_UNIT_BYTES), "-seconds", str(_SECONDS)]
+    if decrypt:
+        command.append("-decrypt")
+    completed = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=_DEADLINE_SECONDS,
+        check=False,
+    )
+    found = _RESULT.search(completed.stdout)
+    if completed.returncode != 0 or found is None:
+        raise BenchError(
+            f"openssl speed gave no result (status {completed.returncode}):\n"
+            f"{(completed.stdout + completed.stderr).strip()}"
+        )
+    return float(found[1])
+
+
+def cipher_seconds(
+    speeds: Iterable[CipherSpeed],
+    configuration: str,
+    encrypted: float | None,
+    decrypted: float | None,
+) -> float | None:
+    """Return the CPU seconds that the cipher alone needs for these bytes.
+
+    The median of all measurements of the run is used: one of them can be disturbed, and the
+    cipher does not change. None when bytes or speed are not known.
+    """
+    own = [speed for speed in speeds if speed.configuration == configuration]
+    encrypt = median_or_none(speed.encrypt_bytes_per_second for speed in own)
+    decrypt = median_or_none(speed.decrypt_bytes_per_second for speed in own)
+    if not encrypt or not decrypt or encrypted is None or decrypted is None:
+        return None
+    return encrypted / encrypt + decrypted / decrypt

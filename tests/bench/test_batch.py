@@ -1,0 +1,242 @@
+"""``tde-bench batch``: a whole run on real servers, and what follows from its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tde_bench.batch.benchmark import BatchParameters, require_same_answers
+from tde_bench.batch.chart import write_chart
+from tde_bench.batch.phases import phases
+from tde_bench.batch.report import print_report
+from tde_bench.batch.results import TOTAL, BatchResult, BatchRun, PhaseSummary, total_frame
+from tde_bench.batch.target import recovery_seconds
+from tde_bench.cli import app
+from tde_bench.cli import batch as batch_command
+from tde_bench.errors import BenchError, ConsistencyError
+from tde_bench.speed import CipherSpeed
+from typer.testing import CliRunner
+
+PHASES = {"first": "First phase", "second": "Second phase"}
+
+
+def _run(round_number: int, configuration: str, phase: str, seconds: float, cpu: float) -> BatchRun:
+    """Return a phase that moved 1 GB through the cipher, if there is one."""
+    moved = None if configuration == "none" else 500_000_000
+    return BatchRun(
+        round=round_number,
+        position=0,
+        configuration=configuration,
+        phase=phase,
+        started="2026-01-01T00:00:00+00:00",
+        seconds=seconds,
+        cpu_seconds=cpu,
+        client_cpu_seconds=0.0,
+        bytes_encrypted=moved,
+        bytes_decrypted=moved,
+        relation_bytes_encrypted=moved,
+        relation_bytes_decrypted=moved,
+        wal_bytes_encrypted=None if moved is None else 0,
+        wal_bytes_decrypted=None if moved is None else 0,
+        ephemeral_bytes_encrypted=None if moved is None else 0,
+        ephemeral_bytes_decrypted=None if moved is None else 0,
+        steal_seconds=0.0,
+    )
+
+
+def _result(rounds: int = 6) -> BatchResult:
+    """Return rounds of two phases; the cipher takes 0.5 s of CPU and 0.6 s were added."""
+    result = BatchResult(
+        parameters={"scale": 16, "rounds": rounds, "seed": 1},
+        labels={"none": "no encryption", "aes256": "AES-256 AES-NI"},
+        phases=PHASES,
+        status="complete",
+    )
+    for number in range(rounds):
+        result.speeds.append(CipherSpeed(number, "aes256", 2e9, 2e9))
+        for phase in PHASES:
+            result.runs.append(_run(number, "none", phase, seconds=4.0 + number, cpu=3.0))
+            result.runs.append(_run(number, "aes256", phase, seconds=4.4 + number, cpu=3.6))
+    return result
+
+
+def _summary(result: BatchResult, phase: str, configuration: str = "aes256") -> PhaseSummary:
+    (found,) = (
+        s for s in result.summaries() if (s.phase, s.configuration) == (phase, configuration)
+    )
+    return found
+
+
+def test_limit_is_what_was_added_by_the_speed_of_the_cipher() -> None:
+    summary = _summary(_result(), "first")
+    assert summary.cipher_seconds == pytest.approx(0.5)
+    assert summary.added_cpu_seconds == pytest.approx(0.6)
+    assert summary.limit is not None
+    assert summary.limit.median == pytest.approx(1.2)
+    assert summary.cpu_ratio is not None
+    assert summary.cpu_ratio.median == pytest.approx(1.2)
+
+
+def test_total_adds_the_phases_of_a_round() -> None:
+    summary = _summary(_result(), TOTAL)
+    assert summary.seconds == pytest.approx(2 * 6.9)
+    assert summary.cpu_seconds == pytest.approx(7.2)
+    assert summary.limit is not None
+    assert summary.limit.median == pytest.approx(1.2)
+    assert summary.bytes_encrypted == 1_000_000_000
+    plain = _summary(_result(), TOTAL, "none")
+    assert (plain.bytes_encrypted, plain.limit, plain.seconds_ratio) == (None, None, None)
+
+
+def test_a_round_without_all_phases_has_no_total() -> None:
+    result = _result(rounds=2)
+    del result.runs[-1]
+    totals = total_frame(result.frame(), len(PHASES))
+    assert list(zip(totals["round"], totals["configuration"], strict=True)) == [
+        *((0, "aes256"), (0, "none"), (1, "none")),
+    ]
+
+
+def test_no_limit_where_the_cipher_has_no_share() -> None:
+    result = _result()
+    result.speeds = [dataclasses.replace(s, encrypt_bytes_per_second=1e12) for s in result.speeds]
+    result.speeds = [dataclasses.replace(s, decrypt_bytes_per_second=1e12) for s in result.speeds]
+    assert _summary(result, "first").limit is None
+
+
+def test_no_limit_without_openssl() -> None:
+    result = _result()
+    result.speeds.clear()
+    summary = _summary(result, "first")
+    assert (summary.cipher_seconds, summary.limit) == (None, None)
+    assert summary.added_cpu_seconds == pytest.approx(0.6)
+
+
+def test_report_and_chart(tmp_path: Path) -> None:
+    result = _result()
+    output = io.StringIO()
+    print_report(result, Console(file=output, width=80))
+    text = output.getvalue()
+    for part in ("First phase", "All phases", "AES-256 AES-NI", "1.20 (1.20–1.20)", "1,000"):
+        assert part in text
+    assert "…" not in text
+    write_chart(result, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_first_round_is_reported(tmp_path: Path) -> None:
+    result = _result(rounds=1)
+    del result.runs[1:]
+    output = io.StringIO()
+    print_report(result, Console(file=output, width=80))
+    write_chart(result, tmp_path / "chart.svg")
+    result.runs.clear()
+    print_report(result, Console(file=output))
+    assert "nothing to report" in output.getvalue()
+
+
+def test_different_answers_end_the_run() -> None:
+    phase = phases()[0]
+    require_same_answers(phase, {"a": (1, 2), "b": (1, 2)})
+    with pytest.raises(ConsistencyError, match="different answers"):
+        require_same_answers(phase, {"a": (1, 2), "b": (1, 3)})
+
+
+_LOG = """\
+2026-11-22 23:59:59.500 UTC [10] LOG:  starting PostgreSQL 15.18
+2026-11-22 23:59:59.700 UTC [13] LOG:  redo starts at 0/1528
+2026-11-23 00:00:01.100 UTC [13] LOG:  redo done at 0/9528 system usage: CPU: user: 1.00 s
+2026-11-23 00:00:01.750 UTC [10] LOG:  database system is ready to accept connections
+"""
+
+
+def test_recovery_is_timed_by_the_log() -> None:
+    assert recovery_seconds(_LOG) == pytest.approx(2.25)
+    for missing in ("starting PostgreSQL", "redo done", "ready to accept"):
+        with pytest.raises(BenchError, match="recovery"):
+            recovery_seconds(_LOG.replace(missing, "something else"))
+
+
+@pytest.mark.parametrize(
+    ("cipher", "names"),
+    [
+        ("both", ["none", "aes128-software", "aes128", "aes256-software", "aes256"]),
+        ("hardware", ["none", "aes128", "aes256"]),
+        ("software", ["none", "aes128-software", "aes256-software"]),
+    ],
+)
+def test_bars(cipher: str, names: list[str]) -> None:
+    chosen = batch_command._configurations([], batch_command.Cipher(cipher))
+    assert [configuration.name for configuration in chosen] == names
+    assert [configuration.software for configuration in chosen] == ["soft" in n for n in names]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(BatchParameters)])
+def test_help_states_the_defaults_in_use(field: str) -> None:
+    environment = {"COLUMNS": "200", "TERM": "dumb"}
+    text = CliRunner().invoke(app, ["batch", "--help"], env=environment).output
+    full, quick = (getattr(p, field) for p in (BatchParameters(), BatchParameters.quick()))
+    expected = f"Default: {full}." if full == quick else f"Default: {full}; quick: {quick}."
+    option = f"--{field.replace('_', '-')}"
+    line = next(line for line in text.splitlines() if re.search(rf"{option}\s", line))
+    assert expected in line
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that the server's user can reach."""
+    with tempfile.TemporaryDirectory(prefix="tde-bench-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_whole_run(directory: Path, tmp_path: Path) -> None:
+    json_file, csv_file = tmp_path / "r.json", tmp_path / "r.csv"
+    command = [sys.executable, "-m", "tde_bench", "batch", "--aes=256", "--scale=1", "--rounds=1"]
+    command += [f"--directory={directory}", "--shared-buffers=1MB", "--cipher=both"]
+    command += [f"--json={json_file}", f"--csv={csv_file}"]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert "AES-256 software" in completed.stdout
+    document = json.loads(json_file.read_text())
+    assert document["schema"] == {"name": "tde-bench/batch", "version": 1}
+    assert document["status"] == "complete"
+    names = ("none", "aes256-software", "aes256")
+    assert [c["name"] for c in document["configurations"]] == list(names)
+    runs = {(run["phase"], run["configuration"]): run for run in document["runs"]}
+    assert runs.keys() == {(phase.name, name) for phase in phases() for name in names}
+    # Software and hardware do the same work; only the time differs.
+    for name in names[1:]:
+        encrypted = {phase.name: runs[phase.name, name] for phase in phases()}
+        size = 100_000 * 100
+        assert encrypted["copy"]["relation_bytes_encrypted"] > size
+        assert encrypted["copy"]["wal_bytes_encrypted"] > size
+        for phase in ("cold_scan", "warm_scan", "dump"):
+            assert encrypted[phase]["relation_bytes_decrypted"] > size
+        for phase in ("ctas", "update", "alter", "vacuum_full"):
+            assert encrypted[phase]["relation_bytes_encrypted"] > size
+            assert encrypted[phase]["wal_bytes_encrypted"] > size
+        for phase in ("sort", "join"):
+            assert encrypted[phase]["ephemeral_bytes_encrypted"] > size
+            assert encrypted[phase]["ephemeral_bytes_decrypted"] > size
+        assert encrypted["recovery"]["wal_bytes_decrypted"] > size
+        assert encrypted["recovery"]["relation_bytes_encrypted"] > size
+        # A base backup sends pages as they are on disk.
+        assert encrypted["basebackup"]["relation_bytes_decrypted"] < size
+    slow, fast = (
+        min(s["encrypt_bytes_per_second"] for s in document["openssl_speed"] if name in s.values())
+        for name in names[1:]
+    )
+    assert fast > slow
+    assert not any("differ in more than encryption" in text for text in document["warnings"])
+    assert csv_file.read_text().count("\n") == 1 + len(runs)
+    assert list(directory.iterdir()) == []
