@@ -11,6 +11,8 @@
 
 #include <string.h>
 
+#define WAL_VALID_FLAGS 0x000Fu /* XLP_ALL_FLAGS */
+
 enum tde_audit_verdict {
     TDE_AUDIT_ZERO,         /* zeros, which are stored as zeros */
     TDE_AUDIT_VERIFIED,     /* decrypts to what belongs here, and is ciphertext as stored */
@@ -68,7 +70,9 @@ static bool is_plain_wal_page(const uint8_t *bytes, const struct request *reques
 {
     struct tde_wal_page_header header = tde_wal_page_header(bytes);
 
-    return header.magic == request->magic && header.address % TDE_BLOCK_SIZE == 0;
+    return header.magic == request->magic && (header.info & ~WAL_VALID_FLAGS) == 0 &&
+           header.address % TDE_BLOCK_SIZE == 0 && header.timeline > 0 &&
+           header.timeline <= UINT16_MAX;
 }
 
 static int judge_wal(struct tde_cipher *cipher, const struct request *request, uint64_t number,

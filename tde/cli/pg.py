@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli import convert, doctor, install_bin
+from tde.cli import audit, convert, doctor, install_bin
 from tde.cli.cluster_access import find_cluster, open_cluster_keystore
 from tde.cli.common import (
     console,
@@ -289,6 +289,7 @@ def execute(
 
 
 install_bin.register(app)
+audit.register(app)
 doctor.register(app)
 convert.register(app)
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tde.postgres.auditor import AuditReport, audit
     from tde.postgres.bin_directory import BinDirectory, install_bin_directory
     from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
     from tde.postgres.checkup import DoctorReport, doctor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tde.postgres.tablespaces import Tablespace, create_tablespace, list_tablespaces
 
 __all__ = [
+    "AuditReport",
     "BinDirectory",
     "Cluster",
     "ClusterStatus",
@@ -34,6 +36,7 @@ __all__ = [
     "PostgresBinaries",
     "Scope",
     "Tablespace",
+    "audit",
     "create_tablespace",
     "decrypt_cluster",
     "doctor",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AuditReport": "auditor",
     "BinDirectory": "bin_directory",
     "Cluster": "cluster",
     "ClusterStatus": "status",
@@ -61,6 +65,7 @@ _MODULES = {
     "PostgresBinaries": "binaries",
     "Scope": "policy",
     "Tablespace": "tablespaces",
+    "audit": "auditor",
     "create_tablespace": "tablespaces",
     "decrypt_cluster": "convert.runner",
     "doctor": "checkup",

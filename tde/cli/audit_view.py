@@ -1,0 +1,153 @@
+"""How ``tde pg audit`` shows its progress and its report to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from tde.cli.common import console, error_console
+from tde.postgres.auditor import AuditLine, AuditObserver, AuditReport, FileClass
+
+# More findings than this are left to --json: a person acts on the first ones.
+_FINDINGS_SHOWN = 50
+
+
+class _Bar:
+    """Moves a progress bar."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def found(self, total: int) -> None:
+        """Set the end of the bar."""
+        self._progress.update(self._task, total=total)
+
+    def read(self, count: int, name: str) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, advance=count, description=name)
+
+
+@contextmanager
+def auditing() -> Iterator[AuditObserver]:
+    """Show a bar on standard error while the block runs, if that is a terminal."""
+    progress = Progress(
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=error_console,
+        transient=True,
+        disable=not error_console.is_terminal,
+    )
+    with progress:
+        yield _Bar(progress, progress.add_task("listing files", total=None))
+
+
+def print_report(report: AuditReport) -> None:
+    """Print the table, the findings, and what is plain by design."""
+    state = "running" if report.running else "stopped"
+    title = f"Audit of {report.data_directory} (server {state}, scope {report.scope})"
+    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print(_table(report))
+    _print_findings(report)
+    _print_plain(report)
+    _print_verdict(report)
+
+
+def _table(report: AuditReport) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("What", overflow="fold")
+    table.add_column("Cipher", no_wrap=True)
+    for header in ("Files", "Size", "Verified", "Zeros"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("Other blocks")
+    table.add_column("Verdict", no_wrap=True)
+    place = None
+    for line in report.lines:
+        if line.place != place and (place is not None or line.place != "cluster"):
+            table.add_row(Text(line.place, "bold"))
+        place = line.place
+        table.add_row(
+            Text(line.name),
+            line.algorithm.label if line.algorithm else "–",
+            f"{line.files:,}",
+            decimal(line.bytes),
+            f"{line.verified:,}" if line.verified else "–",
+            f"{line.zero:,}" if line.zero else "–",
+            _other(line),
+            _verdict(line),
+        )
+    return table
+
+
+def _other(line: AuditLine) -> str:
+    parts = [
+        (line.recycled, "recycled"),
+        (line.unproven, "of unknown name"),
+        (line.random, "by statistics"),
+        (line.torn, "torn, need replay"),
+        (line.too_short, "files too short to judge"),
+    ]
+    return ", ".join(f"{count:,} {what}" for count, what in parts if count)
+
+
+def _verdict(line: AuditLine) -> Text:
+    if line.findings:
+        return Text(f"{line.findings:,} FINDING{'S' if line.findings > 1 else ''}", "bold red")
+    if line.by_decision:
+        return Text("plaintext by decision", "yellow")
+    if line.file_class is FileClass.EPHEMERAL:
+        return Text("looks encrypted" if line.random else "nothing stored", "green")
+    return Text("encrypted" if line.verified or line.recycled else "nothing stored", "green")
+
+
+def _print_findings(report: AuditReport) -> None:
+    if not report.findings:
+        return
+    console.print(Text(f"\nFindings ({len(report.findings):,})", "bold red"))
+    for finding in report.findings[:_FINDINGS_SHOWN]:
+        console.print(Text.assemble((f"{finding.kind.value}: ", "red"), finding.problem))
+        console.print(Text(f"    {finding.remedy}", "dim"))
+    if len(report.findings) > _FINDINGS_SHOWN:
+        console.print(f"… and {len(report.findings) - _FINDINGS_SHOWN:,} more; see --json")
+
+
+def _print_plain(report: AuditReport) -> None:
+    console.print(Text("\nPlain by design", "bold"))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(justify="right", no_wrap=True)
+    facts.add_column()
+    for files in report.plain:
+        what = f"{files.files}: {files.reason}".replace("`", "")
+        style = "yellow" if files.decision else ""
+        facts.add_row(f"{files.count:,} files", Text(what, style))
+    console.print(facts)
+
+
+def _print_verdict(report: AuditReport) -> None:
+    size = decimal(report.bytes_read)
+    speed = decimal(int(report.bytes_read / max(report.seconds, 0.001)))
+    read = f"{size} in {report.seconds:.1f} s, {speed}/s"
+    canary = " The canary is in no file." if report.canary else ""
+    if report.clean:
+        console.print(
+            Text.assemble(("\nEverything that should be ciphertext is.", "bold green"), canary)
+        )
+    else:
+        console.print(Text(f"\n{len(report.findings):,} findings: see above.", "bold red"))
+    console.print(Text(read, "dim"))
