@@ -1,0 +1,68 @@
+"""Opening a keystore without its passphrase."""
+
+from __future__ import annotations
+
+import pytest
+
+from tde.algorithms import Algorithm
+from tde.errors import (
+    KeystoreClosedError,
+    KeystoreDamagedError,
+    KeystoreMissingError,
+    KeystorePermissionError,
+)
+from tde.keystore import KeyOwner, Keystore, can_open_automatically, inspect_keystore
+from tde.keystore.auto_open import RECORD_BYTES, auto_open_path
+
+
+def test_opens_the_same_keys(keystore_factory) -> None:
+    keystore = keystore_factory("ks")
+    keystore.create_key(KeyOwner.wal(), Algorithm.AES256)
+    assert not can_open_automatically(keystore.path)
+    with pytest.raises(KeystoreMissingError, match="does not open by itself"):
+        Keystore.open_automatically(keystore.path)
+    path = keystore.enable_auto_open()
+    assert inspect_keystore(keystore.path).auto_open
+    assert path.stat().st_mode & 0o777 == 0o600
+    with Keystore.open_automatically(keystore.path) as opened:
+        assert opened.unwrap_key(KeyOwner.wal()) == keystore.unwrap_key(KeyOwner.wal())
+
+
+def test_enabling_again_leaves_no_old_file(keystore_factory) -> None:
+    keystore = keystore_factory("ks")
+    before = keystore.enable_auto_open().read_bytes()
+    path = keystore.enable_auto_open()
+    assert path.read_bytes() != before
+    assert [entry.name for entry in keystore.path.glob("auto-open*")] == [path.name]
+    keystore.close()
+    with pytest.raises(KeystoreClosedError):
+        keystore.enable_auto_open()
+
+
+def test_every_flipped_bit_is_noticed(keystore_factory) -> None:
+    keystore = keystore_factory("ks")
+    path = keystore.enable_auto_open()
+    content = path.read_bytes()
+    for position in range(RECORD_BYTES):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with pytest.raises(KeystoreDamagedError) as caught:
+            Keystore.open_automatically(keystore.path)
+        assert caught.value.remedy
+    path.write_bytes(content[:-1])
+    with pytest.raises(KeystoreDamagedError):
+        Keystore.open_automatically(keystore.path)
+
+
+def test_file_of_another_keystore_or_open_to_others(keystore_factory) -> None:
+    keystore, other = keystore_factory("ks"), keystore_factory("other")
+    path = keystore.enable_auto_open()
+    content = path.read_bytes()
+    path.write_bytes(other.enable_auto_open().read_bytes())
+    with pytest.raises(KeystoreDamagedError, match="another keystore"):
+        Keystore.open_automatically(keystore.path)
+    path.write_bytes(content)
+    auto_open_path(keystore.path).chmod(0o640)
+    with pytest.raises(KeystorePermissionError):
+        Keystore.open_automatically(keystore.path)
