@@ -26,7 +26,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return get
 
 
-@pytest.fixture(params=[name for name in VARIANTS if name != "threads"])
+@pytest.fixture(params=VARIANTS)
 def driver(request: pytest.FixtureRequest, build: Callable[..., Path]) -> Path:
     return build(request.param)
 

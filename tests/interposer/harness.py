@@ -14,15 +14,26 @@ from tde import Algorithm
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres.reachable import find_interposer
 
-DRIVER_SOURCE = Path(__file__).with_name("driver.c")
+DRIVER_SOURCES = sorted(Path(__file__).parent.glob("driver*.c"))
 
-# How the same script is run; each is one build of the driver.
+_FORTIFY = ("-O2", "-D_FORTIFY_SOURCE=2")
+_LARGE_FILES = ("-D_FILE_OFFSET_BITS=64",)
+
+# How one script is run, and how its calls are spelled; each is one build of the driver.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "plain": (),
-    "fortify": ("-O2", "-D_FORTIFY_SOURCE=2"),
+    "fortify": _FORTIFY,
+    "large-files": _LARGE_FILES,
+    "fortify-large-files": (*_FORTIFY, *_LARGE_FILES),
     "constructor": ("-DIN_CONSTRUCTOR",),
     "child": ("-DIN_CHILD",),
+    "thread": ("-DIN_THREAD",),
+}
+# How several scripts are run at once.
+PARALLEL_VARIANTS: dict[str, tuple[str, ...]] = {
     "threads": ("-DIN_THREADS",),
+    "processes": ("-DIN_PROCESSES",),
+    "steps": ("-DIN_STEPS",),
 }
 
 # In a run under a sanitizer (tests/sanitize.py) the driver, unlike Python, must not leak.
@@ -81,12 +92,23 @@ def build_driver(directory: Path, variant: str, program: str = "postgres") -> Pa
         "-Wall",
         "-pthread",
         "-rdynamic",
-        *VARIANTS[variant],
-        str(DRIVER_SOURCE),
+        *(VARIANTS | PARALLEL_VARIANTS)[variant],
+        *map(str, DRIVER_SOURCES),
         "-o",
         str(target),
     ]
     subprocess.run(command, check=True)
+    return target
+
+
+def build_program(directory: Path, source: str, *core: str) -> Path:
+    """Compile one C program of this folder with files of c_ext."""
+    here = Path(__file__).parent
+    c_ext = here.parents[1] / "c_ext"
+    target = directory / Path(source).stem
+    sources = [here / source, *(c_ext / name for name in core)]
+    options = ["-Wall", "-D_GNU_SOURCE", "-pthread", f"-I{c_ext}"]
+    subprocess.run(["cc", *options, *sources, "-o", target], check=True)
     return target
 
 

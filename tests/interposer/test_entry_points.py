@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import AES128_TABLESPACE, PLAINTEXT_TABLESPACE, RELATION, SEGMENT, TEMPORARY
+from harness import (
+    AES128_TABLESPACE,
+    PLAINTEXT_TABLESPACE,
+    RELATION,
+    SEGMENT,
+    TEMPORARY,
+    build_program,
+)
 from stored import decode
 
 from tde import RelationIdentity, WalIdentity
@@ -55,6 +64,12 @@ pwritev2 0 65536 10 3 5 8 8192 7 16361
 preadv 0 0 0 8192 8192 16384
 preadv64 0 16 0 1 2 3 4 5000 10000
 preadv2 0 0 0 8192 100000
+pwritev64v2 0 81920 13 100 8092
+preadv64v2 0 81900 0 7 8192
+lseek 0 8192 0
+pwritev2 0 -1 14 20 8172
+preadv2 0 -1 0 77 99
+lseek 0 0 1
 lseek 0 4096 0
 writev 0 0 11 16 8192 32
 lseek 0 4096 0
@@ -64,6 +79,17 @@ ftruncate 0 16384
 pread 0 200000 0
 ftruncate 0 24576
 fallocate 0 24576 65536
+pread 0 200000 0
+advise 0
+syncrange 0
+syncdata 0
+sync 0
+fallocate64 0 90112 8192
+fallocatelinux 0 98304 4096
+fallocatekeep 0 102400 65536
+size 0
+ftruncate64 0 100000
+ftruncate64 0 98304
 pread 0 200000 0
 pread 0 0 0
 pread 0 16 1000000
@@ -80,6 +106,7 @@ pread 1 16 0
 pwrite 1 100 12 200
 close 1
 truncate {file} 40960
+truncate64 {file} 40000
 open 2 {file} ro
 pread 2 200000 0
 close 2
@@ -93,7 +120,10 @@ def test_reads_and_writes_look_like_those_of_a_plain_file(twins, driver, file):
 
 @pytest.mark.parametrize(
     "variant",
-    ["open64", "openat", "openat64", "creat", "creat64", "nomode", "nomode64", "nomodeat"],
+    [
+        *("open64", "openat", "openat64", "directory", "creat", "creat64"),
+        *("nomode", "nomode64", "nomodeat", "nomodeat64"),
+    ],
 )
 def test_every_way_to_open_encrypts(twins, driver, variant):
     prepare = f"open 0 {RELATION} rw,creat\nclose 0\n"
@@ -127,13 +157,125 @@ def test_copies_of_a_descriptor_encrypt(twins, driver, how):
     assert_only_decoded_equal(twins)
 
 
-def test_a_descriptor_that_is_reused_for_a_plain_file_is_not_encrypted(twins, driver):
-    script = f"open 0 {RELATION} rw,creat\n{{close}} 0\nopen 0 plain rw,creat\npwrite 0 100 1 0\n"
-    for close in ("close", "closerange"):
-        twins.run(driver, script.format(close=close))
-        assert (twins.encrypted.data / "plain").read_bytes() == (
-            twins.plain.data / "plain"
-        ).read_bytes()
+@pytest.mark.parametrize("close", ["close", "closerange", "closefrom"])
+def test_a_descriptor_that_is_reused_for_a_plain_file_is_not_encrypted(twins, driver, close):
+    twins.run(
+        driver,
+        f"open 0 {RELATION} rw,creat\n{close} 0\nopen 0 plain rw,creat\npwrite 0 100 1 0\n",
+    )
+    plain = (twins.plain.data / "plain").read_bytes()
+    assert (twins.encrypted.data / "plain").read_bytes() == plain
+
+
+def test_a_descriptor_that_is_only_marked_for_closing_encrypts(twins, driver):
+    twins.run(driver, f"open 0 {RELATION} rw,creat\ncloselater 0\nwrite 0 8192 1\nread 0 1\n")
+    assert_only_decoded_equal(twins)
+
+
+def test_a_child_goes_on_with_open_files(twins, driver):
+    """Descriptors, copies and positions survive a fork."""
+    twins.run(
+        driver,
+        f"open 0 {RELATION} rw,creat\nwrite 0 8192 1\ndup 0 1 dup2 150\nfork\n"
+        f"write 1 8192 2\npwrite 0 8192 3 16384\npread 1 30000 0\nopen 2 {TEMPORARY} rw,creat\n"
+        "write 2 999 4\nfork\nwrite 2 999 5\npread 2 3000 0\n",
+    )
+    assert_only_decoded_equal(twins)
+
+
+@pytest.mark.parametrize("how", ["rename", "renameat", "renameat2", "link", "linkat"])
+def test_every_way_to_rename_encodes_for_the_new_name(twins, driver, how):
+    """A new timeline's first segment is written under a temporary name."""
+    twins.run(
+        driver,
+        f"open 0 pg_wal/xlogtemp.9 rw,creat\nwrite 0 65536 1\nclose 0\n"
+        f"{how} pg_wal/xlogtemp.9 {SEGMENT}\nopen 1 {SEGMENT} ro\nread 1 70000\n",
+    )
+    plain = (twins.plain.data / SEGMENT).read_bytes()
+    path, wal = twins.encrypted.data / SEGMENT, WalIdentity(timeline=1, log=0, segment=1)
+    assert decode(path, twins.encrypted.keystore, KeyOwner.wal(), wal) == plain
+    assert plain[:8192] not in path.read_bytes()
+
+
+def test_an_unnamed_file_gets_the_mode_it_asks_for(twins, driver):
+    """O_TMPFILE has a third argument, as O_CREAT has."""
+    output = twins.run(driver, "open 0 base/5 rw tmpfile\nmode 0\nwrite 0 100 1\npread 0 100 0\n")
+    assert "mode: 416\n" in output  # 0640
+
+
+def test_copies_between_an_encrypted_and_a_plain_file(twins, driver):
+    twins.run(
+        driver,
+        f"open 0 {RELATION} rw,creat\npwrite 0 200000 1 0\npwrite 0 704 2 200000\n"
+        "open 1 plain rw,creat\ncopyrange 0 1 300000\npread 1 300000 0\n"
+        f"open 2 {RELATION}_fsm rw,creat\ncopyat 1 2 16 8192 100000\npread 2 300000 0\n"
+        "lseek 1 0 1\nlseek 2 0 1\n",
+    )
+    contents = [(harness.data / "plain").read_bytes() for harness in (twins.encrypted, twins.plain)]
+    assert contents[0] == contents[1]
+
+
+REFUSED = {
+    "mmap 0": "No such device",
+    "mmap64 0": "No such device",
+    "sendfile 0 1": "Invalid argument",
+    "sendfile64 1 0": "Invalid argument",
+    "splice 0": "Invalid argument",
+    "punch 0": "Operation not supported",
+    "appending 0": "Operation not supported",
+    "pwritev2append 0 0 1 8192": "Operation not supported",
+    "preadv2nowait 0 0 0 8192": "Operation not supported",
+    f"fopen {RELATION} r+": "Operation not supported",
+    f"fopen {SEGMENT} w": "Operation not supported",
+    f"freopen {TEMPORARY} a": "Operation not supported",
+}
+
+
+def test_what_has_no_encrypted_meaning_is_refused_in_every_spelling(twins, driver):
+    prepare = f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 plain rw,creat\n"
+    output = twins.encrypted.run(driver, prepare + "\n".join(REFUSED))
+    assert output.splitlines()[3:] == [
+        f"{line.split()[0]}: -1 {why}" for line, why in REFUSED.items()
+    ]
+    assert (twins.encrypted.data / "plain").stat().st_size == 0
+
+
+def test_the_same_calls_work_on_plain_files(twins, driver):
+    """What is refused for encrypted files, and only for them."""
+    twins.run(
+        driver,
+        "open 0 a rw,creat\npwrite 0 8192 1 0\nopen 1 b rw,creat\nmmap 0\nmmap64 0\nmmapnone 0\n"
+        "sendfile 0 1\nsendfile64 0 1\nlseek 0 0 0\nsplice 0\npunch 0\npread 0 8192 0\n"
+        "pwritev2append 1 0 1 8192\npreadv2nowait 0 0 0 100\nappending 1\nwrite 1 9 2\n"
+        "fopen a r+\nfreopen c w\nfopen c a\npread 1 99999 0\n",
+    )
+
+
+def test_a_mapping_of_no_file_ignores_the_descriptor(twins, driver):
+    twins.run(driver, f"open 0 {RELATION} rw,creat\nmmapnone 0\n")
+
+
+# Names that each variant must import, or it would not test what it claims.
+SPELLINGS = {
+    "plain": "open openat creat pread preadv pwritev2 fcntl mmap fopen freopen truncate sendfile",
+    "fortify": "__open_2 __openat_2 __open64_2 __openat64_2 __read_chk __pread_chk __pread64_chk",
+    "large-files": "open64 openat64 creat64 pread64 pwrite64 preadv64 pwritev64 preadv64v2 "
+    "pwritev64v2 fcntl64 mmap64 fopen64 freopen64 truncate64 ftruncate64 fallocate64 "
+    "posix_fallocate64 sendfile64",
+    "fortify-large-files": "__open64_2 __openat64_2 __read_chk __pread64_chk",
+}
+
+
+def undefined_symbols(binary: Path) -> set[str]:
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", binary], capture_output=True, text=True, check=True
+    )
+    return {line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()}
+
+
+@pytest.mark.parametrize("variant", SPELLINGS)
+def test_each_variant_uses_the_spellings_it_stands_for(build, variant):
+    assert set(SPELLINGS[variant].split()) <= undefined_symbols(build(variant))
 
 
 def test_descriptors_above_65536(twins, driver):
@@ -142,7 +284,7 @@ def test_descriptors_above_65536(twins, driver):
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, max(before[1], number + 1)))
     except ValueError:
-        pytest.skip(f"an ordinary user may open only {before[1]} files here")
+        pytest.skip(f"only {before[1]} files may be opened here")
     try:
         twins.run(
             driver,
@@ -152,6 +294,12 @@ def test_descriptors_above_65536(twins, driver):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert_only_decoded_equal(twins)
+
+
+def test_the_table_of_descriptors_has_room_for_all(tmp_path: Path) -> None:
+    """The table itself, because few systems let a test open so many files."""
+    program = build_program(tmp_path, "files_table.c", "io_files.c")
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "ok\n"
 
 
 def test_direct_io(twins, driver):
@@ -190,16 +338,18 @@ def test_a_segment_under_its_partial_name_is_the_same_bytes(twins, build):
     assert plain not in contents
 
 
-def test_threads_do_not_disturb_each_other(twins, build, tmp_path: Path):
-    driver = build("threads")
+@pytest.mark.parametrize("how", ["threads", "processes"])
+def test_what_runs_at_the_same_time_is_not_disturbed(
+    twins, build: Callable[..., Path], tmp_path: Path, how: str
+):
     scripts = []
     for i in range(4):
-        script = tmp_path / f"thread{i}"
-        script.write_text(SCRIPT.format(file=f"base/5/{20000 + i}") * 5)
+        script = tmp_path / f"script{i}"
+        script.write_text(SCRIPT.format(file=f"base/5/{20000 + i}").replace(",excl", "") * 5)
         scripts.append(str(script))
     outputs = []
     for harness in (twins.plain, twins.encrypted):
-        harness.execute(driver, scripts)
+        harness.execute(build(how), scripts)
         outputs.append([Path(script + ".out").read_text() for script in scripts])
     for expected, actual in zip(*outputs, strict=True):
         assert actual.splitlines() == expected.splitlines()
