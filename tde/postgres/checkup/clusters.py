@@ -1,34 +1,48 @@
-"""Checks of a cluster: settings, guard, permissions, and the server that runs."""
+"""Checks of a cluster: settings, guard, data directory, and the server that runs."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from tde.errors import (
-    ClusterKeystoreError,
-    KeystoreError,
-    KeystorePermissionError,
-    PostgresError,
+    ProgramError,
     TdeError,
 )
 from tde.postgres.checkup.model import Outcome, ok, problem, unknown, warning
+from tde.postgres.checkup.settings import Settings
 from tde.postgres.checkup.subject import Subject
 from tde.postgres.control import read_control_data
 from tde.postgres.counters import is_interposed
 from tde.postgres.guard import GUARD_FILE, has_guard
-from tde.postgres.initialize import require_keystore_access, require_separate
-from tde.postgres.os_user import user_name
+from tde.postgres.os_user import current_user_name, user_name
+from tde.postgres.pidfile import is_postgres_process
+from tde.postgres.process_files import working_directory
 from tde.postgres.start_settings import unsupported_settings
 
+_REFUSED_VALUE = re.compile(r'invalid value for parameter "(\w+)": "(\w+)"')
 _GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
+
+
+def check_access(subject: Subject) -> Iterator[Outcome]:
+    """Say it when the cluster may not be looked at; all that is about it is then left out."""
+    if not subject.readable:
+        yield unknown(
+            f"{subject.data_directory} may not be read by {current_user_name()}, so nothing can "
+            "be said about the cluster",
+            _AS_OWNER,
+        )
 
 
 def check_encryption(subject: Subject) -> Iterator[Outcome]:
     """Tell whether the cluster is encrypted, and whether a start without tde is stopped."""
     directory = subject.data_directory
+    if isinstance(subject.found_marker, TdeError):
+        yield problem(str(subject.found_marker), subject.found_marker.remedy)
+        return
     try:
         guarded = has_guard(directory)
     except FileNotFoundError:
@@ -62,10 +76,10 @@ def check_encryption(subject: Subject) -> Iterator[Outcome]:
 def check_configuration(subject: Subject) -> Iterator[Outcome]:
     """Tell where the settings were read, or why they could not be."""
     found = subject.found_settings
-    if isinstance(found, TdeError):
+    if isinstance(found, ProgramError) and "Permission denied" not in str(found):
+        yield problem(str(found), found.remedy or "Correct the configuration files.")
+    elif isinstance(found, TdeError):
         yield unknown(f"the settings could not be read: {found}", found.remedy or _AS_OWNER)
-    elif isinstance(found, OSError):
-        yield unknown(f"the settings could not be read: {found}", _AS_OWNER)
     elif subject.settings.obstacle:
         yield warning(
             "judged by the configuration files, from which the running server may differ: "
@@ -81,7 +95,10 @@ _AS_OWNER = "Run this as the owner of the data directory, or as root."
 
 def check_io_settings(subject: Subject) -> Iterator[Outcome]:
     """Look for the settings with which rows would get past the interposer, as each start does."""
-    refused = list(unsupported_settings(subject.settings.value, subject.binaries.major))
+    # A build without io_uring refuses that value before it can be asked for.
+    values = dict(_REFUSED_VALUE.findall(str(subject.found_settings)))
+    settings = Settings(values, "") if values else subject.settings
+    refused = list(unsupported_settings(settings.value, subject.binaries.major))
     for error in refused:
         yield problem(str(error), f"{error.remedy} Then restart the server.")
     if not refused:
@@ -150,84 +167,13 @@ def check_data_directory(subject: Subject) -> Iterator[Outcome]:
         yield ok(f"mode {mode:04o}, owner {user_name(status.st_uid)}")
 
 
-def check_keystore(subject: Subject) -> Iterator[Outcome]:
-    """Tell who may read the keystore, whether it is complete, and whether it travels with data."""
-    if subject.keystore is None:
-        yield ok("a cluster without encryption needs none")
-        return
-    directory = subject.keystore
-    outcomes = [*_open_to_others(directory), *_location(subject, directory)]
-    if not outcomes:
-        outcomes = list(_usable(subject, directory))
-    yield from outcomes or [ok(f"{directory}: only its owner may read it")]
-
-
-def _open_to_others(directory: Path) -> Iterator[Outcome]:
-    """Look at every file, so that one remedy repairs all of them."""
-    from tde.keystore.files import DIRECTORY_MODE, FILE_MODE, check_mode
-
-    found = []
-    for path in _tree(directory):
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            continue
-        wanted = DIRECTORY_MODE if stat.S_ISDIR(status.st_mode) else FILE_MODE
-        try:
-            check_mode(path, status, wanted)
-        except KeystorePermissionError as error:
-            found.append(str(error))
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        yield problem(found[0] + more, f"chmod -R go= {directory}")
-
-
-def _tree(directory: Path) -> Iterator[Path]:
-    """Yield a directory and everything below it; one that may not be listed is an error."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    if not os.path.lexists(directory):
-        return
-    yield directory
-    for parent, directories, files in os.walk(directory, onerror=refuse):
-        yield from (Path(parent) / name for name in sorted([*directories, *files]))
-
-
-def _location(subject: Subject, directory: Path) -> Iterator[Outcome]:
-    """Look for the keystore in every directory that a base backup copies."""
-    links = (subject.data_directory / "pg_tblspc").iterdir()
-    for place in (subject.data_directory, *links, subject.data_directory / "pg_wal"):
-        try:
-            require_separate(place, directory)
-        except ClusterKeystoreError as error:
-            yield problem(
-                f"{error}, so backups of the data carry the keys",
-                f"tde pg stop, move the keystore (mv {directory} <elsewhere>), and "
-                "tde pg start --keystore <elsewhere>.",
-            )
-            return
-
-
-def _usable(subject: Subject, directory: Path) -> Iterator[Outcome]:
-    from tde.keystore import inspect_keystore
-
-    try:
-        status = inspect_keystore(directory)
-        if subject.marker is not None and status.uuid != subject.marker.keystore_uuid:
-            yield problem(
-                f"{directory} is another cluster's keystore, {status.uuid.hex}",
-                "Name this cluster's keystore with --keystore.",
-            )
-        require_keystore_access(directory, subject.os_user)
-    except (KeystoreError, PostgresError) as error:
-        yield problem(str(error), error.remedy)
-
-
 def check_server(subject: Subject) -> Iterator[Outcome]:
     """Tell whether the server that runs really encrypts."""
     if subject.pid is None:
-        yield ok("none runs")
+        if _may_be_hidden(subject.data_directory):
+            yield unknown("a server may be running that cannot be looked at", _AS_OWNER)
+        else:
+            yield ok("none runs")
         return
     interposed = is_interposed(subject.pid)
     if not subject.is_encrypted:
@@ -239,3 +185,18 @@ def check_server(subject: Subject) -> Iterator[Outcome]:
             f"pid {subject.pid}, WITHOUT the interposer: it does not encrypt",
             "Stop it at once (tde pg stop -m immediate) and start it with tde pg start.",
         )
+
+
+def _may_be_hidden(data_directory: Path) -> bool:
+    """Tell whether postmaster.pid names a server that this user may not look at."""
+    try:
+        pid = abs(int((data_directory / "postmaster.pid").read_text().split("\n")[0]))
+    except (FileNotFoundError, ValueError):
+        return False
+    if not is_postgres_process(pid):
+        return False
+    try:
+        working_directory(pid)
+    except OSError:
+        return is_postgres_process(pid)
+    return False

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from tde.errors import PostgresError, TdeError
 from tde.postgres.binaries import PostgresBinaries, find_binaries
-from tde.postgres.checkup import clusters, leftovers, machine, programs
+from tde.postgres.checkup import clusters, keystores, leftovers, machine, programs
 from tde.postgres.checkup.machine_files import MachineFiles
 from tde.postgres.checkup.model import DoctorReport, Finding, Group, Outcome, unknown
 from tde.postgres.checkup.settings import Settings, read_settings
 from tde.postgres.checkup.subject import Subject
 from tde.postgres.cluster import Cluster
 from tde.postgres.control import read_major_version
+from tde.postgres.marker import Marker
 from tde.postgres.os_user import OsUser, server_os_user
 from tde.postgres.reachable import reachable_binaries
 
@@ -57,12 +58,14 @@ CHECKS = (
             ("openssl", "OpenSSL", programs.check_openssl),
         )
     ),
+    Check("access", "Access", Group.CLUSTER, clusters.check_access),
     *(
         Check(name, title, Group.CLUSTER, run, _Needs.CLUSTER)
         for name, title, run in (
             ("encryption", "Encryption", clusters.check_encryption),
             ("server", "Server", clusters.check_server),
-            ("keystore", "Keystore", clusters.check_keystore),
+            ("keystore", "Keystore", keystores.check_keystore),
+            ("auto_open", "Auto-open", keystores.check_auto_open),
             ("data_directory", "Data directory", clusters.check_data_directory),
             ("configuration", "Configuration", clusters.check_configuration),
             ("io_settings", "I/O settings", clusters.check_io_settings),
@@ -118,10 +121,13 @@ def doctor(
             subject = replace(subject, found_binaries=_installation(binaries, user))
     else:
         cluster = Cluster(data_directory, binaries, os_user=os_user)
-        if not _is_readable(cluster.data_directory):
-            subject = Subject(files, cluster.os_user, cluster)
+        if _is_readable(cluster.data_directory):
+            subject = _examine(cluster, files, keystore)
+            if not {Group.CLUSTER, Group.LEFTOVERS}.isdisjoint(groups):
+                subject = _with_settings(subject, cluster, username)
         else:
-            subject = _examine(cluster, files, keystore, username)
+            found = _installation(binaries, cluster.os_user)
+            subject = Subject(files, cluster.os_user, cluster, readable=False, found_binaries=found)
     return _report(subject, groups)
 
 
@@ -146,29 +152,38 @@ def _installation(
         return error
 
 
-def _examine(
-    cluster: Cluster, files: MachineFiles, keystore: Path | None, username: str | None
-) -> Subject:
+def _examine(cluster: Cluster, files: MachineFiles, keystore: Path | None) -> Subject:
     """Find out what the checks need to know about a cluster."""
-    marker = cluster.marker
     subject = Subject(
         files,
         cluster.os_user,
         cluster,
         pid=cluster.pid,
-        marker=marker,
-        keystore=keystore or (None if marker is None else marker.keystore),
+        found_marker=_marker_of(cluster),
+        keystore=keystore,
     )
+    if keystore is None and subject.marker is not None:
+        subject = replace(subject, keystore=subject.marker.keystore)
     try:
-        subject = replace(subject, found_binaries=cluster.binaries)
-        found = read_settings(cluster, encrypted=marker is not None, username=username)
-        return replace(subject, found_settings=found)
+        return replace(subject, found_binaries=cluster.binaries)
     except TdeError as error:
-        if not subject.has_binaries:
-            return replace(subject, found_binaries=error, found_settings=error)
+        return replace(subject, found_binaries=error)
+
+
+def _with_settings(subject: Subject, cluster: Cluster, username: str | None) -> Subject:
+    try:
+        return replace(subject, found_settings=read_settings(cluster, username=username))
+    except TdeError as error:
         return replace(subject, found_settings=error)
     except (OSError, subprocess.SubprocessError) as error:
-        return replace(subject, found_settings=PostgresError(str(error)))
+        return replace(subject, found_settings=PostgresError(str(error), remedy=_AS_OWNER))
+
+
+def _marker_of(cluster: Cluster) -> Marker | TdeError | None:
+    try:
+        return cluster.marker
+    except TdeError as error:
+        return error
 
 
 def _report(subject: Subject, groups: Collection[Group]) -> DoctorReport:
@@ -178,7 +193,7 @@ def _report(subject: Subject, groups: Collection[Group]) -> DoctorReport:
             continue
         if check.needs is _Needs.BINARIES and not subject.has_binaries:
             continue  # The line Installation has said why.
-        if check.needs is _Needs.CLUSTER and subject.cluster is None:
+        if check.needs is _Needs.CLUSTER and not (subject.cluster and subject.readable):
             continue
         for outcome in _outcomes(check, subject):
             findings.append(Finding(check.name, check.group, check.title, **vars(outcome)))

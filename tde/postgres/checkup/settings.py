@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ProgramError, TdeError
 from tde.postgres.cluster import Cluster
 from tde.postgres.control import cluster_setting
+from tde.postgres.guard import has_guard
 from tde.postgres.launch import ProgramEnvironment, program_environment
 from tde.postgres.os_user import OsUser, run_as
 from tde.postgres.pidfile import read_server_arguments
@@ -29,12 +31,12 @@ from tde.postgres.policy import Scope, create_initial_keys
 SETTINGS = (
     *("full_page_writes", "wal_log_hints", "dynamic_shared_memory_type", "primary_conninfo"),
     *("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"),
-    *("log_destination", "logging_collector", "log_directory", "log_statement"),
+    *("log_destination", "log_statement"),
     *("log_min_error_statement", "log_error_verbosity", "log_min_duration_statement"),
-    *("log_min_duration_sample", "log_statement_sample_rate", "log_transaction_sample_rate"),
-    *("log_parameter_max_length", "log_parameter_max_length_on_error"),
+    *("log_min_duration_sample", "log_transaction_sample_rate"),
+    "log_parameter_max_length_on_error",
     *("debug_print_parse", "debug_print_rewritten", "debug_print_plan"),
-    *("pg_stat_statements.track_utility", "auto_explain.log_min_duration", "syslog_facility"),
+    *("pg_stat_statements.track_utility", "auto_explain.log_min_duration"),
 )
 _SINCE_18 = ("io_method",)
 _UNKNOWN_SETTING = "unrecognized configuration parameter"
@@ -65,7 +67,7 @@ class Settings:
         return self.value(name) == "on"
 
 
-def read_settings(cluster: Cluster, *, encrypted: bool, username: str | None) -> Settings:
+def read_settings(cluster: Cluster, *, username: str | None) -> Settings:
     """Read the settings of a cluster.
 
     Args:
@@ -79,9 +81,9 @@ def read_settings(cluster: Cluster, *, encrypted: bool, username: str | None) ->
     if cluster.pid is not None:
         try:
             return Settings(_ask_server(cluster, names, username), "the running server")
-        except (TdeError, OSError, ValueError) as error:
+        except (TdeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             obstacle = str(error)
-    values = _ask_files(cluster, names, encrypted=encrypted)
+    values = _ask_files(cluster, names)
     return Settings(values, "the configuration files", obstacle)
 
 
@@ -106,9 +108,13 @@ def _ask_server(
     return values
 
 
-def _ask_files(cluster: Cluster, names: Sequence[str], *, encrypted: bool) -> dict[str, str | None]:
+def _ask_files(cluster: Cluster, names: Sequence[str]) -> dict[str, str | None]:
     arguments = read_server_arguments(cluster.data_directory)
-    with _configuration_environment(cluster.os_user, encrypted=encrypted) as program:
+    try:
+        guarded = has_guard(cluster.data_directory)
+    except FileNotFoundError:
+        guarded = False  # postgres will say that there is no configuration.
+    with _configuration_environment(cluster.os_user, guarded=guarded) as program:
         return {name: _ask_for(name, cluster, arguments, program) for name in names}
 
 
@@ -133,10 +139,10 @@ def _ask_for(
 
 @contextlib.contextmanager
 def _configuration_environment(
-    os_user: OsUser | None, *, encrypted: bool
+    os_user: OsUser | None, *, guarded: bool
 ) -> Iterator[ProgramEnvironment]:
     """Yield the environment in which postgres reads its configuration, guard included."""
-    if not encrypted:
+    if not guarded:
         with program_environment(None, os_user) as program:
             yield program
         return

@@ -20,8 +20,9 @@ class Subject:
 
     Attributes:
         cluster: ``None`` when only the machine is looked at.
+        readable: whether the cluster may be looked at.
         pid: of the running postmaster.
-        marker: what tde.json says; ``None`` for a plain cluster.
+        found_marker: what tde.json says, ``None`` for a plain cluster, or why it cannot be used.
         keystore: where the cluster's keystore is.
         found_binaries: the installation, or why there is none.
         found_settings: the settings, or why they could not be read.
@@ -30,16 +31,22 @@ class Subject:
     machine: MachineFiles
     os_user: OsUser | None
     cluster: Cluster | None = None
+    readable: bool = True
     pid: int | None = None
-    marker: Marker | None = None
+    found_marker: Marker | TdeError | None = None
     keystore: Path | None = None
     found_binaries: PostgresBinaries | TdeError | None = None
-    found_settings: Settings | TdeError | OSError | None = None
+    found_settings: Settings | TdeError | None = None
+
+    @property
+    def marker(self) -> Marker | None:
+        """What tde.json says; ``None`` when there is none that can be used."""
+        return self.found_marker if isinstance(self.found_marker, Marker) else None
 
     @property
     def is_encrypted(self) -> bool:
         """Whether the cluster was created with a keystore."""
-        return self.marker is not None
+        return self.found_marker is not None
 
     @property
     def data_directory(self) -> Path:
