@@ -27,7 +27,9 @@ from suite_wrappers import make_wrappers
 from tde.errors import TdeError
 from tde.postgres import server_os_user
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__
+)
 console = Console(highlight=False, soft_wrap=True)
 
 DEFAULT_WORK = Path(__file__).parents[2] / "build" / "postgres-suites"
@@ -99,8 +101,9 @@ def run(
                 path = _result_path(work, tree.major, chosen, name)
                 if test:
                     results = {**load(path), **results}
+                seconds = round(time.monotonic() - started, 1)
                 facts = {"postgresql": source, "side": chosen.value, "suite": name}
-                save(path, results, **facts, seconds=round(time.monotonic() - started, 1))
+                save(path, results, {**facts, "seconds": seconds})
     compare(work, version, suite)
 
 

@@ -109,10 +109,10 @@ def _printed_scripts(output: str) -> Iterator[tuple[str, bool]]:
             yield _DURATION.sub("", new[2]), not new[1]
 
 
-def save(path: Path, suite: Suite, **facts: object) -> None:
-    """Write the results of one suite on one side."""
+def save(path: Path, results: Suite, facts: dict[str, object]) -> None:
+    """Write the results of one suite on one side, after facts about the run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tests = {name: asdict(result) for name, result in suite.items()}
+    tests = {name: asdict(result) for name, result in results.items()}
     path.write_text(json.dumps({**facts, "tests": tests}, indent=1) + "\n")
 
 

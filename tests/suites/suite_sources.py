@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import TdeError
+from tde.postgres import OsUser, server_os_user
 
 # What the build needs beyond a compiler, as Debian packages.
 BUILD_PACKAGES = (
@@ -40,7 +41,7 @@ class SuitesError(TdeError):
 
 @dataclass(frozen=True)
 class Tree:
-    """One version's folder: ``source`` (unpacked and built) and ``install`` (the server)."""
+    """One version's folder: ``source`` (unpacked and built) and ``pgsql`` (the server)."""
 
     major: int
     folder: Path
@@ -51,14 +52,23 @@ class Tree:
         return self.folder / "source"
 
     @property
+    def prefix(self) -> Path:
+        """Where the server is installed.
+
+        Debian's package installs its modules into the system's directory, whatever the prefix
+        is, unless the prefix holds "pgsql" or "postgres".
+        """
+        return self.folder / "pgsql"
+
+    @property
     def bindir(self) -> Path:
         """The directory of the stock programs."""
-        return self.folder / "install" / "bin"
+        return self.prefix / "bin"
 
     @property
     def share(self) -> Path:
         """Where the extensions' files are."""
-        return self.folder / "install" / "share"
+        return self.prefix / "share" / "postgresql"
 
     @property
     def stamp(self) -> Path:
@@ -170,20 +180,24 @@ def _installed_version(package: str) -> str:
 
 
 def _build(tree: Tree) -> None:
+    user = server_os_user(None)
+    if user is not None:
+        _run(["chown", "-R", f"{user.uid}:{user.gid}", str(tree.folder)])
     options = [*CONFIGURE]
     for major, more in CONFIGURE_SINCE.items():
         options += more if tree.major >= major else ()
     log = tree.folder / "build.log"
     log.unlink(missing_ok=True)
-    prefix = tree.bindir.parent
-    shutil.rmtree(prefix, ignore_errors=True)
-    _run(["./configure", f"--prefix={prefix}", *options], folder=tree.source, log=log)
+    shutil.rmtree(tree.prefix, ignore_errors=True)
+
+    def step(*command: str) -> None:
+        # Never as root: then no makefile can touch the PostgreSQL that this machine has.
+        _run(command, folder=tree.source, log=log, user=user)
+
+    step("./configure", f"--prefix={tree.prefix}", *options)
     for target in ("all", "install"):
         for folder in (".", "contrib", *_module_folders(tree)):
-            make = ["make", "-s", f"-j{os.cpu_count()}", "-C", folder, target]
-            _run(make, folder=tree.source, log=log)
-    # As root the suites run as an unprivileged user, who reads what root has built.
-    _run(["chmod", "-R", "a+rX", str(tree.folder)])
+            step("make", "-s", f"-j{os.cpu_count()}", "-C", folder, target)
 
 
 def _module_folders(tree: Tree) -> list[str]:
@@ -201,6 +215,7 @@ def _run(
     folder: Path | None = None,
     log: Path | None = None,
     environment: dict[str, str] | None = None,
+    user: OsUser | None = None,
 ) -> None:
     """Run one step; its output goes to the log, or is shown when the step fails."""
     done = subprocess.run(
@@ -211,6 +226,9 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=user.groups if user else None,
     )
     if log is not None:
         with log.open("a") as file:

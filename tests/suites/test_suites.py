@@ -83,7 +83,7 @@ def test_only_listed_failures_are_expected() -> None:
 
 def test_results_survive_their_file(tmp_path: Path) -> None:
     suite = {"001": TestResult(FAIL, passed=2, failures=["x"], seconds=1.5, attempts=2)}
-    save(tmp_path / "results" / "15.json", suite, side="plain")
+    save(tmp_path / "results" / "15.json", suite, {"side": "plain"})
     assert load(tmp_path / "results" / "15.json") == suite
     assert load(tmp_path / "missing.json") == {}
 
