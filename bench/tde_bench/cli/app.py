@@ -8,7 +8,7 @@ import typer
 
 from tde.cli.common import reporting_errors
 from tde.errors import TdeError
-from tde_bench.cli import batch, oltp
+from tde_bench.cli import batch, oltp, pages
 
 # The packages of the optional dependency `bench`.
 _BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
@@ -23,6 +23,7 @@ app = typer.Typer(
 # The help lists the commands in this order.
 oltp.register(app)
 batch.register(app)
+pages.register(app)
 
 
 @app.callback()

@@ -105,7 +105,7 @@ class Pyca(Backend):
 
         aes = algorithms.AES(key_of(algorithm))
         tweaks = tweaks_of(len(pages) // PAGE_BYTES)
-        source, target = memoryview(pages), memoryview(out)
+        source, target = pages.data, out.data
 
         def work() -> None:
             for number, tweak in enumerate(tweaks):
@@ -127,7 +127,7 @@ class Pycryptodome(Backend):
     def __init__(self, *, use_aesni: bool) -> None:
         self._use_aesni = use_aesni
         self.name = "pycryptodome" if use_aesni else "pycryptodome-software"
-        self.label = "pycryptodome ECB+XOR" + ("" if use_aesni else ", no AES-NI")
+        self.label = "pycryptodome" + ("" if use_aesni else ", no AES-NI")
 
     def missing(self) -> str | None:
         """Say so when the package is not installed: the product does not need it."""
@@ -154,7 +154,7 @@ class Pycryptodome(Backend):
         def work() -> None:
             masks = expand_tweaks(np.frombuffer(tweak.encrypt(tweaks), "<u8").reshape(-1, 2))
             mixed = (source ^ masks).view(np.uint8)
-            process(mixed, output=mixed)
+            process(mixed.data, output=mixed.data)
             np.bitwise_xor(mixed.view("<u8"), masks, out=target)
 
         return work

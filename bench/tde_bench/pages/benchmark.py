@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,16 @@ from tde_bench.machine import check_steal, describe_machine
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
 from tde_bench.progress import Observer
-from tde_bench.schedule import Slot, rotated_rounds
-from tde_bench.speed import find_openssl, openssl_bytes_per_second
+from tde_bench.schedule import Slot
+from tde_bench.speed import find_openssl, measure_speed
 
 IN_PLACE = "in place"
 OUT = "out"
-_DIRECTIONS = ("encrypt", "decrypt")
+ENCRYPT = "encrypt"
+DECRYPT = "decrypt"
 # Reading the clock must not weigh on batches of one page.
 _BYTES_PER_LOOK = 1 << 20
+_PROOF_PAGES = 5
 
 
 @dataclass(frozen=True)
@@ -112,67 +113,57 @@ class PagesBenchmark:
         finally:
             self._save(self.result)
 
-    def groups(self) -> list[list[PagesCase]]:
-        """Return what is measured close together, so that it shares the state of the machine.
+    def cases(self, algorithm: Algorithm) -> list[PagesCase]:
+        """Return what is measured close together, so that it shares the state of the machine."""
+        return list(self._cases(algorithm.label))
 
-        A group is one direction of one algorithm: every backend, and the two limits.
-        """
-        return [
-            list(self._cases(algorithm, direction))
-            for algorithm in self._algorithms
-            for direction in _DIRECTIONS
-        ]
-
-    def _cases(self, algorithm: Algorithm, direction: str) -> Iterator[PagesCase]:
-        name = algorithm.label
+    def _cases(self, algorithm: str) -> Iterator[PagesCase]:
         if self._openssl is not None:
-            yield PagesCase(OPENSSL, name, direction, 1, IN_PLACE, 1)
+            # One sample of openssl measures both directions.
+            yield PagesCase(OPENSSL, algorithm, ENCRYPT, 1, IN_PLACE, 1)
         for pages in self._parameters.pages:
-            if direction == "encrypt":
-                yield PagesCase(MEMCPY, name, direction, pages, OUT, 1)
+            yield PagesCase(MEMCPY, algorithm, ENCRYPT, pages, OUT, 1)
             for backend in self._backends.values():
                 threads = self._parameters.threads if backend.threaded else (1,)
-                for place, count in itertools.product((IN_PLACE, OUT), threads):
-                    yield PagesCase(backend.name, name, direction, pages, place, count)
+                for choice in itertools.product((ENCRYPT, DECRYPT), (IN_PLACE, OUT), threads):
+                    direction, place, count = choice
+                    yield PagesCase(backend.name, algorithm, direction, pages, place, count)
 
     def _measure_all(self) -> None:
-        started, stolen = time.monotonic(), _steal()
-        groups = self.groups()
-        for number in range(self._parameters.rounds):
-            for cases in groups:
-                self._observer.load_started(
-                    f"round {number + 1}/{self._parameters.rounds}, {cases[0].algorithm}, "
-                    f"{cases[0].direction}",
-                    1,
-                )
-                # Each round starts with another case, so that none always follows openssl.
-                first = number * max(1, len(cases) // self._parameters.rounds) % len(cases)
-                order = [*cases[first:], *cases[:first]]
-                for position, case in enumerate(order):
-                    self.result.runs.append(self._sample(Slot(number, position, case)))
+        started, stolen = time.monotonic(), steal_seconds()
+        rounds = self._parameters.rounds
+        for number in range(rounds):
+            for algorithm in self._algorithms:
+                title = f"round {number + 1}/{rounds}, {algorithm.label}"
+                self._observer.load_started(title, 1)
+                cases = self.cases(algorithm)
+                # Rounds start at places spread over all cases, so that none always follows openssl.
+                first = number * len(cases) // rounds
+                for position, case in enumerate([*cases[first:], *cases[:first]]):
+                    slot = Slot(number, position, case)
+                    self.result.runs.extend(self._sample(slot, algorithm))
                 self._observer.load_finished(None)
             self._save(self.result)
-        check_steal(self.result, _steal() - stolen, time.monotonic() - started)
+        check_steal(self.result, steal_seconds() - stolen, time.monotonic() - started)
 
-    def _sample(self, slot: Slot[PagesCase]) -> PagesRun:
+    def _sample(self, slot: Slot[PagesCase], algorithm: Algorithm) -> list[PagesRun]:
         case = slot.item
-        algorithm = next(a for a in self._algorithms if a.label == case.algorithm)
         if case.backend == OPENSSL:
-            assert self._openssl is not None
-            speed = openssl_speed(self._openssl, algorithm, case.direction)
-            moved, seconds, cpu = int(speed), None, 1.0
-        else:
-            work = self._work(case, algorithm)
-            size = case.pages * PAGE_BYTES
-            moved, seconds, cpu = time_work(work, size, self._parameters.sample)
-        return PagesRun(
-            round=slot.round,
-            position=slot.position,
-            **asdict(case),
-            bytes=moved,
-            seconds=seconds,
-            cpu_seconds=cpu,
-        )
+            return self._openssl_samples(slot, algorithm)
+        size = case.pages * PAGE_BYTES
+        timing = time_work(self._work(case, algorithm), size, self._parameters.sample)
+        return [_make_run(slot, case.direction, *timing)]
+
+    def _openssl_samples(self, slot: Slot[PagesCase], algorithm: Algorithm) -> list[PagesRun]:
+        """Measure both directions for a CPU second each."""
+        assert self._openssl is not None
+        configuration = Configuration(OPENSSL, "openssl speed", algorithm)
+        speed = measure_speed(self._openssl, configuration, slot.round)
+        found = {
+            ENCRYPT: speed.encrypt_bytes_per_second,
+            DECRYPT: speed.decrypt_bytes_per_second,
+        }
+        return [_make_run(slot, way, int(rate), None, 1.0) for way, rate in found.items()]
 
     def _work(self, case: PagesCase, algorithm: Algorithm) -> Work:
         pages = random_pages(case.pages)
@@ -183,6 +174,69 @@ class PagesBenchmark:
             algorithm,
             pages,
             out,
-            decrypt=case.direction == "decrypt",
+            decrypt=case.direction == DECRYPT,
             threads=case.threads,
         )
+
+
+def time_work(work: Work, size: int, seconds: float) -> tuple[int, float, float]:
+    """Repeat ``work`` for so many CPU seconds; return bytes, elapsed and CPU seconds.
+
+    CPU time decides when to stop, because on a busy machine a sample of elapsed time could hold
+    next to no work.
+    """
+    repeat = max(1, _BYTES_PER_LOOK // size)
+    work()
+    moved = 0
+    wall, cpu = time.perf_counter(), time.process_time()
+    while (spent := time.process_time() - cpu) < seconds:
+        for _ in range(repeat):
+            work()
+        moved += repeat * size
+    return moved, time.perf_counter() - wall, spent
+
+
+def _make_run(
+    slot: Slot[PagesCase], direction: str, moved: int, seconds: float | None, cpu_seconds: float
+) -> PagesRun:
+    case: dict[str, Any] = {**asdict(slot.item), "direction": direction}
+    return PagesRun(
+        **case,
+        round=slot.round,
+        position=slot.position,
+        bytes=moved,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+    )
+
+
+def random_pages(count: int) -> Pages:
+    """Return pages without one that is all zeros, which would not be encrypted."""
+    return np.random.default_rng(1).integers(1, 256, count * PAGE_BYTES, dtype=np.uint8)
+
+
+def require_same_bytes(backends: Iterable[Backend], algorithm: Algorithm) -> None:
+    """Make sure that all backends do the same work, in both directions.
+
+    Raises:
+        BenchError: naming a backend that gives other bytes than the first one.
+    """
+    plain = random_pages(_PROOF_PAGES)
+    expected: bytes | None = None
+    for backend in backends:
+        stored, back = np.empty_like(plain), np.empty_like(plain)
+        backend.prepare(algorithm, plain, stored, decrypt=False, threads=1)()
+        backend.prepare(algorithm, stored, back, decrypt=True, threads=1)()
+        expected = expected or stored.tobytes()
+        if stored.tobytes() != expected or not np.array_equal(back, plain):
+            raise BenchError(f"{backend.label} does not encrypt as the product does")
+
+
+def steal_seconds() -> float:
+    """Return the seconds that the hypervisor has withheld; zero where it does not say."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it."""
+    return list(value) if isinstance(value, tuple) else value

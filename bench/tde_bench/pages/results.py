@@ -34,7 +34,7 @@ class PagesCase:
 
 
 @dataclass(frozen=True)
-class PagesRun:
+class PagesRun(PagesCase):
     """One sample: so many bytes in so many seconds.
 
     ``cpu_seconds`` is what one core spent, of all threads together. ``openssl speed`` counts CPU
@@ -43,19 +43,13 @@ class PagesRun:
 
     round: int
     position: int
-    backend: str
-    algorithm: str
-    direction: str
-    pages: int
-    place: str
-    threads: int
     bytes: int
     seconds: float | None
     cpu_seconds: float
 
 
 @dataclass(frozen=True)
-class PagesSummary:
+class PagesSummary(PagesCase):
     """What the rounds say about one case; medians unless named otherwise.
 
     Attributes:
@@ -64,12 +58,6 @@ class PagesSummary:
         scaling: elapsed speed relative to the same case on one thread in the same round.
     """
 
-    backend: str
-    algorithm: str
-    direction: str
-    pages: int
-    place: str
-    threads: int
     rounds: int
     bytes_per_second: float
     microseconds_per_page: float
@@ -96,8 +84,7 @@ class PagesResult(Outcome):
         frame["speed"] = frame["bytes"] / frame["seconds"].astype(float)
         cases = frame.groupby(list(_CASE), sort=False)
         return [
-            _summarize(frame, PagesCase(*key), own, int(self.parameters["seed"]))
-            for key, own in cases
+            _summarize(frame, _case(own), own, int(self.parameters["seed"])) for _, own in cases
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +97,15 @@ class PagesResult(Outcome):
 
 
 _COLUMNS = tuple(PagesRun.__dataclass_fields__)
+
+
+def _case(own: pd.DataFrame) -> PagesCase:
+    """Return the case that all these samples belong to."""
+    first = own.iloc[0]
+    values: dict[str, Any] = {
+        name: int(first[name]) if name in ("pages", "threads") else first[name] for name in _CASE
+    }
+    return PagesCase(**values)
 
 
 def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame, seed: int) -> PagesSummary:
