@@ -15,11 +15,12 @@
 
 #include "tde_crypto.h"
 #include "tde_keyrecord.h"
+#include "tde_preload.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
 #define MARKER_FILE "tde.json"
 #define MARKER_LIMIT 8192
-#define INTERPOSER "libtde_io.so"
+#define KEYS_VARIABLE "TDE_IO_KEYS_FD"
 #define ENABLE "Enable it: tde keystore auto-open enable"
 
 enum {
@@ -184,17 +185,36 @@ static int sealed_file(const uint8_t *content, size_t length)
 
 static int announce(const struct tde_bin_settings *settings, int fd)
 {
-    const char *others = getenv("LD_PRELOAD");
+    /* pg_upgrade starts other programs of this kind, which have the interposer already. */
+    char *others = tde_preload_others(getenv("LD_PRELOAD"));
     char preload[2 * PATH_MAX];
     char number[16];
-    int length = snprintf(preload, sizeof preload, "%s/" INTERPOSER "%s%s", settings->directory,
-                          others == NULL ? "" : ":", others == NULL ? "" : others);
+    int length;
 
+    if (others == NULL)
+        return -1;
+    length = snprintf(preload, sizeof preload, "%s/" TDE_INTERPOSER "%s%s", settings->directory,
+                      *others == '\0' ? "" : ":", others);
+    free(others);
     snprintf(number, sizeof number, "%d", fd);
     if (length < 0 || (size_t)length >= sizeof preload)
         return -1;
-    return setenv("LD_PRELOAD", preload, 1) == 0 && setenv("TDE_IO_KEYS_FD", number, 1) == 0 ? 0
+    return setenv("LD_PRELOAD", preload, 1) == 0 && setenv(KEYS_VARIABLE, number, 1) == 0 ? 0
                                                                                             : -1;
+}
+
+/*
+ * A program of this kind that started us has left its own hand-over open, which servers and
+ * what they start must not inherit.
+ */
+static void close_inherited(void)
+{
+    const char *number = getenv(KEYS_VARIABLE);
+    long fd = number == NULL ? -1 : strtol(number, NULL, 10);
+
+    if (fd > STDERR_FILENO && fd <= INT_MAX)
+        close((int)fd);
+    unsetenv(KEYS_VARIABLE);
 }
 
 int tde_bin_hand_over(const struct tde_bin_settings *settings)
@@ -206,6 +226,7 @@ int tde_bin_hand_over(const struct tde_bin_settings *settings)
     } secret;
     int fd = -1;
 
+    close_inherited();
     mlock(&secret, sizeof secret); /* Without it keys still work, only less protected. */
     if (load(settings, secret.record) != 0)
         return -1;

@@ -3,7 +3,6 @@
  */
 #include <limits.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "io_backup.h"
@@ -12,47 +11,19 @@
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
+#include "tde_preload.h"
 
 #define KEYS_FD_VARIABLE "TDE_IO_KEYS_FD"
-#define LIBRARY_NAME "libtde_io.so"
 
-/*
- * Take our own library out of a list that LD_PRELOAD separates with colons or spaces;
- * others that the operator wants in every program stay.
- */
 static void remove_preload(void)
 {
-    const char *list = getenv("LD_PRELOAD");
-    char *kept;
-    size_t used = 0;
+    char *others = tde_preload_others(getenv("LD_PRELOAD"));
 
-    if (list == NULL)
-        return;
-    kept = calloc(strlen(list) + 1, 1);
-    if (kept == NULL) {
-        unsetenv("LD_PRELOAD");
-        return;
-    }
-    while (*list != '\0') {
-        size_t length = strcspn(list, ": ");
-        const char *name = memrchr(list, '/', length);
-        size_t name_length = name == NULL ? length : length - (size_t)(name + 1 - list);
-
-        name = name == NULL ? list : name + 1;
-        if (length > 0 && !(name_length == strlen(LIBRARY_NAME) &&
-                            memcmp(name, LIBRARY_NAME, name_length) == 0)) {
-            if (used > 0)
-                kept[used++] = ':';
-            memcpy(kept + used, list, length);
-            used += length;
-        }
-        list += length + (list[length] != '\0');
-    }
-    if (used > 0)
-        setenv("LD_PRELOAD", kept, 1);
+    if (others != NULL && *others != '\0')
+        setenv("LD_PRELOAD", others, 1);
     else
         unsetenv("LD_PRELOAD");
-    free(kept);
+    free(others);
 }
 
 /* The number of the descriptor that the launcher left for us, or -1. */

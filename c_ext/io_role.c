@@ -3,6 +3,7 @@
  */
 #include "io_role.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -96,6 +97,9 @@ void tde_role_detect(void)
         return;
     path[length] = '\0';
     slash = strrchr(path, '/');
+    /* A program of `tde pg install-bin` has the name of one of PostgreSQL's (bin_main.c). */
+    if (dlsym(RTLD_DEFAULT, "tde_stand_in") != NULL)
+        return;
     role = role_of(slash == NULL ? path : slash + 1);
     if (role == TDE_ROLE_REWIND)
         find_rewind_target();

@@ -11,7 +11,7 @@ import pytest
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TdeError
 from tde.keystore import Keystore, inspect_keystore
-from tde.postgres import PostgresBinaries, Scope, install_bin_directory
+from tde.postgres import PostgresBinaries, Scope, install_bin_directory, list_binaries
 from tde.postgres.os_user import OsUser, run_as
 from tde.postgres.reachable import reachable_binaries
 
@@ -123,6 +123,44 @@ def test_rewind(programs: Programs, os_user_tmp_path: Path) -> None:
     assert not holds_canary(primary)
     programs.start(primary)
     assert programs.sql("SELECT a FROM t") == "of the new primary"
+
+
+@pytest.mark.parametrize("mode", ["--copy", "--link"])
+def test_upgrade(keystore_factory, os_user, os_user_tmp_path: Path, mode: str) -> None:
+    installed = sorted(list_binaries(), key=lambda binaries: binaries.version)
+    if installed[0].major == installed[-1].major:
+        pytest.skip("an upgrade needs two major versions of PostgreSQL")
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    old, new = (
+        Programs(
+            install_bin_directory(
+                os_user_tmp_path / name, binaries, os_user, keystore=keystore
+            ).path,
+            os_user_tmp_path,
+            os_user,
+        )
+        for name, binaries in (("old-bin", installed[0]), ("new-bin", installed[-1]))
+    )
+    before, after = os_user_tmp_path / "before", os_user_tmp_path / "after"
+    options = ("-N", "-k", "-A", "trust", "--locale=C", "-E", "UTF8", "-D")
+    old.run("initdb", *options, before)
+    old.start(before)
+    old.sql(f"CREATE TABLE t AS SELECT '{CANARY}' AS v FROM generate_series(1, 1000)")
+    old.sql("SELECT lo_from_bytea(0, 'large object')")
+    old.run("pg_ctl", "stop", "-D", before)
+    new.run("initdb", *options, after)
+    # pg_upgrade starts the servers of both through the programs of these directories.
+    clusters = ("-d", before, "-D", after, "-b", old.directory, "-B", new.directory)
+    new.run("pg_upgrade", *clusters, "-s", os_user_tmp_path, mode)
+    assert not holds_canary(after)
+    new.start(after)
+    try:
+        assert new.sql("SELECT count(*), max(v) FROM t") == f"1000|{CANARY}"
+        large_object = "SELECT convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata"
+        assert new.sql(large_object) == "large object"
+    finally:
+        new.run("pg_ctl", "stop", "-m", "immediate", "-D", after)
 
 
 def test_stock_programs_and_other_directories(
