@@ -115,19 +115,26 @@ static int run_all(int count, char **paths)
     return 0;
 }
 #elif defined(IN_PROCESSES)
+/* Scripts in front of "--" prepare what the others, each in a process of its own, begin with. */
 static int run_all(int count, char **paths)
 {
     pid_t children[16];
     int code = 0;
+    int first = 0;
 
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
+        if (is(paths[i], "--"))
+            first = i + 1;
+    for (int i = 0; i + 1 < first; i++)
+        run_to_file(paths[i]);
+    for (int i = first; i < count; i++) {
         children[i] = fork();
         if (children[i] == 0) {
             run_to_file(paths[i]);
             _exit(0);
         }
     }
-    for (int i = 0; i < count; i++)
+    for (int i = first; i < count; i++)
         code |= exit_code(children[i]);
     return code;
 }
