@@ -88,7 +88,7 @@ def run(
             scratch = tree.folder / "runs" / chosen.value
             bindir = tree.bindir
             if chosen is Side.tde:
-                bindir = make_wrappers(tree, scratch)
+                bindir = make_wrappers(tree, scratch, server_os_user(None))
             runner = Runner(tree, bindir, scratch, server_os_user(None), jobs, retries)
             for name in _chosen_suites(tree, suite):
                 started = time.monotonic()
