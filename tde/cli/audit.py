@@ -35,7 +35,9 @@ BackupOption = Annotated[
 ]
 JobsOption = Annotated[
     int | None,
-    typer.Option("--jobs", "-j", metavar="N", min=1, max=64, help="Threads. Default: one per processor."),
+    typer.Option(
+        "--jobs", "-j", metavar="N", min=1, max=64, help="Threads. Default: one per processor."
+    ),
 ]
 CanaryOption = Annotated[
     str | None,

@@ -18,7 +18,7 @@ MARGIN = 8192  # Bytes in front of a chunk, for what ended the one before it.
 #: A block that is being written is seen whole soon after; these are the waits in seconds.
 _WAITS = (0.0, 0.001, 0.005, 0.02, 0.1, 0.3, 0.6)
 #: When so many blocks stay wrong, waiting has shown that nobody is writing them.
-_PATIENCE = 8
+_PATIENCE = 4
 
 _local = threading.local()
 

@@ -1,0 +1,344 @@
+"""What ``tde pg audit`` finds when it is planted in a copy of an encrypted cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from support import CANARY, base_backup, make_directory, settle
+
+from tde import Algorithm, FileIdentity, PageCipher
+from tde.errors import ClusterKeystoreError, DataDirectoryError
+from tde.keystore import KeyOwner, Keystore
+from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
+from tde.postgres.auditor import FileClass, FindingKind
+
+PAGE = 8192
+TEXT = CANARY.decode()
+
+
+@dataclass
+class Prepared:
+    """A stopped cluster with a user tablespace and a WAL archive, and how to audit copies."""
+
+    cluster: Cluster
+    keystore: Keystore
+    archive: Path
+    backup: Path
+    heap: str
+    other: str
+    tablespace: int
+    in_tablespace: str
+
+    @property
+    def root(self) -> Path:
+        return self.cluster.data_directory
+
+    def audit(self, **arguments: object) -> AuditReport:
+        return audit(self.cluster, self.keystore, **arguments)  # type: ignore[arg-type]
+
+    def cipher(self, name: str) -> PageCipher:
+        oid = FileIdentity.from_path(name).tablespace
+        key = (
+            (Algorithm.AES256, self.keystore.unwrap_key(KeyOwner.wal()))
+            if oid is None
+            else self.keystore.tablespace_key(oid)
+        )
+        assert key is not None
+        return PageCipher(key[1], key[0])
+
+    def decrypted(self, path: Path, name: str) -> bytes:
+        identity = FileIdentity.from_path(name)
+        content = path.read_bytes()
+        with self.cipher(name) as cipher:
+            return cipher.decrypt_pages(
+                content, identity=identity.identity, first_block=identity.first_block
+            )
+
+
+@pytest.fixture(scope="module")
+def original(module_cluster_factory, any_binaries, module_os_user_tmp_path) -> Prepared:
+    directory = module_os_user_tmp_path
+    # Small segments, so that copies and archives are small; the size is read from pg_control.
+    made = module_cluster_factory(any_binaries, start=False, initdb_args=["--wal-segsize=1"])
+    archive = make_directory(made, directory / "archive")
+    made.start({"archive_mode": "on", "archive_command": f"cp %p {archive}/%f"})
+    space = create_tablespace(
+        made.cluster, made.keystore, "space", directory / "space", Algorithm.AES128
+    )
+    rows = f"SELECT g AS id, '{TEXT}' || g AS x FROM generate_series(1, 20000) g"
+    for table in ("heap", "other", "moved TABLESPACE space"):
+        made.query(f"CREATE TABLE {table} AS {rows}")
+    settle(made)
+    paths = [
+        made.query(f"SELECT pg_relation_filepath('{table}')")[0][0]
+        for table in ("heap", "other", "moved")
+    ]
+    backup = directory / "backup"
+    mapping = f"--tablespace-mapping={directory}/space={directory}/backup-space"
+    base_backup(made, backup, mapping)
+    made.cluster.stop()
+    return Prepared(
+        made.cluster, made.keystore, archive, backup, paths[0], paths[1], space.oid, paths[2]
+    )
+
+
+@pytest.fixture
+def copy(original, os_user_tmp_path) -> Prepared:
+    """A copy of everything, to be changed by one test, but only with :func:`store`."""
+    made = {}
+    for name in ("archive", "backup"):
+        made[name] = link_tree(getattr(original, name), os_user_tmp_path / name)
+    data = link_tree(original.root, os_user_tmp_path / "data")
+    link = data / "pg_tblspc" / str(original.tablespace)
+    space = link_tree(link.resolve(), os_user_tmp_path / "space")
+    link.unlink()
+    link.symlink_to(space)
+    cluster = Cluster(data, original.cluster.binaries, os_user=original.cluster.os_user)
+    return replace(original, cluster=cluster, **made)
+
+
+def link_tree(source: Path, target: Path) -> Path:
+    """Copy a directory without copying its files, of which a test changes one or two."""
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link)
+    return target
+
+
+def store(path: Path, content: bytes) -> None:
+    """Write a file of a copy; the original, another link of the same file, stays."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def write_at(path: Path, offset: int, content: bytes) -> None:
+    old = path.read_bytes()
+    store(path, old[:offset] + content + old[offset + len(content) :])
+
+
+def only_finding(report: AuditReport):
+    assert len(report.findings) == 1, [finding.problem for finding in report.findings]
+    assert not report.clean
+    return report.findings[0]
+
+
+def test_a_clean_cluster_with_archive_and_backup(copy):
+    report = copy.audit(archives=[copy.archive], backups=[copy.backup], canary=TEXT)
+    assert report.clean, report.findings
+    assert not report.running
+    by_name = {(line.place, line.name): line for line in report.lines}
+    assert by_name["cluster", "pg_default"].verified > 800
+    assert by_name["cluster", "WAL"].verified + by_name["cluster", "WAL"].recycled > 700
+    assert by_name[f"archive {copy.archive}", "WAL"].verified > 700
+    assert by_name[f"backup {copy.backup}", "pg_default"].verified > 800
+    ours = [line for line in report.lines if line.tablespace == copy.tablespace]
+    assert [line.algorithm for line in ours] == [Algorithm.AES128] * 2
+    assert all(line.verified > 100 for line in ours)
+    assert any("pg_control" in files.files for files in report.plain)
+    assert not any(line.torn or line.unproven for line in report.lines)
+
+
+def test_one_plaintext_page_in_the_middle_of_a_relation(copy):
+    path = copy.root / copy.heap
+    plain = copy.decrypted(path, copy.heap)
+    assert CANARY in plain
+    write_at(path, 60 * PAGE, plain[60 * PAGE : 61 * PAGE])
+    finding = only_finding(copy.audit())
+    assert (finding.kind, finding.file) == (FindingKind.PLAIN_PAGE, path)
+    assert (finding.block, finding.blocks) == (60, 1)
+    assert "plaintext" in finding.problem
+    assert finding.remedy
+
+
+def test_part_of_a_page_in_plaintext(copy):
+    path = copy.root / copy.heap
+    plain = copy.decrypted(path, copy.heap)
+    write_at(path, 60 * PAGE + 4096, plain[60 * PAGE + 4096 : 61 * PAGE])
+    finding = only_finding(copy.audit())
+    assert (finding.kind, finding.block) == (FindingKind.PLAINTEXT, 60)
+
+
+def test_a_relation_copied_over_another(copy):
+    store(copy.root / copy.other, (copy.root / copy.heap).read_bytes())
+    finding = only_finding(copy.audit())
+    assert (finding.kind, finding.file) == (FindingKind.FOREIGN, copy.root / copy.other)
+    assert finding.block == 0
+    assert finding.blocks > 100
+    assert copy.heap in finding.problem
+
+
+def test_a_relation_of_another_tablespace(copy):
+    moved = copy.root / copy.in_tablespace
+    store(moved.parent / Path(copy.heap).name, (copy.root / copy.heap).read_bytes())
+    finding = only_finding(copy.audit())
+    assert finding.kind is FindingKind.FOREIGN
+    assert "key of tablespace 1663" in finding.problem
+
+
+@pytest.mark.parametrize("place", ["archive", "pg_wal"])
+def test_a_plaintext_segment(copy, place):
+    archived = sorted(copy.archive.glob("0*[0-9A-F]"))[-1]
+    plain = copy.decrypted(archived, archived.name)
+    path = archived if place == "archive" else copy.root / "pg_wal" / archived.name
+    store(path, plain)
+    report = copy.audit(archives=[copy.archive])
+    assert {finding.file for finding in report.findings} == {path}
+    assert {finding.kind for finding in report.findings} == {FindingKind.PLAIN_PAGE}
+    line = next(line for line in report.lines if line.findings)
+    assert line.file_class is FileClass.WAL
+    assert line.place.startswith("archive" if place == "archive" else "cluster")
+
+
+def test_a_segment_copied_over_another(copy):
+    segments = sorted(copy.archive.glob("0*[0-9A-F]"))
+    store(segments[1], segments[0].read_bytes())
+    report = copy.audit(archives=[copy.archive])
+    assert {finding.file for finding in report.findings} == {segments[1]}
+    assert report.findings[0].kind is FindingKind.FOREIGN
+    assert segments[0].name in report.findings[0].problem
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize("offset", [100, PAGE - 5, (1 << 20) - 7, (64 << 20) - 9])
+def test_a_canary_in_a_temporary_file(copy, encoding, offset):
+    """Also across the ends of blocks, of chunks that are read, and of stretches of a thread."""
+    path = copy.root / "base/pgsql_tmp/pgsql_tmp77.0"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(os.urandom(2 * PAGE))
+    os.truncate(path, (64 << 20) + PAGE)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(TEXT.encode(encoding))
+    report = copy.audit(canary=TEXT)
+    hits = [f for f in report.findings if f.kind is FindingKind.CANARY]
+    assert [(hit.file, hit.offset) for hit in hits] == [(path, offset)]
+
+
+def test_rows_in_temporary_files(copy):
+    directory = copy.root / "base/pgsql_tmp"
+    directory.mkdir(exist_ok=True)
+    (directory / "pgsql_tmp77.0").write_bytes(os.urandom(3 * PAGE + 700))
+    (directory / "pgsql_tmp77.1").write_bytes(os.urandom(100))
+    (directory / "pgsql_tmp77.2").write_bytes(os.urandom(PAGE) + CANARY * 10)
+    (directory / "pgsql_tmp77.3").write_bytes(CANARY * 1000)
+    report = copy.audit()
+    found = {(finding.file.name, finding.block) for finding in report.findings}
+    assert found == {("pgsql_tmp77.2", 1), ("pgsql_tmp77.3", 0)}
+    assert {finding.kind for finding in report.findings} == {FindingKind.PLAINTEXT}
+    line = next(line for line in report.lines if line.file_class is FileClass.EPHEMERAL)
+    assert (line.too_short, line.random) == (1, 5)
+
+
+def test_a_tablespace_in_plaintext_in_scope_cluster(copy, original):
+    oid = 77777
+    original.keystore.create_plaintext_entry(oid)
+    try:
+        space = copy.root.parent / "plain"
+        (space / "PG_x").mkdir(parents=True)
+        (copy.root / "pg_tblspc" / str(oid)).symlink_to(space)
+        finding = next(f for f in copy.audit().findings if f.kind is FindingKind.POLICY)
+        assert str(oid) in finding.problem
+        assert finding.remedy
+    finally:
+        (original.keystore.path / "keys" / f"{oid}.key").unlink()
+
+
+def test_scope_tablespaces(encrypted_cluster_factory, any_binaries, os_user_tmp_path):
+    """Plaintext by decision is no finding; a tablespace without any record is one."""
+    made = encrypted_cluster_factory(any_binaries, scope=Scope.TABLESPACES)
+    create_tablespace(made.cluster, made.keystore, "open", os_user_tmp_path / "open", None)
+    made.query(f"CREATE TABLE t TABLESPACE open AS SELECT '{TEXT}' AS x")
+    settle(made)
+    report = audit(made.cluster, made.keystore)
+    assert report.clean
+    assert sum(line.by_decision for line in report.lines) == 3
+    canaries = audit(made.cluster, made.keystore, canary=TEXT).findings
+    assert canaries
+    assert all("by decision" in finding.remedy for finding in canaries)
+    location = make_directory(made, os_user_tmp_path / "nokey")
+    made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
+    finding = only_finding(audit(made.cluster, made.keystore))
+    assert finding.kind is FindingKind.NO_KEY
+    assert finding.file == location
+
+
+def test_damage_is_told_from_plaintext(copy):
+    path = copy.root / copy.heap
+    write_at(path, 5 * PAGE + 5000, b"\xa5")
+    finding = only_finding(copy.audit())
+    assert (finding.kind, finding.block) == (FindingKind.BAD_CHECKSUM, 5)
+
+
+def test_torn_pages_of_a_backup_need_replay(copy):
+    """A page that the copy caught half-written is repaired by WAL replay, so it is no finding."""
+    name = copy.heap
+    path = copy.backup / name
+    plain = bytearray(copy.decrypted(path, name)[: 2 * PAGE])
+    plain[PAGE - 100 : PAGE] = os.urandom(100)
+    with copy.cipher(name) as cipher:
+        newer = cipher.encrypt_pages(plain, identity=FileIdentity.from_path(name).identity)
+    write_at(path, 4096, newer[4096:PAGE])
+    write_at(path, PAGE, bytes(512))  # Never written before: zeros as stored.
+    report = copy.audit(backups=[copy.backup])
+    assert report.clean, report.findings
+    assert sum(line.torn for line in report.lines) == 2
+    (copy.backup / "backup_label").unlink()
+    store(copy.backup / "global/pg_control", (copy.root / "global/pg_control").read_bytes())
+    kinds = {finding.kind for finding in copy.audit(backups=[copy.backup]).findings}
+    assert kinds == {FindingKind.BAD_CHECKSUM, FindingKind.FOREIGN}
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("base/5/16384.bak", "nobody encrypts it"),
+        ("dump.sql", "nobody encrypts it"),
+        ("core.4711", "nobody encrypts it"),
+        ("backup.tar.gz", "compressed"),
+        ("base.tar", "tar archive"),
+    ],
+)
+def test_unknown_files(copy, name, word):
+    path = copy.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"rows")
+    finding = only_finding(copy.audit())
+    assert (finding.kind, finding.file) == (FindingKind.UNKNOWN_FILE, path)
+    assert word in finding.problem
+
+
+def test_directories_of_other_versions_are_named(copy):
+    link = copy.root / "pg_tblspc" / str(copy.tablespace)
+    (link / "PG_14_202107181/5").mkdir(parents=True)
+    finding = only_finding(copy.audit())
+    assert "another version" in finding.problem
+
+
+def test_reading_stops_at_once_when_interrupted(copy):
+    class Impatient:
+        def found(self, total: int) -> None:
+            self.total = total
+
+        def read(self, count: int, name: str) -> None:
+            raise KeyboardInterrupt
+
+    observer = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        copy.audit(observer=observer, jobs=2)
+    assert observer.total > 1 << 20
+
+
+def test_refusals(copy, encrypted_cluster_factory, any_binaries, keystore_factory):
+    with pytest.raises(ClusterKeystoreError, match="does not belong"):
+        audit(copy.cluster, keystore_factory("stranger"))
+    with pytest.raises(DataDirectoryError, match="no base backup"):
+        copy.audit(backups=[copy.root / "missing"])
+    with pytest.raises(DataDirectoryError, match="not a base backup"):
+        copy.audit(backups=[copy.archive])
+    with pytest.raises(ValueError, match="canary"):
+        copy.audit(canary="")
+    plain = encrypted_cluster_factory.plain(any_binaries, start=False)
+    with pytest.raises(ClusterKeystoreError, match="not encrypted"):
+        audit(plain.cluster, copy.keystore)
