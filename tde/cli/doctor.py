@@ -112,12 +112,15 @@ def _remedies(findings: list[Finding]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row(Text("What to do", "bold"))
-    shown = set()
-    for finding in sorted(findings, key=lambda f: list(_STYLES).index(f.verdict.value) * -1):
-        if (finding.title, finding.remedy) not in shown:
-            shown.add((finding.title, finding.remedy))
-            title = Text(f"  {finding.title}", _STYLES[finding.verdict.value])
-            table.add_row(title, Text(finding.remedy))
+    for verdict in ("problem", "warning", "unknown"):
+        titles: dict[str, list[str]] = {}
+        for finding in findings:
+            if finding.verdict.value == verdict:
+                titles.setdefault(finding.remedy, []).append(finding.title)
+        for remedy, named in titles.items():
+            more = len(set(named)) - 1
+            title = f"  {named[0]}" + (f" and {more} more" if more else "")
+            table.add_row(Text(title, _STYLES[verdict]), Text(remedy))
     return table
 
 

@@ -20,10 +20,12 @@ from tde.errors import (
 )
 from tde.postgres.binaries import PostgresBinaries, find_binaries
 from tde.postgres.control import read_major_version, require_supported_build
+from tde.postgres.convert.state import require_not_converting
 from tde.postgres.initialize import (
     initialize_cluster,
     require_creatable,
     require_keystore_access,
+    require_separate,
 )
 from tde.postgres.launch import (
     program_environment,
@@ -182,7 +184,7 @@ class Cluster:
 
         Raises:
             NoDataDirectoryError: there is no cluster.
-            ClusterKeystoreError: the keystore is not the cluster's, or lacks keys.
+            ClusterKeystoreError: the keystore is not the cluster's, lacks keys, or lies inside it.
             UnsupportedServerError: the build or its configuration cannot be encrypted.
             ServerStillStartingError: it is alive and encrypts, but is not ready in time.
             ServerStartError: it runs already, or did not start.
@@ -206,6 +208,8 @@ class Cluster:
         stock_socket: bool,
     ) -> None:
         """Start the server; the caller holds the lock."""
+        from tde.postgres.checkup.at_start import warn_of_machine  # It imports this module.
+
         self.require_stopped()
         self._require_keystore(keystore)
         with program_environment(keystore, self.os_user, environment) as program:
@@ -215,6 +219,7 @@ class Cluster:
             if keystore is not None:
                 require_supported_build(self.binaries, self.os_user)
                 settings.require_supported()
+                warn_of_machine(self.os_user)
             if log is None:
                 log = self.default_log
                 prepare_log(log, self.os_user)
@@ -363,9 +368,11 @@ class Cluster:
 
         Raises:
             NoDataDirectoryError: there is no cluster.
+            ConversionError: it is partly encrypted, by an interrupted conversion.
             ServerStartError: it runs.
         """
         read_major_version(self.data_directory)
+        require_not_converting(self.data_directory)
         pid = self.pid
         if pid is not None:
             raise ServerStartError(
@@ -389,4 +396,5 @@ class Cluster:
         require_matching_keystore(self.data_directory, self.marker, uuid)
         if keystore is not None:
             require_cluster_keys(keystore, self.data_directory)
+            require_separate(self.data_directory, keystore.path)
             require_keystore_access(keystore.path, self.os_user)

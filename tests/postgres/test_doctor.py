@@ -10,12 +10,15 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+from common import PASSPHRASE
+from machine_tree import Machine
 from support import configure
 
-from tde.errors import UnsupportedServerError
+from tde.errors import ClusterKeystoreError, UnsupportedServerError
+from tde.keystore import Keystore
 from tde.keystore.auto_open import auto_open_path
 from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries, run_program
-from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict
+from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict, runner
 from tde.postgres.guard import GUARD_FILE
 from tde.postgres.marker import Marker
 
@@ -85,7 +88,7 @@ def test_a_stopped_cluster_without_defects(stopped):
     report = examine(stopped, tuple(Group))
     assert report.healthy, report.of(Verdict.PROBLEM, Verdict.UNKNOWN)
     assert report.settings_source == "the configuration files"
-    assert list(Path("/tmp").glob("tde-doctor-*")) == []
+    assert list(Path("/tmp").glob(f"tde-doctor-{os.getpid()}-*")) == []
 
 
 def unhandled_server(directory: Path, real: PostgresBinaries) -> PostgresBinaries:
@@ -214,6 +217,11 @@ def test_a_keystore_that_travels_with_the_data(stopped):
     try:
         found = only(examine(stopped, keystore=inside), "keystore", Verdict.PROBLEM)
         assert "overlap" in found.detail
+        with (
+            Keystore.open(inside, PASSPHRASE) as moved,
+            pytest.raises(ClusterKeystoreError, match="overlap"),
+        ):
+            stopped.cluster.start(moved)
         link = stopped.data_directory / "pg_tblspc" / "16999"
         inside.rename(outside)
         link.symlink_to(outside.parent / "space")
@@ -227,6 +235,16 @@ def test_a_keystore_that_travels_with_the_data(stopped):
         if inside.exists():
             inside.rename(outside)
     require_ok(examine(stopped), "keystore")
+
+
+def test_every_start_warns_of_the_machine(stopped, tmp_path, monkeypatch, caplog):
+    machine = Machine(tmp_path)
+    machine.device("vdb")
+    machine.swap("/dev/vdb")
+    monkeypatch.setattr(runner, "MachineFiles", lambda: MachineFiles(tmp_path))
+    stopped.start()
+    stopped.cluster.stop("immediate")
+    assert "swapoff /dev/vdb" in caplog.text
 
 
 def test_a_keystore_that_is_missing_or_another(stopped, module_cluster_factory):
@@ -338,17 +356,12 @@ def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):
     log.touch(mode=0o600)
     if stopped.cluster.os_user is not None:
         os.chown(log, stopped.cluster.os_user.uid, stopped.cluster.os_user.gid)
-    for name, content in (
-        ("proc/self/mountinfo", "22 1 253:0 / / rw - ext4 /dev/dm-0 rw\n"),
-        ("sys/class/block/dm-0/dm/uuid", "CRYPT-LUKS2-0123-root\n"),
-    ):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(content)
-    (tmp_path / "sys/dev/block").mkdir(parents=True)
-    (tmp_path / "sys/dev/block/253:0").symlink_to("../../devices/virtual/block/dm-0")
+    machine = Machine(tmp_path)
+    machine.device("dm-0", "CRYPT-LUKS2-0123-root")
+    machine.root_device("dm-0")
     report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
     require_ok(report, "log_content")
-    (tmp_path / "sys/class/block/dm-0/dm/uuid").write_text("LVM-0123\n")
+    machine.device("dm-0", "LVM-0123")
     report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
     assert only(report, "log_content", Verdict.WARNING)
     log.unlink()

@@ -8,10 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tde.errors import (
-    ProgramError,
-    TdeError,
-)
+from tde.errors import ProgramError, TdeError
 from tde.postgres.checkup.model import Outcome, ok, problem, unknown, warning
 from tde.postgres.checkup.settings import Settings
 from tde.postgres.checkup.subject import Subject
@@ -24,6 +21,7 @@ from tde.postgres.process_files import working_directory
 from tde.postgres.start_settings import unsupported_settings
 
 _REFUSED_VALUE = re.compile(r'invalid value for parameter "(\w+)": "(\w+)"')
+_LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] (LOG: +|FATAL: +)?")
 _GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
 
 
@@ -77,7 +75,8 @@ def check_configuration(subject: Subject) -> Iterator[Outcome]:
     """Tell where the settings were read, or why they could not be."""
     found = subject.found_settings
     if isinstance(found, ProgramError) and "Permission denied" not in str(found):
-        yield problem(str(found), found.remedy or "Correct the configuration files.")
+        message = " ".join(_LOG_PREFIX.sub("", line) for line in str(found).splitlines())
+        yield problem(message, found.remedy or "Correct the configuration files.")
     elif isinstance(found, TdeError):
         yield unknown(f"the settings could not be read: {found}", found.remedy or _AS_OWNER)
     elif subject.settings.obstacle:

@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,8 @@ SETTINGS = (
 )
 _SINCE_18 = ("io_method",)
 _UNKNOWN_SETTING = "unrecognized configuration parameter"
+# Not TMPDIR, which may be closed to the server's user.
+_TEMPORARY = Path("/tmp")
 _CONNECT_SECONDS = "5"
 
 
@@ -148,7 +149,7 @@ def _configuration_environment(
         return
     from tde.keystore import KdfParameters, Keystore
 
-    directory = Path(tempfile.gettempdir()) / f"tde-doctor-{secrets.token_hex(8)}"
+    directory = _TEMPORARY / f"tde-doctor-{os.getpid()}-{secrets.token_hex(8)}"
     owner = None if os_user is None else (os_user.uid, os_user.gid)
     cheap = KdfParameters(memory_kib=8 * 1024, iterations=1, lanes=1)
     try:
