@@ -27,6 +27,9 @@ ssize_t tde_block_pwritev(const struct tde_file *file, int fd, const struct iove
  */
 int tde_block_resize(const struct tde_file *file, int fd, off_t length);
 
+/* As ftruncate; a file that could not be cut or made longer reads as before. */
+int tde_block_truncate(const struct tde_file *file, int fd, off_t length);
+
 /*
  * Encode the whole file again under another identity, or as plaintext when TO is NULL,
  * and make it durable.  0, or -1 with errno.

@@ -1,11 +1,13 @@
 /*
  * io_block_shape.c - changes of an encrypted file's length and of its identity.
  */
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "io_block.h"
 #include "io_stored.h"
+#include "io_symbols.h"
 #include "io_transfer.h"
 #include "io_unit.h"
 #include "tde_crypto.h"
@@ -46,6 +48,37 @@ int tde_block_resize(const struct tde_file *file, int fd, off_t length)
         !tde_unit_keeps_zeros(file, (size_t)(length - last)))
         return reshape_unit(file, fd, last, length, buffers);
     return 0;
+}
+
+/*
+ * The length stays SIZE.  The unit that was prepared for LENGTH is in this thread's buffers
+ * as it was: the one that would have been cut, or the short last one that would have grown.
+ */
+static void undo_resize(int fd, off_t size, off_t length)
+{
+    struct tde_buffers *buffers = tde_buffers_get();
+    off_t changed = tde_unit_start(length < size ? length : size);
+    int saved = errno;
+
+    if (tde_file_size(fd) > size && tde_libc()->ftruncate(fd, size) != 0) {
+        /* The file keeps zeros behind its end. */
+    }
+    if (buffers != NULL && length != size && changed != length && changed != size)
+        tde_write_fully(fd, buffers->stored, tde_smaller((size_t)(size - changed), TDE_BLOCK_SIZE),
+                        changed);
+    errno = saved;
+}
+
+int tde_block_truncate(const struct tde_file *file, int fd, off_t length)
+{
+    off_t size = tde_file_size(fd);
+
+    if (size < 0 || tde_block_resize(file, fd, length) != 0)
+        return -1;
+    if (tde_libc()->ftruncate(fd, length) == 0)
+        return 0;
+    undo_resize(fd, size, length);
+    return -1;
 }
 
 /* The unit is in buffers->plain: store it under its new identity, or as it is. */

@@ -105,8 +105,8 @@ TDE_EXPORT int ftruncate(int fd, off_t length)
 {
     const struct tde_file *file = tde_files_find(fd);
 
-    if (file != NULL && length >= 0 && tde_block_resize(file, fd, length) != 0)
-        return -1;
+    if (file != NULL && length >= 0)
+        return tde_block_truncate(file, fd, length);
     return tde_libc()->ftruncate(fd, length);
 }
 
