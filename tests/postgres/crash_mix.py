@@ -236,3 +236,15 @@ def kill_backend(pid: int, chooser: random.Random) -> str:
         child.kill()
         return title
     return ""
+
+
+def wait_until_ready(cluster: RunningCluster) -> None:
+    """Wait until a postmaster has replaced its children after one was killed."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            cluster.query("SELECT 1")
+            return
+        except psycopg2.OperationalError:
+            assert time.monotonic() < deadline, "the server did not recover by itself"
+            time.sleep(0.05)

@@ -13,7 +13,6 @@ import random
 import threading
 import time
 
-import psycopg2
 import pytest
 from crash_mix import (
     BATCH,
@@ -22,6 +21,7 @@ from crash_mix import (
     kill_backend,
     kill_server,
     running_mix,
+    wait_until_ready,
 )
 from support import CANARY, files_with, make_directory, pgbench, settle, tpcb_sums
 
@@ -94,18 +94,6 @@ def crash_in_recovery(cluster, options: dict[str, str], chooser: random.Random) 
     assert not starting.is_alive(), "pg_ctl still waits for a server that was killed"
 
 
-def wait_for_own_recovery(cluster) -> None:
-    """Wait until a postmaster has replaced its children after one was killed."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            cluster.query("SELECT 1")
-            return
-        except psycopg2.OperationalError:
-            assert time.monotonic() < deadline, "the server did not recover by itself"
-            time.sleep(0.05)
-
-
 def crash(cluster, ledger: Ledger, chooser: random.Random, options: dict[str, str]) -> str:
     """Kill the server, or one process of it, at a random moment; it runs afterwards."""
     kind = chooser.choices(
@@ -125,7 +113,7 @@ def crash(cluster, ledger: Ledger, chooser: random.Random, options: dict[str, st
     if kind == "server, then recovery":
         crash_in_recovery(cluster, options, chooser)
     if kind == "child":
-        wait_for_own_recovery(cluster)
+        wait_until_ready(cluster)
     else:
         cluster.start(options)
     return kind
