@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from tde.errors import ConversionError, UnsupportedServerError
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
+from tde.postgres.binaries import PostgresBinaries
 from tde.postgres.cluster import Cluster
 from tde.postgres.control import (
     PAGE_BYTES,
@@ -20,6 +22,7 @@ from tde.postgres.control import (
 )
 from tde.postgres.convert.blocks import SAMPLES_PER_BLOCK, Direction, convert, invalid_pages
 from tde.postgres.convert.plan import Plan, PlannedFile
+from tde.postgres.os_user import OsUser
 
 _CLEAN_STATES = ("shut down", "shut down in recovery")
 _LEFTOVERS = {
@@ -33,11 +36,11 @@ _HEADROOM = 1 << 20  # Bytes for what is in the journal besides samples.
 
 
 def require_stopped_cleanly(cluster: Cluster) -> ControlData:
-    """Check the cluster's state and build, and return what pg_control says.
+    """Check the cluster's state and format, and return what pg_control says.
 
     Raises:
         ConversionError: a server runs, or the last one did not shut down cleanly.
-        UnsupportedServerError: the block or segment size, or the build, is not supported.
+        UnsupportedServerError: the block or segment size is not supported.
     """
     directory = cluster.data_directory
     for name, remedy in _LEFTOVERS.items():
@@ -56,9 +59,19 @@ def require_stopped_cleanly(cluster: Cluster) -> ControlData:
             remedy=f"Only {PAGE_BYTES} bytes and {SEGMENT_PAGES} pages, the defaults, can be "
             "encrypted: dump the database and restore it into such a cluster.",
         )
-    require_supported_build(cluster.binaries, cluster.os_user)
     _require_own_configuration(directory / "postgresql.conf")
     return control
+
+
+@lru_cache
+def require_encrypting_server(binaries: PostgresBinaries, os_user: OsUser | None) -> None:
+    """Check that the server will be able to work on the encrypted cluster; once per process.
+
+    Raises:
+        UnsupportedServerError: the build has other sizes or does file I/O in unknown ways.
+        InterposerError: the interposer was not built.
+    """
+    require_supported_build(binaries, os_user)
 
 
 def _require_own_configuration(path: Path) -> None:

@@ -27,6 +27,7 @@ from tde.postgres.cluster import Cluster
 from tde.postgres.control import read_major_version
 from tde.postgres.convert.blocks import Direction
 from tde.postgres.convert.checks import (
+    require_encrypting_server,
     require_room,
     require_stopped_cleanly,
     require_usable_files,
@@ -242,6 +243,7 @@ class _Conversion:
         control = require_stopped_cleanly(self.cluster)
         version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
         if self.direction is Direction.ENCRYPT:
+            require_encrypting_server(self.cluster.binaries, self.os_user)
             return self._begin_encrypt(earlier, version, control.redo_segment)
         assert marker is not None  # Checked above.
         return self._begin_decrypt(marker, version, control.redo_segment)

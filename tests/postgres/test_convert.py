@@ -1,0 +1,375 @@
+"""tde pg encrypt and tde pg decrypt on real clusters: every byte of the result, and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from common import PASSPHRASE
+from conftest import RunningCluster
+from conversions import (
+    ROWS,
+    Original,
+    content,
+    encrypted_form,
+    make_original,
+    make_user_tablespace,
+    without_ours,
+)
+from support import CANARY, files_with, pgbench, tpcb_sums
+
+from tde.algorithms import Algorithm
+from tde.errors import (
+    ClusterKeystoreError,
+    ConversionError,
+    NoDataDirectoryError,
+)
+from tde.keystore import inspect_keystore
+from tde.postgres import Scope, decrypt_cluster, encrypt_cluster, run_program
+from tde.postgres.convert.names import resolve_tablespaces
+
+
+@pytest.fixture(scope="module")
+def original(module_cluster_factory, any_binaries) -> Original:
+    return make_original(module_cluster_factory, any_binaries)
+
+
+@pytest.fixture
+def copy(original, request):
+    """A copy of the stopped cluster, for one test."""
+    made = original.copy(request.node.name.replace("[", "-").rstrip("]"))
+    yield made
+    shutil.rmtree(made.data_directory)
+
+
+def permissions(directory: Path) -> dict[str, tuple[int, int, int]]:
+    found = {}
+    for path in [directory, *directory.rglob("*")]:
+        status = path.lstat()
+        found[str(path.relative_to(directory))] = (status.st_mode, status.st_uid, status.st_size)
+    return found
+
+
+def test_there_and_back(module_cluster_factory, binaries_older_slow, os_user_tmp_path):
+    """On every version: bit by bit, and with a server in between."""
+    factory, binaries = module_cluster_factory, binaries_older_slow
+    made = factory.plain(binaries, name=f"whole-{binaries.major}")
+    pgbench(made, "-i", "-s", "1", "-q")
+    pgbench(made, "-n", "-t", "50", "-c", "2")
+    made.query("CREATE EXTENSION amcheck") if has_amcheck(binaries) else None
+    make_user_tablespace(made, os_user_tmp_path / "outside")
+    made.cluster.stop()
+    before, modes = content(made.data_directory), permissions(made.data_directory)
+    keystore = factory.keystore(f"whole-{binaries.major}-keystore")
+
+    seen: list[tuple[int, int]] = []
+    summary = encrypt_cluster(made.cluster, keystore, progress=lambda *now: seen.append(now))
+    assert seen[-1] == (summary.bytes, summary.bytes)
+    assert summary.invalid_pages == 0
+    assert not summary.resumed
+    assert 0 < summary.bytes_written <= summary.bytes
+    after = content(made.data_directory)
+    assert without_ours(after) == without_ours(encrypted_form(before, keystore))
+    assert files_with(CANARY, made.data_directory, os_user_tmp_path / "outside") == []
+
+    made.keystore = keystore
+    made.start()
+    assert len(tpcb_sums(made)) == 1
+    assert made.query("SELECT x FROM o") == [(CANARY.decode(),)]
+    check_structure(made)
+    pgbench(made, "-n", "-t", "50", "-c", "2")
+    made.cluster.stop()
+
+    assert decrypt_cluster(made.cluster, keystore).invalid_pages == 0
+    made.keystore = None
+    made.start()
+    assert len(tpcb_sums(made)) == 1
+    assert made.query("SELECT x FROM o") == [(CANARY.decode(),)]
+    assert made.query("SELECT count(*) FROM pgbench_history") == [(200,)]
+    check_structure(made)
+    made.cluster.stop()
+    now = permissions(made.data_directory)
+    assert {name: modes[name][:2] for name in modes.keys() & now.keys()} == {
+        name: now[name][:2] for name in modes.keys() & now.keys()
+    }
+    assert content(made.data_directory)["postgresql.conf"] == before["postgresql.conf"]
+    assert not (made.data_directory / "tde_convert").exists()
+
+
+def has_amcheck(binaries) -> bool:
+    shared = binaries.bindir.parent / "share"
+    places = [shared, Path(f"/usr/share/postgresql/{binaries.major}")]
+    return any(list(place.glob("**/extension/amcheck.control")) for place in places)
+
+
+def check_structure(cluster) -> None:
+    """Run pg_amcheck where its extension is installed."""
+    if not has_amcheck(cluster.cluster.binaries):
+        return
+    parameters = cluster.cluster.connection_parameters()
+    run = run_program(
+        cluster.cluster.binaries,
+        "pg_amcheck",
+        [
+            *("-h", str(parameters["host"]), "-p", str(parameters["port"])),
+            *("-U", str(parameters["user"]), "--heapallindexed", "postgres"),
+        ],
+        os_user=cluster.cluster.os_user,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_bit_by_bit_both_ways(original, copy, keystore_factory, algorithm):
+    before = content(copy.data_directory)
+    blocks = {p: p.stat().st_blocks for p in copy.data_directory.rglob("*")}
+    keystore = keystore_factory()
+    encrypt_cluster(copy, keystore, algorithm=algorithm, jobs=3)
+    assert without_ours(content(copy.data_directory)) == without_ours(
+        encrypted_form(before, keystore)
+    )
+    # Holes are still holes.
+    assert {p: n for p, n in blocks.items() if p.stat().st_blocks > n + 16} == {}
+    decrypt_cluster(copy, keystore)
+    assert content(copy.data_directory) == before
+    assert len(inspect_keystore(keystore.path).keys) == 4  # Backups still need them.
+
+
+def test_scope_tablespaces(original, copy, keystore_factory):
+    before = content(copy.data_directory)
+    keystore = keystore_factory()
+    oids = resolve_tablespaces(copy.data_directory, ["secret"])
+    assert oids == [original.tablespace]
+    summary = encrypt_cluster(copy, keystore, scope=Scope.TABLESPACES, tablespaces=oids)
+    assert summary.plaintext_files > 100
+    after = content(copy.data_directory)
+    assert without_ours(after) == without_ours(encrypted_form(before, keystore))
+    changed = {name for name in before if after[name] != before[name]} - {"postgresql.conf"}
+    assert all(name.startswith(("pg_wal/", "pg_tblspc/")) for name in changed)
+    assert any(name.startswith("pg_tblspc/") for name in changed)
+    decrypt_cluster(copy, keystore)
+    assert content(copy.data_directory) == before
+
+
+def test_a_server_on_a_cluster_with_one_encrypted_tablespace(original, copy, keystore_factory):
+    keystore = keystore_factory()
+    encrypt_cluster(
+        copy, keystore, scope=Scope.TABLESPACES, tablespaces=[1664, original.tablespace]
+    )
+    made = RunningCluster(copy, keystore)
+    made.start()
+    protections = copy.status().protections
+    assert protections["pg_default"] == "plaintext"
+    assert protections["pg_global"] == protections["WAL"] == "AES-256-XTS"
+    assert protections[str(original.tablespace)] == "AES-256-XTS"
+    assert made.query("SELECT count(*), max(x) FROM t") == [(ROWS, CANARY.decode())]
+    copy.stop()
+
+
+def test_names_of_tablespaces(original):
+    directory = original.made.data_directory
+    wanted = ["pg_default", "pg_global", str(original.tablespace), "secret"]
+    assert resolve_tablespaces(directory, wanted) == [
+        1663,
+        1664,
+        original.tablespace,
+        original.tablespace,
+    ]
+    with pytest.raises(ConversionError, match='no tablespace "other"') as caught:
+        resolve_tablespaces(directory, ["other"])
+    assert "secret" in caught.value.remedy
+
+
+def test_temporary_files_are_removed_as_the_server_would(original, copy, keystore_factory):
+    directory = copy.data_directory
+    for name in (
+        "base/pgsql_tmp/pgsql_tmp1.0",
+        "base/pgsql_tmp/pgsql_tmp2.0.fileset/0.0",
+        "pg_wal/xlogtemp.77",
+        "pg_notify/0000",
+        "pg_replslot/slot/xid-740-lsn-0-1.spill",
+    ):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(CANARY)
+    foreign = directory / "base/pgsql_tmp/notes"
+    foreign.write_bytes(b"mine")
+    if os.geteuid() == 0:
+        for path in directory.rglob("*"):
+            os.chown(path, directory.stat().st_uid, directory.stat().st_gid)
+    summary = encrypt_cluster(copy, keystore_factory())
+    assert summary.removed_files == 5
+    assert len(summary.warnings) == 1
+    assert "base/pgsql_tmp/notes" in summary.warnings[0]
+    assert foreign.read_bytes() == b"mine"
+    assert files_with(CANARY, directory) == []
+
+
+def refuse(copy, keystore, match, error=ConversionError, **arguments):
+    """Check that encryption is refused with a remedy and that nothing was changed."""
+    before = content(copy.data_directory)
+    with pytest.raises(error, match=match) as caught:
+        encrypt_cluster(copy, keystore, **arguments)
+    assert caught.value.remedy
+    assert content(copy.data_directory) == before
+    assert inspect_keystore(keystore.path).keys == []
+
+
+def test_refusals_of_files(original, copy, keystore_factory):
+    directory = copy.data_directory
+    keystore = keystore_factory()
+    database = next(path for path in (directory / "base").iterdir() if path.name == "5")
+    relation = database / "1259"
+
+    with relation.open("ab") as file:
+        file.write(b"x" * 100)
+    refuse(copy, keystore, "its last 100 are not a whole page")
+    os.truncate(relation, relation.stat().st_size - 100)
+
+    (directory / "snapshot").hardlink_to(relation)
+    refuse(copy, keystore, r"2 names \(hard links\)")
+    (directory / "snapshot").unlink()
+
+    relation.rename(directory / "moved")
+    relation.symlink_to(directory / "moved")
+    refuse(copy, keystore, "1259 is a link")
+    relation.unlink()
+    (directory / "moved").rename(relation)
+
+    mode = relation.stat().st_mode
+    relation.chmod(0o400)
+    refuse(copy, keystore, "cannot open .*1259 for reading and writing: Permission denied")
+    relation.chmod(stat.S_IMODE(mode))
+
+    with relation.open("r+b") as file:
+        first = file.read(8192)
+        file.seek(0)
+        file.write(os.urandom(8192))
+    refuse(copy, keystore, "1 of .* files do not begin with a valid plain page: .*1259")
+    summary = encrypt_cluster(copy, keystore, allow_invalid_pages=True)
+    assert summary.invalid_pages == 1
+    assert "block 0 of" in summary.invalid_examples[0]
+    decrypt_cluster(copy, keystore, allow_invalid_pages=True)
+    with relation.open("r+b") as file:
+        assert file.read(8192) != first
+        file.seek(0)
+        file.write(first)
+
+
+def test_refusals_of_clusters(original, copy, keystore_factory, tmp_path):
+    directory = copy.data_directory
+    keystore = keystore_factory()
+    with pytest.raises(NoDataDirectoryError):
+        encrypt_cluster(type(copy)(tmp_path / "none", copy.binaries), keystore)
+    for name in ("postmaster.pid", "backup_label", "global/pg_control.old"):
+        (directory / name).write_text("")
+        refuse(copy, keystore, name)
+        (directory / name).unlink()
+    refuse(
+        copy, keystore, "no tablespace with OID 4711", scope=Scope.TABLESPACES, tablespaces=[4711]
+    )
+    refuse(copy, keystore, "scope cluster encrypts every", tablespaces=[1663])
+    wal = directory / "pg_wal"
+    wal.rename(tmp_path / "wal")
+    wal.mkdir()
+    refuse(copy, keystore, "pg_wal lacks")
+    wal.rmdir()
+    (tmp_path / "wal").rename(wal)
+    with pytest.raises(ConversionError, match="is not encrypted"):
+        decrypt_cluster(copy, keystore)
+
+    copy.start(None, options={"listen_addresses": "", "fsync": "off"})
+    with pytest.raises(ConversionError, match="is running"):
+        encrypt_cluster(copy, keystore)
+    copy.stop("immediate")
+    with pytest.raises(ConversionError, match=r"in production|exists"):
+        encrypt_cluster(copy, keystore)
+    (directory / "postmaster.pid").unlink(missing_ok=True)
+    with pytest.raises(ConversionError, match="not shut down cleanly: its state is in production"):
+        encrypt_cluster(copy, keystore)
+
+
+def test_refusals_of_keystores(original, copy, keystore_factory):
+    keystore = keystore_factory("good")
+    used = keystore_factory("used")
+    from tde.postgres.policy import create_initial_keys
+
+    create_initial_keys(used, Scope.CLUSTER, Algorithm.AES256)
+    with pytest.raises(ClusterKeystoreError, match="already has keys"):
+        encrypt_cluster(copy, used)
+    encrypt_cluster(copy, keystore)
+    with pytest.raises(ConversionError, match="encrypted already"):
+        encrypt_cluster(copy, keystore_factory("another"))
+    with pytest.raises(ClusterKeystoreError, match="does not belong"):
+        decrypt_cluster(copy, used)
+
+
+def test_keys_of_another_cluster_do_not_decrypt(original, copy, keystore_factory):
+    """A keystore whose records were lost and made anew must not turn data into noise."""
+    from tde.keystore import KeyOwner
+
+    keystore = keystore_factory()
+    encrypt_cluster(copy, keystore)
+    before = content(copy.data_directory)
+    for name in ("1663", "1664"):
+        (keystore.path / "keys" / f"{name}.key").unlink()
+        keystore.create_key(KeyOwner.tablespace(int(name)), Algorithm.AES256)
+    with pytest.raises(ConversionError, match="do not begin with a valid encrypted page"):
+        decrypt_cluster(copy, keystore)
+    assert content(copy.data_directory) == before
+
+
+def test_on_the_command_line(original, copy, keystore_factory, tde_command):
+    keystore = keystore_factory()
+    keystore.close()
+    data = copy.data_directory
+    before = content(data)
+    secret = ["--passphrase-fd", 0]
+    made = tde_command("pg", "encrypt", data, "-k", keystore.path, *secret, "--aes", 128)
+    assert f"Encrypted {data} (AES-128-XTS, scope cluster)" in made.stdout
+    assert "without them the data is lost" in made.stdout
+    again = tde_command("pg", "encrypt", data, "-k", keystore.path, *secret, exit_code=1)
+    assert "encrypted already" in again.stderr
+    back = json.loads(tde_command("pg", "decrypt", "-D", data, *secret, "--json").stdout)
+    assert back["direction"] == "decrypt"
+    assert back["bytes"] == sum(len(data) for name, data in before.items() if is_block_file(name))
+    assert content(data) == before
+    none = tde_command("pg", "encrypt", *secret, exit_code=1)
+    assert "HINT" in none.stderr
+
+
+def is_block_file(name: str) -> bool:
+    from tde import FileIdentity, IdentityError
+
+    try:
+        FileIdentity.from_path(name)
+    except IdentityError:
+        return False
+    return True
+
+
+@pytest.fixture
+def tde_command():
+    import subprocess
+    import sys
+
+    program = Path(sys.executable).with_name("tde")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "TDE_"))}
+
+    def run(*arguments, exit_code=0):
+        result = subprocess.run(
+            [program, *map(str, arguments)],
+            input=PASSPHRASE.decode(),
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+        )
+        assert result.returncode == exit_code, result.stdout + result.stderr
+        return result
+
+    return run

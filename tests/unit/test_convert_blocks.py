@@ -1,0 +1,103 @@
+"""Blocks that were torn between their plain and their encrypted form are finished."""
+
+from __future__ import annotations
+
+import random
+import secrets
+
+import pytest
+
+from tde import PageCipher, RelationIdentity
+from tde.page.codec import PAGE_SIZE
+from tde.postgres.convert.blocks import (
+    SAMPLES_PER_BLOCK,
+    SECTOR,
+    Direction,
+    digest,
+    encrypted_digest,
+    finish,
+    invalid_pages,
+    take_samples,
+)
+
+IDENTITY = RelationIdentity(database=5, relfilenumber=16384)
+FIRST = 131072
+BLOCKS = 16
+
+
+@pytest.fixture(params=["AES128", "AES256"])
+def cipher(request):
+    size = 32 if request.param == "AES128" else 64
+    with PageCipher(secrets.token_bytes(size), request.param) as made:
+        yield made
+
+
+def make_blocks(chooser: random.Random) -> bytes:
+    """Blocks of noise, of zeros, and of noise with sectors of zeros, as sparse pages have them."""
+    blocks = b""
+    for number in range(BLOCKS):
+        page = bytearray(chooser.randbytes(PAGE_SIZE))
+        if number % 4 == 0:
+            page = bytearray(PAGE_SIZE)
+        elif number % 4 == 1:
+            page[SECTOR : 15 * SECTOR] = bytes(14 * SECTOR)
+        blocks += page
+    return blocks
+
+
+def mix(one: bytes, other: bytes, chooser: random.Random, share: float) -> bytearray:
+    """Take each sector from one of two versions."""
+    result = bytearray(one)
+    for start in range(0, len(one), SECTOR):
+        if chooser.random() < share:
+            result[start : start + SECTOR] = other[start : start + SECTOR]
+    return result
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.98, 1])
+def test_every_mixture_of_sectors_is_finished(cipher, direction, share):
+    chooser = random.Random(f"{direction}{share}")
+    plain = make_blocks(chooser)
+    encrypted = cipher.encrypt_pages(plain, identity=IDENTITY, first_block=FIRST)
+    samples = take_samples(memoryview(encrypted))
+    assert len(samples) == BLOCKS * SAMPLES_PER_BLOCK
+    for _ in range(20):
+        torn = mix(plain, encrypted, chooser, share)
+        finish(memoryview(torn), samples, cipher, IDENTITY, FIRST, direction)
+        assert torn == (encrypted if direction is Direction.ENCRYPT else plain)
+        found = encrypted_digest(memoryview(torn), cipher, IDENTITY, FIRST, direction)
+        assert found == digest(memoryview(encrypted))
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_a_sector_that_is_neither_form_shows_in_the_digest(cipher, direction):
+    chooser = random.Random(1)
+    plain = make_blocks(chooser)
+    encrypted = cipher.encrypt_pages(plain, identity=IDENTITY, first_block=FIRST)
+    torn = mix(plain, encrypted, chooser, 0.5)
+    torn[3 * PAGE_SIZE + 100] ^= 1
+    finish(
+        memoryview(torn), take_samples(memoryview(encrypted)), cipher, IDENTITY, FIRST, direction
+    )
+    found = encrypted_digest(memoryview(torn), cipher, IDENTITY, FIRST, direction)
+    assert found != digest(memoryview(encrypted))
+
+
+def test_samples_hold_no_plaintext_and_tell_sectors_apart(cipher):
+    plain = make_blocks(random.Random(2))
+    encrypted = cipher.encrypt_pages(plain, identity=IDENTITY)
+    samples = take_samples(memoryview(encrypted))
+    for number in range(len(plain) // SECTOR):
+        sample = samples[8 * number : 8 * number + 8]
+        assert sample == encrypted[number * SECTOR : number * SECTOR + 8]
+        in_zero_page = number // 16 % 4 == 0
+        assert (sample == plain[number * SECTOR : number * SECTOR + 8]) is in_zero_page
+
+
+def test_pages_are_told_from_noise():
+    page = bytearray(PAGE_SIZE)
+    page[18:20] = (PAGE_SIZE | 4).to_bytes(2, "little")
+    noise = bytes(range(256)) * 32
+    blocks = bytes(page) + bytes(PAGE_SIZE) + noise + bytes(page) + noise
+    assert invalid_pages(memoryview(blocks)) == [2, 4]
