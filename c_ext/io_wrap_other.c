@@ -1,6 +1,7 @@
 /*
  * io_wrap_other.c - calls that would get around the cipher: emulated or refused.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -155,6 +156,71 @@ TDE_EXPORT FILE *freopen(const char *path, const char *mode, FILE *stream)
     if (path != NULL && is_refused_stream(path, mode))
         return NULL;
     return tde_libc()->freopen(path, mode, stream);
+}
+
+/*
+ * A ring of io_uring reads and writes files inside the kernel, where nothing is encrypted.
+ * Without a ring none of liburing's other functions can do anything, so only those that make
+ * one are refused.  They return negative error numbers.
+ */
+struct io_uring;
+struct io_uring_params;
+
+int io_uring_queue_init(unsigned int entries, struct io_uring *ring, unsigned int flags);
+int io_uring_queue_init_params(unsigned int entries, struct io_uring *ring,
+                               struct io_uring_params *params);
+int io_uring_queue_init_mem(unsigned int entries, struct io_uring *ring,
+                            struct io_uring_params *params, void *memory, size_t size);
+int io_uring_setup(unsigned int entries, struct io_uring_params *params);
+
+/* liburing's own function NAME into *FUNCTION: 0, or what the wrapper returns instead. */
+static int find_ring_maker(const char *name, void *function, size_t size)
+{
+    void *symbol;
+
+    if (tde_keyring_is_open()) {
+        tde_report("refused to set up io_uring: what it reads and writes would not be encrypted; "
+                   "HINT: set io_method = worker");
+        return -EPERM;
+    }
+    symbol = dlsym(RTLD_NEXT, name);
+    memcpy(function, &symbol, size);
+    return symbol == NULL ? -ENOSYS : 0;
+}
+
+TDE_EXPORT int io_uring_queue_init(unsigned int entries, struct io_uring *ring,
+                                   unsigned int flags)
+{
+    int (*next)(unsigned int, struct io_uring *, unsigned int);
+    int error = find_ring_maker("io_uring_queue_init", &next, sizeof next);
+
+    return error != 0 ? error : next(entries, ring, flags);
+}
+
+TDE_EXPORT int io_uring_queue_init_params(unsigned int entries, struct io_uring *ring,
+                                          struct io_uring_params *params)
+{
+    int (*next)(unsigned int, struct io_uring *, struct io_uring_params *);
+    int error = find_ring_maker("io_uring_queue_init_params", &next, sizeof next);
+
+    return error != 0 ? error : next(entries, ring, params);
+}
+
+TDE_EXPORT int io_uring_queue_init_mem(unsigned int entries, struct io_uring *ring,
+                                       struct io_uring_params *params, void *memory, size_t size)
+{
+    int (*next)(unsigned int, struct io_uring *, struct io_uring_params *, void *, size_t);
+    int error = find_ring_maker("io_uring_queue_init_mem", &next, sizeof next);
+
+    return error != 0 ? error : next(entries, ring, params, memory, size);
+}
+
+TDE_EXPORT int io_uring_setup(unsigned int entries, struct io_uring_params *params)
+{
+    int (*next)(unsigned int, struct io_uring_params *);
+    int error = find_ring_maker("io_uring_setup", &next, sizeof next);
+
+    return error != 0 ? error : next(entries, params);
 }
 
 /* On 64-bit systems the large-file names are the same functions. */

@@ -22,7 +22,9 @@ _FILE_IO = (
     *("open", "close", "dup", "fcntl", "read", "write", "pread", "pwrite", "lseek"),
     *("ftruncate", "truncate", "posix_fallocate", "fallocate", "copy_file_range", "sendfile"),
     *("splice", "tee", "vmsplice", "link", "rename", "mmap", "mremap", "fopen", "freopen"),
-    *("fdopen", "fwrite", "fputs", "fputc", "aio_", "lio_", "io_uring", "io_submit", "syscall"),
+    *("fdopen", "fwrite", "fputs", "fputc", "aio_", "lio_", "io_submit", "syscall"),
+    # liburing's ways to make a ring; none of its other functions does anything without one.
+    *("io_uring_queue_init", "io_uring_setup"),
     *("ioctl", "memfd", "mkstemp", "mkostemp", "tmpfile", "posix_spawn", "name_to_handle"),
     "open_by_handle",
 )

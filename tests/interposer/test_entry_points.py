@@ -158,10 +158,12 @@ def test_copies_of_a_descriptor_encrypt(twins, driver, how):
 
 
 @pytest.mark.parametrize("close", ["close", "closerange", "closefrom"])
-def test_a_descriptor_that_is_reused_for_a_plain_file_is_not_encrypted(twins, driver, close):
+def test_a_descriptor_that_is_used_again_is_not_encrypted(twins, driver, close):
     twins.run(
         driver,
-        f"open 0 {RELATION} rw,creat\n{close} 0\nopen 0 plain rw,creat\npwrite 0 100 1 0\n",
+        f"open 0 {RELATION} rw,creat\n{close} 0\nopen 0 plain rw,creat\npwrite 0 100 1 0\n"
+        # The end for reading gets the number of the relation; nobody is told of it.
+        f"open 1 {RELATION} rw\n{close} 1\npipe 1 2\nwrite 2 100 3\nread 1 100\n",
     )
     plain = (twins.plain.data / "plain").read_bytes()
     assert (twins.encrypted.data / "plain").read_bytes() == plain
