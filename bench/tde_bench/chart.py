@@ -17,9 +17,14 @@ from tde_bench.statistics import Estimate, median_estimate
 
 
 def write_chart(result: OltpResult, path: Path) -> None:
-    """Draw TPS and CPU per transaction of every configuration as PNG or SVG."""
+    """Draw TPS and CPU per transaction of every configuration as PNG or SVG.
+
+    The chart of a sweep shows how their ratios change from point to point.
+    """
+    from tde_bench.sweep_chart import draw_sweep
+
     summaries = result.summaries()
-    figure = draw(result, summaries)
+    figure = draw_sweep(result) if result.is_sweep else draw(result, summaries)
     figure.savefig(path, dpi=200, format=path.suffix.lower().lstrip("."))
 
 
@@ -123,7 +128,7 @@ def _title(result: OltpResult) -> str:
     machine = result.metadata.get("cpu", {})
     version = result.facts.get(result.baseline, {}).get("server_version", "?").split()[0]
     return (
-        f"pgbench TPC-B on PostgreSQL {version}, "
+        f"{result.parameters.get('title', 'pgbench TPC-B')} on PostgreSQL {version}, "
         f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"
     )
 
@@ -131,7 +136,10 @@ def _title(result: OltpResult) -> str:
 def _footnote(result: OltpResult) -> str:
     parameters = result.parameters
     facts = result.facts.get(result.baseline, {})
-    parts = [f"scale {parameters['scale']}", f"{parameters['clients']} clients"]
+    parts = [
+        f"{parameters.get('scale_unit', 'scale')} {parameters['scale']}",
+        f"{parameters['clients']} clients",
+    ]
     if facts:
         times = facts["database_bytes"] / facts["shared_buffers_bytes"]
         parts.append(f"data {times:.1f} × shared_buffers")

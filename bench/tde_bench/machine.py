@@ -47,15 +47,24 @@ def describe_filesystem(outcome: Outcome, folder: Path) -> None:
         )
 
 
-def describe_server(outcome: Outcome, server: Server, report: CanaryReport | None) -> None:
-    """Note what a server is, once it holds the benchmark's data."""
+def describe_server(
+    outcome: Outcome, server: Server, report: CanaryReport | None, *, moves_pages: bool = True
+) -> None:
+    """Note what a server is, once it holds the benchmark's data.
+
+    Args:
+        outcome: receives the facts and warnings.
+        server: a server that is up.
+        report: what the search for the canary row found.
+        moves_pages: warn when the data is not larger than shared_buffers.
+    """
     configuration = server.configuration
     with contextlib.closing(server.connect()) as connection:
         size = tpcb.database_bytes(connection)
         settings = metadata.server_settings(connection)
         buffers = tpcb.shared_buffers_bytes(connection)
         version = tpcb.server_version(connection)
-    if size < MINIMUM_DATA_RATIO * buffers:
+    if moves_pages and size < MINIMUM_DATA_RATIO * buffers:
         # All ephemeral clusters hold the same data, so they share one warning.
         owner = "" if configuration.dsn is None else f" of {configuration.label}"
         outcome.warn(

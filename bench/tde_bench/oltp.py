@@ -1,18 +1,17 @@
-"""``tde-bench oltp``: pgbench TPC-B on every configuration, in interleaved rounds."""
+"""``tde-bench oltp``: a transactional workload on every configuration, in interleaved rounds."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
+import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tde.postgres import find_binaries
 from tde_bench import tpcb
+from tde_bench.canary import CanaryReport
 from tde_bench.configurations import Configuration
 from tde_bench.machine import (
     check_steal,
@@ -22,46 +21,16 @@ from tde_bench.machine import (
     describe_machine,
     describe_server,
 )
-from tde_bench.pgbench import PgbenchOptions, PgbenchResult, clean_environment
+from tde_bench.parameters import OltpParameters
+from tde_bench.pgbench import clean_environment
 from tde_bench.progress import Observer
-from tde_bench.results import OltpResult, OltpRun
+from tde_bench.results import OltpResult, OltpRun, Point
 from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.schedule import Slot, rotated_rounds
 from tde_bench.servers import Server, server_settings
+from tde_bench.speed import find_openssl, measure_speed
 from tde_bench.usage import Usage, read_usage
-
-
-@dataclass(frozen=True)
-class OltpParameters:
-    """How much to run. Durations are in seconds; the defaults suit a machine with two cores.
-
-    Scale 20 is about 300 MB of data, nine times the default shared_buffers. Many short rounds
-    give a better median of ratios than a few long ones; twelve is a multiple of two and of
-    three, so that every configuration takes every position in a round equally often.
-    """
-
-    scale: int = 20
-    clients: int = 4
-    jobs: int = 2
-    duration: int = 15
-    rounds: int = 12
-    warmup: int = 10
-    shared_buffers: str = "32MB"
-    seed: int = 1
-
-    @classmethod
-    def quick(cls) -> OltpParameters:
-        """Return values that keep a whole run with three configurations under 90 seconds."""
-        return cls(scale=10, duration=4, rounds=3, warmup=2, shared_buffers="16MB")
-
-    def with_given(self, **values: Any) -> OltpParameters:
-        """Return a copy with those values replaced that are not None."""
-        given = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(self, **given)
-
-    def load_seconds(self, configurations: int) -> int:
-        """Return the seconds under load of a whole run."""
-        return configurations * (self.warmup + self.rounds * self.duration)
+from tde_bench.workloads import Driver, Load, WorkloadName, workload
 
 
 class OltpBenchmark:
@@ -83,11 +52,12 @@ class OltpBenchmark:
         self._parameters = parameters
         self._observer = observer
         self._save = save
-        self._options = PgbenchOptions(clients=parameters.clients, jobs=parameters.jobs)
-        # Transactions that each server has confirmed, which its history must hold.
-        self._confirmed = {configuration.name: 0 for configuration in configurations}
+        self._workload = workload(WorkloadName(parameters.workload))
+        # Transactions that each server has confirmed since its tables were made.
+        self._confirmed: dict[str, int] = {}
+        self._canaries: dict[str, CanaryReport | None] = {}
         self.result = OltpResult(
-            parameters=asdict(parameters),
+            parameters=parameters.document(),
             labels={configuration.name: configuration.label for configuration in configurations},
         )
 
@@ -103,7 +73,7 @@ class OltpBenchmark:
         ephemeral_only = all(configuration.dsn is None for configuration in self._configurations)
         environment = clean_environment() if ephemeral_only else dict(os.environ)
         pgbench = binaries.program("pgbench")
-        settings = server_settings(self._parameters.shared_buffers)
+        settings = server_settings(self._parameters.shared_buffers, max(self._parameters.clients))
         place = Place(directory, binaries, settings, keep)
         self.result.status = "failed"
         try:
@@ -112,7 +82,9 @@ class OltpBenchmark:
             with running_servers(self._configurations, place, self._observer) as running:
                 if running.folder is not None:
                     describe_filesystem(self.result, running.folder)
-                self._measure_all(running.servers, pgbench, environment)
+                self._measure_all(
+                    [Driver(server, pgbench, environment) for server in running.servers]
+                )
             self.result.status = "complete"
         except KeyboardInterrupt:
             self.result.status = "interrupted"
@@ -120,84 +92,137 @@ class OltpBenchmark:
         finally:
             self._save(self.result)
 
-    def _measure_all(
-        self, servers: Sequence[Server], pgbench: Path, environment: dict[str, str]
-    ) -> None:
-        for server in servers:
-            self._set_up(server, pgbench, environment)
-        compare_settings(self.result)
-        for server in servers:
-            self._warm_up(server, pgbench, environment)
-        for slot in rotated_rounds(servers, self._parameters.rounds):
-            self.result.runs.append(self._measure(slot, pgbench, environment))
-            self._save(self.result)
+    def _measure_all(self, drivers: Sequence[Driver]) -> None:
+        for driver in drivers:
+            self._check(driver.server)
+        for scale in self._parameters.scale:
+            for driver in drivers:
+                self._set_up(driver, scale)
+            compare_settings(self.result)
+            for driver in drivers:
+                self._warm_up(driver, scale)
+            self._measure_scale(drivers, scale)
         check_steal(
             self.result,
             stolen=sum(run.steal_seconds for run in self.result.runs),
             seconds=sum(run.seconds for run in self.result.runs),
         )
 
-    def _set_up(self, server: Server, pgbench: Path, environment: dict[str, str]) -> None:
-        """Check the canary, then create the data and note what a reader must know."""
-        configuration = server.configuration
-        self._observer.step(f"{configuration.label}: looking for a canary row on disk")
-        report = check_canary(server)
-        self._observer.note(f"{configuration.label}: {describe_canary(report)}")
-        self._observer.step(f"{configuration.label}: creating scale {self._parameters.scale}")
-        server.pgbench(pgbench, environment).initialize(self._parameters.scale)
-        describe_server(self.result, server, report)
+    def _measure_scale(self, drivers: Sequence[Driver], scale: int) -> None:
+        """Measure all rounds; each of them takes every number of clients in turn."""
+        rounds = self._parameters.rounds
+        self._measure_speeds(0)
+        for number, group in itertools.groupby(
+            rotated_rounds(drivers, rounds), key=lambda slot: slot.round
+        ):
+            slots = list(group)
+            for clients in self._parameters.clients:
+                for slot in slots:
+                    self.result.runs.append(self._measure(slot, Point(scale, clients)))
+                    self._save(self.result)
+            if number + 1 in (rounds // 2, rounds):
+                self._measure_speeds(number)
 
-    def _warm_up(self, server: Server, pgbench: Path, environment: dict[str, str]) -> None:
-        """Fill the caches and create WAL segments, so that the first round is like the others."""
-        if self._parameters.warmup == 0:
-            return
+    def _measure_speeds(self, number: int) -> None:
+        """Measure the cipher alone at the beginning, in the middle and at the end."""
+        openssl = find_openssl()
+        encrypted = [c for c in self._configurations if c.algorithm is not None]
+        if openssl is None and encrypted:
+            self.result.warn("There is no openssl program, so the limit cannot be computed.")
+        for configuration in encrypted if openssl is not None else []:
+            assert openssl is not None
+            self._observer.step(f"openssl speed, {configuration.label}")
+            self.result.speeds.append(measure_speed(openssl, configuration, number))
+
+    def _check(self, server: Server) -> None:
+        """Look for the canary row."""
         label = server.configuration.label
-        self._observer.load_started(f"warm-up, {label}", self._parameters.warmup)
-        result = server.pgbench(pgbench, environment).run(
-            self._options,
-            seconds=self._parameters.warmup,
-            seed=self._parameters.seed,
+        self._observer.step(f"{label}: looking for a canary row on disk")
+        report = check_canary(server)
+        self._observer.note(f"{label}: {describe_canary(report)}")
+        self._canaries[server.configuration.name] = report
+
+    def _set_up(self, driver: Driver, scale: int) -> None:
+        """Create the data and note what a reader must know."""
+        configuration = driver.server.configuration
+        unit = self._workload.scale_unit
+        self._observer.step(f"{configuration.label}: creating data, {unit} {scale}")
+        self._workload.set_up(driver, scale)
+        self._confirmed[configuration.name] = 0
+        describe_server(
+            self.result,
+            driver.server,
+            self._canaries[configuration.name],
+            moves_pages=self._workload.moves_pages,
+        )
+
+    def _load(self, driver: Driver, point: Point, *, title: str, seconds: int, seed: int) -> Load:
+        """Drive the workload and count what the server confirmed."""
+        self._observer.load_started(title, seconds)
+        load = self._workload.run(
+            driver,
+            self._parameters.load_options(point.clients),
+            scale=point.scale,
+            seconds=seconds,
+            seed=seed,
             on_progress=self._observer.load_progress,
         )
-        self._confirmed[server.configuration.name] += result.summary.transactions
-        self._observer.load_finished(f"warm-up, {label}: not counted")
+        self._confirmed[driver.server.configuration.name] += load.summary.transactions
+        return load
 
-    def _measure(self, slot: Slot[Server], pgbench: Path, environment: dict[str, str]) -> OltpRun:
+    def _warm_up(self, driver: Driver, scale: int) -> None:
+        """Fill the caches and create WAL segments, so that the first round is like the others."""
+        parameters = self._parameters
+        if parameters.warmup == 0:
+            return
+        title = f"warm-up, {driver.server.configuration.label}"
+        point = Point(scale, max(parameters.clients))
+        self._load(driver, point, title=title, seconds=parameters.warmup, seed=parameters.seed)
+        self._observer.load_finished(f"{title}: not counted")
+
+    def _measure(self, slot: Slot[Driver], point: Point) -> OltpRun:
         """Give one server its turn in one round."""
-        server, parameters = slot.item, self._parameters
+        driver, parameters = slot.item, self._parameters
+        server = driver.server
         label = server.configuration.label
         title = f"round {slot.round + 1}/{parameters.rounds}, {label}"
+        if parameters.points > 1:
+            title += f", {self._workload.scale_unit} {point.scale}, clients {point.clients}"
         self._observer.step(f"{title}: settling")
         with contextlib.closing(server.connect()) as connection:
-            tpcb.settle(connection, checkpoint=server.can_checkpoint)
+            self._workload.settle(connection)
+            if server.can_checkpoint:
+                tpcb.write_checkpoint(connection)
             started = datetime.datetime.now(datetime.timezone.utc)
             before = read_usage(server)
-            self._observer.load_started(title, parameters.duration)
-            load = server.pgbench(pgbench, environment).run(
-                self._options,
+            # All configurations of a round draw the same random values.
+            load = self._load(
+                driver,
+                point,
+                title=title,
                 seconds=parameters.duration,
-                # All configurations of a round draw the same random accounts.
                 seed=parameters.seed + slot.round + 1,
-                on_progress=self._observer.load_progress,
             )
             if server.can_checkpoint:
                 tpcb.write_checkpoint(connection)
             usage = read_usage(server).since(before)
-            self._confirmed[server.configuration.name] += load.summary.transactions
-            sums = tpcb.read_sums(connection)
-        tpcb.require_consistent(
-            sums, label=label, at_least=self._confirmed[server.configuration.name]
-        )
-        run = _make_run(slot, parameters, started, load, usage)
+            self._workload.verify(
+                connection,
+                label=label,
+                confirmed=self._confirmed[server.configuration.name],
+                in_turn=load.summary.transactions,
+            )
+        run = _make_run(slot, point, parameters, started, load, usage)
         self._observer.load_finished(describe_run(title, run))
         return run
 
 
 def _make_run(
-    slot: Slot[Server],
+    slot: Slot[Driver],
+    point: Point,
     parameters: OltpParameters,
     started: datetime.datetime,
-    load: PgbenchResult,
+    load: Load,
     usage: Usage,
 ) -> OltpRun:
     """Put the measurements of one turn together."""
@@ -208,7 +233,7 @@ def _make_run(
     return OltpRun(
         round=slot.round,
         position=slot.position,
-        configuration=slot.item.configuration.name,
+        configuration=slot.item.server.configuration.name,
         started=started.isoformat(timespec="seconds"),
         seconds=parameters.duration,
         transactions=load.summary.transactions,
@@ -228,6 +253,11 @@ def _make_run(
         wal_bytes_encrypted=cipher.wal_bytes_encrypted if cipher else None,
         wal_bytes_decrypted=cipher.wal_bytes_decrypted if cipher else None,
         steal_seconds=usage.steal_seconds,
+        clients=point.clients,
+        scale=point.scale,
+        ephemeral_bytes_encrypted=cipher.ephemeral_bytes_encrypted if cipher else None,
+        ephemeral_bytes_decrypted=cipher.ephemeral_bytes_decrypted if cipher else None,
+        tpm_c=load.tpm_c,
     )
 
 
@@ -238,4 +268,5 @@ def describe_run(title: str, run: OltpRun) -> str:
         if run.cpu_ms_per_transaction is None
         else (f", {run.cpu_ms_per_transaction:.3f} CPU ms per transaction")
     )
-    return f"{title}: {run.tps:,.0f} TPS, p95 {run.latency_p95_ms:.2f} ms{cpu}"
+    tpm_c = "" if run.tpm_c is None else f", {run.tpm_c:,.0f} tpmC"
+    return f"{title}: {run.tps:,.0f} TPS{tpm_c}, p95 {run.latency_p95_ms:.2f} ms{cpu}"

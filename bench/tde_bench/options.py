@@ -1,17 +1,28 @@
 """The types of the options of ``tde-bench oltp``.
 
 Most defaults depend on ``--quick``, so the option itself is ``None`` and the help spells them
-out; a test holds the help to :class:`~tde_bench.oltp.OltpParameters`.
+out; a test holds the help to :class:`~tde_bench.parameters.OltpParameters`.
 """
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tde.cli.options import AES_SIZES
+from tde_bench.workload_names import WorkloadName
+
+
+class Protocol(str, enum.Enum):
+    """The protocols that pgbench knows."""
+
+    SIMPLE = "simple"
+    EXTENDED = "extended"
+    PREPARED = "prepared"
+
 
 AesListOption = Annotated[
     list[int] | None,
@@ -30,22 +41,51 @@ ExistingOption = Annotated[
         "in it and dropped. Without --aes, only such servers are compared.",
     ),
 ]
-ScaleOption = Annotated[
-    int | None,
-    typer.Option(min=1, help="pgbench scale, about 15 MB each. Default: 20; quick: 10."),
+WorkloadOption = Annotated[
+    WorkloadName, typer.Option("--workload", help="What the sessions do. Default: tpcb.")
 ]
-ClientsOption = Annotated[int | None, typer.Option(min=1, help="Concurrent sessions. Default: 4.")]
+ScaleOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N...]",
+        help="pgbench scale, about 15 MB each. Default: 20; quick: 10. For tpcc: warehouses of "
+        "about 100 MB, 3 or 1. Several values make a sweep.",
+    ),
+]
+ClientsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N...]",
+        help="Concurrent sessions. Default: 4. For random-update: 16. Several values make a sweep.",
+    ),
+]
 JobsOption = Annotated[int | None, typer.Option(min=1, help="Threads of pgbench. Default: 2.")]
+ProtocolOption = Annotated[
+    Protocol | None,
+    typer.Option("--protocol", "--mode", help="How pgbench sends statements. Default: simple."),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        metavar="TPS",
+        help="Measure latency at this load instead of as many transactions as possible.",
+    ),
+]
 DurationOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Seconds per round and configuration. Default: 15; quick: 4."),
+    typer.Option(
+        min=1, help="Seconds per round and configuration. Default: 15; quick: 4. Sweep: 8."
+    ),
 ]
 RoundsOption = Annotated[
-    int | None, typer.Option(min=1, help="Interleaved rounds. Default: 12; quick: 3.")
+    int | None, typer.Option(min=1, help="Interleaved rounds. Default: 12; quick: 3. Sweep: 6.")
 ]
 WarmupOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Uncounted seconds before the rounds. Default: 10; quick: 2."),
+    typer.Option(
+        min=0, help="Uncounted seconds before the rounds. Default: 10; quick: 2. Sweep: 5."
+    ),
 ]
 SharedBuffersOption = Annotated[
     str | None,

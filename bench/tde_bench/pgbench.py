@@ -59,11 +59,24 @@ class PgbenchResult:
 
 @dataclass(frozen=True)
 class PgbenchOptions:
-    """How to drive the load: numbers of clients and threads, and seconds."""
+    """How to drive the load.
+
+    Attributes:
+        clients: concurrent sessions.
+        jobs: threads of pgbench.
+        protocol: "simple", "extended" or "prepared".
+        rate: transactions per second of all clients, None for as many as possible. Latencies then
+            count from when a transaction was due, not from when a session was free for it.
+        arguments: what chooses the script, for example ``--builtin=select-only``.
+        script: a script of one's own.
+    """
 
     clients: int
     jobs: int
     protocol: str = "simple"
+    rate: float | None = None
+    arguments: tuple[str, ...] = ()
+    script: str | None = None
 
 
 def parse_summary(output: str) -> Summary:
@@ -161,9 +174,9 @@ class Pgbench:
         *,
         seconds: int,
         seed: int,
-        on_progress: Callable[[float, float], None],
+        on_progress: Callable[[float, float | None], None],
     ) -> PgbenchResult:
-        """Run TPC-B and return what was measured.
+        """Run TPC-B, or another script, and return what was measured.
 
         Tables are not vacuumed here (``--no-vacuum`` also keeps the history, which the
         consistency check adds up). ``on_progress`` gets seconds since the start and the TPS
@@ -178,21 +191,26 @@ class Pgbench:
                 on_progress(*progress)
 
         with tempfile.TemporaryDirectory(prefix="tde-bench-log-") as folder:
-            output = self._execute(
-                [
-                    "--no-vacuum",
-                    f"--client={options.clients}",
-                    f"--jobs={options.jobs}",
-                    f"--time={seconds}",
-                    f"--protocol={options.protocol}",
-                    f"--random-seed={seed}",
-                    "--progress=1",
-                    "--log",
-                    f"--log-prefix={folder}/transactions",
-                ],
-                on_line=on_line,
-            )
-            latencies = read_latencies(sorted(Path(folder).iterdir()))
+            arguments = [
+                "--no-vacuum",
+                f"--client={options.clients}",
+                f"--jobs={options.jobs}",
+                f"--time={seconds}",
+                f"--protocol={options.protocol}",
+                f"--random-seed={seed}",
+                "--progress=1",
+                "--log",
+                f"--log-prefix={folder}/transactions",
+                *options.arguments,
+            ]
+            if options.rate is not None:
+                arguments.append(f"--rate={options.rate}")
+            if options.script is not None:
+                file = Path(folder, "script.sql")
+                file.write_text(options.script, encoding="utf-8")
+                arguments.append(f"--file={file}")
+            output = self._execute(arguments, on_line=on_line)
+            latencies = read_latencies(sorted(Path(folder).glob("transactions*")))
         summary = parse_summary(output)
         if latencies.size != summary.transactions:
             raise BenchError(
@@ -218,7 +236,7 @@ class Pgbench:
             try:
                 messages = _read_lines(process, on_line)
             finally:
-                _stop(process)
+                stop_process(process)
             if process.returncode != 0:
                 raise BenchError(
                     f"pgbench ended with status {process.returncode}:\n{messages.strip()}"
@@ -239,8 +257,8 @@ def _read_lines(process: subprocess.Popen[str], on_line: Callable[[str], None]) 
     return "".join(messages)
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    """End pgbench if it still runs, which is so only after an interruption."""
+def stop_process(process: subprocess.Popen[str]) -> None:
+    """End a program if it still runs, which is so only after an interruption or an error."""
     if process.stderr is not None:
         process.stderr.close()
     if process.poll() is not None:

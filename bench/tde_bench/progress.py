@@ -20,8 +20,8 @@ class Observer(Protocol):
     def load_started(self, text: str, seconds: int) -> None:
         """A measured or warm-up run of this many seconds begins."""
 
-    def load_progress(self, elapsed: float, tps: float) -> None:
-        """The load has run for ``elapsed`` seconds, at ``tps`` in the last one."""
+    def load_progress(self, elapsed: float, tps: float | None) -> None:
+        """The load has run for ``elapsed`` seconds, at ``tps`` in the last one if known."""
 
     def load_finished(self, text: str | None) -> None:
         """The load has ended; ``text`` says what was measured, None is not worth a line."""
@@ -81,10 +81,11 @@ class LiveProgress:
         self._seconds = seconds
         self._progress.update(self._task, description=text, tps="")
 
-    def load_progress(self, elapsed: float, tps: float) -> None:
+    def load_progress(self, elapsed: float, tps: float | None) -> None:
         """Move the bar and show the latest TPS."""
         completed = self._done_before + min(elapsed, self._seconds)
-        self._progress.update(self._task, completed=completed, tps=f"{tps:,.0f} TPS")
+        text = "" if tps is None else f"{tps:,.0f} TPS"
+        self._progress.update(self._task, completed=completed, tps=text)
 
     def load_finished(self, text: str | None) -> None:
         """Complete this load's share of the bar and leave a line."""

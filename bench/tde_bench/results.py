@@ -1,18 +1,26 @@
-"""Results of ``oltp``: raw runs as they come, what follows from them, and both as JSON and CSV."""
+"""Results of ``oltp``: raw runs as they come, what follows from them, and reading them again.
+
+Version 2 of the schema added ``clients`` and ``scale`` to every run and summary (a sweep has
+several of them), bytes of ephemeral files, tpmC, the speed of the cipher and the limit. What
+version 1 had is unchanged in meaning, and :func:`read_oltp` reads both.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from tde_bench.errors import BenchError
 from tde_bench.outcome import Outcome, median_or_none
+from tde_bench.speed import CipherSpeed, cipher_seconds
 from tde_bench.statistics import Estimate, Values, median_estimate, relative_noise
 
-SCHEMA = {"name": "tde-bench/oltp", "version": 1}
+SCHEMA = {"name": "tde-bench/oltp", "version": 2}
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class OltpRun:
 
     CPU and bytes belong to the whole turn, including the checkpoint at its end, because the
     pages that its transactions changed are written (and encrypted) by then at the latest.
-    TPS and latency are those of pgbench, without that checkpoint.
+    TPS and latency are those of the load, without that checkpoint.
     """
 
     round: int
@@ -46,11 +54,30 @@ class OltpRun:
     wal_bytes_encrypted: int | None
     wal_bytes_decrypted: int | None
     steal_seconds: float
+    clients: int = 0
+    scale: int = 0
+    ephemeral_bytes_encrypted: int | None = None
+    ephemeral_bytes_decrypted: int | None = None
+    tpm_c: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a sweep; a run without a sweep has a single one."""
+
+    scale: int
+    clients: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the rounds of one configuration say; medians unless named otherwise."""
+    """What the rounds of one configuration say; medians unless named otherwise.
+
+    Attributes:
+        added_cpu_ms_per_transaction: CPU more than the baseline's in the same round.
+        cipher_ms_per_transaction: CPU of the cipher alone for the same bytes.
+        limit: the former divided by the latter, of each round.
+    """
 
     configuration: str
     label: str
@@ -66,13 +93,25 @@ class Summary:
     cpu_noise: float | None
     tps_ratio: Estimate | None
     cpu_ratio: Estimate | None
+    clients: int
+    scale: int
+    tpm_c: float | None
+    latency_p95_ratio: Estimate | None
+    added_cpu_ms_per_transaction: float | None
+    cipher_ms_per_transaction: float | None
+    limit: Estimate | None
 
 
 @dataclass
 class OltpResult(Outcome):
-    """Everything about one run of ``tde-bench oltp``; it grows while the run goes on."""
+    """Everything about one run of ``tde-bench oltp``; it grows while the run goes on.
+
+    Attributes:
+        speeds: what ``openssl speed`` measured in the course of the run.
+    """
 
     runs: list[OltpRun] = field(default_factory=list)
+    speeds: list[CipherSpeed] = field(default_factory=list)
 
     def frame(self) -> pd.DataFrame:
         """Return the raw runs as a table, one row per run, in the order they were made."""
@@ -80,25 +119,138 @@ class OltpResult(Outcome):
         table: pd.DataFrame = pd.DataFrame(rows, columns=pd.Index(_RUN_COLUMNS))
         return table
 
-    def summaries(self) -> list[Summary]:
-        """Summarize every configuration that has at least one run."""
+    @property
+    def points(self) -> list[Point]:
+        """The points that have runs, smaller scales and fewer clients first."""
+        found = {(run.scale, run.clients) for run in self.runs}
+        return [Point(*point) for point in sorted(found)]
+
+    @property
+    def is_sweep(self) -> bool:
+        """Tell whether there is more than one point."""
+        return len(self.points) > 1
+
+    def summaries(self, point: Point | None = None) -> list[Summary]:
+        """Summarize every configuration that has at least one run, at one point or at all."""
         frame = self.frame()
-        return [
-            _summarize(frame, name, label, self.baseline, int(self.parameters["seed"]))
-            for name, label in self.labels.items()
-            if (frame["configuration"] == name).any()
-        ]
+        found = []
+        for each in self.points if point is None else [point]:
+            rows = frame[(frame["scale"] == each.scale) & (frame["clients"] == each.clients)]
+            found += [
+                self._summarize(rows, each, name)
+                for name in self.labels
+                if (rows["configuration"] == name).any()
+            ]
+        return found
+
+    def _summarize(self, rows: pd.DataFrame, point: Point, name: str) -> Summary:
+        own = rows[rows["configuration"] == name]
+        seed = int(self.parameters["seed"])
+
+        def estimate(values: Values) -> Estimate | None:
+            return median_estimate(values, seed=seed) if values.size else None
+
+        def ratio(metric: str) -> Estimate | None:
+            if name == self.baseline:
+                return None
+            return estimate(paired_ratios(rows, metric, name, self.baseline))
+
+        def noise(metric: str) -> float | None:
+            return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
+
+        encrypted = median_or_none(own["bytes_encrypted"])
+        decrypted = median_or_none(own["bytes_decrypted"])
+        costs = self._costs(rows, name)
+        return Summary(
+            configuration=name,
+            label=self.labels[name],
+            rounds=len(own),
+            tps=float(own["tps"].median()),
+            latency_mean_ms=float(own["latency_mean_ms"].median()),
+            latency_p95_ms=float(own["latency_p95_ms"].median()),
+            latency_p99_ms=float(own["latency_p99_ms"].median()),
+            cpu_ms_per_transaction=median_or_none(own["cpu_ms_per_transaction"]),
+            bytes_encrypted=None if encrypted is None else int(encrypted),
+            bytes_decrypted=None if decrypted is None else int(decrypted),
+            tps_noise=noise("tps"),
+            cpu_noise=noise("cpu_ms_per_transaction"),
+            tps_ratio=ratio("tps"),
+            cpu_ratio=ratio("cpu_ms_per_transaction"),
+            clients=point.clients,
+            scale=point.scale,
+            tpm_c=median_or_none(own["tpm_c"]),
+            latency_p95_ratio=ratio("latency_p95_ms"),
+            added_cpu_ms_per_transaction=median_or_none(costs["added"]),
+            cipher_ms_per_transaction=median_or_none(costs["cipher"]),
+            limit=estimate((costs["added"] / costs["cipher"]).dropna().to_numpy(dtype=np.float64)),
+        )
+
+    def _costs(self, rows: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Return per round the milliseconds per transaction that were added, and the cipher's."""
+        empty: pd.DataFrame = pd.DataFrame({"added": [], "cipher": []}, dtype=float)
+        if name == self.baseline:
+            return empty
+        own = rows[rows["configuration"] == name].set_index("round")
+        plain = rows[rows["configuration"] == self.baseline].set_index("round")
+        metric = "cpu_ms_per_transaction"
+        added = own[metric].astype(float) - plain[metric].astype(float)
+        cipher = {}
+        for number, run in own.iterrows():
+            values = run[["bytes_encrypted", "bytes_decrypted"]].tolist()
+            encrypted, decrypted = (None if pd.isna(value) else float(value) for value in values)
+            seconds = cipher_seconds(self.speeds, name, encrypted, decrypted)
+            if seconds:
+                cipher[number] = 1000 * seconds / float(run["transactions"])
+        costs: pd.DataFrame = pd.DataFrame(
+            {"added": added, "cipher": pd.Series(cipher, dtype=float)}
+        )
+        return costs
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` writes."""
         return {
             **self.described(SCHEMA),
+            "openssl_speed": [asdict(speed) for speed in self.speeds],
             "runs": [asdict(run) for run in self.runs],
             "summary": [asdict(summary) for summary in self.summaries()],
         }
 
 
 _RUN_COLUMNS = tuple(OltpRun.__dataclass_fields__)
+
+
+def read_oltp(document: Mapping[str, Any]) -> OltpResult:
+    """Return the result that a JSON document of version 1 or 2 holds.
+
+    Raises:
+        BenchError: when it is another document.
+    """
+    schema = document.get("schema", {})
+    if schema.get("name") != SCHEMA["name"] or schema.get("version") not in (1, 2):
+        raise BenchError(f"not a result of tde-bench oltp of version 1 or 2: {schema}")
+    parameters = dict(document["parameters"])
+    # Version 1 had one point and one workload, and did not repeat them in every run.
+    point = {"clients": parameters["clients"], "scale": parameters["scale"]}
+    parameters.setdefault("workload", "tpcb")
+    known = {item.name for item in fields(OltpRun)}
+    described = ("name", "label")
+    return OltpResult(
+        parameters=parameters,
+        labels={c["name"]: c["label"] for c in document["configurations"]},
+        metadata=dict(document["metadata"]),
+        facts={
+            c["name"]: {key: value for key, value in c.items() if key not in described}
+            for c in document["configurations"]
+            if len(c) > len(described)
+        },
+        warnings=list(document["warnings"]),
+        status=document["status"],
+        runs=[
+            OltpRun(**{**point, **{k: v for k, v in run.items() if k in known}})
+            for run in document["runs"]
+        ],
+        speeds=[CipherSpeed(**speed) for speed in document.get("openssl_speed", [])],
+    )
 
 
 def paired_ratios(frame: pd.DataFrame, metric: str, configuration: str, baseline: str) -> Values:
@@ -113,38 +265,6 @@ def paired_ratios(frame: pd.DataFrame, metric: str, configuration: str, baseline
     pairs = table[[configuration, baseline]].astype(float).dropna()
     ratios: Values = (pairs[configuration] / pairs[baseline]).to_numpy(dtype=np.float64)
     return ratios
-
-
-def _summarize(frame: pd.DataFrame, name: str, label: str, baseline: str, seed: int) -> Summary:
-    own = frame[frame["configuration"] == name]
-
-    def ratio(metric: str) -> Estimate | None:
-        if name == baseline:
-            return None
-        ratios = paired_ratios(frame, metric, name, baseline)
-        return median_estimate(ratios, seed=seed) if ratios.size else None
-
-    def noise(metric: str) -> float | None:
-        return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
-
-    encrypted = median_or_none(own["bytes_encrypted"])
-    decrypted = median_or_none(own["bytes_decrypted"])
-    return Summary(
-        configuration=name,
-        label=label,
-        rounds=len(own),
-        tps=float(own["tps"].median()),
-        latency_mean_ms=float(own["latency_mean_ms"].median()),
-        latency_p95_ms=float(own["latency_p95_ms"].median()),
-        latency_p99_ms=float(own["latency_p99_ms"].median()),
-        cpu_ms_per_transaction=median_or_none(own["cpu_ms_per_transaction"]),
-        bytes_encrypted=None if encrypted is None else int(encrypted),
-        bytes_decrypted=None if decrypted is None else int(decrypted),
-        tps_noise=noise("tps"),
-        cpu_noise=noise("cpu_ms_per_transaction"),
-        tps_ratio=ratio("tps"),
-        cpu_ratio=ratio("cpu_ms_per_transaction"),
-    )
 
 
 def write_csv(result: OltpResult, path: Path) -> None:

@@ -35,8 +35,10 @@ _INITDB_ARGUMENTS = ("--locale=C", "--encoding=UTF8")
 _END_SECONDS = 10
 
 
-def server_settings(shared_buffers: str) -> dict[str, str]:
+def server_settings(shared_buffers: str, clients: int = 0) -> dict[str, str]:
     """Return the settings that every ephemeral cluster gets, encrypted or not.
+
+    ``clients`` is how many sessions the benchmark will open at once.
 
     They keep work out of the measured rounds that would hit one configuration and not the
     other, and leave everything that makes a transaction durable as it is by default.
@@ -47,6 +49,8 @@ def server_settings(shared_buffers: str) -> dict[str, str]:
         # Far smaller than the data, so that pages are read and written, which is where the
         # cipher works. The default of 128 MB would hold much of a small test database.
         "shared_buffers": shared_buffers,
+        # The default, or room for the benchmark's own connections beside all clients.
+        "max_connections": str(max(100, clients + 20)),
         # The defaults, said again: with these off, a benchmark of storage is about memory.
         "fsync": "on",
         "synchronous_commit": "on",

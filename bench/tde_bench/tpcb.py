@@ -55,18 +55,6 @@ def require_consistent(sums: Sums, *, label: str, at_least: int) -> None:
         )
 
 
-def settle(connection: Connection, *, checkpoint: bool) -> None:
-    """Vacuum the tables, then checkpoint.
-
-    Every measured run so starts without dirty buffers and with the dead row versions of the
-    previous one removed. Autovacuum would do the same, but at moments of its own choosing.
-    """
-    for table in TABLES:
-        execute(connection, f"VACUUM {table}")
-    if checkpoint:
-        write_checkpoint(connection)
-
-
 def write_checkpoint(connection: Connection) -> None:
     """Write all dirty buffers to disk."""
     execute(connection, "CHECKPOINT")

@@ -37,8 +37,7 @@ class Usage:
 
     def as_new_server(self) -> Usage:
         """Return the reading of a server before its start, when what it counts was zero."""
-        none = None if self.cipher is None else self.cipher - self.cipher
-        return Usage(0.0, none, self.steal_seconds)
+        return Usage(0.0, IoCounters(0, 0, 0, 0, 0, 0), self.steal_seconds)
 
 
 def read_usage(server: Server) -> Usage:

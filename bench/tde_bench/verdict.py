@@ -7,7 +7,9 @@ from tde_bench.statistics import MINIMUM_VALUES, Estimate
 
 
 def verdicts(result: OltpResult) -> list[str]:
-    """Return the sentences below the table, warnings excluded."""
+    """Return the sentences below the table, warnings excluded; a sweep speaks for itself."""
+    if result.is_sweep:
+        return []
     summaries = result.summaries()
     if len(summaries) < 2:
         return []

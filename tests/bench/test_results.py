@@ -125,7 +125,7 @@ def test_json_document(tmp_path: Path) -> None:
     file.write_text("an older result")
     write_json(make_result([1000.0] * 2, [900.0] * 2), file)
     document = json.loads(file.read_text())
-    assert document["schema"] == {"name": "tde-bench/oltp", "version": 1}
+    assert document["schema"] == {"name": "tde-bench/oltp", "version": 2}
     assert document["status"] == "complete"
     assert document["baseline"] == "none"
     assert [c["name"] for c in document["configurations"]] == ["none", "aes256"]

@@ -86,7 +86,7 @@ def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
     # The backends have ended by now, so this time comes from the postmaster's reaped children.
     assert tree_cpu_seconds(server.postmaster_pid) > before
     with contextlib.closing(server.connect()) as connection:
-        tpcb.settle(connection, checkpoint=True)
+        tpcb.write_checkpoint(connection)
         sums = tpcb.read_sums(connection)
         tpcb.require_consistent(sums, label="none", at_least=result.summary.transactions)
         with pytest.raises(ConsistencyError, match="confirmed"):

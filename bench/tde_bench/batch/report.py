@@ -102,10 +102,8 @@ def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary])
 
 def _explanation(result: BatchResult) -> str:
     return (
-        f"{caption(result)}\nMB: encrypted and decrypted. Added ÷ cipher: CPU seconds more "
-        "than without encryption, divided by what `openssl speed` needs for the same bytes; 1 is "
-        "the least that encryption can cost. "
-        f"{_UNKNOWN}: the cipher's share is too small to be told from noise."
+        f"{caption(result)} 1 is the least that encryption can cost; {_UNKNOWN}: the cipher's "
+        "share is too small to be told from noise. MB: encrypted and decrypted."
     )
 
 

@@ -40,3 +40,18 @@ def check_outputs(files: Iterable[Path | None], charts: Iterable[Path | None]) -
     for path in files:
         if path is not None and not path.absolute().parent.is_dir():
             raise BenchError(f"the directory of {path} does not exist")
+
+
+def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Return the whole numbers of a list such as ``1,4,16``, None when the option was not given.
+
+    Raises:
+        BenchError: naming the option, for anything but distinct numbers from 1 on.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(found) != len(parts) or min(found) < 1 or len(set(found)) != len(found):
+        raise BenchError(f"{option} {text} is not a list of numbers", remedy="Example: 1,4,16")
+    return found

@@ -15,7 +15,8 @@ from tde.cli.common import (
     examples,
 )
 from tde.cli.options import algorithm_of
-from tde_bench.cli.common import check_memory_size, check_outputs
+from tde_bench.cli.common import check_memory_size, check_outputs, numbers
+from tde_bench.errors import BenchError
 from tde_bench.lifecycle import signals_interrupt
 from tde_bench.options import (
     AesListOption,
@@ -29,22 +30,32 @@ from tde_bench.options import (
     JobsOption,
     JsonFileOption,
     KeepOption,
+    ProtocolOption,
     QuickOption,
+    RateOption,
     RoundsOption,
     ScaleOption,
     SeedOption,
     SharedBuffersOption,
     WarmupOption,
+    WorkloadOption,
 )
+from tde_bench.workload_names import WorkloadName
 
 if TYPE_CHECKING:
     from tde_bench.configurations import Configuration
-    from tde_bench.oltp import OltpParameters
+    from tde_bench.parameters import OltpParameters
     from tde_bench.results import OltpResult
 
 _EPILOG = examples(
     "tde-bench oltp --aes 256",
     "tde-bench oltp --quick --chart oltp.png --json oltp.json",
+    "tde-bench oltp --aes 256 --workload select-only",
+    "# How the cost grows with the number of sessions, and with the size of the data:",
+    "tde-bench oltp --aes 256 --clients 1,4,16,64 --chart clients.png",
+    "tde-bench oltp --aes 256 --scale 5,20,80 --chart scale.png",
+    "# Latency at a load that both can take:",
+    "tde-bench oltp --aes 256 --rate 500",
     "# Servers that already run; the first one is what the others are compared with:",
     'tde-bench oltp --existing "host=/run/postgresql port=5432=plain" '
     '--existing "host=/run/postgresql port=5433=encrypted"',
@@ -59,9 +70,12 @@ def register(app: typer.Typer) -> None:
 def oltp(
     aes: AesListOption = None,
     existing: ExistingOption = None,
+    workload: WorkloadOption = WorkloadName.TPCB,
     scale: ScaleOption = None,
     clients: ClientsOption = None,
     jobs: JobsOption = None,
+    protocol: ProtocolOption = None,
+    rate: RateOption = None,
     duration: DurationOption = None,
     rounds: RoundsOption = None,
     warmup: WarmupOption = None,
@@ -75,27 +89,31 @@ def oltp(
     quick: QuickOption = False,
     seed: SeedOption = None,
 ) -> None:
-    """Run pgbench TPC-B on ephemeral servers with and without encryption, in interleaved rounds.
+    """Run transactions on ephemeral servers with and without encryption, in interleaved rounds.
 
     A canary row, searched for on disk, first proves that encryption is really on.
     """
     check_memory_size("--shared-buffers", shared_buffers)
     check_outputs([json_file, csv_file, chart_file], [chart_file])
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
-    from tde_bench.oltp import OltpParameters
+    from tde_bench.parameters import OltpParameters
 
     configurations = _configurations(aes or [], existing or [])
-    parameters = (OltpParameters.quick() if quick else OltpParameters()).with_given(
-        scale=scale,
-        clients=clients,
+    parameters = OltpParameters.choose(
+        name=workload,
+        quick=quick,
+        scale=numbers("--scale", scale),
+        clients=numbers("--clients", clients),
         jobs=jobs,
+        protocol=None if protocol is None else protocol.value,
+        rate=rate,
         duration=duration,
         rounds=rounds,
         warmup=warmup,
         shared_buffers=shared_buffers,
         seed=seed,
     )
-    _explain(parameters.clients, parameters.scale)
+    _check_parameters(parameters)
     result, finished = _run(
         configurations, parameters, json_file, bindir=bindir, directory=directory, keep=keep
     )
@@ -146,9 +164,16 @@ def _configurations(aes: list[int], existing: list[str]) -> list[Configuration]:
     return chosen
 
 
-def _explain(clients: int, scale: int) -> None:
-    """Say before the run what would surprise after it."""
-    if clients > scale:
+def _check_parameters(parameters: OltpParameters) -> None:
+    """Refuse what means nothing, and say before the run what would surprise after it."""
+    from tde_bench import workloads
+
+    name = WorkloadName(parameters.workload)
+    chosen = workloads.workload(name)
+    if not chosen.options_apply and (parameters.rate or parameters.protocol != "simple"):
+        raise BenchError(f"--rate and --protocol are options of pgbench, which {name.value} lacks")
+    clients, scale = max(parameters.clients), min(parameters.scale)
+    if name is WorkloadName.TPCB and clients > scale:
         error_console.print(
             f"Note: {clients} clients update {scale} branches and so wait for each other's row "
             "locks; a scale of at least the number of clients avoids that."

@@ -1,0 +1,1 @@
+"""A workload like TPC-C: schema, transactions, and the processes that run them."""
