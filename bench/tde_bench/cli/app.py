@@ -8,7 +8,7 @@ import typer
 
 from tde.cli.common import reporting_errors
 from tde.errors import TdeError
-from tde_bench.cli import batch, oltp, pages
+from tde_bench.cli import batch, check, oltp, pages
 
 # The packages of the optional dependency `bench`.
 _BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
@@ -24,6 +24,7 @@ app = typer.Typer(
 oltp.register(app)
 batch.register(app)
 pages.register(app)
+check.register(app)
 
 
 @app.callback()

@@ -1,0 +1,1 @@
+"""``tde-bench check``: has encryption become more expensive than it was?"""

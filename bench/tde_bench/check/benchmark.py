@@ -1,0 +1,197 @@
+"""Measuring what ``check`` compares: less than two minutes on two servers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tde import Algorithm
+from tde.postgres import find_binaries
+from tde_bench.check.results import CheckResult, CheckRun
+from tde_bench.check.works import (
+    CipherWork,
+    ServerWork,
+    cipher_works,
+    create_table,
+    server_works,
+    settle,
+)
+from tde_bench.configurations import Configuration, ephemeral
+from tde_bench.database import Connection
+from tde_bench.errors import BenchError
+from tde_bench.machine import (
+    check_steal,
+    describe_canary,
+    describe_filesystem,
+    describe_machine,
+    describe_server,
+)
+from tde_bench.pages.benchmark import steal_seconds
+from tde_bench.progress import Observer
+from tde_bench.runner import Place, check_canary, running_servers
+from tde_bench.servers import Server, server_settings
+from tde_bench.speed import find_openssl, measure_speed
+from tde_bench.usage import read_usage
+
+_SHARED_BUFFERS = "16MB"
+# Only CPU time is compared. Waiting for the disk would take most of the two minutes.
+_SETTINGS = {"fsync": "off", "max_parallel_workers_per_gather": "0", "jit": "off"}
+
+
+@dataclass(frozen=True)
+class CheckParameters:
+    """How much to run; fewer than six rounds decide nothing."""
+
+    rounds: int = 7
+    seed: int = 1
+
+    def with_given(self, **values: Any) -> CheckParameters:
+        """Return a copy with those values replaced that are not None."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return dataclasses.replace(self, **given)
+
+
+class CheckBenchmark:
+    """One run of the check.
+
+    Args:
+        save: called with the result after every round and at the end.
+    """
+
+    def __init__(
+        self,
+        parameters: CheckParameters,
+        observer: Observer,
+        save: Callable[[CheckResult], None],
+    ) -> None:
+        self._parameters = parameters
+        self._observer = observer
+        self._save = save
+        self._configurations = ephemeral([Algorithm.AES256])
+        units = {work.name: (f"{work.label} ÷ openssl", "byte") for work in cipher_works()}
+        units |= {work.name: (f"{work.label} ÷ plain", work.unit) for work in server_works()}
+        self.result = CheckResult(
+            parameters={**asdict(parameters), "shared_buffers": _SHARED_BUFFERS},
+            labels={c.name: c.label for c in self._configurations},
+            units=units,
+        )
+
+    def run(self, *, bindir: Path | None, directory: Path | None) -> None:
+        """Run everything; :attr:`result` holds what was measured, also after an exception.
+
+        Raises:
+            BenchError: when the run cannot start or encryption is not on.
+            KeyboardInterrupt: after an interruption, once servers and files are gone.
+        """
+        openssl = find_openssl()
+        if openssl is None:
+            raise BenchError(
+                "there is no openssl program to compare the cipher with",
+                remedy="Install it: apt-get install openssl",
+            )
+        settings = {**server_settings(_SHARED_BUFFERS), **_SETTINGS}
+        place = Place(directory, find_binaries(bindir), settings, keep=False)
+        self.result.status = "failed"
+        try:
+            describe_machine(self.result)
+            with running_servers(self._configurations, place, self._observer) as running:
+                assert running.folder is not None
+                describe_filesystem(self.result, running.folder)
+                self._measure_all(running.servers[0], running.servers[1], openssl)
+            self.result.status = "complete"
+        except KeyboardInterrupt:
+            self.result.status = "interrupted"
+            raise
+        finally:
+            self._save(self.result)
+
+    def _measure_all(self, plain: Server, encrypted: Server, openssl: Path) -> None:
+        with contextlib.ExitStack() as stack:
+            turns = []
+            for server in (plain, encrypted):
+                turns.append(_Turn(server, self._set_up(server)))
+                stack.callback(turns[-1].connection.close)
+            started, stolen = time.monotonic(), steal_seconds()
+            for number in range(self._parameters.rounds):
+                self._round(number, turns[0], turns[1], openssl)
+                self._save(self.result)
+            check_steal(self.result, steal_seconds() - stolen, time.monotonic() - started)
+
+    def _set_up(self, server: Server) -> Connection:
+        label = server.configuration.label
+        self._observer.step(f"{label}: looking for a canary row on disk")
+        report = check_canary(server)
+        self._observer.note(f"{label}: {describe_canary(report)}")
+        self._observer.step(f"{label}: creating the table")
+        connection = server.connect()
+        create_table(connection)
+        settle(connection)
+        # The first scan after a load sets hint bits, and the first rewrite makes the table grow.
+        for work in server_works():
+            work.run(connection, self._parameters.rounds)
+            settle(connection)
+        describe_server(self.result, server, report)
+        return connection
+
+    def _round(self, number: int, plain: _Turn, encrypted: _Turn, openssl: Path) -> None:
+        title = f"round {number + 1}/{self._parameters.rounds}"
+        for algorithm in Algorithm:
+            works = [work for work in cipher_works() if work.algorithm is algorithm]
+            self._observer.load_started(f"{title}, {algorithm.label}", len(works))
+            self.result.runs.extend(_cipher_runs(works, algorithm, openssl, number))
+            self._observer.load_finished(None)
+        for work in server_works():
+            self._observer.load_started(f"{title}, {work.label}", 1)
+            self.result.runs.append(_server_run(work, number, plain, encrypted))
+            self._observer.load_finished(None)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A server and its open connection."""
+
+    server: Server
+    connection: Connection
+
+    def cpu_per_unit(self, work: ServerWork, number: int) -> float:
+        """Do the work once; return the server's CPU seconds per unit."""
+        before = read_usage(self.server)
+        work.run(self.connection, number)
+        used = read_usage(self.server).since(before)
+        settle(self.connection)
+        if used.cpu_seconds is None:
+            raise BenchError("the CPU time of the server cannot be read")
+        return used.cpu_seconds / work.units
+
+
+def _server_run(work: ServerWork, number: int, plain: _Turn, encrypted: _Turn) -> CheckRun:
+    """Run the plain server before and after the encrypted one, so that drift cancels."""
+    first = plain.cpu_per_unit(work, number)
+    measured = encrypted.cpu_per_unit(work, number)
+    second = plain.cpu_per_unit(work, number)
+    return CheckRun(number, work.name, measured, (first + second) / 2, first, second)
+
+
+def _cipher_runs(
+    works: list[CipherWork], algorithm: Algorithm, openssl: Path, number: int
+) -> list[CheckRun]:
+    """Run the core before and after ``openssl speed``, which measures both directions."""
+    first = [1 / work.bytes_per_second() for work in works]
+    openssl_name = Configuration("openssl", "openssl speed", algorithm)
+    speed = measure_speed(openssl, openssl_name, number)
+    runs = []
+    for work, before in zip(works, first, strict=True):
+        after = 1 / work.bytes_per_second()
+        rate = speed.decrypt_bytes_per_second if work.decrypt else speed.encrypt_bytes_per_second
+        runs.append(CheckRun(number, work.name, (before + after) / 2, 1 / rate, before, after))
+    return runs
+
+
+def steps(parameters: CheckParameters) -> int:
+    """Return the number of measurements of a whole run."""
+    return parameters.rounds * (len(cipher_works()) + len(server_works()))

@@ -1,0 +1,209 @@
+"""``tde-bench check``: what counts as a regression, and what CI gets to see of it.
+
+The long tests run the real command; a slowed cipher (slow_cipher.c) is the regression.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from tde_bench import cli
+from tde_bench.check.benchmark import CheckBenchmark
+from tde_bench.check.results import CheckResult, CheckRun, Quantity, read_baseline
+from tde_bench.check.verdict import Verdict, judge
+from tde_bench.errors import BenchError
+from tde_bench.outcome import write_json
+from tde_bench.statistics import Estimate
+from typer.testing import CliRunner
+
+SOURCE = Path(__file__).with_name("slow_cipher.c")
+DEADLINE_SECONDS = 1200
+
+
+def _runs(ratios: Sequence[float], nulls: Sequence[float]) -> list[CheckRun]:
+    return [
+        CheckRun(number, "scan", measured=ratio, reference=1.0, first=1.0, second=null)
+        for number, (ratio, null) in enumerate(zip(ratios, nulls, strict=True))
+    ]
+
+
+def _result(runs: list[CheckRun], status: str = "complete") -> CheckResult:
+    return CheckResult(
+        parameters={"seed": 1},
+        labels={"none": "no encryption", "aes256": "AES-256"},
+        units={"scan": ("scan ÷ plain", "row")},
+        runs=runs,
+        status=status,
+    )
+
+
+def _quantity(ratios: Sequence[float], nulls: Sequence[float] = (1.0,) * 7) -> Quantity:
+    (quantity,) = _result(_runs(ratios, nulls)).quantities()
+    return quantity
+
+
+def _verdict(quantity: Quantity, baseline: float, margin: float = 0.1) -> Verdict:
+    (finding,) = judge([quantity], {"scan": Estimate(baseline, None, None, 7)}, margin=margin)
+    return finding.verdict
+
+
+AROUND_ONE = (0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02)
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [
+        (1.0, Verdict.OK),
+        (1.09, Verdict.OK),
+        # Its median is beyond what is allowed, but its interval is not.
+        (1.105, Verdict.UNDECIDED),
+        (1.3, Verdict.REGRESSION),
+        (0.7, Verdict.IMPROVED),
+    ],
+)
+def test_a_regression_is_an_interval_beyond_baseline_and_margin(
+    factor: float, verdict: Verdict
+) -> None:
+    quantity = _quantity([1.25 * factor * value for value in AROUND_ONE])
+    assert _verdict(quantity, baseline=1.25) is verdict
+
+
+def test_noise_between_equal_turns_widens_what_is_allowed() -> None:
+    ratios = [1.25 * 1.3 * value for value in AROUND_ONE]
+    assert _verdict(_quantity(ratios), baseline=1.25) is Verdict.REGRESSION
+    noisy = _quantity(ratios, (0.6, 0.7, 0.8, 1.0, 1.2, 1.3, 1.4))
+    assert noisy.noise >= 0.3
+    assert _verdict(noisy, baseline=1.25) is not Verdict.REGRESSION
+
+
+def test_few_rounds_decide_nothing() -> None:
+    assert _verdict(_quantity((3.0,) * 5, (1.0,) * 5), baseline=1.0) is Verdict.UNDECIDED
+
+
+def test_quantities_that_only_one_side_has() -> None:
+    quantity = _quantity(AROUND_ONE)
+    findings = judge([quantity], {"gone": Estimate(1.0, None, None, 7)}, margin=0.1)
+    assert [finding.verdict for finding in findings] == [Verdict.NEW, Verdict.MISSING]
+    assert [finding.verdict.fails for finding in findings] == [False, True]
+
+
+def test_unchanged_code_rarely_fails_on_a_noisy_machine() -> None:
+    """Equal costs under 15 % of noise per turn, with outliers: hardly an alarm in 40 checks."""
+    generator = np.random.default_rng(7)
+
+    def turns() -> Any:
+        noise = generator.normal(1.0, 0.15, 7).clip(0.5)
+        return noise * np.where(generator.random(7) < 0.05, 3.0, 1.0)
+
+    def check() -> Quantity:
+        first, measured, second = turns(), 1.25 * turns(), turns()
+        return _result(
+            [
+                CheckRun(i, "scan", measured[i], (first[i] + second[i]) / 2, first[i], second[i])
+                for i in range(7)
+            ]
+        ).quantities()[0]
+
+    verdicts = [_verdict(check(), baseline=check().ratio.median) for _ in range(40)]
+    assert verdicts.count(Verdict.REGRESSION) <= 1
+
+
+def _write(path: Path, ratios: Sequence[float], status: str = "complete") -> Path:
+    write_json(_result(_runs(ratios, (1.0,) * len(ratios)), status), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": {"name": "tde-bench/check", "version": 2}}, "has the schema"),
+        ({"schema": {"name": "tde-bench/oltp", "version": 1}}, "has the schema"),
+        ({"status": "interrupted"}, "is interrupted"),
+        ({"quantities": [{"name": "scan"}]}, "is not a result"),
+    ],
+)
+def test_a_file_that_is_no_baseline_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    file = _write(tmp_path / "baseline.json", AROUND_ONE)
+    assert read_baseline(file)["scan"].median == 1.0
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(BenchError, match=message):
+        read_baseline(file)
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (2.0, 1)])
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, code: int) -> None:
+    def measure(self: CheckBenchmark, **options: Any) -> None:
+        self.result.runs = _runs([factor * value for value in AROUND_ONE], (1.0,) * 7)
+        self.result.status = "complete"
+
+    monkeypatch.setattr(CheckBenchmark, "run", measure)
+    baseline, junit = _write(tmp_path / "baseline.json", AROUND_ONE), tmp_path / "check.xml"
+    arguments = ["check", f"--baseline={baseline}", f"--junit={junit}"]
+    done = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "80"})
+    assert done.exit_code == code, done.output
+    assert ("REGRESSION" in done.output) == (code == 1)
+    suite = ElementTree.parse(junit).getroot().find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures")) == ("1", str(code))
+    failures = [failure.get("message", "") for failure in suite.iter("failure")]
+    assert len(failures) == code
+    assert all("scan ÷ plain: 2.000" in message for message in failures)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory that the server's user can reach; pytest's own is private to this user."""
+    path = Path(tempfile.mkdtemp(prefix="tde-check-test-", dir="/var/tmp"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def _check(*arguments: str, preload: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if preload is not None:
+        environment["LD_PRELOAD"] = str(preload)
+    command = [sys.executable, "-m", "tde_bench", "check", *arguments]
+    return subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * DEADLINE_SECONDS)
+def test_a_slowed_cipher_fails_and_an_unchanged_tree_passes(folder: Path) -> None:
+    library = folder / "libslow_cipher.so"
+    compiler = ["cc", "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
+    subprocess.run([*compiler, "-Wl,--no-as-needed", "-lcrypto", "-ldl"], check=True)
+    baseline = folder / "baseline.json"
+    done = _check(f"--json={baseline}", f"--directory={folder}")
+    assert done.returncode == 0, done.stderr
+    done = _check(f"--baseline={baseline}", f"--directory={folder}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    slowed = _check(f"--baseline={baseline}", f"--directory={folder}", preload=library)
+    assert slowed.returncode == 1, slowed.stdout + slowed.stderr
+    # On the page core and on the server.
+    for quantity in ("encrypt AES-256", "decrypt AES-256", "scan"):
+        (line,) = (line for line in slowed.stdout.splitlines() if line.startswith(f" {quantity}"))
+        assert "REGRESSION" in line
+    assert {path.name for path in folder.iterdir()} == {library.name, baseline.name}
