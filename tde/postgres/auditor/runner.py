@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -159,16 +159,13 @@ class _Run:
         pending: dict[Future[Tally], Stretch] = {
             pool.submit(scan, stretch, task): stretch for stretch, task in work
         }
-        waiting = set(pending)
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                stretch = pending.pop(future)
-                try:
-                    self.ledger.add_tally(stretch.file, future.result())
-                except OSError as error:
-                    self.ledger.add_findings([unreadable(stretch.file.path, error)])
-                self._observer.read(stretch.length, stretch.file.name)
+        for future in as_completed(pending):
+            stretch = pending[future]
+            try:
+                self.ledger.add_tally(stretch.file, future.result())
+            except OSError as error:
+                self.ledger.add_findings([unreadable(stretch.file.path, error)])
+            self._observer.read(stretch.length, stretch.file.name)
 
     def _is_read(self, file: AuditedFile) -> bool:
         """Tell whether a file has to be read: all are, when there is a canary."""
