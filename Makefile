@@ -54,6 +54,9 @@ postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUIT
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)
 
+valgrind: setup ## Look for invalid accesses and leaks while thousands of files are opened
+	$(BIN)/python -m pytest -n auto tests/interposer/test_valgrind.py $(PYTEST_ARGS)
+
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

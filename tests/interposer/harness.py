@@ -37,9 +37,8 @@ PARALLEL_VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 # In a run under a sanitizer (tests/sanitize.py) the driver, unlike Python, must not leak.
-SANITIZED = (
-    {"ASAN_OPTIONS": "detect_leaks=1"} if "libasan" in os.environ.get("LD_PRELOAD", "") else {}
-)
+UNDER_ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
+SANITIZED = {"ASAN_OPTIONS": "detect_leaks=1"} if UNDER_ASAN else {}
 
 # Tablespaces of the test keystore beside pg_default (AES-256) and pg_global (AES-128).
 AES128_TABLESPACE = 16400
@@ -112,6 +111,14 @@ def build_program(directory: Path, source: str, *core: str) -> Path:
     return target
 
 
+def valgrind() -> tuple[str, ...]:
+    """Return a command prefix that fails with 99 on an invalid access or lost memory."""
+    return (
+        *("valgrind", "--leak-check=full", "--error-exitcode=99", "--num-callers=30"),
+        *("--errors-for-leak-kinds=definite,indirect,possible", "--track-fds=no"),
+    )
+
+
 @dataclass(frozen=True)
 class Harness:
     """One data directory and a way to run scripts in it.
@@ -137,14 +144,16 @@ class Harness:
         *,
         check: bool = True,
         environment: dict[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run the driver with these arguments."""
+        """Run the driver with these arguments, ``under`` a program that watches it."""
+        command = [*under, str(driver), *arguments]
         environment = {**os.environ, **SANITIZED, **(environment or {})}
         if self.keystore is None:
-            return self._run([str(driver), *arguments], environment, (), check)
+            return self._run(command, environment, (), check)
         with self.keystore.hand_over() as keys:
             environment |= {**keys.environment, "LD_PRELOAD": preload()}
-            return self._run([str(driver), *arguments], environment, (keys.fd,), check)
+            return self._run(command, environment, (keys.fd,), check)
 
     def _run(
         self, command: list[str], environment: dict[str, str], fds: tuple[int, ...], check: bool
@@ -157,5 +166,5 @@ class Harness:
             capture_output=True,
             text=True,
             check=check,
-            timeout=120,
+            timeout=550,  # pytest's own limit comes a little later
         )
