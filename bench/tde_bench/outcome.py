@@ -50,7 +50,7 @@ class Outcome:
     def described(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return the part of the document that every command writes."""
         return {
-            "schema": schema,
+            "schema": dict(schema),
             "status": self.status,
             "metadata": self.metadata,
             "parameters": self.parameters,

@@ -89,8 +89,8 @@ def title(result: OltpResult) -> str:
     clients = sorted({point.clients for point in points})
     parts = [
         parameters.get("title", "pgbench TPC-B"),
-        f"{parameters.get('scale_unit', 'scale')} {', '.join(map(str, scales))}",
-        f"{', '.join(map(str, clients))} client{'s' if clients[-1] > 1 else ''}",
+        f"{parameters.get('scale_unit', 'scale')} {'/'.join(map(str, scales))}",
+        f"{'/'.join(map(str, clients))} client{'s' if clients[-1] > 1 else ''}",
     ]
     if parameters.get("protocol", "simple") != "simple":
         parts.append(f"{parameters['protocol']} protocol")
@@ -102,8 +102,16 @@ def title(result: OltpResult) -> str:
 def sweep_table(result: OltpResult) -> Table:
     """Build the table of a sweep: a line per point and encrypted configuration."""
     table = Table(title=title(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(result.parameters.get("scale_unit", "scale").capitalize(), justify="right")
-    for heading in ("clients", "", "TPS", "ratio", "CPU ms", "ratio", "added ÷ cipher"):
+    for heading in (
+        result.parameters.get("scale_unit", "scale"),
+        "clients",
+        "",
+        "TPS",
+        "ratio",
+        "CPU ms",
+        "ratio",
+        "added ÷ cipher",
+    ):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for point in result.points:
         for summary in result.summaries(point):

@@ -8,7 +8,10 @@ import re
 import pytest
 from tde_bench import cli
 from tde_bench.cli import oltp as oltp_command
+from tde_bench.cli.common import numbers
+from tde_bench.errors import BenchError
 from tde_bench.parameters import OltpParameters
+from tde_bench.workload_names import WorkloadName
 from typer.testing import CliRunner
 
 
@@ -44,8 +47,8 @@ def test_quick_run_is_short() -> None:
 
 
 def test_given_values_replace_defaults() -> None:
-    parameters = OltpParameters.quick().with_given(scale=99, rounds=None)
-    assert (parameters.scale, parameters.rounds) == (99, OltpParameters.quick().rounds)
+    parameters = OltpParameters.quick().with_given(scale=(99,), rounds=None)
+    assert (parameters.scale, parameters.rounds) == ((99,), OltpParameters.quick().rounds)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,26 @@ def test_other_key_sizes_are_refused() -> None:
     result = CliRunner().invoke(cli.app, ["oltp", "--aes", "192"])
     assert result.exit_code == 2
     assert "must be 128 or 256" in result.output
+
+
+def test_points_of_a_sweep_have_fewer_rounds_unless_told() -> None:
+    name = WorkloadName.TPCB
+    one = OltpParameters.choose(name=name, quick=False, clients=(4,))
+    sweep = OltpParameters.choose(name=name, quick=False, clients=(1, 4), duration=20)
+    assert (one.points, sweep.points) == (1, 2)
+    assert (one.rounds, sweep.rounds, sweep.duration) == (12, 6, 20)
+    assert sweep.document()["sweep"] == {"scale": [20], "clients": [1, 4]}
+    assert sweep.document()["clients"] == 1
+
+
+def test_lists_of_numbers() -> None:
+    assert numbers("--clients", None) is None
+    assert numbers("--clients", "1,4, 16") == (1, 4, 16)
+    for text in ("", "1,", "0", "x", "1,1", "-1", "1.5"):
+        with pytest.raises(BenchError, match="--clients"):
+            numbers("--clients", text)
+
+
+def test_options_that_tpcc_cannot_follow_are_refused() -> None:
+    result = CliRunner().invoke(cli.app, ["oltp", "--workload=tpcc", "--rate=5"])
+    assert isinstance(result.exception, BenchError)

@@ -69,6 +69,9 @@ def test_encrypted_run(directory: Path, tmp_path: Path) -> None:
     assert "AES-256" in completed.stdout
     document = json.loads(json_file.read_text())
     assert document["status"] == "complete"
+    assert document["schema"] == {"name": "tde-bench/oltp", "version": 2}
+    assert {speed["configuration"] for speed in document["openssl_speed"]} == {"aes256"}
+    assert document["summary"][1]["limit"]["count"] == 2
     assert [run["configuration"] for run in document["runs"]] == [
         *("none", "aes256"),
         *("aes256", "none"),

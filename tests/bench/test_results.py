@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import stat
@@ -12,9 +13,11 @@ import pytest
 from rich.console import Console
 from runs import make_result
 from tde_bench.chart import write_chart
+from tde_bench.errors import BenchError
 from tde_bench.outcome import write_json
 from tde_bench.report import format_interval, format_ratio, human_bytes, print_report
-from tde_bench.results import OltpResult, paired_ratios, write_csv
+from tde_bench.results import OltpResult, Point, paired_ratios, read_oltp, write_csv
+from tde_bench.speed import CipherSpeed
 from tde_bench.statistics import Estimate
 from tde_bench.verdict import verdicts
 
@@ -163,3 +166,80 @@ def test_chart_files(tmp_path: Path, suffix: str, start: bytes, cpu_ms: float | 
     file = tmp_path / f"chart{suffix}"
     write_chart(make_result([1000.0] * 3, [900.0] * 3, cpu_ms=cpu_ms), file)
     assert file.read_bytes().startswith(start)
+
+
+def _sweep() -> OltpResult:
+    """Return two points: encryption costs 10 % with one client and 20 % with four."""
+    result = make_result([1000.0] * 6, [900.0] * 6)
+    more = make_result([2000.0] * 6, [1600.0] * 6)
+    result.parameters |= {"workload": "tpcb", "title": "pgbench TPC-B"}
+    result.parameters |= {"sweep": {"scale": [20], "clients": [1, 4]}}
+    result.runs = [dataclasses.replace(run, scale=20, clients=1) for run in result.runs]
+    result.runs += [dataclasses.replace(run, scale=20, clients=4) for run in more.runs]
+    return result
+
+
+def test_points_of_a_sweep_are_summarized_apart() -> None:
+    result = _sweep()
+    assert result.points == [Point(20, 1), Point(20, 4)]
+    found = [(s.configuration, s.clients, s.tps) for s in result.summaries()]
+    assert found == [
+        *(("none", 1, 1000.0), ("aes256", 1, 900.0)),
+        *(("none", 4, 2000.0), ("aes256", 4, 1600.0)),
+    ]
+    ratios = [s.tps_ratio.median for s in result.summaries() if s.tps_ratio is not None]
+    assert ratios == pytest.approx([0.9, 0.8])
+
+
+def test_sweep_report_and_chart(tmp_path: Path) -> None:
+    output = io.StringIO()
+    print_report(_sweep(), Console(file=output, width=80))
+    text = output.getvalue()
+    for part in ("pgbench TPC-B, scale 20, 1/4 clients", "0.900", "0.800", "1.040"):
+        assert part in text
+    write_chart(_sweep(), tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_limit_is_what_was_added_by_the_cost_of_the_cipher() -> None:
+    # 0.5 ms per transaction without, 0.52 ms with encryption of 3001.5 bytes in each of 1000.
+    result = make_result([1000.0] * 6, [1000.0] * 6)
+    result.speeds = [CipherSpeed(0, "aes256", 3e8, 3e8)]
+    none, aes = result.summaries()
+    assert none.limit is None
+    assert aes.cipher_ms_per_transaction == pytest.approx(1000 * 3001.5 / 3e8)
+    assert aes.added_cpu_ms_per_transaction == pytest.approx(0.02)
+    assert aes.limit is not None
+    assert aes.limit.median == pytest.approx(0.02 / 0.010005)
+
+
+def test_a_document_is_read_as_it_was_written() -> None:
+    result = _sweep()
+    result.speeds = [CipherSpeed(0, "aes256", 3e8, 3e8)]
+    result.warn("Something was odd.")
+    document = json.loads(json.dumps(result.to_json()))
+    assert read_oltp(document).to_json() == result.to_json()
+
+
+def test_documents_of_version_1_are_read() -> None:
+    """The committed reference run was written by version 1."""
+    document = make_result([1000.0] * 2, [900.0] * 2).to_json()
+    document["schema"]["version"] = 1
+    del document["openssl_speed"]
+    for run in document["runs"]:
+        for added in ("clients", "scale", "tpm_c"):
+            del run[added]
+        for direction in ("encrypted", "decrypted"):
+            del run[f"ephemeral_bytes_{direction}"]
+    result = read_oltp(document)
+    assert result.points == [Point(20, 4)]
+    assert result.summaries()[1].tps == 900
+    assert result.to_json()["schema"]["version"] == 2
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"name": "tde-bench/oltp", "version": 3}, {"name": "x", "version": 1}]
+)
+def test_other_documents_are_refused(schema: dict[str, object]) -> None:
+    with pytest.raises(BenchError, match="not a result"):
+        read_oltp({"schema": schema})
