@@ -6,9 +6,9 @@ import dataclasses
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tde_bench.cli import batch as batch_command
 from tde_bench.errors import BenchError, ConsistencyError
 from tde_bench.speed import CipherSpeed
 from typer.testing import CliRunner
+from whole_runs import interrupt, processes_of, reachable_directory, read_document
 
 PHASES = {"first": "First phase", "second": "Second phase"}
 
@@ -193,10 +194,8 @@ def test_help_states_the_defaults_in_use(field: str) -> None:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that the server's user can reach."""
-    with tempfile.TemporaryDirectory(prefix="tde-bench-test-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+    with reachable_directory() as path:
+        yield path
 
 
 def test_whole_run(directory: Path, tmp_path: Path) -> None:
@@ -240,3 +239,23 @@ def test_whole_run(directory: Path, tmp_path: Path) -> None:
     assert not any("differ in more than encryption" in text for text in document["warnings"])
     assert csv_file.read_text().count("\n") == 1 + len(runs)
     assert list(directory.iterdir()) == []
+    assert processes_of(directory) == []
+
+
+def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_path: Path) -> None:
+    json_file = tmp_path / "r.json"
+    command = [sys.executable, "-m", "tde_bench", "batch", "--aes=256", "--scale=1"]
+    command += [f"--directory={directory}", "--cipher=hardware", f"--json={json_file}"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        errors = interrupt(
+            process, signal.SIGTERM, lambda: len(read_document(json_file)["runs"]) >= 3
+        )
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    document = read_document(json_file)
+    assert document["status"] == "interrupted"
+    assert {entry["phase"] for entry in document["summary"]} >= {"copy"}
+    assert list(directory.iterdir()) == []
+    assert processes_of(directory) == []

@@ -64,7 +64,7 @@ def phases() -> tuple[Phase, ...]:
         _phase("cold_scan", "Sequential scan, cold", _scan, _drop_from_cache),
         _phase("warm_scan", "Sequential scan, warm", _scan, _scan_before),
         _phase("ctas", "CREATE TABLE AS", _create_table_as, _checkpoint),
-        _phase("update", "UPDATE of every row", _update, _checkpoint),
+        _phase("update", "UPDATE of every row", _update, _index_in_order),
         _phase("alter", "ALTER TABLE rewrite", _alter, _checkpoint),
         _phase("vacuum_full", "VACUUM FULL", _vacuum_full, _checkpoint),
         _phase("sort", "External sort", _sort, _vacuum),
@@ -142,6 +142,17 @@ def _scan(target: Target) -> Answer:
 def _create_table_as(target: Target) -> Answer:
     target.execute("CREATE TABLE batch_copy AS SELECT * FROM batch_rows")
     return ()
+
+
+def _index_in_order(target: Target) -> None:
+    """Replace the index by one whose order is that of the rows.
+
+    With the other one, each updated row would need a page from anywhere in the index, and the
+    phase would measure random access, which is the subject of OLTP.
+    """
+    target.execute("DROP INDEX batch_rows_customer")
+    target.execute("CREATE INDEX batch_rows_id ON batch_rows (id)")
+    target.checkpoint()
 
 
 def _update(target: Target) -> Answer:

@@ -21,7 +21,6 @@ from tde_bench.options import (
     DirectoryOption,
     JsonFileOption,
     KeepOption,
-    SharedBuffersOption,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +47,15 @@ class Cipher(str, enum.Enum):
 BatchScaleOption = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Size of the table, 100 000 rows or about 16 MB each. Default: 16; quick: 5."
+        min=1, help="Size of the table, 100 000 rows or about 16 MB each. Default: 5; quick: 1."
+    ),
+]
+BatchBuffersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shared-buffers",
+        metavar="SIZE",
+        help="shared_buffers of the servers. Default: 16MB; quick: 4MB.",
     ),
 ]
 BatchRoundsOption = Annotated[
@@ -78,7 +85,7 @@ def batch(
     cipher: CipherOption = Cipher.BOTH,
     scale: BatchScaleOption = None,
     rounds: BatchRoundsOption = None,
-    shared_buffers: SharedBuffersOption = None,
+    shared_buffers: BatchBuffersOption = None,
     bindir: BindirOption = None,
     directory: DirectoryOption = None,
     keep: KeepOption = False,
