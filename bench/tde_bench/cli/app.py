@@ -8,10 +8,10 @@ import typer
 
 from tde.cli.common import reporting_errors
 from tde.errors import TdeError
-from tde_bench.cli import batch, check, oltp, pages
+from tde_bench.cli import batch, check, oltp, pages, report
 
 # The packages of the optional dependency `bench`.
-_BENCH_PACKAGES = frozenset({"matplotlib", "numpy", "pandas", "scipy"})
+_BENCH_PACKAGES = frozenset({"jinja2", "matplotlib", "numpy", "pandas", "scipy"})
 
 app = typer.Typer(
     help="Measure what encrypting PostgreSQL's storage costs.",
@@ -24,6 +24,7 @@ app = typer.Typer(
 oltp.register(app)
 batch.register(app)
 pages.register(app)
+report.register(app)
 check.register(app)
 
 

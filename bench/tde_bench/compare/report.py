@@ -1,0 +1,60 @@
+"""The table of peers."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tde_bench.compare.results import CompareResult
+from tde_bench.report import caption, format_cpu, format_interval, format_ratio
+from tde_bench.statistics import MINIMUM_VALUES
+
+
+def print_report(result: CompareResult, console: Console) -> None:
+    """Print the table, the peers that could not run, notes and warnings."""
+    if not result.runs:
+        console.print("No round was finished, so there is nothing to report.")
+    else:
+        console.print()
+        console.print(compare_table(result))
+        console.print(Text(caption(result), "dim"))
+        console.print()
+    for name, note in result.notes.items():
+        if name in result.labels:
+            console.print(Text(f"{result.labels[name]}: {note}"))
+    for label, reason in result.absent():
+        console.print(Text(f"{label}: not measured: {reason}."))
+    rounds = max((summary.rounds for summary in result.summaries()), default=0)
+    if 0 < rounds < MINIMUM_VALUES:
+        console.print(f"From {rounds} rounds: {MINIMUM_VALUES} are needed for a conclusion.")
+    for warning in result.warnings:
+        console.print(Text("Warning: ", "bold yellow") + Text(warning))
+
+
+def compare_table(result: CompareResult) -> Table:
+    """Build the table: a line per peer, also for those that could not run; fits 80 columns."""
+    parameters = result.parameters
+    table = Table(
+        title=f"TPC-B, scale {parameters['scale']}, {parameters['clients']} clients",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("TPS", "ratio", "95 % interval", "p95 ms", "CPU ms", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for summary in result.summaries():
+        table.add_row(
+            summary.label,
+            f"{summary.tps:,.0f}",
+            format_ratio(summary.tps_ratio),
+            format_interval(summary.tps_ratio),
+            f"{summary.latency_p95_ms:.2f}",
+            format_cpu(summary.cpu_ms_per_transaction),
+            format_ratio(summary.cpu_ratio),
+        )
+    for label, _ in result.absent():
+        table.add_row(label, "not measured", *["–"] * 5)
+    return table

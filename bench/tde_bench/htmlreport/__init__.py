@@ -1,0 +1,1 @@
+"""``tde-bench report``: one page from any set of results."""
