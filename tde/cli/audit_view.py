@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 
 from rich.filesize import decimal
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -23,6 +26,10 @@ from tde.postgres.auditor import AuditLine, AuditObserver, AuditReport, FileClas
 
 # More findings than this are left to --json: a person acts on the first ones.
 _FINDINGS_SHOWN = 50
+
+_HEADERS = ("What", "Cipher", "Files", "Size", "Verified", "Zeros", "Other blocks", "Verdict")
+_NUMBERS = ("Files", "Size", "Verified", "Zeros")
+_NAME_WIDTH = 44  # Columns; longer names of tablespaces are folded.
 
 
 class _Bar:
@@ -63,36 +70,54 @@ def print_report(report: AuditReport) -> None:
     state = "running" if report.running else "stopped"
     title = f"Audit of {report.data_directory} (server {state}, scope {report.scope})"
     console.print(Text(title, "bold"), soft_wrap=True)
-    console.print(_table(report))
+    _print_lines(report)
     _print_findings(report)
     _print_plain(report)
     _print_verdict(report)
 
 
-def _table(report: AuditReport) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("What", overflow="fold")
-    table.add_column("Cipher", no_wrap=True)
-    for header in ("Files", "Size", "Verified", "Zeros"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("Other blocks")
-    table.add_column("Verdict", no_wrap=True)
-    place = None
-    for line in report.lines:
-        if line.place != place and (place is not None or line.place != "cluster"):
-            table.add_row(Text(line.place, "bold"))
-        place = line.place
-        table.add_row(
-            Text(line.name),
-            line.algorithm.label if line.algorithm else "–",
-            f"{line.files:,}",
-            decimal(line.bytes),
-            f"{line.verified:,}" if line.verified else "–",
-            f"{line.zero:,}" if line.zero else "–",
-            _other(line),
-            _verdict(line),
+def _print_lines(report: AuditReport) -> None:
+    """Print a table for each place; all have columns of the same widths."""
+    rows = [(line.place, _row(line)) for line in report.lines]
+    cells = [_HEADERS, *(row for _, row in rows)]
+    widths = [max(len(str(row[n])) for row in cells) for n in range(len(_HEADERS))]
+    widths[0] = min(widths[0], _NAME_WIDTH)
+    for place, group in groupby(rows, key=itemgetter(0)):
+        is_first = place == report.lines[0].place
+        if not is_first:
+            console.print(Text(place, "bold"), soft_wrap=True)
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+            header_style="bold",
+            show_header=is_first,
         )
-    return table
+        for n, header in enumerate(_HEADERS):
+            table.add_column(
+                header,
+                justify="right" if header in _NUMBERS else "left",
+                min_width=widths[n],
+                max_width=widths[n],
+                no_wrap=n > 0,
+                overflow="fold",
+            )
+        for _, row in group:
+            table.add_row(*row)
+        console.print(table)
+
+
+def _row(line: AuditLine) -> tuple[str | Text, ...]:
+    return (
+        Text(line.name),
+        line.algorithm.label if line.algorithm else "–",
+        f"{line.files:,}",
+        decimal(line.bytes),
+        f"{line.verified:,}" if line.verified else "–",
+        f"{line.zero:,}" if line.zero else "–",
+        _other(line),
+        _verdict(line),
+    )
 
 
 def _other(line: AuditLine) -> str:
@@ -108,7 +133,7 @@ def _other(line: AuditLine) -> str:
 
 def _verdict(line: AuditLine) -> Text:
     if line.findings:
-        return Text(f"{line.findings:,} FINDING{'S' if line.findings > 1 else ''}", "bold red")
+        return Text(_plural(line.findings, "FINDING").upper(), "bold red")
     if line.by_decision:
         return Text("plaintext by decision", "yellow")
     if line.file_class is FileClass.EPHEMERAL:
@@ -122,7 +147,7 @@ def _print_findings(report: AuditReport) -> None:
     console.print(Text(f"\nFindings ({len(report.findings):,})", "bold red"))
     for finding in report.findings[:_FINDINGS_SHOWN]:
         console.print(Text.assemble((f"{finding.kind.value}: ", "red"), finding.problem))
-        console.print(Text(f"    {finding.remedy}", "dim"))
+        console.print(Padding(Text(finding.remedy, "dim"), (0, 0, 0, 4)))
     if len(report.findings) > _FINDINGS_SHOWN:
         console.print(f"… and {len(report.findings) - _FINDINGS_SHOWN:,} more; see --json")
 
@@ -135,8 +160,12 @@ def _print_plain(report: AuditReport) -> None:
     for files in report.plain:
         what = f"{files.files}: {files.reason}".replace("`", "")
         style = "yellow" if files.decision else ""
-        facts.add_row(f"{files.count:,} files", Text(what, style))
+        facts.add_row(_plural(files.count, "file"), Text(what, style))
     console.print(facts)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _print_verdict(report: AuditReport) -> None:
@@ -149,5 +178,5 @@ def _print_verdict(report: AuditReport) -> None:
             Text.assemble(("\nEverything that should be ciphertext is.", "bold green"), canary)
         )
     else:
-        console.print(Text(f"\n{len(report.findings):,} findings: see above.", "bold red"))
+        console.print(Text(f"\n{_plural(len(report.findings), 'finding')}, see above.", "bold red"))
     console.print(Text(read, "dim"))

@@ -218,7 +218,7 @@ def test_a_canary_in_a_temporary_file(copy, encoding, offset):
         file.write(TEXT.encode(encoding))
     report = copy.audit(canary=TEXT)
     hits = [f for f in report.findings if f.kind is FindingKind.CANARY]
-    assert [(hit.file, hit.offset) for hit in hits] == [(path, offset)]
+    assert [(hit.file, hit.offsets) for hit in hits] == [(path, (offset,))]
 
 
 def test_rows_in_temporary_files(copy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tde import _core
 from tde.postgres.auditor.inventory import AuditedFile
 from tde.postgres.auditor.model import FileClass, Finding, FindingKind
 from tde.postgres.auditor.tally import Issue
@@ -59,26 +60,29 @@ def issue_finding(file: AuditedFile, issue: Issue) -> Finding:
     )
 
 
-def canary_finding(file: AuditedFile, offset: int, by_decision: bool) -> Finding:
-    """Return the finding for one occurrence of the canary."""
+def canary_finding(file: AuditedFile, offsets: tuple[int, ...], by_decision: bool) -> Finding:
+    """Return the finding for the occurrences of the canary in one file, which are sorted."""
     remedy = (
         "The file is of an encrypted class: somebody wrote past tde. Restore it from a backup, "
         "and treat the old storage as disclosed."
     )
-    if by_decision:
+    if file.file_class is FileClass.EPHEMERAL:
+        remedy = _TEMPORARY_REMEDY
+    elif by_decision:
         remedy = "The tablespace is in plaintext by decision; move the table to one with a key."
     elif file.rule is not None:
         remedy = f"The file is plain by design ({file.rule.reason})."
     elif file.file_class is FileClass.UNKNOWN:
         remedy = "Nobody encrypts this file; remove it."
+    more = f" and at {len(offsets) - 1:,} more places" if len(offsets) > 1 else ""
     return Finding(
         FindingKind.CANARY,
         file.path,
-        f"{file.path}: the canary is at byte {offset}",
+        f"{file.path}: the canary is at byte {offsets[0]}{more}",
         remedy,
-        block=offset // 8192,
+        block=offsets[0] // _core.BLOCK_SIZE,
         blocks=1,
-        offset=offset,
+        offsets=offsets,
     )
 
 

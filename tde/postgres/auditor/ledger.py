@@ -126,9 +126,10 @@ class Ledger:
         found = list(self._findings.values())
         for file, state in self._files.items():
             found += [issue_finding(file, issue) for issue in _joined(state.issues)]
-            by_decision = self._by_decision(file)
-            found += [canary_finding(file, at, by_decision) for at in sorted(state.canaries)]
-        return tuple(sorted(found, key=lambda f: (str(f.file), f.block or 0, f.offset or 0)))
+            if state.canaries:
+                offsets = tuple(sorted(state.canaries))
+                found.append(canary_finding(file, offsets, self._by_decision(file)))
+        return tuple(sorted(found, key=lambda f: (str(f.file), f.block or 0)))
 
     def _by_decision(self, file: AuditedFile) -> bool:
         return (
@@ -142,7 +143,7 @@ class Ledger:
         findings: Counter[_LineKey] = Counter()
         for file, state in self._files.items():
             key = (file.place, file.file_class, file.tablespace)
-            findings[key] += len(_joined(state.issues)) + len(state.canaries)
+            findings[key] += len(_joined(state.issues)) + bool(state.canaries)
         keys = sorted(
             self._counts,
             key=lambda key: (self._places.index(key[0]), _ORDER.index(key[1]), key[2] or 0),

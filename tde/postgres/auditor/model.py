@@ -46,7 +46,7 @@ class Finding:
         file: the file, or a directory when all of it is meant.
         block: number of the first block concerned, counted in the file; ``None`` for the whole.
         blocks: how many blocks from there on.
-        offset: of a canary: bytes from the start of the file.
+        offsets: of a canary: bytes from the start of the file, at most 20 of each 64 MiB.
         problem: what is wrong, in words.
         remedy: what to do about it.
     """
@@ -57,7 +57,7 @@ class Finding:
     remedy: str
     block: int | None = None
     blocks: int = 0
-    offset: int | None = None
+    offsets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
