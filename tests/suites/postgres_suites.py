@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from enum import Enum
@@ -30,7 +31,7 @@ from tde.postgres import server_os_user
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__
 )
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
 
 DEFAULT_WORK = Path(__file__).parents[2] / "build" / "postgres-suites"
 
@@ -155,6 +156,8 @@ def _print_result(label: str, name: str, result: TestResult) -> None:
 
 def main() -> None:
     """Run the command line; errors of these scripts become a message and its remedy."""
+    # A supervisor's TERM must end tests and servers as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except TdeError as error:

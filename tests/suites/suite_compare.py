@@ -72,11 +72,15 @@ def counts(suite: Suite) -> str:
     passed = sum(result.status == PASS for result in ran)
     checks = sum(result.passed for result in ran)
     failures = sum(len(result.failures) for result in ran)
-    text = f"{passed} of {len(ran)}"
-    if checks != passed:
-        text += f" ({checks} of {checks + failures} checks)"
+    text = _of(passed, len(ran))
+    if checks + failures != len(ran):
+        text += f" ({_of(checks, checks + failures)} checks)"
     skipped = len(suite) - len(ran)
     return text + (f", {skipped} skipped" if skipped else "")
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{whole}" if part == whole else f"{part} of {whole}"
 
 
 def summary(rows: list[tuple[int, str, Suite, Suite, list[Difference]]]) -> Table:

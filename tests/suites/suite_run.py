@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from suite_results import (
@@ -60,6 +61,8 @@ class Runner:
     os_user: OsUser | None
     jobs: int
     retries: int
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the run is interrupted: tests have sessions of their own, Ctrl-C is ours only."""
 
     def run(self, suite: str, only: Sequence[str], report: Report) -> Suite:
         """Run a suite and report each result as it comes.
@@ -83,7 +86,12 @@ class Runner:
             return program.stem, result
 
         with ThreadPoolExecutor(self.jobs) as pool:
-            return dict(pool.map(run_one, programs))
+            try:
+                return dict(pool.map(run_one, programs))
+            except BaseException:
+                self.stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _run_until_it_passes(self, program: Path, folder: Path) -> TestResult:
         """Run a TAP program, again when it fails: many of them depend on timing."""
@@ -97,6 +105,8 @@ class Runner:
             result = parse_tap(output, status)
             result.seconds = round(time.monotonic() - started, 1)
             result.attempts = attempt
+            if self.stop.is_set():
+                break
             if result.status != FAIL:
                 # What passed is not looked at again, and its clusters take gigabytes.
                 shutil.rmtree(folder)
@@ -146,12 +156,22 @@ class Runner:
                 extra_groups=user.groups if user else None,
             )
             try:
-                status = process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                status = _end(process)
+                status = self._wait(process, timeout)
             finally:
                 _end_servers(output)
         return log.read_text(errors="replace"), status
+
+    def _wait(self, process: subprocess.Popen[bytes], timeout: float) -> int:
+        """Wait for a test; end it when its time is over or the run is interrupted."""
+        deadline = time.monotonic() + timeout
+        try:
+            while time.monotonic() < deadline and not self.stop.is_set():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(1)
+        except KeyboardInterrupt:
+            _end(process)
+            raise
+        return _end(process)
 
     def _make(self, folder: Path) -> None:
         """Make a folder that the tests' user may write to."""

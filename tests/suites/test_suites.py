@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from suite_compare import Expected, differences, load_expected
+from suite_compare import Expected, counts, differences, load_expected
 from suite_results import FAIL, PASS, SKIP, TestResult, load, parse_regress, parse_tap, save
 
 COVERAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
@@ -79,6 +79,17 @@ def test_only_listed_failures_are_expected() -> None:
     assert reasons(listed) == ["Perl reads pages"]
     assert reasons(other) == reasons(fewer) == reasons(listed, major=18) == [""]
     assert reasons(plain) == []
+
+
+def test_counts_tell_tests_from_checks() -> None:
+    suite = {
+        "001": TestResult(PASS, passed=8),
+        "002": TestResult(FAIL, passed=1, failures=["x"]),
+        "003": TestResult(SKIP),
+    }
+    assert counts(suite) == "1 of 2 (9 of 10 checks), 1 skipped"
+    assert counts({"boolean": TestResult(PASS, passed=1)}) == "1"
+    assert counts({}) == "not run"
 
 
 def test_results_survive_their_file(tmp_path: Path) -> None:
