@@ -63,7 +63,7 @@ def running_servers(
             folder = stack.enter_context(workspace(place.parent, keep=place.keep))
         servers: list[Server] = []
         # Entered last and so left first: servers are stopped before their files are removed.
-        stack.enter_context(_closing_all(servers, observer))
+        stack.enter_context(closing_all(servers, observer))
         for configuration in configurations:
             observer.step(f"starting {configuration.label}")
             if configuration.dsn is not None:
@@ -83,7 +83,7 @@ def running_servers(
 
 
 @contextmanager
-def _closing_all(servers: Sequence[Server], observer: Observer) -> Iterator[None]:
+def closing_all(servers: Sequence[Server], observer: Observer) -> Iterator[None]:
     """Close every server in the list at the end, even when closing one of them fails."""
     try:
         yield

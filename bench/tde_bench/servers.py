@@ -91,6 +91,11 @@ class Server(ABC):
         """Process number of the postmaster; None when it runs elsewhere or is hidden."""
 
     @property
+    def helper_pids(self) -> tuple[int, ...]:
+        """Processes outside the server that work for it alone, such as a filesystem's daemon."""
+        return ()
+
+    @property
     @abstractmethod
     def data_directory(self) -> Path | None:
         """The data directory; None when this process cannot read it."""

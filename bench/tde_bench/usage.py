@@ -16,7 +16,7 @@ class Usage:
     """Counters that only grow; None where they cannot be read.
 
     Attributes:
-        cpu_seconds: user and system time of the server's whole process tree.
+        cpu_seconds: user and system time of the server's whole process tree, and of its helpers.
         cipher: bytes encrypted and decrypted, None for a server without tde.
         steal_seconds: time that the hypervisor gave this machine's CPUs to somebody else.
     """
@@ -47,4 +47,5 @@ def read_usage(server: Server) -> Usage:
     pid = server.postmaster_pid
     if pid is None:
         return Usage(None, None, steal)
-    return Usage(tree_cpu_seconds(pid), io_counters(pid), steal)
+    cpu = tree_cpu_seconds(pid) + sum(map(tree_cpu_seconds, server.helper_pids))
+    return Usage(cpu, io_counters(pid), steal)

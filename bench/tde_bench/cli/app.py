@@ -8,7 +8,7 @@ import typer
 
 from tde.cli.common import reporting_errors
 from tde.errors import TdeError
-from tde_bench.cli import batch, check, oltp, pages, report
+from tde_bench.cli import batch, check, compare, oltp, pages, report
 
 # The packages of the optional dependency `bench`.
 _BENCH_PACKAGES = frozenset({"jinja2", "matplotlib", "numpy", "pandas", "scipy"})
@@ -24,6 +24,7 @@ app = typer.Typer(
 oltp.register(app)
 batch.register(app)
 pages.register(app)
+compare.register(app)
 report.register(app)
 check.register(app)
 

@@ -56,5 +56,5 @@ def compare_table(result: CompareResult) -> Table:
             format_ratio(summary.cpu_ratio),
         )
     for label, _ in result.absent():
-        table.add_row(label, "not measured", *["–"] * 5)
+        table.add_row(f"{label} (not measured)", *["–"] * 6)
     return table

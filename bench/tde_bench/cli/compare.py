@@ -1,0 +1,167 @@
+"""``tde-bench compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tde.algorithms import Algorithm
+from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
+from tde.cli.options import algorithm_of
+from tde_bench.cli.common import check_memory_size, check_outputs
+from tde_bench.lifecycle import signals_interrupt
+from tde_bench.options import (
+    AesListOption,
+    BindirOption,
+    ChartFileOption,
+    CsvFileOption,
+    DirectoryOption,
+    JsonFileOption,
+)
+
+if TYPE_CHECKING:
+    from tde.postgres import PostgresBinaries
+    from tde_bench.compare.peers import Peer
+    from tde_bench.compare.results import CompareResult
+    from tde_bench.parameters import OltpParameters
+
+_EPILOG = examples(
+    "tde-bench compare --json compare.json --chart compare.png",
+    "tde-bench compare --quick",
+    "# With a server that you already run, for example another product:",
+    'tde-bench compare --existing "host=db.example dbname=postgres=other"',
+)
+
+ExistingPeerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--existing",
+        metavar="DSN[=LABEL]",
+        help="Another server; may be repeated. A scratch database is created and dropped in it.",
+    ),
+]
+PeerScaleOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="pgbench scale, about 15 MB each. Default: 10; quick: 2."),
+]
+PeerClientsOption = Annotated[
+    int | None, typer.Option(min=1, help="Concurrent sessions. Default: 4; quick: 2.")
+]
+PeerDurationOption = Annotated[
+    int | None, typer.Option(min=1, help="Seconds per round and peer. Default: 10; quick: 3.")
+]
+PeerRoundsOption = Annotated[
+    int | None, typer.Option(min=1, help="Interleaved rounds. Default: 6; quick: 2.")
+]
+PeerBuffersOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="shared_buffers. Default: 16MB; quick: 4MB."),
+]
+PeerQuickOption = Annotated[
+    bool, typer.Option("--quick", help="A short run (about a minute) for a first look.")
+]
+PeerSeedOption = Annotated[
+    int | None, typer.Option(help="Seed of pgbench and of the bootstrap. Default: 1.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog=_EPILOG)(compare)
+
+
+def compare(
+    aes: AesListOption = None,
+    existing: ExistingPeerOption = None,
+    scale: PeerScaleOption = None,
+    clients: PeerClientsOption = None,
+    duration: PeerDurationOption = None,
+    rounds: PeerRoundsOption = None,
+    shared_buffers: PeerBuffersOption = None,
+    bindir: BindirOption = None,
+    directory: DirectoryOption = None,
+    json_file: JsonFileOption = None,
+    csv_file: CsvFileOption = None,
+    chart_file: ChartFileOption = None,
+    quick: PeerQuickOption = False,
+    seed: PeerSeedOption = None,
+) -> None:
+    """Run TPC-B on tde and its peers side by side: gocryptfs, LUKS, pgcrypto, other servers.
+
+    A peer that cannot run here is reported as such, with the reason.
+    """
+    check_memory_size("--shared-buffers", shared_buffers)
+    check_outputs([json_file, csv_file, chart_file], [chart_file])
+    # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
+    from tde.postgres import find_binaries
+    from tde_bench.compare.peers import all_peers
+
+    binaries = find_binaries(bindir)
+    algorithms = [algorithm_of(bits) for bits in aes or []] or [Algorithm.AES256]
+    peers = all_peers(algorithms, existing or [], binaries)
+    parameters = _parameters(quick).with_given(
+        scale=None if scale is None else (scale,),
+        clients=None if clients is None else (clients,),
+        duration=duration,
+        rounds=rounds,
+        shared_buffers=shared_buffers,
+        seed=seed,
+    )
+    result, finished = _run(peers, parameters, binaries, directory, json_file)
+    _present(result, csv_file, chart_file)
+    if not finished:
+        error_console.print("Interrupted. What was measured until then is above.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _parameters(quick: bool) -> OltpParameters:
+    """Return defaults for up to half a dozen servers."""
+    from tde_bench.parameters import OltpParameters
+
+    if quick:
+        return OltpParameters(
+            scale=(2,), clients=(2,), duration=3, rounds=2, warmup=1, shared_buffers="4MB"
+        )
+    return OltpParameters(scale=(10,), duration=10, rounds=6, warmup=5, shared_buffers="16MB")
+
+
+def _run(
+    peers: list[Peer],
+    parameters: OltpParameters,
+    binaries: PostgresBinaries,
+    directory: Path | None,
+    json_file: Path | None,
+) -> tuple[CompareResult, bool]:
+    """Measure, saving after every turn; return the result and whether the run was finished."""
+    from tde_bench.compare.benchmark import CompareBenchmark
+    from tde_bench.outcome import write_json
+    from tde_bench.progress import live_progress
+
+    def save(result: CompareResult) -> None:
+        if json_file is not None:
+            write_json(result, json_file)
+
+    able = sum(peer.reason is None for peer in peers)
+    with live_progress(error_console, parameters.load_seconds(able)) as observer:
+        benchmark = CompareBenchmark(peers, parameters, observer, save)
+        with signals_interrupt():
+            try:
+                benchmark.run_peers(binaries, directory)
+            except KeyboardInterrupt:
+                return benchmark.result, False
+    return benchmark.result, True
+
+
+def _present(result: CompareResult, csv_file: Path | None, chart_file: Path | None) -> None:
+    """Print the report and write the files that are made once, at the end."""
+    from tde_bench.chart import write_chart
+    from tde_bench.compare.report import print_report
+    from tde_bench.results import write_csv
+
+    print_report(result, console)
+    if csv_file is not None:
+        write_csv(result, csv_file)
+    if chart_file is not None and result.runs:
+        write_chart(result, chart_file)
