@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -198,48 +198,64 @@ def directory() -> Iterator[Path]:
         yield path
 
 
-def test_whole_run(directory: Path, tmp_path: Path) -> None:
-    json_file, csv_file = tmp_path / "r.json", tmp_path / "r.csv"
-    command = [sys.executable, "-m", "tde_bench", "batch", "--aes=256", "--scale=1", "--rounds=1"]
-    command += [f"--directory={directory}", "--shared-buffers=1MB", "--cipher=both"]
-    command += [f"--json={json_file}", f"--csv={csv_file}"]
+def _batch(directory: Path, json_file: Path, *arguments: str) -> dict[str, Any]:
+    """Run a batch to its end and return its document."""
+    command = [sys.executable, "-m", "tde_bench", "batch", "--rounds=1", *arguments]
+    command += [f"--directory={directory}", f"--json={json_file}"]
     completed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stderr
-    assert "AES-256 software" in completed.stdout
-    document = json.loads(json_file.read_text())
-    assert document["schema"] == {"name": "tde-bench/batch", "version": 1}
+    assert "All phases" in completed.stdout
+    document = read_document(json_file)
     assert document["status"] == "complete"
-    names = ("none", "aes256-software", "aes256")
-    assert [c["name"] for c in document["configurations"]] == list(names)
-    runs = {(run["phase"], run["configuration"]): run for run in document["runs"]}
-    assert runs.keys() == {(phase.name, name) for phase in phases() for name in names}
-    # Software and hardware do the same work; only the time differs.
-    for name in names[1:]:
-        encrypted = {phase.name: runs[phase.name, name] for phase in phases()}
-        size = 100_000 * 100
-        assert encrypted["copy"]["relation_bytes_encrypted"] > size
-        assert encrypted["copy"]["wal_bytes_encrypted"] > size
-        for phase in ("cold_scan", "warm_scan", "dump"):
-            assert encrypted[phase]["relation_bytes_decrypted"] > size
-        for phase in ("ctas", "update", "alter", "vacuum_full"):
-            assert encrypted[phase]["relation_bytes_encrypted"] > size
-            assert encrypted[phase]["wal_bytes_encrypted"] > size
-        for phase in ("sort", "join"):
-            assert encrypted[phase]["ephemeral_bytes_encrypted"] > size
-            assert encrypted[phase]["ephemeral_bytes_decrypted"] > size
-        assert encrypted["recovery"]["wal_bytes_decrypted"] > size
-        assert encrypted["recovery"]["relation_bytes_encrypted"] > size
-        # A base backup sends pages as they are on disk.
-        assert encrypted["basebackup"]["relation_bytes_decrypted"] < size
-    slow, fast = (
-        min(s["encrypt_bytes_per_second"] for s in document["openssl_speed"] if name in s.values())
-        for name in names[1:]
-    )
-    assert fast > slow
-    assert not any("differ in more than encryption" in text for text in document["warnings"])
-    assert csv_file.read_text().count("\n") == 1 + len(runs)
     assert list(directory.iterdir()) == []
     assert processes_of(directory) == []
+    return document
+
+
+def test_whole_run(directory: Path, tmp_path: Path) -> None:
+    arguments = ("--aes=256", "--cipher=hardware", "--scale=1", "--shared-buffers=2MB")
+    csv_file = tmp_path / "r.csv"
+    document = _batch(directory, tmp_path / "r.json", *arguments, f"--csv={csv_file}")
+    assert document["schema"] == {"name": "tde-bench/batch", "version": 1}
+    names = [configuration["name"] for configuration in document["configurations"]]
+    assert names == ["none", "aes256"]
+    runs = {(run["phase"], run["configuration"]): run for run in document["runs"]}
+    assert runs.keys() == {(phase.name, name) for phase in phases() for name in names}
+    assert all(run["cpu_seconds"] > 0 for run in runs.values())
+    assert not any(run["bytes_encrypted"] for (_, name), run in runs.items() if name == "none")
+    encrypted = {phase.name: runs[phase.name, "aes256"] for phase in phases()}
+    size = 100_000 * 100
+    assert encrypted["copy"]["relation_bytes_encrypted"] > size
+    assert encrypted["copy"]["wal_bytes_encrypted"] > size
+    for phase in ("cold_scan", "warm_scan", "dump"):
+        assert encrypted[phase]["relation_bytes_decrypted"] > size
+    for phase in ("ctas", "update", "alter", "vacuum_full"):
+        assert encrypted[phase]["relation_bytes_encrypted"] > size
+        assert encrypted[phase]["wal_bytes_encrypted"] > size
+    for phase in ("sort", "join"):
+        assert encrypted[phase]["ephemeral_bytes_encrypted"] > size
+        assert encrypted[phase]["ephemeral_bytes_decrypted"] > size
+    assert encrypted["recovery"]["wal_bytes_decrypted"] > size
+    assert encrypted["recovery"]["relation_bytes_encrypted"] > size
+    # A base backup sends pages as they are on disk.
+    assert encrypted["basebackup"]["relation_bytes_decrypted"] < size
+    assert not any("differ in more than encryption" in text for text in document["warnings"])
+    assert csv_file.read_text().count("\n") == 1 + len(runs)
+
+
+@pytest.mark.slow
+def test_five_bars(directory: Path, tmp_path: Path) -> None:
+    """Software means software: both the cipher alone and the server take clearly more CPU."""
+    document = _batch(directory, tmp_path / "r.json", "--quick")
+    names = [configuration["name"] for configuration in document["configurations"]]
+    assert names == ["none", "aes128-software", "aes128", "aes256-software", "aes256"]
+    speeds = {s["configuration"]: s["encrypt_bytes_per_second"] for s in document["openssl_speed"]}
+    total = {
+        s["configuration"]: s["cpu_seconds"] for s in document["summary"] if s["phase"] == "total"
+    }
+    for name in ("aes128", "aes256"):
+        assert speeds[name] > 2 * speeds[f"{name}-software"]
+        assert total[f"{name}-software"] > total[name]
 
 
 def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_path: Path) -> None:
