@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import traceback
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from tde.errors import (
     NoDataDirectoryError,
 )
 from tde.keystore import inspect_keystore
-from tde.postgres import Scope, decrypt_cluster, encrypt_cluster, run_program
+from tde.postgres import Cluster, Scope, decrypt_cluster, encrypt_cluster, run_program
 from tde.postgres.convert.names import resolve_tablespaces
 
 
@@ -207,6 +208,79 @@ def test_temporary_files_are_removed_as_the_server_would(original, copy, keystor
     assert "base/pgsql_tmp/notes" in summary.warnings[0]
     assert foreign.read_bytes() == b"mine"
     assert files_with(CANARY, directory) == []
+
+
+def test_copies_inside_the_data_directory(original, copy, keystore_factory):
+    """An archive of WAL has to fit the cluster; a copy of a cluster is not the cluster."""
+    directory = copy.data_directory
+    segment = next((directory / "pg_wal").glob("0000000*"))
+    for name, source in {
+        f"archive/{segment.name}": segment,
+        "old/base/5/1259": directory / "base/5/1259",
+        "base/5/16384.notes": directory / "base/5/1259",
+        os.fsdecode(b"log/f\xe4lle"): directory / "PG_VERSION",
+    }.items():
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    if os.geteuid() == 0:
+        for path in directory.rglob("*"):
+            os.chown(path, directory.stat().st_uid, directory.stat().st_gid)
+    plain = (directory / "base/5/1259").read_bytes()
+    summary = encrypt_cluster(copy, keystore_factory())
+    assert (directory / "old/base/5/1259").read_bytes() == plain
+    assert (directory / "base/5/16384.notes").read_bytes() == plain
+    assert (directory / "archive" / segment.name).read_bytes() == segment.read_bytes()
+    assert len(summary.warnings) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to act for another user")
+def test_root_has_the_rights_of_the_owner_only(original, copy, keystore_factory, tmp_path):
+    """Whatever the server's user puts in the way, root changes nothing of somebody else."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(original_page := b"\0" * 18 + b"\x04\x20" + b"\1" * 8172)
+    target = copy.data_directory / "base/5/99999"
+    target.hardlink_to(victim) if victim.stat().st_dev == copy.data_directory.stat().st_dev else (
+        pytest.skip("another file system")
+    )
+    with pytest.raises(ConversionError, match="hard links"):
+        encrypt_cluster(copy, keystore_factory())
+    victim.unlink()  # Now it has one name, and root is still its owner.
+    target.chmod(0o644)
+    with pytest.raises(ConversionError, match=r"99999 for reading and writing: Permission denied"):
+        encrypt_cluster(copy, keystore_factory("other"))
+    assert target.read_bytes() == original_page
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_as_the_servers_user(original, copy, os_user, keystore_factory):
+    """Without root everything works the same; nothing is left that belongs to anybody else."""
+    # Before the change of user, who may not reach the environment of the tests.
+    import tde.postgres.symbols  # noqa: F401
+
+    binaries = copy.binaries
+    before = content(copy.data_directory)
+    keystore = keystore_factory()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(os_user.gid)
+            os.setuid(os_user.uid)
+            cluster = Cluster(copy.data_directory, binaries)
+            assert cluster.os_user is None
+            encrypt_cluster(cluster, keystore)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert without_ours(content(copy.data_directory)) == without_ours(
+        encrypted_form(before, keystore)
+    )
+    assert {owner for _, owner, _ in permissions(copy.data_directory).values()} == {os_user.uid}
 
 
 def refuse(copy, keystore, match, error=ConversionError, **arguments):

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from conversions import Original, content, encrypted_form, make_original, withou
 from tde.errors import ClusterKeystoreError, ConversionError, ServerStartError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, decrypt_cluster, encrypt_cluster, run_program
-from tde.postgres.convert import journal, worker
+from tde.postgres.convert import journal, preparation, worker
 from tde.postgres.convert.blocks import SECTOR
 from tde.postgres.convert.state import MOVED_CONTROL, State
 
@@ -217,6 +218,44 @@ def test_continuing_with_something_else_is_refused(original, copy, keystore_fact
     assert encrypt_cluster(copy, keystore).resumed
 
 
+def test_a_key_that_was_lost_between_the_runs_is_noticed(original, copy, keystore_factory):
+    """Without its record pg_default would get the key derived for other tablespaces."""
+    keystore = keystore_factory()
+    assert run_until(die_in_write(100, 1), lambda: encrypt_cluster(copy, keystore))
+    before = content(copy.data_directory)
+    record = keystore.path / "keys" / "1663.key"
+    record.rename(record.with_name("away"))
+    with pytest.raises(ClusterKeystoreError, match="other keys than when") as caught:
+        encrypt_cluster(copy, keystore)
+    assert "keys/" in caught.value.remedy
+    assert content(copy.data_directory) == before
+    record.with_name("away").rename(record)
+    assert encrypt_cluster(copy, keystore).resumed
+
+
+def test_a_server_that_is_started_in_the_last_moment(original, copy, keystore_factory, monkeypatch):
+    before = content(copy.data_directory)
+    keystore = keystore_factory()
+    make_keys = preparation.create_missing_keys
+
+    def start_and_stop(*arguments: object, **options: object) -> None:
+        make_keys(*arguments, **options)
+        copy.start(None, options={"listen_addresses": ""})
+        copy.stop()
+
+    monkeypatch.setattr(preparation, "create_missing_keys", start_and_stop)
+    # tde itself holds the lock of the cluster, so the server is started by other means.
+    monkeypatch.setattr("tde.postgres.cluster.cluster_lock", lambda *_, **__: nullcontext())
+    with pytest.raises(ConversionError, match="in the last moments"):
+        encrypt_cluster(copy, keystore)
+    monkeypatch.undo()
+    name = "base/5/1259"
+    assert content(copy.data_directory)[name] == before[name]
+    encrypt_cluster(copy, keystore)
+    copy.start(keystore, options={"listen_addresses": ""})
+    copy.stop()
+
+
 def test_a_file_that_changed_between_the_runs_is_noticed(original, copy, keystore_factory):
     before = content(copy.data_directory)
     keystore = keystore_factory()
@@ -245,7 +284,7 @@ def test_a_file_that_changed_between_the_runs_is_noticed(original, copy, keystor
 def test_a_read_only_file_in_the_middle(original, copy, keystore_factory):
     before = content(copy.data_directory)
     keystore = keystore_factory()
-    assert run_until(die_at_sync(12), lambda: encrypt_cluster(copy, keystore))
+    assert run_until(die_at_sync(60), lambda: encrypt_cluster(copy, keystore))
     path = copy.data_directory / "base/5/1259"
     path.chmod(0o400)
     with pytest.raises(ConversionError, match=r"1259: Permission denied") as caught:
@@ -284,7 +323,7 @@ def test_a_full_disk(original, copy, keystore_factory):
         assert changed != {name: before.get(name) for name in changed}
         remount = ["mount", "-o", "remount,size=16m", str(directory)]
         subprocess.run(remount, check=True)
-        with pytest.raises(OSError, match="busy"):  # A mount point cannot be removed.
+        with pytest.raises(ConversionError, match="busy"):  # A mount point cannot be removed.
             encrypt_cluster(copy, keystore)
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)

@@ -14,7 +14,8 @@ from tde.errors import (
     KeystoreExistsError,
     PlaintextEntryError,
 )
-from tde.page.codec import PageCipher
+from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.identity import RelationIdentity
 from tde.postgres.policy import (
     BUILT_IN_TABLESPACES,
     Scope,
@@ -24,6 +25,8 @@ from tde.postgres.policy import (
 
 if TYPE_CHECKING:
     from tde.keystore import KeyOwner, Keystore
+
+_CHECK_BYTES = 8
 
 
 def wanted_keys(
@@ -130,6 +133,22 @@ def open_ciphers(
     finally:
         for cipher in ciphers.values():
             cipher.close()
+
+
+def key_checks(ciphers: Mapping[int | None, PageCipher]) -> dict[str, str]:
+    """Return what identifies each key without telling it, by OID or ``wal``.
+
+    A constant is encrypted as a block that no cluster can have. A later run compares: a record that
+    was lost meanwhile would otherwise be replaced by a derived key without anybody noticing.
+    """
+    identity = RelationIdentity(database=0xFFFF_FFFF, relfilenumber=0xFFFF_FFFF)
+    constant = b"\1" * PAGE_SIZE
+    return {
+        "wal" if oid is None else str(oid): cipher.encrypt_pages(constant, identity=identity)[
+            :_CHECK_BYTES
+        ].hex()
+        for oid, cipher in ciphers.items()
+    }
 
 
 def encrypted_tablespaces(

@@ -16,6 +16,8 @@ from tde.postgres.control import SEGMENT_PAGES
 from tde.postgres.convert.journal import JOURNAL_DIRECTORY
 
 # Parts of the data directory where a link would lead to data that nobody expects elsewhere.
+# How many parts the path of a relation file has, by its first one.
+_DEPTHS = {"base": 3, "global": 2, "pg_tblspc": 5}
 _STORAGE = ("base", "global", "pg_tblspc", "pg_wal", "pg_replslot", "pg_notify")
 
 
@@ -72,10 +74,15 @@ def make_plan(
         ConversionError: a file is not what a server leaves after a clean shutdown.
     """
     plan = Plan()
+    archived = 0
     for path, status in _walk(data_directory, version_directory):
-        file_class, tablespace, *_ = _core.parse_path(path)
+        file_class, tablespace, *_ = _core.parse_path(os.fsencode(path))
         if file_class == _core.CLASS_PLAIN:
             continue
+        if not _is_in_place(path, file_class):
+            plan.warnings.append(f"{path} is not where PostgreSQL keeps such files; it stays as is")
+            continue
+        archived += file_class == _core.CLASS_WAL and not path.startswith("pg_wal/")
         if file_class == _core.CLASS_EPHEMERAL:
             if _is_removed_by_server(path):
                 plan.worthless.append(path)
@@ -86,7 +93,22 @@ def make_plan(
             plan.files.append(PlannedFile(path, status.st_size))
         else:
             plan.plaintext += 1
+    if archived:
+        plan.warnings.append(
+            f"{archived} WAL segments outside of pg_wal are converted too, for restore_command"
+        )
     return plan
+
+
+def _is_in_place(path: str, file_class: int) -> bool:
+    """Tell whether a file belongs to the cluster, and not to a copy of one in a subdirectory.
+
+    WAL may be anywhere: an archive in the data directory has to fit the cluster.
+    """
+    parts = path.split("/")
+    if file_class in (_core.CLASS_RELATION, _core.CLASS_TEMP_RELATION):
+        return _DEPTHS.get(parts[0]) == len(parts)
+    return file_class == _core.CLASS_WAL or parts[0] in _STORAGE
 
 
 def _is_removed_by_server(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Encrypting and decrypting an existing cluster in place: the order of the steps.
 
 1. Everything that can be checked is checked; nothing is changed.
-2. state.json is written, then (to encrypt) the key records.
+2. state.json is written, then (to encrypt) the key records, then checks of the keys.
 3. global/pg_control gets another name. From here on no server starts, and blocks are overwritten.
 4. All files are converted and synced.
 5. state.json says so. The marker and the guard of encrypted clusters are written or removed.
@@ -15,23 +15,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, ConversionError
+from tde.page.codec import PageCipher
 from tde.postgres.cluster import Cluster
 from tde.postgres.control import read_major_version
 from tde.postgres.convert.blocks import Direction
-from tde.postgres.convert.checks import (
-    require_encrypting_server,
-    require_room,
-    require_stopped_cleanly,
-    require_usable_files,
-)
 from tde.postgres.convert.file_user import files_as
 from tde.postgres.convert.journal import (
     JOURNAL_DIRECTORY,
@@ -40,12 +34,10 @@ from tde.postgres.convert.journal import (
     sync_directory,
 )
 from tde.postgres.convert.keys import (
-    create_missing_keys,
-    encrypted_tablespaces,
+    key_checks,
     open_ciphers,
-    wanted_keys,
 )
-from tde.postgres.convert.plan import Plan, make_plan
+from tde.postgres.convert.preparation import Options, Preparation
 from tde.postgres.convert.source import BatchSource
 from tde.postgres.convert.state import (
     Phase,
@@ -55,34 +47,19 @@ from tde.postgres.convert.state import (
     read_state,
 )
 from tde.postgres.convert.summary import ConversionSummary
-from tde.postgres.convert.worker import Outcome, ProgressListener, run_workers
+from tde.postgres.convert.worker import Outcome, ProgressListener, continuable, run_workers
 from tde.postgres.guard import add_guard, has_guard, remove_guard
-from tde.postgres.initialize import require_keystore_access, require_separate
 from tde.postgres.lock import cluster_lock
-from tde.postgres.marker import MARKER_FILE, Marker, require_matching_keystore
+from tde.postgres.marker import MARKER_FILE, Marker
 from tde.postgres.policy import (
     Scope,
-    require_cluster_keys,
     require_open,
-    require_unused_keystore,
 )
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
 
 DEFAULT_JOBS = min(os.cpu_count() or 1, 8)
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What the caller asked for; None means the default, or what an earlier run was told."""
-
-    scope: Scope | None
-    algorithm: Algorithm | None
-    tablespaces: tuple[int, ...] | None
-    jobs: int
-    allow_invalid: bool
-    listener: ProgressListener | None
 
 
 def encrypt_cluster(
@@ -122,7 +99,7 @@ def encrypt_cluster(
         ClusterBusyError: another command works on the cluster.
     """
     named = None if tablespaces is None else tuple(sorted(set(tablespaces)))
-    options = _Options(scope, algorithm, named, jobs, allow_invalid_pages, progress)
+    options = Options(scope, algorithm, named, jobs, allow_invalid_pages, progress)
     return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
 
 
@@ -139,7 +116,7 @@ def decrypt_cluster(
     The keystore is left as it is: backups and archived WAL of the cluster still need it.
     Arguments and errors are those of :func:`encrypt_cluster`.
     """
-    options = _Options(None, None, None, jobs, allow_invalid_pages, progress)
+    options = Options(None, None, None, jobs, allow_invalid_pages, progress)
     return _Conversion(cluster, keystore, Direction.DECRYPT, options).run()
 
 
@@ -147,7 +124,7 @@ class _Conversion:
     """One run in one direction."""
 
     def __init__(
-        self, cluster: Cluster, keystore: Keystore, direction: Direction, options: _Options
+        self, cluster: Cluster, keystore: Keystore, direction: Direction, options: Options
     ) -> None:
         if options.jobs < 1:
             raise ConversionError(f"the number of jobs must be at least 1, not {options.jobs}")
@@ -159,14 +136,13 @@ class _Conversion:
         self.os_user = cluster.os_user
         self.journal = self.directory / JOURNAL_DIRECTORY
         self.begun = time.monotonic()
-        self.plaintext = 0
-        self.warnings: list[str] = []
+        self.preparation = Preparation(cluster, keystore, direction, options)
 
     def run(self) -> ConversionSummary:
         """Do or finish the conversion."""
         read_major_version(self.directory)
         require_open(self.keystore)
-        with cluster_lock(self.directory):
+        with cluster_lock(self.directory), continuable(self.directory):
             self._require_no_server()
             state = read_state(self.directory)
             if is_control_moved(self.directory):
@@ -180,7 +156,7 @@ class _Conversion:
                 if state.direction is self.direction:
                     return self._summary(state, Outcome(), resumed=True)
                 state = None
-            return self._continue(self._begin(state), resumed=False)
+            return self._continue(self.preparation.run(state), resumed=False)
 
     def _require_no_server(self) -> None:
         pid = self.cluster.pid
@@ -216,131 +192,12 @@ class _Conversion:
                     remedy="Repeat the command with the options of its first run, or with none.",
                 )
 
-    # Beginning.
-
-    def _begin(self, earlier: State | None) -> State:
-        """Check everything, write the journal and the keys, and take the cluster out of service.
-
-        Args:
-            earlier: of a run that was interrupted before it changed the cluster.
-        """
-        require_separate(self.directory, self.keystore.path)
-        require_keystore_access(self.keystore.path, self.os_user)
-        marker = self.cluster.marker
-        if self.direction is Direction.ENCRYPT:
-            if marker is not None:
-                raise ConversionError(
-                    f"the cluster {self.directory} is encrypted already, with the keystore "
-                    f"{marker.keystore_uuid.hex}",
-                    remedy="There is nothing to do.",
-                )
-        elif marker is None:
-            raise ConversionError(
-                f"the cluster {self.directory} is not encrypted", remedy="There is nothing to do."
-            )
-        else:
-            require_matching_keystore(self.directory, marker, self.keystore.uuid)
-        control = require_stopped_cleanly(self.cluster)
-        version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
-        if self.direction is Direction.ENCRYPT:
-            require_encrypting_server(self.cluster.binaries, self.os_user)
-            return self._begin_encrypt(earlier, version, control.redo_segment)
-        assert marker is not None  # Checked above.
-        return self._begin_decrypt(marker, version, control.redo_segment)
-
-    def _begin_encrypt(self, earlier: State | None, version: str, redo: str) -> State:
-        scope = self.options.scope or Scope.CLUSTER
-        algorithm = self.options.algorithm or Algorithm.AES256
-        named = self.options.tablespaces or ()
-        encrypted = encrypted_tablespaces(self.directory, scope, named)
-        wanted = wanted_keys(self.directory, scope, algorithm, named)
-        plan = self._plan(version, redo, lambda oid: oid in encrypted)
-        with files_as(self.os_user):
-            require_usable_files(
-                self.directory,
-                plan,
-                {},
-                self.direction,
-                allow_invalid=self.options.allow_invalid,
-            )
-        begun = (
-            earlier is not None
-            and earlier.direction is self.direction
-            and earlier.keystore_uuid == self.keystore.uuid
-        )
-        if not begun:
-            require_unused_keystore(self.keystore.path)
-        state = self._state(scope, algorithm, named, plan)
-        self._write_journal(state)
-        create_missing_keys(self.keystore, wanted, begun=begun)
-        with files_as(self.os_user):
-            move_control(self.directory, back=False)
-        return state
-
-    def _begin_decrypt(self, marker: Marker, version: str, redo: str) -> State:
-        from tde.keystore import KeyOwner, inspect_keystore
-
-        require_cluster_keys(self.keystore, self.directory)
-        with open_ciphers(self.keystore, self.directory) as ciphers:
-            plan = self._plan(version, redo, lambda oid: oid in ciphers)
-            with files_as(self.os_user):
-                require_usable_files(
-                    self.directory,
-                    plan,
-                    ciphers,
-                    self.direction,
-                    allow_invalid=self.options.allow_invalid,
-                )
-        records = {r.owner: r.algorithm for r in inspect_keystore(self.keystore.path).keys}
-        algorithm = records[KeyOwner.wal()] or Algorithm.AES256
-        state = self._state(marker.scope, algorithm, (), plan)
-        self._write_journal(state)
-        with files_as(self.os_user):
-            move_control(self.directory, back=False)
-        return state
-
-    def _plan(self, version: str, redo: str, is_encrypted: Callable[[int], bool]) -> Plan:
-        with files_as(self.os_user):
-            plan = make_plan(self.directory, version, is_encrypted)
-        if f"pg_wal/{redo}" not in {file.path for file in plan.files}:
-            raise ConversionError(
-                f"{self.directory}/pg_wal lacks {redo}, the segment that the next start reads",
-                remedy="Restore it from the WAL archive, start the server and stop it.",
-            )
-        require_room(self.directory, plan, self.options.jobs)
-        self.plaintext = plan.plaintext
-        self.warnings += plan.warnings
-        return plan
-
-    def _state(
-        self, scope: Scope, algorithm: Algorithm, named: tuple[int, ...], plan: Plan
-    ) -> State:
-        return State(
-            direction=self.direction,
-            phase=Phase.CONVERTING,
-            keystore_uuid=self.keystore.uuid,
-            keystore=self.keystore.path.resolve(),
-            scope=scope,
-            algorithm=algorithm,
-            tablespaces=named,
-            files=tuple(plan.files),
-            worthless=tuple(plan.worthless),
-        )
-
-    def _write_journal(self, state: State) -> None:
-        """Write state.json into a new directory, or one in which there is nothing but it."""
-        with files_as(self.os_user):
-            self.journal.mkdir(mode=0o700, exist_ok=True)
-            for stale in self.journal.glob(".state.json.*"):
-                stale.unlink()
-            state.write(self.directory, self.os_user)
-            sync_directory(self.directory)
-
     # Converting and finishing.
 
     def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
         """Do what is left to do; pg_control has its other name."""
         with open_ciphers(self.keystore, self.directory) as ciphers:
+            self._require_same_keys(state, ciphers)
             with files_as(self.os_user):
                 for path in state.worthless:
                     # They were written with keys that nobody has any more, or hold plain rows,
@@ -367,6 +224,14 @@ class _Conversion:
             )
         self._finish(state)
         return self._summary(state, outcome, resumed=resumed)
+
+    def _require_same_keys(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
+        if key_checks(ciphers) != state.key_checks:
+            raise ClusterKeystoreError(
+                f"the keystore {self.keystore.path} has other keys than when the conversion of "
+                f"{self.directory} was begun",
+                remedy="Restore the directory keys/ of the keystore as it was then.",
+            )
 
     def _finish(self, state: State) -> None:
         with files_as(self.os_user):
@@ -403,12 +268,12 @@ class _Conversion:
             files=len(state.files),
             bytes=sum(file.size for file in state.files),
             bytes_written=outcome.written,
-            plaintext_files=self.plaintext,
+            plaintext_files=self.preparation.plaintext,
             removed_files=len(state.worthless),
             invalid_pages=outcome.invalid_pages,
             invalid_examples=outcome.examples,
             seconds=time.monotonic() - self.begun,
-            warnings=self.warnings,
+            warnings=self.preparation.warnings,
         )
 
 

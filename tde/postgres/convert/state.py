@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class State:
         tablespaces: OIDs that the operator named, for scope ``tablespaces``.
         files: what is converted, in the order that the journal numbers refer to.
         worthless: temporary files that are removed.
+        key_checks: what identifies the keys, once they exist.
     """
 
     direction: Direction
@@ -60,6 +62,7 @@ class State:
     tablespaces: tuple[int, ...]
     files: tuple[PlannedFile, ...]
     worthless: tuple[str, ...] = ()
+    key_checks: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, data_directory: Path, os_user: OsUser | None) -> None:
         """Write the state durably, replacing what was there."""
@@ -73,6 +76,7 @@ class State:
             "tablespaces": list(self.tablespaces),
             "files": [[file.path, file.size] for file in self.files],
             "worthless": list(self.worthless),
+            "key_checks": dict(self.key_checks),
         }
         document = {
             "format": _FORMAT,
@@ -120,6 +124,7 @@ def read_state(data_directory: Path) -> State | None:
         tablespaces=tuple(body["tablespaces"]),
         files=tuple(PlannedFile(path, size) for path, size in body["files"]),
         worthless=tuple(body["worthless"]),
+        key_checks=body["key_checks"],
     )
 
 
@@ -139,6 +144,25 @@ def is_control_moved(data_directory: Path) -> bool:
             "backup, or undo that change if you know for sure what it was.",
         )
     return moved
+
+
+def take_out_of_service(data_directory: Path, control: bytes) -> None:
+    """Hide pg_control from servers, if none has run since its content was ``control``.
+
+    A server that starts at this moment either has made postmaster.pid before pg_control is
+    moved, and is found here, or it does not find pg_control.
+
+    Raises:
+        ConversionError: a server runs, or ran since; pg_control has its name again.
+    """
+    move_control(data_directory, back=False)
+    changed = (data_directory / MOVED_CONTROL).read_bytes() != control
+    if changed or os.path.lexists(data_directory / "postmaster.pid"):
+        move_control(data_directory, back=True)
+        raise ConversionError(
+            f"a server was started on {data_directory} in the last moments",
+            remedy="Stop it and repeat the command. No file of the cluster has been changed.",
+        )
 
 
 def move_control(data_directory: Path, *, back: bool) -> None:

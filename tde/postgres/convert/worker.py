@@ -90,7 +90,7 @@ def run_workers(
     """
     outcome = Outcome()
     stop = threading.Event()
-    with _continuable(journal), files_as(os_user):
+    with continuable(journal), files_as(os_user):
         done = DoneFiles(journal, run)
     try:
         workers = [
@@ -147,7 +147,7 @@ class _Worker:
         with files_as(os_user):
             try:
                 while not stop.is_set():
-                    with _continuable(self._journal.directory):
+                    with continuable(self._journal.directory):
                         batch = self._source.next()
                     if batch is None:
                         return
@@ -165,14 +165,14 @@ class _Worker:
         for extent in extents:
             if extent.file not in files:
                 target = self._source.target(extent.file)
-                with _continuable(target.path):
+                with continuable(target.path):
                     descriptor = target.open()
                 stack.callback(os.close, descriptor)
                 files[extent.file] = (target, descriptor)
         views = list(_parts(buffer, extents))
         for extent, view in zip(extents, views, strict=True):
             target, descriptor = files[extent.file]
-            with _continuable(target.path):
+            with continuable(target.path):
                 _read(descriptor, view, extent.first * PAGE_SIZE, target.path)
         writes = self._convert_new(batch.new, views, files)
         for journaled, view in zip(batch.touched, views[len(batch.new) :], strict=True):
@@ -180,13 +180,13 @@ class _Worker:
             writes.append((journaled.extent, view))
         for extent, view in writes:
             target, descriptor = files[extent.file]
-            with _continuable(target.path):
+            with continuable(target.path):
                 _write(descriptor, view, extent.first * PAGE_SIZE)
             self._outcome.add_written(len(view))
         for extent in extents:
             if self._source.complete(extent):
                 target, descriptor = files[extent.file]
-                with _continuable(target.path):
+                with continuable(target.path):
                     os.fdatasync(descriptor)
                     self._done.add(extent.file)
 
@@ -205,7 +205,7 @@ class _Worker:
                 records.append((extent, crc, samples))
                 writes.append((extent, view))
         if records:
-            with _continuable(self._journal.directory):
+            with continuable(self._journal.directory):
                 self._journal.append(records)
         return writes
 
@@ -274,8 +274,12 @@ def _write(descriptor: int, view: memoryview, offset: int) -> None:
 
 
 @contextmanager
-def _continuable(path: Path) -> Iterator[None]:
-    """Name the file in errors of the operating system, and say that nothing is lost."""
+def continuable(path: Path) -> Iterator[None]:
+    """Name the file in errors of the operating system, and say that nothing is lost.
+
+    Raises:
+        ConversionError: the operating system reported an error.
+    """
     try:
         yield
     except OSError as error:
