@@ -45,7 +45,7 @@ def print_findings(
 ) -> None:
     """Print the comparison with the baseline, the reasons of what is not ok, and warnings."""
     table = _table("CPU per unit of work, relative to its reference")
-    for heading in ("baseline", "now", "95 % interval", "up to", ""):
+    for heading in ("was", "now", "95 % interval", "up to", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for finding in findings:
         style = _STYLES.get(finding.verdict, "")
@@ -61,8 +61,8 @@ def print_findings(
     console.print(table)
     console.print(
         Text(
-            f"Up to: the end of the baseline's interval, a margin of {margin:.0%}, and the noise "
-            "between equal turns of this run. A regression is an interval wholly above that.",
+            "Was: the baseline. Up to: the end of the baseline's interval, a margin of "
+            f"{margin:.0%}, and the noise between equal turns of this run. A regression is an interval wholly above that.",
             "dim",
         )
     )
