@@ -62,7 +62,8 @@ def print_findings(
     console.print(
         Text(
             "Was: the baseline. Up to: the end of the baseline's interval, a margin of "
-            f"{margin:.0%}, and the noise between equal turns of this run. A regression is an interval wholly above that.",
+            f"{margin:.0%}, and the noise between equal turns of this run. A regression is an "
+            "interval wholly above that.",
             "dim",
         )
     )
