@@ -96,5 +96,6 @@ def test_a_start_warns_of_the_machine(tmp_path, caplog):
 
 
 def test_every_check_is_documented():
-    documented = set(re.findall(r"^\| `(\w+)`", OPERATIONS.read_text(), re.MULTILINE))
+    chapter = OPERATIONS.read_text().split("\n## ")[1]  # "Is this machine fit"
+    documented = set(re.findall(r"^\| `(\w+)`", chapter, re.MULTILINE))
     assert documented == {check.name for check in CHECKS}
