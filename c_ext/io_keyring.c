@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io_derived.h"
 #include "io_report.h"
 #include "io_symbols.h"
 #include "io_transfer.h"
@@ -242,7 +243,7 @@ static tde_key_index load_key(enum tde_key_owner owner, uint32_t oid)
  * that of a record, which is therefore looked for again at each open: one that is written
  * later (tde tablespace create, right after CREATE TABLESPACE) decides from then on.
  */
-static tde_key_index derived_key(uint32_t oid)
+static tde_key_index derived_key(uint32_t oid, const char *path)
 {
     tde_key_index index = find_slot(TDE_OWNER_OTHER_TABLESPACES, oid);
     struct tde_key base;
@@ -252,8 +253,15 @@ static tde_key_index derived_key(uint32_t oid)
         return index;
     switch (unwrap_record(TDE_OWNER_OTHER_TABLESPACES, 0, &base)) {
     case RECORD_READ:
-        if (tde_keyrecord_derive(&base, oid, &key) == 0)
-            index = store_key(TDE_OWNER_OTHER_TABLESPACES, oid, &key);
+        if (tde_keyrecord_derive(&base, oid, &key) == 0) {
+            if (tde_derived_key_fits(path, &key))
+                index = store_key(TDE_OWNER_OTHER_TABLESPACES, oid, &key);
+            else
+                tde_report("the files of tablespace %u have a key of their own, but %s/keys/%u.key "
+                           "does not exist; HINT: restore that file from the keystore's backup, "
+                           "or on a standby copy it from the primary's keystore",
+                           oid, ring->keystore, oid);
+        }
         tde_wipe(&base, sizeof base);
         tde_wipe(&key, sizeof key);
         break;
@@ -270,7 +278,7 @@ static tde_key_index derived_key(uint32_t oid)
     return index;
 }
 
-static tde_key_index tablespace_key(uint32_t oid)
+static tde_key_index tablespace_key(uint32_t oid, const char *path)
 {
     tde_key_index index = find_slot(TDE_OWNER_TABLESPACE, oid);
     struct tde_key key;
@@ -283,14 +291,14 @@ static tde_key_index tablespace_key(uint32_t oid)
         tde_wipe(&key, sizeof key);
         return index;
     case RECORD_MISSING:
-        return derived_key(oid);
+        return derived_key(oid, path);
     case RECORD_UNUSABLE:
     default:
         return TDE_KEY_NONE;
     }
 }
 
-tde_key_index tde_keyring_find(const struct tde_identity *id)
+tde_key_index tde_keyring_find(const struct tde_identity *id, const char *path)
 {
     tde_key_index index;
 
@@ -306,7 +314,7 @@ tde_key_index tde_keyring_find(const struct tde_identity *id)
     else if (id->file_class == TDE_CLASS_EPHEMERAL)
         index = find_slot(EPHEMERAL_OWNER, 0);
     else
-        index = tablespace_key(id->tablespace);
+        index = tablespace_key(id->tablespace, path);
     if (index >= 0 && ring->slots[index].key.algorithm == TDE_ALGORITHM_PLAINTEXT)
         return TDE_KEY_PLAINTEXT;
     return index;

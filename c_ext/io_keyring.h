@@ -28,8 +28,11 @@ const char *tde_keyring_open(int fd);
 
 bool tde_keyring_is_open(void);
 
-/* The key for a file of this identity; a problem is reported on standard error. */
-tde_key_index tde_keyring_find(const struct tde_identity *id);
+/*
+ * The key for a file of this identity; a problem is reported on standard error.  PATH leads to
+ * the file from the working directory; NULL when it is not known.
+ */
+tde_key_index tde_keyring_find(const struct tde_identity *id, const char *path);
 
 /* This thread's cipher for a key that tde_keyring_find returned; NULL when memory is short. */
 struct tde_cipher *tde_keyring_cipher(tde_key_index index);

@@ -48,6 +48,7 @@ static enum tde_file_class classify(int dirfd, const char *path, struct tde_iden
     size_t length;
     ssize_t n;
 
+    absolute[0] = '\0';
     if (tde_identity_parse(path, id, name) != TDE_CLASS_PLAIN || path[0] == '/' ||
         !may_be_encrypted(path))
         return id->file_class;
@@ -83,7 +84,9 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
     default:
         break;
     }
-    file->key = tde_keyring_find(&file->id);
+    if (absolute[0] != '\0')
+        path = absolute;
+    file->key = tde_keyring_find(&file->id, path[0] == '/' || dirfd == AT_FDCWD ? path : NULL);
     if (file->key == TDE_KEY_PLAINTEXT)
         return 0;
     if (file->key == TDE_KEY_NONE) {

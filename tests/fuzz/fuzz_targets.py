@@ -35,7 +35,11 @@ TARGETS = (
     Target("identity", ("tde_identity.c",), 256),
     Target("keyrecord", _CRYPTO, 256),
     # It includes io_keyring.c.
-    Target("handover", (*_CRYPTO, "io_report.c", "io_symbols.c", "io_transfer.c"), 4400),
+    Target(
+        "handover",
+        (*_CRYPTO, "io_derived.c", "io_report.c", "io_symbols.c", "io_transfer.c", "tde_page.c"),
+        4400,
+    ),
 )
 
 

@@ -94,6 +94,25 @@ def test_tablespace_made_in_sql_has_a_derived_key(
     assert made.query("SELECT count(*) FROM space") == [(100,)]
 
 
+def test_lost_record_is_not_replaced_by_a_derived_key(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    made = encrypted_cluster_factory(binaries)
+    location = os_user_tmp_path / "space"
+    created = create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES128)
+    assert not rows_are_on_disk(made, "space")
+    made.cluster.stop()
+    record = made.keystore.path / "keys" / f"{created.oid}.key"
+    record.rename(record.with_name("lost"))
+    made.cluster.start(made.keystore)
+    # Neither the pages that are there nor new ones: those would be lost with the record's return.
+    for statement in ("SELECT count(*) FROM space", "CREATE TABLE new(a int) TABLESPACE space"):
+        with pytest.raises(psycopg2.Error, match="Required key not available"):
+            made.query(statement)
+    record.with_name("lost").rename(record)
+    assert made.query("SELECT count(*) FROM space") == [(100,)]
+
+
 def test_own_key_replaces_a_derived_one_only_while_there_is_no_file(
     binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
