@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -366,7 +366,8 @@ class Killer:
         process.stdin = None
         if kill:
             self._wait_for_a_moment(process)
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # It was faster, and is done.
+                os.killpg(process.pid, signal.SIGKILL)
         out, errors = process.communicate(timeout=120)
         if process.returncode == -signal.SIGKILL:
             self.kills += 1
@@ -388,6 +389,13 @@ class Killer:
             time.sleep(0.001)
 
 
+def is_finished(cluster: Cluster, verb: str) -> bool:
+    """Tell whether a conversion is complete, also one that was killed after its last step."""
+    directory = cluster.data_directory
+    done = (cluster.marker is not None) is (verb == "encrypt")
+    return done and not any((directory / name).exists() for name in (MOVED_CONTROL, "tde_convert"))
+
+
 def kill_and_resume(original, copy, keystore_factory, kills: int) -> None:
     """Convert to and fro until there were that many kills; every result is compared."""
     before = content(copy.data_directory)
@@ -400,12 +408,10 @@ def kill_and_resume(original, copy, keystore_factory, kills: int) -> None:
             here = 0
             # Several in one conversion, but not so many that it never comes to its end.
             while here < 5 and total + killer.kills < kills:
-                if killer.run(verb, kill=True):
+                if killer.run(verb, kill=True) or is_finished(copy, verb):
                     break
                 here += 1
-            done = copy.marker is not None if verb == "encrypt" else copy.marker is None
-            moved = (copy.data_directory / MOVED_CONTROL).exists()
-            if moved or not done or (copy.data_directory / "tde_convert").exists():
+            if not is_finished(copy, verb):
                 assert killer.run(verb, kill=False)
             wanted = encrypted_form(before, keystore) if verb == "encrypt" else before
             found = content(copy.data_directory)
