@@ -80,7 +80,7 @@ def audit(
         if opened is None:
             raise ClusterKeystoreError(
                 f"the cluster {cluster.data_directory} is not encrypted",
-                remedy="Create an encrypted cluster with tde pg init.",
+                remedy="Encrypt it with tde pg encrypt, or create another one with tde pg init.",
             )
         with auditing() as observer:
             report = run_audit(

@@ -82,7 +82,7 @@ def audit(
     if marker is None:
         raise ClusterKeystoreError(
             f"the cluster {directory} is not encrypted: nothing in it should be ciphertext",
-            remedy="Create an encrypted cluster with tde pg init.",
+            remedy="Encrypt it with tde pg encrypt, or create another one with tde pg init.",
         )
     require_matching_keystore(directory, marker, keystore.uuid)
     require_open(keystore)
