@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.resources
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,11 @@ from tde.postgres.initialize import require_keystore_access
 from tde.postgres.marker import MARKER_FILE, Marker
 from tde.postgres.os_user import OsUser, require_reachable
 from tde.postgres.policy import Scope, create_initial_keys
-from tde.postgres.reachable import find_interposer, reachable_binaries
+from tde.postgres.reachable import (
+    find_interposer,
+    reachable_binaries,
+    replace_readable_file,
+)
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -119,9 +122,10 @@ def install_bin_directory(
     with_keys = tuple(name for name in names if keystore and name in PROGRAMS_WITH_KEYS)
     if keystore is not None:
         _write_texts(directory, usable, keystore, scope)
+    program = _program().read_bytes() if with_keys else b""
     for name in names:
         if name in with_keys:
-            _replace(directory / name, _program().read_bytes(), 0o755)
+            replace_readable_file(directory / name, program, 0o755)
         else:
             _link(usable.bindir / name, directory / name)
     require_reachable(os_user, directory / "postgres", "the directory of the programs")
@@ -180,7 +184,7 @@ def _write_texts(
     _write(directory / SETTINGS_FILE, "".join(f"{k}={v}\n" for k, v in settings.items()))
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
     _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
-    _replace(directory / INTERPOSER_NAME, find_interposer().read_bytes(), 0o644)
+    replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
 
 
 def _program() -> Path:
@@ -194,21 +198,7 @@ def _program() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    _replace(path, text.encode(), 0o644)
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file; processes that run or have mapped the old one keep it."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_readable_file(path, text.encode())
 
 
 def _link(target: Path, path: Path) -> None:

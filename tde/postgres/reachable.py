@@ -59,7 +59,7 @@ def reachable_interposer(os_user: OsUser | None) -> Path:
     copy = _cache_directory() / f"interposer-{digest.hexdigest()[:16]}" / INTERPOSER_NAME
     # The loader only warns about a damaged library, so a copy is compared at every use.
     if _digest(copy) != digest.digest():
-        _write_atomically(copy, content)
+        replace_readable_file(copy, content)
     if not _is_loadable(copy) or not can_access(os_user, copy, "-r"):
         raise UnreachablePathError(
             f"the server's user cannot load {copy}",
@@ -138,10 +138,10 @@ def _cache_directory() -> Path:
     return directory
 
 
-def _write_atomically(target: Path, content: bytes) -> None:
+def replace_readable_file(target: Path, content: bytes, mode: int = 0o644) -> None:
     """Replace a file that everybody may read, so that it is never seen, or kept, half-written.
 
-    A server that runs keeps the file that it has mapped.
+    Processes that run or have mapped the old one keep it.
     """
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     target.parent.chmod(0o755)
@@ -150,7 +150,7 @@ def _write_atomically(target: Path, content: bytes) -> None:
         try:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
             work.rename(target)
         except BaseException:
