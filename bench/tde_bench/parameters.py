@@ -1,16 +1,28 @@
-"""What ``tde-bench oltp`` can be told, with defaults that depend on the workload."""
+"""What benchmarks can be told; for ``tde-bench oltp`` the defaults depend on the workload."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tde_bench.workloads import LoadOptions, WorkloadName, workload
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 @dataclass(frozen=True)
-class OltpParameters:
+class Parameters:
+    """What the parameters of every benchmark can do."""
+
+    def with_given(self, **values: Any) -> Self:
+        """Return a copy with those values replaced that are not None."""
+        return dataclasses.replace(self, **_known(values))
+
+
+@dataclass(frozen=True)
+class OltpParameters(Parameters):
     """How much to run. Durations are in seconds; the defaults suit a machine with two cores.
 
     Scale 20 is about 300 MB of data, nine times the default shared_buffers. Many short rounds
@@ -57,10 +69,6 @@ class OltpParameters:
             # One point of a sweep needs no more rounds than its interval needs.
             sweep = dataclasses.replace(sweep, duration=8, rounds=6, warmup=5)
         return sweep.with_given(**given)
-
-    def with_given(self, **values: Any) -> OltpParameters:
-        """Return a copy with those values replaced that are not None."""
-        return dataclasses.replace(self, **_known(values))
 
     @property
     def points(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from tde_bench.machine import (
     describe_machine,
     describe_server,
 )
+from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.schedule import Slot
@@ -35,7 +35,7 @@ _DATA_FILE = "rows.copy"
 
 
 @dataclass(frozen=True)
-class BatchParameters:
+class BatchParameters(Parameters):
     """How much to run; the defaults suit a machine with two cores.
 
     Scale 5 is a table of about 80 MB, five times the default shared_buffers; with its copy,
@@ -51,11 +51,6 @@ class BatchParameters:
     def quick(cls) -> BatchParameters:
         """Return values that keep a whole run with five configurations under 90 seconds."""
         return cls(scale=1, rounds=2, shared_buffers="4MB")
-
-    def with_given(self, **values: Any) -> BatchParameters:
-        """Return a copy with those values replaced that are not None."""
-        given = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(self, **given)
 
 
 class BatchBenchmark:

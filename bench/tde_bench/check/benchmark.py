@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tde import Algorithm
 from tde.postgres import find_binaries
@@ -32,6 +30,7 @@ from tde_bench.machine import (
     describe_server,
 )
 from tde_bench.pages.benchmark import steal_seconds
+from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.servers import Server, server_settings
@@ -44,16 +43,11 @@ _SETTINGS = {"fsync": "off", "max_parallel_workers_per_gather": "0", "jit": "off
 
 
 @dataclass(frozen=True)
-class CheckParameters:
+class CheckParameters(Parameters):
     """How much to run; fewer than six rounds decide nothing."""
 
     rounds: int = 7
     seed: int = 1
-
-    def with_given(self, **values: Any) -> CheckParameters:
-        """Return a copy with those values replaced that are not None."""
-        given = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(self, **given)
 
 
 class CheckBenchmark:

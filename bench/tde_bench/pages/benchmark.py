@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from tde_bench.errors import BenchError
 from tde_bench.machine import check_steal, describe_machine
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
+from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.schedule import Slot
 from tde_bench.speed import find_openssl, measure_speed
@@ -32,7 +32,7 @@ _PROOF_PAGES = 5
 
 
 @dataclass(frozen=True)
-class PagesParameters:
+class PagesParameters(Parameters):
     """How much to run.
 
     Attributes:
@@ -51,11 +51,6 @@ class PagesParameters:
     def quick(cls) -> PagesParameters:
         """Return values that keep a whole run under 60 seconds."""
         return cls(pages=(1, 128), rounds=3, sample=0.05)
-
-    def with_given(self, **values: Any) -> PagesParameters:
-        """Return a copy with those values replaced that are not None."""
-        given = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(self, **given)
 
 
 class PagesBenchmark:
