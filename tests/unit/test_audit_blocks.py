@@ -143,7 +143,8 @@ def test_random_bytes_pass_and_rows_do_not():
     expected = bytes([_core.AUDIT_VERIFIED] * 3 + [_core.AUDIT_ZERO, _core.AUDIT_VERIFIED])
     assert _core.audit_random(data) == expected
     rows = bytearray(os.urandom(PAGE))
-    rows[600:648] = bytes(48)  # 48 equal bytes, all in one sector: a skew of 3,600 or so, far above the limit of 2,912.
+    # 48 equal bytes, all in one sector: a skew of 3,600 or so, far above the limit of 2,912.
+    rows[600:648] = bytes(48)
     assert _core.audit_random(rows) == bytes([_core.AUDIT_NOT_RANDOM])
     with pytest.raises(ValueError, match="whole sectors"):
         _core.audit_random(data[:-1])
