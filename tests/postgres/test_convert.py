@@ -30,7 +30,7 @@ from tde.errors import (
     NoDataDirectoryError,
 )
 from tde.keystore import inspect_keystore
-from tde.postgres import Cluster, Scope, decrypt_cluster, encrypt_cluster, run_program
+from tde.postgres import Cluster, Scope, audit, decrypt_cluster, encrypt_cluster, run_program
 from tde.postgres.convert.names import resolve_tablespaces
 
 
@@ -235,6 +235,25 @@ def test_copies_inside_the_data_directory(original, copy, keystore_factory):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to act for another user")
+def test_links_that_stay_inside_the_data_directory(original, copy, keystore_factory):
+    """Each file is met twice then, and must be converted once."""
+    root = copy.data_directory
+    for link, target in (("pg_wal", "a_wal"), (f"pg_tblspc/{original.tablespace}", "a_space")):
+        (root / link).rename(root / target)
+        (root / link).symlink_to(root / target)
+    before = content(root)
+    keystore = keystore_factory()
+    encrypt_cluster(copy, keystore)
+    after, expected = content(root), encrypted_form(before, keystore)
+    wal = [name for name in before if name.startswith("a_wal/")]
+    assert {name: after[name] == expected[name] for name in wal} == dict.fromkeys(wal, True)
+    assert files_with(CANARY, root) == []
+    report = audit(copy, keystore)
+    assert report.clean, report.findings
+    decrypt_cluster(copy, keystore)
+    assert content(root) == before
+
+
 def test_root_has_the_rights_of_the_owner_only(original, copy, keystore_factory, tmp_path):
     """Whatever the server's user puts in the way, root changes nothing of somebody else."""
     victim = tmp_path / "victim"

@@ -20,6 +20,7 @@ from tde.page.identity import CoreIdentity
 from tde.postgres.auditor.model import FileClass, Finding, FindingKind
 from tde.postgres.auditor.plain_files import PlainRule, plain_rule
 from tde.postgres.control import ControlData
+from tde.postgres.linked import DirectoryId, directory_id, is_link_of_cluster, linked_directories
 
 _CLASSES = {
     _core.CLASS_RELATION: FileClass.RELATION,
@@ -90,7 +91,9 @@ def list_files(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
     """Return the regular files below a place, and what cannot be looked at."""
     files: list[AuditedFile] = []
     findings: list[Finding] = []
-    for name, path, size in _walk(place, place.root, "", set(), findings):
+    # What they lead to is judged by the names that the server knows.
+    linked = frozenset() if place.kind is PlaceKind.ARCHIVE else linked_directories(place.root)
+    for name, path, size in _walk(place, place.root, "", set(), linked, findings):
         files.append(_classify(place, name, path, size))
     files.sort(key=lambda file: (file.file_class.value, file.name))
     return files, findings
@@ -100,7 +103,8 @@ def _walk(
     place: Place,
     directory: Path,
     prefix: str,
-    seen: set[tuple[int, int]],
+    seen: set[DirectoryId],
+    linked: frozenset[DirectoryId],
     findings: list[Finding],
 ) -> Iterator[tuple[str, Path, int]]:
     """Yield (name, path, size), through the links of tablespaces and of pg_wal as well."""
@@ -124,14 +128,14 @@ def _walk(
                 yield name, Path(entry.path), status.st_size
             elif stat.S_ISDIR(status.st_mode):
                 # A link may lead to a directory that is inside as well.
-                identity = (status.st_dev, status.st_ino)
-                if identity in seen:
+                identity = directory_id(status)
+                if identity in seen or (identity in linked and not is_link_of_cluster(name)):
                     continue
                 seen.add(identity)
                 if _is_foreign(place, name):
                     findings.append(_foreign_directory(Path(entry.path)))
                 else:
-                    yield from _walk(place, Path(entry.path), f"{name}/", seen, findings)
+                    yield from _walk(place, Path(entry.path), f"{name}/", seen, linked, findings)
 
 
 def _is_foreign(place: Place, name: str) -> bool:

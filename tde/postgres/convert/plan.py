@@ -14,6 +14,12 @@ from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity, RelationIdentity
 from tde.postgres.control import SEGMENT_PAGES
 from tde.postgres.convert.journal import JOURNAL_DIRECTORY
+from tde.postgres.linked import (
+    DirectoryId,
+    directory_id,
+    is_link_of_cluster,
+    linked_directories,
+)
 
 # Parts of the data directory where a link would lead to data that nobody expects elsewhere.
 # How many parts the path of a relation file has, by its first one.
@@ -157,6 +163,7 @@ def _require_convertible(full: Path, path: str, status: os.stat_result) -> None:
 def _walk(root: Path, version_directory: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path and status of everything but directories, in a stable order."""
     pending = [""]
+    linked = linked_directories(root)
     while pending:
         directory = pending.pop()
         try:
@@ -170,7 +177,7 @@ def _walk(root: Path, version_directory: str) -> Iterator[tuple[str, os.stat_res
         for entry in entries:
             path = f"{directory}/{entry.name}" if directory else entry.name
             if entry.is_dir(follow_symlinks=False) or entry.is_symlink():
-                follow = _directory_to_enter(root, path, entry, version_directory)
+                follow = _directory_to_enter(root, path, entry, version_directory, linked)
                 if follow is not None:
                     pending.append(follow)
             else:
@@ -178,10 +185,17 @@ def _walk(root: Path, version_directory: str) -> Iterator[tuple[str, os.stat_res
 
 
 def _directory_to_enter(
-    root: Path, path: str, entry: os.DirEntry[str], version_directory: str
+    root: Path,
+    path: str,
+    entry: os.DirEntry[str],
+    version_directory: str,
+    linked: frozenset[DirectoryId],
 ) -> str | None:
     """Return the directory to walk for a directory or link, None for one to pass over."""
     parts = path.split("/")
+    by_name = entry.is_symlink() or is_link_of_cluster(path)
+    if not by_name and directory_id(entry.stat(follow_symlinks=False)) in linked:
+        return None  # It is walked by its link: files met twice would be converted twice.
     if path == JOURNAL_DIRECTORY or entry.name == "lost+found":
         return None
     if parts[0] == "pg_tblspc" and len(parts) == 2 and parts[1].isdigit():
