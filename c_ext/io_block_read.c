@@ -90,26 +90,38 @@ ssize_t tde_block_pread(const struct tde_file *file, int fd, void *to, size_t le
     return (ssize_t)done;
 }
 
-/* A vector of whole blocks (PostgreSQL 17 and later): one system call, decrypt in place. */
+/*
+ * A vector of whole blocks (PostgreSQL 17 and later): one system call, decrypt in place.  As in
+ * read_whole, a short last unit is read again by itself.
+ */
 static ssize_t read_block_vector(const struct tde_file *file, int fd, const struct iovec *iov,
                                  int count, off_t offset)
 {
+    struct tde_cursor cursor = {iov, count, 0};
     ssize_t got = tde_libc()->preadv(fd, iov, count, offset);
-    size_t left = got < 0 ? 0 : (size_t)got / TDE_BLOCK_SIZE;
-    uint64_t unit = tde_unit_number(offset);
+    size_t whole = got <= 0 ? 0 : (size_t)got - (size_t)got % TDE_BLOCK_SIZE;
+    size_t here;
+    ssize_t rest;
 
-    if (got > 0 && left == 0) /* Part of one unit: the end of the file. */
-        return read_partial(file, fd, iov->iov_base, TDE_BLOCK_SIZE, offset);
-    for (int i = 0; i < count && left > 0; i++) {
-        size_t units = tde_smaller(left, iov[i].iov_len / TDE_BLOCK_SIZE);
+    if (got <= 0)
+        return got;
+    for (size_t done = 0; done < whole;) {
+        uint8_t *at = tde_cursor_at(&cursor, &here);
+        size_t length = tde_smaller(whole - done, here);
 
-        if (tde_units_decode(file, unit, iov[i].iov_base, iov[i].iov_base, units) != 0)
+        if (tde_units_decode(file, tde_unit_number(offset + (off_t)done), at, at,
+                             length / TDE_BLOCK_SIZE) != 0)
             return -1;
-        unit += units;
-        left -= units;
+        tde_cursor_advance(&cursor, length);
+        done += length;
     }
-    /* A short read may leave out the end; the caller asks again for it. */
-    return got < 0 ? got : got - got % (ssize_t)TDE_BLOCK_SIZE;
+    if ((size_t)got == whole)
+        return got;
+    rest = read_partial(file, fd, tde_cursor_at(&cursor, &here), TDE_BLOCK_SIZE,
+                        offset + (off_t)whole);
+    if (rest < 0)
+        return whole > 0 ? (ssize_t)whole : -1;
+    return (ssize_t)whole + rest;
 }
 
 ssize_t tde_block_preadv(const struct tde_file *file, int fd, const struct iovec *iov,
@@ -126,8 +138,7 @@ ssize_t tde_block_preadv(const struct tde_file *file, int fd, const struct iovec
         return tde_block_pread(file, fd, iov->iov_base, iov->iov_len, offset);
     if (offset < 0 || length == 0)
         return tde_libc()->preadv(fd, iov, count, offset);
-    if (offset % (off_t)TDE_BLOCK_SIZE == 0 && iov->iov_len > 0 &&
-        tde_vector_is_blocks(iov, count))
+    if (offset % (off_t)TDE_BLOCK_SIZE == 0 && tde_vector_is_blocks(iov, count))
         return read_block_vector(file, fd, iov, count, offset);
     buffers = tde_buffers_get();
     if (buffers == NULL)

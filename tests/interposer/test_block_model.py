@@ -33,6 +33,19 @@ def test_any_number_of_bytes_of_an_ephemeral_file(
     assert_no_block_is_plaintext(content, stored.read_bytes())
 
 
+@pytest.mark.parametrize("file", [RELATION, SEGMENT, TEMPORARY])
+def test_a_vector_of_blocks_ends_where_the_file_does(
+    tmp_path: Path, keystore: Keystore, build: Callable[..., Path], file: str
+) -> None:
+    """Also in the middle of a unit, whichever part of the vector that falls into."""
+    vectors = ["8192 8192", "0 8192 8192", "8192 0 0 16384", "16384 8192", "8192 8192 8192"]
+    reads = [f"preadv 0 {at} 0 {parts}" for at in (0, 8192, 16384) for parts in vectors]
+    lines = []
+    for size in (16, 8192, 8208, 16368, 16384, 16400):
+        lines += ["ftruncate 0 0", f"pwrite 0 {size} {size} 0", *reads]
+    check(tmp_path / "run", keystore, build(), file, lines)
+
+
 def test_short_last_units_survive_masks_that_are_zero(
     tmp_path: Path, keystore: Keystore, build: Callable[..., Path]
 ) -> None:
