@@ -78,7 +78,7 @@ static ssize_t write_whole(const struct tde_file *file, int fd, struct tde_curso
         return -1;
     if (encode_units(file, cursor, tde_unit_number(offset), buffers, length / TDE_BLOCK_SIZE) != 0)
         return -1;
-    written = tde_write_fully(fd, buffers->bounce, length, offset);
+    written = tde_write_fully(fd, buffers->bounce, length, file->base + offset);
     return (ssize_t)(written - written % TDE_BLOCK_SIZE);
 }
 
@@ -92,7 +92,7 @@ static int close_gap(const struct tde_file *file, int fd, off_t offset)
 
     if (size < 0)
         return -1;
-    return size < offset ? tde_block_resize(file, fd, tde_unit_start(offset)) : 0;
+    return size - file->base < offset ? tde_block_resize(file, fd, tde_unit_start(offset)) : 0;
 }
 
 ssize_t tde_block_pwritev(const struct tde_file *file, int fd, const struct iovec *iov,

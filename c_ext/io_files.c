@@ -86,6 +86,8 @@ int tde_files_copy(int from, int to)
 {
     struct tde_file *file = tde_files_find(from);
 
+    if (file != NULL && file->is_tar)
+        return EOPNOTSUPP; /* Each descriptor would know only of the members that it has begun. */
     if (file != NULL)
         return tde_files_set(to, file);
     tde_files_clear(to);

@@ -5,16 +5,21 @@
 #define TDE_IO_FILES_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "io_keyring.h"
 #include "tde_identity.h"
+#include "tde_tar.h"
 
 struct tde_file {
     bool encrypted;
     bool write_only; /* opened O_WRONLY by the caller, O_RDWR by us */
     bool append;     /* opened O_APPEND by the caller, which we do not pass on */
+    bool is_tar;     /* pg_wal.tar: only written, and the identity is that of its open member */
     tde_key_index key;
     struct tde_identity id;
+    off_t base; /* where the first byte of what has this identity is; 0 except in a tar file */
+    struct tde_tar tar; /* where the writer of a tar file is */
 };
 
 /* The encrypted file behind a descriptor, or NULL when there is none. */

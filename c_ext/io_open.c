@@ -80,6 +80,10 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
     case TDE_ACCESS_REFUSED:
         errno = EOPNOTSUPP;
         return -1;
+    case TDE_ACCESS_TAR:
+        file->is_tar = true;
+        file->id.file_class = TDE_CLASS_WAL; /* Which finds the key; members have identities. */
+        break;
     case TDE_ACCESS_ENCRYPTED:
     default:
         break;
@@ -124,6 +128,8 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
         return tde_libc()->openat(dirfd, path, flags, mode);
     if (tde_open_describe(dirfd, path, flags, &file) != 0)
         return -1;
+    if (file.encrypted && file.is_tar)
+        file.write_only = true; /* Its members are not decrypted, and nothing reads them here. */
     if (file.encrypted && (flags & O_ACCMODE) == O_WRONLY) {
         /* Part of a block can only be replaced where the rest of it can be read. */
         flags = (flags & ~O_ACCMODE) | O_RDWR;

@@ -120,8 +120,9 @@ static bool is_in_rewind_target(const char *path)
 }
 
 /*
- * pg_basebackup and pg_receivewal receive WAL in plaintext.  Into a segment file it goes
- * through the cipher; a tar or a compressed file has no blocks that could be encrypted.
+ * pg_basebackup and pg_receivewal receive WAL in plaintext.  Into a segment file, and into a
+ * segment in a tar file, it goes through the cipher; a compressed file has no blocks that
+ * could be encrypted.
  */
 static bool holds_plain_wal(const char *path)
 {
@@ -129,10 +130,17 @@ static bool holds_plain_wal(const char *path)
     const char *name = slash == NULL ? path : slash + 1;
     struct tde_identity id;
 
-    if (strncmp(name, "pg_wal.tar", 10) == 0)
+    if (strncmp(name, "pg_wal.tar.", 11) == 0)
         return true;
     return tde_identity_parse_segment_name(name, &id) == 0 &&
            (strncmp(name + 24, ".gz", 3) == 0 || strncmp(name + 24, ".lz4", 4) == 0);
+}
+
+static bool is_wal_tar(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return strcmp(slash == NULL ? path : slash + 1, "pg_wal.tar") == 0;
 }
 
 static enum tde_access wal_receiver_access(enum tde_file_class file_class, const char *path,
@@ -140,9 +148,13 @@ static enum tde_access wal_receiver_access(enum tde_file_class file_class, const
 {
     if (file_class == TDE_CLASS_WAL)
         return TDE_ACCESS_ENCRYPTED;
-    if ((flags & O_ACCMODE) == O_RDONLY || !holds_plain_wal(path))
+    if ((flags & O_ACCMODE) == O_RDONLY)
         return TDE_ACCESS_RAW;
-    tde_report("refused to write %s: WAL in a tar or compressed file would not be encrypted; "
+    if (is_wal_tar(path))
+        return TDE_ACCESS_TAR;
+    if (!holds_plain_wal(path))
+        return TDE_ACCESS_RAW;
+    tde_report("refused to write %s: WAL in a compressed file would not be encrypted; "
                "HINT: use the plain format without compression, or --wal-method=fetch",
                path);
     return TDE_ACCESS_REFUSED;

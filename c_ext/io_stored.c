@@ -13,7 +13,7 @@
 ssize_t tde_unit_load(const struct tde_file *file, int fd, off_t start,
                       struct tde_buffers *buffers)
 {
-    ssize_t length = tde_read_fully(fd, buffers->stored, TDE_BLOCK_SIZE, start);
+    ssize_t length = tde_read_fully(fd, buffers->stored, TDE_BLOCK_SIZE, file->base + start);
 
     if (length > 0 && tde_unit_decode(file, tde_unit_number(start), buffers->stored,
                                       buffers->plain, (size_t)length) != 0)
@@ -63,9 +63,10 @@ int tde_unit_store(const struct tde_file *file, int fd, off_t start,
         from = 0; /* The zero rule changes the stored form of every byte. */
         to = new_length;
     }
-    written = tde_write_fully(fd, encoded + from, to - from, start + (off_t)from);
+    written = tde_write_fully(fd, encoded + from, to - from,
+                              file->base + start + (off_t)from);
     if (written == to - from)
         return 0;
-    put_back(fd, start, buffers, old_length, from, written);
+    put_back(fd, file->base + start, buffers, old_length, from, written);
     return -1;
 }

@@ -27,8 +27,8 @@ static inline uint64_t tde_unit_number(off_t offset)
 }
 
 /*
- * Read the unit that starts at START into buffers->stored and its plaintext into
- * buffers->plain.  Returns its length, 0 behind the end of the file, or -1.
+ * Read the unit that starts at START, counted from FILE->base, into buffers->stored and its
+ * plaintext into buffers->plain.  Returns its length, 0 behind the end of the file, or -1.
  */
 ssize_t tde_unit_load(const struct tde_file *file, int fd, off_t start,
                       struct tde_buffers *buffers);

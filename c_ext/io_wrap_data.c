@@ -12,6 +12,7 @@
 #include "io_block.h"
 #include "io_files.h"
 #include "io_symbols.h"
+#include "io_tar.h"
 #include "io_transfer.h"
 
 /* FORTIFY's own way to stop a program that reads past its buffer. */
@@ -43,11 +44,19 @@ static off_t write_offset(const struct tde_file *file, int fd, off_t offset)
     return file->append ? tde_file_size(fd) : offset;
 }
 
+/* What a write means depends on where in a tar file it is. */
+static ssize_t store(const struct tde_file *file, int fd, const struct iovec *iov, int count,
+                     off_t offset)
+{
+    return file->is_tar ? tde_tar_pwritev(fd, iov, count, offset)
+                        : tde_block_pwritev(file, fd, iov, count, offset);
+}
+
 static ssize_t write_vector(const struct tde_file *file, int fd, const struct iovec *iov,
                             int count, off_t offset)
 {
     offset = write_offset(file, fd, offset);
-    return tde_block_pwritev(file, fd, iov, count, offset);
+    return store(file, fd, iov, count, offset);
 }
 
 /* A write without an offset: where it was done decides where the position is afterwards. */
@@ -58,7 +67,7 @@ static ssize_t write_and_advance(const struct tde_file *file, int fd, const stru
 
     if (offset < 0)
         return -1;
-    return advance(fd, offset, tde_block_pwritev(file, fd, iov, count, offset));
+    return advance(fd, offset, store(file, fd, iov, count, offset));
 }
 
 TDE_EXPORT ssize_t pread(int fd, void *to, size_t length, off_t offset)

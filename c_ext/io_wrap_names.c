@@ -12,6 +12,7 @@
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
+#include "io_tar.h"
 #include "io_transfer.h"
 
 /* The identity of both ephemeral names is their digest; equal words, equal file. */
@@ -105,6 +106,8 @@ TDE_EXPORT int ftruncate(int fd, off_t length)
 {
     const struct tde_file *file = tde_files_find(fd);
 
+    if (file != NULL && file->is_tar)
+        return tde_tar_truncate(fd, length);
     if (file != NULL && length >= 0)
         return tde_block_truncate(file, fd, length);
     return tde_libc()->ftruncate(fd, length);
@@ -140,6 +143,10 @@ static int prepare_growth(const struct tde_file *file, int fd, off_t end)
 
     if (size < 0)
         return -1;
+    if (file->is_tar) {
+        errno = EOPNOTSUPP; /* Space that is no member would hide where the next one begins. */
+        return -1;
+    }
     return end > size ? tde_block_resize(file, fd, end) : 0;
 }
 

@@ -234,7 +234,6 @@ def test_pg_rewind_parses_only_the_wal_of_its_target(twins, build, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "pg_wal.tar",
         "pg_wal.tar.gz",
         "000000010000000000000001.gz",
         "000000010000000000000001.lz4.partial",

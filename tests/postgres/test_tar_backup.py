@@ -1,0 +1,120 @@
+"""Tar backups with streamed WAL, the default method of ``pg_basebackup --format=tar``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support import CANARY, base_backup, files_with, open_copy
+
+from tde.postgres import OsUser
+
+TEXT = CANARY.decode()
+# Small segments, so that one backup streams several; none of them may be recycled meanwhile.
+SEGMENTS = ["--wal-segsize=1"]
+OPTIONS = {"wal_keep_size": "1GB", "max_wal_size": "2GB"}
+TAR = ("--format=tar", "--wal-method=stream")
+BLOCK = 8192
+
+
+@contextmanager
+def rows_being_inserted(cluster) -> Iterator[None]:
+    """Insert canaries, each batch about a segment of WAL, from before the block to its end."""
+    insert = f"INSERT INTO t SELECT '{TEXT}' || g FROM generate_series(1, 8000) g"
+    cluster.query(insert)
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(0.02):
+            cluster.query(insert)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def take_backup(cluster, directory: Path, *arguments: str) -> None:
+    """Take a tar backup that lasts for some segments of WAL."""
+    with rows_being_inserted(cluster):
+        base_backup(cluster, directory, *TAR, "--max-rate=20M", *arguments)
+
+
+def extract(backup: Path, directory: Path, os_user: OsUser | None) -> Path:
+    """Restore a tar backup with the tar of the system, as the manual of PostgreSQL says."""
+    for name, target in (("base.tar", directory), ("pg_wal.tar", directory / "pg_wal")):
+        target.mkdir(mode=0o700, exist_ok=True)
+        subprocess.run(["tar", "-xf", str(backup / name), "-C", str(target)], check=True)
+    if os_user is not None:
+        for path in [directory, *directory.rglob("*")]:
+            os.chown(path, os_user.uid, os_user.gid)
+    return directory
+
+
+def blocks(path: Path) -> list[bytes]:
+    content = path.read_bytes()
+    return [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
+
+
+def assert_same_segments(restored: Path, primary: Path) -> int:
+    """Compare streamed segments with those that the server wrote; returns their number.
+
+    The last one is only compared up to where the stream ended: behind it, it holds zeros.
+    """
+    segments = sorted(path for path in (restored / "pg_wal").iterdir() if len(path.name) == 24)
+    for path in segments:
+        original = primary / "pg_wal" / path.name
+        assert path.stat().st_size == original.stat().st_size
+        differing = [
+            stored
+            for stored, written in zip(blocks(path), blocks(original), strict=True)
+            if stored != written
+        ]
+        if path == segments[-1]:
+            differing = [stored for stored in differing if any(stored)]
+            assert len(differing) <= 1
+        else:
+            assert differing == []
+    return len(segments)
+
+
+def test_a_server_starts_from_streamed_wal_in_a_tar_file(
+    binaries, encrypted_cluster_factory, os_user_tmp_path, os_user
+):
+    primary = encrypted_cluster_factory(binaries, initdb_args=SEGMENTS, options=OPTIONS)
+    primary.query("CREATE TABLE t (x text)")
+    take_backup(primary, os_user_tmp_path / "tar")
+    assert files_with(CANARY, os_user_tmp_path / "tar") == []
+    directory = extract(os_user_tmp_path / "tar", os_user_tmp_path / "copy", os_user)
+    assert files_with(CANARY, directory) == []
+    assert assert_same_segments(directory, primary.data_directory) >= 3
+
+    copy = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
+    copy.start(OPTIONS)
+    ((rows, canaries),) = copy.query(
+        f"SELECT count(*), count(*) FILTER (WHERE x LIKE '{TEXT}%') FROM t"
+    )
+    assert rows == canaries >= 8000
+
+    # A backup of the next timeline has its history file, which is plain, among the segments.
+    copy.cluster.stop()
+    (directory / "standby.signal").touch()
+    copy.start(OPTIONS)
+    copy.query("SELECT pg_promote()")
+    take_backup(copy, os_user_tmp_path / "tar2", "--no-manifest")
+    assert files_with(CANARY, os_user_tmp_path / "tar2") == []
+    second = extract(os_user_tmp_path / "tar2", os_user_tmp_path / "copy2", os_user)
+    assert_same_segments(second, directory)
+    history = "pg_wal/00000002.history"
+    assert (second / history).read_bytes() == (directory / history).read_bytes()
+    copy.cluster.stop()
+    again = open_copy(encrypted_cluster_factory, primary, second, primary.keystore)
+    again.start(OPTIONS)
+    assert again.query("SELECT count(*) FROM t")[0][0] > rows
