@@ -18,6 +18,8 @@ from tde.postgres.reachable import find_interposer
 
 PAGE_BYTES = 8192
 SEGMENT_PAGES = 131072  # 1 GiB of 8 KiB pages: what every packaged PostgreSQL uses.
+#: XLOG_PAGE_MAGIC of each major version.
+WAL_PAGE_MAGIC = {15: 0xD110, 16: 0xD113, 17: 0xD116, 18: 0xD118}
 
 
 @dataclass(frozen=True)

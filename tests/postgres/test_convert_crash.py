@@ -23,7 +23,7 @@ from tde.keystore import Keystore
 from tde.postgres import Cluster, decrypt_cluster, encrypt_cluster, run_program
 from tde.postgres.convert import journal, preparation, worker
 from tde.postgres.convert.blocks import SECTOR
-from tde.postgres.convert.state import MOVED_CONTROL, State
+from tde.postgres.convert.state import CONTROL, MOVED_CONTROL, State
 
 CRASHED = 77
 
@@ -254,6 +254,71 @@ def test_a_server_that_is_started_in_the_last_moment(original, copy, keystore_fa
     encrypt_cluster(copy, keystore)
     copy.start(keystore, options={"listen_addresses": ""})
     copy.stop()
+
+
+@pytest.mark.parametrize("convert", [encrypt_cluster, decrypt_cluster])
+@pytest.mark.parametrize("number", [0, 60])
+def test_records_that_were_lost_between_the_runs_are_noticed(
+    original, copy, keystore_factory, tmp_path, convert, number
+):
+    """Blocks without records are taken for untouched, and would be converted twice."""
+    plain = content(copy.data_directory)
+    keystore = keystore_factory()
+    if convert is decrypt_cluster:
+        encrypt_cluster(copy, keystore)
+    # The first blocks are those of WAL, later ones those of relations.
+    assert run_until(die_in_write(number, 1), lambda: convert(copy, keystore, jobs=1))
+    records = copy.data_directory / "tde_convert"
+    lost = [path for path in records.iterdir() if path.name.startswith("blocks-")]
+    assert lost
+    for path in lost:
+        shutil.copy2(path, tmp_path)
+        os.truncate(path, 0)
+    with pytest.raises(ConversionError, match="is converted already") as caught:
+        convert(copy, keystore)
+    assert str(records) in str(caught.value)
+    for path in lost:
+        path.write_bytes((tmp_path / path.name).read_bytes())
+    assert convert(copy, keystore).resumed
+    expected = plain if convert is decrypt_cluster else encrypted_form(plain, keystore)
+    assert without_ours(content(copy.data_directory)) == without_ours(expected)
+
+
+def test_a_name_that_was_given_back_does_not_begin_anew(original, copy, keystore_factory):
+    before = content(copy.data_directory)
+    keystore = keystore_factory()
+    assert run_until(die_in_write(60, 1), lambda: encrypt_cluster(copy, keystore))
+    (copy.data_directory / MOVED_CONTROL).rename(copy.data_directory / CONTROL)
+    with pytest.raises(ConversionError, match="pg_control has its name") as caught:
+        encrypt_cluster(copy, keystore)
+    assert MOVED_CONTROL in caught.value.remedy
+    (copy.data_directory / CONTROL).rename(copy.data_directory / MOVED_CONTROL)
+    assert encrypt_cluster(copy, keystore).resumed
+    assert without_ours(content(copy.data_directory)) == without_ours(
+        encrypted_form(before, keystore)
+    )
+
+
+def test_notes_of_files_without_a_state_are_not_believed(original, copy, keystore_factory):
+    """Otherwise files would be passed over, and stay plain in a cluster called encrypted."""
+    keystore = keystore_factory()
+    assert run_until(die_at_sync(100), lambda: encrypt_cluster(copy, keystore))
+    notes = content(copy.data_directory / "tde_convert")
+    encrypt_cluster(copy, keystore)
+    decrypt_cluster(copy, keystore)
+    before = content(copy.data_directory)
+    records = copy.data_directory / "tde_convert"
+    records.mkdir()
+    for name, data in notes.items():
+        if name.startswith("done-"):
+            (records / name).write_bytes(data)
+    fresh = keystore_factory("fresh")
+    with pytest.raises(ConversionError, match="says that blocks were converted") as caught:
+        encrypt_cluster(copy, fresh)
+    assert f"remove {records}" in caught.value.remedy
+    shutil.rmtree(records)
+    encrypt_cluster(copy, fresh)
+    assert without_ours(content(copy.data_directory)) == without_ours(encrypted_form(before, fresh))
 
 
 def test_a_file_that_changed_between_the_runs_is_noticed(original, copy, keystore_factory):

@@ -11,9 +11,7 @@ from tde import _core
 from tde.postgres.auditor.model import FindingKind
 from tde.postgres.auditor.reading import OpenFile
 from tde.postgres.auditor.tally import Tally
-
-# XLOG_PAGE_MAGIC of each major version.
-_MAGIC = {15: 0xD110, 16: 0xD113, 17: 0xD116, 18: 0xD118}
+from tde.postgres.control import WAL_PAGE_MAGIC
 
 _OLDER_SEGMENTS = 1 << 16  # Of each timeline; trying them all takes some milliseconds.
 _NEWER_SEGMENTS = 64  # A segment that was recycled before a switch of the timeline.
@@ -39,7 +37,7 @@ class WalSegment:
         self._tally = tally
         self._segment_bytes = control.wal_segment_bytes
         self._number = log * ((1 << 32) // self._segment_bytes) + segment
-        self._magic = _MAGIC[source.file.place.major]
+        self._magic = WAL_PAGE_MAGIC[source.file.place.major]
         # Up to where recovery would start, the server has written every segment from its start.
         redo = segment_number(control.redo_segment, self._segment_bytes)
         self._complete = not source.file.name.startswith("pg_wal/") or (

@@ -216,6 +216,11 @@ def read_earlier_runs(directory: Path) -> EarlierRuns:
     return result
 
 
+def has_records(directory: Path) -> bool:
+    """Tell whether there are records of any run, which there are only while pg_control is away."""
+    return any(path.name.startswith(("blocks-", "done-")) for path in directory.glob("*"))
+
+
 def _read_done(path: Path) -> set[int]:
     data = path.read_bytes()
     found = set()
@@ -321,6 +326,7 @@ def remove_journal(directory: Path) -> None:
     for path in directory.iterdir():
         if path.name != "state.json":
             path.unlink()
+    sync_directory(directory)
     with suppress(FileNotFoundError):
         (directory / "state.json").unlink()
     directory.rmdir()

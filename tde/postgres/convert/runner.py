@@ -29,6 +29,7 @@ from tde.postgres.convert.blocks import Direction
 from tde.postgres.convert.file_user import files_as
 from tde.postgres.convert.journal import (
     JOURNAL_DIRECTORY,
+    has_records,
     read_earlier_runs,
     remove_journal,
     sync_directory,
@@ -40,6 +41,8 @@ from tde.postgres.convert.keys import (
 from tde.postgres.convert.preparation import Options, Preparation
 from tde.postgres.convert.source import BatchSource
 from tde.postgres.convert.state import (
+    CONTROL,
+    MOVED_CONTROL,
     Phase,
     State,
     is_control_moved,
@@ -156,6 +159,7 @@ class _Conversion:
                 if state.direction is self.direction:
                     return self._summary(state, Outcome(), resumed=True)
                 state = None
+            self._require_no_records()
             return self._continue(self.preparation.run(state), resumed=False)
 
     def _require_no_server(self) -> None:
@@ -164,6 +168,21 @@ class _Conversion:
             raise ConversionError(
                 f"the server in {self.directory} is running (pid {pid})",
                 remedy="Stop it: pg_ctl stop, or tde pg stop.",
+            )
+
+    def _require_no_records(self) -> None:
+        """Check that nobody has given pg_control its name back, or removed state.json only.
+
+        Files that an old journal calls done would be passed over now.
+        """
+        with files_as(self.os_user):
+            found = has_records(self.journal)
+        if found:
+            raise ConversionError(
+                f"{self.journal} says that blocks were converted, but {CONTROL} has its name",
+                remedy=f"If somebody has renamed it: stop the server, rename it to {MOVED_CONTROL} "
+                "and repeat the command. If the cluster has worked since, with all of its data: "
+                f"remove {self.journal}.",
             )
 
     def _require_same(self, state: State) -> None:
@@ -213,6 +232,7 @@ class _Conversion:
                     self.direction,
                     self.os_user,
                     jobs=self.options.jobs,
+                    look_for_lost_records=resumed and not self.options.allow_invalid,
                     listener=self.options.listener,
                 )
             finally:

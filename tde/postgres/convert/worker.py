@@ -22,6 +22,7 @@ from tde.page.identity import RelationIdentity
 from tde.postgres.convert.blocks import (
     Direction,
     convert,
+    converted_before,
     digest,
     encrypted_digest,
     finish,
@@ -77,6 +78,7 @@ def run_workers(
     os_user: OsUser | None,
     *,
     jobs: int,
+    look_for_lost_records: bool,
     listener: ProgressListener | None,
 ) -> Outcome:
     """Convert all batches and return when everything is on disk.
@@ -84,6 +86,7 @@ def run_workers(
     Args:
         journal: the directory for the records.
         run: number of this run, for the names of the records.
+        look_for_lost_records: stop at a block that is converted although no record says so.
 
     Raises:
         ConversionError: the first problem of any worker. The cluster can be continued with.
@@ -94,7 +97,14 @@ def run_workers(
         done = DoneFiles(journal, run)
     try:
         workers = [
-            _Worker(source, BlockJournal(journal, run, number, done), done, direction, outcome)
+            _Worker(
+                source,
+                BlockJournal(journal, run, number, done),
+                done,
+                direction,
+                outcome,
+                look_for_lost_records=look_for_lost_records,
+            )
             for number in range(jobs)
         ]
         with ThreadPoolExecutor(jobs, thread_name_prefix="tde-convert") as pool:
@@ -133,12 +143,15 @@ class _Worker:
         done: DoneFiles,
         direction: Direction,
         outcome: Outcome,
+        *,
+        look_for_lost_records: bool,
     ) -> None:
         self._source = source
         self._journal = journal
         self._done = done
         self._direction = direction
         self._outcome = outcome
+        self._look_for_lost_records = look_for_lost_records
 
     def run(self, stop: threading.Event, os_user: OsUser | None) -> None:
         """Do batches until none is left or somebody says stop."""
@@ -224,6 +237,16 @@ class _Worker:
         return result
 
     def _check_pages(self, extent: Extent, plain: memoryview, target: Target) -> None:
+        """Count blocks that are no pages.
+
+        Raises:
+            ConversionError: a block was converted before, and converting it again would spoil it.
+        """
+        if self._look_for_lost_records:
+            identity, first = target.identity.identity, target.identity.first_block + extent.first
+            again = converted_before(plain, target.cipher, identity, first, self._direction)
+            if again:
+                raise _lost_records(target.path, extent.first + again[0], self._journal.directory)
         if isinstance(target.identity.identity, RelationIdentity):
             found = invalid_pages(plain)
             if found:
@@ -246,6 +269,15 @@ class _Worker:
                 remedy="Somebody has changed the file meanwhile, or the disk has lost data. "
                 "Restore the cluster from a backup.",
             )
+
+
+def _lost_records(path: Path, block: int, journal: Path) -> ConversionError:
+    return ConversionError(
+        f"block {block} of {path} is converted already, but the journal {journal} does not say so",
+        remedy="Files of the journal were removed or cut. Restore them, or the cluster from a "
+        "backup. If you know that the journal is whole and that this block was wrong before the "
+        "conversion: --allow-invalid-pages converts it like all others.",
+    )
 
 
 def _parts(buffer: memoryview, extents: Sequence[Extent]) -> Iterator[memoryview]:
