@@ -30,6 +30,8 @@ _FINDINGS_SHOWN = 50
 _HEADERS = ("What", "Cipher", "Files", "Size", "Verified", "Zeros", "Other blocks", "Verdict")
 _NUMBERS = ("Files", "Size", "Verified", "Zeros")
 _NAME_WIDTH = 44  # Columns; longer names of tablespaces are folded.
+# Where the terminal is narrow, these are folded in this order, down to so many columns.
+_FOLDED = (("What", 11), ("Other blocks", 12), ("Verdict", 9))
 
 
 class _Bar:
@@ -82,6 +84,8 @@ def _print_lines(report: AuditReport) -> None:
     cells = [_HEADERS, *(row for _, row in rows)]
     widths = [max(len(str(row[n])) for row in cells) for n in range(len(_HEADERS))]
     widths[0] = min(widths[0], _NAME_WIDTH)
+    gap = 2 if sum(widths) + 2 * len(widths) <= console.width else 1
+    _fold(widths, console.width - gap * len(widths))
     for place, group in groupby(rows, key=itemgetter(0)):
         is_first = place == report.lines[0].place
         if not is_first:
@@ -89,7 +93,7 @@ def _print_lines(report: AuditReport) -> None:
         table = Table(
             box=None,
             pad_edge=False,
-            padding=(0, 2, 0, 0),
+            padding=(0, gap, 0, 0),
             header_style="bold",
             show_header=is_first,
         )
@@ -99,12 +103,21 @@ def _print_lines(report: AuditReport) -> None:
                 justify="right" if header in _NUMBERS else "left",
                 min_width=widths[n],
                 max_width=widths[n],
-                no_wrap=n > 0,
+                no_wrap=header in _NUMBERS,
                 overflow="fold",
             )
         for _, row in group:
             table.add_row(*row)
-        console.print(table)
+        # What is still too wide runs into the next line; nothing is cut off, least of all a verdict.
+        console.print(table, width=sum(widths) + gap * len(widths), crop=False)
+
+
+def _fold(widths: list[int], available: int) -> None:
+    """Make columns narrower until they fit."""
+    for header, narrowest in _FOLDED:
+        n = _HEADERS.index(header)
+        excess = max(sum(widths) - available, 0)
+        widths[n] = max(widths[n] - excess, min(widths[n], narrowest))
 
 
 def _row(line: AuditLine) -> tuple[str | Text, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -281,7 +282,7 @@ def _report(summary: ConversionSummary, as_json: bool) -> None:
             f"others: {', '.join(summary.invalid_examples[:3])}"
         )
     for note in notes:
-        error_console.print(f"[bold yellow]Warning:[/] {note}", soft_wrap=True)
+        error_console.print(f"[bold yellow]Warning:[/] {escape(note)}", soft_wrap=True)
 
 
 def _size(count: int) -> str:
