@@ -108,7 +108,7 @@ def _print_lines(report: AuditReport) -> None:
             )
         for _, row in group:
             table.add_row(*row)
-        # What is still too wide runs into the next line; nothing is cut off, least of all a verdict.
+        # What is still too wide runs into the next line: nothing is cut off, no verdict above all.
         console.print(table, width=sum(widths) + gap * len(widths), crop=False)
 
 
