@@ -33,6 +33,7 @@ class Target:
 _CRYPTO = ("tde_crypto.c", "tde_identity.c", "tde_keyrecord.c", "tde_xts.c")
 TARGETS = (
     Target("identity", ("tde_identity.c",), 256),
+    Target("tar", ("tde_identity.c", "tde_tar.c"), 640),
     Target("keyrecord", _CRYPTO, 256),
     # It includes io_keyring.c.
     Target(

@@ -35,9 +35,30 @@ def hand_over(path: bytes) -> bytes:
     return b"TDEHAND\1" + (len(body) + 16).to_bytes(4, "big") + bytes(4) + body
 
 
+def tar_header(name: bytes, size: int = 0) -> bytes:
+    """Return the header of a member of pg_wal.tar; the target itself makes its checksum."""
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[124:136] = b"%011o " % size
+    block[156:157] = b"0"
+    return bytes(block)
+
+
+# Each byte pair is a write: the header at the end, blocks behind it, the header over itself.
+WRITES = bytes([0, 0, 0, 1, 2, 2, 1, 0, 0x80, 4, 0, 0, 0x41, 0, 6, 3, 4, 5])
+TAR = {
+    "segment": tar_header(b"000000010000000A000000FF") + WRITES,
+    "partial": tar_header(b"000000010000000A000000FF.partial", 8192) + WRITES,
+    "history": tar_header(b"00000002.history.tmp") + WRITES,
+    "status": tar_header(b"archive_status/000000010000000A000000FF.done") + WRITES,
+    "unknown": tar_header(b"base/5/16384") + WRITES,
+}
+
+
 def main() -> None:
     seeds = {"identity": {f"{i:02}": name.encode() for i, name in enumerate(NAMES)}}
     seeds["keyrecord"] = WRAPPED
+    seeds["tar"] = TAR
     seeds["handover"] = {"short": hand_over(b"/"), "usual": hand_over(b"/var/lib/tde/keystore")}
     shutil.rmtree(HERE / "corpus", ignore_errors=True)
     for target, files in seeds.items():
