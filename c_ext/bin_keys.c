@@ -14,13 +14,12 @@
 #include <unistd.h>
 
 #include "tde_crypto.h"
-#include "tde_keyrecord.h"
+#include "tde_handover.h"
 #include "tde_preload.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
 #define MARKER_FILE "tde.json"
 #define MARKER_LIMIT 8192
-#define KEYS_VARIABLE "TDE_IO_KEYS_FD"
 #define ENABLE "Enable it: tde keystore auto-open enable"
 
 enum {
@@ -35,17 +34,7 @@ enum {
     AUTO_SIZE = 136,
 };
 
-enum {
-    HAND_LENGTH = 8,
-    HAND_KEYSTORE = 16,
-    HAND_MASTER_KEY_ID = 32,
-    HAND_MASTER_KEY = 48,
-    HAND_PATH_LENGTH = 80,
-    HAND_PATH = 82,
-};
-
 static const uint8_t auto_magic[8] = {'T', 'D', 'E', 'A', 'U', 'T', 'O', 1};
-static const uint8_t hand_magic[8] = {'T', 'D', 'E', 'H', 'A', 'N', 'D', 1};
 
 /* Read a file that only its owner, the user who runs this, may have access to. */
 static int read_private(const struct tde_bin_settings *settings, const char *path, uint8_t *to,
@@ -145,39 +134,25 @@ enum tde_cluster_state tde_bin_cluster_state(const struct tde_bin_settings *sett
     return compare_marker(settings, marker);
 }
 
-static void store_be(uint8_t *to, size_t value, size_t bytes)
+/* The master key of a record and what it belongs to; 0, or -1 when it is not authentic. */
+static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
 {
-    for (size_t i = 0; i < bytes; i++)
-        to[i] = (uint8_t)(value >> 8 * (bytes - 1 - i));
-}
-
-/* The hand-over of an opened record; 0, or -1 when the record is not authentic. */
-static int pack(const uint8_t record[AUTO_SIZE], const char *keystore, uint8_t *to)
-{
-    size_t length = strlen(keystore);
-
-    memset(to, 0, HAND_PATH);
-    memcpy(to, hand_magic, sizeof hand_magic);
-    store_be(to + HAND_LENGTH, HAND_PATH + length, 4);
-    memcpy(to + HAND_KEYSTORE, record + AUTO_KEYSTORE, TDE_UUID_SIZE);
-    memcpy(to + HAND_MASTER_KEY_ID, record + AUTO_MASTER_KEY_ID, TDE_UUID_SIZE);
-    store_be(to + HAND_PATH_LENGTH, length, 2);
-    memcpy(to + HAND_PATH, keystore, length);
+    memcpy(scope->keystore, record + AUTO_KEYSTORE, TDE_UUID_SIZE);
+    memcpy(scope->master_key_id, record + AUTO_MASTER_KEY_ID, TDE_UUID_SIZE);
     return tde_gcm_decrypt(record + AUTO_KEY, record + AUTO_NONCE, record, AUTO_CONTEXT_SIZE,
                            record + AUTO_WRAPPED, TDE_GCM_KEY_SIZE, record + AUTO_TAG,
-                           to + HAND_MASTER_KEY);
+                           scope->master_key);
 }
 
 /* A sealed memory file that the next program inherits, or -1. */
 static int sealed_file(const uint8_t *content, size_t length)
 {
-    const int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
     int fd = memfd_create("tde-keys", MFD_ALLOW_SEALING);
 
     if (fd < 0)
         return -1;
     if (write(fd, content, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0 &&
-        fcntl(fd, F_ADD_SEALS, seals) == 0)
+        fcntl(fd, F_ADD_SEALS, TDE_HANDOVER_SEALS) == 0)
         return fd;
     close(fd);
     return -1;
@@ -199,8 +174,9 @@ static int announce(const struct tde_bin_settings *settings, int fd)
     snprintf(number, sizeof number, "%d", fd);
     if (length < 0 || (size_t)length >= sizeof preload)
         return -1;
-    return setenv("LD_PRELOAD", preload, 1) == 0 && setenv(KEYS_VARIABLE, number, 1) == 0 ? 0
-                                                                                            : -1;
+    if (setenv("LD_PRELOAD", preload, 1) != 0 || setenv(TDE_HANDOVER_VARIABLE, number, 1) != 0)
+        return -1;
+    return 0;
 }
 
 /*
@@ -209,12 +185,12 @@ static int announce(const struct tde_bin_settings *settings, int fd)
  */
 static void close_inherited(void)
 {
-    const char *number = getenv(KEYS_VARIABLE);
+    const char *number = getenv(TDE_HANDOVER_VARIABLE);
     long fd = number == NULL ? -1 : strtol(number, NULL, 10);
 
     if (fd > STDERR_FILENO && fd <= INT_MAX)
         close((int)fd);
-    unsetenv(KEYS_VARIABLE);
+    unsetenv(TDE_HANDOVER_VARIABLE);
 }
 
 int tde_bin_hand_over(const struct tde_bin_settings *settings)
@@ -222,24 +198,29 @@ int tde_bin_hand_over(const struct tde_bin_settings *settings)
     /* Static, so that locking it keeps all of it out of swap. */
     static struct {
         uint8_t record[AUTO_SIZE];
-        uint8_t content[HAND_PATH + PATH_MAX];
+        struct tde_key_scope scope;
+        uint8_t content[TDE_HANDOVER_MAX];
     } secret;
-    int fd = -1;
+    size_t length;
+    int fd;
+    int result = -1;
 
     close_inherited();
     mlock(&secret, sizeof secret); /* Without it keys still work, only less protected. */
     if (load(settings, secret.record) != 0)
         return -1;
-    if (pack(secret.record, settings->keystore, secret.content) != 0)
+    if (unwrap(secret.record, &secret.scope) != 0)
         tde_bin_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
                       settings->keystore);
-    else if ((fd = sealed_file(secret.content, HAND_PATH + strlen(settings->keystore))) < 0 ||
-             announce(settings, fd) != 0)
-        tde_bin_error(settings->program, NULL, "could not hand over the keys: %s", strerror(errno));
     else {
-        tde_wipe(&secret, sizeof secret);
-        return 0;
+        length = tde_handover_write(secret.content, &secret.scope, settings->keystore);
+        fd = sealed_file(secret.content, length);
+        if (fd >= 0 && announce(settings, fd) == 0)
+            result = 0;
+        else
+            tde_bin_error(settings->program, NULL, "could not hand over the keys: %s",
+                          strerror(errno));
     }
     tde_wipe(&secret, sizeof secret);
-    return -1;
+    return result;
 }

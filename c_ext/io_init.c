@@ -11,9 +11,8 @@
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
+#include "tde_handover.h"
 #include "tde_preload.h"
-
-#define KEYS_FD_VARIABLE "TDE_IO_KEYS_FD"
 
 static void remove_preload(void)
 {
@@ -29,7 +28,7 @@ static void remove_preload(void)
 /* The number of the descriptor that the launcher left for us, or -1. */
 static int keys_descriptor(void)
 {
-    const char *text = getenv(KEYS_FD_VARIABLE);
+    const char *text = getenv(TDE_HANDOVER_VARIABLE);
     char *end;
     long number;
 
@@ -58,7 +57,7 @@ static void forget_handover(int fd)
 {
     if (fd >= 0)
         tde_libc()->close(fd);
-    unsetenv(KEYS_FD_VARIABLE);
+    unsetenv(TDE_HANDOVER_VARIABLE);
     remove_preload();
 }
 

@@ -17,24 +17,10 @@
 #include "io_report.h"
 #include "io_symbols.h"
 #include "io_transfer.h"
+#include "tde_handover.h"
 
 #define MAX_KEYS 1024
-#define MAX_PATH_LENGTH 4096
 #define EPHEMERAL_OWNER 0u /* beside enum tde_key_owner: the key that lives for one start */
-
-/* The hand-over (docs/format.md, section 7). */
-enum {
-    HANDOVER_LENGTH = 8,
-    HANDOVER_RESERVED = 12,
-    HANDOVER_KEYSTORE = 16,
-    HANDOVER_MASTER_KEY_ID = 32,
-    HANDOVER_MASTER_KEY = 48,
-    HANDOVER_PATH_LENGTH = 80,
-    HANDOVER_PATH = 82,
-    HANDOVER_MAX = HANDOVER_PATH + MAX_PATH_LENGTH,
-};
-
-static const uint8_t handover_magic[8] = {'T', 'D', 'E', 'H', 'A', 'N', 'D', 1};
 
 enum slot_state { SLOT_EMPTY, SLOT_CLAIMED, SLOT_READY };
 
@@ -48,7 +34,7 @@ struct slot {
 struct ring {
     struct tde_key_scope scope;
     uint8_t tail_key[TDE_TAIL_KEY_SIZE];
-    char keystore[MAX_PATH_LENGTH + 1];
+    char keystore[TDE_HANDOVER_PATH_MAX + 1];
     struct slot slots[MAX_KEYS];
 };
 
@@ -193,7 +179,7 @@ enum record_state { RECORD_READ, RECORD_MISSING, RECORD_UNUSABLE };
 static enum record_state unwrap_record(enum tde_key_owner owner, uint32_t oid, struct tde_key *key)
 {
     uint8_t record[TDE_KEYRECORD_SIZE + 1];
-    char path[MAX_PATH_LENGTH + 64];
+    char path[TDE_HANDOVER_PATH_MAX + 64];
     char name[16];
     const char *problem;
     ssize_t length;
@@ -353,38 +339,19 @@ static struct ring *map_ring(void)
     return made;
 }
 
-static const char *parse_handover(const uint8_t *data, size_t length)
-{
-    size_t path_length;
-
-    if (length < HANDOVER_PATH || memcmp(data, handover_magic, sizeof handover_magic) != 0 ||
-        !tde_is_zero(data + HANDOVER_RESERVED, HANDOVER_KEYSTORE - HANDOVER_RESERVED))
-        return "the key hand-over has an unknown format";
-    path_length = (size_t)data[HANDOVER_PATH_LENGTH] << 8 | data[HANDOVER_PATH_LENGTH + 1];
-    if (path_length == 0 || path_length > MAX_PATH_LENGTH ||
-        length != HANDOVER_PATH + path_length || tde_load_be32(data + HANDOVER_LENGTH) != length)
-        return "the key hand-over is damaged";
-    memcpy(ring->scope.keystore, data + HANDOVER_KEYSTORE, TDE_UUID_SIZE);
-    memcpy(ring->scope.master_key_id, data + HANDOVER_MASTER_KEY_ID, TDE_UUID_SIZE);
-    memcpy(ring->scope.master_key, data + HANDOVER_MASTER_KEY, TDE_GCM_KEY_SIZE);
-    memcpy(ring->keystore, data + HANDOVER_PATH, path_length);
-    return NULL;
-}
-
 /* A sealed memfd cannot change between here and the next program that reads it. */
 static const char *read_handover(int fd)
 {
-    const int wanted = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
     int seals = tde_libc()->fcntl(fd, F_GET_SEALS);
-    uint8_t data[HANDOVER_MAX];
+    uint8_t data[TDE_HANDOVER_MAX];
     const char *problem;
     ssize_t length;
 
-    if (seals < 0 || (seals & wanted) != wanted)
+    if (seals < 0 || (seals & TDE_HANDOVER_SEALS) != TDE_HANDOVER_SEALS)
         return "the key hand-over is not a sealed memory file";
     length = tde_read_fully(fd, data, sizeof data, 0);
     problem = length < 0 ? "the key hand-over could not be read"
-                         : parse_handover(data, (size_t)length);
+                         : tde_handover_parse(data, (size_t)length, &ring->scope, ring->keystore);
     tde_wipe(data, sizeof data);
     return problem;
 }

@@ -1,11 +1,14 @@
 /*
- * fuzz_handover.c - any bytes as the hand-over of keys (c_ext/io_keyring.c).
+ * fuzz_handover.c - any bytes as the hand-over of keys (c_ext/tde_handover.h).
  *
- * The parser is private to its file and fills the key ring, so the file is included here.
+ * What is accepted means one thing only: written again it is the same bytes.
  */
-#include "io_keyring.c"
+#include "tde_handover.h"
 
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -19,25 +22,27 @@ static void require(bool holds, const char *what)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    /* On the heap, where the sanitizer sees each byte too far, and full of what is no zero. */
     uint8_t *exact = malloc(size > 0 ? size : 1);
+    uint8_t *again = malloc(TDE_HANDOVER_MAX);
+    char *path = malloc(TDE_HANDOVER_PATH_MAX + 1);
+    struct tde_key_scope scope;
 
-    /* On the heap, where the sanitizer sees each byte too far; zeros, as a new mapping is. */
-    ring = calloc(1, sizeof *ring);
-    require(exact != NULL && ring != NULL, "no memory");
+    require(exact != NULL && again != NULL && path != NULL, "no memory");
     memcpy(exact, data, size);
-    if (parse_handover(exact, size) == NULL) {
-        require(size > HANDOVER_PATH && size <= HANDOVER_MAX, "a length that cannot be");
-        require(tde_load_be32(data + HANDOVER_LENGTH) == size, "another length than it says");
-        require(memcmp(ring->scope.keystore, data + 16, 16) == 0 &&
-                    memcmp(ring->scope.master_key_id, data + 32, 16) == 0 &&
-                    memcmp(ring->scope.master_key, data + 48, 32) == 0,
+    memset(path, 'p', TDE_HANDOVER_PATH_MAX + 1);
+    memset(&scope, 's', sizeof scope);
+    if (tde_handover_parse(exact, size, &scope, path) == NULL) {
+        require(size > TDE_HANDOVER_PATH && size <= TDE_HANDOVER_MAX, "a length that cannot be");
+        require(memchr(path, '\0', TDE_HANDOVER_PATH_MAX + 1) != NULL, "a path without an end");
+        require(tde_handover_write(again, &scope, path) == size && memcmp(again, data, size) == 0,
                 "a field is lost");
-        require(memcmp(ring->keystore, data + HANDOVER_PATH, size - HANDOVER_PATH) == 0 &&
-                    ring->keystore[size - HANDOVER_PATH] == '\0',
-                "the path is lost");
+    } else {
+        require(path[0] == 'p' && scope.keystore[0] == 's' && scope.master_key[0] == 's',
+                "what was refused has changed something");
     }
-    free(ring);
-    ring = NULL;
+    free(path);
+    free(again);
     free(exact);
     return 0;
 }

@@ -35,12 +35,7 @@ TARGETS = (
     Target("identity", ("tde_identity.c",), 256),
     Target("tar", ("tde_identity.c", "tde_tar.c"), 640),
     Target("keyrecord", _CRYPTO, 256),
-    # It includes io_keyring.c.
-    Target(
-        "handover",
-        (*_CRYPTO, "io_derived.c", "io_report.c", "io_symbols.c", "io_transfer.c", "tde_page.c"),
-        4400,
-    ),
+    Target("handover", (*_CRYPTO, "tde_handover.c"), 4400),
 )
 
 

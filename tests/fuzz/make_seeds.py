@@ -59,7 +59,13 @@ def main() -> None:
     seeds = {"identity": {f"{i:02}": name.encode() for i, name in enumerate(NAMES)}}
     seeds["keyrecord"] = WRAPPED
     seeds["tar"] = TAR
-    seeds["handover"] = {"short": hand_over(b"/"), "usual": hand_over(b"/var/lib/tde/keystore")}
+    seeds["handover"] = {
+        "short": hand_over(b"/"),
+        "usual": hand_over(b"/var/lib/tde/keystore"),
+        "two-paths": hand_over(b"/var/lib/tde/keystore\0/tmp/keystore"),
+        "longest": hand_over(b"/" + b"k" * 4095),
+        "too-long": hand_over(b"/" + b"k" * 4096),
+    }
     shutil.rmtree(HERE / "corpus", ignore_errors=True)
     for target, files in seeds.items():
         directory = HERE / "corpus" / target
