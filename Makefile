@@ -12,7 +12,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz postgres-suites lint clean
+.PHONY: help setup build bench test test-long fuzz postgres-suites sanitize valgrind lint clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,8 @@ postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUIT
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)
 
-valgrind: setup ## Look for invalid accesses and leaks while thousands of files are opened
+valgrind: setup ## Look for invalid accesses and leaks while thousands of files are opened (needs valgrind)
+	@command -v valgrind >/dev/null || { echo "make valgrind needs valgrind; run: apt-get install valgrind" >&2; exit 1; }
 	$(BIN)/python -m pytest -n auto tests/interposer/test_valgrind.py $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
