@@ -5,7 +5,6 @@
 #define TDE_IO_FILES_H
 
 #include <stdbool.h>
-#include <stdint.h>
 #include <sys/types.h>
 
 #include "io_keyring.h"
@@ -17,10 +16,10 @@ struct tde_file {
     bool write_only; /* opened O_WRONLY by the caller, O_RDWR by us */
     bool append;     /* opened O_APPEND by the caller, which we do not pass on */
     bool is_tar;     /* pg_wal.tar: only written, and the identity is that of its open member */
+    bool compressed; /* a segment that the program compresses itself (io_compress.h) */
     tde_key_index key;
     struct tde_identity id;
     off_t base; /* where the first byte of what has this identity is; 0 except in a tar file */
-    _Atomic uint64_t reach; /* how long the file is known to be; io_reach.h */
     struct tde_tar tar; /* where the writer of a tar file is */
 };
 

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "io_buffer.h"
-#include "io_reach.h"
+#include "io_compress.h"
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
@@ -81,6 +81,10 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
     case TDE_ACCESS_REFUSED:
         errno = EOPNOTSUPP;
         return -1;
+    case TDE_ACCESS_COMPRESSED:
+        tde_compress_parse(path, &file->id);
+        file->compressed = true;
+        break;
     case TDE_ACCESS_TAR:
         file->is_tar = true;
         file->id.file_class = TDE_CLASS_WAL; /* Which finds the key; members have identities. */
@@ -131,7 +135,9 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
         return -1;
     if (file.encrypted && file.is_tar)
         file.write_only = true; /* Its members are not decrypted, and nothing reads them here. */
-    if (file.encrypted && (flags & O_ACCMODE) == O_WRONLY) {
+    if (file.encrypted && file.compressed)
+        file.write_only = true; /* What is compressed is not decrypted either. */
+    else if (file.encrypted && (flags & O_ACCMODE) == O_WRONLY) {
         /* Part of a block can only be replaced where the rest of it can be read. */
         flags = (flags & ~O_ACCMODE) | O_RDWR;
         file.write_only = true;
@@ -143,8 +149,6 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
     fd = tde_libc()->openat(dirfd, path, flags, mode);
     if (fd < 0)
         return fd;
-    if ((flags & O_TRUNC) != 0)
-        tde_reach_count_cut();
     if (!file.encrypted) {
         tde_files_clear(fd);
         return fd;
@@ -155,5 +159,8 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
         errno = error;
         return -1;
     }
+    /* Other than for writing it from its start, it is opened for an fsync. */
+    if (file.compressed && (flags & O_ACCMODE) == O_WRONLY)
+        tde_compress_start(fd, path, &file);
     return fd;
 }

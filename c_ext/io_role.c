@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "io_backup.h"
+#include "io_compress.h"
 #include "io_report.h"
 #include "io_symbols.h"
 
@@ -133,7 +134,7 @@ static bool holds_plain_wal(const char *path)
     if (strncmp(name, "pg_wal.tar.", 11) == 0)
         return true;
     return tde_identity_parse_segment_name(name, &id) == 0 &&
-           (strncmp(name + 24, ".gz", 3) == 0 || strncmp(name + 24, ".lz4", 4) == 0);
+           strncmp(name + 24, ".zst", 4) == 0;
 }
 
 static bool is_wal_tar(const char *path)
@@ -146,10 +147,14 @@ static bool is_wal_tar(const char *path)
 static enum tde_access wal_receiver_access(enum tde_file_class file_class, const char *path,
                                            int flags)
 {
+    struct tde_identity id;
+
     if (file_class == TDE_CLASS_WAL)
         return TDE_ACCESS_ENCRYPTED;
     if ((flags & O_ACCMODE) == O_RDONLY)
         return TDE_ACCESS_RAW;
+    if (tde_compress_parse(path, &id) != TDE_COMPRESSOR_NONE)
+        return TDE_ACCESS_COMPRESSED;
     if (is_wal_tar(path))
         return TDE_ACCESS_TAR;
     if (!holds_plain_wal(path))

@@ -19,6 +19,7 @@ enum tde_role {
 enum tde_access {
     TDE_ACCESS_RAW,       /* the bytes of the file as they are */
     TDE_ACCESS_ENCRYPTED, /* through the cipher */
+    TDE_ACCESS_COMPRESSED, /* a WAL segment, encrypted before its compressor (io_compress.h) */
     TDE_ACCESS_TAR,       /* the WAL segments in it through the cipher (io_tar.h) */
     TDE_ACCESS_REFUSED,   /* would put plaintext on disk */
 };

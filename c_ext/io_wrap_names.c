@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "io_block.h"
+#include "io_compress.h"
 #include "io_files.h"
 #include "io_open.h"
 #include "io_report.h"
@@ -106,6 +107,8 @@ TDE_EXPORT int ftruncate(int fd, off_t length)
 {
     const struct tde_file *file = tde_files_find(fd);
 
+    if (file != NULL && file->compressed)
+        return tde_compress_refuse(fd);
     if (file != NULL && file->is_tar)
         return tde_tar_truncate(fd, length);
     if (file != NULL && length >= 0)
@@ -143,6 +146,8 @@ static int prepare_growth(const struct tde_file *file, int fd, off_t end)
 
     if (size < 0)
         return -1;
+    if (file->compressed)
+        return tde_compress_refuse(fd);
     if (file->is_tar) {
         errno = EOPNOTSUPP; /* Space that is no member would hide where the next one begins. */
         return -1;

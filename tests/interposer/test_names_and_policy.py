@@ -235,8 +235,7 @@ def test_pg_rewind_parses_only_the_wal_of_its_target(twins, build, tmp_path):
     "name",
     [
         "pg_wal.tar.gz",
-        "000000010000000000000001.gz",
-        "000000010000000000000001.lz4.partial",
+        "000000010000000000000001.zst",
     ],
 )
 def test_received_wal_is_not_written_where_it_cannot_be_encrypted(twins, build, name):
