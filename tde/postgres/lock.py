@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tde.errors import ClusterBusyError
@@ -15,7 +15,9 @@ _POLL = 0.1  # Seconds.
 
 
 @contextmanager
-def cluster_lock(data_directory: Path, *, timeout: float = 0) -> Iterator[None]:
+def cluster_lock(
+    data_directory: Path, *, timeout: float = 0, required: bool = False
+) -> Iterator[None]:
     """Hold the lock of an existing data directory.
 
     The directory itself is locked: no file appears that base backups would copy, and the kernel
@@ -23,19 +25,41 @@ def cluster_lock(data_directory: Path, *, timeout: float = 0) -> Iterator[None]:
 
     Args:
         timeout: seconds to wait for another holder.
+        required: refuse a file system that knows no locks. Without, the server's own
+            postmaster.pid still keeps two servers apart; only the messages are less clear.
 
     Raises:
-        ClusterBusyError: another process still holds it.
+        ClusterBusyError: another process still holds it, or nothing can be locked.
     """
-    descriptor = os.open(data_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _lock(descriptor, data_directory, time.monotonic() + timeout)
+    deadline = time.monotonic() + timeout
+    with ExitStack() as stack:
+        descriptor = os.open(data_directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptor)
+        try:
+            _lock(descriptor, data_directory, deadline)
+        except OSError:
+            # NFS locks no directories, but files that are open for writing, for all machines.
+            try:
+                path = data_directory / "PG_VERSION"
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                _lock(descriptor, data_directory, deadline)
+            except OSError as error:
+                if required:
+                    raise ClusterBusyError(
+                        f"{data_directory} cannot be locked against another tde: {error.strerror}",
+                        remedy="Use a file system that has locks (NFS: mount it without nolock).",
+                    ) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _lock(descriptor: int, data_directory: Path, deadline: float) -> None:
+    """Lock a file, waiting for other holders.
+
+    Raises:
+        ClusterBusyError: another process still holds it.
+        OSError: the file system cannot lock it.
+    """
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,9 +71,5 @@ def _lock(descriptor: int, data_directory: Path, deadline: float) -> None:
                     remedy="Wait for that command, or interrupt it; see tde pg status.",
                 ) from None
             time.sleep(_POLL)
-        except OSError:
-            # NFS locks no directories. The server's own postmaster.pid still keeps two servers
-            # apart; only the messages are less clear.
-            return
         else:
             return

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from tde.errors import (
     ServerStillStartingError,
 )
 from tde.keystore import Keystore
-from tde.postgres import create_tablespace, launch
+from tde.postgres import create_tablespace, encrypt_cluster, launch
 from tde.postgres.lock import cluster_lock
 from tde.postgres.sockets import private_directory, remove_private_directory
 
@@ -78,6 +82,34 @@ def test_the_lock_of_a_directory_being_created(any_binaries, encrypted_cluster_f
     with cluster_lock(directory), pytest.raises(ClusterBusyError):
         encrypted_cluster_factory.plain(any_binaries)
     assert list(directory.iterdir()) == []
+
+
+def test_a_file_system_that_locks_no_directories(
+    any_binaries, encrypted_cluster_factory, monkeypatch
+):
+    """As NFS; two conversions at once would destroy the cluster."""
+    made = encrypted_cluster_factory.plain(any_binaries, start=False)
+    keystore = encrypted_cluster_factory.keystore()
+    lock = fcntl.flock
+
+    def files_only(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        lock(descriptor, operation)
+
+    def never(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    with cluster_lock(made.data_directory), pytest.raises(ClusterBusyError, match="by another"):
+        encrypt_cluster(made.cluster, keystore)
+    monkeypatch.setattr(fcntl, "flock", never)
+    with pytest.raises(ClusterBusyError, match="No locks available"):
+        encrypt_cluster(made.cluster, keystore)
+    made.start()
+    made.cluster.stop()
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    encrypt_cluster(made.cluster, keystore)
 
 
 def test_sockets_of_a_running_server_stay(any_binaries, encrypted_cluster_factory):

@@ -145,7 +145,7 @@ class _Conversion:
         """Do or finish the conversion."""
         read_major_version(self.directory)
         require_open(self.keystore)
-        with cluster_lock(self.directory), continuable(self.directory):
+        with cluster_lock(self.directory, required=True), continuable(self.directory):
             self._require_no_server()
             state = read_state(self.directory)
             if is_control_moved(self.directory):
