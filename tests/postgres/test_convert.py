@@ -344,7 +344,7 @@ def test_refusals_of_files(original, copy, keystore_factory):
     with relation.open("r+b") as file:
         first = file.read(8192)
         file.seek(0)
-        file.write(os.urandom(8192))
+        file.write(b"no page " * 1024)
     refuse(copy, keystore, "1 of .* files do not begin with a valid plain page: .*1259")
     summary = encrypt_cluster(copy, keystore, allow_invalid_pages=True)
     assert summary.invalid_pages == 1

@@ -21,9 +21,10 @@ from tde.postgres.linked import (
     linked_directories,
 )
 
-# Parts of the data directory where a link would lead to data that nobody expects elsewhere.
 # How many parts the path of a relation file has, by its first one.
 _DEPTHS = {"base": 3, "global": 2, "pg_tblspc": 5}
+_MOST_NAMED = 3
+# Parts of the data directory where a link would lead to data that nobody expects elsewhere.
 _STORAGE = ("base", "global", "pg_tblspc", "pg_wal", "pg_replslot", "pg_notify")
 
 
@@ -79,11 +80,17 @@ def make_plan(
     Raises:
         ConversionError: a file is not what a server leaves after a clean shutdown.
     """
+    # The auditor's package imports the cluster, which imports what tells unfinished conversions.
+    from tde.postgres.auditor.plain_files import plain_rule
+
     plan = Plan()
     archived = 0
+    unknown: list[str] = []
     for path, status in _walk(data_directory, version_directory):
         file_class, tablespace, *_ = _core.parse_path(os.fsencode(path))
         if file_class == _core.CLASS_PLAIN:
+            if status.st_size and stat.S_ISREG(status.st_mode) and plain_rule(path) is None:
+                unknown.append(path)
             continue
         if not _is_in_place(path, file_class):
             plan.warnings.append(f"{path} is not where PostgreSQL keeps such files; it stays as is")
@@ -99,6 +106,12 @@ def make_plan(
             plan.files.append(PlannedFile(path, status.st_size))
         else:
             plan.plaintext += 1
+    if unknown:
+        plan.warnings.append(
+            f"{len(unknown)} files are not PostgreSQL's and stay as they are: "
+            + ", ".join(unknown[:_MOST_NAMED])
+            + (", …" if len(unknown) > _MOST_NAMED else "")
+        )
     if archived:
         plan.warnings.append(
             f"{archived} WAL segments outside of pg_wal are converted too, for restore_command"
