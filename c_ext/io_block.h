@@ -17,7 +17,7 @@ ssize_t tde_block_pread(const struct tde_file *file, int fd, void *to, size_t le
                         off_t offset);
 ssize_t tde_block_preadv(const struct tde_file *file, int fd, const struct iovec *iov,
                          int count, off_t offset);
-ssize_t tde_block_pwritev(const struct tde_file *file, int fd, const struct iovec *iov,
+ssize_t tde_block_pwritev(struct tde_file *file, int fd, const struct iovec *iov,
                           int count, off_t offset);
 
 /*

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "io_block.h"
+#include "io_reach.h"
 #include "io_stored.h"
 #include "io_symbols.h"
 #include "io_transfer.h"
@@ -75,10 +76,14 @@ int tde_block_truncate(const struct tde_file *file, int fd, off_t length)
 
     if (size < 0 || tde_block_resize(file, fd, length) != 0)
         return -1;
-    if (tde_libc()->ftruncate(fd, length) == 0)
-        return 0;
-    undo_resize(fd, size, length);
-    return -1;
+    if (tde_libc()->ftruncate(fd, length) != 0) {
+        undo_resize(fd, size, length);
+        tde_reach_count_cut(); /* It may have been longer for a moment. */
+        return -1;
+    }
+    if (length < size)
+        tde_reach_count_cut();
+    return 0;
 }
 
 /* The unit is in buffers->plain: store it under its new identity, or as it is. */

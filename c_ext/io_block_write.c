@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "io_block.h"
+#include "io_reach.h"
 #include "io_stored.h"
 #include "io_symbols.h"
 #include "io_transfer.h"
@@ -86,18 +87,24 @@ static ssize_t write_whole(const struct tde_file *file, int fd, struct tde_curso
  * A write behind the end of the file leaves a gap that reads as zeros.  Where the last
  * unit is short and not all zeros, the zeros that now follow in it must be encoded.
  */
-static int close_gap(const struct tde_file *file, int fd, off_t offset)
+static int close_gap(struct tde_file *file, int fd, off_t offset)
 {
-    off_t size = tde_file_size(fd);
+    uint64_t cuts = tde_reach_cuts();
+    off_t size;
 
+    if (tde_reach_includes(file, file->base + offset))
+        return 0;
+    size = tde_file_size(fd);
     if (size < 0)
         return -1;
+    tde_reach_note(file, size, cuts);
     return size - file->base < offset ? tde_block_resize(file, fd, tde_unit_start(offset)) : 0;
 }
 
-ssize_t tde_block_pwritev(const struct tde_file *file, int fd, const struct iovec *iov,
+ssize_t tde_block_pwritev(struct tde_file *file, int fd, const struct iovec *iov,
                           int count, off_t offset)
 {
+    uint64_t cuts = tde_reach_cuts();
     struct tde_cursor cursor = {iov, count, 0};
     ssize_t total = tde_vector_length(iov, count);
     size_t done = 0;
@@ -125,5 +132,6 @@ ssize_t tde_block_pwritev(const struct tde_file *file, int fd, const struct iove
         }
         done += asked;
     }
+    tde_reach_note(file, file->base + offset + total, cuts);
     return (ssize_t)done;
 }

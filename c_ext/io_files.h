@@ -5,6 +5,7 @@
 #define TDE_IO_FILES_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "io_keyring.h"
@@ -20,6 +21,7 @@ struct tde_file {
     tde_key_index key;
     struct tde_identity id;
     off_t base; /* where the first byte of what has this identity is; 0 except in a tar file */
+    _Atomic uint64_t reach; /* how long the file is known to be; io_reach.h */
     struct tde_tar tar; /* where the writer of a tar file is */
 };
 

@@ -8,6 +8,7 @@
 #include "io_backup.h"
 #include "io_counters.h"
 #include "io_keyring.h"
+#include "io_reach.h"
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
@@ -78,6 +79,7 @@ __attribute__((constructor)) static void start(void)
         forget_handover(fd);
     if (tde_keyring_is_open() && tde_role() == TDE_ROLE_SERVER)
         tde_counters_create();
+    tde_reach_create();
     if (tde_keyring_is_open() && tde_role() == TDE_ROLE_WAL_RECEIVER)
         tde_backup_announce();
 }

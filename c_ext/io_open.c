@@ -12,6 +12,7 @@
 
 #include "io_buffer.h"
 #include "io_compress.h"
+#include "io_reach.h"
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
@@ -149,6 +150,8 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
     fd = tde_libc()->openat(dirfd, path, flags, mode);
     if (fd < 0)
         return fd;
+    if ((flags & O_TRUNC) != 0)
+        tde_reach_count_cut();
     if (!file.encrypted) {
         tde_files_clear(fd);
         return fd;

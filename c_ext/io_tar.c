@@ -12,6 +12,7 @@
 #include "io_block.h"
 #include "io_files.h"
 #include "io_report.h"
+#include "io_reach.h"
 #include "io_stored.h"
 #include "io_symbols.h"
 #include "io_transfer.h"
@@ -141,6 +142,7 @@ int tde_tar_truncate(int fd, off_t length)
         return refuse(fd, "it is cut in the middle");
     if (tde_libc()->ftruncate(fd, length) != 0)
         return -1;
+    tde_reach_count_cut();
     file->tar = next;
     return 0;
 }

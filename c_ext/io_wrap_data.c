@@ -46,14 +46,14 @@ static off_t write_offset(const struct tde_file *file, int fd, off_t offset)
 }
 
 /* What a write means depends on where in a tar file it is. */
-static ssize_t store(const struct tde_file *file, int fd, const struct iovec *iov, int count,
+static ssize_t store(struct tde_file *file, int fd, const struct iovec *iov, int count,
                      off_t offset)
 {
     return file->is_tar ? tde_tar_pwritev(fd, iov, count, offset)
                         : tde_block_pwritev(file, fd, iov, count, offset);
 }
 
-static ssize_t write_vector(const struct tde_file *file, int fd, const struct iovec *iov,
+static ssize_t write_vector(struct tde_file *file, int fd, const struct iovec *iov,
                             int count, off_t offset)
 {
     if (file->compressed)
@@ -63,7 +63,7 @@ static ssize_t write_vector(const struct tde_file *file, int fd, const struct io
 }
 
 /* A write without an offset: where it was done decides where the position is afterwards. */
-static ssize_t write_and_advance(const struct tde_file *file, int fd, const struct iovec *iov,
+static ssize_t write_and_advance(struct tde_file *file, int fd, const struct iovec *iov,
                                  int count)
 {
     off_t offset;
@@ -90,7 +90,7 @@ TDE_EXPORT ssize_t pread(int fd, void *to, size_t length, off_t offset)
 
 TDE_EXPORT ssize_t pwrite(int fd, const void *from, size_t length, off_t offset)
 {
-    const struct tde_file *file = tde_files_find(fd);
+    struct tde_file *file = tde_files_find(fd);
 
     if (file == NULL)
         return tde_libc()->pwrite(fd, from, length, offset);
@@ -116,7 +116,7 @@ TDE_EXPORT ssize_t read(int fd, void *to, size_t length)
 
 TDE_EXPORT ssize_t write(int fd, const void *from, size_t length)
 {
-    const struct tde_file *file = tde_files_find(fd);
+    struct tde_file *file = tde_files_find(fd);
 
     if (file == NULL)
         return tde_libc()->write(fd, from, length);
@@ -137,7 +137,7 @@ TDE_EXPORT ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offs
 
 TDE_EXPORT ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset)
 {
-    const struct tde_file *file = tde_files_find(fd);
+    struct tde_file *file = tde_files_find(fd);
 
     if (file == NULL)
         return tde_libc()->pwritev(fd, iov, count, offset);
@@ -156,7 +156,7 @@ TDE_EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 
 TDE_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 {
-    const struct tde_file *file = tde_files_find(fd);
+    struct tde_file *file = tde_files_find(fd);
 
     if (file == NULL)
         return tde_libc()->writev(fd, iov, count);

@@ -15,7 +15,7 @@ import pytest
 from common import PASSPHRASE
 from support import CANARY, base_backup, make_directory, settle
 
-from tde import Algorithm, FileIdentity, PageCipher
+from tde import Algorithm, FileIdentity, PageCipher, _core
 from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
@@ -121,6 +121,10 @@ def store(path: Path, content: bytes) -> None:
 def write_at(path: Path, offset: int, content: bytes) -> None:
     old = path.read_bytes()
     store(path, old[:offset] + content + old[offset + len(content) :])
+
+
+def checksum_fits(page: bytes, block: int) -> bool:
+    return _core.page_checksum(page, block) == int.from_bytes(page[8:10], "little")
 
 
 def only_finding(report: AuditReport):
@@ -271,7 +275,11 @@ def test_scope_tablespaces(encrypted_cluster_factory, any_binaries, os_user_tmp_
 
 def test_damage_is_told_from_plaintext(copy):
     path = copy.root / copy.heap
-    write_at(path, 5 * PAGE + 5000, b"\xa5")
+    stored = path.read_bytes()[5 * PAGE + 5000]
+    for bit in range(8):
+        write_at(path, 5 * PAGE + 5000, bytes([stored ^ 1 << bit]))
+        if not checksum_fits(copy.decrypted(path, copy.heap)[5 * PAGE : 6 * PAGE], 5):
+            break  # One change in 65,536 goes unnoticed.
     finding = only_finding(copy.audit())
     assert (finding.kind, finding.block) == (FindingKind.BAD_CHECKSUM, 5)
 
@@ -281,7 +289,8 @@ def test_torn_pages_of_a_backup_need_replay(copy):
     name = copy.heap
     path = copy.backup / name
     plain = bytearray(copy.decrypted(path, name)[: 2 * PAGE])
-    plain[PAGE - 100 : PAGE] = os.urandom(100)
+    while checksum_fits(bytes(plain[:PAGE]), 0):
+        plain[PAGE - 100 : PAGE] = os.urandom(100)
     with copy.cipher(name) as cipher:
         newer = cipher.encrypt_pages(plain, identity=FileIdentity.from_path(name).identity)
     write_at(path, 4096, newer[4096:PAGE])
