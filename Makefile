@@ -45,7 +45,7 @@ test: setup lint ## Static checks and all tests but the long ones
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
 
-fuzz: setup ## Fuzz the parsers of file names, key records and hand-overs (needs clang)
+fuzz: setup ## Fuzz the parsers of file names, tar headers, key records and hand-overs (needs clang)
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
