@@ -5,16 +5,27 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 /* Starting and joining a thread costs about as much as these blocks: some 20 microseconds. */
 #define MIN_BLOCKS_PER_THREAD 16u
 
-struct share {
+/*
+ * What a thread takes at a time: 15 microseconds of work.  A thread that starts late, or loses
+ * its processor for a while, then leaves its work to the others instead of making them wait.
+ */
+#define BLOCKS_PER_TURN 8u
+
+struct fanout {
     const struct tde_batch *batch;
+    _Atomic size_t next; /* the first block that nobody has taken */
+    atomic_bool failed;
+};
+
+struct member {
+    struct fanout *fanout;
     struct tde_cipher *cipher;
-    size_t start;
-    size_t count;
-    int result;
     bool has_thread;
     pthread_t thread;
 };
@@ -28,64 +39,61 @@ size_t tde_fanout_size(size_t count, size_t threads)
     return useful < threads ? useful : threads;
 }
 
-static void *run_share(void *argument)
+static int work(const struct tde_batch *batch, struct tde_cipher *cipher, size_t start,
+                size_t count)
 {
-    struct share *share = argument;
-    const struct tde_batch *batch = share->batch;
-    size_t offset = share->start * TDE_BLOCK_SIZE;
+    size_t offset = start * TDE_BLOCK_SIZE;
 
-    share->result = batch->work(share->cipher, &batch->id, batch->first + share->start,
-                                batch->src + offset, batch->dst + offset, share->count);
+    return batch->work(cipher, &batch->id, batch->first + start, batch->src + offset,
+                       batch->dst + offset, count);
+}
+
+static void *take_turns(void *argument)
+{
+    struct member *member = argument;
+    struct fanout *fanout = member->fanout;
+    size_t count = fanout->batch->count;
+    size_t start;
+
+    while ((start = atomic_fetch_add(&fanout->next, BLOCKS_PER_TURN)) < count) {
+        size_t left = count - start;
+
+        if (work(fanout->batch, member->cipher, start,
+                 left < BLOCKS_PER_TURN ? left : BLOCKS_PER_TURN) != 0)
+            atomic_store(&fanout->failed, true);
+    }
     return NULL;
 }
 
-/* The first COUNT % SIZE shares are one block longer than the others. */
-static void divide(const struct tde_batch *batch, struct tde_cipher *const *team,
-                   struct share *shares, size_t size)
-{
-    size_t start = 0;
-
-    for (size_t i = 0; i < size; i++) {
-        size_t count = batch->count / size + (i < batch->count % size ? 1 : 0);
-
-        shares[i] = (struct share){.batch = batch, .cipher = team[i], .start = start,
-                                   .count = count};
-        start += count;
-    }
-}
-
 /* Signals stay with the threads of the program, which know what to do about them. */
-static void start_threads(struct share *shares, size_t size)
+static void start_threads(struct member *members, size_t size)
 {
     sigset_t all;
     sigset_t before;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* At the process limit of threads the others do all the work, only later. */
     for (size_t i = 0; i < size; i++)
-        shares[i].has_thread = pthread_create(&shares[i].thread, NULL, run_share, &shares[i]) == 0;
+        members[i].has_thread =
+            pthread_create(&members[i].thread, NULL, take_turns, &members[i]) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 int tde_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team, size_t size)
 {
-    struct share shares[TDE_MAX_THREADS];
-    int result;
+    struct fanout fanout = {.batch = batch};
+    struct member members[TDE_MAX_THREADS];
 
-    divide(batch, team, shares, size);
-    /* The signal mask costs two system calls, a third of the time of a call for one page. */
-    if (size > 1)
-        start_threads(shares + 1, size - 1);
-    run_share(&shares[0]);
-    result = shares[0].result;
-    for (size_t i = 1; i < size; i++) {
-        /* At the process limit of threads the work is done here, only later. */
-        if (shares[i].has_thread)
-            pthread_join(shares[i].thread, NULL);
-        else
-            run_share(&shares[i]);
-        if (shares[i].result != 0)
-            result = -1;
-    }
-    return result;
+    /* Threads and signal masks cost system calls, a third of the time of a call for one page. */
+    if (size == 1)
+        return work(batch, team[0], 0, batch->count);
+    for (size_t i = 0; i < size; i++)
+        members[i] = (struct member){.fanout = &fanout, .cipher = team[i]};
+    start_threads(members + 1, size - 1);
+    take_turns(&members[0]);
+    for (size_t i = 1; i < size; i++)
+        if (members[i].has_thread)
+            pthread_join(members[i].thread, NULL);
+    return atomic_load(&fanout.failed) ? -1 : 0;
 }

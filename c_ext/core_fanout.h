@@ -22,7 +22,7 @@ struct tde_batch {
 /* How many of THREADS (1 to TDE_MAX_THREADS) threads are worth their start for COUNT blocks. */
 size_t tde_fanout_size(size_t count, size_t threads);
 
-/* Give every one of the SIZE (at least 1) ciphers of TEAM its share; 0, or -1 as WORK does. */
+/* Share the work among the SIZE (at least 1) ciphers of TEAM; 0, or -1 as WORK does. */
 int tde_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team, size_t size);
 
 #endif
