@@ -358,6 +358,16 @@ def test_refusals(copy, encrypted_cluster_factory, any_binaries, keystore_factor
         audit(plain.cluster, copy.keystore)
 
 
+def test_a_lost_key_of_the_cluster_is_no_list_of_findings(copy):
+    record = copy.keystore.path / "keys" / "1663.key"
+    kept = record.rename(record.with_name("away"))
+    try:
+        with pytest.raises(ClusterKeystoreError, match="no key for pg_default"):
+            copy.audit()
+    finally:
+        kept.rename(record)
+
+
 def run_cli(copy: Prepared, *arguments: str, exit_code: int) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "TDE_"))}
     result = subprocess.run(

@@ -20,7 +20,7 @@ from tde.postgres.auditor.places import find_places
 from tde.postgres.auditor.scan import Stretch, Task, scan
 from tde.postgres.auditor.tally import Tally
 from tde.postgres.marker import require_matching_keystore
-from tde.postgres.policy import require_open
+from tde.postgres.policy import require_cluster_keys
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -71,7 +71,8 @@ def audit(
         observer: is told about the progress.
 
     Raises:
-        ClusterKeystoreError: the cluster is not encrypted, or the keystore is not its own.
+        ClusterKeystoreError: the cluster is not encrypted, or the keystore is not its own or
+            lacks a key that every cluster has.
         DataDirectoryError: there is no cluster, archive or backup in a directory.
         KeystoreError: a key cannot be used.
         ValueError: the canary is empty or too long.
@@ -85,7 +86,8 @@ def audit(
             remedy="Encrypt it with tde pg encrypt, or create another one with tde pg init.",
         )
     require_matching_keystore(directory, marker, keystore.uuid)
-    require_open(keystore)
+    # Without its record pg_default would be judged with a derived key, and all of it be a finding.
+    require_cluster_keys(keystore, directory)
     started = time.monotonic()
     places = find_places(cluster, archives, backups)
     with AuditKeys(keystore) as keys:
