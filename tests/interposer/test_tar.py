@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tarfile
 from dataclasses import dataclass
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
-from harness import SEGMENT, Harness
+from faults import FOREVER, Call, Faults, FaultyHarness, build_faults
+from harness import SEGMENT, Harness, make_data_directory
 from stored import decode
 
 from tde import WalIdentity
@@ -142,6 +144,48 @@ def test_a_member_that_is_given_up_is_cut_off(twins, build):
         content = plain.extractfile(name).read()
     identity = WalIdentity(1, 0, 12)
     assert decode(file, twins.encrypted.keystore, KeyOwner.wal(), identity) == content
+
+
+ON, OFF = "open 15 faults-on ro", "open 15 faults-off ro"
+
+
+@pytest.mark.parametrize("partly", [False, True], ids=["at once", "after 100 bytes"])
+def test_a_write_that_failed_can_be_repeated(tmp_path, keystore, build, partly):
+    """A disk that is full for a moment, at the headers and at whole and partial blocks."""
+    faults = Faults(build_faults(tmp_path), tmp_path / "plan")
+    harness = FaultyHarness(make_data_directory(tmp_path / "data"), keystore, faults)
+    driver = build(program="pg_basebackup")
+    steps = [
+        (header(NAME), 0),
+        f"pwrite 0 16384 1 {BLOCK}",
+        f"pwrite 0 8008 2 {BLOCK + 1000}",
+        (header(NAME, 16384), 0),
+        (header("00000002.history"), BLOCK + 16384),
+    ]
+    contents = []
+    for failing in (False, True):
+        script = TarScript().do(OFF)
+        for step in steps:
+            for switch in (ON, OFF) if failing else (OFF,):
+                script.do(switch)
+                if isinstance(step, str):
+                    script.do(step)
+                else:
+                    script.block(*step)
+        if partly:
+            faults.shorten(Call.WRITE, f"*/{TAR}", 100, times=FOREVER, every=2)
+        faults.fail(
+            Call.WRITE, f"*/{TAR}", ENOSPC, skip=int(partly), times=FOREVER, every=1 + partly
+        )
+        results, _ = script.execute(harness, driver)
+        contents.append((harness.data / TAR).read_bytes())
+        (harness.data / TAR).unlink()
+        if failing:
+            failures = [line for line in results if line.endswith("-1 No space left on device")]
+            assert len(failures) == len(steps)
+            assert faults.hits >= len(steps)
+        faults.clear()
+    assert contents[0] == contents[1]
 
 
 def begun(name: str = NAME) -> TarScript:
