@@ -7,12 +7,14 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 600
 # Inside the environment, so that removing it also forgets what was done to it.
 STAMPS := $(VENV)/.stamps
+# Where `make reference` leaves its results.
+REFERENCE ?= results
 # A new user's compiler may warn of things that ours does not know; only CI stops at warnings.
 WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz postgres-suites sanitize valgrind lint clean
+.PHONY: help setup build bench test test-long fuzz postgres-suites reference sanitize valgrind lint clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ build: setup ## Compile the C core again where it changed
 
 bench: setup ## Measure OLTP with and without AES-256
 	$(BIN)/tde-bench oltp --aes 256
+
+reference: setup ## Everything in results/, measured again (about an hour, on an idle machine)
+	$(BIN)/python bench/reference.py $(REFERENCE) $(REFERENCE_ARGS)
 
 test: setup lint ## Static checks and all tests but the long ones
 	$(BIN)/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
