@@ -14,14 +14,13 @@ SUFFIXES = {"gzip": ".gz", "lz4": ".lz4"}
 AES_BLOCK = 16
 
 
-def build_receiver(directory: Path, *options: str) -> Path:
-    """Compile receiver.c under the name of the program that it plays."""
-    directory.mkdir(parents=True, exist_ok=True)
-    target = directory / "pg_receivewal"
-    source = Path(__file__).parent / "receiver.c"
+def build_receiver(directory: Path, program: str, source: str) -> Path:
+    """Compile a source of this folder under the name of the program that it plays."""
+    target = directory / program
     # Only the libraries are needed, not their headers.
     libraries = ["-l:libz.so.1", "-l:liblz4.so.1"]
-    subprocess.run(["cc", "-Wall", *options, source, "-o", target, *libraries], check=True)
+    command = ["cc", "-Wall", Path(__file__).parent / source, "-o", target, *libraries]
+    subprocess.run(command, check=True)
     return target
 
 

@@ -29,7 +29,7 @@ common = settings(
 
 @pytest.fixture(scope="session")
 def receiver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_receiver(tmp_path_factory.mktemp("receiver"))
+    return build_receiver(tmp_path_factory.mktemp("receiver"), "pg_receivewal", "receiver.c")
 
 
 @pytest.fixture
@@ -215,3 +215,14 @@ def test_a_full_disk_is_reported_as_without_tde(
     done = harness.execute(receiver, arguments, check=False, under=limit)
     assert done.returncode == 1
     assert done.stdout in ("write: File too large\n", "write: No space left on device\n")
+
+
+@each_kind
+def test_what_is_replaced_does_not_depend_on_what_follows(
+    tmp_path: Path, keystore: Keystore, receiver: Path, kind: str
+) -> None:
+    """Blocks of zeros make a compressor look far back, in blocks that end far away."""
+    for reported in range(400, 530, 11):
+        stretches = (("noise", reported), ("text", 40), ("zeros", 4 * BLOCK))
+        script = Script(stretches, (reported,))
+        check(tmp_path / "run", keystore, receiver, kind, script, [])
