@@ -36,14 +36,18 @@ def open_cluster_keystore(
     A wrong one is reported before anybody types a passphrase.
 
     Raises:
+        ConversionError: the cluster is only partly encrypted.
         ClusterKeystoreError: the keystore is not the cluster's.
         KeystoreError: it cannot be opened.
     """
     from tde.keystore import keystore_uuid
     from tde.postgres.control import read_major_version
+    from tde.postgres.convert.state import require_not_converting
     from tde.postgres.marker import require_matching_keystore
 
     read_major_version(cluster.data_directory)
+    # Such a cluster may lack its marker, or have one already: neither says what it is.
+    require_not_converting(cluster.data_directory)
     marker = cluster.marker
     if marker is None and keystore is None:
         return nullcontext()

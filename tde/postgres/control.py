@@ -55,6 +55,7 @@ def read_control_data(
 
     Raises:
         ProgramError: pg_controldata failed, for example on a damaged pg_control.
+        ConversionError: tde pg encrypt or decrypt was interrupted and is unfinished.
     """
     result = run_as(
         os_user,
@@ -63,6 +64,10 @@ def read_control_data(
         environment={**os.environ, "LC_ALL": "C"},
     )
     if result.returncode != 0:
+        # A conversion that is unfinished has given pg_control another name.
+        from tde.postgres.convert.state import require_not_converting
+
+        require_not_converting(data_directory)
         raise ProgramError(f"pg_controldata failed on {data_directory}: {result.stderr.strip()}")
     lines = (line.partition(":") for line in result.stdout.splitlines())
     fields = {label.strip(): value.strip() for label, _, value in lines}

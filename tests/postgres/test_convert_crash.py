@@ -20,7 +20,8 @@ from conversions import Original, content, encrypted_form, make_original, withou
 
 from tde.errors import ClusterKeystoreError, ConversionError, ServerStartError
 from tde.keystore import Keystore
-from tde.postgres import Cluster, decrypt_cluster, encrypt_cluster, run_program
+from tde.postgres import Cluster, audit, decrypt_cluster, doctor, encrypt_cluster, run_program
+from tde.postgres.checkup import Group, Verdict
 from tde.postgres.convert import journal, preparation, worker
 from tde.postgres.convert.blocks import SECTOR
 from tde.postgres.convert.state import CONTROL, MOVED_CONTROL, State
@@ -282,6 +283,26 @@ def test_records_that_were_lost_between_the_runs_are_noticed(
     assert convert(copy, keystore).resumed
     expected = plain if convert is decrypt_cluster else encrypted_form(plain, keystore)
     assert without_ours(content(copy.data_directory)) == without_ours(expected)
+
+
+def test_every_command_says_what_is_unfinished(original, copy, keystore_factory):
+    """What they said instead tempted to repair pg_control."""
+    keystore = keystore_factory()
+    for convert, verb in ((encrypt_cluster, "encrypt"), (decrypt_cluster, "decrypt")):
+        assert run_until(die_in_write(60, 1), lambda convert=convert: convert(copy, keystore))
+        for look in (copy.status, lambda: audit(copy, keystore)):
+            with pytest.raises(ConversionError, match=f"tde pg {verb} was interrupted") as caught:
+                look()
+            assert f"tde pg {verb} -D" in caught.value.remedy
+        report = doctor(copy.data_directory, copy.binaries, groups=[Group.CLUSTER])
+        found = next(finding for finding in report.findings if finding.check == "encryption")
+        assert (found.verdict, found.remedy) == (Verdict.PROBLEM, caught.value.remedy)
+        tde = str(Path(sys.executable).with_name("tde"))
+        keys = ["-D", str(copy.data_directory), "-k", str(keystore.path), "--passphrase-fd", "0"]
+        for words in (["audit", *keys], ["exec", *keys, "pg_waldump", "--version"]):
+            run = subprocess.run([tde, "pg", *words], input=PASSPHRASE, capture_output=True)
+            assert f"tde pg {verb} was interrupted" in run.stderr.decode()
+        convert(copy, keystore)
 
 
 def test_a_name_that_was_given_back_does_not_begin_anew(original, copy, keystore_factory):

@@ -19,6 +19,7 @@ from tde.postgres.auditor.model import AuditReport, FileClass
 from tde.postgres.auditor.places import find_places
 from tde.postgres.auditor.scan import Stretch, Task, scan
 from tde.postgres.auditor.tally import Tally
+from tde.postgres.convert.state import require_not_converting
 from tde.postgres.marker import require_matching_keystore
 from tde.postgres.policy import require_cluster_keys
 
@@ -73,12 +74,14 @@ def audit(
     Raises:
         ClusterKeystoreError: the cluster is not encrypted, or the keystore is not its own or
             lacks a key that every cluster has.
+        ConversionError: tde pg encrypt or decrypt was interrupted and is unfinished.
         DataDirectoryError: there is no cluster, archive or backup in a directory.
         KeystoreError: a key cannot be used.
         ValueError: the canary is empty or too long.
     """
     needles = _needles(canary)
     directory = cluster.data_directory
+    require_not_converting(directory)
     marker = cluster.marker
     if marker is None:
         raise ClusterKeystoreError(

@@ -8,11 +8,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tde.errors import ProgramError, TdeError
+from tde.errors import ConversionError, ProgramError, TdeError
 from tde.postgres.checkup.model import Outcome, ok, problem, unknown, warning
 from tde.postgres.checkup.settings import Settings
 from tde.postgres.checkup.subject import Subject
 from tde.postgres.control import read_control_data
+from tde.postgres.convert.state import require_not_converting
 from tde.postgres.counters import is_interposed
 from tde.postgres.guard import GUARD_FILE, has_guard
 from tde.postgres.os_user import current_user_name, user_name
@@ -20,6 +21,7 @@ from tde.postgres.pidfile import is_postgres_process
 from tde.postgres.process_files import working_directory
 from tde.postgres.start_settings import unsupported_settings
 
+_ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
 _REFUSED_VALUE = re.compile(r'invalid value for parameter "(\w+)": "(\w+)"')
 _LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] (LOG: +|FATAL: +)?")
 _GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
@@ -38,6 +40,11 @@ def check_access(subject: Subject) -> Iterator[Outcome]:
 def check_encryption(subject: Subject) -> Iterator[Outcome]:
     """Tell whether the cluster is encrypted, and whether a start without tde is stopped."""
     directory = subject.data_directory
+    try:
+        require_not_converting(directory)
+    except ConversionError as error:
+        yield problem(str(error), error.remedy)
+        return
     if isinstance(subject.found_marker, TdeError):
         yield problem(str(subject.found_marker), subject.found_marker.remedy)
         return
@@ -56,7 +63,7 @@ def check_encryption(subject: Subject) -> Iterator[Outcome]:
             f"Restore {directory}/tde.json from a backup of the data directory.",
         )
     elif subject.marker is None:
-        yield warning("this cluster is not encrypted", "Create an encrypted one with tde pg init.")
+        yield warning("this cluster is not encrypted", _ENCRYPT_IT)
     elif (directory / GUARD_FILE).exists():
         yield problem(
             f"somebody has created {GUARD_FILE}, so a start without tde is not stopped early",
