@@ -226,3 +226,12 @@ def test_what_is_replaced_does_not_depend_on_what_follows(
         stretches = (("noise", reported), ("text", 40), ("zeros", 4 * BLOCK))
         script = Script(stretches, (reported,))
         check(tmp_path / "run", keystore, receiver, kind, script, [])
+
+
+@each_kind
+def test_zeros_that_arrive_before_the_data_of_their_block_are_encrypted(
+    tmp_path: Path, keystore: Keystore, receiver: Path, kind: str
+) -> None:
+    stretches = (("zeros", BLOCK + 100), ("text", 60), ("zeros", 2 * BLOCK))
+    script = Script(stretches, (40, BLOCK + 50, BLOCK + 120))
+    check(tmp_path / "run", keystore, receiver, kind, script, [7] * 20)
