@@ -17,7 +17,7 @@ struct tde_file {
     bool write_only; /* opened O_WRONLY by the caller, O_RDWR by us */
     bool append;     /* opened O_APPEND by the caller, which we do not pass on */
     bool is_tar;     /* pg_wal.tar: only written, and the identity is that of its open member */
-    bool compressed; /* a segment that the program compresses itself (io_compress.h) */
+    bool compressed; /* by the program itself: a segment (io_compress.h) or a tar file */
     tde_key_index key;
     struct tde_identity id;
     off_t base; /* where the first byte of what has this identity is; 0 except in a tar file */

@@ -16,6 +16,7 @@
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
+#include "io_tar_gzip.h"
 #include "tde_crypto.h"
 
 /* The first 96 bits of the digest of its name identify an ephemeral file of this start. */
@@ -88,6 +89,7 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
         break;
     case TDE_ACCESS_TAR:
         file->is_tar = true;
+        file->compressed = strcmp(path + strlen(path) - 3, ".gz") == 0;
         file->id.file_class = TDE_CLASS_WAL; /* Which finds the key; members have identities. */
         break;
     case TDE_ACCESS_ENCRYPTED:
@@ -164,6 +166,6 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
     }
     /* Other than for writing it from its start, it is opened for an fsync. */
     if (file.compressed && (flags & O_ACCMODE) == O_WRONLY)
-        tde_compress_start(fd, path, &file);
+        file.is_tar ? tde_tar_gzip_start(fd, &file) : tde_compress_start(fd, path, &file);
     return fd;
 }

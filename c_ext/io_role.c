@@ -140,8 +140,9 @@ static bool holds_plain_wal(const char *path)
 static bool is_wal_tar(const char *path)
 {
     const char *slash = strrchr(path, '/');
+    const char *name = slash == NULL ? path : slash + 1;
 
-    return strcmp(slash == NULL ? path : slash + 1, "pg_wal.tar") == 0;
+    return strcmp(name, "pg_wal.tar") == 0 || strcmp(name, "pg_wal.tar.gz") == 0;
 }
 
 static enum tde_access wal_receiver_access(enum tde_file_class file_class, const char *path,

@@ -20,7 +20,7 @@
 #include "tde_tar.h"
 
 /* Nothing is written that is not understood: it might be WAL. */
-static int refuse(int fd, const char *problem)
+int tde_tar_refuse(int fd, const char *problem)
 {
     char link[64];
     char path[PATH_MAX] = "pg_wal.tar";
@@ -56,7 +56,7 @@ static ssize_t write_header(struct tde_file *file, int fd, const uint8_t *block,
                                     : tde_tar_begin(&next, (uint64_t)offset, block);
 
     if (problem != NULL)
-        return refuse(fd, problem);
+        return tde_tar_refuse(fd, problem);
     if (tde_write_fully(fd, block, TDE_TAR_BLOCK, offset) != TDE_TAR_BLOCK) {
         int saved = errno;
 
@@ -92,7 +92,7 @@ static ssize_t write_place(struct tde_file *file, int fd, const uint8_t *from, s
         return write_plain(fd, from, iov.iov_len, offset);
     case TDE_TAR_NOWHERE:
     default:
-        return refuse(fd, "it is not written as pg_basebackup writes it");
+        return tde_tar_refuse(fd, "it is not written as pg_basebackup writes it");
     }
 }
 
@@ -139,7 +139,7 @@ int tde_tar_truncate(int fd, off_t length)
     struct tde_tar next = file->tar;
 
     if (tde_tar_cut(&next, (uint64_t)length) != 0)
-        return refuse(fd, "it is cut in the middle");
+        return tde_tar_refuse(fd, "it is cut in the middle");
     if (tde_libc()->ftruncate(fd, length) != 0)
         return -1;
     tde_reach_count_cut();

@@ -14,4 +14,7 @@
 ssize_t tde_tar_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
 int tde_tar_truncate(int fd, off_t length);
 
+/* Says why a write is refused; -1 with EOPNOTSUPP. */
+int tde_tar_refuse(int fd, const char *problem);
+
 #endif

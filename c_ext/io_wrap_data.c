@@ -14,6 +14,7 @@
 #include "io_files.h"
 #include "io_symbols.h"
 #include "io_tar.h"
+#include "io_tar_gzip.h"
 #include "io_transfer.h"
 
 /* FORTIFY's own way to stop a program that reads past its buffer. */
@@ -68,9 +69,11 @@ static ssize_t write_and_advance(struct tde_file *file, int fd, const struct iov
 {
     off_t offset;
 
+    if (file->compressed && count != 1)
+        return tde_compress_refuse(fd);
     if (file->compressed)
-        return count == 1 ? tde_compress_write(fd, iov->iov_base, iov->iov_len)
-                          : tde_compress_refuse(fd);
+        return file->is_tar ? tde_tar_gzip_write(fd, iov->iov_base, iov->iov_len)
+                            : tde_compress_write(fd, iov->iov_base, iov->iov_len);
     offset = write_offset(file, fd, position(fd));
     if (offset < 0)
         return -1;

@@ -234,7 +234,7 @@ def test_pg_rewind_parses_only_the_wal_of_its_target(twins, build, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "pg_wal.tar.gz",
+        "pg_wal.tar.zst",
         "000000010000000000000001.zst",
     ],
 )

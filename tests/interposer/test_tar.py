@@ -255,6 +255,19 @@ def test_calls_that_would_lose_track_of_the_members(twins, build, command):
     assert results[-1].endswith("-1 Operation not supported")
 
 
+def test_nothing_is_written_past_the_compressor(twins, build):
+    """What zlib has not put out may be WAL, from a program that zlib is a part of."""
+    path = twins.encrypted.data / "script.txt"
+    path.write_text(
+        "open 0 pg_wal.tar.gz wo,creat\nwrite 0 100 1\npwrite 0 100 1 0\nwritev 0 0 1 9\n"
+    )
+    run = twins.encrypted.execute(build(program="pg_basebackup"), [str(path)])
+    refused = [line for line in run.stdout.splitlines() if "-1 Operation not permitted" in line]
+    assert len(refused) == 3
+    assert "would not be encrypted" in run.stderr
+    assert (twins.encrypted.data / "pg_wal.tar.gz").read_bytes() == b""
+
+
 def test_a_tar_file_that_is_there_is_not_continued(twins, build):
     """Nothing is known of its members; pg_basebackup never does it."""
     driver = build(program="pg_basebackup")

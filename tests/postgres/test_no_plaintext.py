@@ -161,14 +161,6 @@ def test_a_backup_by_a_client_without_keys_is_refused(
     assert files_with(CANARY, target) == []
 
 
-def test_a_compressed_tar_backup_that_would_hold_plain_wal_is_refused(
-    any_binaries, encrypted_cluster_factory, os_user_tmp_path
-):
-    cluster = encrypted_cluster_factory(any_binaries)
-    with pytest.raises(AssertionError, match="would not be encrypted"):
-        base_backup(cluster, os_user_tmp_path / "tar", "--format=tar", "--gzip")
-
-
 def test_checksums_of_an_encrypted_cluster_verify(any_binaries, encrypted_cluster_factory):
     cluster = encrypted_cluster_factory(any_binaries)
     cluster.query("CREATE TABLE heap AS SELECT g FROM generate_series(1, 50000) g")

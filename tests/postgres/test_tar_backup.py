@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from support import CANARY, base_backup, files_with, open_copy
 
 from tde.postgres import OsUser
@@ -49,9 +50,10 @@ def take_backup(cluster, directory: Path, *arguments: str) -> None:
 
 def extract(backup: Path, directory: Path, os_user: OsUser | None) -> Path:
     """Restore a tar backup with the tar of the system, as the manual of PostgreSQL says."""
-    for name, target in (("base.tar", directory), ("pg_wal.tar", directory / "pg_wal")):
+    for name, target in (("base", directory), ("pg_wal", directory / "pg_wal")):
         target.mkdir(mode=0o700, exist_ok=True)
-        subprocess.run(["tar", "-xf", str(backup / name), "-C", str(target)], check=True)
+        (file,) = backup.glob(f"{name}.tar*")
+        subprocess.run(["tar", "-xf", str(file), "-C", str(target)], check=True)
     if os_user is not None:
         for path in [directory, *directory.rglob("*")]:
             os.chown(path, os_user.uid, os_user.gid)
@@ -109,8 +111,27 @@ def test_a_server_starts_from_streamed_wal_in_a_tar_file(
     assert rows == canaries >= 8000
 
 
+def test_a_server_starts_from_streamed_wal_in_a_compressed_tar_file(
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
+):
+    """zlib gets ciphertext: stock gzip and tar make of the file what is in pg_wal."""
+    binaries = binaries_older_slow
+    primary = encrypted_cluster_factory(binaries, initdb_args=SEGMENTS, options=OPTIONS)
+    primary.query("CREATE TABLE t (x text)")
+    backup, directory = os_user_tmp_path / "tar", os_user_tmp_path / "copy"
+    take_backup(primary, backup, "--gzip")
+    unpacked = subprocess.run(
+        ["gzip", "-dc", str(backup / "pg_wal.tar.gz")], check=True, capture_output=True
+    ).stdout
+    assert CANARY not in unpacked
+    copy = restored(encrypted_cluster_factory, primary, backup, directory)
+    copy.start(OPTIONS)
+    assert copy.query("SELECT count(*) >= 8000 FROM t") == [(True,)]
+
+
+@pytest.mark.parametrize("compression", ["--compress=none", "--gzip"])
 def test_the_history_of_a_timeline_is_among_the_streamed_wal(
-    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path, compression
 ):
     """It is plain in the tar file as it is in pg_wal, between segments that are not."""
     primary = encrypted_cluster_factory(
@@ -120,7 +141,7 @@ def test_the_history_of_a_timeline_is_among_the_streamed_wal(
     primary.start(OPTIONS)
     primary.query("SELECT pg_promote()")
     primary.query("CREATE TABLE t (x text)")
-    take_backup(primary, os_user_tmp_path / "tar")
+    take_backup(primary, os_user_tmp_path / "tar", compression)
     backup, directory = os_user_tmp_path / "tar", os_user_tmp_path / "copy"
     copy = restored(encrypted_cluster_factory, primary, backup, directory)
     history = "pg_wal/00000002.history"
