@@ -5,13 +5,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "io_backup.h"
 #include "io_counters.h"
 #include "io_keyring.h"
 #include "io_reach.h"
 #include "io_report.h"
 #include "io_role.h"
 #include "io_symbols.h"
+#include "io_walsender.h"
 #include "tde_handover.h"
 #include "tde_preload.h"
 
@@ -40,12 +40,12 @@ static int keys_descriptor(void)
 }
 
 /*
- * The server must be able to tell base backups from its own reads, or it would send
- * them decrypted.
+ * The server must be able to tell base backups and streamed WAL from its own reads, or it
+ * would send them decrypted.
  */
 static const char *open_keystore(int fd)
 {
-    if (tde_role() == TDE_ROLE_SERVER && !tde_backup_is_supported())
+    if (tde_role() == TDE_ROLE_SERVER && !tde_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
     return tde_keyring_open(fd);
 }
@@ -80,6 +80,4 @@ __attribute__((constructor)) static void start(void)
     if (tde_keyring_is_open() && tde_role() == TDE_ROLE_SERVER)
         tde_counters_create();
     tde_reach_create();
-    if (tde_keyring_is_open() && tde_role() == TDE_ROLE_WAL_RECEIVER)
-        tde_backup_announce();
 }

@@ -11,10 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io_backup.h"
 #include "io_compress.h"
 #include "io_report.h"
 #include "io_symbols.h"
+#include "io_walsender.h"
 
 static enum tde_role role = TDE_ROLE_NONE;
 
@@ -185,16 +185,16 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
                    "HINT: set dynamic_shared_memory_type = posix", path);
         return TDE_ACCESS_REFUSED;
     }
-    if (!tde_backup_is_sending(flags))
-        return TDE_ACCESS_ENCRYPTED;
-    if (tde_backup_is_wanted_raw())
+    if (tde_walsender_sends_backup(flags))
         return TDE_ACCESS_RAW;
-    tde_report("refused to send %s to a base backup: its client would store the WAL that it "
-               "streams in plaintext; HINT: take the backup with \"tde pg exec pg_basebackup\", "
-               "or, with a tool that copies files and streams no WAL, set "
-               "PGOPTIONS=\"-c " TDE_BACKUP_SETTING "=raw\"",
-               path);
-    return TDE_ACCESS_REFUSED;
+    if (file_class == TDE_CLASS_WAL && tde_walsender_is_unsafe()) {
+        tde_report("refused to stream %s to a client that would store it in plaintext; HINT: use "
+                   "\"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or say that the "
+                   "client encrypts it with options='" TDE_WALSENDER_OPTION "' in its connection "
+                   "string", path);
+        return TDE_ACCESS_REFUSED;
+    }
+    return TDE_ACCESS_ENCRYPTED;
 }
 
 enum tde_access tde_role_access(enum tde_file_class file_class, const char *path, int flags)

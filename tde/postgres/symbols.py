@@ -46,9 +46,10 @@ _HARMLESS = {
     "fwrite": "streams on plain files only",
 }
 
-# What the interposer looks up in the server to recognise a base backup, which must carry
-# ciphertext. A linker that hides the server's own symbols leaves it blind.
-_NEEDED = frozenset({"MyWalSnd", "GetConfigOption"})
+# What the interposer looks up in the server to recognise base backups, which must carry
+# ciphertext, and clients that WAL must not be streamed to. A linker that hides the server's
+# own symbols leaves it blind.
+_NEEDED = frozenset({"MyWalSnd", "am_db_walsender", "GetConfigOption"})
 
 
 def require_interposable(binary: Path, interposer: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,25 +141,46 @@ def test_base_backups_are_ciphertext(binaries, encrypted_cluster_factory, os_use
     assert files_with(CANARY, os_user_tmp_path / "tar") == []
 
 
-def test_a_backup_by_a_client_without_keys_is_refused(
-    binaries, encrypted_cluster_factory, os_user_tmp_path
-):
-    """It would store the WAL that it streams in plaintext; unless it says that it does not."""
-    from dataclasses import replace
-
-    cluster = encrypted_cluster_factory(binaries)
-    stock = replace(cluster, keystore=None)
-    target = os_user_tmp_path / "backup"
-    with pytest.raises(AssertionError, match="Operation not supported"):
-        base_backup(stock, target, "--wal-method=stream")
+def server_log(cluster) -> str:
     log = cluster.data_directory / "server.log"
-    if not log.exists():
-        log = cluster.cluster.default_log
-    assert "tde pg exec pg_basebackup" in log.read_text()
+    return (log if log.exists() else cluster.cluster.default_log).read_text()
+
+
+def test_wal_is_not_streamed_to_a_backup_without_keys(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    """It would store the WAL in plaintext; what a backup copies by itself is ciphertext."""
+    cluster = encrypted_cluster_factory(any_binaries)
     cluster.query(f"CREATE TABLE heap AS SELECT '{TEXT}' AS x")
-    raw = {"PGOPTIONS": "-c tde.base_backup=raw"}
-    base_backup(stock, target, "--wal-method=fetch", "--no-verify-checksums", environment=raw)
-    assert files_with(CANARY, target) == []
+    stock = replace(cluster, keystore=None)
+    with pytest.raises(AssertionError, match="Operation not supported"):
+        base_backup(stock, os_user_tmp_path / "stream", "--no-verify-checksums")
+    assert files_with(CANARY, os_user_tmp_path) == []
+    assert "tde pg exec pg_basebackup" in server_log(cluster)
+    fetched = os_user_tmp_path / "fetch"
+    base_backup(stock, fetched, "--wal-method=fetch", "--no-verify-checksums")
+    assert (fetched / "base").is_dir()
+    assert files_with(CANARY, fetched) == []
+
+
+def test_wal_is_not_streamed_to_pg_receivewal_without_keys(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    cluster = encrypted_cluster_factory(any_binaries)
+    cluster.query(f"CREATE TABLE heap AS SELECT '{TEXT}' AS x")
+    parameters = cluster.cluster.connection_parameters()
+    options = ["-h", str(parameters["host"]), "-p", str(parameters["port"]), "--no-loop"]
+    run = run_program(
+        cluster.cluster.binaries,
+        "pg_receivewal",
+        [*options, "-U", str(parameters["user"]), "-D", str(os_user_tmp_path)],
+        keystore=None,
+        os_user=cluster.cluster.os_user,
+        timeout=120,
+    )
+    assert run.returncode != 0
+    assert "Operation not supported" in run.stderr
+    assert files_with(CANARY, os_user_tmp_path) == []
 
 
 def test_checksums_of_an_encrypted_cluster_verify(any_binaries, encrypted_cluster_factory):

@@ -57,6 +57,27 @@ def test_standby_and_failover(binaries, encrypted_cluster_factory, os_user_tmp_p
     assert standby.query("SELECT count(*) FROM t") == [(10200,)]
 
 
+def test_standby_whose_connection_string_is_written_by_hand(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    """Its options stay, and the setting that it encrypts WAL is added to them."""
+    primary = encrypted_cluster_factory(any_binaries)
+    directory = os_user_tmp_path / "standby"
+    base_backup(primary, directory, "--wal-method=fetch")
+    standby = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
+    parameters = primary.cluster.connection_parameters()
+    conninfo = " ".join(f"{key}={parameters[key]}" for key in ("host", "port", "user"))
+    options = "options=''-c wal_sender_timeout=77s''"
+    (directory / "standby.signal").touch()
+    configure(standby, [f"primary_conninfo = '{conninfo} {options}'"])
+    standby.start()
+    primary.query("CREATE TABLE t AS SELECT 1 AS x")
+    wait_until(standby, "SELECT count(*) FROM pg_class WHERE relname = 't'", 1)
+    ((status, used),) = standby.query("SELECT status, conninfo FROM pg_stat_wal_receiver")
+    assert status == "streaming"
+    assert "-c wal_sender_timeout=77s -c tde.streamed_wal=encrypted" in used
+
+
 def test_archive_and_recovery_to_a_point_in_time(
     binaries, encrypted_cluster_factory, os_user_tmp_path, os_user
 ):
