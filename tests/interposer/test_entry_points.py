@@ -347,10 +347,12 @@ def test_a_segment_under_its_partial_name_is_the_same_bytes(twins, build):
 def test_what_runs_at_the_same_time_is_not_disturbed(
     twins, build: Callable[..., Path], tmp_path: Path, how: str
 ):
+    # A number that was closed may be another thread's file by the time it is read.
+    body = SCRIPT.replace("close 0\npread 0 16 0\n", "close 0\n").replace(",excl", "")
     scripts = []
     for i in range(4):
         script = tmp_path / f"script{i}"
-        script.write_text(SCRIPT.format(file=f"base/5/{20000 + i}").replace(",excl", "") * 5)
+        script.write_text(body.format(file=f"base/5/{20000 + i}") * 5)
         scripts.append(str(script))
     outputs = []
     for harness in (twins.plain, twins.encrypted):
