@@ -97,8 +97,9 @@ def restored(factory, primary, backup: Path, directory: Path):
 
 
 def test_a_server_starts_from_streamed_wal_in_a_tar_file(
-    binaries, encrypted_cluster_factory, os_user_tmp_path
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
 ):
+    binaries = binaries_older_slow  # The oldest is used below.
     primary = encrypted_cluster_factory(binaries, initdb_args=SEGMENTS, options=OPTIONS)
     primary.query("CREATE TABLE t (x text)")
     take_backup(primary, os_user_tmp_path / "tar")
