@@ -342,6 +342,29 @@ def test_notes_of_files_without_a_state_are_not_believed(original, copy, keystor
     assert without_ours(content(copy.data_directory)) == without_ours(encrypted_form(before, fresh))
 
 
+def test_files_that_appear_or_vanish_between_the_runs_are_noticed(original, copy, keystore_factory):
+    """A relation that was added would stay plain in a cluster called encrypted."""
+    before = content(copy.data_directory)
+    keystore = keystore_factory()
+    assert run_until(die_in_write(60, 1), lambda: encrypt_cluster(copy, keystore))
+    relation = "base/5/1259"
+    added = copy.data_directory / "base/5/99999"
+    added.write_bytes(before[relation])
+    with pytest.raises(ConversionError, match="99999 was not there when the conversion began"):
+        encrypt_cluster(copy, keystore)
+    added.unlink()
+    away = copy.data_directory / relation
+    away.rename(copy.data_directory.with_name("away"))
+    with pytest.raises(ConversionError, match="is missing, but was there") as caught:
+        encrypt_cluster(copy, keystore)
+    assert relation in str(caught.value)
+    copy.data_directory.with_name("away").rename(away)
+    assert encrypt_cluster(copy, keystore).resumed
+    assert without_ours(content(copy.data_directory)) == without_ours(
+        encrypted_form(before, keystore)
+    )
+
+
 def test_a_file_that_changed_between_the_runs_is_noticed(original, copy, keystore_factory):
     before = content(copy.data_directory)
     keystore = keystore_factory()

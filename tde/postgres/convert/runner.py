@@ -38,6 +38,7 @@ from tde.postgres.convert.keys import (
     key_checks,
     open_ciphers,
 )
+from tde.postgres.convert.plan import make_plan
 from tde.postgres.convert.preparation import Options, Preparation
 from tde.postgres.convert.source import BatchSource
 from tde.postgres.convert.state import (
@@ -47,6 +48,7 @@ from tde.postgres.convert.state import (
     State,
     is_control_moved,
     move_control,
+    moved_catalog_version,
     read_state,
 )
 from tde.postgres.convert.summary import ConversionSummary
@@ -223,6 +225,8 @@ class _Conversion:
                     # which have no business on the disk of an encrypted cluster.
                     (self.directory / path).unlink(missing_ok=True)
                 earlier = read_earlier_runs(self.journal)
+            if resumed:
+                self._require_same_files(state, ciphers)
             try:
                 source = BatchSource(self.directory, state.files, ciphers, earlier)
                 outcome = run_workers(
@@ -251,6 +255,31 @@ class _Conversion:
                 f"the keystore {self.keystore.path} has other keys than when the conversion of "
                 f"{self.directory} was begun",
                 remedy="Restore the directory keys/ of the keystore as it was then.",
+            )
+
+    def _require_same_files(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
+        """Check that nobody has added or removed files since the first run.
+
+        An added one would stay as it is, and the cluster be called converted.
+        """
+        version = f"PG_{read_major_version(self.directory)}_{moved_catalog_version(self.directory)}"
+        with files_as(self.os_user):
+            plan = make_plan(self.directory, version, lambda oid: oid in ciphers)
+        before = {file.path for file in state.files}
+        now = {file.path for file in plan.files}
+        if added := sorted(now - before):
+            raise ConversionError(
+                f"{self.directory / added[0]} was not there when the conversion began"
+                + (f", nor were {len(added) - 1} other files" if added[1:] else ""),
+                remedy="Move what somebody has put there since out of the cluster, and repeat the "
+                "command.",
+            )
+        if missing := sorted(before - now):
+            raise ConversionError(
+                f"{self.directory / missing[0]} is missing, but was there when the conversion "
+                "began" + (f"; so are {len(missing) - 1} other files" if missing[1:] else ""),
+                remedy="Put back what was removed or moved, as it was, and repeat the command; "
+                "otherwise restore the cluster from a backup.",
             )
 
     def _finish(self, state: State) -> None:

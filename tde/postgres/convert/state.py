@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -171,6 +172,16 @@ def move_control(data_directory: Path, *, back: bool) -> None:
     source, target = reversed(names) if back else names
     source.rename(target)
     sync_directory(target.parent)
+
+
+def moved_catalog_version(data_directory: Path) -> int:
+    """Read the number of the system catalogs' layout while pg_control has its other name.
+
+    pg_controldata would not find the file. It begins with the system identifier (8 bytes), its
+    own version and this number (4 bytes each), in the byte order of the machine.
+    """
+    with (data_directory / MOVED_CONTROL).open("rb") as file:
+        return int.from_bytes(file.read(16)[12:], sys.byteorder)
 
 
 def require_not_converting(data_directory: Path) -> None:
