@@ -90,11 +90,15 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
     """
     from tde.keystore import KeyOwner
     from tde.keystore.layout import list_owners
+    from tde.postgres.marker import read_marker  # Which imports the scope from here.
 
     require_open(keystore)
     owners = list_owners(keystore.path)
     names = {KeyOwner.wal(): "the WAL"}
     names.update({KeyOwner.tablespace(oid): name for oid, name in BUILT_IN_TABLESPACES.items()})
+    marker = read_marker(data_directory)
+    if marker is not None and marker.scope is Scope.CLUSTER:
+        names[KeyOwner.other_tablespaces()] = "tablespaces without a key of their own"
     for owner, name in names.items():
         if owner not in owners:
             raise ClusterKeystoreError(

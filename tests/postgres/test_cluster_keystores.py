@@ -216,6 +216,18 @@ def test_init_that_loses_its_keys_is_no_success(
         cluster.init(keystore=keystore, initdb_args=["--no-sync"])
 
 
+def test_a_start_without_the_key_of_other_tablespaces_is_refused(
+    binaries, encrypted_cluster_factory
+):
+    """Tables in tablespaces made with SQL would fail one by one, at their first use."""
+    made = encrypted_cluster_factory(binaries, start=False)
+    record = made.keystore.path / "keys" / KeyOwner.other_tablespaces().file_name
+    record.unlink()
+    with pytest.raises(ClusterKeystoreError, match="no key for tablespaces without a key"):
+        made.start()
+    assert made.cluster.pid is None
+
+
 def test_shared_memory_in_files_is_refused(binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory(binaries, start=False)
     with pytest.raises(UnsupportedServerError, match="pg_dynshmem") as caught:
