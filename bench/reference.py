@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "batch": "batch",
     "batch-limit": "batch --aes 256 --cipher hardware --rounds 12",
     "pages": "pages",
+    "pages-large": "pages --backend tde --aes 256 --pages 2048 --pages 8192",
     "compare": "compare",
 }
 

@@ -39,8 +39,8 @@ class Case:
 def cases(draw: st.DrawFn) -> Case:
     algorithm = draw(st.sampled_from(Algorithm))
     identity = draw(st.one_of(relations, segments))
-    # Threads share only batches of 32 pages or more, so both kinds must be common.
-    count = draw(st.one_of(st.integers(0, 4), st.integers(30, 70)))
+    # Threads share only batches of 128 pages or more, so both kinds must be common.
+    count = draw(st.one_of(st.integers(0, 4), st.integers(126, 136)))
     limit = 2**24 if isinstance(identity, WalIdentity) else 2**32
     # Bytes come from a seeded generator: Hypothesis could not shrink megabytes sensibly.
     source = random.Random(draw(st.integers(0, 2**64)))

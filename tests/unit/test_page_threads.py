@@ -106,7 +106,7 @@ FORK = """
 import os, threading
 from tde import PageCipher, RelationIdentity
 cipher = PageCipher(bytes(range(64)))
-pages, identity = os.urandom(8192 * 64), RelationIdentity(5, 16384)
+pages, identity = os.urandom(8192 * 256), RelationIdentity(5, 16384)
 expected = cipher.encrypt_pages(pages, identity=identity)
 stop = threading.Event()
 def work():
