@@ -120,13 +120,15 @@ def test_interruption_keeps_the_rounds_before_it(
     original: Callable[..., tuple[int, float, float]] = benchmark.time_work
     calls = 0
 
-    def interrupted(work: Work, size: int, seconds: float) -> tuple[int, float, float]:
+    def interrupted(
+        work: Work, size: int, seconds: float, *, threads: int = 1
+    ) -> tuple[int, float, float]:
         nonlocal calls
         calls += 1
         # One batch size has one case of memcpy and eight of tde per round.
         if calls == 12:
             raise KeyboardInterrupt
-        return original(work, size, seconds)
+        return original(work, size, seconds, threads=threads)
 
     monkeypatch.setattr(benchmark, "time_work", interrupted)
     code, output, file = _invoke(tmp_path, "--backend=tde")
