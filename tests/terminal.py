@@ -42,7 +42,8 @@ def run_on_terminal(
             except OSError:  # EIO: the program has closed the terminal.
                 break
             shown += chunk
-            if chunk.endswith(b": "):
+            # A prompt may arrive in pieces, so the end of all that was shown is looked at.
+            if shown.endswith(b": "):
                 os.write(master, next(remaining, b""))
         return shown.decode(), process.wait(timeout=20)
     finally:
