@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import termios
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ def run_on_terminal(
     master, slave = pty.openpty()
 
     def become_session_leader() -> None:
+        # A shell starts background jobs with it ignored, and programs keep that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.setsid()
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
