@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -196,13 +195,9 @@ ssize_t tde_compress_write(int fd, const void *from, size_t length)
 
 int tde_compress_refuse(int fd)
 {
-    char link[64];
     char path[PATH_MAX];
-    ssize_t length;
 
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    length = readlink(link, path, sizeof path - 1);
-    path[length > 0 ? length : 0] = '\0';
+    tde_descriptor_path(fd, path);
     tde_report("refused to write %s: this WAL did not go through a compressor that tde knows, and "
                "would not be encrypted; HINT: use a program that is linked with the shared libz "
                "and liblz4, or no compression",

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "io_role.h"
 #include "io_symbols.h"
 #include "io_tar_gzip.h"
+#include "io_transfer.h"
 #include "tde_crypto.h"
 
 /* The first 96 bits of the digest of its name identify an ephemeral file of this start. */
@@ -47,24 +47,18 @@ static bool may_be_encrypted(const char *path)
 static enum tde_file_class classify(int dirfd, const char *path, struct tde_identity *id,
                                     const char **name, char absolute[PATH_MAX])
 {
-    char link[64];
     size_t length;
-    ssize_t n;
+    size_t n;
 
     absolute[0] = '\0';
     if (tde_identity_parse(path, id, name) != TDE_CLASS_PLAIN || path[0] == '/' ||
         !may_be_encrypted(path))
         return id->file_class;
-    if (dirfd == AT_FDCWD)
-        snprintf(link, sizeof link, "/proc/self/cwd");
-    else
-        snprintf(link, sizeof link, "/proc/self/fd/%d", dirfd);
-    n = readlink(link, absolute, PATH_MAX - 1);
-    if (n <= 0)
+    n = tde_descriptor_path(dirfd, absolute);
+    if (n == 0)
         return TDE_CLASS_PLAIN;
-    absolute[n] = '\0';
     length = strlen(path);
-    if ((size_t)n + 1 + length >= PATH_MAX)
+    if (n + 1 + length >= PATH_MAX)
         return TDE_CLASS_PLAIN; /* The kernel will refuse it as too long. */
     absolute[n] = '/';
     memcpy(absolute + n + 1, path, length + 1);
@@ -152,12 +146,12 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
     fd = tde_libc()->openat(dirfd, path, flags, mode);
     if (fd < 0)
         return fd;
-    if ((flags & O_TRUNC) != 0)
-        tde_reach_count_cut();
     if (!file.encrypted) {
         tde_files_clear(fd);
         return fd;
     }
+    if ((flags & O_TRUNC) != 0)
+        tde_reach_count_cut();
     int error = tde_files_set(fd, &file);
     if (error != 0) {
         tde_libc()->close(fd);

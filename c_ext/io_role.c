@@ -121,9 +121,9 @@ static bool is_in_rewind_target(const char *path)
 }
 
 /*
- * pg_basebackup and pg_receivewal receive WAL in plaintext.  Into a segment file, and into a
- * segment in a tar file, it goes through the cipher; a compressed file has no blocks that
- * could be encrypted.
+ * pg_basebackup and pg_receivewal receive WAL in plaintext.  It goes through the cipher on its
+ * way into a segment file, a tar file, and the compressors gzip and lz4; of other compressors
+ * nothing is known, so what they write would be plaintext.
  */
 static bool holds_plain_wal(const char *path)
 {

@@ -5,14 +5,13 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "io_block.h"
 #include "io_files.h"
-#include "io_report.h"
 #include "io_reach.h"
+#include "io_report.h"
 #include "io_stored.h"
 #include "io_symbols.h"
 #include "io_transfer.h"
@@ -22,16 +21,12 @@
 /* Nothing is written that is not understood: it might be WAL. */
 int tde_tar_refuse(int fd, const char *problem)
 {
-    char link[64];
-    char path[PATH_MAX] = "pg_wal.tar";
+    char path[PATH_MAX];
+    bool found = tde_descriptor_path(fd, path) > 0;
 
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length > 0)
-        path[length] = '\0';
     tde_report("refused to write %s: %s, so WAL in it might not be encrypted; "
                "HINT: use --format=plain or --wal-method=fetch",
-               path, problem);
+               found ? path : "pg_wal.tar", problem);
     errno = EOPNOTSUPP;
     return -1;
 }

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "io_symbols.h"
 
@@ -60,4 +62,16 @@ off_t tde_file_size(int fd)
     struct statx status;
 
     return statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &status) == 0 ? (off_t)status.stx_size : -1;
+}
+
+size_t tde_descriptor_path(int fd, char path[PATH_MAX])
+{
+    char link[64] = "/proc/self/cwd";
+    ssize_t length;
+
+    if (fd != AT_FDCWD)
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    length = readlink(link, path, PATH_MAX - 1);
+    path[length > 0 ? length : 0] = '\0';
+    return length > 0 ? (size_t)length : 0;
 }

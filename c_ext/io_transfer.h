@@ -4,6 +4,7 @@
 #ifndef TDE_IO_TRANSFER_H
 #define TDE_IO_TRANSFER_H
 
+#include <limits.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -15,5 +16,11 @@ size_t tde_write_fully(int fd, const void *from, size_t length, off_t offset);
 
 /* The length of the file, or -1 with errno. */
 off_t tde_file_size(int fd);
+
+/*
+ * Where the file of a descriptor, or the working directory for AT_FDCWD, is; the length of PATH,
+ * or 0 with an empty one when that cannot be told.
+ */
+size_t tde_descriptor_path(int fd, char path[PATH_MAX]);
 
 #endif
