@@ -39,6 +39,8 @@ class Configuration:
 
 
 NO_ENCRYPTION = Configuration("none", "no encryption")
+# The same once more, to see how far apart two equal servers are.
+CONTROL = Configuration("control", "control")
 
 
 def ephemeral(algorithms: Iterable[Algorithm]) -> list[Configuration]:

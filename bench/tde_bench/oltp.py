@@ -1,9 +1,8 @@
-"""``tde-bench oltp``: a transactional workload on every configuration, in interleaved rounds."""
+"""``tde-bench oltp``: a transactional workload on every configuration, in interleaved slices."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -26,10 +25,10 @@ from tde_bench.pgbench import clean_environment
 from tde_bench.progress import Observer
 from tde_bench.results import OltpResult, OltpRun, Point
 from tde_bench.runner import Place, check_canary, running_servers
-from tde_bench.schedule import Slot, rotated_rounds
+from tde_bench.schedule import Slot, rotated, rotated_rounds
 from tde_bench.servers import Server, server_settings
 from tde_bench.speed import find_openssl, measure_speed
-from tde_bench.usage import Usage, read_usage
+from tde_bench.turn import Turn
 from tde_bench.workloads import Driver, Load, WorkloadName, workload
 
 
@@ -110,21 +109,16 @@ class OltpBenchmark:
 
     def _measure_scale(self, drivers: Sequence[Driver], scale: int) -> None:
         """Measure all rounds; each of them takes every number of clients in turn."""
-        rounds = self._parameters.rounds
-        self._measure_speeds(0)
         for number, group in itertools.groupby(
-            rotated_rounds(drivers, rounds), key=lambda slot: slot.round
+            rotated_rounds(drivers, self._parameters.rounds), key=lambda slot: slot.round
         ):
             slots = list(group)
+            self._measure_speeds(number)
             for clients in self._parameters.clients:
-                for slot in slots:
-                    self.result.runs.append(self._measure(slot, Point(scale, clients)))
-                    self._save(self.result)
-            if number + 1 in (rounds // 2, rounds):
-                self._measure_speeds(number)
+                self._measure_round(slots, Point(scale, clients))
 
     def _measure_speeds(self, number: int) -> None:
-        """Measure the cipher alone at the beginning, in the middle and at the end."""
+        """Measure the cipher alone."""
         openssl = find_openssl()
         encrypted = [c for c in self._configurations if c.algorithm is not None]
         if openssl is None and encrypted:
@@ -180,85 +174,66 @@ class OltpBenchmark:
         self._load(driver, point, title=title, seconds=parameters.warmup, seed=parameters.seed)
         self._observer.load_finished(f"{title}: not counted")
 
-    def _measure(self, slot: Slot[Driver], point: Point) -> OltpRun:
-        """Give one server its turn in one round."""
-        driver, parameters = slot.item, self._parameters
-        server = driver.server
-        label = server.configuration.label
-        title = f"round {slot.round + 1}/{parameters.rounds}, {label}"
+    def _measure_round(self, slots: Sequence[Slot[Driver]], point: Point) -> None:
+        """Give every server its turn; their slices alternate."""
+        with contextlib.ExitStack() as stack:
+            turns = [self._begin(slot, point, stack) for slot in slots]
+            for number, seconds in enumerate(self._parameters.slices):
+                for turn in rotated(turns, number):
+                    self._measure_slice(turn, number, seconds)
+            for turn in turns:
+                self.result.runs.append(self._end(turn))
+        self._save(self.result)
+
+    def _title(self, turn: Turn) -> str:
+        parameters, point = self._parameters, turn.point
+        label = turn.driver.server.configuration.label
+        title = f"round {turn.slot.round + 1}/{parameters.rounds}, {label}"
         if parameters.points > 1:
             title += f", {self._workload.scale_unit} {point.scale}, clients {point.clients}"
-        self._observer.step(f"{title}: settling")
-        with contextlib.closing(server.connect()) as connection:
-            self._workload.settle(connection)
-            if server.can_checkpoint:
-                tpcb.write_checkpoint(connection)
-            started = datetime.datetime.now(datetime.timezone.utc)
-            before = read_usage(server)
-            # All configurations of a round draw the same random values.
-            load = self._load(
-                driver,
-                point,
-                title=title,
-                seconds=parameters.duration,
-                seed=parameters.seed + slot.round + 1,
+        return title
+
+    def _begin(self, slot: Slot[Driver], point: Point, stack: contextlib.ExitStack) -> Turn:
+        """Bring a server to the state that every turn starts from."""
+        connection = stack.enter_context(contextlib.closing(slot.item.server.connect()))
+        turn = Turn(slot, point, connection)
+        self._observer.step(f"{self._title(turn)}: settling")
+        self._workload.settle(connection)
+        if slot.item.server.can_checkpoint:
+            tpcb.write_checkpoint(connection)
+        return turn
+
+    def _measure_slice(self, turn: Turn, number: int, seconds: int) -> None:
+        parameters = self._parameters
+        turn.take_slice(
+            lambda: self._load(
+                turn.driver,
+                turn.point,
+                title=self._title(turn),
+                seconds=seconds,
+                # All configurations of a slice draw the same random values.
+                seed=parameters.seed + 1 + turn.slot.round * len(parameters.slices) + number,
             )
-            if server.can_checkpoint:
-                tpcb.write_checkpoint(connection)
-            usage = read_usage(server).since(before)
-            self._workload.verify(
-                connection,
-                label=label,
-                confirmed=self._confirmed[server.configuration.name],
-                in_turn=load.summary.transactions,
-            )
-        run = _make_run(slot, point, parameters, started, load, usage)
-        self._observer.load_finished(describe_run(title, run))
+        )
+        self._observer.load_finished(None)
+
+    def _end(self, turn: Turn) -> OltpRun:
+        """Write what is left to be written, and check what the turn has left behind."""
+        server = turn.driver.server
+        turn.read()
+        if server.can_checkpoint:
+            self._observer.step(f"{self._title(turn)}: checkpoint")
+            tpcb.write_checkpoint(turn.connection)
+        turn.read()
+        run = turn.run()
+        self._workload.verify(
+            turn.connection,
+            label=server.configuration.label,
+            confirmed=self._confirmed[server.configuration.name],
+            in_turn=run.transactions,
+        )
+        self._observer.note(describe_run(self._title(turn), run))
         return run
-
-
-def _make_run(
-    slot: Slot[Driver],
-    point: Point,
-    parameters: OltpParameters,
-    started: datetime.datetime,
-    load: Load,
-    usage: Usage,
-) -> OltpRun:
-    """Put the measurements of one turn together."""
-    cpu_ms = None
-    if usage.cpu_seconds is not None:
-        cpu_ms = 1000 * usage.cpu_seconds / load.summary.transactions
-    cipher = usage.cipher
-    return OltpRun(
-        round=slot.round,
-        position=slot.position,
-        configuration=slot.item.server.configuration.name,
-        started=started.isoformat(timespec="seconds"),
-        seconds=parameters.duration,
-        transactions=load.summary.transactions,
-        failed=load.summary.failed,
-        tps=load.summary.tps,
-        latency_mean_ms=load.latency.mean,
-        latency_p50_ms=load.latency.p50,
-        latency_p95_ms=load.latency.p95,
-        latency_p99_ms=load.latency.p99,
-        latency_max_ms=load.latency.maximum,
-        cpu_seconds=usage.cpu_seconds,
-        cpu_ms_per_transaction=cpu_ms,
-        bytes_encrypted=cipher.bytes_encrypted if cipher else None,
-        bytes_decrypted=cipher.bytes_decrypted if cipher else None,
-        relation_bytes_encrypted=cipher.relation_bytes_encrypted if cipher else None,
-        relation_bytes_decrypted=cipher.relation_bytes_decrypted if cipher else None,
-        wal_bytes_encrypted=cipher.wal_bytes_encrypted if cipher else None,
-        wal_bytes_decrypted=cipher.wal_bytes_decrypted if cipher else None,
-        steal_seconds=usage.steal_seconds,
-        clients=point.clients,
-        scale=point.scale,
-        ephemeral_bytes_encrypted=cipher.ephemeral_bytes_encrypted if cipher else None,
-        ephemeral_bytes_decrypted=cipher.ephemeral_bytes_decrypted if cipher else None,
-        tpm_c=load.tpm_c,
-    )
 
 
 def describe_run(title: str, run: OltpRun) -> str:

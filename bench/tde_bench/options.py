@@ -32,6 +32,14 @@ AesListOption = Annotated[
         help="Compare no encryption with this AES key size; may be repeated. Default: both.",
     ),
 ]
+ControlOption = Annotated[
+    bool,
+    typer.Option(
+        "--control",
+        help="Add a second server without encryption: what its ratio differs from 1 is the error "
+        "of the measurement.",
+    ),
+]
 ExistingOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,6 +84,15 @@ DurationOption = Annotated[
     int | None,
     typer.Option(
         min=1, help="Seconds per round and configuration. Default: 15; quick: 4. Sweep: 8."
+    ),
+]
+SliceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--slice",
+        min=1,
+        help="Seconds that a configuration runs before the next takes over. Default: 1. With "
+        "--rate, over 32 clients or tpcc: 5.",
     ),
 ]
 RoundsOption = Annotated[

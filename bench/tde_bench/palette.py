@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 # in every chart.
 _COLOURS = {
     "none": "#999999",
+    "control": "#BBBBBB",
     "aes128": "#56B4E9",
     "aes256": "#0072B2",
     "aes128-software": "#E69F00",

@@ -21,6 +21,10 @@ class Parameters:
         return dataclasses.replace(self, **_known(values))
 
 
+# A session costs some 3 ms of CPU time to connect, so these cost 5 % of a second's slice.
+_MOST_CLIENTS_PER_SECOND = 32
+
+
 @dataclass(frozen=True)
 class OltpParameters(Parameters):
     """How much to run. Durations are in seconds; the defaults suit a machine with two cores.
@@ -33,6 +37,8 @@ class OltpParameters(Parameters):
         workload: what the sessions do.
         scale: the sizes of data to sweep over, usually one.
         clients: the numbers of sessions to sweep over, usually one.
+        duration: seconds of each configuration in each round.
+        slice: seconds of them without a pause, before the next configuration takes over.
     """
 
     workload: str = WorkloadName.TPCB.value
@@ -42,6 +48,7 @@ class OltpParameters(Parameters):
     protocol: str = "simple"
     rate: float | None = None
     duration: int = 15
+    slice: int = 1
     rounds: int = 12
     warmup: int = 10
     shared_buffers: str = "32MB"
@@ -59,6 +66,7 @@ class OltpParameters(Parameters):
         changes: dict[str, Any] = {"workload": name.value}
         if name is WorkloadName.TPCC:
             changes["scale"] = (1,) if quick else (3,)
+            changes["slice"] = 5  # Its processes take a second to start.
         elif name is WorkloadName.RANDOM_UPDATE:
             changes["clients"] = (16,)
         elif name is WorkloadName.WAL_INSERT:
@@ -68,7 +76,16 @@ class OltpParameters(Parameters):
         if sweep.points > 1 and not quick:
             # One point of a sweep needs no more rounds than its interval needs.
             sweep = dataclasses.replace(sweep, duration=8, rounds=6, warmup=5)
+        if sweep.rate is not None or max(sweep.clients) > _MOST_CLIENTS_PER_SECOND:
+            # Waiting at a fixed rate, or connecting so many sessions, would be much of a second.
+            sweep = dataclasses.replace(sweep, slice=5)
         return sweep.with_given(**given)
+
+    @property
+    def slices(self) -> list[int]:
+        """The seconds of each slice of a turn."""
+        whole, rest = divmod(self.duration, self.slice)
+        return [self.slice] * whole + [rest] * (rest > 0)
 
     @property
     def points(self) -> int:

@@ -51,10 +51,14 @@ class Latency:
 
 @dataclass(frozen=True)
 class PgbenchResult:
-    """One measured pgbench run."""
+    """One measured pgbench run.
+
+    Attributes:
+        latencies: of every transaction, in milliseconds and no particular order.
+    """
 
     summary: Summary
-    latency: Latency
+    latencies: Values
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Pgbench:
                 f"{latencies.size}",
                 remedy="The filesystem of the temporary directory may be full.",
             )
-        return PgbenchResult(summary, summarize_latency(latencies))
+        return PgbenchResult(summary, latencies)
 
     def _execute(self, arguments: Sequence[str], *, on_line: Callable[[str], None]) -> str:
         """Run pgbench to its end and return its standard output."""

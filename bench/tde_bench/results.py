@@ -1,13 +1,15 @@
 """Results of ``oltp``: raw runs as they come, what follows from them, and reading them again.
 
-Version 2 of the schema added ``clients`` and ``scale`` to every run and summary (a sweep has
-several of them), bytes of ephemeral files, tpmC, the speed of the cipher and the limit. What
-version 1 had is unchanged in meaning, and :func:`read_oltp` reads both.
+Version 3 of the schema added ``slices`` to every run and ``slice`` to the parameters; since then
+ratios and limits are those of slices. A turn of an older document counts as one slice. Version 2
+added ``clients`` and ``scale`` to every run and summary (a sweep has several of them), bytes of
+ephemeral files, tpmC, the speed of the cipher and the limit. What version 1 had is unchanged in
+meaning, and :func:`read_oltp` reads all three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,34 @@ import pandas as pd
 from tde_bench.errors import BenchError
 from tde_bench.outcome import Outcome, median_or_none
 from tde_bench.speed import CipherSpeed, cipher_seconds
-from tde_bench.statistics import Estimate, Values, median_estimate, relative_noise
+from tde_bench.statistics import Estimate, median_estimate, relative_noise
 
-SCHEMA = {"name": "tde-bench/oltp", "version": 2}
+SCHEMA = {"name": "tde-bench/oltp", "version": 3}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a turn, run without a pause; the other configurations ran between the parts.
+
+    CPU and bytes are those until the server's next slice, or until the checkpoint at the end of
+    the turn. None where a value cannot be known.
+    """
+
+    transactions: int
+    tps: float
+    latency_p95_ms: float | None
+    cpu_seconds: float | None
+    bytes_encrypted: int | None
+    bytes_decrypted: int | None
 
 
 @dataclass(frozen=True)
 class OltpRun:
     """One measured turn of one configuration; None where a value cannot be known.
 
-    CPU and bytes belong to the whole turn, including the checkpoint at its end, because the
-    pages that its transactions changed are written (and encrypted) by then at the latest.
-    TPS and latency are those of the load, without that checkpoint.
+    TPS and latency are those of all slices together. CPU and bytes belong to the whole turn,
+    including the checkpoint at its end, because the pages that its transactions changed are
+    written (and encrypted) by then at the latest. TPS and latency do not include that checkpoint.
     """
 
     round: int
@@ -59,6 +77,35 @@ class OltpRun:
     ephemeral_bytes_encrypted: int | None = None
     ephemeral_bytes_decrypted: int | None = None
     tpm_c: float | None = None
+    slices: tuple[Slice, ...] = ()
+
+    def parts(self) -> tuple[Slice, ...]:
+        """Return the slices; the turn as a whole where it was not cut."""
+        whole = Slice(
+            self.transactions,
+            self.tps,
+            self.latency_p95_ms,
+            self.cpu_seconds,
+            self.bytes_encrypted,
+            self.bytes_decrypted,
+        )
+        return self.slices or (whole,)
+
+    def per_transaction(self, metric: str) -> list[float | None]:
+        """Return a metric per transaction of each slice, with its share of the checkpoint.
+
+        The pages that a slice has changed are written by the checkpoint at the end of the turn at
+        the latest, so what it used is spread evenly over the turn's transactions.
+        """
+        used = [getattr(part, metric) for part in self.parts()]
+        whole = getattr(self, metric)
+        if whole is None or None in used:
+            return [None] * len(used)
+        rest = (whole - sum(used)) / self.transactions
+        return [
+            value / part.transactions + rest if part.transactions else None
+            for value, part in zip(used, self.parts(), strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,9 +121,10 @@ class Summary:
     """What the rounds of one configuration say; medians unless named otherwise.
 
     Attributes:
-        added_cpu_ms_per_transaction: CPU more than the baseline's in the same round.
+        tps_ratio: of slices next to each other, as all ratios.
+        added_cpu_ms_per_transaction: CPU more than the baseline's in the slice next to it.
         cipher_ms_per_transaction: CPU of the cipher alone for the same bytes.
-        limit: the former divided by the latter, of each round.
+        limit: the former divided by the latter, of each slice.
     """
 
     configuration: str
@@ -119,6 +167,35 @@ class OltpResult(Outcome):
         table: pd.DataFrame = pd.DataFrame(rows, columns=pd.Index(_RUN_COLUMNS))
         return table
 
+    def slices_frame(self) -> pd.DataFrame:
+        """Return a row per slice of every run, with what its ratios are made of."""
+        rows = [row for run in self.runs for row in self._slice_rows(run)]
+        table: pd.DataFrame = pd.DataFrame(rows, columns=pd.Index(_SLICE_COLUMNS))
+        return table
+
+    def _slice_rows(self, run: OltpRun) -> list[tuple[Any, ...]]:
+        def milliseconds(seconds: float | None) -> float | None:
+            return None if seconds is None else 1000 * seconds
+
+        columns = zip(
+            run.parts(),
+            run.per_transaction("cpu_seconds"),
+            run.per_transaction("bytes_encrypted"),
+            run.per_transaction("bytes_decrypted"),
+            strict=True,
+        )
+        return [
+            (
+                *(run.scale, run.clients, run.round, number, run.configuration),
+                # A slice without a transaction (a stalled disk) cannot be compared.
+                part.tps or None,
+                part.latency_p95_ms,
+                milliseconds(cpu),
+                milliseconds(cipher_seconds(self.speeds, run.configuration, encrypted, decrypted)),
+            )
+            for number, (part, cpu, encrypted, decrypted) in enumerate(columns)
+        ]
+
     @property
     def points(self) -> list[Point]:
         """The points that have runs, smaller scales and fewer clients first."""
@@ -132,35 +209,37 @@ class OltpResult(Outcome):
 
     def summaries(self, point: Point | None = None) -> list[Summary]:
         """Summarize every configuration that has at least one run, at one point or at all."""
-        frame = self.frame()
+        frame, slices = self.frame(), self.slices_frame()
         found = []
         for each in self.points if point is None else [point]:
-            rows = frame[(frame["scale"] == each.scale) & (frame["clients"] == each.clients)]
+            rows, parts = (
+                table[(table["scale"] == each.scale) & (table["clients"] == each.clients)]
+                for table in (frame, slices)
+            )
             found += [
-                self._summarize(rows, each, name)
+                self._summarize(rows, parts, each, name)
                 for name in self.labels
                 if (rows["configuration"] == name).any()
             ]
         return found
 
-    def _summarize(self, rows: pd.DataFrame, point: Point, name: str) -> Summary:
+    def _summarize(
+        self, rows: pd.DataFrame, parts: pd.DataFrame, point: Point, name: str
+    ) -> Summary:
         own = rows[rows["configuration"] == name]
-        seed = int(self.parameters["seed"])
-
-        def estimate(values: Values) -> Estimate | None:
-            return median_estimate(values, seed=seed) if values.size else None
 
         def ratio(metric: str) -> Estimate | None:
             if name == self.baseline:
                 return None
-            return estimate(paired_ratios(rows, metric, name, self.baseline))
+            pairs = paired(parts, metric, name, self.baseline)
+            return self._estimate(pairs[name] / pairs[self.baseline])
 
         def noise(metric: str) -> float | None:
             return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
 
         encrypted = median_or_none(own["bytes_encrypted"])
         decrypted = median_or_none(own["bytes_decrypted"])
-        costs = self._costs(rows, name)
+        costs = self._costs(parts, name)
         return Summary(
             configuration=name,
             label=self.labels[name],
@@ -182,27 +261,28 @@ class OltpResult(Outcome):
             latency_p95_ratio=ratio("latency_p95_ms"),
             added_cpu_ms_per_transaction=median_or_none(costs["added"]),
             cipher_ms_per_transaction=median_or_none(costs["cipher"]),
-            limit=estimate((costs["added"] / costs["cipher"]).dropna().to_numpy(dtype=np.float64)),
+            limit=self._estimate((costs["added"] / costs["cipher"]).dropna()),
         )
 
-    def _costs(self, rows: pd.DataFrame, name: str) -> pd.DataFrame:
-        """Return per round the milliseconds per transaction that were added, and the cipher's."""
-        empty: pd.DataFrame = pd.DataFrame({"added": [], "cipher": []}, dtype=float)
-        if name == self.baseline:
-            return empty
-        own = rows[rows["configuration"] == name].set_index("round")
-        plain = rows[rows["configuration"] == self.baseline].set_index("round")
-        metric = "cpu_ms_per_transaction"
-        added = own[metric].astype(float) - plain[metric].astype(float)
-        cipher = {}
-        for number, run in own.iterrows():
-            values = run[["bytes_encrypted", "bytes_decrypted"]].tolist()
-            encrypted, decrypted = (None if pd.isna(value) else float(value) for value in values)
-            seconds = cipher_seconds(self.speeds, name, encrypted, decrypted)
-            if seconds:
-                cipher[number] = 1000 * seconds / float(run["transactions"])
+    def _estimate(self, values: pd.Series[float]) -> Estimate | None:
+        """Return the estimate of values that are indexed by round and slice."""
+        if values.empty:
+            return None
+        return median_estimate(
+            values.to_numpy(dtype=np.float64),
+            seed=int(self.parameters["seed"]),
+            rounds=values.index.get_level_values("round").to_numpy(),
+        )
+
+    def _costs(self, parts: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Return per slice the milliseconds per transaction that were added, and the cipher's."""
+        pairs = paired(parts, "cpu_ms_per_transaction", name, self.baseline)
+        own = parts[parts["configuration"] == name].set_index(["round", "slice"])
         costs: pd.DataFrame = pd.DataFrame(
-            {"added": added, "cipher": pd.Series(cipher, dtype=float)}
+            {
+                "added": pairs[name] - pairs[self.baseline],
+                "cipher": own["cipher_ms_per_transaction"].astype(float),
+            }
         )
         return costs
 
@@ -216,23 +296,26 @@ class OltpResult(Outcome):
         }
 
 
-_RUN_COLUMNS = tuple(OltpRun.__dataclass_fields__)
+_RUN_COLUMNS = tuple(item.name for item in fields(OltpRun) if item.name != "slices")
+_SLICE_COLUMNS = (
+    *("scale", "clients", "round", "slice", "configuration"),
+    *("tps", "latency_p95_ms", "cpu_ms_per_transaction", "cipher_ms_per_transaction"),
+)
 
 
 def read_oltp(document: Mapping[str, Any]) -> OltpResult:
-    """Return the result that a JSON document of version 1 or 2 holds.
+    """Return the result that a JSON document of version 1, 2 or 3 holds.
 
     Raises:
         BenchError: when it is another document.
     """
     schema = document.get("schema", {})
-    if schema.get("name") != SCHEMA["name"] or schema.get("version") not in (1, 2):
-        raise BenchError(f"not a result of tde-bench oltp of version 1 or 2: {schema}")
+    if schema.get("name") != SCHEMA["name"] or schema.get("version") not in (1, 2, 3):
+        raise BenchError(f"not a result of tde-bench oltp of version 1, 2 or 3: {schema}")
     parameters = dict(document["parameters"])
     # Version 1 had one point and one workload, and did not repeat them in every run.
     point = {"clients": parameters["clients"], "scale": parameters["scale"]}
     parameters.setdefault("workload", "tpcb")
-    known = {item.name for item in fields(OltpRun)}
     described = ("name", "label")
     return OltpResult(
         parameters=parameters,
@@ -245,26 +328,37 @@ def read_oltp(document: Mapping[str, Any]) -> OltpResult:
         },
         warnings=list(document["warnings"]),
         status=document["status"],
-        runs=[
-            OltpRun(**{**point, **{k: v for k, v in run.items() if k in known}})
-            for run in document["runs"]
-        ],
+        runs=[_read_run(point, run) for run in document["runs"]],
         speeds=[CipherSpeed(**speed) for speed in document.get("openssl_speed", [])],
     )
 
 
-def paired_ratios(frame: pd.DataFrame, metric: str, configuration: str, baseline: str) -> Values:
-    """Return metric(configuration) / metric(baseline) of every round that has both.
+def _read_run(point: Mapping[str, int], run: Mapping[str, Any]) -> OltpRun:
+    known = {item.name for item in fields(OltpRun)}
+    values = {**point, **{name: value for name, value in run.items() if name in known}}
+    values["slices"] = tuple(Slice(**part) for part in run.get("slices", ()))
+    return OltpRun(**values)
 
-    Pairs within a round, which ran within a minute or so of each other, share the state of
-    the machine; that state cancels in their ratio and does not in a ratio of two medians.
+
+def paired(
+    frame: pd.DataFrame,
+    metric: str,
+    configuration: str,
+    baseline: str,
+    index: Sequence[str] = ("round", "slice"),
+) -> pd.DataFrame:
+    """Return the metric of both configurations in every round (and slice) that has both.
+
+    The columns are the two names. What is paired ran within seconds of each other and shares the
+    state of the machine; that state cancels in a ratio or difference of the two, and does not
+    in those of two medians.
     """
-    table = frame.pivot(index="round", columns="configuration", values=metric)
-    if configuration not in table or baseline not in table:
-        return np.empty(0)
-    pairs = table[[configuration, baseline]].astype(float).dropna()
-    ratios: Values = (pairs[configuration] / pairs[baseline]).to_numpy(dtype=np.float64)
-    return ratios
+    table = frame.pivot(index=list(index), columns="configuration", values=metric)
+    if configuration == baseline:
+        table = table.iloc[:0]  # Nothing is compared with itself.
+    names = dict.fromkeys((configuration, baseline))
+    both: pd.DataFrame = table.reindex(columns=list(names)).astype(float).dropna()
+    return both
 
 
 def write_csv(result: OltpResult, path: Path) -> None:

@@ -37,7 +37,11 @@ def rotated_rounds(items: Sequence[Item], rounds: int) -> Iterator[Slot[Item]]:
     if rounds < 1:
         raise ValueError(f"the number of rounds must be at least 1, not {rounds}")
     for number in range(rounds):
-        first = number % len(items)
-        order = [*items[first:], *items[:first]]
-        for position, item in enumerate(order):
+        for position, item in enumerate(rotated(items, number)):
             yield Slot(number, position, item)
+
+
+def rotated(items: Sequence[Item], number: int) -> list[Item]:
+    """Return the items in the order in which item ``number`` modulo their number is the first."""
+    first = number % len(items)
+    return [*items[first:], *items[:first]]

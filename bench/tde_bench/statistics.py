@@ -24,9 +24,10 @@ MAD_TO_SIGMA = 1.4826
 
 @dataclass(frozen=True)
 class Estimate:
-    """The median of ``count`` values with its bootstrap interval.
+    """A median with its bootstrap interval.
 
-    The bounds are None when one value is all there is.
+    The bounds are None when one value is all there is. ``count`` is the number of values that are
+    independent of each other: of rounds, however many slices each of them has.
     """
 
     median: float
@@ -46,11 +47,18 @@ class Estimate:
         return self.low <= value <= self.high
 
 
-def median_estimate(values: Values, *, seed: int) -> Estimate:
+def median_estimate(
+    values: Values, *, seed: int, rounds: npt.NDArray[np.int64] | None = None
+) -> Estimate:
     """Return the median of ``values`` with its percentile-bootstrap 95 % interval.
 
     The percentile bootstrap of the median assumes nothing about the distribution of rounds,
     which on shared machines has a long tail. ``seed`` makes the interval reproducible.
+
+    Args:
+        values: one per round, or several when ``rounds`` is given.
+        rounds: the round that each value belongs to. Values of one round may depend on each
+            other, so whole rounds are drawn (a cluster bootstrap).
 
     Raises:
         ValueError: when ``values`` is empty or holds something that is not finite.
@@ -58,6 +66,8 @@ def median_estimate(values: Values, *, seed: int) -> Estimate:
     if values.size == 0 or not np.all(np.isfinite(values)):
         raise ValueError("an estimate needs at least one value, all of them finite")
     median = float(np.median(values))
+    if rounds is not None and (clusters := np.unique(rounds)).size < values.size:
+        return _cluster_estimate(median, [values[rounds == number] for number in clusters], seed)
     if values.size == 1:
         return Estimate(median, None, None, 1)
     result = scipy.stats.bootstrap(
@@ -71,6 +81,22 @@ def median_estimate(values: Values, *, seed: int) -> Estimate:
     )
     interval = result.confidence_interval
     return Estimate(median, float(interval.low), float(interval.high), int(values.size))
+
+
+def _cluster_estimate(median: float, clusters: list[Values], seed: int) -> Estimate:
+    """Return the estimate of a median over all clusters, resampled by whole clusters."""
+    count = len(clusters)
+    if count == 1:
+        return Estimate(median, None, None, 1)
+    # Rounds of unequal size (one was cut short) are filled up with what the median passes over.
+    table = np.full((count, max(cluster.size for cluster in clusters)), np.nan)
+    for row, cluster in zip(table, clusters, strict=True):
+        row[: cluster.size] = cluster
+    chosen = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    middle = np.nanmedian if np.isnan(table).any() else np.median
+    medians = middle(table[chosen].reshape(RESAMPLES, -1), axis=1)
+    low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return Estimate(median, float(low), float(high), count)
 
 
 def relative_noise(values: Values) -> float | None:

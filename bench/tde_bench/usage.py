@@ -40,10 +40,15 @@ class Usage:
         return Usage(0.0, IoCounters(0, 0, 0, 0, 0, 0), self.steal_seconds)
 
 
+def steal_seconds() -> float:
+    """Return the time that the hypervisor has given to others so far, over all CPUs."""
+    # Linux reports zero on bare metal; other systems do not have the field.
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+
+
 def read_usage(server: Server) -> Usage:
     """Read the counters of a server now."""
-    # Linux reports zero on bare metal; other systems do not have the field.
-    steal = float(getattr(psutil.cpu_times(), "steal", 0.0))
+    steal = steal_seconds()
     pid = server.postmaster_pid
     if pid is None:
         return Usage(None, None, steal)

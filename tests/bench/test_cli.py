@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 from tde_bench import cli
@@ -63,6 +64,22 @@ def test_given_values_replace_defaults() -> None:
 def test_what_is_compared(aes: list[int], existing: list[str], names: list[str]) -> None:
     chosen = oltp_command._configurations(aes, existing)
     assert [configuration.name for configuration in chosen] == names
+
+
+def test_a_control_is_a_second_server_without_encryption() -> None:
+    chosen = oltp_command._configurations([256], [], control=True)
+    assert [configuration.name for configuration in chosen] == ["none", "aes256", "control"]
+    assert chosen[-1].algorithm is None
+
+
+def test_what_connects_or_waits_much_gets_longer_slices() -> None:
+    def slices(**given: Any) -> list[int]:
+        return OltpParameters.choose(name=WorkloadName.TPCB, quick=False, **given).slices
+
+    assert slices() == [1] * 15
+    assert slices(rate=100.0) == [5, 5, 5]
+    assert slices(clients=(1, 64), duration=8) == [5, 3]
+    assert slices(slice=4) == [4, 4, 4, 3]
 
 
 def test_other_key_sizes_are_refused() -> None:

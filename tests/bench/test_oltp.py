@@ -28,7 +28,7 @@ def directory() -> Iterator[Path]:
 def _command(directory: Path, *arguments: str) -> list[str]:
     return [
         *(sys.executable, "-m", "tde_bench", "oltp", "--aes=256", f"--directory={directory}"),
-        *("--scale=1", "--clients=1", "--jobs=1", "--duration=1", "--warmup=0", *arguments),
+        *("--scale=1", "--clients=1", "--jobs=1", "--duration=2", "--warmup=0", *arguments),
     ]
 
 
@@ -45,7 +45,7 @@ def test_encrypted_run(directory: Path, tmp_path: Path) -> None:
     assert "AES-256" in completed.stdout
     document = json.loads(json_file.read_text())
     assert document["status"] == "complete"
-    assert document["schema"] == {"name": "tde-bench/oltp", "version": 2}
+    assert document["schema"] == {"name": "tde-bench/oltp", "version": 3}
     assert {speed["configuration"] for speed in document["openssl_speed"]} == {"aes256"}
     assert document["summary"][1]["limit"]["count"] == 2
     assert [run["configuration"] for run in document["runs"]] == [
@@ -58,6 +58,9 @@ def test_encrypted_run(directory: Path, tmp_path: Path) -> None:
     assert encrypted["canary"]["files_searched"] > 0
     assert not encrypted["canary"]["relation_files"] + encrypted["canary"]["wal_files"]
     for run in document["runs"]:
+        assert len(run["slices"]) == run["seconds"] == 2
+        assert sum(part["transactions"] for part in run["slices"]) == run["transactions"]
+        assert 0 < sum(part["cpu_seconds"] for part in run["slices"]) <= run["cpu_seconds"]
         assert (run["wal_bytes_encrypted"] is not None) == (run["configuration"] == "aes256")
         if run["configuration"] == "aes256":
             assert run["relation_bytes_encrypted"] > 0

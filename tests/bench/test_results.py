@@ -16,26 +16,67 @@ from tde_bench.chart import write_chart
 from tde_bench.errors import BenchError
 from tde_bench.outcome import write_json
 from tde_bench.report import format_interval, format_ratio, human_bytes, print_report
-from tde_bench.results import OltpResult, Point, paired_ratios, read_oltp, write_csv
+from tde_bench.results import OltpResult, Point, Slice, paired, read_oltp, write_csv
 from tde_bench.speed import CipherSpeed
 from tde_bench.statistics import Estimate
 from tde_bench.verdict import verdicts
 
 
+def _ratios(result: OltpResult, metric: str = "tps") -> list[float]:
+    pairs = paired(result.slices_frame(), metric, "aes256", "none")
+    return list(pairs["aes256"] / pairs["none"])
+
+
 def test_ratios_are_paired_within_rounds() -> None:
     # The machine halves its speed between rounds, the ratio stays: 0.9 and 0.9.
-    result = make_result([1000.0, 500.0], [900.0, 450.0])
-    assert list(paired_ratios(result.frame(), "tps", "aes256", "none")) == [0.9, 0.9]
+    assert _ratios(make_result([1000.0, 500.0], [900.0, 450.0])) == [0.9, 0.9]
 
 
 def test_a_round_that_one_configuration_missed_has_no_ratio() -> None:
-    result = make_result([1000.0, 500.0], [900.0])
-    assert list(paired_ratios(result.frame(), "tps", "aes256", "none")) == [0.9]
+    assert _ratios(make_result([1000.0, 500.0], [900.0])) == [0.9]
+
+
+def _cut(result: OltpResult, *speeds: float, cpu_of_checkpoint: float = 0.0) -> OltpResult:
+    """Cut every turn into slices of a second whose TPS are so many times those of the turn."""
+    runs = []
+    for run in result.runs:
+        assert run.cpu_seconds is not None
+        cpu = (run.cpu_seconds - cpu_of_checkpoint) / len(speeds)
+        count = run.transactions // len(speeds)
+        parts = [Slice(count, run.tps * speed, 2.0, cpu, None, None) for speed in speeds]
+        runs.append(dataclasses.replace(run, slices=tuple(parts)))
+    result.runs = runs
+    return result
+
+
+def test_ratios_are_paired_within_slices() -> None:
+    # The machine gets slower from slice to slice.
+    result = _cut(make_result([1000.0] * 6, [900.0] * 6), 1.0, 0.5, 0.25)
+    assert _ratios(result) == pytest.approx([0.9] * 18)
+    summary = result.summaries()[1]
+    assert summary.tps_ratio is not None
+    # Slices make the estimate better, but what is independent of each other are the rounds.
+    assert (summary.rounds, summary.tps_ratio.count) == (6, 6)
+
+
+def test_slices_bear_the_checkpoint_by_their_transactions() -> None:
+    result = _cut(make_result([1000.0], [1000.0]), 1.0, 1.0, cpu_of_checkpoint=0.1)
+    assert result.runs[0].per_transaction("cpu_seconds") == pytest.approx([0.5 / 1000] * 2)
+    assert result.runs[0].per_transaction("bytes_encrypted") == [None, None]
+
+
+def test_a_slice_without_a_transaction_has_no_ratio() -> None:
+    result = _cut(make_result([1000.0], [900.0]), 1.0, 0.0)
+    plain = result.runs[0]
+    stalled = dataclasses.replace(plain.slices[1], transactions=0, latency_p95_ms=None)
+    result.runs[0] = dataclasses.replace(plain, slices=(plain.slices[0], stalled))
+    assert _ratios(result) == [0.9]
+    assert len(_ratios(result, "cpu_ms_per_transaction")) == 1
 
 
 def test_configurations_without_a_common_round_have_no_ratio() -> None:
     result = make_result([1000.0], [])
-    assert paired_ratios(result.frame(), "tps", "aes256", "none").size == 0
+    assert _ratios(result) == []
     assert [summary.configuration for summary in result.summaries()] == ["none"]
 
 
@@ -128,7 +169,7 @@ def test_json_document(tmp_path: Path) -> None:
     file.write_text("an older result")
     write_json(make_result([1000.0] * 2, [900.0] * 2), file)
     document = json.loads(file.read_text())
-    assert document["schema"] == {"name": "tde-bench/oltp", "version": 2}
+    assert document["schema"] == {"name": "tde-bench/oltp", "version": 3}
     assert document["status"] == "complete"
     assert document["baseline"] == "none"
     assert [c["name"] for c in document["configurations"]] == ["none", "aes256"]
@@ -214,7 +255,7 @@ def test_limit_is_what_was_added_by_the_cost_of_the_cipher() -> None:
 
 
 def test_a_document_is_read_as_it_was_written() -> None:
-    result = _sweep()
+    result = _cut(_sweep(), 1.0, 0.9)
     result.speeds = [CipherSpeed(0, "aes256", 3e8, 3e8)]
     result.warn("Something was odd.")
     document = json.loads(json.dumps(result.to_json()))
@@ -234,11 +275,11 @@ def test_documents_of_version_1_are_read() -> None:
     result = read_oltp(document)
     assert result.points == [Point(20, 4)]
     assert result.summaries()[1].tps == 900
-    assert result.to_json()["schema"]["version"] == 2
+    assert result.to_json()["schema"]["version"] == 3
 
 
 @pytest.mark.parametrize(
-    "schema", [{}, {"name": "tde-bench/oltp", "version": 3}, {"name": "x", "version": 1}]
+    "schema", [{}, {"name": "tde-bench/oltp", "version": 4}, {"name": "x", "version": 1}]
 )
 def test_other_documents_are_refused(schema: dict[str, object]) -> None:
     with pytest.raises(BenchError, match="not a result"):

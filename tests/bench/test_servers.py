@@ -18,7 +18,7 @@ from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.cpu import tree_cpu_seconds
 from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
-from tde_bench.pgbench import PgbenchOptions, clean_environment
+from tde_bench.pgbench import PgbenchOptions, clean_environment, summarize_latency
 from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
 from tde_bench.usage import read_usage
 from tde_bench.workspace import workspace
@@ -81,7 +81,9 @@ def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
         on_progress=lambda elapsed, tps: seen.append(tps),
     )
     assert result.summary.transactions > 0
-    assert result.latency.p50 <= result.latency.p95 <= result.latency.p99 <= result.latency.maximum
+    assert result.latencies.size == result.summary.transactions
+    latency = summarize_latency(result.latencies)
+    assert latency.p50 <= latency.p95 <= latency.p99 <= latency.maximum
     assert seen
     # The backends have ended by now, so this time comes from the postmaster's reaped children.
     assert tree_cpu_seconds(server.postmaster_pid) > before

@@ -49,6 +49,40 @@ def test_values_that_cannot_be_estimated_are_refused(values: list[float]) -> Non
         median_estimate(np.array(values), seed=1)
 
 
+def test_values_of_one_round_are_drawn_together() -> None:
+    # Two rounds that disagree: however many slices they have, nothing between them is known.
+    values = np.array([1.0] * 50 + [2.0] * 50)
+    rounds = np.repeat([0, 1], 50)
+    estimate = median_estimate(values, seed=1, rounds=rounds)
+    assert (estimate.median, estimate.low, estimate.high, estimate.count) == (1.5, 1.0, 2.0, 2)
+
+
+def test_slices_of_equal_rounds_narrow_the_interval() -> None:
+    values = np.random.default_rng(5).normal(1.0, 0.1, (12, 15))
+    slices = median_estimate(values.ravel(), seed=1, rounds=np.repeat(np.arange(12), 15))
+    turns = median_estimate(values[:, 0], seed=1)
+    assert slices.count == turns.count == 12
+    for estimate in (slices, turns):
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low <= 1.0 <= estimate.high
+    assert (slices.high or 0) - (slices.low or 0) < 0.7 * ((turns.high or 0) - (turns.low or 0))
+
+
+def test_rounds_may_differ_in_length() -> None:
+    values, rounds = np.array([1.0, 1.2, 1.1, 0.9, 1.0]), np.array([0, 0, 0, 1, 1])
+    estimate = median_estimate(values, seed=1, rounds=rounds)
+    assert (estimate.median, estimate.count) == (1.0, 2)
+    assert (estimate.low, estimate.high) == (0.95, 1.1)
+
+
+def test_one_round_with_slices_has_no_interval() -> None:
+    estimate = median_estimate(
+        np.array([1.0, 2.0, 3.0]), seed=1, rounds=np.zeros(3, dtype=np.int64)
+    )
+    assert estimate == Estimate(2.0, None, None, 1)
+
+
 def test_contains_includes_the_bounds() -> None:
     estimate = Estimate(0.98, 0.96, 1.0, 12)
     assert estimate.contains(1.0)

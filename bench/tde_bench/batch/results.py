@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from tde_bench.outcome import Outcome, median_or_none
-from tde_bench.results import paired_ratios
+from tde_bench.results import paired
 from tde_bench.speed import CipherSpeed, cipher_seconds
-from tde_bench.statistics import Estimate, Values, median_estimate, relative_noise
+from tde_bench.statistics import Estimate, median_estimate, relative_noise
 
 SCHEMA = {"name": "tde-bench/batch", "version": 1}
 
@@ -118,16 +118,17 @@ class BatchResult(Outcome):
         decrypted = median_or_none(own["bytes_decrypted"])
         cpu = median_or_none(own["cpu_seconds"])
         cipher = cipher_seconds(self.speeds, name, encrypted, decrypted)
-        added = paired_differences(rows, "cpu_seconds", name, self.baseline)
-        limits = None
+        pairs = paired(rows, "cpu_seconds", name, self.baseline, ("round",))
+        added = pairs[name] - pairs[self.baseline]
+        limit = None
         if cipher is not None and cpu is not None and cipher >= MINIMUM_CIPHER_SHARE * cpu:
-            limits = added / cipher if added.size else None
+            limit = _estimate(added / cipher, seed)
 
         def ratio(metric: str) -> Estimate | None:
             if name == self.baseline:
                 return None
-            ratios = paired_ratios(rows, metric, name, self.baseline)
-            return median_estimate(ratios, seed=seed) if ratios.size else None
+            pairs = paired(rows, metric, name, self.baseline, ("round",))
+            return _estimate(pairs[name] / pairs[self.baseline], seed)
 
         def noise(metric: str) -> float | None:
             return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
@@ -146,9 +147,9 @@ class BatchResult(Outcome):
             cpu_noise=noise("cpu_seconds"),
             seconds_ratio=ratio("seconds"),
             cpu_ratio=ratio("cpu_seconds"),
-            added_cpu_seconds=float(np.median(added)) if added.size else None,
+            added_cpu_seconds=median_or_none(added),
             cipher_seconds=cipher,
-            limit=None if limits is None else median_estimate(limits, seed=seed),
+            limit=limit,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -185,16 +186,8 @@ def total_frame(frame: pd.DataFrame, phases: int) -> pd.DataFrame:
 _SUMMED = ("seconds", "_encrypted", "_decrypted")
 
 
-def paired_differences(
-    frame: pd.DataFrame, metric: str, configuration: str, baseline: str
-) -> Values:
-    """Return metric(configuration) - metric(baseline) of every round that has both."""
-    table = frame.pivot(index="round", columns="configuration", values=metric)
-    if configuration == baseline or configuration not in table or baseline not in table:
-        return np.empty(0)
-    pairs = table[[configuration, baseline]].astype(float).dropna()
-    found: Values = (pairs[configuration] - pairs[baseline]).to_numpy(dtype=np.float64)
-    return found
+def _estimate(values: pd.Series[float], seed: int) -> Estimate | None:
+    return None if values.empty else median_estimate(values.to_numpy(dtype=np.float64), seed=seed)
 
 
 def write_csv(result: BatchResult, path: Path) -> None:

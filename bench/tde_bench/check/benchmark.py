@@ -29,13 +29,12 @@ from tde_bench.machine import (
     describe_machine,
     describe_server,
 )
-from tde_bench.pages.benchmark import steal_seconds
 from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.servers import Server, server_settings
 from tde_bench.speed import find_openssl, measure_speed
-from tde_bench.usage import read_usage
+from tde_bench.usage import read_usage, steal_seconds
 
 _SHARED_BUFFERS = "16MB"
 # Only CPU time is compared. Waiting for the disk would take most of the two minutes.

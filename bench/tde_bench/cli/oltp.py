@@ -23,6 +23,7 @@ from tde_bench.options import (
     BindirOption,
     ChartFileOption,
     ClientsOption,
+    ControlOption,
     CsvFileOption,
     DirectoryOption,
     DurationOption,
@@ -37,6 +38,7 @@ from tde_bench.options import (
     ScaleOption,
     SeedOption,
     SharedBuffersOption,
+    SliceOption,
     WarmupOption,
     WorkloadOption,
 )
@@ -54,6 +56,8 @@ _EPILOG = examples(
     "# How the cost grows with the number of sessions, and with the size of the data:",
     "tde-bench oltp --aes 256 --clients 1,4,16,64 --chart clients.png",
     "tde-bench oltp --aes 256 --scale 5,20,80 --chart scale.png",
+    "# How far two servers without encryption are apart in the same run:",
+    "tde-bench oltp --aes 256 --control",
     "# Latency at a load that both can take:",
     "tde-bench oltp --aes 256 --rate 500",
     "# Servers that already run; the first one is what the others are compared with:",
@@ -70,6 +74,7 @@ def register(app: typer.Typer) -> None:
 def oltp(
     aes: AesListOption = None,
     existing: ExistingOption = None,
+    control: ControlOption = False,
     workload: WorkloadOption = WorkloadName.TPCB,
     scale: ScaleOption = None,
     clients: ClientsOption = None,
@@ -77,6 +82,7 @@ def oltp(
     protocol: ProtocolOption = None,
     rate: RateOption = None,
     duration: DurationOption = None,
+    slice_seconds: SliceOption = None,
     rounds: RoundsOption = None,
     warmup: WarmupOption = None,
     shared_buffers: SharedBuffersOption = None,
@@ -98,7 +104,7 @@ def oltp(
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
     from tde_bench.parameters import OltpParameters
 
-    configurations = _configurations(aes or [], existing or [])
+    configurations = _configurations(aes or [], existing or [], control=control)
     parameters = OltpParameters.choose(
         name=workload,
         quick=quick,
@@ -108,6 +114,7 @@ def oltp(
         protocol=None if protocol is None else protocol.value,
         rate=rate,
         duration=duration,
+        slice=slice_seconds,
         rounds=rounds,
         warmup=warmup,
         shared_buffers=shared_buffers,
@@ -152,14 +159,18 @@ def _run(
     return benchmark.result, True
 
 
-def _configurations(aes: list[int], existing: list[str]) -> list[Configuration]:
+def _configurations(
+    aes: list[int], existing: list[str], *, control: bool = False
+) -> list[Configuration]:
     """Decide what is compared; ephemeral clusters come first, so theirs is the baseline."""
     from tde_bench import configurations
 
     chosen: list[Configuration] = []
-    if aes or not existing:
+    if aes or control or not existing:
         algorithms = [algorithm_of(bits) for bits in aes] or list(Algorithm)
         chosen.extend(configurations.ephemeral(algorithms))
+    if control:
+        chosen.append(configurations.CONTROL)
     chosen.extend(configurations.existing(existing))
     return chosen
 

@@ -9,7 +9,8 @@ from typing import Any
 from tde_bench.results import SCHEMA as OLTP_SCHEMA
 from tde_bench.results import OltpResult, read_oltp
 
-SCHEMA = {"name": "tde-bench/compare", "version": 1}
+# Version 2 came with version 3 of what it shares with ``oltp``.
+SCHEMA = {"name": "tde-bench/compare", "version": 2}
 
 
 @dataclass

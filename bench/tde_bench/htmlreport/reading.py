@@ -86,8 +86,10 @@ def _common(document: Mapping[str, Any]) -> dict[str, Any]:
 _READERS: dict[tuple[str, int], Any] = {
     ("tde-bench/oltp", 1): read_oltp,
     ("tde-bench/oltp", 2): read_oltp,
+    ("tde-bench/oltp", 3): read_oltp,
     ("tde-bench/batch", 1): _read_batch,
     ("tde-bench/pages", 1): _read_pages,
     ("tde-bench/check", 1): _read_check,
     ("tde-bench/compare", 1): read_compare,
+    ("tde-bench/compare", 2): read_compare,
 }

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 
 from tde import Algorithm
 from tde_bench.configurations import Configuration
@@ -21,6 +20,7 @@ from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.schedule import Slot
 from tde_bench.speed import find_openssl, measure_speed
+from tde_bench.usage import steal_seconds
 
 IN_PLACE = "in place"
 OUT = "out"
@@ -231,11 +231,6 @@ def require_same_bytes(backends: Iterable[Backend], algorithm: Algorithm) -> Non
         expected = expected or stored.tobytes()
         if stored.tobytes() != expected or not np.array_equal(back, plain):
             raise BenchError(f"{backend.label} does not encrypt as the product does")
-
-
-def steal_seconds() -> float:
-    """Return the seconds that the hypervisor has withheld; zero where it does not say."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def _plain(value: Any) -> Any:

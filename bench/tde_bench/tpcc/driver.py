@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tde_bench.errors import BenchError
-from tde_bench.pgbench import Summary, stop_process, summarize_latency
+from tde_bench.pgbench import Summary, stop_process
 from tde_bench.tpcc.worker import Orders
 from tde_bench.workloads.base import Driver, Load, Progress
 
@@ -72,7 +72,8 @@ def drive(
     elapsed = max(result["seconds"] for result in results)
     return Load(
         Summary(transactions, sum(r["failed"] for r in results), transactions / elapsed),
-        summarize_latency(latencies),
+        latencies,
+        seconds,
         tpm_c=60 * sum(result["new_orders"] for result in results) / elapsed,
     )
 

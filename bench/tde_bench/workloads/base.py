@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from tde_bench.database import Connection, execute
-from tde_bench.pgbench import Latency, Pgbench, PgbenchOptions, Summary
+from tde_bench.pgbench import Pgbench, PgbenchOptions, Summary
 from tde_bench.servers import Server
+from tde_bench.statistics import Values
 
 Progress = Callable[[float, float | None], None]
 
@@ -34,14 +35,17 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Load:
-    """What one turn achieved.
+    """What one run of a load achieved.
 
     Attributes:
+        latencies: of every transaction, in milliseconds.
+        asked_seconds: how long it was told to run.
         tpm_c: New-Order transactions per minute, of TPC-C only.
     """
 
     summary: Summary
-    latency: Latency
+    latencies: Values
+    asked_seconds: int
     tpm_c: float | None = None
 
 
@@ -146,7 +150,7 @@ class PgbenchWorkload(Workload):
             seed=seed,
             on_progress=on_progress,
         )
-        return Load(result.summary, result.latency)
+        return Load(result.summary, result.latencies, seconds)
 
     def script(self, scale: int) -> str | None:
         """Return the script, None for one that is built into pgbench."""
