@@ -71,11 +71,10 @@ def _panel(
 ) -> None:
     """Draw one bar per configuration: median, its interval, and below it the paired ratio."""
     frame = result.frame()
-    seed = int(result.parameters["seed"])
     estimates = []
     for summary in summaries:
         values = frame.loc[frame["configuration"] == summary.configuration, metric]
-        estimates.append(median_estimate(values.to_numpy(dtype=np.float64), seed=seed))
+        estimates.append(median_estimate(values.to_numpy(dtype=np.float64)))
     heights = [estimate.median for estimate in estimates]
     positions = np.arange(len(summaries))
     chosen = colours(summary.configuration for summary in summaries)
@@ -147,6 +146,6 @@ def _footnote(result: OltpResult) -> str:
     parts.append(f"{rounds} interleaved rounds of {parameters['duration']} s")
     return (
         ", ".join(parts)
-        + ".\nBars: medians with bootstrap 95 % intervals. ×: median of the ratios within each "
+        + ".\nBars: medians with 95 % intervals. ×: median of the ratios within each "
         "round, with its 95 % interval."
     )

@@ -142,6 +142,4 @@ ChartFileOption = Annotated[
 QuickOption = Annotated[
     bool, typer.Option("--quick", help="A short run (under 90 seconds) for a first look.")
 ]
-SeedOption = Annotated[
-    int | None, typer.Option(help="Seed of pgbench and of the bootstrap. Default: 1.")
-]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of pgbench. Default: 1.")]

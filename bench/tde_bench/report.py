@@ -143,7 +143,7 @@ def caption(result: Outcome) -> str:
         parts.append(f"data {human_bytes(data)}, {data / buffers:.1f} × shared_buffers")
     return (
         "; ".join(parts) + ".\nFigures are medians of the rounds; ratios are medians of the "
-        "ratios within each round, with their bootstrap interval. CPU is that of all processes "
+        "ratios within each round, with their 95 % interval. CPU is that of all processes "
         "of the server. Added ÷ cipher: CPU more than without encryption, divided by what "
         "`openssl speed` needs for the same bytes."
     )

@@ -232,7 +232,7 @@ class OltpResult(Outcome):
             if name == self.baseline:
                 return None
             pairs = paired(parts, metric, name, self.baseline)
-            return self._estimate(pairs[name] / pairs[self.baseline])
+            return round_estimate(pairs[name] / pairs[self.baseline])
 
         def noise(metric: str) -> float | None:
             return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
@@ -261,17 +261,7 @@ class OltpResult(Outcome):
             latency_p95_ratio=ratio("latency_p95_ms"),
             added_cpu_ms_per_transaction=median_or_none(costs["added"]),
             cipher_ms_per_transaction=median_or_none(costs["cipher"]),
-            limit=self._estimate((costs["added"] / costs["cipher"]).dropna()),
-        )
-
-    def _estimate(self, values: pd.Series[float]) -> Estimate | None:
-        """Return the estimate of values that are indexed by round and slice."""
-        if values.empty:
-            return None
-        return median_estimate(
-            values.to_numpy(dtype=np.float64),
-            seed=int(self.parameters["seed"]),
-            rounds=values.index.get_level_values("round").to_numpy(),
+            limit=round_estimate((costs["added"] / costs["cipher"]).dropna()),
         )
 
     def _costs(self, parts: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -359,6 +349,17 @@ def paired(
     names = dict.fromkeys((configuration, baseline))
     both: pd.DataFrame = table.reindex(columns=list(names)).astype(float).dropna()
     return both
+
+
+def round_estimate(values: pd.Series[float]) -> Estimate | None:
+    """Return the estimate of values that are indexed by round, and maybe by slice; None of none.
+
+    Slices of one round may depend on each other, so each round counts as one value, the median
+    of its slices.
+    """
+    if values.empty:
+        return None
+    return median_estimate(values.groupby(level="round").median().to_numpy(dtype=np.float64))
 
 
 def write_csv(result: OltpResult, path: Path) -> None:

@@ -36,7 +36,7 @@ def draw_sweep(result: OltpResult) -> Figure:
     figure.suptitle(title(result), fontsize=13, fontweight="bold", color=INK)
     figure.supxlabel(
         f"Medians of the ratios to {result.labels[result.baseline]} within each round; the bands "
-        "are their bootstrap 95 % intervals.",
+        "are their 95 % intervals.",
         fontsize=8,
         color=GREY,
     )

@@ -59,6 +59,16 @@ def test_ratios_are_paired_within_slices() -> None:
     assert (summary.rounds, summary.tps_ratio.count) == (6, 6)
 
 
+def test_a_round_counts_as_the_median_of_its_slices() -> None:
+    # One slice in three of every encrypted turn was disturbed.
+    result = make_result([1000.0] * 6, [900.0] * 6)
+    plain, encrypted = (dataclasses.replace(result, runs=result.runs[i::2]) for i in (0, 1))
+    result.runs = [*_cut(plain, 1.0, 1.0, 1.0).runs, *_cut(encrypted, 1.0, 0.2, 1.0).runs]
+    ratio = result.summaries()[1].tps_ratio
+    assert ratio is not None
+    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((0.9, 0.9, 0.9))
+
+
 def test_slices_bear_the_checkpoint_by_their_transactions() -> None:
     result = _cut(make_result([1000.0], [1000.0]), 1.0, 1.0, cpu_of_checkpoint=0.1)
     assert result.runs[0].per_transaction("cpu_seconds") == pytest.approx([0.5 / 1000] * 2)

@@ -8,37 +8,28 @@ from tde_bench.statistics import Estimate, median_estimate, relative_noise
 
 
 def test_median_and_interval_of_known_values() -> None:
-    estimate = median_estimate(np.array([0.9, 1.0, 1.1, 1.0, 1.0]), seed=1)
-    assert estimate.median == 1.0
-    assert estimate.low is not None
-    assert estimate.high is not None
-    # Resampling can only return values that were measured.
-    assert 0.9 <= estimate.low <= 1.0 <= estimate.high <= 1.1
+    # Of seven values, all seven are on one side of the true median in 2 of 128 experiments.
+    estimate = median_estimate(np.array([0.9, 1.0, 1.1, 1.05, 0.95, 1.2, 0.8]))
+    assert estimate == Estimate(1.0, 0.8, 1.2, 7)
+    # Of twelve, fewer than three are on one side in 158 of 4096, 3.9 %; fewer than four in 14.6 %.
+    assert median_estimate(np.arange(12.0)) == Estimate(5.5, 2.0, 9.0, 12)
 
 
-def test_interval_of_the_median_matches_its_exact_distribution() -> None:
-    # For five distinct values, a resample's median is the smallest one with probability
-    # P(Binomial(5, 1/5) >= 3) = 5.8 %, more than 2.5 %. The bounds are thus the extremes.
-    estimate = median_estimate(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), seed=7)
-    assert (estimate.low, estimate.high) == (1.0, 5.0)
-    # With 21 values the extremes are all but impossible: the bounds move inwards.
-    estimate = median_estimate(np.arange(21.0), seed=7)
-    assert estimate.low is not None
-    assert estimate.high is not None
-    assert 0 < estimate.low < 10 < estimate.high < 20
-
-
-def test_same_seed_same_interval() -> None:
-    values = np.random.default_rng(3).normal(1.0, 0.05, 12)
-    assert median_estimate(values, seed=5) == median_estimate(values, seed=5)
+@pytest.mark.parametrize("count", [6, 7, 9, 12, 20])
+def test_interval_covers_the_true_median_as_often_as_it_says(count: int) -> None:
+    generator = np.random.default_rng(11)
+    # Skewed and with a long tail, as times of a busy machine are; its median is 1.
+    experiments = generator.lognormal(0.0, 0.8, (4000, count))
+    covered = [median_estimate(values).contains(1.0) for values in experiments]
+    assert np.mean(covered) >= 0.945
 
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
-    assert median_estimate(np.full(6, 0.97), seed=1) == Estimate(0.97, 0.97, 0.97, 6)
+    assert median_estimate(np.full(6, 0.97)) == Estimate(0.97, 0.97, 0.97, 6)
 
 
 def test_one_value_has_no_interval_and_rules_nothing_out() -> None:
-    estimate = median_estimate(np.array([0.5]), seed=1)
+    estimate = median_estimate(np.array([0.5]))
     assert estimate == Estimate(0.5, None, None, 1)
     assert estimate.contains(1.0)
 
@@ -46,41 +37,7 @@ def test_one_value_has_no_interval_and_rules_nothing_out() -> None:
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
 def test_values_that_cannot_be_estimated_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite"):
-        median_estimate(np.array(values), seed=1)
-
-
-def test_values_of_one_round_are_drawn_together() -> None:
-    # Two rounds that disagree: however many slices they have, nothing between them is known.
-    values = np.array([1.0] * 50 + [2.0] * 50)
-    rounds = np.repeat([0, 1], 50)
-    estimate = median_estimate(values, seed=1, rounds=rounds)
-    assert (estimate.median, estimate.low, estimate.high, estimate.count) == (1.5, 1.0, 2.0, 2)
-
-
-def test_slices_of_equal_rounds_narrow_the_interval() -> None:
-    values = np.random.default_rng(5).normal(1.0, 0.1, (12, 15))
-    slices = median_estimate(values.ravel(), seed=1, rounds=np.repeat(np.arange(12), 15))
-    turns = median_estimate(values[:, 0], seed=1)
-    assert slices.count == turns.count == 12
-    for estimate in (slices, turns):
-        assert estimate.low is not None
-        assert estimate.high is not None
-        assert estimate.low <= 1.0 <= estimate.high
-    assert (slices.high or 0) - (slices.low or 0) < 0.7 * ((turns.high or 0) - (turns.low or 0))
-
-
-def test_rounds_may_differ_in_length() -> None:
-    values, rounds = np.array([1.0, 1.2, 1.1, 0.9, 1.0]), np.array([0, 0, 0, 1, 1])
-    estimate = median_estimate(values, seed=1, rounds=rounds)
-    assert (estimate.median, estimate.count) == (1.0, 2)
-    assert (estimate.low, estimate.high) == (0.95, 1.1)
-
-
-def test_one_round_with_slices_has_no_interval() -> None:
-    estimate = median_estimate(
-        np.array([1.0, 2.0, 3.0]), seed=1, rounds=np.zeros(3, dtype=np.int64)
-    )
-    assert estimate == Estimate(2.0, None, None, 1)
+        median_estimate(np.array(values))
 
 
 def test_contains_includes_the_bounds() -> None:
@@ -92,7 +49,7 @@ def test_contains_includes_the_bounds() -> None:
 
 @pytest.mark.parametrize(("count", "conclusive"), [(5, False), (6, True)])
 def test_few_values_are_not_conclusive(count: int, conclusive: bool) -> None:
-    assert median_estimate(np.arange(float(count)), seed=1).is_conclusive is conclusive
+    assert median_estimate(np.arange(float(count))).is_conclusive is conclusive
 
 
 def test_noise_is_the_scaled_median_absolute_deviation() -> None:

@@ -45,7 +45,6 @@ class BatchParameters(Parameters):
     scale: int = 5
     rounds: int = 6
     shared_buffers: str = "16MB"
-    seed: int = 1
 
     @classmethod
     def quick(cls) -> BatchParameters:

@@ -122,7 +122,6 @@ def _footnote(result: BatchResult) -> str:
     rounds = 1 + max(run.round for run in result.runs)
     parts.append(f"{rounds} round{'s' if rounds > 1 else ''}, interleaved by phase")
     return (
-        ", ".join(parts)
-        + ".\n×: median of the ratios within each round, with its bootstrap 95 % interval. "
+        ", ".join(parts) + ".\n×: median of the ratios within each round, with its 95 % interval. "
         "Software: OpenSSL without the CPU's AES instructions."
     )

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from tde_bench.outcome import Outcome, median_or_none
-from tde_bench.results import paired
+from tde_bench.results import paired, round_estimate
 from tde_bench.speed import CipherSpeed, cipher_seconds
-from tde_bench.statistics import Estimate, median_estimate, relative_noise
+from tde_bench.statistics import Estimate, relative_noise
 
 SCHEMA = {"name": "tde-bench/batch", "version": 1}
 
@@ -113,7 +113,6 @@ class BatchResult(Outcome):
 
     def _summarize(self, rows: pd.DataFrame, phase: str, name: str, label: str) -> PhaseSummary:
         own = rows[rows["configuration"] == name]
-        seed = int(self.parameters["seed"])
         encrypted = median_or_none(own["bytes_encrypted"])
         decrypted = median_or_none(own["bytes_decrypted"])
         cpu = median_or_none(own["cpu_seconds"])
@@ -122,13 +121,13 @@ class BatchResult(Outcome):
         added = pairs[name] - pairs[self.baseline]
         limit = None
         if cipher is not None and cpu is not None and cipher >= MINIMUM_CIPHER_SHARE * cpu:
-            limit = _estimate(added / cipher, seed)
+            limit = round_estimate(added / cipher)
 
         def ratio(metric: str) -> Estimate | None:
             if name == self.baseline:
                 return None
             pairs = paired(rows, metric, name, self.baseline, ("round",))
-            return _estimate(pairs[name] / pairs[self.baseline], seed)
+            return round_estimate(pairs[name] / pairs[self.baseline])
 
         def noise(metric: str) -> float | None:
             return relative_noise(own[metric].dropna().to_numpy(dtype=np.float64))
@@ -184,10 +183,6 @@ def total_frame(frame: pd.DataFrame, phases: int) -> pd.DataFrame:
 
 
 _SUMMED = ("seconds", "_encrypted", "_decrypted")
-
-
-def _estimate(values: pd.Series[float], seed: int) -> Estimate | None:
-    return None if values.empty else median_estimate(values.to_numpy(dtype=np.float64), seed=seed)
 
 
 def write_csv(result: BatchResult, path: Path) -> None:

@@ -84,12 +84,11 @@ class CheckResult(Outcome):
 
     def quantities(self) -> list[Quantity]:
         """Summarize every quantity that has at least one round."""
-        seed = int(self.parameters["seed"])
         found = []
         for name, (label, unit) in self.units.items():
             own = [run for run in self.runs if run.quantity == name]
             if own:
-                found.append(_summarize(name, label, unit, own, seed))
+                found.append(_summarize(name, label, unit, own))
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -103,13 +102,13 @@ class CheckResult(Outcome):
         }
 
 
-def _summarize(name: str, label: str, unit: str, own: list[CheckRun], seed: int) -> Quantity:
+def _summarize(name: str, label: str, unit: str, own: list[CheckRun]) -> Quantity:
     return Quantity(
         name=name,
         label=label,
         unit=unit,
-        ratio=median_estimate(np.array([run.ratio for run in own]), seed=seed),
-        null=median_estimate(np.array([run.null_ratio for run in own]), seed=seed),
+        ratio=median_estimate(np.array([run.ratio for run in own])),
+        null=median_estimate(np.array([run.null_ratio for run in own])),
         cpu_seconds=float(np.median([run.measured for run in own])),
         reference_cpu_seconds=float(np.median([run.reference for run in own])),
     )

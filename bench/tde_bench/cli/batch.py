@@ -72,7 +72,6 @@ CipherOption = Annotated[
 BatchQuickOption = Annotated[
     bool, typer.Option("--quick", help="A short run (about 90 seconds) for a first look.")
 ]
-BatchSeedOption = Annotated[int | None, typer.Option(help="Seed of the bootstrap. Default: 1.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -93,7 +92,6 @@ def batch(
     csv_file: CsvFileOption = None,
     chart_file: ChartFileOption = None,
     quick: BatchQuickOption = False,
-    seed: BatchSeedOption = None,
 ) -> None:
     """Time sequential and rewrite work, phase by phase, with and without encryption and AES-NI.
 
@@ -105,7 +103,7 @@ def batch(
     from tde_bench.batch.benchmark import BatchParameters
 
     parameters = (BatchParameters.quick() if quick else BatchParameters()).with_given(
-        scale=scale, rounds=rounds, shared_buffers=shared_buffers, seed=seed
+        scale=scale, rounds=rounds, shared_buffers=shared_buffers
     )
     result, finished = _run(
         _configurations(aes or [], cipher),

@@ -62,9 +62,7 @@ PeerBuffersOption = Annotated[
 PeerQuickOption = Annotated[
     bool, typer.Option("--quick", help="A short run (about a minute) for a first look.")
 ]
-PeerSeedOption = Annotated[
-    int | None, typer.Option(help="Seed of pgbench and of the bootstrap. Default: 1.")
-]
+PeerSeedOption = Annotated[int | None, typer.Option(help="Seed of pgbench. Default: 1.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -58,7 +58,6 @@ SampleOption = Annotated[
 PagesQuickOption = Annotated[
     bool, typer.Option("--quick", help="A short run (under 60 seconds) for a first look.")
 ]
-PagesSeedOption = Annotated[int | None, typer.Option(help="Seed of the bootstrap. Default: 1.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +76,6 @@ def pages(
     csv_file: CsvFileOption = None,
     chart_file: ChartFileOption = None,
     quick: PagesQuickOption = False,
-    seed: PagesSeedOption = None,
 ) -> None:
     """Measure the page cipher alone: backends, batch sizes and threads, next to openssl speed.
 
@@ -88,7 +86,7 @@ def pages(
     from tde_bench.pages.benchmark import PagesParameters
 
     parameters = (PagesParameters.quick() if quick else PagesParameters()).with_given(
-        pages=_sorted(pages), threads=_sorted(threads), rounds=rounds, sample=sample, seed=seed
+        pages=_sorted(pages), threads=_sorted(threads), rounds=rounds, sample=sample
     )
     algorithms = [algorithm_of(bits) for bits in aes or []] or list(Algorithm)
     result, finished = _run(_chosen(backend), algorithms, parameters, json_file)

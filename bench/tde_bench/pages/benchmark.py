@@ -45,7 +45,6 @@ class PagesParameters(Parameters):
     threads: tuple[int, ...] = (1, 2)
     rounds: int = 12
     sample: float = 0.1
-    seed: int = 1
 
     @classmethod
     def quick(cls) -> PagesParameters:

@@ -83,9 +83,7 @@ class PagesResult(Outcome):
         frame["cpu_speed"] = frame["bytes"] / frame["cpu_seconds"]
         frame["speed"] = frame["bytes"] / frame["seconds"].astype(float)
         cases = frame.groupby(list(_CASE), sort=False)
-        return [
-            _summarize(frame, _case(own), own, int(self.parameters["seed"])) for _, own in cases
-        ]
+        return [_summarize(frame, _case(own), own) for _, own in cases]
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` writes."""
@@ -108,7 +106,7 @@ def _case(own: pd.DataFrame) -> PagesCase:
     return PagesCase(**values)
 
 
-def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame, seed: int) -> PagesSummary:
+def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame) -> PagesSummary:
     elapsed = case.threads > 1
     speed = float(own["speed" if elapsed else "cpu_speed"].median())
     fraction = scaling = None
@@ -118,13 +116,13 @@ def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame, seed: in
             & (frame["algorithm"] == case.algorithm)
             & (frame["direction"] == case.direction)
         ]
-        fraction = _paired(own, limit, "cpu_speed", seed)
+        fraction = _paired(own, limit, "cpu_speed")
         if elapsed:
             alone = frame
             for name in _CASE:
                 wanted = 1 if name == "threads" else getattr(case, name)
                 alone = alone[alone[name] == wanted]
-            scaling = _paired(own, alone, "speed", seed)
+            scaling = _paired(own, alone, "speed")
     return PagesSummary(
         **asdict(case),
         rounds=len(own),
@@ -135,14 +133,14 @@ def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame, seed: in
     )
 
 
-def _paired(own: pd.DataFrame, other: pd.DataFrame, metric: str, seed: int) -> Estimate | None:
+def _paired(own: pd.DataFrame, other: pd.DataFrame, metric: str) -> Estimate | None:
     """Return the median of the ratios within each round, None when no round has both."""
     pairs = pd.concat(
         [own.set_index("round")[metric], other.set_index("round")[metric]], axis=1, join="inner"
     )
     pairs.columns = pd.Index(["own", "other"])
     ratios: Values = (pairs["own"] / pairs["other"]).to_numpy(dtype=np.float64)
-    return median_estimate(ratios, seed=seed) if ratios.size else None
+    return median_estimate(ratios) if ratios.size else None
 
 
 def write_csv(result: PagesResult, path: Path) -> None:
