@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CHUNK_FILES 1024u
 #define CHUNKS 4096u /* four million descriptors, four times Linux's default ceiling */
@@ -41,9 +42,10 @@ static int make_chunk(int fd)
 
     if (fd < 0 || number >= CHUNKS)
         return EMFILE;
-    made = calloc(CHUNK_FILES, sizeof *made);
+    made = aligned_alloc(TDE_CACHE_LINE, CHUNK_FILES * sizeof *made);
     if (made == NULL)
         return ENOMEM;
+    memset(made, 0, CHUNK_FILES * sizeof *made);
     if (!atomic_compare_exchange_strong(&chunks[number], &none, made))
         free(made); /* Another thread was faster; its chunk is as good. */
     return 0;

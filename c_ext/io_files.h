@@ -12,8 +12,11 @@
 #include "tde_identity.h"
 #include "tde_tar.h"
 
+/* What every read and write looks at is in the first cache line of an entry. */
+#define TDE_CACHE_LINE 64
+
 struct tde_file {
-    bool encrypted;
+    _Alignas(TDE_CACHE_LINE) bool encrypted;
     bool write_only; /* opened O_WRONLY by the caller, O_RDWR by us */
     bool append;     /* opened O_APPEND by the caller, which we do not pass on */
     bool is_tar;     /* pg_wal.tar: only written, and the identity is that of its open member */
