@@ -11,7 +11,10 @@ from tde_bench.errors import BenchError
 
 # Clears AES-NI and PCLMULQDQ, and with AES-NI all that OpenSSL builds upon it (VAES), in the
 # processor's capabilities as OpenSSL sees them.
-SOFTWARE_AES = {"OPENSSL_ia32cap": "~0x200000200000000"}
+CAPABILITIES = "OPENSSL_ia32cap"
+SOFTWARE_AES = {CAPABILITIES: "~0x200000200000000"}
+# Clears nothing, whatever the environment of the benchmark says.
+HARDWARE_AES = {CAPABILITIES: "~0x0"}
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,22 @@ class Configuration:
         label: what people read.
         algorithm: the encryption of an ephemeral cluster, None for a plain one.
         dsn: connection string of a server that the user runs, None for an ephemeral cluster.
-        software: keep OpenSSL from using the CPU's AES instructions.
+        software: keep OpenSSL from using the CPU's AES instructions; None leaves that to the
+            environment of this process.
     """
 
     name: str
     label: str
     algorithm: Algorithm | None = None
     dsn: str | None = None
-    software: bool = False
+    software: bool | None = False
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables of an ephemeral server beyond those of this process."""
-        return dict(SOFTWARE_AES) if self.software else {}
+        if self.software is None:
+            return {}
+        return dict(SOFTWARE_AES if self.software else HARDWARE_AES)
 
 
 NO_ENCRYPTION = Configuration("none", "no encryption")

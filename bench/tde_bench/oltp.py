@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from tde_bench.machine import (
     describe_server,
 )
 from tde_bench.parameters import OltpParameters
-from tde_bench.pgbench import clean_environment
 from tde_bench.progress import Observer
 from tde_bench.results import OltpResult, OltpRun, Point
 from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.schedule import Slot, rotated, rotated_rounds
 from tde_bench.servers import Server, server_settings
-from tde_bench.speed import find_openssl, measure_speed
+from tde_bench.speed import measure_speeds
 from tde_bench.turn import Turn
 from tde_bench.workloads import Driver, Load, WorkloadName, workload
 
@@ -68,9 +66,6 @@ class OltpBenchmark:
             KeyboardInterrupt: after an interruption, once servers and files are gone.
         """
         binaries = find_binaries(bindir)
-        # Ephemeral servers must not see the user's PG* variables; existing ones may need them.
-        ephemeral_only = all(configuration.dsn is None for configuration in self._configurations)
-        environment = clean_environment() if ephemeral_only else dict(os.environ)
         pgbench = binaries.program("pgbench")
         settings = server_settings(self._parameters.shared_buffers, max(self._parameters.clients))
         place = Place(directory, binaries, settings, keep)
@@ -81,9 +76,7 @@ class OltpBenchmark:
             with running_servers(self._configurations, place, self._observer) as running:
                 if running.folder is not None:
                     describe_filesystem(self.result, running.folder)
-                self._measure_all(
-                    [Driver(server, pgbench, environment) for server in running.servers]
-                )
+                self._measure_all([Driver(server, pgbench) for server in running.servers])
             self.result.status = "complete"
         except KeyboardInterrupt:
             self.result.status = "interrupted"
@@ -113,20 +106,11 @@ class OltpBenchmark:
             rotated_rounds(drivers, self._parameters.rounds), key=lambda slot: slot.round
         ):
             slots = list(group)
-            self._measure_speeds(number)
+            self.result.speeds += measure_speeds(
+                self._configurations, number, self.result, self._observer
+            )
             for clients in self._parameters.clients:
                 self._measure_round(slots, Point(scale, clients))
-
-    def _measure_speeds(self, number: int) -> None:
-        """Measure the cipher alone."""
-        openssl = find_openssl()
-        encrypted = [c for c in self._configurations if c.algorithm is not None]
-        if openssl is None and encrypted:
-            self.result.warn("There is no openssl program, so the limit cannot be computed.")
-        for configuration in encrypted if openssl is not None else []:
-            assert openssl is not None
-            self._observer.step(f"openssl speed, {configuration.label}")
-            self.result.speeds.append(measure_speed(openssl, configuration, number))
 
     def _check(self, server: Server) -> None:
         """Look for the canary row."""

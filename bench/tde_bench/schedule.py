@@ -3,7 +3,8 @@
 Machines drift: disks fill their caches, neighbours on the host come and go, clocks throttle.
 Rounds therefore visit every configuration before the next round starts (so that drift hits
 all of them alike and ratios within a round cancel it), and each round starts with the next
-configuration (so that no configuration always runs first, or always after the same one's writes).
+configuration, so that none always runs first. After each of them was first once, the order is
+reversed, so that none always runs after the same other one and its writes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Slot(Generic[Item]):
 
 
 def rotated_rounds(items: Sequence[Item], rounds: int) -> Iterator[Slot[Item]]:
-    """Yield every item once per round; round ``r`` starts with item ``r`` modulo their number.
+    """Yield every item once per round, in the order of :func:`rotated`.
 
     When ``rounds`` is a multiple of ``len(items)``, every item takes every position equally often.
 
@@ -42,6 +43,10 @@ def rotated_rounds(items: Sequence[Item], rounds: int) -> Iterator[Slot[Item]]:
 
 
 def rotated(items: Sequence[Item], number: int) -> list[Item]:
-    """Return the items in the order in which item ``number`` modulo their number is the first."""
-    first = number % len(items)
-    return [*items[first:], *items[:first]]
+    """Return the order of turn ``number``: each starts with the next item.
+
+    Every other cycle of as many turns as there are items is reversed.
+    """
+    cycle, first = divmod(number, len(items))
+    order = [*items[first:], *items[:first]]
+    return order[::-1] if cycle % 2 else order

@@ -24,7 +24,7 @@ from tde.postgres.sockets import remove_private_directory
 from tde_bench.configurations import Configuration
 from tde_bench.database import Connection, connect, execute, fetch_value
 from tde_bench.errors import BenchError
-from tde_bench.pgbench import Pgbench
+from tde_bench.pgbench import Pgbench, clean_environment, without_libpq_variables
 from tde_bench.workspace import give_to
 
 DATABASE = "tde_bench"
@@ -109,16 +109,18 @@ class Server(ABC):
     def close(self) -> None:
         """Remove what the benchmark created."""
 
+    @property
+    @abstractmethod
+    def client_environment(self) -> dict[str, str]:
+        """The environment for programs that connect to the server, with a password if needed."""
+
     def connect(self) -> Connection:
         """Open a psycopg2 connection to the benchmark's database in autocommit mode."""
         return connect(self.dsn, self.password)
 
-    def pgbench(self, program: Path, environment: Mapping[str, str]) -> Pgbench:
+    def pgbench(self, program: Path) -> Pgbench:
         """Return pgbench for the benchmark's database."""
-        variables = dict(environment)
-        if self.password is not None:
-            variables["PGPASSWORD"] = self.password
-        return Pgbench(program, self.dsn, variables)
+        return Pgbench(program, self.dsn, self.client_environment)
 
 
 class EphemeralServer(Server):
@@ -157,7 +159,9 @@ class EphemeralServer(Server):
             initdb_args=_INITDB_ARGUMENTS,
         )
         self.start_again()
-        with contextlib.closing(connect(self._make_dsn("postgres"))) as connection:
+        with without_libpq_variables():
+            connection = connect(self._make_dsn("postgres"))
+        with contextlib.closing(connection):
             _create_database(connection, DATABASE)
         self._dsn = self._make_dsn(DATABASE)
 
@@ -228,6 +232,16 @@ class EphemeralServer(Server):
     def password(self) -> str | None:
         """None: the socket is in a directory that is closed to other users."""
         return None
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """This process's environment, in which nothing may change how this server is measured."""
+        return clean_environment()
+
+    def connect(self) -> Connection:
+        """Open a connection that the user's PGOPTIONS or PGSERVICE does not change."""
+        with without_libpq_variables():
+            return super().connect()
 
     @property
     def postmaster_pid(self) -> int | None:
@@ -315,6 +329,12 @@ class ExistingServer(Server):
     def password(self) -> str | None:
         """The password of the DSN, if it has one."""
         return self._password
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """This process's environment: the user's variables may be needed to reach the server."""
+        password = {} if self._password is None else {"PGPASSWORD": self._password}
+        return {**os.environ, **password}
 
     @property
     def postmaster_pid(self) -> int | None:

@@ -18,14 +18,17 @@ from pathlib import Path
 from tde.algorithms import Algorithm
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
-from tde_bench.outcome import median_or_none
+from tde_bench.outcome import Outcome, median_or_none
 from tde_bench.pgbench import clean_environment
+from tde_bench.progress import Observer
 
 # A page of PostgreSQL, which is also the data unit of the cipher.
 _UNIT_BYTES = 8192
 _SECONDS = 1
 _RESULT = re.compile(r"^\+F:\d+:[^:]*:([\d.]+)", re.MULTILINE)
 _DEADLINE_SECONDS = 60
+# Of the speed with AES instructions; without them a tenth of it is usual.
+_SOFTWARE_LIMIT = 0.7
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,45 @@ def find_openssl() -> Path | None:
     """Return the openssl program, None when the machine has none."""
     found = shutil.which("openssl")
     return None if found is None else Path(found)
+
+
+def measure_speeds(
+    configurations: Iterable[Configuration], round_number: int, outcome: Outcome, observer: Observer
+) -> list[CipherSpeed]:
+    """Measure the cipher of every encrypted configuration.
+
+    Without a usable ``openssl`` program only the limit is missing, which is a warning.
+    """
+    encrypted = [c for c in configurations if c.algorithm is not None]
+    openssl = find_openssl()
+    if openssl is None and encrypted:
+        outcome.warn("There is no openssl program, so the limit cannot be computed.")
+    if openssl is None or not encrypted:
+        return []
+    speeds = []
+    try:
+        for configuration in encrypted:
+            observer.step(f"openssl speed, {configuration.label}")
+            speeds.append(measure_speed(openssl, configuration, round_number))
+    except BenchError as error:
+        outcome.warn(f"The limit cannot be computed from all rounds: {error}")
+    _check_software(encrypted, speeds, outcome)
+    return speeds
+
+
+def _check_software(
+    configurations: Iterable[Configuration], speeds: Iterable[CipherSpeed], outcome: Outcome
+) -> None:
+    """Warn when OpenSSL is as fast without the CPU's AES instructions as with them."""
+    found = {speed.configuration: speed.encrypt_bytes_per_second for speed in speeds}
+    by_kind = {(c.algorithm, c.software): found.get(c.name) for c in configurations}
+    for (algorithm, software), slow in by_kind.items():
+        fast = by_kind.get((algorithm, False))
+        if software and slow and fast and slow > _SOFTWARE_LIMIT * fast:
+            outcome.warn(
+                "OpenSSL is nearly as fast without the CPU's AES instructions as with them: this "
+                "CPU has none, or they could not be switched off. Do not trust the software bars."
+            )
 
 
 def measure_speed(openssl: Path, configuration: Configuration, round_number: int) -> CipherSpeed:

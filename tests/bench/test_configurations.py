@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tde_bench.configurations import ephemeral, existing, split_label
+from tde_bench.configurations import (
+    Configuration,
+    ephemeral,
+    existing,
+    software_and_hardware,
+    split_label,
+)
 from tde_bench.errors import BenchError
 
 from tde.algorithms import Algorithm
@@ -34,6 +40,14 @@ def test_the_plain_configuration_comes_first() -> None:
 )
 def test_label(specification: str, expected: tuple[str, str | None]) -> None:
     assert split_label(specification) == expected
+
+
+def test_every_bar_says_what_openssl_may_use() -> None:
+    """A mask that is exported for another measurement must not turn all bars into software."""
+    software, hardware = software_and_hardware([Algorithm.AES256])[1:]
+    assert software.environment == {"OPENSSL_ia32cap": "~0x200000200000000"}
+    assert hardware.environment == {"OPENSSL_ia32cap": "~0x0"}
+    assert Configuration("mine", "mine", software=None).environment == {}
 
 
 def test_servers_without_a_label_are_numbered() -> None:

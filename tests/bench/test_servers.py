@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.cpu import tree_cpu_seconds
 from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
-from tde_bench.pgbench import PgbenchOptions, clean_environment, summarize_latency
+from tde_bench.pgbench import PgbenchOptions, summarize_latency
 from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
 from tde_bench.usage import read_usage
 from tde_bench.workspace import workspace
@@ -34,7 +35,7 @@ def server() -> Iterator[EphemeralServer]:
         plain = EphemeralServer(NO_ENCRYPTION, folder / "none", binaries)
         try:
             plain.start(server_settings("16MB"), keep=False)
-            plain.pgbench(binaries.program("pgbench"), clean_environment()).initialize(1)
+            plain.pgbench(binaries.program("pgbench")).initialize(1)
             yield plain
         finally:
             plain.close()
@@ -70,7 +71,7 @@ def test_a_search_that_finds_nothing_is_noticed(
 
 
 def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
-    pgbench = server.pgbench(find_binaries().program("pgbench"), clean_environment())
+    pgbench = server.pgbench(find_binaries().program("pgbench"))
     assert server.postmaster_pid is not None
     before = tree_cpu_seconds(server.postmaster_pid)
     seen: list[float] = []
@@ -105,8 +106,20 @@ def test_a_plain_server_has_no_cipher_bytes(server: EphemeralServer) -> None:
     assert usage.cpu_seconds is not None
 
 
+def test_variables_of_the_user_do_not_reach_an_ephemeral_server(
+    server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=123MB")
+    monkeypatch.setenv("PGSERVICE", "nope")
+    monkeypatch.setenv("PGDATABASE", "ignored")
+    with contextlib.closing(server.connect()) as connection:
+        assert fetch_value(connection, "SHOW work_mem") == "4MB"
+    assert os.environ["PGSERVICE"] == "nope"
+    assert not any(name.startswith("PG") for name in server.client_environment)
+
+
 def test_pgbench_errors_are_shown(server: EphemeralServer) -> None:
-    pgbench = server.pgbench(find_binaries().program("pgbench"), {"PGDATABASE": "ignored"})
+    pgbench = server.pgbench(find_binaries().program("pgbench"))
     with pytest.raises(BenchError, match="pgbench ended with status"):
         pgbench.run(
             PgbenchOptions(clients=0, jobs=1), seconds=1, seed=1, on_progress=lambda *_: None

@@ -9,7 +9,6 @@ import pytest
 from tde_bench.configurations import NO_ENCRYPTION
 from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError, ConsistencyError
-from tde_bench.pgbench import clean_environment
 from tde_bench.servers import EphemeralServer, server_settings
 from tde_bench.workload_names import WorkloadName
 from tde_bench.workloads import Driver, Load, LoadOptions, workload
@@ -26,7 +25,7 @@ def driver() -> Iterator[Driver]:
         server = EphemeralServer(NO_ENCRYPTION, folder / "none", binaries)
         try:
             server.start({**server_settings("16MB"), "fsync": "off"}, keep=False)
-            yield Driver(server, binaries.program("pgbench"), clean_environment())
+            yield Driver(server, binaries.program("pgbench"))
         finally:
             server.close()
 

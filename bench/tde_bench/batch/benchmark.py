@@ -27,10 +27,12 @@ from tde_bench.machine import (
 from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.runner import Place, check_canary, running_servers
-from tde_bench.schedule import Slot
+from tde_bench.schedule import Slot, rotated
 from tde_bench.servers import EphemeralServer, server_settings
-from tde_bench.speed import find_openssl, measure_speed
+from tde_bench.speed import measure_speeds
 
+# More of a table in the page cache, and a scan of it is not cold.
+_MAXIMUM_CACHED = 0.01
 _DATA_FILE = "rows.copy"
 
 
@@ -115,13 +117,21 @@ class BatchBenchmark:
             self._observer.step("writing the file to load")
             write_data(targets[0], self._parameters.scale)
             for number in range(self._parameters.rounds):
-                self._measure_speeds(number)
+                self.result.speeds += measure_speeds(
+                    self._configurations, number, self.result, self._observer
+                )
                 self._round(number, targets)
         check_steal(
             self.result,
             stolen=sum(run.steal_seconds for run in self.result.runs),
             seconds=sum(run.seconds for run in self.result.runs),
         )
+        kept = max(target.still_cached for target in targets)
+        if kept > _MAXIMUM_CACHED:
+            self.result.warn(
+                f"The page cache kept up to {kept:.0%} of the table that the cold scan was to "
+                "read from the disk, so that scan was not cold."
+            )
 
     def _check(self, server: EphemeralServer) -> None:
         label = server.configuration.label
@@ -130,23 +140,11 @@ class BatchBenchmark:
         self._observer.note(f"{label}: {describe_canary(report)}")
         self._canaries[server.configuration.name] = report
 
-    def _measure_speeds(self, number: int) -> None:
-        """Measure the cipher alone, once per round, because the clock of the CPU may change."""
-        openssl = find_openssl()
-        if openssl is None:
-            self.result.warn("There is no openssl program, so the limit cannot be computed.")
-            return
-        for configuration in self._configurations:
-            if configuration.algorithm is not None:
-                self._observer.step(f"openssl speed, {configuration.label}")
-                self.result.speeds.append(measure_speed(openssl, configuration, number))
-
     def _round(self, number: int, targets: Sequence[Target]) -> None:
         for index, phase in enumerate(self._phases):
             # Each phase starts with the next configuration, and each round as well.
-            first = (number + index) % len(targets)
             answers: dict[str, Answer] = {}
-            for position, target in enumerate([*targets[first:], *targets[:first]]):
+            for position, target in enumerate(rotated(targets, number + index)):
                 slot = Slot(number, position, target)
                 answers[target.server.configuration.label] = self._measure(slot, phase)
             require_same_answers(phase, answers)

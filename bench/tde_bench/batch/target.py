@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import time
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tde_bench import page_cache
 from tde_bench.database import Connection, execute, fetch_all, fetch_row, fetch_value
 from tde_bench.errors import BenchError
 from tde_bench.servers import EphemeralServer
@@ -44,11 +44,17 @@ class Measurement:
 
 
 class Target:
-    """A server with one open connection, and the file that the data comes from."""
+    """A server with one open connection, and the file that the data comes from.
+
+    Attributes:
+        still_cached: the largest part of a file that the page cache kept when it was to be
+            dropped.
+    """
 
     def __init__(self, server: EphemeralServer, data_file: Path) -> None:
         self.server = server
         self.data_file = data_file
+        self.still_cached = 0.0
         self._connection: Connection | None = None
 
     @property
@@ -137,12 +143,8 @@ class Target:
         """
         self.checkpoint()
         for path in self.files(relation):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
+            page_cache.drop(path)
+            self.still_cached = max(self.still_cached, page_cache.cached_fraction(path))
 
     def files(self, relation: str) -> Iterator[Path]:
         """Yield the segments of a relation's main fork."""

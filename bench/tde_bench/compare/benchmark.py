@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +17,6 @@ from tde_bench.errors import BenchError
 from tde_bench.machine import describe_filesystem, describe_machine
 from tde_bench.oltp import OltpBenchmark
 from tde_bench.parameters import OltpParameters
-from tde_bench.pgbench import clean_environment
 from tde_bench.progress import Observer
 from tde_bench.runner import closing_all
 from tde_bench.servers import EphemeralServer, ExistingServer, Server, server_settings
@@ -85,14 +83,12 @@ class CompareBenchmark(OltpBenchmark):
             BenchError: when the run cannot start or its results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers, mounts and files are gone.
         """
-        ephemeral_only = all(configuration.dsn is None for configuration in self._configurations)
-        environment = clean_environment() if ephemeral_only else dict(os.environ)
         self.result.status = "failed"
         try:
             describe_machine(self.result)
             with self._running(binaries, directory) as servers:
                 program = binaries.program("pgbench")
-                self._measure_all([Driver(server, program, environment) for server in servers])
+                self._measure_all([Driver(server, program) for server in servers])
             self.result.status = "complete"
         except KeyboardInterrupt:
             self.result.status = "interrupted"

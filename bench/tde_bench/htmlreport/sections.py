@@ -100,6 +100,7 @@ def machine_rows(result: Outcome) -> list[tuple[str, str]]:
         ("Filesystem", f"{filesystem['type']} on {filesystem['device']}" if filesystem else ""),
         ("PostgreSQL", str(facts.get("server_version", ""))),
         ("OpenSSL", str(facts.get("openssl") or metadata.get("openssl", ""))),
+        ("OpenSSL of cryptography", str(metadata.get("cryptography_openssl", ""))),
         ("tde", f"{metadata.get('tde', '')}, commit {metadata.get('commit') or 'unknown'}"),
         ("Load before the run", " ".join(f"{value:.2f}" for value in load)),
         ("Parameters", ", ".join(f"{k} {v}" for k, v in result.parameters.items())),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.backends.openssl import backend as cryptography_backend
 
 from tde import Algorithm
-from tde_bench.configurations import Configuration
+from tde_bench.configurations import CAPABILITIES, Configuration
 from tde_bench.errors import BenchError
 from tde_bench.machine import check_steal, describe_machine
-from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, Work
+from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
 from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
@@ -96,9 +98,15 @@ class PagesBenchmark:
         self.result.status = "failed"
         try:
             describe_machine(self.result)
+            # The wheel of cryptography brings an OpenSSL of its own.
+            self.result.metadata["cryptography_openssl"] = (
+                cryptography_backend.openssl_version_text()
+            )
+            if (masked := os.environ.get(CAPABILITIES)) is not None:
+                self.result.warn(f"{CAPABILITIES} is {masked}: OpenSSL sees less than the CPU has.")
             self._observer.step("comparing the backends' ciphertext")
             for algorithm in self._algorithms:
-                require_same_bytes(self._backends.values(), algorithm)
+                require_same_bytes([TdeCore(), *self._backends.values()], algorithm)
             self._measure_all()
             self.result.status = "complete"
         except KeyboardInterrupt:
@@ -153,7 +161,7 @@ class PagesBenchmark:
     def _openssl_samples(self, slot: Slot[PagesCase], algorithm: Algorithm) -> list[PagesRun]:
         """Measure both directions for a CPU second each."""
         assert self._openssl is not None
-        configuration = Configuration(OPENSSL, "openssl speed", algorithm)
+        configuration = Configuration(OPENSSL, "openssl speed", algorithm, software=None)
         speed = measure_speed(self._openssl, configuration, slot.round)
         found = {
             ENCRYPT: speed.encrypt_bytes_per_second,

@@ -79,16 +79,13 @@ def drive(
 
 
 def _start(driver: Driver, orders: Orders) -> subprocess.Popen[str]:
-    environment = dict(driver.environment)
-    if driver.server.password is not None:
-        environment["PGPASSWORD"] = driver.server.password
     process = subprocess.Popen(
         [sys.executable, "-m", _WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=driver.server.client_environment,
         # Ctrl-C in the terminal must reach the parent only, which then stops this process.
         start_new_session=True,
     )

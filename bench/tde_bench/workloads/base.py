@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -51,16 +51,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Driver:
-    """What drives a load on one server: pgbench and its environment."""
+    """What drives a load on one server."""
 
     server: Server
     pgbench_program: Path
-    environment: Mapping[str, str]
 
     @property
     def pgbench(self) -> Pgbench:
         """Return pgbench for the server."""
-        return self.server.pgbench(self.pgbench_program, self.environment)
+        return self.server.pgbench(self.pgbench_program)
 
 
 class Workload(ABC):
