@@ -3,36 +3,40 @@
  */
 #include "core_fanout.h"
 
+#include "core_workers.h"
+
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
 /*
- * 100 microseconds of work.  Starting a thread takes 20 to 80 on a virtual machine, and now and
- * then it starts only when the caller sleeps, so smaller batches would get slower.
+ * 100 microseconds of work.  Starting a thread, or waking one, takes 20 to 80 on a virtual machine,
+ * and now and then it runs only when the caller sleeps, so smaller batches would get slower.
  */
 #define MIN_BLOCKS_PER_THREAD 64u
 
 /*
- * What a thread takes at a time is a small part of its share: one that starts late, or loses its
- * processor for a while, leaves work to the others instead of making them wait.  Larger turns
- * suit the processor's prefetching, so they grow with the batch, up to 256 KiB.
+ * A thread takes a part of its share of what is left, so the turns get smaller and all threads
+ * end together; one that starts late, or loses its processor for a while, leaves work to the
+ * others.  Large turns suit the processor's prefetching; no turn is worth waiting long for.
  */
-#define TURNS_PER_THREAD 16u
-#define MIN_BLOCKS_PER_TURN 4u
-#define MAX_BLOCKS_PER_TURN 32u
+#define TURNS_PER_SHARE 2u
+#define MIN_BLOCKS_PER_TURN 2u
+#define MAX_BLOCKS_PER_TURN 128u
 
 struct fanout {
     const struct tde_batch *batch;
-    size_t turn;         /* blocks that a thread takes at a time */
+    struct tde_cipher *const *team;
+    size_t size;         /* of the team */
     _Atomic size_t next; /* the first block that nobody has taken */
     atomic_bool failed;
 };
 
-struct member {
+/* A thread of this batch alone. */
+struct helper {
     struct fanout *fanout;
-    struct tde_cipher *cipher;
+    size_t place; /* of its cipher in the team */
     bool has_thread;
     pthread_t thread;
 };
@@ -55,34 +59,53 @@ static int work(const struct tde_batch *batch, struct tde_cipher *cipher, size_t
                        batch->dst + offset, count);
 }
 
-static void *take_turns(void *argument)
+static size_t blocks_per_turn(size_t left, size_t size)
 {
-    struct member *member = argument;
-    struct fanout *fanout = member->fanout;
-    size_t count = fanout->batch->count;
+    size_t turn = left / (size * TURNS_PER_SHARE);
+
+    if (turn < MIN_BLOCKS_PER_TURN)
+        turn = MIN_BLOCKS_PER_TURN;
+    if (turn > MAX_BLOCKS_PER_TURN)
+        turn = MAX_BLOCKS_PER_TURN;
+    return turn < left ? turn : left;
+}
+
+/* Take *COUNT blocks, the first of which is returned; none are left when *COUNT is 0. */
+static size_t take_blocks(struct fanout *fanout, size_t *count)
+{
+    size_t start = atomic_load(&fanout->next);
+
+    do {
+        *count = blocks_per_turn(fanout->batch->count - start, fanout->size);
+    } while (!atomic_compare_exchange_weak(&fanout->next, &start, start + *count));
+    return start;
+}
+
+static void take_turns(void *argument, size_t place)
+{
+    struct fanout *fanout = argument;
+    size_t count;
     size_t start;
 
-    while ((start = atomic_fetch_add(&fanout->next, fanout->turn)) < count) {
-        size_t left = count - start;
-
-        if (work(fanout->batch, member->cipher, start,
-                 left < fanout->turn ? left : fanout->turn) != 0)
+    for (;;) {
+        start = take_blocks(fanout, &count);
+        if (count == 0)
+            return;
+        if (work(fanout->batch, fanout->team[place], start, count) != 0)
             atomic_store(&fanout->failed, true);
     }
+}
+
+static void *help(void *argument)
+{
+    struct helper *helper = argument;
+
+    take_turns(helper->fanout, helper->place);
     return NULL;
 }
 
-static size_t blocks_per_turn(size_t count, size_t size)
-{
-    size_t turn = count / (size * TURNS_PER_THREAD);
-
-    if (turn < MIN_BLOCKS_PER_TURN)
-        return MIN_BLOCKS_PER_TURN;
-    return turn < MAX_BLOCKS_PER_TURN ? turn : MAX_BLOCKS_PER_TURN;
-}
-
 /* Signals stay with the threads of the program, which know what to do about them. */
-static void start_threads(struct member *members, size_t size)
+static void start_threads(struct helper *helpers, size_t count)
 {
     sigset_t all;
     sigset_t before;
@@ -90,26 +113,39 @@ static void start_threads(struct member *members, size_t size)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     /* At the process limit of threads the others do all the work, only later. */
-    for (size_t i = 0; i < size; i++)
-        members[i].has_thread =
-            pthread_create(&members[i].thread, NULL, take_turns, &members[i]) == 0;
+    for (size_t i = 0; i < count; i++)
+        helpers[i].has_thread =
+            pthread_create(&helpers[i].thread, NULL, help, &helpers[i]) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* While the workers serve another caller, this one gets threads for its batch alone. */
+static void run_with_own_threads(struct fanout *fanout)
+{
+    struct helper helpers[TDE_MAX_THREADS];
+    size_t count = fanout->size - 1;
+
+    for (size_t i = 0; i < count; i++)
+        helpers[i] = (struct helper){.fanout = fanout, .place = i + 1};
+    start_threads(helpers, count);
+    take_turns(fanout, 0);
+    for (size_t i = 0; i < count; i++)
+        if (helpers[i].has_thread)
+            pthread_join(helpers[i].thread, NULL);
 }
 
 int tde_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team, size_t size)
 {
-    struct fanout fanout = {.batch = batch, .turn = blocks_per_turn(batch->count, size)};
-    struct member members[TDE_MAX_THREADS];
+    struct fanout fanout = {.batch = batch, .team = team, .size = size};
 
-    /* Threads and signal masks cost system calls, a third of the time of a call for one page. */
+    /* Sharing costs system calls, a third of the time of a call for one page. */
     if (size == 1)
         return work(batch, team[0], 0, batch->count);
-    for (size_t i = 0; i < size; i++)
-        members[i] = (struct member){.fanout = &fanout, .cipher = team[i]};
-    start_threads(members + 1, size - 1);
-    take_turns(&members[0]);
-    for (size_t i = 1; i < size; i++)
-        if (members[i].has_thread)
-            pthread_join(members[i].thread, NULL);
+    if (tde_workers_open(take_turns, &fanout, size - 1)) {
+        take_turns(&fanout, 0);
+        tde_workers_close();
+    } else {
+        run_with_own_threads(&fanout);
+    }
     return atomic_load(&fanout.failed) ? -1 : 0;
 }

@@ -19,7 +19,7 @@ struct tde_batch {
     size_t count;
 };
 
-/* How many of THREADS (1 to TDE_MAX_THREADS) threads are worth their start for COUNT blocks. */
+/* How many of THREADS (1 to TDE_MAX_THREADS) threads are worth their trouble for COUNT blocks. */
 size_t tde_fanout_size(size_t count, size_t threads);
 
 /* Share the work among the SIZE (at least 1) ciphers of TEAM; 0, or -1 as WORK does. */

@@ -83,7 +83,7 @@ key = bytearray(64)
 assert os.readv(0, [key]) == 64
 cipher = PageCipher(key)
 key[:] = bytes(64)
-cipher.encrypt_pages(os.urandom(8192 * 64), identity=RelationIdentity(5, 16384), threads=4)
+cipher.encrypt_pages(os.urandom(8192 * 256), identity=RelationIdentity(5, 16384), threads=4)
 def wait(word):
     os.write(1, word)
     os.readv(0, [bytearray(1)])
