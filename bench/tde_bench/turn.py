@@ -69,7 +69,6 @@ class Turn:
         """
         latency = summarize_latency(np.concatenate([load.latencies for load in self._loads]))
         usage = self._readings[-1].since(self._readings[0])
-        cipher = usage.cipher
         cpu_ms = None
         if usage.cpu_seconds is not None:
             cpu_ms = 1000 * usage.cpu_seconds / self.transactions
@@ -89,17 +88,10 @@ class Turn:
             latency_max_ms=latency.maximum,
             cpu_seconds=usage.cpu_seconds,
             cpu_ms_per_transaction=cpu_ms,
-            bytes_encrypted=cipher.bytes_encrypted if cipher else None,
-            bytes_decrypted=cipher.bytes_decrypted if cipher else None,
-            relation_bytes_encrypted=cipher.relation_bytes_encrypted if cipher else None,
-            relation_bytes_decrypted=cipher.relation_bytes_decrypted if cipher else None,
-            wal_bytes_encrypted=cipher.wal_bytes_encrypted if cipher else None,
-            wal_bytes_decrypted=cipher.wal_bytes_decrypted if cipher else None,
+            **usage.cipher_bytes(),
             steal_seconds=self._steal_seconds,
             clients=self.point.clients,
             scale=self.point.scale,
-            ephemeral_bytes_encrypted=cipher.ephemeral_bytes_encrypted if cipher else None,
-            ephemeral_bytes_decrypted=cipher.ephemeral_bytes_decrypted if cipher else None,
             tpm_c=_mean_tpm_c(self._loads),
             slices=tuple(
                 _slice(load, after.since(before))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
 from tde.postgres import IoCounters, io_counters
 from tde_bench.cpu import tree_cpu_seconds
 from tde_bench.servers import Server
+
+_CIPHER_BYTES = [
+    f"{kind}bytes_{direction}"
+    for kind in ("", "relation_", "wal_", "ephemeral_")
+    for direction in ("encrypted", "decrypted")
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,10 @@ class Usage:
         if self.cipher is not None and earlier.cipher is not None:
             cipher = self.cipher - earlier.cipher
         return Usage(cpu, cipher, self.steal_seconds - earlier.steal_seconds)
+
+    def cipher_bytes(self) -> dict[str, Any]:
+        """Return the bytes by kind of file and direction, named as in raw runs; None if unknown."""
+        return {name: getattr(self.cipher, name, None) for name in _CIPHER_BYTES}
 
     def as_new_server(self) -> Usage:
         """Return the reading of a server before its start, when what it counts was zero."""

@@ -197,7 +197,6 @@ def _make_run(
     slot: Slot[Target], phase: Phase, started: datetime.datetime, measurement: Measurement
 ) -> BatchRun:
     """Put the measurements of one phase together."""
-    cipher = measurement.usage.cipher
     return BatchRun(
         round=slot.round,
         position=slot.position,
@@ -207,13 +206,6 @@ def _make_run(
         seconds=measurement.seconds,
         cpu_seconds=measurement.usage.cpu_seconds,
         client_cpu_seconds=measurement.client_cpu_seconds,
-        bytes_encrypted=cipher.bytes_encrypted if cipher else None,
-        bytes_decrypted=cipher.bytes_decrypted if cipher else None,
-        relation_bytes_encrypted=cipher.relation_bytes_encrypted if cipher else None,
-        relation_bytes_decrypted=cipher.relation_bytes_decrypted if cipher else None,
-        wal_bytes_encrypted=cipher.wal_bytes_encrypted if cipher else None,
-        wal_bytes_decrypted=cipher.wal_bytes_decrypted if cipher else None,
-        ephemeral_bytes_encrypted=cipher.ephemeral_bytes_encrypted if cipher else None,
-        ephemeral_bytes_decrypted=cipher.ephemeral_bytes_decrypted if cipher else None,
+        **measurement.usage.cipher_bytes(),
         steal_seconds=measurement.usage.steal_seconds,
     )
