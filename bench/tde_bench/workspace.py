@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from tde.errors import UnreachablePathError
 from tde.postgres.os_user import OsUser, require_reachable, server_os_user
@@ -19,6 +22,8 @@ from tde_bench.metadata import filesystem_of
 _PREFIX = "tde-bench-"
 _REMOVE_ATTEMPTS = 20
 _REMOVE_PAUSE_SECONDS = 0.1
+
+_log = logging.getLogger(__name__)
 
 
 def default_parent() -> Path:
@@ -66,6 +71,8 @@ def workspace(parent: Path | None, *, keep: bool) -> Iterator[Path]:
 
     Raises:
         UnreachablePathError: when that user cannot reach ``parent``.
+        BenchError: at the end, when the directory cannot be removed. An exception of the ``with``
+            block goes on instead, and what is left is only said, on standard error.
     """
     os_user = server_os_user(None)
     folder = (default_parent() if parent is None else parent).absolute()
@@ -74,10 +81,12 @@ def workspace(parent: Path | None, *, keep: bool) -> Iterator[Path]:
     try:
         give_to(path, os_user)
         yield path
-    finally:
+    except BaseException:
         if not keep:
-            with signals_wait():
-                _remove(path)
+            _remove_or_say(path)
+        raise
+    if not keep:
+        _remove(path)
 
 
 def give_to(path: Path, os_user: OsUser | None) -> None:
@@ -86,11 +95,39 @@ def give_to(path: Path, os_user: OsUser | None) -> None:
         os.chown(path, os_user.uid, os_user.gid)
 
 
+def mounts_below(path: Path) -> list[Path]:
+    """Return where filesystems are mounted at ``path`` and below it, the last mount first.
+
+    The kernel's list is read instead of looking at the directories, because that fails where the
+    daemon of a FUSE filesystem has died, and the mount is still there.
+    """
+    # Of the path itself only the parents are resolved, because it may be such a directory.
+    target = path.parent.resolve() / path.name
+    mounts = [Path(partition.mountpoint) for partition in psutil.disk_partitions(all=True)]
+    return [mount for mount in reversed(mounts) if mount.is_relative_to(target)]
+
+
+def _remove_or_say(path: Path) -> None:
+    """Remove a tree after an exception, which an exception from here would hide."""
+    try:
+        _remove(path)
+    except BenchError as error:
+        _log.error("%s. %s", error, error.remedy)
+
+
 def _remove(path: Path) -> None:
-    """Remove a tree from which the last processes may still be going away."""
-    for _ in range(_REMOVE_ATTEMPTS):
-        shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
-            return
-        time.sleep(_REMOVE_PAUSE_SECONDS)
-    raise BenchError(f"{path} could not be removed", remedy=f"Remove it: rm -r {path}")
+    """Remove a tree from which the last processes may still be going away.
+
+    Raises:
+        BenchError: when it is still there after a while, or holds a mount; what is mounted must
+            not be removed file by file.
+    """
+    with signals_wait():
+        for _ in range(_REMOVE_ATTEMPTS):
+            if not mounts_below(path):
+                shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                return
+            time.sleep(_REMOVE_PAUSE_SECONDS)
+    commands = [f"umount -l {mount}" for mount in mounts_below(path)] + [f"rm -r {path}"]
+    raise BenchError(f"{path} could not be removed", remedy=f"Remove it: {' && '.join(commands)}")

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tde_bench.errors import BenchError
 from tde_bench.lifecycle import signals_wait
+from tde_bench.workspace import mounts_below
 
-_DEADLINE_SECONDS = 60
+_MOUNT_SECONDS = 60
+# How long something may stay busy before it is undone the hard way.
+_UNDO_SECONDS = 20
+# How long an interrupted program may take to finish what it is doing.
+_FINISH_SECONDS = 10
+_PAUSE_SECONDS = 0.05
 _VOLUME_BYTES = 8 << 30
+_MAPPINGS = Path("/dev/mapper")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,59 +66,103 @@ def gocryptfs(folder: Path) -> Iterator[Volume]:
                 start_new_session=True,
             )
             try:
-                deadline = time.monotonic() + _DEADLINE_SECONDS
-                while not mounted.is_mount():
+                deadline = time.monotonic() + _MOUNT_SECONDS
+                while not mounts_below(mounted):
                     if daemon.poll() is not None or time.monotonic() > deadline:
                         errors.seek(0)
                         raise BenchError(f"gocryptfs did not mount: {errors.read().decode()}")
-                    time.sleep(0.05)
+                    time.sleep(_PAUSE_SECONDS)
                 yield Volume(mounted, (daemon.pid,))
             finally:
                 with signals_wait():
-                    _unmount(mounted, daemon)
+                    _unmount_fuse(mounted)
+                    daemon.terminate()
+                    daemon.wait()
 
 
-def _unmount(mounted: Path, daemon: subprocess.Popen[bytes]) -> None:
+def _unmount_fuse(mounted: Path) -> None:
     """Unmount, which ends the daemon; a server that just stopped may keep it busy for a moment."""
     program = shutil.which("fusermount3") or shutil.which("fusermount") or "fusermount"
-    deadline = time.monotonic() + _DEADLINE_SECONDS
-    while mounted.is_mount() and time.monotonic() < deadline:
-        subprocess.run([program, "-u", str(mounted)], capture_output=True, check=False)
-        time.sleep(0.05)
-    if mounted.is_mount():
-        subprocess.run([program, "-u", "-z", str(mounted)], capture_output=True, check=False)
-    daemon.terminate()
-    daemon.wait()
+    _undo(
+        lambda: bool(mounts_below(mounted)),
+        [program, "-u", str(mounted)],
+        [program, "-u", "-z", str(mounted)],
+    )
 
 
 @contextmanager
 def luks(folder: Path) -> Iterator[Volume]:
-    """Mount ext4 on dm-crypt on a sparse file for the time of a ``with`` block; root only.
+    """Mount ext4 on dm-crypt on a file for the time of a ``with`` block; root only.
 
     Raises:
         BenchError: when a step fails, with what the program printed.
     """
     image, mounted = folder / "luks-image", folder / "luks-mounted"
     name = f"tde-bench-{secrets.token_hex(6)}"
+    device = _MAPPINGS / name
     mounted.mkdir(mode=0o700)
     with image.open("wb") as file:
         file.truncate(_VOLUME_BYTES)
-    with _passphrase_file() as key:
+    # What undoes a step is registered before it, because even a step that fails or is interrupted
+    # may have had its effect.
+    with _passphrase_file() as key, ExitStack() as stack:
         cheap = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
         cipher = ["--cipher", "aes-xts-plain64", "--key-size", "512", "--key-file", str(key)]
         _run(["cryptsetup", "-q", "luksFormat", "--type", "luks2", *cheap, *cipher, str(image)])
+        stack.callback(_close, device)
         _run(["cryptsetup", "open", "--key-file", str(key), str(image), name])
-    try:
-        _run(["mkfs.ext4", "-q", f"/dev/mapper/{name}"])
-        _run(["mount", f"/dev/mapper/{name}", str(mounted)])
+        _run(["mkfs.ext4", "-q", str(device)])
+        stack.callback(_unmount, mounted)
+        _run(["mount", str(device), str(mounted)])
+        yield Volume(mounted)
+
+
+def _unmount(mounted: Path) -> None:
+    _undo(
+        lambda: bool(mounts_below(mounted)),
+        ["umount", str(mounted)],
+        ["umount", "-l", str(mounted)],
+    )
+
+
+def _close(device: Path) -> None:
+    # Only the link's own existence counts, not that of what it points to.
+    _undo(
+        lambda: os.path.lexists(device),
+        ["cryptsetup", "close", device.name],
+        ["cryptsetup", "close", "--deferred", device.name],
+    )
+
+
+def _undo(present: Callable[[], bool], command: Sequence[str], last: Sequence[str]) -> None:
+    """Repeat a command until what it undoes is gone; after a while, run the last resort.
+
+    A failure is only said, on standard error with the command to run by hand: an exception from
+    here would hide the one that ended the run.
+
+    Args:
+        present: whether there is something to undo.
+        command: undoes it, unless it is busy.
+        last: lets the kernel undo it as soon as it is not busy any more.
+    """
+    with signals_wait():
+        deadline = time.monotonic() + _UNDO_SECONDS
         try:
-            yield Volume(mounted)
-        finally:
-            with signals_wait():
-                _run(["umount", str(mounted)])
-    finally:
-        with signals_wait():
-            _run(["cryptsetup", "close", name])
+            while present() and time.monotonic() < deadline:
+                if not _succeeds(command):
+                    time.sleep(_PAUSE_SECONDS)
+            if present():
+                _run(last, seconds=_UNDO_SECONDS)
+        except (BenchError, OSError) as error:
+            _log.error("%s. Run by hand: %s", error, " ".join(last))
+
+
+def _succeeds(command: Sequence[str]) -> bool:
+    try:
+        _run(command, seconds=_UNDO_SECONDS)
+    except BenchError:
+        return False
+    return True
 
 
 @contextmanager
@@ -122,10 +176,44 @@ def _passphrase_file() -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        printed = (done.stdout + done.stderr).strip()
-        raise BenchError(f"{command[0]} ended with status {done.returncode}: {printed}")
+def _run(command: Sequence[str], *, seconds: float | None = None) -> None:
+    """Run a program that Ctrl-C does not reach; when this process is interrupted, let it finish.
+
+    A program that is killed halfway may leave something that appears only later, when nobody
+    looks for it any more.
+
+    Args:
+        command: the program and its arguments.
+        seconds: how long it may take; None is for ever.
+
+    Raises:
+        BenchError: when it fails or takes longer, with what it printed.
+    """
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"{' '.join(command)} did not end within {seconds:.0f} s") from error
+        finally:
+            _finish(process)
+        if status != 0:
+            output.seek(0)
+            printed = output.read().decode(errors="replace").strip()
+            raise BenchError(f"{command[0]} ended with status {status}: {printed}")
+
+
+def _finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a program, and kill it when that takes too long."""
+    with signals_wait():
+        try:
+            process.wait(_FINISH_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
