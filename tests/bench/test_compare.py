@@ -11,12 +11,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tde_bench.compare import peers
-from tde_bench.compare.peers import GOCRYPTFS, LUKS, PGCRYPTO, all_peers
+from tde_bench.compare.benchmark import _VOLUMES, CompareBenchmark
+from tde_bench.compare.peers import GOCRYPTFS, LUKS, PGCRYPTO, Peer, all_peers
+from tde_bench.compare.report import compare_table
+from tde_bench.compare.results import CompareResult
+from tde_bench.compare.volumes import Volume
+from tde_bench.configurations import NO_ENCRYPTION, Configuration
+from tde_bench.parameters import OltpParameters
+from tde_bench.progress import live_progress
 
 from tde import Algorithm
 from tde.postgres import find_binaries
@@ -24,9 +33,12 @@ from tde.postgres import find_binaries
 DEADLINE_SECONDS = 900
 
 
+def _peers() -> list[Peer]:
+    return all_peers([Algorithm.AES256], ["host=/nowhere=other"], find_binaries(None))
+
+
 def _reasons() -> dict[str, str | None]:
-    found = all_peers([Algorithm.AES256], ["host=/nowhere=other"], find_binaries(None))
-    return {peer.configuration.name: peer.reason for peer in found}
+    return {peer.configuration.name: peer.reason for peer in _peers()}
 
 
 def test_every_peer_is_listed_and_the_plain_server_is_the_baseline() -> None:
@@ -55,6 +67,45 @@ def directory() -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _plain_volume(folder: Path) -> Iterator[Volume]:
+    """Stands in for a LUKS volume: a directory that is not encrypted."""
+    mounted = folder / "luks-mounted"
+    mounted.mkdir(mode=0o700)
+    yield Volume(mounted, kernel_threads=True)
+
+
+def _run(peers: list[Peer], directory: Path) -> CompareResult:
+    """Run the comparison in this process, with the least of everything."""
+    parameters = OltpParameters(
+        scale=(1,), clients=(1,), duration=1, rounds=1, warmup=0, shared_buffers="2MB"
+    )
+    with live_progress(Console(stderr=True), 1) as observer:
+        benchmark = CompareBenchmark(peers, parameters, observer, lambda result: None)
+        benchmark.run_peers(find_binaries(None), directory)
+    return benchmark.result
+
+
+def test_no_cpu_is_shown_where_threads_of_the_kernel_do_the_work(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_VOLUMES, LUKS, _plain_volume)
+    result = _run([Peer(NO_ENCRYPTION), Peer(Configuration(LUKS, "LUKS"))], directory)
+    plain, encrypted = result.summaries()
+    assert plain.cpu_ms_per_transaction
+    assert encrypted.tps_ratio is not None
+    assert encrypted.cpu_ms_per_transaction is None
+    assert encrypted.cpu_ratio is None
+    cells = [list(column.cells) for column in compare_table(result).columns]
+    assert [column[1] for column in cells[5:]] == ["–", "–"]
+
+
+def test_note_says_why_luks_has_no_cpu() -> None:
+    notes = {peer.configuration.name: peer.note for peer in _peers()}
+    assert "its CPU is not shown" in (notes[LUKS] or "")
+    assert "the loop device caches the file a second time" in (notes[LUKS] or "")
 
 
 def _start(directory: Path, json_file: Path, rounds: int) -> subprocess.Popen[str]:

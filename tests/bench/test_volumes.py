@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -15,8 +16,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from tde_bench.compare.volumes import luks
 from tde_bench.errors import BenchError
 from tde_bench.workspace import mounts_below, workspace
+from volume_run import VOLUME_BYTES
 from whole_runs import reachable_directory
 
 DEADLINE_SECONDS = 60
@@ -71,7 +74,7 @@ class Stubs:
 
     def _has(self, reached: str) -> bool:
         if reached == "inside":
-            return (self.state / "image").exists()
+            return (self.state / "allocated").exists()
         if reached == "cryptsetup open":
             return any((self.state / "mapper").iterdir())
         return bool((self.state / "mounts").read_text())
@@ -98,6 +101,27 @@ def test_volume_is_made_and_undone(tmp_path: Path, directory: Path) -> None:
     stubs.assert_nothing_is_left()
     steps = [call.split()[0] for call in stubs.calls]
     assert steps == ["cryptsetup", "cryptsetup", "mkfs.ext4", "mount", "umount", "cryptsetup"]
+
+
+def test_nothing_is_left_to_be_written_while_rounds_are_measured(
+    tmp_path: Path, directory: Path
+) -> None:
+    stubs = Stubs(tmp_path, directory, {})
+    assert stubs.run() == (0, "")
+    # All blocks of the file are there.
+    assert int((tmp_path / "allocated").read_text()) >= VOLUME_BYTES
+    assert "--sector-size 4096" in stubs.calls[0]
+    assert "-E lazy_itable_init=0,lazy_journal_init=0" in stubs.calls[2]
+
+
+def test_disk_without_room_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, start: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(BenchError, match="cannot allocate 8 GiB: No space left"):
+        luks(tmp_path).__enter__()
+    assert not (tmp_path / "luks-image").exists()
 
 
 @pytest.mark.parametrize("step", ["cryptsetup open", "mount"])

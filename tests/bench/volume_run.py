@@ -17,6 +17,8 @@ from tde_bench.compare import volumes
 from tde_bench.lifecycle import signals_interrupt
 from tde_bench.workspace import workspace
 
+VOLUME_BYTES = 1 << 20
+
 
 def main(directory: Path, state: Path, then: str) -> None:
     def partitions(all: bool) -> list[SimpleNamespace]:
@@ -25,7 +27,7 @@ def main(directory: Path, state: Path, then: str) -> None:
 
     psutil.disk_partitions = partitions  # type: ignore[assignment]
     volumes._MAPPINGS = state / "mapper"
-    volumes._VOLUME_BYTES = 1 << 20
+    volumes._VOLUME_BYTES = VOLUME_BYTES
     volumes._UNDO_SECONDS = 1
     volumes._FINISH_SECONDS = 0.5  # type: ignore[assignment]
     workspace_module._REMOVE_ATTEMPTS = 2
@@ -35,7 +37,9 @@ def main(directory: Path, state: Path, then: str) -> None:
         volumes.luks(folder) as volume,
     ):
         (volume.mount_point / "inside").touch()
-        (state / "image").write_text(str((folder / "luks-image").stat().st_blocks * 512))
+        # A block of `stat` has 512 bytes on every filesystem.
+        allocated = 512 * (folder / "luks-image").stat().st_blocks
+        (state / "allocated").write_text(str(allocated))
         if then == "wait":
             time.sleep(600)
 

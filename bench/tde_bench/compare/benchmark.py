@@ -44,6 +44,11 @@ class VolumeServer(EphemeralServer):
         """The processes of the volume."""
         return self._volume.pids
 
+    @property
+    def postmaster_pid(self) -> int | None:
+        """None where the kernel works for the volume: the CPU of processes would mislead."""
+        return None if self._volume.kernel_threads else super().postmaster_pid
+
 
 class CompareBenchmark(OltpBenchmark):
     """One run of the comparison; a peer that cannot run is part of the result, with its reason."""

@@ -52,7 +52,9 @@ def all_peers(
         Peer(
             Configuration(LUKS, "LUKS"),
             _luks_missing(),
-            "dm-crypt on a file (AES-256-XTS); the kernel's own threads are not in its CPU figure.",
+            "ext4 on dm-crypt on a file (AES-256-XTS); dm-crypt works in threads of the kernel, "
+            "which belong to no server, so its CPU is not shown; the loop device caches the file "
+            "a second time, which a partition would not.",
         )
     )
     peers.append(
