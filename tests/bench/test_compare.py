@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psycopg2
 import pytest
 from rich.console import Console
 from tde_bench.compare import peers
@@ -24,10 +25,20 @@ from tde_bench.compare.report import compare_table
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.volumes import Volume
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
+from tde_bench.database import Connection
+from tde_bench.errors import BenchError
+from tde_bench.oltp import OltpBenchmark
 from tde_bench.parameters import OltpParameters
-from tde_bench.progress import live_progress
+from tde_bench.progress import LiveProgress, live_progress
+from tde_bench.results import Point
+from tde_bench.schedule import Slot
+from tde_bench.servers import Server
+from tde_bench.turn import Turn
+from tde_bench.workloads import Driver
+from whole_runs import reachable_directory
 
 from tde import Algorithm
+from tde.errors import ServerStartError
 from tde.postgres import find_binaries
 
 DEADLINE_SECONDS = 900
@@ -88,18 +99,136 @@ def _run(peers: list[Peer], directory: Path) -> CompareResult:
     return benchmark.result
 
 
-def test_no_cpu_is_shown_where_threads_of_the_kernel_do_the_work(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(_VOLUMES, LUKS, _plain_volume)
-    result = _run([Peer(NO_ENCRYPTION), Peer(Configuration(LUKS, "LUKS"))], directory)
-    plain, encrypted = result.summaries()
+@pytest.fixture(scope="module")
+def mixed() -> Iterator[CompareResult]:
+    """A run with a server that cannot be reached, and a volume for which the kernel works."""
+    peers = [
+        Peer(NO_ENCRYPTION),
+        Peer(Configuration("gone", "gone", dsn="host=/nonexistent")),
+        Peer(Configuration(LUKS, "LUKS"), note="a note"),
+    ]
+    with pytest.MonkeyPatch.context() as patch, reachable_directory() as path:
+        patch.setitem(_VOLUMES, LUKS, _plain_volume)
+        yield _run(peers, path)
+
+
+def test_server_that_cannot_be_reached_is_left_out(mixed: CompareResult) -> None:
+    assert mixed.status == "complete"
+    assert [summary.configuration for summary in mixed.summaries()] == ["none", LUKS]
+    ((label, reason),) = mixed.absent()
+    assert label == "gone"
+    assert reason.startswith("cannot connect: ")
+    assert "/nonexistent" in reason
+    assert "\n" not in reason
+
+
+def test_no_cpu_is_shown_where_threads_of_the_kernel_do_the_work(mixed: CompareResult) -> None:
+    plain, encrypted = mixed.summaries()
     assert plain.cpu_ms_per_transaction
     assert encrypted.tps_ratio is not None
     assert encrypted.cpu_ms_per_transaction is None
     assert encrypted.cpu_ratio is None
-    cells = [list(column.cells) for column in compare_table(result).columns]
+    cells = [list(column.cells) for column in compare_table(mixed).columns]
     assert [column[1] for column in cells[5:]] == ["–", "–"]
+
+
+class FakeServer:
+    """A server of which only the end is of interest."""
+
+    def __init__(self, configuration: Configuration, error: Exception | None = None) -> None:
+        self.configuration = configuration
+        self.closed = 0
+        self._error = error
+
+    def close(self) -> None:
+        self.closed += 1
+        if self._error is not None:
+            raise self._error
+
+
+class FakeDriver:
+    """What drives the load of a fake server."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+
+
+class Steps(CompareBenchmark):
+    """A comparison of fake servers, in which one step of one of them fails."""
+
+    def __init__(self, step: str, name: str, error: Exception, *, at_end: Exception | None) -> None:
+        configurations = [NO_ENCRYPTION, Configuration("a", "A"), Configuration("b", "B")]
+        self._failing = (step, name, error)
+        self.measured: list[str] = []
+        parameters = OltpParameters(scale=(1,))
+        observer = LiveProgress(Console(stderr=True), 1)
+        super().__init__([Peer(c) for c in configurations], parameters, observer, lambda r: None)
+        self.fakes = [FakeServer(c, at_end if c.name == name else None) for c in configurations]
+        self._servers.extend(cast("list[Server]", self.fakes))
+
+    def measure(self) -> None:
+        self._measure_all(cast("list[Driver]", [FakeDriver(server) for server in self.fakes]))
+
+    def _fail(self, step: str, server: Server) -> None:
+        if (step, server.configuration.name) == self._failing[:2]:
+            raise self._failing[2]
+
+    def _check(self, server: Server) -> None:
+        self._fail("canary", server)
+
+    def _set_up(self, driver: Driver, scale: int) -> None:
+        self.result.facts[driver.server.configuration.name] = {"settings": {}}
+        self._fail("set-up", driver.server)
+
+    def _warm_up(self, driver: Driver, scale: int) -> None:
+        self._fail("warm-up", driver.server)
+
+    def _measure_scale(self, drivers: Sequence[Driver], scale: int) -> None:
+        self.measured = [driver.server.configuration.name for driver in drivers]
+
+
+@pytest.mark.parametrize("step", ["canary", "set-up", "warm-up"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BenchError("A: no space", remedy="Make some."), "no space (Make some.)"),
+        (ServerStartError("pg_ctl failed:\nsee the log."), "pg_ctl failed: see the log"),
+        (psycopg2.OperationalError("connection\nlost\n"), "connection lost"),
+    ],
+)
+def test_peer_that_fails_is_closed_and_listed(step: str, error: Exception, reason: str) -> None:
+    run = Steps(step, "a", error, at_end=None)
+    run.measure()
+    assert run.measured == ["none", "b"]
+    assert run.result.unavailable == {"a": ("A", reason)}
+    assert list(run.result.facts) == list(run.result.labels) == ["none", "b"]
+    assert [server.closed for server in run.fakes] == [0, 1, 0]
+
+
+def test_peer_that_cannot_be_closed_is_a_warning() -> None:
+    run = Steps("set-up", "a", BenchError("lost"), at_end=BenchError("A: cannot connect"))
+    run.measure()
+    assert run.measured == ["none", "b"]
+    assert run.result.warnings == ["What was made for a peer may be left behind. A: cannot connect"]
+
+
+def test_failing_baseline_is_fatal() -> None:
+    run = Steps("set-up", "none", psycopg2.OperationalError("lost"), at_end=None)
+    with pytest.raises(BenchError, match=r"^no encryption: lost$"):
+        run.measure()
+    assert run.measured == []
+
+
+def test_server_that_fails_in_a_round_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*arguments: object) -> None:
+        raise psycopg2.OperationalError("connection lost")
+
+    monkeypatch.setattr(OltpBenchmark, "_measure_slice", lost)
+    run = Steps("", "", BenchError(""), at_end=None)
+    driver = FakeDriver(run.fakes[1])
+    turn = Turn(Slot(0, 0, cast("Driver", driver)), Point(1, 1), cast("Connection", None))
+    with pytest.raises(BenchError, match=r"^A: connection lost$"):
+        run._measure_slice(turn, 0, 1)
 
 
 def test_note_says_why_luks_has_no_cpu() -> None:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+import psycopg2
+
+from tde.errors import TdeError
 from tde.postgres import PostgresBinaries
 from tde.postgres.os_user import server_os_user
 from tde_bench.compare.peers import GOCRYPTFS, LUKS, Peer
@@ -14,16 +18,27 @@ from tde_bench.compare.volumes import Volume, gocryptfs, luks
 from tde_bench.compare.workload import PeerWorkload
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
-from tde_bench.machine import describe_filesystem, describe_machine
+from tde_bench.machine import (
+    check_steal,
+    compare_settings,
+    describe_filesystem,
+    describe_machine,
+)
 from tde_bench.oltp import OltpBenchmark
 from tde_bench.parameters import OltpParameters
 from tde_bench.progress import Observer
+from tde_bench.results import OltpRun, Point
 from tde_bench.runner import closing_all
+from tde_bench.schedule import Slot
 from tde_bench.servers import EphemeralServer, ExistingServer, Server, server_settings
+from tde_bench.turn import Turn
 from tde_bench.workloads import Driver
 from tde_bench.workspace import give_to, workspace
 
 _VOLUMES = {GOCRYPTFS: gocryptfs, LUKS: luks}
+
+# How a server, or the filesystem below it, fails.
+_FAILURES = (TdeError, psycopg2.Error, psutil.Error, OSError)
 
 
 class VolumeServer(EphemeralServer):
@@ -70,6 +85,8 @@ class CompareBenchmark(OltpBenchmark):
             lambda result: save(self.result),
         )
         self._workload = PeerWorkload(self.result.labels)
+        # Those that are to be closed at the end.
+        self._servers: list[Server] = []
         self.result = CompareResult(
             parameters=self.result.parameters,
             labels=self.result.labels,
@@ -84,8 +101,11 @@ class CompareBenchmark(OltpBenchmark):
     def run_peers(self, binaries: PostgresBinaries, directory: Path | None) -> None:
         """Run everything; :attr:`result` holds what was measured, also after an exception.
 
+        A peer that fails before the first round is left out, with its reason.
+
         Raises:
-            BenchError: when the run cannot start or its results could not be trusted.
+            BenchError: when the plain server cannot run, a server fails in the middle of rounds,
+                or results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers, mounts and files are gone.
         """
         self.result.status = "failed"
@@ -101,6 +121,27 @@ class CompareBenchmark(OltpBenchmark):
         finally:
             self._save(self.result)
 
+    def _measure_all(self, drivers: Sequence[Driver]) -> None:
+        """Measure the peers that manage what comes before the first round."""
+        (scale,) = self._parameters.scale
+        for driver in drivers:
+            with self._leaving_out(driver.server.configuration):
+                self._check(driver.server)
+                self._set_up(driver, scale)
+        for driver in self._left(drivers):
+            with self._leaving_out(driver.server.configuration):
+                self._warm_up(driver, scale)
+        compare_settings(self.result)
+        self._measure_scale(self._left(drivers), scale)
+        check_steal(
+            self.result,
+            stolen=sum(run.steal_seconds for run in self.result.runs),
+            seconds=sum(run.seconds for run in self.result.runs),
+        )
+
+    def _left(self, drivers: Sequence[Driver]) -> list[Driver]:
+        return [driver for driver in drivers if driver.server in self._servers]
+
     def _check(self, server: Server) -> None:
         """Look for the canary row where the server itself decides what is on disk."""
         if not isinstance(server, VolumeServer):
@@ -109,6 +150,18 @@ class CompareBenchmark(OltpBenchmark):
         label = server.configuration.label
         self._observer.note(f"{label}: encrypted below the server, no canary row looked for")
         self._canaries[server.configuration.name] = None
+
+    def _begin(self, slot: Slot[Driver], point: Point, stack: ExitStack) -> Turn:
+        with _naming(slot.item.server.configuration):
+            return super()._begin(slot, point, stack)
+
+    def _measure_slice(self, turn: Turn, number: int, seconds: int) -> None:
+        with _naming(turn.driver.server.configuration):
+            super()._measure_slice(turn, number, seconds)
+
+    def _end(self, turn: Turn) -> OltpRun:
+        with _naming(turn.driver.server.configuration):
+            return super()._end(turn)
 
     @contextmanager
     def _running(
@@ -120,32 +173,79 @@ class CompareBenchmark(OltpBenchmark):
         with ExitStack() as stack:
             folder = stack.enter_context(workspace(directory, keep=False))
             describe_filesystem(self.result, folder)
-            servers: list[Server] = []
             volumes: dict[str, Volume] = {}
-            for name in [c.name for c in self._configurations if c.name in _VOLUMES]:
-                try:
-                    volumes[name] = stack.enter_context(_VOLUMES[name](folder))
-                except BenchError as error:
-                    self._give_up(name, str(error))
+            for configuration in [c for c in self._configurations if c.name in _VOLUMES]:
+                with self._leaving_out(configuration):
+                    make = _VOLUMES[configuration.name]
+                    volumes[configuration.name] = stack.enter_context(make(folder))
             # Entered last and so left first: a mount with a running server cannot be undone.
-            stack.enter_context(closing_all(servers, self._observer))
+            stack.enter_context(closing_all(self._servers, self._observer))
             for configuration in self._configurations:
                 self._observer.step(f"starting {configuration.label}")
-                if configuration.dsn is not None:
-                    existing = ExistingServer(configuration)
-                    servers.append(existing)
-                    existing.start()
-                    continue
-                server = _ephemeral(configuration, folder, binaries, volumes)
-                servers.append(server)
-                server.start(settings, keep=False)
-            yield servers
+                with self._leaving_out(configuration):
+                    if configuration.dsn is not None:
+                        existing = ExistingServer(configuration)
+                        self._servers.append(existing)
+                        existing.start()
+                        continue
+                    server = _ephemeral(configuration, folder, binaries, volumes)
+                    self._servers.append(server)
+                    server.start(settings, keep=False)
+            yield self._servers
 
-    def _give_up(self, name: str, reason: str) -> None:
-        """Leave out a peer whose volume could not be made."""
+    @contextmanager
+    def _leaving_out(self, configuration: Configuration) -> Iterator[None]:
+        """Leave a peer out of the run when the ``with`` block fails.
+
+        Raises:
+            BenchError: when it is the baseline, without which there is nothing to compare.
+        """
+        try:
+            with _naming(configuration):
+                yield
+        except BenchError as error:
+            if configuration.name == self.result.baseline:
+                raise
+            self._close(configuration)
+            self._give_up(configuration, error)
+
+    def _close(self, configuration: Configuration) -> None:
+        """Close the server of a peer that failed, if it has one, so that it disturbs no other."""
+        for server in [s for s in self._servers if s.configuration is configuration]:
+            try:
+                with _naming(configuration):
+                    server.close()
+            except BenchError as error:
+                self.result.warn(f"What was made for a peer may be left behind. {error}")
+            # Not before, because an interruption of its end must not make it forgotten.
+            self._servers.remove(server)
+
+    def _give_up(self, configuration: Configuration, error: BenchError) -> None:
+        """Move a peer to those that are not measured, with the reason in one line."""
+        name = configuration.name
         label = self.result.labels.pop(name)
-        self.result.unavailable[name] = (label, reason)
-        self._configurations = [c for c in self._configurations if c.name != name]
+        self.result.facts.pop(name, None)
+        remedy = f" ({error.remedy})" if error.remedy else ""
+        reason = " ".join(f"{error}{remedy}".removeprefix(f"{label}: ").split())
+        self.result.unavailable[name] = (label, reason.rstrip("."))
+        self._configurations = [c for c in self._configurations if c is not configuration]
+        self._observer.note(f"{label}: not measured, the reason is in the report")
+
+
+@contextmanager
+def _naming(configuration: Configuration) -> Iterator[None]:
+    """Turn every way in which a server fails into an error that names it.
+
+    Raises:
+        BenchError: when the ``with`` block fails.
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        prefix = f"{configuration.label}: "
+        reason = str(error).strip().removeprefix(prefix)
+        remedy = error.remedy if isinstance(error, TdeError) else ""
+        raise BenchError(f"{prefix}{reason}", remedy=remedy) from error
 
 
 def _ephemeral(
