@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from typing import Any, cast
 import psycopg2
 import pytest
 from rich.console import Console
+from runs import make_result
 from tde_bench.compare import peers
 from tde_bench.compare.benchmark import _VOLUMES, CompareBenchmark
 from tde_bench.compare.peers import GOCRYPTFS, LUKS, PGCRYPTO, Peer, all_peers
@@ -27,7 +28,9 @@ from tde_bench.compare.volumes import Volume
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.database import Connection
 from tde_bench.errors import BenchError
+from tde_bench.htmlreport.page import read_all, render_html, render_markdown
 from tde_bench.oltp import OltpBenchmark
+from tde_bench.outcome import write_json
 from tde_bench.parameters import OltpParameters
 from tde_bench.progress import LiveProgress, live_progress
 from tde_bench.results import Point
@@ -235,6 +238,29 @@ def test_note_says_why_luks_has_no_cpu() -> None:
     notes = {peer.configuration.name: peer.note for peer in _peers()}
     assert "its CPU is not shown" in (notes[LUKS] or "")
     assert "the loop device caches the file a second time" in (notes[LUKS] or "")
+
+
+def _result(tps: list[float]) -> CompareResult:
+    """Return a made-up result with a peer of each kind."""
+    return CompareResult(
+        **vars(make_result(tps, [0.98 * value for value in tps], cpu_ms=12.345)),
+        unavailable={PGCRYPTO: ("pgcrypto columns", "this PostgreSQL has no extension pgcrypto")},
+        notes={"aes256": "CPU includes a daemon.", PGCRYPTO: "some columns only."},
+    )
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_notes_and_reasons_are_in_reports(
+    tmp_path: Path, render: Callable[[Sequence[tuple[str, Any]]], str]
+) -> None:
+    file = tmp_path / "compare.json"
+    for tps in ([1000.0] * 6, []):
+        write_json(_result(tps), file)
+        text = render(read_all([file]))
+        assert "AES-256: CPU includes a daemon." in text
+        assert "pgcrypto columns: not measured: this PostgreSQL has no extension pgcrypto." in text
+        # A note on figures that are not there helps nobody.
+        assert "some columns only." not in text
 
 
 def _start(directory: Path, json_file: Path, rounds: int) -> subprocess.Popen[str]:

@@ -21,16 +21,23 @@ def print_report(result: CompareResult, console: Console) -> None:
         console.print(compare_table(result))
         console.print(Text(caption(result), "dim"))
         console.print()
-    for name, note in result.notes.items():
-        if name in result.labels:
-            console.print(Text(f"{result.labels[name]}: {note}"))
-    for label, reason in result.absent():
-        console.print(Text(f"{label}: not measured: {reason}."))
+    for remark in remarks(result):
+        console.print(Text(remark))
     rounds = max((summary.rounds for summary in result.summaries()), default=0)
     if 0 < rounds < MINIMUM_VALUES:
         console.print(f"From {rounds} rounds: {MINIMUM_VALUES} are needed for a conclusion.")
     for warning in result.warnings:
         console.print(Text("Warning: ", "bold yellow") + Text(warning))
+
+
+def remarks(result: CompareResult) -> list[str]:
+    """Return what a reader must know of those that were measured, and why others were not."""
+    notes = [
+        f"{result.labels[name]}: {note}"
+        for name, note in result.notes.items()
+        if name in result.labels
+    ]
+    return notes + [f"{label}: not measured: {reason}." for label, reason in result.absent()]
 
 
 def compare_table(result: CompareResult) -> Table:

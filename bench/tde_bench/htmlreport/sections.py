@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from tde_bench.batch.report import phases_table, totals_table
 from tde_bench.batch.results import TOTAL, BatchResult
 from tde_bench.check.results import CheckResult
-from tde_bench.compare.report import compare_table
+from tde_bench.compare.report import compare_table, remarks
 from tde_bench.compare.results import CompareResult
 from tde_bench.htmlreport.charts import Bar, Chart, Line, bar_of, bars, grouped, lines
 from tde_bench.outcome import Outcome
@@ -57,6 +57,8 @@ def section_of(result: Any, file: str) -> Section:
     section.machine = machine_rows(result)
     if not result.runs:
         section.sentences.append("Nothing was measured.")
+        if isinstance(result, CompareResult):
+            section.sentences += remarks(result)
         return section
     fill(result, section)
     section.raw = raw_table([asdict(run) for run in result.runs])
@@ -262,7 +264,7 @@ def _check(result: CheckResult, section: Section) -> None:
 
 def _compare(result: CompareResult, section: Section) -> None:
     section.tables.append(from_rich(compare_table(result)))
-    section.sentences += [f"{label}: not measured: {why}." for label, why in result.absent()]
+    section.sentences += remarks(result)
     section.charts += _summary_charts(result.summaries())
 
 
