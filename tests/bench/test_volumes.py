@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from tde_bench.compare.volumes import luks
+from tde_bench.compare.volumes import gocryptfs, luks
 from tde_bench.errors import BenchError
 from tde_bench.workspace import mounts_below, workspace
 from volume_run import VOLUME_BYTES
@@ -189,3 +189,23 @@ def test_workspace_with_a_mount_is_not_removed(
         used.__exit__(None, None, None)
     assert raised.value.remedy == f"Remove it: umount -l {folder}/mounted && rm -r {folder}"
     assert (folder / "file").exists()
+
+
+def test_daemon_that_does_not_end_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "gocryptfs"
+    stub.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *-init*) exit 0;; esac\n'
+        "trap '' TERM\n"
+        f"echo $$ > {tmp_path}/pid\n"
+        "while :; do sleep 1; done\n"
+    )
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("tde_bench.compare.volumes._MOUNT_SECONDS", 1)
+    monkeypatch.setattr("tde_bench.compare.volumes._FINISH_SECONDS", 1)
+    with pytest.raises(BenchError, match="gocryptfs did not mount"):
+        gocryptfs(tmp_path).__enter__()
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

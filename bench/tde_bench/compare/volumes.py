@@ -83,7 +83,7 @@ def gocryptfs(folder: Path) -> Iterator[Volume]:
                 with signals_wait():
                     _unmount_fuse(mounted)
                     daemon.terminate()
-                    daemon.wait()
+                    _finish(daemon)
 
 
 def _unmount_fuse(mounted: Path) -> None:
