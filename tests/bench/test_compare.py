@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from typing import Any, cast
 import psycopg2
 import pytest
 from rich.console import Console
+from rich.table import Table
 from runs import make_result
 from tde_bench.compare import peers
 from tde_bench.compare.benchmark import _VOLUMES, CompareBenchmark
@@ -247,6 +250,23 @@ def _result(tps: list[float]) -> CompareResult:
         unavailable={PGCRYPTO: ("pgcrypto columns", "this PostgreSQL has no extension pgcrypto")},
         notes={"aes256": "CPU includes a daemon.", PGCRYPTO: "some columns only."},
     )
+
+
+def _rendered(table: Table) -> str:
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_no_figure_is_cut_in_80_columns() -> None:
+    result = _result([12345.0 + number for number in range(6)])
+    result.labels["aes256"] = "another server with a label that is longer than any of ours"
+    text = _rendered(compare_table(result))
+    assert "…" not in text
+    for figure in ("12,348", "12,101", "0.980–0.980", "2.00", "12.345", "12.839", "1.040"):
+        assert figure in text
+    assert re.search(r"^ pgcrypto columns +not measured +– +–", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])

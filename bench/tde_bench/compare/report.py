@@ -48,8 +48,10 @@ def compare_table(result: CompareResult) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("", no_wrap=True)
+    # Of a table that is too wide, Rich shortens what may wrap: a long label, and no figure.
+    table.add_column("")
     for heading in ("TPS", "ratio", "95 % interval", "p95 ms", "CPU ms", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in result.summaries():
@@ -63,5 +65,5 @@ def compare_table(result: CompareResult) -> Table:
             format_ratio(summary.cpu_ratio),
         )
     for label, _ in result.absent():
-        table.add_row(f"{label} (not measured)", *["–"] * 6)
+        table.add_row(label, "not measured", *["–"] * 5)
     return table
