@@ -15,3 +15,12 @@ class CanaryError(BenchError):
 
 class ConsistencyError(BenchError):
     """The data in a server contradicts the transactions that were run on it."""
+
+
+class NotMeasuredError(BenchError):
+    """Nothing can be said about the cost, because it could not be measured.
+
+    A status of its own lets CI tell a full disk from encryption that has become more expensive.
+    """
+
+    exit_code = 3

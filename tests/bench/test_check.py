@@ -5,6 +5,7 @@ The long tests run the real command; a slowed cipher (slow_cipher.c) is the regr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from tde_bench import cli
 from tde_bench.check.benchmark import CheckBenchmark
 from tde_bench.check.results import CheckResult, CheckRun, Quantity, read_baseline
 from tde_bench.check.verdict import Verdict, judge
-from tde_bench.errors import BenchError
+from tde_bench.errors import BenchError, NotMeasuredError
 from tde_bench.outcome import write_json
 from tde_bench.statistics import Estimate
 from typer.testing import CliRunner
@@ -161,6 +162,67 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float,
     failures = [failure.get("message", "") for failure in suite.iter("failure")]
     assert len(failures) == code
     assert all("scan ÷ plain: 2.000" in message for message in failures)
+
+
+def _fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def measure(self: CheckBenchmark, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(CheckBenchmark, "run", measure)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        BenchError("No space left on device"),
+        # Nobody has foreseen this one.
+        LookupError("No space left on device"),
+    ],
+)
+def test_what_could_not_be_measured_is_no_regression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    _fail_with(monkeypatch, error)
+    baseline, junit = _write(tmp_path / "baseline.json", AROUND_ONE), tmp_path / "check.xml"
+    done = CliRunner().invoke(cli.app, ["check", f"--baseline={baseline}", f"--junit={junit}"])
+    assert isinstance(done.exception, NotMeasuredError)
+    assert done.exception.exit_code == 3
+    assert "No space left on device" in str(done.exception)
+    suite = ElementTree.parse(junit).getroot().find("testsuite")
+    assert suite is not None
+    assert (suite.get("errors"), suite.get("failures")) == ("1", "0")
+    (shown,) = suite.iter("error")
+    assert "No space left on device" in shown.get("message", "")
+
+
+def test_an_interrupted_check_says_so_in_junit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fail_with(monkeypatch, KeyboardInterrupt())
+    baseline, junit = _write(tmp_path / "baseline.json", AROUND_ONE), tmp_path / "check.xml"
+    done = CliRunner().invoke(cli.app, ["check", f"--baseline={baseline}", f"--junit={junit}"])
+    assert done.exit_code == 130
+    (shown,) = ElementTree.parse(junit).getroot().iter("error")
+    assert "interrupted" in shown.get("message", "")
+
+
+def test_a_baseline_that_cannot_be_used_is_status_3(tmp_path: Path) -> None:
+    baseline = _write(tmp_path / "baseline.json", AROUND_ONE, status="failed")
+    done = _check(f"--baseline={baseline}")
+    assert done.returncode == 3
+    assert "is failed" in done.stderr
+
+
+def test_junit_needs_a_baseline(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["check", f"--junit={tmp_path}/check.xml"])
+    assert done.exit_code == 2
+    assert "--baseline" in done.output
+
+
+def test_help_names_every_status() -> None:
+    done = CliRunner().invoke(cli.app, ["check", "--help"], env={"COLUMNS": "200"})
+    assert "1 regression, 2 wrong usage, 3 could not be measured, 130 interrupted" in done.output
 
 
 @pytest.fixture

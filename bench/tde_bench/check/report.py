@@ -1,9 +1,6 @@
-"""The table of a check, and the same for CI as JUnit XML."""
+"""The table of a check."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from xml.etree import ElementTree
 
 from rich import box
 from rich.console import Console
@@ -83,33 +80,3 @@ def _table(title: str) -> Table:
 def _print_warnings(result: CheckResult, console: Console) -> None:
     for warning in result.warnings:
         console.print(Text("Warning: ", "bold yellow") + Text(warning))
-
-
-def write_junit(findings: list[Finding], path: Path) -> None:
-    """Write one test case per quantity; CI systems show them like any other test."""
-    failures = sum(finding.verdict.fails for finding in findings)
-    skipped = sum(finding.verdict is Verdict.UNDECIDED for finding in findings)
-    suite = ElementTree.Element(
-        "testsuite",
-        name="tde-bench check",
-        tests=str(len(findings)),
-        failures=str(failures),
-        errors="0",
-        skipped=str(skipped),
-    )
-    for finding in findings:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname="tde-bench.check", name=finding.name
-        )
-        if finding.verdict.fails:
-            failure = ElementTree.SubElement(
-                case, "failure", type=finding.verdict.value, message=finding.reason
-            )
-            failure.text = finding.reason
-        elif finding.verdict is Verdict.UNDECIDED:
-            ElementTree.SubElement(case, "skipped", message=finding.reason)
-        ElementTree.SubElement(case, "system-out").text = finding.reason
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

@@ -7,8 +7,8 @@ import sys
 import typer
 
 from tde.cli.common import reporting_errors
-from tde.errors import TdeError
 from tde_bench.cli import batch, check, compare, oltp, pages, report
+from tde_bench.errors import NotMeasuredError
 
 # The packages of the optional dependency `bench`.
 _BENCH_PACKAGES = frozenset({"jinja2", "matplotlib", "numpy", "pandas", "scipy"})
@@ -48,12 +48,12 @@ def _require_bench_packages() -> None:
     """Say what to install when the optional dependencies are missing.
 
     Raises:
-        TdeError: naming the first missing package.
+        NotMeasuredError: naming the first missing package.
     """
     from importlib.util import find_spec
 
     for package in sorted(_BENCH_PACKAGES):
         if find_spec(package) is None:
-            raise TdeError(
+            raise NotMeasuredError(
                 f"the package {package} is missing", remedy="Install it: pip install 'tde[bench]'"
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,18 +11,24 @@ import typer
 
 from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
 from tde_bench.cli.common import check_outputs
+from tde_bench.cli.failures import in_plain_words
+from tde_bench.errors import NotMeasuredError
 from tde_bench.lifecycle import signals_interrupt
 from tde_bench.options import BindirOption, DirectoryOption, JsonFileOption
 
 if TYPE_CHECKING:
     from tde_bench.check.benchmark import CheckParameters
     from tde_bench.check.results import CheckResult
+    from tde_bench.check.verdict import Finding
 
 _EPILOG = examples(
     "# On the commit that is known to be good; keep the file in the repository:",
     "tde-bench check --json baseline.json",
     "# On every later one:",
     "tde-bench check --baseline baseline.json --junit check.xml",
+) + (
+    "\n\nExit codes: 0 no regression, 1 regression, 2 wrong usage, 3 could not be measured, "
+    "130 interrupted."
 )
 EXIT_REGRESSION = 1
 
@@ -66,32 +74,80 @@ def check(
     """Tell whether encryption has become more expensive than in a baseline; for CI.
 
     Compares CPU time per unit of work as ratios: AES-256 to a plain server, the page core to
-    openssl speed. Exit status 1 means a regression.
+    openssl speed. Exit status 1 means a regression, 3 that it could not be measured.
     """
-    check_outputs([json_file, junit_file], [])
-    # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
-    from tde_bench.check.benchmark import CheckParameters
-    from tde_bench.check.report import print_findings, print_quantities, write_junit
-    from tde_bench.check.results import read_baseline
-    from tde_bench.check.verdict import judge
+    if junit_file is not None and baseline is None:
+        raise typer.BadParameter(
+            "there are no verdicts to write without --baseline", param_hint="--junit"
+        )
+    findings: list[Finding] = []
+    with _failures_are_no_verdict(junit_file):
+        check_outputs([json_file, junit_file], [])
+        # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
+        from tde_bench.check.benchmark import CheckParameters
+        from tde_bench.check.results import read_baseline
+        from tde_bench.check.verdict import judge
 
-    # Read first: a baseline that cannot be used should not cost two minutes.
-    expected = None if baseline is None else read_baseline(baseline)
-    parameters = CheckParameters().with_given(rounds=rounds, seed=seed)
-    result, finished = _run(parameters, json_file, bindir=bindir, directory=directory)
-    quantities = result.quantities()
-    if expected is None or not finished:
-        print_quantities(result, quantities, console)
+        # Read first: a baseline that cannot be used should not cost two minutes.
+        expected = None if baseline is None else read_baseline(baseline)
+        parameters = CheckParameters().with_given(rounds=rounds, seed=seed)
+        result, finished = _run(parameters, json_file, bindir=bindir, directory=directory)
+        if expected is not None and finished:
+            findings = judge(result.quantities(), expected, margin=margin)
+        _present(result, findings, margin, junit_file, finished=finished)
     if not finished:
         error_console.print("Interrupted. What was measured until then is above.")
         raise typer.Exit(EXIT_INTERRUPTED)
-    if expected is not None:
-        findings = judge(quantities, expected, margin=margin)
-        print_findings(result, findings, margin, console)
+    if any(finding.verdict.fails for finding in findings):
+        raise typer.Exit(EXIT_REGRESSION)
+
+
+@contextmanager
+def _failures_are_no_verdict(junit_file: Path | None) -> Iterator[None]:
+    """Keep what went wrong apart from a regression, in the exit status and in the JUnit file.
+
+    Raises:
+        NotMeasuredError: instead of every other error.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # Nobody reads the output any more; this is no failure of the measurement.
+    except Exception as error:
+        failure = in_plain_words(error)
+        if failure is None:
+            # An error that nobody has foreseen; its place in the source is all there is to say.
+            error_console.print_exception()
+            failure = NotMeasuredError(f"an error inside tde-bench: {error!r}")
         if junit_file is not None:
-            write_junit(findings, junit_file)
-        if any(finding.verdict.fails for finding in findings):
-            raise typer.Exit(EXIT_REGRESSION)
+            from tde_bench.check.junit import write_failure
+
+            # The disk may be what is full; the error itself must be seen nevertheless.
+            with suppress(OSError):
+                write_failure(str(failure), junit_file)
+        raise NotMeasuredError(str(failure), remedy=failure.remedy) from error
+
+
+def _present(
+    result: CheckResult,
+    findings: list[Finding],
+    margin: float,
+    junit_file: Path | None,
+    *,
+    finished: bool,
+) -> None:
+    """Print the table and write the JUnit file."""
+    from tde_bench.check.junit import write_failure, write_verdicts
+    from tde_bench.check.report import print_findings, print_quantities
+
+    if findings:
+        print_findings(result, findings, margin, console)
+    else:
+        print_quantities(result, result.quantities(), console)
+    if junit_file is not None and finished:
+        write_verdicts(findings, junit_file)
+    elif junit_file is not None:
+        write_failure("the run was interrupted", junit_file)
 
 
 def _run(
