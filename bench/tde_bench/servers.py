@@ -22,17 +22,18 @@ from tde.postgres.os_user import server_os_user
 from tde.postgres.program import run_program
 from tde.postgres.sockets import remove_private_directory
 from tde_bench.configurations import Configuration
-from tde_bench.database import Connection, connect, execute, fetch_value
+from tde_bench.database import Connection, execute
 from tde_bench.errors import BenchError
+from tde_bench.labels import labelled_connection
 from tde_bench.pgbench import Pgbench, clean_environment, without_libpq_variables
+from tde_bench.probe import is_alive, local_postmaster, may_checkpoint, readable_data_directory
+from tde_bench.strays import end_strays
 from tde_bench.workspace import give_to
 
 DATABASE = "tde_bench"
 
 # Not the locale of whoever runs the benchmark, so that results can be compared.
 _INITDB_ARGUMENTS = ("--locale=C", "--encoding=UTF8")
-
-_END_SECONDS = 10
 
 
 def server_settings(shared_buffers: str, clients: int = 0) -> dict[str, str]:
@@ -115,8 +116,12 @@ class Server(ABC):
         """The environment for programs that connect to the server, with a password if needed."""
 
     def connect(self) -> Connection:
-        """Open a psycopg2 connection to the benchmark's database in autocommit mode."""
-        return connect(self.dsn, self.password)
+        """Open a psycopg2 connection to the benchmark's database in autocommit mode.
+
+        Raises:
+            BenchError: when the server cannot be reached or refuses.
+        """
+        return labelled_connection(self.configuration.label, self.dsn, self.password)
 
     def pgbench(self, program: Path) -> Pgbench:
         """Return pgbench for the benchmark's database."""
@@ -159,8 +164,9 @@ class EphemeralServer(Server):
             initdb_args=_INITDB_ARGUMENTS,
         )
         self.start_again()
+        label = self.configuration.label
         with without_libpq_variables():
-            connection = connect(self._make_dsn("postgres"))
+            connection = labelled_connection(label, self._make_dsn("postgres"))
         with contextlib.closing(connection):
             _create_database(connection, DATABASE)
         self._dsn = self._make_dsn(DATABASE)
@@ -267,7 +273,7 @@ class EphemeralServer(Server):
             # cannot stop, such as the single-user server of an interrupted initdb, ends below.
             with contextlib.suppress(ServerStopError):
                 self._cluster.stop("fast" if self._keep else "immediate")
-        _end_strays(self._folder / "data")
+        end_strays(self._folder / "data")
         # Stopping the cluster removed its socket directory, unless its start was interrupted.
         remove_private_directory(self._folder / "data", self._os_user)
 
@@ -293,16 +299,16 @@ class ExistingServer(Server):
         self._dsn: str = extensions.make_dsn(**{**parameters, "dbname": self._database})
         self._created = False
         self._can_checkpoint = False
-        self._pid: int | None = None
+        self._postmaster: psutil.Process | None = None
         self._data_directory: Path | None = None
 
     def start(self) -> None:
         """Connect, find out what may be measured, and create the scratch database."""
         with contextlib.closing(self._maintenance_connection()) as connection:
-            self._can_checkpoint = _may_checkpoint(connection)
-            self._pid = _local_postmaster(connection)
-            if self._pid is not None:
-                self._data_directory = _readable_data_directory(connection)
+            self._can_checkpoint = may_checkpoint(connection)
+            self._postmaster = local_postmaster(connection)
+            if self._postmaster is not None:
+                self._data_directory = readable_data_directory(connection)
             try:
                 _create_database(connection, self._database)
             except psycopg2.errors.InsufficientPrivilege as error:
@@ -313,12 +319,7 @@ class ExistingServer(Server):
             self._created = True
 
     def _maintenance_connection(self) -> Connection:
-        try:
-            return connect(self._maintenance_dsn, self._password)
-        except psycopg2.OperationalError as error:
-            raise BenchError(
-                f"{self.configuration.label}: cannot connect: {str(error).strip()}"
-            ) from error
+        return labelled_connection(self.configuration.label, self._maintenance_dsn, self._password)
 
     @property
     def dsn(self) -> str:
@@ -338,8 +339,19 @@ class ExistingServer(Server):
 
     @property
     def postmaster_pid(self) -> int | None:
-        """Process number of the postmaster, if it runs on this machine and is visible."""
-        return self._pid
+        """Process number of the postmaster, if it runs on this machine and is visible.
+
+        Raises:
+            BenchError: when that postmaster has ended since the run began.
+        """
+        if self._postmaster is None:
+            return None
+        if not is_alive(self._postmaster):
+            raise BenchError(
+                f"{self.configuration.label}: the server was stopped or restarted during the run",
+                remedy="Its counters began anew, so nothing can be said. Measure again.",
+            )
+        return self._postmaster.pid
 
     @property
     def data_directory(self) -> Path | None:
@@ -363,55 +375,3 @@ class ExistingServer(Server):
 
 def _create_database(connection: Connection, name: str) -> None:
     execute(connection, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-
-
-def _may_checkpoint(connection: Connection) -> bool:
-    query = "SELECT pg_has_role(current_user, 'pg_checkpoint', 'USAGE')"
-    return bool(fetch_value(connection, query))
-
-
-def _local_postmaster(connection: Connection) -> int | None:
-    """Return the postmaster's process number if the connection's server is on this machine.
-
-    The backend's number is looked up here and must belong to a process whose title says that
-    it serves this very connection: the server may run in a container, where numbers differ.
-    """
-    if not str(connection.info.host or "").startswith("/"):
-        return None
-    parameters = connection.get_dsn_parameters()
-    expected = f"{parameters.get('user')} {parameters.get('dbname')} [local]"
-    try:
-        backend = psutil.Process(connection.info.backend_pid)
-        title = " ".join(backend.cmdline())
-        return backend.ppid() if expected in title else None
-    except psutil.Error:
-        return None
-
-
-def _readable_data_directory(connection: Connection) -> Path | None:
-    """Return the data directory if the server tells it and this process may read it."""
-    try:
-        path = Path(fetch_value(connection, "SHOW data_directory"))
-    except psycopg2.errors.InsufficientPrivilege:
-        return None
-    return path if os.access(path / "base", os.R_OK | os.X_OK) else None
-
-
-def _end_strays(data_directory: Path) -> None:
-    """End server programs of this cluster that an interruption left behind.
-
-    A launcher that was interrupted may have started a postmaster that has not written its
-    postmaster.pid yet, and initdb a server that no argument gives away; but PostgreSQL's
-    processes work in their data directory. It is this run's own, so that is proof enough.
-    """
-    strays = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        arguments = process.info["cmdline"] or []
-        if str(data_directory) in arguments or process.info["cwd"] == str(data_directory):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.terminate()
-                strays.append(process)
-    _, alive = psutil.wait_procs(strays, timeout=_END_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()

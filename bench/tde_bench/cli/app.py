@@ -8,6 +8,7 @@ import typer
 
 from tde.cli.common import reporting_errors
 from tde_bench.cli import batch, check, compare, oltp, pages, report
+from tde_bench.cli.failures import plain_errors
 from tde_bench.errors import NotMeasuredError
 
 # The packages of the optional dependency `bench`.
@@ -37,7 +38,7 @@ def root() -> None:
 def main() -> None:
     """Run the command line; the console script ``tde-bench`` starts here."""
     try:
-        with reporting_errors("tde-bench"):
+        with reporting_errors("tde-bench"), plain_errors():
             _require_bench_packages()
             app(prog_name="tde-bench", standalone_mode=True)
     except typer.Exit as stop:
