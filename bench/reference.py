@@ -7,11 +7,14 @@ named: ``make reference REFERENCE_ARGS="oltp pages"`` repeats only those two and
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 TDE_BENCH = Path(sys.executable).with_name("tde-bench")
+_FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 # The arguments of each benchmark; results go into files of its name.
 COMMANDS: dict[str, str] = {
@@ -40,21 +43,59 @@ def main() -> int:
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     folder: Path = arguments.directory
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for name in arguments.names or COMMANDS:
-            run(*COMMANDS[name].split(), *outputs(folder / name))
-        run("report", *results(folder), *report_outputs(folder))
-    except subprocess.CalledProcessError as error:
-        return error.returncode
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    for name in arguments.names or COMMANDS:
+        if status := run(*COMMANDS[name].split(), *outputs(folder / name)):
+            return status
+    return run("report", *results(folder), *report_outputs(folder))
 
 
-def run(*arguments: str) -> None:
-    """Run tde-bench and show its command line."""
+def run(*arguments: str) -> int:
+    """Run tde-bench and show its command line; returns its exit status, 130 after Ctrl-C.
+
+    However long tde-bench takes to stop its servers and to remove their files, it is waited for:
+    :func:`subprocess.run` would kill it a quarter of a second after Ctrl-C.
+    """
     print("\n$ tde-bench", *arguments, flush=True)
-    subprocess.run([TDE_BENCH, *arguments], check=True)
+    with _FirstSignal() as interruption:
+        # A session of its own: Ctrl-C in the terminal would reach tde-bench a second time.
+        process = subprocess.Popen([TDE_BENCH, *arguments], start_new_session=True)
+        interruption.goes_to(process)
+        status = process.wait()
+    # The shell's convention for a program that a signal has ended.
+    return status if status >= 0 else 128 - status
+
+
+class _FirstSignal:
+    """Passes on the first SIGINT or SIGTERM; an impatient second one must not stop a clean-up."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._seen = False
+        # Holds the signal while there is no process yet.
+        self._waiting: list[int] = []
+
+    def __enter__(self) -> _FirstSignal:
+        self._previous = {number: signal.signal(number, self._receive) for number in _FORWARDED}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def goes_to(self, process: subprocess.Popen[bytes]) -> None:
+        """Name the process, which gets what has come in the meantime."""
+        self._process = process
+        self._deliver()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._seen:
+            self._seen = True
+            self._waiting.append(number)
+            self._deliver()
+
+    def _deliver(self) -> None:
+        if self._process is not None and self._waiting:
+            self._process.send_signal(self._waiting.pop())
 
 
 def outputs(stem: Path) -> list[str]:
