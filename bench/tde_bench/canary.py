@@ -6,6 +6,7 @@ search must find the row in the plain cluster; a search that finds nothing anywh
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -13,11 +14,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2
+
 from tde_bench.database import Connection, execute, fetch_row
 from tde_bench.errors import CanaryError
 
 # Reading in chunks, unlike mmap, cannot end in SIGBUS when the live server truncates a file.
 CHUNK_BYTES = 4 * 1024 * 1024
+
+# Reading more would take minutes, and push the caches of a server that others use out of memory.
+MAXIMUM_BYTES = 100 * 10**9
 
 _TABLE = "tde_bench_canary"
 _WAL_SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -25,13 +31,23 @@ _WAL_SEGMENT = re.compile(r"[0-9A-F]{24}")
 
 @dataclass(frozen=True)
 class CanaryReport:
-    """Where a marker was looked for and found; paths are relative to the data directory."""
+    """Where a marker was looked for and found; paths are relative to the data directory.
+
+    Attributes:
+        not_checked: why nothing was searched; None when it was.
+    """
 
     files_searched: int
     bytes_searched: int
     relation_files: tuple[str, ...]
     wal_files: tuple[str, ...]
     other_files: tuple[str, ...]
+    not_checked: str | None = None
+
+    @classmethod
+    def without_search(cls, reason: str) -> CanaryReport:
+        """Return the report of a search that was not made."""
+        return cls(0, 0, (), (), (), not_checked=reason)
 
     @property
     def found(self) -> tuple[str, ...]:
@@ -51,6 +67,15 @@ def data_files(data_directory: Path) -> Iterator[Path]:
             path = Path(folder, name)
             if path.is_file():
                 yield path
+
+
+def stored_bytes(data_directory: Path) -> int:
+    """Return how many bytes a search would read, as far as files do not come and go."""
+    total = 0
+    for path in data_files(data_directory):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def file_contains(path: Path, marker: bytes, *, chunk_bytes: int = CHUNK_BYTES) -> bool:
@@ -120,16 +145,36 @@ def _matching_list(name: str, relations: list[str], wal: list[str], others: list
 def plant_and_search(connection: Connection, data_directory: Path) -> CanaryReport:
     """Write a marker row through SQL, force it to disk, and search the cluster's files for it.
 
-    The first copy of the row reaches the relation file with the CHECKPOINT. The second copy
-    comes after it, because a checkpoint may recycle the WAL that is older than itself.
+    Nothing is searched in more than :data:`MAXIMUM_BYTES`, or when the user lacks a right that is
+    needed to force the row to disk; the report then says why.
 
     Args:
-        connection: a psycopg2 connection in autocommit mode, privileged to CHECKPOINT.
+        connection: a psycopg2 connection in autocommit mode.
         data_directory: the server's data directory, readable by this process.
     """
+    size = stored_bytes(data_directory)
+    if size > MAXIMUM_BYTES:
+        return CanaryReport.without_search(
+            f"the server has {size / 1e9:.0f} GB of files, and more than "
+            f"{MAXIMUM_BYTES / 1e9:.0f} GB are not read"
+        )
     marker = new_marker()
-    insert = f"INSERT INTO {_TABLE} VALUES (%s)"
     execute(connection, f"CREATE TABLE {_TABLE} (marker text)")
+    try:
+        return search(data_directory, marker.encode(), must_search=_plant(connection, marker))
+    except psycopg2.errors.InsufficientPrivilege as error:
+        return CanaryReport.without_search(f"the user lacks a right: {error}".strip())
+    finally:
+        execute(connection, f"DROP TABLE {_TABLE}")
+
+
+def _plant(connection: Connection, marker: str) -> frozenset[str]:
+    """Bring the marker to disk; return the files that must hold it now.
+
+    The first copy of the row reaches the relation file with the CHECKPOINT. The second copy
+    comes after it, because a checkpoint may recycle the WAL that is older than itself.
+    """
+    insert = f"INSERT INTO {_TABLE} VALUES (%s)"
     execute(connection, insert, (marker,))
     execute(connection, "CHECKPOINT")
     execute(connection, insert, (marker,))
@@ -139,9 +184,7 @@ def plant_and_search(connection: Connection, data_directory: Path) -> CanaryRepo
         (_TABLE,),
     )
     execute(connection, "SELECT pg_switch_wal()")
-    report = search(data_directory, marker.encode(), must_search=frozenset(names))
-    execute(connection, f"DROP TABLE {_TABLE}")
-    return report
+    return frozenset(names)
 
 
 def require(report: CanaryReport, *, encrypted: bool, label: str) -> None:
@@ -149,8 +192,11 @@ def require(report: CanaryReport, *, encrypted: bool, label: str) -> None:
 
     Raises:
         CanaryError: when an encrypted cluster holds plaintext, or when the search misses the
-            row in a plain cluster, which means that it would miss it everywhere.
+            row in a plain cluster, which means that it would miss it everywhere; or when there
+            was no search.
     """
+    if report.not_checked is not None:
+        raise CanaryError(f"the canary of {label} was not looked for: {report.not_checked}")
     if encrypted and report.found:
         raise CanaryError(
             f"the configuration {label} is not encrypted: a known row is in plaintext in "

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from tde_bench import metadata, tpcb
-from tde_bench.canary import CanaryReport
+from tde_bench.canary import CanaryReport, stored_bytes
 from tde_bench.outcome import Outcome
 from tde_bench.servers import Server
 
@@ -118,10 +118,23 @@ def check_steal(outcome: Outcome, stolen: float, seconds: float) -> None:
         )
 
 
+def describe_search(server: Server) -> str:
+    """Say what looking for the canary row means; call it before.
+
+    All files of the user's own server are read, which takes long and can disturb others.
+    """
+    text = "looking for a canary row on disk"
+    if server.configuration.dsn is None or server.data_directory is None:
+        return text
+    return f"{text}, in {stored_bytes(server.data_directory) / 1e9:.1f} GB of files"
+
+
 def describe_canary(report: CanaryReport | None) -> str:
     """Say in one sentence what the search for the canary row found."""
     if report is None:
         return "canary not checked: the server's files cannot be searched from here"
+    if report.not_checked is not None:
+        return f"canary not checked: {report.not_checked}"
     if report.found:
         return f"the canary row is in plaintext on disk ({', '.join(report.found)})"
     return (

@@ -17,6 +17,7 @@ from tde_bench.machine import (
     describe_canary,
     describe_filesystem,
     describe_machine,
+    describe_search,
     describe_server,
 )
 from tde_bench.parameters import OltpParameters
@@ -115,6 +116,9 @@ class OltpBenchmark:
     def _check(self, server: Server) -> None:
         """Look for the canary row."""
         label = server.configuration.label
+        # A note, unlike a step, is also shown where the output goes to a file.
+        if server.configuration.dsn is not None:
+            self._observer.note(f"{label}: {describe_search(server)}")
         self._observer.step(f"{label}: looking for a canary row on disk")
         report = check_canary(server)
         self._observer.note(f"{label}: {describe_canary(report)}")

@@ -13,7 +13,13 @@ from tde_bench.database import Connection, fetch_value
 
 def may_checkpoint(connection: Connection) -> bool:
     """Tell whether the user is a superuser or has pg_checkpoint."""
-    query = "SELECT pg_has_role(current_user, 'pg_checkpoint', 'USAGE')"
+    # The role is asked for by its number: its name is an error before PostgreSQL 15, where only
+    # superusers may.
+    query = """
+        SELECT rolsuper OR EXISTS (
+            SELECT FROM pg_roles WHERE rolname = 'pg_checkpoint' AND pg_has_role(oid, 'USAGE'))
+        FROM pg_roles WHERE rolname = current_user
+    """
     return bool(fetch_value(connection, query))
 
 

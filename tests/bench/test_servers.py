@@ -19,7 +19,9 @@ from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.cpu import tree_cpu_seconds
 from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
+from tde_bench.machine import describe_canary
 from tde_bench.pgbench import PgbenchOptions, summarize_latency
+from tde_bench.probe import may_checkpoint
 from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
 from tde_bench.usage import read_usage
 from tde_bench.workspace import workspace
@@ -148,6 +150,61 @@ def test_existing_server_works_in_a_scratch_database(server: EphemeralServer) ->
     existing.close()
 
 
+def test_who_may_checkpoint_is_known_also_before_postgresql_15(server: EphemeralServer) -> None:
+    """There is no role pg_checkpoint there; a server that has it pretends here."""
+    with contextlib.closing(server.connect()) as connection:
+        execute(connection, "CREATE ROLE ordinary")
+        execute(connection, "CREATE ROLE writer IN ROLE pg_checkpoint")
+        allowed = {}
+        execute(connection, "BEGIN")
+        try:
+            for when in ("now", "before 15"):
+                for role in ("none", "ordinary", "writer"):
+                    execute(connection, f"SET LOCAL ROLE {role}")
+                    allowed[when, role] = may_checkpoint(connection)
+                execute(connection, "SET LOCAL ROLE none")
+                execute(connection, "SET LOCAL allow_system_table_mods = on")
+                rename = "UPDATE pg_authid SET rolname = 'gone' WHERE rolname = 'pg_checkpoint'"
+                execute(connection, rename)
+        finally:
+            execute(connection, "ROLLBACK")
+            execute(connection, "DROP ROLE ordinary, writer")
+    assert [key for key, may in allowed.items() if may] == [
+        ("now", "none"),
+        ("now", "writer"),
+        ("before 15", "none"),
+    ]
+
+
+def test_a_user_who_may_not_switch_wal_is_not_checked(server: EphemeralServer) -> None:
+    assert server.data_directory is not None
+    with contextlib.closing(server.connect()) as connection:
+        execute(connection, "CREATE ROLE writer IN ROLE pg_checkpoint")
+        execute(connection, "GRANT CREATE ON SCHEMA public TO writer")
+        try:
+            execute(connection, "SET ROLE writer")
+            report = canary.plant_and_search(connection, server.data_directory)
+        finally:
+            execute(connection, "RESET ROLE")
+            execute(connection, "DROP OWNED BY writer")
+            execute(connection, "DROP ROLE writer")
+    assert "pg_switch_wal" in (report.not_checked or "")
+    assert "not checked: the user lacks a right" in describe_canary(report)
+    # Of a cluster that must be encrypted, no search is no proof.
+    with pytest.raises(CanaryError, match="was not looked for"):
+        canary.require(report, encrypted=True, label="AES-256")
+
+
+def test_more_than_can_be_read_is_not_checked(
+    server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.data_directory is not None
+    monkeypatch.setattr(canary, "MAXIMUM_BYTES", 10**6)
+    with contextlib.closing(server.connect()) as connection:
+        report = canary.plant_and_search(connection, server.data_directory)
+    assert "GB are not read" in (report.not_checked or "")
+
+
 @pytest.mark.parametrize("dsn", ["host", "host=/nonexistent dbname=x"])
 def test_a_server_that_is_not_there_is_reported(dsn: str) -> None:
     with pytest.raises(BenchError, match="mine: "):
@@ -164,6 +221,7 @@ def test_command_line_with_existing_servers(server: EphemeralServer, tmp_path: P
     completed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stderr
     assert "CPU ms per transaction" in completed.stdout
+    assert "first: looking for a canary row on disk, in 0." in completed.stderr
     assert "first: the canary row is in plaintext on disk" in completed.stderr
     document = json.loads(json_file.read_text())
     assert document["status"] == "complete"
