@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 from tde_bench import cli
 from tde_bench.check.benchmark import CheckBenchmark
-from tde_bench.check.results import CheckResult, CheckRun, Quantity, read_baseline
-from tde_bench.check.verdict import Verdict, judge
+from tde_bench.check.quantities import CheckRun, Quantity
+from tde_bench.check.results import CheckResult, read_baseline
+from tde_bench.check.verdict import Comparison, Verdict, judge
 from tde_bench.errors import BenchError, NotMeasuredError
+from tde_bench.htmlreport.reading import read_result
 from tde_bench.outcome import write_json
 from tde_bench.statistics import Estimate
 from typer.testing import CliRunner
@@ -55,7 +57,8 @@ def _quantity(ratios: Sequence[float], nulls: Sequence[float] = (1.0,) * 7) -> Q
 
 
 def _verdict(quantity: Quantity, baseline: float, margin: float = 0.1) -> Verdict:
-    (finding,) = judge([quantity], {"scan": Estimate(baseline, None, None, 7)}, margin=margin)
+    comparison = Comparison({"scan": Estimate(baseline, None, None, 7)}, margin)
+    (finding,) = judge([quantity], comparison)
     return finding.verdict
 
 
@@ -94,7 +97,7 @@ def test_few_rounds_decide_nothing() -> None:
 
 def test_quantities_that_only_one_side_has() -> None:
     quantity = _quantity(AROUND_ONE)
-    findings = judge([quantity], {"gone": Estimate(1.0, None, None, 7)}, margin=0.1)
+    findings = judge([quantity], Comparison({"gone": Estimate(1.0, None, None, 7)}, 0.1))
     assert [finding.verdict for finding in findings] == [Verdict.NEW, Verdict.MISSING]
     assert [finding.verdict.fails for finding in findings] == [False, True]
 
@@ -128,7 +131,7 @@ def _write(path: Path, ratios: Sequence[float], status: str = "complete") -> Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": {"name": "tde-bench/check", "version": 2}}, "has the schema"),
+        ({"schema": {"name": "tde-bench/check", "version": 3}}, "has the schema"),
         ({"schema": {"name": "tde-bench/oltp", "version": 1}}, "has the schema"),
         ({"status": "interrupted"}, "is interrupted"),
         ({"quantities": [{"name": "scan"}]}, "is not a result"),
@@ -144,17 +147,44 @@ def test_a_file_that_is_no_baseline_is_refused(
         read_baseline(file)
 
 
+def test_a_baseline_of_version_1_is_one(tmp_path: Path) -> None:
+    file = _write(tmp_path / "baseline.json", AROUND_ONE)
+    document = json.loads(file.read_text())
+    del document["margin"], document["findings"]
+    document["schema"]["version"] = 1
+    file.write_text(json.dumps(document))
+    assert read_baseline(file)["scan"].median == 1.0
+    read = read_result(file)
+    assert isinstance(read, CheckResult)
+    assert read.comparison is None
+
+
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (2.0, 1)])
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, code: int) -> None:
     def measure(self: CheckBenchmark, **options: Any) -> None:
+        self.result.units = {"scan": ("scan ÷ plain", "row")}
         self.result.runs = _runs([factor * value for value in AROUND_ONE], (1.0,) * 7)
         self.result.status = "complete"
+        self._save(self.result)
 
     monkeypatch.setattr(CheckBenchmark, "run", measure)
     baseline, junit = _write(tmp_path / "baseline.json", AROUND_ONE), tmp_path / "check.xml"
-    arguments = ["check", f"--baseline={baseline}", f"--junit={junit}"]
+    json_file, summary = tmp_path / "check.json", tmp_path / "check.md"
+    arguments = ["check", f"--baseline={baseline}", f"--junit={junit}", f"--json={json_file}"]
     done = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "80"})
     assert done.exit_code == code, done.output
+    document = json.loads(json_file.read_text())
+    assert document["margin"] == 0.1
+    (finding,) = document["findings"]
+    assert finding["verdict"] == ("REGRESSION" if code else "ok")
+    assert (finding["baseline"]["median"], round(finding["allowed"], 9)) == (1.0, 1.122)
+    assert finding["reason"].startswith(f"scan ÷ plain: {factor:.3f} of its reference")
+    done_report = CliRunner().invoke(cli.app, ["report", str(json_file), f"--markdown={summary}"])
+    assert done_report.exit_code == 0, done_report.output
+    text = summary.read_text()
+    assert ("The check failed: scan ÷ plain." in text) == (code == 1)
+    assert f"| scan ÷ plain | 1.000 | {factor:.3f} |" in text
+    assert finding["reason"] in text
     assert ("REGRESSION" in done.output) == (code == 1)
     suite = ElementTree.parse(junit).getroot().find("testsuite")
     assert suite is not None

@@ -11,13 +11,16 @@ import pytest
 from runs import make_result
 from tde_bench import cli
 from tde_bench.batch.results import BatchResult, BatchRun
-from tde_bench.check.results import CheckResult, CheckRun
+from tde_bench.check.quantities import CheckRun
+from tde_bench.check.results import CheckResult
+from tde_bench.check.verdict import Comparison
 from tde_bench.compare.results import CompareResult
 from tde_bench.errors import BenchError
 from tde_bench.htmlreport.page import read_all, render_html, render_markdown
 from tde_bench.htmlreport.reading import read_result
 from tde_bench.outcome import Document, write_json
 from tde_bench.pages.results import PagesResult, PagesRun
+from tde_bench.statistics import Estimate
 from typer.testing import CliRunner
 
 TPS = [1000.0, 1010.0, 990.0, 1000.0, 1005.0, 995.0]
@@ -79,6 +82,7 @@ def _check() -> CheckResult:
         units={"scan": ("scan ÷ plain", "row")},
         runs=[CheckRun(number, "scan", 1.25, 1.0, 1.0, 1.0) for number in range(7)],
         status="complete",
+        comparison=Comparison({"scan": Estimate(1.0, 0.9, 1.1, 7)}, 0.1),
     )
 
 
@@ -127,7 +131,8 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
         "Batch: elapsed time, measured",
         "External sort",
         "tde._core",
-        "scan ÷ plain",
+        "The check failed: scan ÷ plain.",
+        "REGRESSION: scan ÷ plain: 1.250 of its reference",
         "LUKS: not measured: no device mapper.",
         "Raw runs (36)",
     ):

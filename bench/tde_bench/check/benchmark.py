@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tde import Algorithm
 from tde.postgres import find_binaries
-from tde_bench.check.results import CheckResult, CheckRun
+from tde_bench.check.quantities import CheckRun
+from tde_bench.check.results import CheckResult
+from tde_bench.check.verdict import Comparison
 from tde_bench.check.works import (
     CipherWork,
     ServerWork,
@@ -54,6 +56,7 @@ class CheckBenchmark:
 
     Args:
         save: called with the result after every round and at the end.
+        comparison: what the result is compared with, if with anything.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class CheckBenchmark:
         parameters: CheckParameters,
         observer: Observer,
         save: Callable[[CheckResult], None],
+        comparison: Comparison | None = None,
     ) -> None:
         self._parameters = parameters
         self._observer = observer
@@ -72,6 +76,7 @@ class CheckBenchmark:
             parameters={**asdict(parameters), "shared_buffers": _SHARED_BUFFERS},
             labels={c.name: c.label for c in self._configurations},
             units=units,
+            comparison=comparison,
         )
 
     def run(self, *, bindir: Path | None, directory: Path | None) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tde_bench.check.results import CheckResult, Quantity
-from tde_bench.check.verdict import Finding, Verdict
+from tde_bench.check.results import CheckResult
+from tde_bench.check.verdict import Comparison, Finding, Verdict
 from tde_bench.report import format_interval
 
 _UNKNOWN = "–"
@@ -20,12 +22,10 @@ _STYLES = {
 }
 
 
-def print_quantities(result: CheckResult, quantities: list[Quantity], console: Console) -> None:
-    """Print what was measured, when there is nothing to compare it with."""
-    table = _table("CPU per unit of work, relative to its reference")
-    for heading in ("ratio", "95 % interval", "noise", "µs/unit"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for quantity in quantities:
+def quantities_table(result: CheckResult) -> Table:
+    """Return what was measured, when there is nothing to compare it with."""
+    table = _table("ratio", "95 % interval", "noise", "µs/unit")
+    for quantity in result.quantities():
         table.add_row(
             quantity.label,
             f"{quantity.ratio.median:.3f}",
@@ -33,19 +33,13 @@ def print_quantities(result: CheckResult, quantities: list[Quantity], console: C
             f"{quantity.noise:.1%}",
             f"{1e6 * quantity.cpu_seconds:.3g}",
         )
-    console.print(table)
-    _print_warnings(result, console)
+    return table
 
 
-def print_findings(
-    result: CheckResult, findings: list[Finding], margin: float, console: Console
-) -> None:
-    """Print the comparison with the baseline, the reasons of what is not ok, and warnings."""
-    table = _table("CPU per unit of work, relative to its reference")
-    for heading in ("was", "now", "95 % interval", "up to", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return the comparison with the baseline."""
+    table = _table("was", "now", "95 % interval", "up to", "verdict")
     for finding in findings:
-        style = _STYLES.get(finding.verdict, "")
         quantity, baseline = finding.quantity, finding.baseline
         table.add_row(
             finding.label,
@@ -53,30 +47,53 @@ def print_findings(
             _UNKNOWN if quantity is None else f"{quantity.ratio.median:.3f}",
             _UNKNOWN if quantity is None else format_interval(quantity.ratio),
             _UNKNOWN if finding.allowed is None else f"{finding.allowed:.3f}",
-            Text(finding.verdict.value, style),
+            Text(finding.verdict.value, _STYLES.get(finding.verdict, "")),
         )
-    console.print(table)
-    console.print(
-        Text(
-            "Was: the baseline. Up to: the end of the baseline's interval, a margin of "
-            f"{margin:.0%}, and the noise between equal turns of this run. A regression is an "
-            "interval wholly above that.",
-            "dim",
-        )
-    )
-    for finding in findings:
-        if finding.verdict is not Verdict.OK:
-            word = Text(f"{finding.verdict.value}: ", _STYLES.get(finding.verdict, ""))
-            console.print(word + Text(finding.reason, ""))
-    _print_warnings(result, console)
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
     return table
 
 
-def _print_warnings(result: CheckResult, console: Console) -> None:
+def _table(*headings: str) -> Table:
+    table = Table(
+        title="CPU per unit of work, relative to its reference",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def explanation(comparison: Comparison) -> str:
+    """Say what the columns of the comparison mean."""
+    return (
+        "Was: the baseline. Up to: the end of the baseline's interval, a margin of "
+        f"{comparison.margin:.0%}, and the noise between equal turns of this run. A regression is "
+        "an interval wholly above that."
+    )
+
+
+def outcome(findings: Sequence[Finding]) -> str:
+    """Say in one sentence whether the check has passed."""
+    failed = [finding.label for finding in findings if finding.verdict.fails]
+    if failed:
+        return f"The check failed: {', '.join(failed)}."
+    return "The check passed."
+
+
+def print_check(result: CheckResult, console: Console) -> None:
+    """Print the table, what it says when there is a baseline, and warnings."""
+    findings = result.findings()
+    if result.comparison is None or not findings:
+        console.print(quantities_table(result))
+    else:
+        console.print(findings_table(findings))
+        console.print(Text(explanation(result.comparison), "dim"))
+        for finding in findings:
+            if finding.verdict is not Verdict.OK:
+                word = Text(f"{finding.verdict.value}: ", _STYLES.get(finding.verdict, ""))
+                console.print(word + Text(finding.reason, ""))
+        console.print(outcome(findings))
     for warning in result.warnings:
         console.print(Text("Warning: ", "bold yellow") + Text(warning))

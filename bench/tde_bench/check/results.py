@@ -7,68 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from tde_bench.check.quantities import CheckRun, Quantity, summarize
+from tde_bench.check.verdict import Comparison, Finding, judge
 from tde_bench.errors import BenchError
 from tde_bench.outcome import Outcome
-from tde_bench.statistics import Estimate, median_estimate
+from tde_bench.statistics import Estimate
 
-SCHEMA = {"name": "tde-bench/check", "version": 1}
-
-
-@dataclass(frozen=True)
-class CheckRun:
-    """One quantity in one round: CPU seconds per unit of work.
-
-    Attributes:
-        measured: with encryption; of the page core.
-        reference: without encryption; of ``openssl speed``.
-        first, second: the two halves of a pair that should be equal: two turns of the plain
-            server, two samples of the page core. Their ratio shows the noise.
-    """
-
-    round: int
-    quantity: str
-    measured: float
-    reference: float
-    first: float
-    second: float
-
-    @property
-    def ratio(self) -> float:
-        """What the unit costs, relative to its reference."""
-        return self.measured / self.reference
-
-    @property
-    def null_ratio(self) -> float:
-        """What would be 1 on a machine without noise."""
-        return self.second / self.first
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """What the rounds say about one quantity.
-
-    Attributes:
-        ratio: the cost relative to its reference; this is what a baseline is compared with.
-        null: the same for the pair that should be equal.
-        cpu_seconds: per unit; depends on the machine and decides nothing.
-    """
-
-    name: str
-    label: str
-    unit: str
-    ratio: Estimate
-    null: Estimate
-    cpu_seconds: float
-    reference_cpu_seconds: float
-
-    @property
-    def noise(self) -> float:
-        """How far the interval of equal pairs reaches away from 1; 0.02 means 2 %."""
-        low = self.null.median if self.null.low is None else self.null.low
-        high = self.null.median if self.null.high is None else self.null.high
-        return max(high - 1, 1 - low, 0.0)
+SCHEMA = {"name": "tde-bench/check", "version": 2}
+# Version 1 lacks margin and findings; what a baseline needs is the same.
+_BASELINE_VERSIONS = (1, 2)
 
 
 @dataclass
@@ -77,10 +24,12 @@ class CheckResult(Outcome):
 
     Attributes:
         units: the label and the unit of each quantity, in the order of the table.
+        comparison: what the run is compared with; None for one that only measures.
     """
 
     units: dict[str, tuple[str, str]] = field(default_factory=dict)
     runs: list[CheckRun] = field(default_factory=list)
+    comparison: Comparison | None = None
 
     def quantities(self) -> list[Quantity]:
         """Summarize every quantity that has at least one round."""
@@ -88,8 +37,14 @@ class CheckResult(Outcome):
         for name, (label, unit) in self.units.items():
             own = [run for run in self.runs if run.quantity == name]
             if own:
-                found.append(_summarize(name, label, unit, own))
+                found.append(summarize(name, label, unit, own))
         return found
+
+    def findings(self) -> list[Finding]:
+        """Return the verdicts; there are none on a run that is not complete."""
+        if self.comparison is None or self.status != "complete":
+            return []
+        return judge(self.quantities(), self.comparison)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` writes, which can be a later run's baseline."""
@@ -99,19 +54,9 @@ class CheckResult(Outcome):
             "quantities": [
                 {**asdict(quantity), "noise": quantity.noise} for quantity in self.quantities()
             ],
+            "margin": None if self.comparison is None else self.comparison.margin,
+            "findings": [finding.to_json() for finding in self.findings()],
         }
-
-
-def _summarize(name: str, label: str, unit: str, own: list[CheckRun]) -> Quantity:
-    return Quantity(
-        name=name,
-        label=label,
-        unit=unit,
-        ratio=median_estimate(np.array([run.ratio for run in own])),
-        null=median_estimate(np.array([run.null_ratio for run in own])),
-        cpu_seconds=float(np.median([run.measured for run in own])),
-        reference_cpu_seconds=float(np.median([run.reference for run in own])),
-    )
 
 
 def read_baseline(path: Path) -> dict[str, Estimate]:
@@ -131,7 +76,7 @@ def read_baseline(path: Path) -> dict[str, Estimate]:
         raise BenchError(
             f"{path} is not a result of `tde-bench check`: {error!r}", remedy=_MAKE_BASELINE
         ) from error
-    if schema != SCHEMA:
+    if schema not in [{**SCHEMA, "version": version} for version in _BASELINE_VERSIONS]:
         raise BenchError(
             f"{path} has the schema {schema}, but a baseline has {SCHEMA}", remedy=_MAKE_BASELINE
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from tde_bench.check.results import Quantity
+from tde_bench.check.quantities import Quantity
 from tde_bench.statistics import Estimate
 
 
@@ -24,6 +25,19 @@ class Verdict(enum.Enum):
     def fails(self) -> bool:
         """Whether it makes the check fail."""
         return self in (Verdict.REGRESSION, Verdict.MISSING)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run is compared with.
+
+    Attributes:
+        baseline: the ratios of an earlier run by name of their quantity.
+        margin: how much more a ratio may be, beyond the noise of the run; 0.1 is 10 %.
+    """
+
+    baseline: Mapping[str, Estimate]
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -55,15 +69,25 @@ class Finding:
             f"{self.allowed:.3f} is accepted."
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what the result file says of this quantity, beside what was measured."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "baseline": None if self.baseline is None else asdict(self.baseline),
+            "allowed": self.allowed,
+            "verdict": self.verdict.value,
+            "reason": self.reason,
+        }
 
-def judge(
-    quantities: Sequence[Quantity], baseline: Mapping[str, Estimate], *, margin: float
-) -> list[Finding]:
+
+def judge(quantities: Sequence[Quantity], comparison: Comparison) -> list[Finding]:
     """Compare what was measured with a baseline.
 
     A regression counts only when the whole interval lies beyond the baseline's own interval plus
-    ``margin`` plus the noise that this very run has shown between pairs that should be equal.
+    the margin plus the noise that this very run has shown between pairs that should be equal.
     """
+    baseline, margin = comparison.baseline, comparison.margin
     findings = [
         _judge_one(quantity, baseline.get(quantity.name), margin) for quantity in quantities
     ]

@@ -19,7 +19,7 @@ from tde_bench.options import BindirOption, DirectoryOption, JsonFileOption
 if TYPE_CHECKING:
     from tde_bench.check.benchmark import CheckParameters
     from tde_bench.check.results import CheckResult
-    from tde_bench.check.verdict import Finding
+    from tde_bench.check.verdict import Comparison
 
 _EPILOG = examples(
     "# On the commit that is known to be good; keep the file in the repository:",
@@ -80,26 +80,33 @@ def check(
         raise typer.BadParameter(
             "there are no verdicts to write without --baseline", param_hint="--junit"
         )
-    findings: list[Finding] = []
     with _failures_are_no_verdict(junit_file):
         check_outputs([json_file, junit_file], [])
         # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
         from tde_bench.check.benchmark import CheckParameters
-        from tde_bench.check.results import read_baseline
-        from tde_bench.check.verdict import judge
+        from tde_bench.check.report import print_check
 
         # Read first: a baseline that cannot be used should not cost two minutes.
-        expected = None if baseline is None else read_baseline(baseline)
+        comparison = None if baseline is None else _comparison(baseline, margin)
         parameters = CheckParameters().with_given(rounds=rounds, seed=seed)
-        result, finished = _run(parameters, json_file, bindir=bindir, directory=directory)
-        if expected is not None and finished:
-            findings = judge(result.quantities(), expected, margin=margin)
-        _present(result, findings, margin, junit_file, finished=finished)
+        result, finished = _run(
+            parameters, comparison, json_file, bindir=bindir, directory=directory
+        )
+        print_check(result, console)
+        if junit_file is not None:
+            _write_junit(result, junit_file, finished=finished)
     if not finished:
         error_console.print("Interrupted. What was measured until then is above.")
         raise typer.Exit(EXIT_INTERRUPTED)
-    if any(finding.verdict.fails for finding in findings):
+    if any(finding.verdict.fails for finding in result.findings()):
         raise typer.Exit(EXIT_REGRESSION)
+
+
+def _comparison(baseline: Path, margin: float) -> Comparison:
+    from tde_bench.check.results import read_baseline
+    from tde_bench.check.verdict import Comparison
+
+    return Comparison(read_baseline(baseline), margin)
 
 
 @contextmanager
@@ -128,30 +135,18 @@ def _failures_are_no_verdict(junit_file: Path | None) -> Iterator[None]:
         raise NotMeasuredError(str(failure), remedy=failure.remedy) from error
 
 
-def _present(
-    result: CheckResult,
-    findings: list[Finding],
-    margin: float,
-    junit_file: Path | None,
-    *,
-    finished: bool,
-) -> None:
-    """Print the table and write the JUnit file."""
+def _write_junit(result: CheckResult, junit_file: Path, *, finished: bool) -> None:
     from tde_bench.check.junit import write_failure, write_verdicts
-    from tde_bench.check.report import print_findings, print_quantities
 
-    if findings:
-        print_findings(result, findings, margin, console)
+    if finished:
+        write_verdicts(result.findings(), junit_file)
     else:
-        print_quantities(result, result.quantities(), console)
-    if junit_file is not None and finished:
-        write_verdicts(findings, junit_file)
-    elif junit_file is not None:
         write_failure("the run was interrupted", junit_file)
 
 
 def _run(
     parameters: CheckParameters,
+    comparison: Comparison | None,
     json_file: Path | None,
     *,
     bindir: Path | None,
@@ -167,7 +162,7 @@ def _run(
             write_json(result, json_file)
 
     with live_progress(error_console, steps(parameters)) as observer:
-        benchmark = CheckBenchmark(parameters, observer, save)
+        benchmark = CheckBenchmark(parameters, observer, save, comparison)
         with signals_interrupt():
             try:
                 benchmark.run(bindir=bindir, directory=directory)

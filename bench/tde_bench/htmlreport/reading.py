@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tde_bench.batch.results import BatchResult, BatchRun
-from tde_bench.check.results import CheckResult, CheckRun
+from tde_bench.check.quantities import CheckRun
+from tde_bench.check.results import CheckResult
+from tde_bench.check.verdict import Comparison
 from tde_bench.compare.results import CompareResult, read_compare
 from tde_bench.errors import BenchError
 from tde_bench.pages.results import PagesResult, PagesRun
 from tde_bench.results import OltpResult, read_oltp
 from tde_bench.speed import CipherSpeed
+from tde_bench.statistics import Estimate
 
 Result = OltpResult | BatchResult | PagesResult | CheckResult | CompareResult
 
@@ -61,7 +64,12 @@ def _read_pages(document: Mapping[str, Any]) -> PagesResult:
 def _read_check(document: Mapping[str, Any]) -> CheckResult:
     units = {q["name"]: (q["label"], q["unit"]) for q in document["quantities"]}
     runs = [CheckRun(**_known(CheckRun, run)) for run in document["runs"]]
-    return CheckResult(**_common(document), units=units, runs=runs)
+    comparison = None
+    # Version 1 said nothing of a comparison.
+    if (margin := document.get("margin")) is not None:
+        known = {f["name"]: f["baseline"] for f in document["findings"] if f["baseline"]}
+        comparison = Comparison({name: Estimate(**e) for name, e in known.items()}, margin)
+    return CheckResult(**_common(document), units=units, runs=runs, comparison=comparison)
 
 
 def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +98,7 @@ _READERS: dict[tuple[str, int], Any] = {
     ("tde-bench/batch", 1): _read_batch,
     ("tde-bench/pages", 1): _read_pages,
     ("tde-bench/check", 1): _read_check,
+    ("tde-bench/check", 2): _read_check,
     ("tde-bench/compare", 1): read_compare,
     ("tde-bench/compare", 2): read_compare,
 }

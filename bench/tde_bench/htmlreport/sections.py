@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from tde_bench.batch.report import phases_table, totals_table
 from tde_bench.batch.results import TOTAL, BatchResult
+from tde_bench.check.report import explanation, findings_table, outcome, quantities_table
 from tde_bench.check.results import CheckResult
 from tde_bench.compare.report import compare_table, remarks
 from tde_bench.compare.results import CompareResult
@@ -19,7 +20,7 @@ from tde_bench.pages.report import pages_table
 from tde_bench.pages.report import verdicts as pages_verdicts
 from tde_bench.pages.results import OPENSSL, PagesResult
 from tde_bench.palette import INK, colours
-from tde_bench.report import format_interval, oltp_table, sweep_table, title
+from tde_bench.report import oltp_table, sweep_table, title
 from tde_bench.results import OltpResult, Point, Summary
 from tde_bench.statistics import Estimate
 from tde_bench.verdict import verdicts
@@ -249,17 +250,14 @@ def _pages(result: PagesResult, section: Section) -> None:
 
 
 def _check(result: CheckResult, section: Section) -> None:
-    rows = [
-        [
-            quantity.label,
-            f"{quantity.ratio.median:.3f}",
-            format_interval(quantity.ratio),
-            f"{quantity.noise:.1%}",
-        ]
-        for quantity in result.quantities()
-    ]
-    headings = ["", "ratio", "95 % interval", "noise"]
-    section.tables.append(Table("CPU per unit of work, relative to its reference", headings, rows))
+    findings = result.findings()
+    if result.comparison is None or not findings:
+        section.tables.append(from_rich(quantities_table(result)))
+        return
+    section.sentences.append(outcome(findings))
+    section.sentences += [f"{finding.verdict.value}: {finding.reason}" for finding in findings]
+    section.sentences.append(explanation(result.comparison))
+    section.tables.append(from_rich(findings_table(findings)))
 
 
 def _compare(result: CompareResult, section: Section) -> None:
