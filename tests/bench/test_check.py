@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from tde_bench import cli
-from tde_bench.check.benchmark import CheckBenchmark
+from tde_bench.check.benchmark import CheckBenchmark, CheckParameters
 from tde_bench.check.quantities import CheckRun, Quantity
 from tde_bench.check.results import CheckResult, read_baseline
 from tde_bench.check.verdict import Comparison, Verdict, judge
@@ -141,10 +142,54 @@ def test_a_file_that_is_no_baseline_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     file = _write(tmp_path / "baseline.json", AROUND_ONE)
-    assert read_baseline(file)["scan"].median == 1.0
+    assert read_baseline(file, 0.1).baseline["scan"].median == 1.0
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(BenchError, match=message):
-        read_baseline(file)
+        read_baseline(file, 0.1)
+
+
+def _describe(result: CheckResult, **changed: Any) -> None:
+    """Give a result the machine that it was measured on."""
+    values = {"model": "CPU A", "flags": ["aes"], "version": "15.3", "openssl": "OpenSSL 3.0.2 x"}
+    values |= changed
+    result.metadata["cpu"] = {"model": values["model"], "flags": values["flags"]}
+    result.facts["none"] = {"server_version": values["version"], "openssl": "Python's"}
+    result.facts["aes256"] = {"server_version": values["version"], "openssl": values["openssl"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, ""),
+        # Minor versions, and the dates of builds, are no reason.
+        ({"version": "15.9 (Debian)", "openssl": "OpenSSL 3.0.2 y"}, ""),
+        ({"model": "CPU B"}, "The CPU of the baseline is CPU A, but here it is CPU B"),
+        (
+            {"flags": ["aes", "vaes"]},
+            "of the baseline is aes, but here it is aes, vaes",
+        ),
+        ({"version": "16.1"}, "The PostgreSQL of the baseline is 15, but here it is 16"),
+        ({"openssl": "OpenSSL 3.5.0 x"}, "is OpenSSL 3.0.2, but here it is OpenSSL 3.5.0"),
+    ],
+)
+def test_a_baseline_of_another_machine_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], words: str
+) -> None:
+    made = _result(_runs(AROUND_ONE, (1.0,) * 7))
+    _describe(made)
+    write_json(made, tmp_path / "baseline.json")
+    comparison = read_baseline(tmp_path / "baseline.json", 0.1)
+    benchmark = CheckBenchmark(CheckParameters(rounds=0), Mock(), Mock(), comparison)
+
+    def set_up(self: CheckBenchmark, server: Any) -> Mock:
+        _describe(self.result, **changed)
+        return Mock()
+
+    monkeypatch.setattr(CheckBenchmark, "_set_up", set_up)
+    benchmark._measure_all(Mock(), Mock(), Path("openssl"))
+    warnings = [text for text in benchmark.result.warnings if "baseline" in text]
+    assert len(warnings) == bool(words)
+    assert all(words in text for text in warnings)
 
 
 def test_a_baseline_of_version_1_is_one(tmp_path: Path) -> None:
@@ -153,7 +198,7 @@ def test_a_baseline_of_version_1_is_one(tmp_path: Path) -> None:
     del document["margin"], document["findings"]
     document["schema"]["version"] = 1
     file.write_text(json.dumps(document))
-    assert read_baseline(file)["scan"].median == 1.0
+    assert read_baseline(file, 0.1).baseline["scan"].median == 1.0
     read = read_result(file)
     assert isinstance(read, CheckResult)
     assert read.comparison is None

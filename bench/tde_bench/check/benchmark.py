@@ -114,6 +114,7 @@ class CheckBenchmark:
             for server in (plain, encrypted):
                 turns.append(_Turn(server, self._set_up(server)))
                 stack.callback(turns[-1].connection.close)
+            self.result.warn_of_other_environment()
             started, stolen = time.monotonic(), steal_seconds()
             for number in range(self._parameters.rounds):
                 self._round(number, turns[0], turns[1], openssl)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tde_bench.check.environment import differences, environment_of
 from tde_bench.check.quantities import CheckRun, Quantity, summarize
 from tde_bench.check.verdict import Comparison, Finding, judge
 from tde_bench.errors import BenchError
@@ -46,6 +47,13 @@ class CheckResult(Outcome):
             return []
         return judge(self.quantities(), self.comparison)
 
+    def warn_of_other_environment(self) -> None:
+        """Say in words where this run and the baseline differ in more than this project."""
+        if self.comparison is not None:
+            own = environment_of(self.described(SCHEMA))
+            for text in differences(self.comparison.environment, own):
+                self.warn(text)
+
     def to_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` writes, which can be a later run's baseline."""
         return {
@@ -59,8 +67,8 @@ class CheckResult(Outcome):
         }
 
 
-def read_baseline(path: Path) -> dict[str, Estimate]:
-    """Return the ratios of an earlier run by name of their quantity.
+def read_baseline(path: Path, margin: float) -> Comparison:
+    """Return the comparison with an earlier run.
 
     Raises:
         BenchError: when the file is not a complete result of ``tde-bench check``.
@@ -70,9 +78,10 @@ def read_baseline(path: Path) -> dict[str, Estimate]:
         schema, status = document["schema"], document["status"]
         ratios = {quantity["name"]: quantity["ratio"] for quantity in document["quantities"]}
         baseline = {name: Estimate(**ratio) for name, ratio in ratios.items()}
+        environment = environment_of(document)
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"the baseline {path} cannot be read: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(
             f"{path} is not a result of `tde-bench check`: {error!r}", remedy=_MAKE_BASELINE
         ) from error
@@ -84,7 +93,7 @@ def read_baseline(path: Path) -> dict[str, Estimate]:
         raise BenchError(
             f"the run in {path} is {status}, so it is no baseline", remedy=_MAKE_BASELINE
         )
-    return baseline
+    return Comparison(baseline, margin, environment)
 
 
 _MAKE_BASELINE = "Make a new one: tde-bench check --json FILE"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tde_bench.check.environment import Environment
 from tde_bench.check.quantities import Quantity
 from tde_bench.statistics import Estimate
 
@@ -34,10 +35,12 @@ class Comparison:
     Attributes:
         baseline: the ratios of an earlier run by name of their quantity.
         margin: how much more a ratio may be, beyond the noise of the run; 0.1 is 10 %.
+        environment: where the baseline was made; differences are warned of and decide nothing.
     """
 
     baseline: Mapping[str, Estimate]
     margin: float
+    environment: Environment = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

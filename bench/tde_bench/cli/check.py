@@ -85,9 +85,10 @@ def check(
         # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
         from tde_bench.check.benchmark import CheckParameters
         from tde_bench.check.report import print_check
+        from tde_bench.check.results import read_baseline
 
         # Read first: a baseline that cannot be used should not cost two minutes.
-        comparison = None if baseline is None else _comparison(baseline, margin)
+        comparison = None if baseline is None else read_baseline(baseline, margin)
         parameters = CheckParameters().with_given(rounds=rounds, seed=seed)
         result, finished = _run(
             parameters, comparison, json_file, bindir=bindir, directory=directory
@@ -100,13 +101,6 @@ def check(
         raise typer.Exit(EXIT_INTERRUPTED)
     if any(finding.verdict.fails for finding in result.findings()):
         raise typer.Exit(EXIT_REGRESSION)
-
-
-def _comparison(baseline: Path, margin: float) -> Comparison:
-    from tde_bench.check.results import read_baseline
-    from tde_bench.check.verdict import Comparison
-
-    return Comparison(read_baseline(baseline), margin)
 
 
 @contextmanager
