@@ -143,11 +143,24 @@ def _git(folder: Path, *arguments: str) -> str:
     return completed.stdout.strip()
 
 
+# Results are published. These settings can hold passwords, or say where the secrets are.
+_SECRET_SETTING = re.compile(r"primary_conninfo|.*_command|ssl_.*|krb_.*|.*password.*")
+REDACTED = "(not recorded)"
+
+
 def server_settings(connection: Connection) -> dict[str, str]:
-    """Return all settings of a server, as SHOW prints them."""
-    return dict(
-        fetch_all(connection, "SELECT name, current_setting(name) FROM pg_settings ORDER BY name")
-    )
+    """Return all settings of a server, as SHOW prints them, but no secrets.
+
+    What may be one is replaced by :data:`REDACTED`, so servers that differ there look alike; a
+    setting that is empty stays so.
+    """
+    query = "SELECT name, current_setting(name) FROM pg_settings ORDER BY name"
+    return {name: _without_secret(name, value) for name, value in fetch_all(connection, query)}
+
+
+def _without_secret(name: str, value: str) -> str:
+    secret = _SECRET_SETTING.fullmatch(name.lower()) or "password" in value.lower()
+    return REDACTED if value and secret else value
 
 
 # Settings that must differ between servers, because they say where each one is.

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.cpu import tree_cpu_seconds
 from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
-from tde_bench.machine import describe_canary
+from tde_bench.machine import compare_settings, describe_canary
+from tde_bench.metadata import REDACTED
+from tde_bench.metadata import server_settings as server_settings_of
+from tde_bench.outcome import Outcome
 from tde_bench.pgbench import PgbenchOptions, summarize_latency
 from tde_bench.probe import may_checkpoint
 from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
@@ -203,6 +207,40 @@ def test_more_than_can_be_read_is_not_checked(
     with contextlib.closing(server.connect()) as connection:
         report = canary.plant_and_search(connection, server.data_directory)
     assert "GB are not read" in (report.not_checked or "")
+
+
+def test_secrets_of_a_server_are_not_recorded(server: EphemeralServer) -> None:
+    secrets = {
+        "primary_conninfo": "host=a password=hidden",
+        "archive_command": "cp --token=hidden %p /x",
+        "restore_command": "fetch hidden",
+        "ssl_passphrase_command": "echo hidden",
+        "krb_server_keyfile": "/etc/hidden",
+        "log_line_prefix": "password=hidden ",
+    }
+    outcomes = Outcome({}, {"a": "a", "b": "b"})
+    with contextlib.closing(server.connect()) as connection:
+        plain = server_settings_of(connection)
+        try:
+            for name, value in secrets.items():
+                execute(connection, f"ALTER SYSTEM SET {name} = %s", (value,))
+            execute(connection, "SELECT pg_reload_conf()")
+            while fetch_value(connection, "SHOW primary_conninfo") == "":
+                time.sleep(0.05)
+            settings = server_settings_of(connection)
+        finally:
+            execute(connection, "ALTER SYSTEM RESET ALL")
+            execute(connection, "SELECT pg_reload_conf()")
+    assert "hidden" not in str(settings)
+    assert {settings[name] for name in secrets} == {REDACTED}
+    assert settings["shared_buffers"] == "16MB"
+    # What is empty holds no secret, and what differs is told without it.
+    assert plain["primary_conninfo"] == ""
+    outcomes.facts = {"a": {"settings": plain}, "b": {"settings": settings}}
+    compare_settings(outcomes)
+    (warning,) = outcomes.warnings
+    assert "primary_conninfo" in warning
+    assert "hidden" not in warning
 
 
 @pytest.mark.parametrize("dsn", ["host", "host=/nonexistent dbname=x"])
