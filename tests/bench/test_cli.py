@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tde_bench import cli
 from tde_bench.cli import oltp as oltp_command
-from tde_bench.cli.common import numbers
+from tde_bench.cli.common import check_outputs, numbers
 from tde_bench.errors import BenchError
 from tde_bench.parameters import OltpParameters
 from tde_bench.workload_names import WorkloadName
@@ -109,3 +110,29 @@ def test_lists_of_numbers() -> None:
 def test_options_that_tpcc_cannot_follow_are_refused() -> None:
     result = CliRunner().invoke(cli.app, ["oltp", "--workload=tpcc", "--rate=5"])
     assert isinstance(result.exception, BenchError)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("/nonexistent/x.csv", "does not exist"),
+        ("/proc/x.csv", "/proc/x.csv cannot be written"),
+        ("/tmp", "/tmp exists and is not a file"),
+        ("/dev/null", "/dev/null exists and is not a file"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--csv", "--json"])
+def test_outputs_that_cannot_be_written_are_refused_before_the_run(
+    option: str, file: str, message: str
+) -> None:
+    result = CliRunner().invoke(cli.app, ["oltp", "--shared-buffers=16MB", f"{option}={file}"])
+    assert isinstance(result.exception, BenchError)
+    assert message in str(result.exception)
+
+
+def test_checking_an_output_leaves_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("kept")
+    check_outputs([old, tmp_path / "new.json", None], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+    assert old.read_text() == "kept"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,8 +40,30 @@ def check_outputs(files: Iterable[Path | None], charts: Iterable[Path | None]) -
                 f"--chart {chart}: the name must end in {' or '.join(_CHART_SUFFIXES)}"
             )
     for path in files:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise BenchError(f"the directory of {path} does not exist")
+        if path is not None:
+            _check_output(path)
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a place where no file can be made.
+
+    Raises:
+        BenchError: naming the file.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise BenchError(f"the directory of {path} does not exist")
+    # A device would be replaced by a file, as results are written beside and then renamed.
+    if path.exists() and not path.is_file():
+        raise BenchError(f"{path} exists and is not a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise BenchError(f"{path} may not be written")
+    try:
+        # Only the attempt tells: permissions, full disks and kernel filesystems look alike before.
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=folder):
+            pass
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
