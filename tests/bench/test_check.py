@@ -6,6 +6,7 @@ The long tests run the real command; a slowed cipher (slow_cipher.c) is the regr
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,9 +22,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tde_bench import cli
 from tde_bench.check.benchmark import CheckBenchmark, CheckParameters
 from tde_bench.check.quantities import CheckRun, Quantity
+from tde_bench.check.report import findings_table
 from tde_bench.check.results import CheckResult, read_baseline
 from tde_bench.check.verdict import Comparison, Verdict, judge
 from tde_bench.errors import BenchError, NotMeasuredError
@@ -90,6 +94,31 @@ def test_noise_between_equal_turns_widens_what_is_allowed() -> None:
     noisy = _quantity(ratios, (0.6, 0.7, 0.8, 1.0, 1.2, 1.3, 1.4))
     assert noisy.noise >= 0.3
     assert _verdict(noisy, baseline=1.25) is not Verdict.REGRESSION
+
+
+def test_the_smallest_slowdown_that_could_be_found_is_told() -> None:
+    quantity = _quantity(AROUND_ONE, (0.95, 0.96, 0.97, 1.0, 1.0, 1.0, 1.0))
+    comparison = Comparison({"scan": Estimate(2.0, 1.9, 2.2, 7)}, 0.1)
+    (finding,) = judge([quantity], comparison)
+    expected = 2.2 * (1.1 + quantity.noise) / 2.0
+    assert quantity.noise > 0
+    assert finding.smallest_slowdown == pytest.approx(expected)
+    assert finding.to_json()["smallest_slowdown"] == pytest.approx(expected)
+    table = findings_table([finding])
+    (column,) = (column for column in table.columns if column.header == "finds")
+    assert list(column.cells) == [f"+{expected - 1:.0%}"]
+    # A quantity that the baseline lacks has nothing to be slower than.
+    assert judge([quantity], Comparison({}, 0.1))[0].smallest_slowdown is None
+
+
+def test_the_table_fits_a_terminal() -> None:
+    quantity = replace(_quantity(AROUND_ONE), label="encrypt AES-128 ÷ openssl")
+    findings = judge([quantity], Comparison({"scan": Estimate(0.5, 0.4, 0.5, 7)}, 0.1))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(findings_table(findings))
+    text = console.export_text()
+    assert "REGRESSION" in text
+    assert "…" not in text
 
 
 def test_few_rounds_decide_nothing() -> None:
@@ -229,6 +258,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float,
     text = summary.read_text()
     assert ("The check failed: scan ÷ plain." in text) == (code == 1)
     assert f"| scan ÷ plain | 1.000 | {factor:.3f} |" in text
+    assert "| +12% |" in text
     assert finding["reason"] in text
     assert ("REGRESSION" in done.output) == (code == 1)
     suite = ElementTree.parse(junit).getroot().find("testsuite")

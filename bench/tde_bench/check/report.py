@@ -38,15 +38,17 @@ def quantities_table(result: CheckResult) -> Table:
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Return the comparison with the baseline."""
-    table = _table("was", "now", "95 % interval", "up to", "verdict")
+    table = _table("was", "now", "95 % interval", "up to", "finds", "verdict")
     for finding in findings:
         quantity, baseline = finding.quantity, finding.baseline
+        slowdown = finding.smallest_slowdown
         table.add_row(
             finding.label,
             _UNKNOWN if baseline is None else f"{baseline.median:.3f}",
             _UNKNOWN if quantity is None else f"{quantity.ratio.median:.3f}",
             _UNKNOWN if quantity is None else format_interval(quantity.ratio),
             _UNKNOWN if finding.allowed is None else f"{finding.allowed:.3f}",
+            _UNKNOWN if slowdown is None else f"+{slowdown - 1:.0%}",
             Text(finding.verdict.value, _STYLES.get(finding.verdict, "")),
         )
     return table
@@ -59,7 +61,8 @@ def _table(*headings: str) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    table.add_column("", no_wrap=True)
+    # The figures fit a terminal of 80 columns when names may take a second line.
+    table.add_column("")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
@@ -70,7 +73,8 @@ def explanation(comparison: Comparison) -> str:
     return (
         "Was: the baseline. Up to: the end of the baseline's interval, a margin of "
         f"{comparison.margin:.0%}, and the noise between equal turns of this run. A regression is "
-        "an interval wholly above that."
+        "an interval wholly above that. Finds: the smallest increase over the baseline that this "
+        "run could have called one."
     )
 
 

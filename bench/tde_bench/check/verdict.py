@@ -59,6 +59,17 @@ class Finding:
     verdict: Verdict
 
     @property
+    def smallest_slowdown(self) -> float | None:
+        """The factor on the baseline's median that this run could have found at best.
+
+        1.2 means that nothing below 20 % more can be called a regression. An interval of some
+        width, which must lie wholly above, needs a little more.
+        """
+        if self.baseline is None or self.allowed is None:
+            return None
+        return self.allowed / self.baseline.median
+
+    @property
     def reason(self) -> str:
         """Say in one sentence what was found."""
         if self.quantity is None:
@@ -79,6 +90,7 @@ class Finding:
             "label": self.label,
             "baseline": None if self.baseline is None else asdict(self.baseline),
             "allowed": self.allowed,
+            "smallest_slowdown": self.smallest_slowdown,
             "verdict": self.verdict.value,
             "reason": self.reason,
         }
