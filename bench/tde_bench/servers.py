@@ -364,12 +364,23 @@ class ExistingServer(Server):
         return self._can_checkpoint
 
     def close(self) -> None:
-        """Drop the scratch database."""
+        """Drop the scratch database.
+
+        Raises:
+            BenchError: naming the database that stays behind, when the server does not drop it.
+        """
         if not self._created:
             return
         drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-        with contextlib.closing(self._maintenance_connection()) as connection:
-            execute(connection, drop.format(sql.Identifier(self._database)))
+        try:
+            with contextlib.closing(self._maintenance_connection()) as connection:
+                execute(connection, drop.format(sql.Identifier(self._database)))
+        except (BenchError, psycopg2.Error) as error:
+            raise BenchError(
+                f"{self.configuration.label}: the scratch database {self._database} stays behind, "
+                f"because it could not be dropped:\n{str(error).strip()}",
+                remedy=f"Once the server runs again: DROP DATABASE {self._database};",
+            ) from error
         self._created = False
 
 

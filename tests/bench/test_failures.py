@@ -14,9 +14,10 @@ import psutil
 import psycopg2
 import pytest
 from psycopg2 import errors
+from psycopg2.extensions import parse_dsn
 from tde_bench.cli.failures import in_plain_words, plain_errors
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
-from tde_bench.database import execute
+from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError
 from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
 from tde_bench.workspace import workspace
@@ -76,6 +77,22 @@ def test_a_server_that_dies_is_named(server: EphemeralServer) -> None:
         existing.connect()
     with pytest.raises(BenchError, match="my server: the server was stopped or restarted"):
         assert existing.postmaster_pid
+
+
+def test_a_scratch_database_that_stays_behind_is_named(server: EphemeralServer) -> None:
+    existing = ExistingServer(Configuration("mine", "my server", dsn=server.dsn))
+    existing.start()
+    name = parse_dsn(existing.dsn)["dbname"]
+    server.crash()
+    with pytest.raises(BenchError, match="my server: the scratch database") as raised:
+        existing.close()
+    assert f"{name} stays behind" in str(raised.value)
+    assert f"DROP DATABASE {name};" in raised.value.remedy
+    server.start_again()
+    existing.close()
+    with contextlib.closing(server.connect()) as connection:
+        query = "SELECT count(*) FROM pg_database WHERE datname = %s"
+        assert fetch_value(connection, query, (name,)) == 0
 
 
 def test_a_server_without_writes_is_named(server: EphemeralServer) -> None:
