@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from tde_bench.servers import Server
 
 # Below this, much of the data stays in shared_buffers and the cipher has little to do.
 MINIMUM_DATA_RATIO = 2.0
-# More work than this, per CPU, by others before the run makes the figures doubtful.
-BUSY_LOAD_PER_CPU = 0.5
+# More than this percentage of the CPUs in use by others makes the figures doubtful.
+BUSY_PERCENT = 25.0
 # A hypervisor that withholds more of the CPUs than this disturbs the measurement.
 MAXIMUM_STEAL = 0.01
 
@@ -25,12 +24,12 @@ MAXIMUM_STEAL = 0.01
 def describe_machine(outcome: Outcome) -> None:
     """Note what the machine is and how busy; call it before the benchmark adds its own load."""
     outcome.metadata = metadata.collect(None)
-    cpu_count = os.cpu_count() or 1
-    load = outcome.metadata["load_average"][0]
-    if load > BUSY_LOAD_PER_CPU * cpu_count:
+    # The load average would still tell of a benchmark that has just ended.
+    busy = psutil.cpu_percent(interval=1)
+    outcome.metadata["busy_percent"] = busy
+    if busy > BUSY_PERCENT:
         outcome.warn(
-            f"The machine was busy before the run started (load average {load:.1f} on "
-            f"{cpu_count} CPUs)."
+            f"The machine was busy before the run started: others used {busy:.0f} % of its CPUs."
         )
     if not outcome.metadata["cpu"]["aes_instructions"]:
         outcome.warn("This CPU has no AES instructions: encryption runs in software.")

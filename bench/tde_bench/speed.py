@@ -68,6 +68,7 @@ def measure_speeds(
     except BenchError as error:
         outcome.warn(f"The limit cannot be computed from all rounds: {error}")
     _check_software(encrypted, speeds, outcome)
+    _check_version(openssl, outcome)
     return speeds
 
 
@@ -83,6 +84,22 @@ def _check_software(
             outcome.warn(
                 "OpenSSL is nearly as fast without the CPU's AES instructions as with them: this "
                 "CPU has none, or they could not be switched off. Do not trust the software bars."
+            )
+
+
+def _check_version(openssl: Path, outcome: Outcome) -> None:
+    """Note the program's version; warn when servers encrypt with another version of OpenSSL."""
+    completed = subprocess.run(
+        [openssl, "version"], capture_output=True, text=True, env=clean_environment(), check=False
+    )
+    outcome.metadata["openssl_program"] = program = completed.stdout.strip()
+    # "OpenSSL 3.0.17 1 Jul 2025 (Library: ...)": the date may differ between builds of a version.
+    version = program.split()[:2]
+    for name, facts in outcome.facts.items():
+        library = str(facts.get("openssl", ""))
+        if version and library and library.split()[:2] != version:
+            outcome.warn(
+                f"{outcome.labels[name]} uses {library}, but the limit was measured with {program}."
             )
 
 

@@ -67,8 +67,8 @@ def _noise_lines(summary: Summary, baseline: Summary) -> list[str]:
             lines.append(
                 f"Noise: {quantity} of {baseline.label} vary by {noise:.1%} from round to round, "
                 f"more than the {effect:.1%} between {summary.label} and {baseline.label}. "
-                "Pairing rounds removes slow drift only; trust the interval, not the median, or "
-                "use more and longer rounds."
+                "Pairing removes drift that is slower than a slice; trust the interval, not the "
+                "median, or use more rounds."
             )
     return lines
 

@@ -30,7 +30,7 @@ from tde_bench.compare.results import CompareResult
 from tde_bench.compare.volumes import Volume
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.database import Connection
-from tde_bench.errors import BenchError
+from tde_bench.errors import BenchError, CanaryError
 from tde_bench.htmlreport.page import read_all, render_html, render_markdown
 from tde_bench.oltp import OltpBenchmark
 from tde_bench.outcome import write_json
@@ -221,6 +221,13 @@ def test_peer_that_cannot_be_closed_is_a_warning() -> None:
 def test_failing_baseline_is_fatal() -> None:
     run = Steps("set-up", "none", psycopg2.OperationalError("lost"), at_end=None)
     with pytest.raises(BenchError, match=r"^no encryption: lost$"):
+        run.measure()
+    assert run.measured == []
+
+
+def test_plaintext_of_a_peer_is_no_footnote() -> None:
+    run = Steps("canary", "a", CanaryError("A is not encrypted"), at_end=None)
+    with pytest.raises(CanaryError, match=r"^A is not encrypted$"):
         run.measure()
     assert run.measured == []
 

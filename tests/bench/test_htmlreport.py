@@ -115,6 +115,21 @@ def _all(tmp_path: Path) -> list[Path]:
     )
 
 
+def test_published_charts_stand_beside_the_run_that_shows_most_of_them() -> None:
+    short = make_result(TPS[:2], [0.5 * value for value in TPS[:2]])
+    whole = make_result(TPS, [0.98 * value for value in TPS])
+    stopped = make_result([*TPS, *TPS], [0.7 * value for value in [*TPS, *TPS]])
+    stopped.status = "interrupted"
+    existing = make_result(TPS, [0.6 * value for value in TPS])
+    existing.labels = {"aes256": "a server", "none": "another"}
+    results = [short, existing, stopped, whole]
+    for result in results:
+        result.parameters["workload"] = "tpcb"
+    for order in (results, results[::-1]):
+        text = render_markdown([(f"{number}.json", result) for number, result in enumerate(order)])
+        assert "no encryption 1.000; AES-256 0.980" in text
+
+
 def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
     text = render_html(read_all(_all(tmp_path)))
     page = Page(text)

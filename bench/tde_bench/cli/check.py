@@ -51,9 +51,8 @@ MarginOption = Annotated[
     ),
 ]
 CheckRoundsOption = Annotated[
-    int | None, typer.Option(min=1, help="Rounds; fewer than 6 decide nothing. Default: 7.")
+    int | None, typer.Option(min=1, help="Rounds; fewer than 6 decide nothing. Default: 9.")
 ]
-CheckSeedOption = Annotated[int | None, typer.Option(help="Seed of the bootstrap. Default: 1.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +68,6 @@ def check(
     directory: DirectoryOption = None,
     json_file: JsonFileOption = None,
     junit_file: JunitOption = None,
-    seed: CheckSeedOption = None,
 ) -> None:
     """Tell whether encryption has become more expensive than in a baseline; for CI.
 
@@ -89,7 +87,7 @@ def check(
 
         # Read first: a baseline that cannot be used should not cost two minutes.
         comparison = None if baseline is None else read_baseline(baseline, margin)
-        parameters = CheckParameters().with_given(rounds=rounds, seed=seed)
+        parameters = CheckParameters().with_given(rounds=rounds)
         result, finished = _run(
             parameters, comparison, json_file, bindir=bindir, directory=directory
         )

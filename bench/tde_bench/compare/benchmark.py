@@ -17,7 +17,7 @@ from tde_bench.compare.results import CompareResult
 from tde_bench.compare.volumes import Volume, gocryptfs, luks
 from tde_bench.compare.workload import PeerWorkload
 from tde_bench.configurations import Configuration
-from tde_bench.errors import BenchError
+from tde_bench.errors import BenchError, CanaryError
 from tde_bench.machine import (
     check_steal,
     compare_settings,
@@ -199,10 +199,14 @@ class CompareBenchmark(OltpBenchmark):
 
         Raises:
             BenchError: when it is the baseline, without which there is nothing to compare.
+            CanaryError: when plaintext was found where there must be none, which nobody should
+                learn from a footnote.
         """
         try:
             with _naming(configuration):
                 yield
+        except CanaryError:
+            raise
         except BenchError as error:
             if configuration.name == self.result.baseline:
                 raise
@@ -241,6 +245,8 @@ def _naming(configuration: Configuration) -> Iterator[None]:
     """
     try:
         yield
+    except CanaryError:
+        raise
     except _FAILURES as error:
         prefix = f"{configuration.label}: "
         reason = str(error).strip().removeprefix(prefix)

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tde_bench.batch.results import TOTAL, BatchResult
+from tde_bench.configurations import NO_ENCRYPTION
 from tde_bench.htmlreport.reading import Result, read_result
 from tde_bench.htmlreport.reference import reference_pairs
 from tde_bench.htmlreport.sections import section_of
@@ -61,6 +62,7 @@ def _reference(results: Sequence[tuple[str, Result]]) -> list[Any]:
         for _, result in results
         if type(result) is OltpResult
         and result.runs
+        and result.baseline == NO_ENCRYPTION.name
         and not result.is_sweep
         and result.parameters.get("workload") == "tpcb"
     ]
@@ -71,7 +73,16 @@ def _reference(results: Sequence[tuple[str, Result]]) -> list[Any]:
     ]
     if not oltp and not batch:
         return []
-    return list(reference_pairs(oltp[0] if oltp else None, batch[0] if batch else None))
+    return list(
+        reference_pairs(
+            max(oltp, key=_completeness, default=None), max(batch, key=_completeness, default=None)
+        )
+    )
+
+
+def _completeness(result: OltpResult | BatchResult) -> tuple[bool, int, int]:
+    """Order results by how much of a published chart they show, and how well."""
+    return result.status == "complete", len(result.labels), len(result.runs)
 
 
 def _markdown_cell(text: str) -> str:

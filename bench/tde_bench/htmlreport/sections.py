@@ -103,6 +103,7 @@ def machine_rows(result: Outcome) -> list[tuple[str, str]]:
         ("Filesystem", f"{filesystem['type']} on {filesystem['device']}" if filesystem else ""),
         ("PostgreSQL", str(facts.get("server_version", ""))),
         ("OpenSSL", str(facts.get("openssl") or metadata.get("openssl", ""))),
+        ("openssl speed", str(metadata.get("openssl_program", ""))),
         ("OpenSSL of cryptography", str(metadata.get("cryptography_openssl", ""))),
         ("tde", f"{metadata.get('tde', '')}, commit {metadata.get('commit') or 'unknown'}"),
         ("Load before the run", " ".join(f"{value:.2f}" for value in load)),
