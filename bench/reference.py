@@ -18,8 +18,8 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 # The arguments of each benchmark; results go into files of its name.
 COMMANDS: dict[str, str] = {
-    "oltp": "oltp --aes 128 --aes 256 --control --duration 10",
-    "select-only": "oltp --aes 256 --workload select-only --duration 10",
+    "oltp": "oltp --aes 128 --aes 256 --control --rounds 24 --duration 5",
+    "select-only": "oltp --aes 256 --workload select-only --control --rounds 24 --duration 5",
     "random-update": "oltp --aes 256 --workload random-update --duration 10 --rounds 6",
     "clients": "oltp --aes 256 --clients 1,4,16,64 --scale 64 --duration 5",
     "scales": "oltp --aes 256 --scale 5,20,80 --duration 5",

@@ -53,8 +53,7 @@ def running_servers(
 ) -> Iterator[Running]:
     """Start a server per configuration; on the way out stop them and remove their files.
 
-    All servers stay up for the whole run. Starting each one anew for its turn would measure
-    cold caches and recovery, and idle servers cost next to nothing: their settings leave them
+    All servers are up at the same time. Idle ones cost next to nothing: their settings leave them
     no background work to do.
     """
     with ExitStack() as stack:

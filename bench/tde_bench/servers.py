@@ -110,6 +110,10 @@ class Server(ABC):
     def close(self) -> None:
         """Remove what the benchmark created."""
 
+    @abstractmethod
+    def renew(self) -> None:
+        """Start the server anew if it is the benchmark's own; connections to it end."""
+
     @property
     @abstractmethod
     def client_environment(self) -> dict[str, str]:
@@ -179,6 +183,11 @@ class EphemeralServer(Server):
             log=self.log,
             environment=self.configuration.environment,
         )
+
+    def renew(self) -> None:
+        """Stop the server as an operator would, and start it again."""
+        self._cluster.stop("fast")
+        self.start_again()
 
     def crash(self) -> None:
         """End the server without a checkpoint, as a crash would; the next start recovers."""
@@ -362,6 +371,9 @@ class ExistingServer(Server):
     def can_checkpoint(self) -> bool:
         """Tell whether the user is a superuser or has pg_checkpoint."""
         return self._can_checkpoint
+
+    def renew(self) -> None:
+        """Do nothing: others may be working on the server."""
 
     def close(self) -> None:
         """Drop the scratch database.

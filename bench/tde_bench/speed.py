@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +68,8 @@ def measure_speeds(
     except BenchError as error:
         outcome.warn(f"The limit cannot be computed from all rounds: {error}")
     _check_software(encrypted, speeds, outcome)
-    _check_version(openssl, outcome)
+    libraries = {outcome.labels[n]: str(f.get("openssl", "")) for n, f in outcome.facts.items()}
+    check_version(openssl, outcome, libraries)
     return speeds
 
 
@@ -87,20 +88,21 @@ def _check_software(
             )
 
 
-def _check_version(openssl: Path, outcome: Outcome) -> None:
-    """Note the program's version; warn when servers encrypt with another version of OpenSSL."""
+def check_version(openssl: Path, outcome: Outcome, libraries: Mapping[str, str]) -> None:
+    """Note the program's version; warn when what it is the limit of uses another OpenSSL.
+
+    Args:
+        libraries: the version text of the libcrypto of each that encrypts, by its label.
+    """
     completed = subprocess.run(
         [openssl, "version"], capture_output=True, text=True, env=clean_environment(), check=False
     )
     outcome.metadata["openssl_program"] = program = completed.stdout.strip()
     # "OpenSSL 3.0.17 1 Jul 2025 (Library: ...)": the date may differ between builds of a version.
     version = program.split()[:2]
-    for name, facts in outcome.facts.items():
-        library = str(facts.get("openssl", ""))
+    for label, library in libraries.items():
         if version and library and library.split()[:2] != version:
-            outcome.warn(
-                f"{outcome.labels[name]} uses {library}, but the limit was measured with {program}."
-            )
+            outcome.warn(f"{label} uses {library}, but the limit was measured with {program}.")
 
 
 def measure_speed(openssl: Path, configuration: Configuration, round_number: int) -> CipherSpeed:

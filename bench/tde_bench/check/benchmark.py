@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,11 +32,12 @@ from tde_bench.machine import (
     describe_machine,
     describe_server,
 )
+from tde_bench.metadata import openssl_version
 from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.runner import Place, check_canary, running_servers
 from tde_bench.servers import Server, server_settings
-from tde_bench.speed import find_openssl, measure_speed
+from tde_bench.speed import check_version, find_openssl, measure_speed
 from tde_bench.usage import read_usage, steal_seconds
 
 _SHARED_BUFFERS = "16MB"
@@ -100,6 +102,7 @@ class CheckBenchmark:
         self.result.status = "failed"
         try:
             describe_machine(self.result)
+            check_version(openssl, self.result, {"the page core": openssl_version(os.getpid())})
             with running_servers(self._configurations, place, self._observer) as running:
                 assert running.folder is not None
                 describe_filesystem(self.result, running.folder)

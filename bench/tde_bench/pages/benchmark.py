@@ -16,12 +16,13 @@ from tde import Algorithm
 from tde_bench.configurations import CAPABILITIES, Configuration
 from tde_bench.errors import BenchError
 from tde_bench.machine import check_steal, describe_machine
+from tde_bench.metadata import openssl_version
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
 from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.schedule import Slot
-from tde_bench.speed import find_openssl, measure_speed
+from tde_bench.speed import check_version, find_openssl, measure_speed
 from tde_bench.usage import steal_seconds
 
 IN_PLACE = "in place"
@@ -98,6 +99,9 @@ class PagesBenchmark:
         self.result.status = "failed"
         try:
             describe_machine(self.result)
+            if self._openssl is not None:
+                core = {"the page core": openssl_version(os.getpid())}
+                check_version(self._openssl, self.result, core)
             # The wheel of cryptography brings an OpenSSL of its own.
             self.result.metadata["cryptography_openssl"] = (
                 cryptography_backend.openssl_version_text()
