@@ -41,7 +41,7 @@ build: setup ## Compile the C core again where it changed
 bench: setup ## Measure OLTP with and without AES-256
 	$(BIN)/tde-bench oltp --aes 256
 
-reference: setup ## Everything in results/, measured again (about an hour, on an idle machine)
+reference: setup ## Everything in results/, measured again (1.5 hours, on an idle machine)
 	$(BIN)/python bench/reference.py $(REFERENCE) $(REFERENCE_ARGS)
 
 test: setup lint ## Static checks and all tests but the long ones

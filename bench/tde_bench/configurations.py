@@ -48,6 +48,17 @@ NO_ENCRYPTION = Configuration("none", "no encryption")
 # The same once more, to see how far apart two equal servers are.
 CONTROL = Configuration("control", "control")
 
+# Servers that encrypt below PostgreSQL or in its columns, for ``tde-bench compare``.
+GOCRYPTFS = "gocryptfs"
+LUKS = "luks"
+PGCRYPTO = "pgcrypto"
+
+_OWN_NAMES = frozenset(
+    {NO_ENCRYPTION.name, CONTROL.name, GOCRYPTFS, LUKS, PGCRYPTO}
+    | {f"aes{algorithm.aes_bits}" for algorithm in Algorithm}
+    | {f"aes{algorithm.aes_bits}-software" for algorithm in Algorithm}
+)
+
 
 def ephemeral(algorithms: Iterable[Algorithm]) -> list[Configuration]:
     """Return the plain configuration, the baseline, and one per algorithm."""
@@ -74,7 +85,7 @@ def existing(specifications: Iterable[str]) -> list[Configuration]:
     """Return one configuration per ``DSN[=label]``.
 
     Raises:
-        BenchError: when two have the same label.
+        BenchError: when two have the same label, or that of something that tde-bench makes.
     """
     configurations = []
     for number, specification in enumerate(specifications, start=1):
@@ -84,11 +95,19 @@ def existing(specifications: Iterable[str]) -> list[Configuration]:
     names = [configuration.name for configuration in configurations]
     if len(set(names)) != len(names):
         raise BenchError("two --existing servers have the same label")
+    if taken := _OWN_NAMES.intersection(names):
+        raise BenchError(
+            f"the label {min(taken)} stands for what tde-bench makes itself",
+            remedy=f"Choose another one, for example my-{min(taken)}.",
+        )
     return configurations
 
 
 # The last part of a URI starts after one of these; only parts after ? and & are name=value.
 _URI_PART = re.compile(r"([/?&])([^/?&]*)$")
+_LABEL = re.compile(r"[\w.-]*")
+# A password, also sslpassword, in quotes or not, that stands last.
+_LAST_PASSWORD = re.compile(r"password\s*=\s*('[^']*'|[^\s&']*)\s*$", re.IGNORECASE)
 
 
 def split_label(specification: str) -> tuple[str, str | None]:
@@ -97,8 +116,10 @@ def split_label(specification: str) -> tuple[str, str | None]:
     The label follows an equal sign that the DSN cannot need: the second one in the last
     ``name=value`` of the DSN, or the first one when the DSN is a URI that ends with its
     database. ``host=/tmp port=5433=mine`` and ``postgresql://host/db=mine`` are labelled. A label
-    is one word.
+    is one word. At the end of a password nothing is taken for a label, which anybody may see.
     """
+    if _LAST_PASSWORD.search(specification):
+        return specification, None
     if "://" in specification:
         match = _URI_PART.search(specification)
         assert match is not None  # "://" always leaves a part after its last slash.
@@ -110,4 +131,4 @@ def split_label(specification: str) -> tuple[str, str | None]:
     if last.count("=") <= needed:
         return specification, None
     dsn, _, label = specification.rpartition("=")
-    return dsn, label or None
+    return (dsn, label or None) if _LABEL.fullmatch(label) else (specification, None)

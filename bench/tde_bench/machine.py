@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 from tde_bench import metadata, tpcb
 from tde_bench.canary import CanaryReport, stored_bytes
 from tde_bench.outcome import Outcome
-from tde_bench.servers import Server
+from tde_bench.servers import ExistingServer, Server
 
 # Below this, much of the data stays in shared_buffers and the cipher has little to do.
 MINIMUM_DATA_RATIO = 2.0
@@ -57,7 +58,7 @@ def describe_server(
         report: what the search for the canary row found.
         moves_pages: warn when the data is not larger than shared_buffers.
     """
-    configuration = server.configuration
+    configuration, pid = server.configuration, server.postmaster_pid
     with contextlib.closing(server.connect()) as connection:
         size = tpcb.database_bytes(connection)
         settings = metadata.server_settings(connection)
@@ -84,9 +85,28 @@ def describe_server(
         "database_bytes": size,
         "shared_buffers_bytes": buffers,
         "server_version": version,
-        "openssl": metadata.openssl_version(server.postmaster_pid),
+        # Of a server elsewhere it is not known.
+        "openssl": None if pid is None else metadata.openssl_version(pid),
         "settings": settings,
     }
+
+
+def disown_shared_servers(outcome: Outcome, servers: Sequence[Server]) -> None:
+    """Measure no CPU where two configurations use one server, and warn of it.
+
+    Its processes work for both, so each would be charged with the load of the other one too.
+    """
+    by_pid: dict[int, list[ExistingServer]] = {}
+    for server in servers:
+        if isinstance(server, ExistingServer) and (pid := server.postmaster_pid) is not None:
+            by_pid.setdefault(pid, []).append(server)
+    for shared in by_pid.values():
+        if len(shared) < 2:
+            continue
+        for server in shared:
+            server.disown_processes()
+        labels = " and ".join(server.configuration.label for server in shared)
+        outcome.warn(f"{labels} are on one server, whose CPU cannot be told apart: not measured.")
 
 
 def compare_settings(outcome: Outcome) -> None:

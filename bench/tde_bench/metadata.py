@@ -8,7 +8,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from tde import _core
 from tde_bench.database import Connection, fetch_all
 
 # Filesystems in memory: I/O there costs nothing, so encryption looks more expensive than it is.
@@ -92,8 +92,8 @@ def cpu() -> dict[str, Any]:
 def openssl_version(server_pid: int | None) -> str:
     """Return the version of the libcrypto that a server has mapped.
 
-    That is the library that encrypts, which may differ from the one of this Python. The latter
-    is the answer when there is no server or it has mapped none.
+    That is the library that encrypts. When there is no server or it has mapped none, the answer is
+    that of the page core.
     """
     if server_pid is not None:
         try:
@@ -102,7 +102,7 @@ def openssl_version(server_pid: int | None) -> str:
             maps = ""
         if match := re.search(r"(/\S*libcrypto[^/\s]*)$", maps, re.MULTILINE):
             return _library_version(match[1])
-    return ssl.OPENSSL_VERSION
+    return _core.openssl_version()
 
 
 def _library_version(path: str) -> str:

@@ -19,6 +19,7 @@ from tde_bench.machine import (
     describe_machine,
     describe_search,
     describe_server,
+    disown_shared_servers,
 )
 from tde_bench.parameters import OltpParameters
 from tde_bench.progress import Observer
@@ -77,6 +78,7 @@ class OltpBenchmark:
             with running_servers(self._configurations, place, self._observer) as running:
                 if running.folder is not None:
                     describe_filesystem(self.result, running.folder)
+                disown_shared_servers(self.result, running.servers)
                 self._measure_all([Driver(server, pgbench) for server in running.servers])
             self.result.status = "complete"
         except KeyboardInterrupt:

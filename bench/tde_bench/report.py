@@ -101,7 +101,13 @@ def title(result: OltpResult) -> str:
 
 def sweep_table(result: OltpResult) -> Table:
     """Build the table of a sweep: a line per point and encrypted configuration."""
-    table = Table(title=title(result), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title(result),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for heading in (
         result.parameters.get("scale_unit", "scale"),
         "clients",

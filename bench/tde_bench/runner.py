@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from tde.postgres import PostgresBinaries
 from tde_bench import canary
 from tde_bench.canary import CanaryReport
 from tde_bench.configurations import Configuration
+from tde_bench.errors import CanaryError
 from tde_bench.lifecycle import signals_wait
 from tde_bench.progress import Observer
 from tde_bench.servers import EphemeralServer, ExistingServer, Server
@@ -104,12 +106,15 @@ def check_canary(server: Server) -> CanaryReport | None:
     """
     if server.data_directory is None or not server.can_checkpoint:
         return None
-    connection = server.connect()
-    try:
-        report = canary.plant_and_search(connection, server.data_directory)
-    finally:
-        connection.close()
     configuration = server.configuration
+    with contextlib.closing(server.connect()) as connection:
+        try:
+            report = canary.plant_and_search(connection, server.data_directory)
+        except (CanaryError, OSError) as error:
+            # Others write to a server that runs for them: files may vanish during the search.
+            if configuration.dsn is None:
+                raise
+            return CanaryReport.without_search(str(error))
     if configuration.dsn is None:
         canary.require(
             report, encrypted=configuration.algorithm is not None, label=configuration.label

@@ -15,7 +15,7 @@ import psycopg2
 from psycopg2 import extensions, sql
 
 from tde.algorithms import Algorithm
-from tde.errors import ServerStopError
+from tde.errors import ServerNotRunningError, ServerStopError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, PostgresBinaries
 from tde.postgres.os_user import server_os_user
@@ -31,6 +31,9 @@ from tde_bench.strays import end_strays
 from tde_bench.workspace import give_to
 
 DATABASE = "tde_bench"
+
+# The first version (PostgreSQL 13) that ends a database's sessions when it is dropped.
+_FORCE_SINCE = 130000
 
 # Not the locale of whoever runs the benchmark, so that results can be compared.
 _INITDB_ARGUMENTS = ("--locale=C", "--encoding=UTF8")
@@ -185,8 +188,18 @@ class EphemeralServer(Server):
         )
 
     def renew(self) -> None:
-        """Stop the server as an operator would, and start it again."""
-        self._cluster.stop("fast")
+        """Stop the server as an operator would, and start it again.
+
+        Raises:
+            BenchError: naming the configuration, when the server has died before.
+        """
+        try:
+            self._cluster.stop("fast")
+        except ServerNotRunningError as error:
+            raise BenchError(
+                f"{self.configuration.label}: the server has ended between two rounds",
+                remedy="Measure again with --keep, and look into its server.log.",
+            ) from error
         self.start_again()
 
     def crash(self) -> None:
@@ -302,6 +315,12 @@ class ExistingServer(Server):
                 remedy='Example: --existing "host=/run/postgresql dbname=postgres=mine"',
             ) from error
         self._password: str | None = parameters.pop("password", None)
+        if "sslpassword" in parameters:
+            raise BenchError(
+                f"{configuration.label}: with sslpassword in the connection string, every user of "
+                "this machine could read it in the arguments of pgbench",
+                remedy="Name a service of pg_service.conf instead: service=NAME",
+            )
         self._maintenance_dsn: str = extensions.make_dsn(**parameters)
         # A name of its own, so that nothing of the user's can be in the way or be dropped.
         self._database = f"{DATABASE}_{secrets.token_hex(6)}"
@@ -318,14 +337,20 @@ class ExistingServer(Server):
             self._postmaster = local_postmaster(connection)
             if self._postmaster is not None:
                 self._data_directory = readable_data_directory(connection)
+            # Said before it is true: an interruption may come as soon as the database exists.
+            self._created = True
             try:
                 _create_database(connection, self._database)
             except psycopg2.errors.InsufficientPrivilege as error:
+                self._created = False
                 raise BenchError(
                     f"{self.configuration.label}: the user may not create a scratch database",
                     remedy="Connect as a user with CREATEDB.",
                 ) from error
-            self._created = True
+            except psycopg2.Error as error:
+                # A server that has refused has answered; otherwise nobody knows.
+                self._created = error.pgcode is None
+                raise
 
     def _maintenance_connection(self) -> Connection:
         return labelled_connection(self.configuration.label, self._maintenance_dsn, self._password)
@@ -362,6 +387,10 @@ class ExistingServer(Server):
             )
         return self._postmaster.pid
 
+    def disown_processes(self) -> None:
+        """Measure neither CPU nor bytes: another configuration uses the same server."""
+        self._postmaster = None
+
     @property
     def data_directory(self) -> Path | None:
         """The data directory, if it is on this machine and readable."""
@@ -383,10 +412,12 @@ class ExistingServer(Server):
         """
         if not self._created:
             return
-        drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         try:
             with contextlib.closing(self._maintenance_connection()) as connection:
-                execute(connection, drop.format(sql.Identifier(self._database)))
+                drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(self._database))
+                if connection.server_version >= _FORCE_SINCE:
+                    drop += sql.SQL(" WITH (FORCE)")
+                execute(connection, drop)
         except (BenchError, psycopg2.Error) as error:
             raise BenchError(
                 f"{self.configuration.label}: the scratch database {self._database} stays behind, "

@@ -127,7 +127,7 @@ def test_report_and_chart(tmp_path: Path) -> None:
     output = io.StringIO()
     print_report(result, Console(file=output, width=80))
     text = output.getvalue()
-    for part in ("First phase", "All phases", "AES-256 AES-NI", "1.20 (1.20–1.20)", "1,000"):
+    for part in ("First phase", "All phases", "AES-256 AES-NI", "1.20 (1.2–1.2)", "1,000"):
         assert part in text
     assert "…" not in text
     write_chart(result, tmp_path / "chart.png")

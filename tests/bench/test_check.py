@@ -26,7 +26,7 @@ from rich.console import Console
 from tde_bench import cli
 from tde_bench.check.benchmark import CheckBenchmark, CheckParameters
 from tde_bench.check.quantities import CheckRun, Quantity
-from tde_bench.check.report import findings_table
+from tde_bench.check.report import findings_table, outcome
 from tde_bench.check.results import CheckResult, read_baseline
 from tde_bench.check.verdict import Comparison, Verdict, judge
 from tde_bench.errors import BenchError, NotMeasuredError
@@ -121,6 +121,13 @@ def test_the_table_fits_a_terminal() -> None:
     assert "…" not in text
 
 
+def test_a_check_that_can_find_little_says_so() -> None:
+    (quiet,) = judge([_quantity(AROUND_ONE)], Comparison({"scan": Estimate(1.0, 0.9, 1.1, 9)}, 0.1))
+    assert outcome([quiet]) == "The check passed."
+    (blind,) = judge([_quantity(AROUND_ONE)], Comparison({"scan": Estimate(1.0, 0.5, 2.0, 9)}, 0.1))
+    assert "could not have found 50% more in scan" in outcome([blind])
+
+
 def test_few_rounds_decide_nothing() -> None:
     assert _verdict(_quantity((3.0,) * 5, (1.0,) * 5), baseline=1.0) is Verdict.UNDECIDED
 
@@ -137,15 +144,15 @@ def test_unchanged_code_rarely_fails_on_a_noisy_machine() -> None:
     generator = np.random.default_rng(7)
 
     def turns() -> Any:
-        noise = generator.normal(1.0, 0.15, 7).clip(0.5)
-        return noise * np.where(generator.random(7) < 0.05, 3.0, 1.0)
+        noise = generator.normal(1.0, 0.15, 9).clip(0.5)
+        return noise * np.where(generator.random(9) < 0.05, 3.0, 1.0)
 
     def check() -> Quantity:
         first, measured, second = turns(), 1.25 * turns(), turns()
         return _result(
             [
                 CheckRun(i, "scan", measured[i], (first[i] + second[i]) / 2, first[i], second[i])
-                for i in range(7)
+                for i in range(9)
             ]
         ).quantities()[0]
 
@@ -358,15 +365,13 @@ def _check(*arguments: str, preload: Path | None = None) -> subprocess.Completed
 
 @pytest.mark.slow
 @pytest.mark.timeout(3 * DEADLINE_SECONDS)
-def test_a_slowed_cipher_fails_and_an_unchanged_tree_passes(folder: Path) -> None:
+def test_a_slowed_cipher_fails(folder: Path) -> None:
     library = folder / "libslow_cipher.so"
     compiler = ["cc", "-O2", "-shared", "-fPIC", str(SOURCE), "-o", str(library)]
     subprocess.run([*compiler, "-Wl,--no-as-needed", "-lcrypto", "-ldl"], check=True)
     baseline = folder / "baseline.json"
     done = _check(f"--json={baseline}", f"--directory={folder}")
     assert done.returncode == 0, done.stderr
-    done = _check(f"--baseline={baseline}", f"--directory={folder}")
-    assert done.returncode == 0, done.stdout + done.stderr
     slowed = _check(f"--baseline={baseline}", f"--directory={folder}", preload=library)
     assert slowed.returncode == 1, slowed.stdout + slowed.stderr
     # On the page core and on the server.
@@ -374,3 +379,15 @@ def test_a_slowed_cipher_fails_and_an_unchanged_tree_passes(folder: Path) -> Non
         (line,) = (line for line in slowed.stdout.splitlines() if line.startswith(f" {quantity}"))
         assert "REGRESSION" in line
     assert {path.name for path in folder.iterdir()} == {library.name, baseline.name}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(10 * DEADLINE_SECONDS)
+def test_an_unchanged_tree_passes_ten_times_out_of_ten(folder: Path) -> None:
+    """The other long tests, which run at the same time, are the noise."""
+    baseline = folder / "baseline.json"
+    done = _check(f"--json={baseline}", f"--directory={folder}")
+    assert done.returncode == 0, done.stderr
+    for _ in range(10):
+        done = _check(f"--baseline={baseline}", f"--directory={folder}")
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -24,11 +24,11 @@ from rich.table import Table
 from runs import make_result
 from tde_bench.compare import peers
 from tde_bench.compare.benchmark import _VOLUMES, CompareBenchmark
-from tde_bench.compare.peers import GOCRYPTFS, LUKS, PGCRYPTO, Peer, all_peers
+from tde_bench.compare.peers import Peer, all_peers
 from tde_bench.compare.report import compare_table
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.volumes import Volume
-from tde_bench.configurations import NO_ENCRYPTION, Configuration
+from tde_bench.configurations import GOCRYPTFS, LUKS, NO_ENCRYPTION, PGCRYPTO, Configuration
 from tde_bench.database import Connection
 from tde_bench.errors import BenchError, CanaryError
 from tde_bench.htmlreport.page import read_all, render_html, render_markdown
@@ -247,7 +247,7 @@ def test_server_that_fails_in_a_round_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_note_says_why_luks_has_no_cpu() -> None:
     notes = {peer.configuration.name: peer.note for peer in _peers()}
     assert "its CPU is not shown" in (notes[LUKS] or "")
-    assert "the loop device caches the file a second time" in (notes[LUKS] or "")
+    assert "each fsync written, a second time" in (notes[LUKS] or "")
 
 
 def _result(tps: list[float]) -> CompareResult:

@@ -36,6 +36,14 @@ def test_the_plain_configuration_comes_first() -> None:
         ("postgresql:///?host=/tmp&port=1", ("postgresql:///?host=/tmp&port=1", None)),
         ("postgresql:///?port=1=mine", ("postgresql:///?port=1", "mine")),
         ("host=/tmp=", ("host=/tmp", None)),
+        # Of a password, nothing becomes a label.
+        ("host=db password=a=bar", ("host=db password=a=bar", None)),
+        ("host=db password='a b=c=bar'", ("host=db password='a b=c=bar'", None)),
+        ("host=db password = a=b=bar", ("host=db password = a=b=bar", None)),
+        ("password=a=b host=db=mine", ("password=a=b host=db", "mine")),
+        ("postgresql://u:pa=ss@host", ("postgresql://u:pa=ss@host", None)),
+        ("postgresql://u:pa=ss@host/db=mine", ("postgresql://u:pa=ss@host/db", "mine")),
+        ("postgresql://host/db?password=a=bar", ("postgresql://host/db?password=a=bar", None)),
     ],
 )
 def test_label(specification: str, expected: tuple[str, str | None]) -> None:
@@ -53,6 +61,12 @@ def test_every_bar_says_what_openssl_may_use() -> None:
 def test_servers_without_a_label_are_numbered() -> None:
     names = [c.name for c in existing(["host=/a", "host=/b=plain", "host=/c"])]
     assert names == ["server1", "plain", "server3"]
+
+
+@pytest.mark.parametrize("label", ["none", "control", "aes256", "aes128-software", "luks"])
+def test_labels_of_what_the_benchmark_makes_are_refused(label: str) -> None:
+    with pytest.raises(BenchError, match="tde-bench makes itself"):
+        existing([f"host=/a={label}"])
 
 
 def test_equal_labels_are_refused() -> None:

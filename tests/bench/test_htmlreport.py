@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tde_bench.htmlreport.page import read_all, render_html, render_markdown
 from tde_bench.htmlreport.reading import read_result
 from tde_bench.outcome import Document, write_json
 from tde_bench.pages.results import PagesResult, PagesRun
+from tde_bench.results import Slice
 from tde_bench.statistics import Estimate
 from typer.testing import CliRunner
 
@@ -104,6 +106,7 @@ def _all(tmp_path: Path) -> list[Path]:
     oltp = make_result(TPS, [0.98 * value for value in TPS])
     oltp.parameters["workload"] = "tpcb"
     oltp.labels["aes256"] = "<script>alert(1)</script>"
+    oltp.runs[0] = replace(oltp.runs[0], slices=(Slice(100, 99.0, 2.0, 0.1, 0, 0),))
     oltp.warn("The machine was busy & <b>hot</b>.")
     return _files(
         tmp_path,
@@ -152,6 +155,8 @@ def test_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
         "Raw runs (36)",
     ):
         assert expected in read, expected
+    # Each has as much to say as a page has room for.
+    assert "slices" not in page.texts
 
 
 def test_same_results_give_the_same_page(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from whole_runs import (
     processes_of,
     reachable_directory,
     read_document,
+    when_reached,
 )
 
 
@@ -90,6 +93,42 @@ def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_pat
     assert [summary["configuration"] for summary in document["summary"]] == ["none", "aes256"]
     for configuration in document["configurations"]:
         assert not Path(configuration["settings"]["unix_socket_directories"]).exists()
+    assert list(directory.iterdir()) == []
+    assert processes_of(directory) == []
+
+
+def test_a_server_that_dies_leaves_the_table_of_what_was_measured(
+    directory: Path, tmp_path: Path
+) -> None:
+    json_file, csv_file = tmp_path / "result.json", tmp_path / "result.csv"
+
+    def running_server() -> list[int]:
+        """Read its number; between two turns there may be no file, or an empty one."""
+        files = directory.glob("*/aes256/data/postmaster.pid")
+        with contextlib.suppress(OSError):
+            return [int(line) for file in files for line in file.read_text().split()[:1]]
+        return []
+
+    def reached() -> bool:
+        return len(read_document(json_file)["runs"]) >= 2 and running_server() != []
+
+    def kill() -> None:
+        for pid in running_server():
+            os.kill(pid, signal.SIGKILL)
+
+    with subprocess.Popen(
+        _command(directory, "--rounds=1000", f"--json={json_file}", f"--csv={csv_file}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        output, errors = when_reached(process, reached, kill)
+    assert process.returncode == 1, errors
+    assert "tde-bench: error: " in errors
+    assert "Traceback" not in errors
+    assert "CPU ms per transaction" in output
+    assert read_document(json_file)["status"] == "failed"
+    assert csv_file.read_text().count("\n") >= 3
     assert list(directory.iterdir()) == []
     assert processes_of(directory) == []
 

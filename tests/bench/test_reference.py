@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import subprocess
 import sys
@@ -68,3 +69,10 @@ def test_the_status_of_a_benchmark_is_passed_on(tmp_path: Path, status: int) -> 
     assert process.returncode == status
     # The report is made only of what went well.
     assert ("$ tde-bench report" in output) == (status == 0)
+
+
+def test_the_table_of_results_has_the_commands() -> None:
+    commands: dict[str, str] = runpy.run_path(str(REFERENCE))["COMMANDS"]
+    table = (REFERENCE.parents[1] / "results" / "README.md").read_text(encoding="utf-8")
+    for name, arguments in commands.items():
+        assert f"| `{name}` | `tde-bench {arguments}`" in table

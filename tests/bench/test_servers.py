@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tde_bench import canary, tpcb
+from tde_bench import canary, servers, tpcb
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.cpu import tree_cpu_seconds
-from tde_bench.database import execute, fetch_value
+from tde_bench.database import Connection, execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
 from tde_bench.machine import compare_settings, describe_canary
 from tde_bench.metadata import REDACTED
@@ -26,6 +26,7 @@ from tde_bench.metadata import server_settings as server_settings_of
 from tde_bench.outcome import Outcome
 from tde_bench.pgbench import PgbenchOptions, summarize_latency
 from tde_bench.probe import may_checkpoint
+from tde_bench.runner import check_canary
 from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
 from tde_bench.usage import read_usage
 from tde_bench.workspace import workspace
@@ -154,6 +155,62 @@ def test_existing_server_works_in_a_scratch_database(server: EphemeralServer) ->
     existing.close()
 
 
+def test_an_interruption_while_the_scratch_database_is_created_leaves_none(
+    server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = _databases(server)
+    create = servers._create_database
+
+    def interrupted(connection: Connection, name: str) -> None:
+        create(connection, name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(servers, "_create_database", interrupted)
+    existing = ExistingServer(Configuration("mine", "mine", dsn=server.dsn))
+    with pytest.raises(KeyboardInterrupt):
+        existing.start()
+    existing.close()
+    assert _databases(server) == count
+
+
+def test_a_key_password_would_be_visible_and_is_refused() -> None:
+    with pytest.raises(BenchError, match="sslpassword") as raised:
+        ExistingServer(Configuration("mine", "mine", dsn="host=/tmp sslpassword=hidden"))
+    assert "hidden" not in f"{raised.value}{raised.value.remedy}"
+
+
+def test_a_search_that_fails_on_an_existing_server_stops_nothing(
+    server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanished(*arguments: object, **named: object) -> None:
+        raise CanaryError("the canary search did not read base/1/2")
+
+    monkeypatch.setattr(canary, "search", vanished)
+    existing = ExistingServer(Configuration("mine", "mine", dsn=server.dsn))
+    try:
+        existing.start()
+        report = check_canary(existing)
+    finally:
+        existing.close()
+    assert report is not None
+    assert report.not_checked == "the canary search did not read base/1/2"
+    with pytest.raises(CanaryError, match="did not read"):
+        check_canary(server)
+
+
+def test_a_turn_gets_a_new_server_and_a_server_of_the_user_stays(server: EphemeralServer) -> None:
+    existing = ExistingServer(Configuration("mine", "mine", dsn=server.dsn))
+    existing.start()
+    before = server.postmaster_pid
+    existing.renew()
+    assert existing.postmaster_pid == before
+    existing.close()
+    server.renew()
+    assert server.postmaster_pid not in (None, before)
+    with contextlib.closing(server.connect()) as connection:
+        assert fetch_value(connection, "SELECT count(*) FROM pgbench_accounts") == 100_000
+
+
 def test_who_may_checkpoint_is_known_also_before_postgresql_15(server: EphemeralServer) -> None:
     """There is no role pg_checkpoint there; a server that has it pretends here."""
     with contextlib.closing(server.connect()) as connection:
@@ -258,14 +315,16 @@ def test_command_line_with_existing_servers(server: EphemeralServer, tmp_path: P
     command += [f"--existing={server.dsn}=first", f"--existing={server.dsn}=second"]
     completed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert completed.returncode == 0, completed.stderr
-    assert "CPU ms per transaction" in completed.stdout
+    assert "first and second are on one server, whose CPU cannot be told apart" in " ".join(
+        completed.stdout.split()
+    )
     assert "first: looking for a canary row on disk, in 0." in completed.stderr
     assert "first: the canary row is in plaintext on disk" in completed.stderr
     document = json.loads(json_file.read_text())
     assert document["status"] == "complete"
     assert document["baseline"] == "first"
     assert [run["configuration"] for run in document["runs"]] == ["first", "second"]
-    assert all(run["cpu_seconds"] > 0 for run in document["runs"])
+    assert all(run["cpu_seconds"] is None for run in document["runs"])
     assert csv_file.read_text().count("\n") == 3
     assert chart.read_text().startswith("<?xml")
     assert _databases(server) == count

@@ -52,15 +52,21 @@ def interrupt(
     process: subprocess.Popen[str], number: signal.Signals, reached: Callable[[], bool]
 ) -> str:
     """Send a signal once a state is reached; return standard error after the end."""
+    return when_reached(process, reached, lambda: process.send_signal(number))[1]
+
+
+def when_reached(
+    process: subprocess.Popen[str], reached: Callable[[], bool], act: Callable[[], None]
+) -> tuple[str, str]:
+    """Act once a state is reached; return standard output and standard error after the end."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     try:
         while not reached():
-            assert process.poll() is None, "the run ended before it could be interrupted"
+            assert process.poll() is None, "the run ended too early"
             assert time.monotonic() < deadline, "the run did not get far enough"
             time.sleep(0.05)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=DEADLINE_SECONDS)
-        return errors
+        act()
+        return process.communicate(timeout=DEADLINE_SECONDS)
     finally:
         process.kill()
 

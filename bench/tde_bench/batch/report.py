@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
-from tde_bench.report import caption, format_interval, format_ratio, human_bytes
+from tde_bench.report import caption, format_ratio, human_bytes
 from tde_bench.statistics import MINIMUM_VALUES, Estimate
 
 _UNKNOWN = "–"
@@ -42,16 +42,24 @@ def print_report(result: BatchResult, console: Console) -> None:
         console.print(Text("Warning: ", "bold yellow") + Text(warning))
 
 
+def _short_interval(ratio: Estimate | None) -> str:
+    """Format an interval with two digits: with three, five bars do not fit 80 columns."""
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return _UNKNOWN
+    return f"{ratio.low:.2f}–{ratio.high:.2f}"
+
+
 # A line per figure and a column per configuration, as in the table of OLTP.
 _LINES: tuple[tuple[str, Callable[[PhaseSummary], str]], ...] = (
     ("Elapsed s", lambda s: f"{s.seconds:.2f}"),
     ("  ratio", lambda s: format_ratio(s.seconds_ratio)),
-    ("  95 % interval", lambda s: format_interval(s.seconds_ratio)),
+    ("  95 % interval", lambda s: _short_interval(s.seconds_ratio)),
     ("Server CPU s", lambda s: format_seconds(s.cpu_seconds)),
     ("  ratio", lambda s: format_ratio(s.cpu_ratio)),
-    ("  95 % interval", lambda s: format_interval(s.cpu_ratio)),
-    ("CPU of the cipher s", lambda s: format_seconds(s.cipher_seconds)),
-    ("  added ÷ cipher", lambda s: format_limit(s.limit)),
+    ("  95 % interval", lambda s: _short_interval(s.cpu_ratio)),
+    ("Cipher CPU s", lambda s: format_seconds(s.cipher_seconds)),
+    ("  added ÷ cipher", lambda s: format_ratio(s.limit)),
+    ("  95 % interval", lambda s: _short_interval(s.limit)),
     ("Encrypted", lambda s: human_bytes(s.bytes_encrypted)),
     ("Decrypted", lambda s: human_bytes(s.bytes_decrypted)),
 )
@@ -63,8 +71,12 @@ def totals_table(result: BatchResult, totals: list[PhaseSummary]) -> Table:
         title=f"Batch of {len(result.phases)} phases, scale {result.parameters['scale']}, "
         f"{max(s.rounds for s in totals)} rounds",
         title_justify="left",
+        # Five bars with their intervals just fit 80 columns.
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("All phases")
+    table.add_column("All phases", no_wrap=True)
     for summary in totals:
         table.add_column(summary.label, justify="right")
     for heading, cell in _LINES:
@@ -79,6 +91,7 @@ def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary])
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("Phase", no_wrap=True)
     for heading in ("s", "ratio", "CPU s", "ratio", "MB", "added ÷ cipher"):
@@ -91,9 +104,9 @@ def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary])
         table.add_row(
             "All phases" if total else result.phases[summary.phase],
             f"{summary.seconds:.2f}",
-            format_ratio(summary.seconds_ratio),
+            format_uncertain(summary.seconds_ratio),
             format_seconds(summary.cpu_seconds),
-            format_ratio(summary.cpu_ratio),
+            format_uncertain(summary.cpu_ratio),
             f"{moved / 1e6:,.0f}",
             format_limit(summary.limit),
         )
@@ -103,7 +116,8 @@ def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary])
 def _explanation(result: BatchResult) -> str:
     return (
         f"{caption(result)} 1 is the least that encryption can cost; {_UNKNOWN}: the cipher's "
-        "share is too small to be told from noise. MB: encrypted and decrypted."
+        "share is too small to be told from noise. MB: encrypted and decrypted. In the tables of "
+        "phases, ~ stands before a ratio whose interval holds 1: it can be chance."
     )
 
 
@@ -112,10 +126,16 @@ def format_seconds(seconds: float | None) -> str:
     return _UNKNOWN if seconds is None else f"{seconds:.2f}"
 
 
+def format_uncertain(ratio: Estimate | None) -> str:
+    """Format a ratio, marked where the rounds do not tell it from 1."""
+    chance = ratio is not None and (not ratio.is_conclusive or ratio.contains(1.0))
+    return f"{'~' if chance else ''}{format_ratio(ratio)}"
+
+
 def format_limit(limit: Estimate | None) -> str:
     """Format how many times the cipher's own CPU was added, with the interval."""
     if limit is None:
         return _UNKNOWN
     if limit.low is None or limit.high is None:
         return f"{limit.median:.2f}"
-    return f"{limit.median:.2f} ({limit.low:.2f}–{limit.high:.2f})"
+    return f"{limit.median:.2f} ({limit.low:.1f}–{limit.high:.1f})"

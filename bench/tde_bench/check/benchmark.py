@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tde import Algorithm
+from tde import Algorithm, _core
 from tde.postgres import find_binaries
 from tde_bench.check.quantities import CheckRun
 from tde_bench.check.results import CheckResult
@@ -32,7 +31,6 @@ from tde_bench.machine import (
     describe_machine,
     describe_server,
 )
-from tde_bench.metadata import openssl_version
 from tde_bench.parameters import Parameters
 from tde_bench.progress import Observer
 from tde_bench.runner import Place, check_canary, running_servers
@@ -102,7 +100,7 @@ class CheckBenchmark:
         self.result.status = "failed"
         try:
             describe_machine(self.result)
-            check_version(openssl, self.result, {"the page core": openssl_version(os.getpid())})
+            check_version(openssl, self.result, {"the page core": _core.openssl_version()})
             with running_servers(self._configurations, place, self._observer) as running:
                 assert running.folder is not None
                 describe_filesystem(self.result, running.folder)

@@ -14,6 +14,8 @@ from tde_bench.check.verdict import Comparison, Finding, Verdict
 from tde_bench.report import format_interval
 
 _UNKNOWN = "–"
+# A run that cannot find such a slowdown has little to say.
+_BLIND_BEYOND = 1.5
 _STYLES = {
     Verdict.REGRESSION: "bold red",
     Verdict.MISSING: "bold red",
@@ -74,16 +76,22 @@ def explanation(comparison: Comparison) -> str:
         "Was: the baseline. Up to: the end of the baseline's interval, a margin of "
         f"{comparison.margin:.0%}, and the noise between equal turns of this run. A regression is "
         "an interval wholly above that. Finds: the smallest increase over the baseline that this "
-        "run could have called one."
+        "run could have called one. What is compared with a plain server is the CPU of the whole "
+        "server, of which encryption is a part."
     )
 
 
 def outcome(findings: Sequence[Finding]) -> str:
     """Say in one sentence whether the check has passed."""
     failed = [finding.label for finding in findings if finding.verdict.fails]
-    if failed:
-        return f"The check failed: {', '.join(failed)}."
-    return "The check passed."
+    text = f"The check failed: {', '.join(failed)}." if failed else "The check passed."
+    blind = [f.label for f in findings if (f.smallest_slowdown or 0) > _BLIND_BEYOND]
+    if blind:
+        text += (
+            f" It could not have found {_BLIND_BEYOND - 1:.0%} more in {', '.join(blind)}: this "
+            "run or its baseline was too noisy. Repeat it on a quieter machine."
+        )
+    return text
 
 
 def print_check(result: CheckResult, console: Console) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
+from tde.cli.common import console, error_console, examples
 from tde.cli.options import algorithm_of
-from tde_bench.cli.common import check_memory_size, check_outputs
-from tde_bench.lifecycle import signals_interrupt
+from tde_bench.cli.common import End, check_memory_size, check_outputs, show_and_end, what_ended
 from tde_bench.options import (
     AesListOption,
     BindirOption,
@@ -105,7 +104,7 @@ def batch(
     parameters = (BatchParameters.quick() if quick else BatchParameters()).with_given(
         scale=scale, rounds=rounds, shared_buffers=shared_buffers
     )
-    result, finished = _run(
+    result, end = _run(
         _configurations(aes or [], cipher),
         parameters,
         json_file,
@@ -113,10 +112,7 @@ def batch(
         directory=directory,
         keep=keep,
     )
-    _present(result, csv_file, chart_file)
-    if not finished:
-        error_console.print("Interrupted. What was measured until then is above.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+    show_and_end(lambda: _present(result, csv_file, chart_file), end, measured=bool(result.runs))
 
 
 def _configurations(aes: list[int], cipher: Cipher) -> list[Configuration]:
@@ -139,8 +135,8 @@ def _run(
     bindir: Path | None,
     directory: Path | None,
     keep: bool,
-) -> tuple[BatchResult, bool]:
-    """Measure, saving after every phase; return the result and whether the run was finished."""
+) -> tuple[BatchResult, End]:
+    """Measure, saving after every phase; return the result and what ended the run early."""
     from tde_bench.batch.benchmark import BatchBenchmark, turns
     from tde_bench.outcome import write_json
     from tde_bench.progress import live_progress
@@ -151,12 +147,8 @@ def _run(
 
     with live_progress(error_console, turns(configurations, parameters)) as observer:
         benchmark = BatchBenchmark(configurations, parameters, observer, save)
-        with signals_interrupt():
-            try:
-                benchmark.run(bindir=bindir, directory=directory, keep=keep)
-            except KeyboardInterrupt:
-                return benchmark.result, False
-    return benchmark.result, True
+        end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory, keep=keep))
+    return benchmark.result, end
 
 
 def _present(result: BatchResult, csv_file: Path | None, chart_file: Path | None) -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
+from tde.cli.common import console, error_console, examples
 from tde.cli.options import algorithm_of
-from tde_bench.cli.common import check_memory_size, check_outputs
-from tde_bench.lifecycle import signals_interrupt
+from tde_bench.cli.common import End, check_memory_size, check_outputs, show_and_end, what_ended
 from tde_bench.options import (
     AesListOption,
     BindirOption,
@@ -107,11 +106,8 @@ def compare(
         shared_buffers=shared_buffers,
         seed=seed,
     )
-    result, finished = _run(peers, parameters, binaries, directory, json_file)
-    _present(result, csv_file, chart_file)
-    if not finished:
-        error_console.print("Interrupted. What was measured until then is above.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+    result, end = _run(peers, parameters, binaries, directory, json_file)
+    show_and_end(lambda: _present(result, csv_file, chart_file), end, measured=bool(result.runs))
 
 
 def _parameters(quick: bool) -> OltpParameters:
@@ -131,8 +127,8 @@ def _run(
     binaries: PostgresBinaries,
     directory: Path | None,
     json_file: Path | None,
-) -> tuple[CompareResult, bool]:
-    """Measure, saving after every turn; return the result and whether the run was finished."""
+) -> tuple[CompareResult, End]:
+    """Measure, saving after every turn; return the result and what ended the run early."""
     from tde_bench.compare.benchmark import CompareBenchmark
     from tde_bench.outcome import write_json
     from tde_bench.progress import live_progress
@@ -144,12 +140,8 @@ def _run(
     able = sum(peer.reason is None for peer in peers)
     with live_progress(error_console, parameters.load_seconds(able)) as observer:
         benchmark = CompareBenchmark(peers, parameters, observer, save)
-        with signals_interrupt():
-            try:
-                benchmark.run_peers(binaries, directory)
-            except KeyboardInterrupt:
-                return benchmark.result, False
-    return benchmark.result, True
+        end = what_ended(lambda: benchmark.run_peers(binaries, directory))
+    return benchmark.result, end
 
 
 def _present(result: CompareResult, csv_file: Path | None, chart_file: Path | None) -> None:

@@ -9,15 +9,20 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import (
-    EXIT_INTERRUPTED,
     console,
     error_console,
     examples,
 )
 from tde.cli.options import algorithm_of
-from tde_bench.cli.common import check_memory_size, check_outputs, numbers
+from tde_bench.cli.common import (
+    End,
+    check_memory_size,
+    check_outputs,
+    numbers,
+    show_and_end,
+    what_ended,
+)
 from tde_bench.errors import BenchError
-from tde_bench.lifecycle import signals_interrupt
 from tde_bench.options import (
     AesListOption,
     BindirOption,
@@ -121,13 +126,10 @@ def oltp(
         seed=seed,
     )
     _check_parameters(parameters)
-    result, finished = _run(
+    result, end = _run(
         configurations, parameters, json_file, bindir=bindir, directory=directory, keep=keep
     )
-    _present(result, csv_file, chart_file)
-    if not finished:
-        error_console.print("Interrupted. What was measured until then is above.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+    show_and_end(lambda: _present(result, csv_file, chart_file), end, measured=bool(result.runs))
 
 
 def _run(
@@ -138,8 +140,8 @@ def _run(
     bindir: Path | None,
     directory: Path | None,
     keep: bool,
-) -> tuple[OltpResult, bool]:
-    """Measure, saving after every turn; return the result and whether the run was finished."""
+) -> tuple[OltpResult, End]:
+    """Measure, saving after every turn; return the result and what ended the run early."""
     from tde_bench.oltp import OltpBenchmark
     from tde_bench.outcome import write_json
     from tde_bench.progress import live_progress
@@ -151,12 +153,8 @@ def _run(
     total = parameters.load_seconds(len(configurations))
     with live_progress(error_console, total) as observer:
         benchmark = OltpBenchmark(configurations, parameters, observer, save)
-        with signals_interrupt():
-            try:
-                benchmark.run(bindir=bindir, directory=directory, keep=keep)
-            except KeyboardInterrupt:
-                return benchmark.result, False
-    return benchmark.result, True
+        end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory, keep=keep))
+    return benchmark.result, end
 
 
 def _configurations(

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
+from tde.cli.common import console, error_console, examples
 from tde.cli.options import algorithm_of
-from tde_bench.cli.common import check_outputs
+from tde_bench.cli.common import End, check_outputs, show_and_end, what_ended
 from tde_bench.errors import BenchError
-from tde_bench.lifecycle import signals_interrupt
 from tde_bench.options import AesListOption, ChartFileOption, CsvFileOption, JsonFileOption
 
 if TYPE_CHECKING:
@@ -89,11 +88,8 @@ def pages(
         pages=_sorted(pages), threads=_sorted(threads), rounds=rounds, sample=sample
     )
     algorithms = [algorithm_of(bits) for bits in aes or []] or list(Algorithm)
-    result, finished = _run(_chosen(backend), algorithms, parameters, json_file)
-    _present(result, csv_file, chart_file)
-    if not finished:
-        error_console.print("Interrupted. What was measured until then is above.")
-        raise typer.Exit(EXIT_INTERRUPTED)
+    result, end = _run(_chosen(backend), algorithms, parameters, json_file)
+    show_and_end(lambda: _present(result, csv_file, chart_file), end, measured=bool(result.runs))
 
 
 def _sorted(values: list[int] | None) -> tuple[int, ...] | None:
@@ -117,8 +113,8 @@ def _run(
     algorithms: list[Algorithm],
     parameters: PagesParameters,
     json_file: Path | None,
-) -> tuple[PagesResult, bool]:
-    """Measure, saving after every round; return the result and whether the run was finished."""
+) -> tuple[PagesResult, End]:
+    """Measure, saving after every round; return the result and what ended the run early."""
     from tde_bench.outcome import write_json
     from tde_bench.pages.benchmark import PagesBenchmark
     from tde_bench.progress import live_progress
@@ -129,12 +125,8 @@ def _run(
 
     with live_progress(error_console, parameters.rounds * len(algorithms)) as observer:
         benchmark = PagesBenchmark(backends, algorithms, parameters, observer, save)
-        with signals_interrupt():
-            try:
-                benchmark.run()
-            except KeyboardInterrupt:
-                return benchmark.result, False
-    return benchmark.result, True
+        end = what_ended(benchmark.run)
+    return benchmark.result, end
 
 
 def _present(result: PagesResult, csv_file: Path | None, chart_file: Path | None) -> None:

@@ -12,17 +12,18 @@ import psycopg2
 from tde.errors import TdeError
 from tde.postgres import PostgresBinaries
 from tde.postgres.os_user import server_os_user
-from tde_bench.compare.peers import GOCRYPTFS, LUKS, Peer
+from tde_bench.compare.peers import Peer
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.volumes import Volume, gocryptfs, luks
 from tde_bench.compare.workload import PeerWorkload
-from tde_bench.configurations import Configuration
+from tde_bench.configurations import GOCRYPTFS, LUKS, Configuration
 from tde_bench.errors import BenchError, CanaryError
 from tde_bench.machine import (
     check_steal,
     compare_settings,
     describe_filesystem,
     describe_machine,
+    disown_shared_servers,
 )
 from tde_bench.oltp import OltpBenchmark
 from tde_bench.parameters import OltpParameters
@@ -112,6 +113,7 @@ class CompareBenchmark(OltpBenchmark):
         try:
             describe_machine(self.result)
             with self._running(binaries, directory) as servers:
+                disown_shared_servers(self.result, servers)
                 program = binaries.program("pgbench")
                 self._measure_all([Driver(server, program) for server in servers])
             self.result.status = "complete"

@@ -11,12 +11,8 @@ from pathlib import Path
 from tde import Algorithm
 from tde.postgres import PostgresBinaries
 from tde.postgres.program import run_program
-from tde_bench.configurations import NO_ENCRYPTION, Configuration
+from tde_bench.configurations import GOCRYPTFS, LUKS, NO_ENCRYPTION, PGCRYPTO, Configuration
 from tde_bench.configurations import existing as existing_servers
-
-GOCRYPTFS = "gocryptfs"
-LUKS = "luks"
-PGCRYPTO = "pgcrypto"
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,9 @@ def all_peers(
             Configuration(LUKS, "LUKS"),
             _luks_missing(),
             "ext4 on dm-crypt on a file (AES-256-XTS); dm-crypt works in threads of the kernel, "
-            "which belong to no server, so its CPU is not shown; the loop device caches the file "
-            "a second time, which a partition would not.",
+            "which belong to no server, so its CPU is not shown; the file is on the filesystem of "
+            "the other servers, so it is cached, and each fsync written, a second time, which a "
+            "partition would not be.",
         )
     )
     peers.append(

@@ -19,7 +19,7 @@ def print_report(result: CompareResult, console: Console) -> None:
     else:
         console.print()
         console.print(compare_table(result))
-        console.print(Text(caption(result), "dim"))
+        console.print(Text(f"{caption(result)} ÷ cipher is short for it.", "dim"))
         console.print()
     for remark in remarks(result):
         console.print(Text(remark))
@@ -52,7 +52,7 @@ def compare_table(result: CompareResult) -> Table:
     )
     # Of a table that is too wide, Rich shortens what may wrap: a long label, and no figure.
     table.add_column("")
-    for heading in ("TPS", "ratio", "95 % interval", "p95 ms", "CPU ms", "ratio"):
+    for heading in ("TPS", "ratio", "95 % interval", "p95\nms", "CPU\nms", "ratio", "÷\ncipher"):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in result.summaries():
         table.add_row(
@@ -63,7 +63,8 @@ def compare_table(result: CompareResult) -> Table:
             f"{summary.latency_p95_ms:.2f}",
             format_cpu(summary.cpu_ms_per_transaction),
             format_ratio(summary.cpu_ratio),
+            format_ratio(summary.limit),
         )
     for label, _ in result.absent():
-        table.add_row(label, "not measured", *["–"] * 5)
+        table.add_row(label, "not measured", *["–"] * 6)
     return table

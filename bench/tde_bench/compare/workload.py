@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import ClassVar
 
-from tde_bench.compare.peers import PGCRYPTO
+from tde_bench.configurations import PGCRYPTO
 from tde_bench.database import Connection, execute, fetch_row
 from tde_bench.errors import ConsistencyError
 from tde_bench.workloads.base import Driver, Load, LoadOptions, PgbenchWorkload, Progress, Workload

@@ -76,8 +76,13 @@ def from_rich(table: RichTable) -> Table:
 
 
 def raw_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return all runs with those columns that are known in any of them."""
-    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    """Return all runs with those columns that are known in any of them.
+
+    Slices stay in the result file: a row of them would be as long as a page.
+    """
+    names = [
+        name for name in rows[0] if name != "slices" and any(row[name] is not None for row in rows)
+    ]
     return Table("Raw runs", names, [[_raw(row[name]) for name in names] for row in rows])
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.backends.openssl import backend as cryptography_backend
 
-from tde import Algorithm
+from tde import Algorithm, _core
 from tde_bench.configurations import CAPABILITIES, Configuration
 from tde_bench.errors import BenchError
 from tde_bench.machine import check_steal, describe_machine
-from tde_bench.metadata import openssl_version
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
 from tde_bench.parameters import Parameters
@@ -100,8 +99,8 @@ class PagesBenchmark:
         try:
             describe_machine(self.result)
             if self._openssl is not None:
-                core = {"the page core": openssl_version(os.getpid())}
-                check_version(self._openssl, self.result, core)
+                libraries = {"the page core": _core.openssl_version()}
+                check_version(self._openssl, self.result, libraries)
             # The wheel of cryptography brings an OpenSSL of its own.
             self.result.metadata["cryptography_openssl"] = (
                 cryptography_backend.openssl_version_text()
