@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tde_bench.results import OltpResult, Summary
 from tde_bench.statistics import MINIMUM_VALUES, Estimate
 
@@ -26,8 +28,7 @@ def verdicts(result: OltpResult) -> list[str]:
             lines.append(
                 _comparison(summary.label, baseline.label, summary.cpu_ratio, "CPU per transaction")
             )
-        lines.extend(_noise_lines(summary, baseline))
-    return lines
+    return lines + _noise_lines(baseline, others)
 
 
 def _comparison(label: str, baseline: str, ratio: Estimate, quantity: str) -> str:
@@ -53,22 +54,24 @@ def _comparison(label: str, baseline: str, ratio: Estimate, quantity: str) -> st
     return f"{label}: {quantity} {percent(ratio.median)} {direction} than {baseline} ({interval})."
 
 
-def _noise_lines(summary: Summary, baseline: Summary) -> list[str]:
+def _noise_lines(baseline: Summary, others: Sequence[Summary]) -> list[str]:
     """Warn when a quantity moves more from round to round than between configurations."""
     lines = []
-    for ratio, noise, quantity in (
-        (summary.tps_ratio, baseline.tps_noise, "transactions per second"),
-        (summary.cpu_ratio, baseline.cpu_noise, "CPU per transaction"),
+    for noise, quantity, ratios in (
+        (baseline.tps_noise, "transactions per second", [s.tps_ratio for s in others]),
+        (baseline.cpu_noise, "CPU per transaction", [s.cpu_ratio for s in others]),
     ):
-        if ratio is None or noise is None:
-            continue
-        effect = abs(ratio.median - 1)
-        if noise > effect:
+        effects = [
+            (summary.label, abs(ratio.median - 1))
+            for summary, ratio in zip(others, ratios, strict=True)
+            if ratio is not None
+        ]
+        small = [f"{label} ({effect:.1%})" for label, effect in effects if effect < (noise or 0)]
+        if small:
             lines.append(
                 f"Noise: {quantity} of {baseline.label} vary by {noise:.1%} from round to round, "
-                f"more than the {effect:.1%} between {summary.label} and {baseline.label}. "
-                "Pairing removes drift that is slower than a slice; trust the interval, not the "
-                "median, or use more rounds."
+                f"more than the difference to {', '.join(small)}. Pairing removes drift that is "
+                "slower than a slice; trust the interval, not the median, or use more rounds."
             )
     return lines
 

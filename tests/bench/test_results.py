@@ -294,3 +294,16 @@ def test_documents_of_version_1_are_read() -> None:
 def test_other_documents_are_refused(schema: dict[str, object]) -> None:
     with pytest.raises(BenchError, match="not a result"):
         read_oltp({"schema": schema})
+
+
+def test_noise_is_said_once_for_all_configurations() -> None:
+    none = [1000.0, 1200.0, 800.0, 1100.0, 900.0, 1000.0]
+    result = make_result(none, [0.99 * value for value in none])
+    result.labels["control"] = "control"
+    result.runs += [
+        dataclasses.replace(run, configuration="control")
+        for run in result.runs
+        if run.configuration == "none"
+    ]
+    (line,) = (line for line in verdicts(result) if line.startswith("Noise: transactions"))
+    assert "more than the difference to AES-256 (1.0%), control (0.0%)." in line
