@@ -37,7 +37,13 @@ def print_report(result: PagesResult, console: Console) -> None:
 def pages_table(result: PagesResult, algorithm: str, summaries: list[PagesSummary]) -> Table:
     """Build the table of one algorithm, a line per backend and batch; it fits 80 columns."""
     title = f"{algorithm}, encryption on one core"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("", no_wrap=True)
     scaling = [s for s in summaries if s.scaling is not None]
     threads = max((summary.threads for summary in scaling), default=1)
