@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tde_bench.configurations import CONTROL
 from tde_bench.results import OltpResult, Summary
 from tde_bench.statistics import MINIMUM_VALUES, Estimate
 
@@ -28,6 +29,11 @@ def verdicts(result: OltpResult) -> list[str]:
             lines.append(
                 _comparison(summary.label, baseline.label, summary.cpu_ratio, "CPU per transaction")
             )
+    if any(summary.configuration == CONTROL.name for summary in others):
+        lines.append(
+            f"{CONTROL.label} is a second server without encryption: no difference that is smaller "
+            "than its own means anything."
+        )
     return lines + _noise_lines(baseline, others)
 
 
