@@ -52,7 +52,7 @@ def compare_table(result: CompareResult) -> Table:
     )
     # Of a table that is too wide, Rich shortens what may wrap: a long label, and no figure.
     table.add_column("")
-    for heading in ("TPS", "ratio", "95 % interval", "p95\nms", "CPU\nms", "ratio", "÷\ncipher"):
+    for heading in ("TPS", "ratio", "95 %\ninterval", "p95\nms", "CPU\nms", "ratio", "÷\ncipher"):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in result.summaries():
         table.add_row(
