@@ -198,7 +198,7 @@ class EphemeralServer(Server):
         except ServerNotRunningError as error:
             raise BenchError(
                 f"{self.configuration.label}: the server has ended between two rounds",
-                remedy="Measure again with --keep, and look into its server.log.",
+                remedy="A full disk and a lack of memory are common reasons. Measure again.",
             ) from error
         self.start_again()
 

@@ -68,7 +68,9 @@ def measure_speeds(
     except BenchError as error:
         outcome.warn(f"The limit cannot be computed from all rounds: {error}")
     _check_software(encrypted, speeds, outcome)
-    libraries = {outcome.labels[n]: str(f.get("openssl", "")) for n, f in outcome.facts.items()}
+    libraries = {
+        c.label: str(outcome.facts.get(c.name, {}).get("openssl") or "") for c in encrypted
+    }
     check_version(openssl, outcome, libraries)
     return speeds
 
@@ -131,15 +133,18 @@ def _run(
     command += ["-bytes", str(_UNIT_BYTES), "-seconds", str(_SECONDS)]
     if decrypt:
         command.append("-decrypt")
-    completed = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=_DEADLINE_SECONDS,
-        check=False,
-    )
+    try:
+        completed = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=_DEADLINE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"openssl speed did not end within {_DEADLINE_SECONDS} s") from error
     found = _RESULT.search(completed.stdout)
     if completed.returncode != 0 or found is None:
         raise BenchError(

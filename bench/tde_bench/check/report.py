@@ -85,6 +85,8 @@ def outcome(findings: Sequence[Finding]) -> str:
     """Say in one sentence whether the check has passed."""
     failed = [finding.label for finding in findings if finding.verdict.fails]
     text = f"The check failed: {', '.join(failed)}." if failed else "The check passed."
+    if findings and all(finding.verdict is Verdict.UNDECIDED for finding in findings):
+        text = "Nothing was decided: too few rounds, or too much noise."
     blind = [f.label for f in findings if (f.smallest_slowdown or 0) > _BLIND_BEYOND]
     if blind:
         text += (

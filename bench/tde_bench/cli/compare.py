@@ -96,7 +96,7 @@ def compare(
     from tde_bench.compare.peers import all_peers
 
     binaries = find_binaries(bindir)
-    algorithms = [algorithm_of(bits) for bits in aes or []] or [Algorithm.AES256]
+    algorithms = [algorithm_of(bits) for bits in dict.fromkeys(aes or [])] or [Algorithm.AES256]
     peers = all_peers(algorithms, existing or [], binaries)
     parameters = _parameters(quick).with_given(
         scale=None if scale is None else (scale,),

@@ -87,7 +87,7 @@ def pages(
     parameters = (PagesParameters.quick() if quick else PagesParameters()).with_given(
         pages=_sorted(pages), threads=_sorted(threads), rounds=rounds, sample=sample
     )
-    algorithms = [algorithm_of(bits) for bits in aes or []] or list(Algorithm)
+    algorithms = [algorithm_of(bits) for bits in dict.fromkeys(aes or [])] or list(Algorithm)
     result, end = _run(_chosen(backend), algorithms, parameters, json_file)
     show_and_end(lambda: _present(result, csv_file, chart_file), end, measured=bool(result.runs))
 
