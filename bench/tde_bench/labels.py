@@ -13,6 +13,8 @@ from tde_bench.database import Connection, connect
 from tde_bench.errors import BenchError
 
 _PREFIX = "tde-bench: "
+# What libpq says when PGSERVICE, or its file, is wrong.
+_OF_SERVICES = ("definition of service", "service file")
 
 
 def labelled_connection(label: str, dsn: str, password: str | None = None) -> Connection:
@@ -24,7 +26,8 @@ def labelled_connection(label: str, dsn: str, password: str | None = None) -> Co
     try:
         return connect(extensions.make_dsn(dsn, application_name=_PREFIX + label), password)
     except psycopg2.Error as error:
-        service = "service" in str(error)
+        # A host whose "name or service" is not known has nothing to do with it.
+        service = any(text in str(error) for text in _OF_SERVICES)
         raise BenchError(
             f"{label}: cannot connect: {str(error).strip()}",
             remedy="Unset PGSERVICE, or define that service." if service else "",

@@ -103,6 +103,13 @@ def test_a_server_without_writes_is_named(server: EphemeralServer) -> None:
     existing.close()
 
 
+def test_a_host_that_is_not_known_is_no_service() -> None:
+    existing = ExistingServer(Configuration("mine", "mine", dsn="host=service.invalid"))
+    with pytest.raises(BenchError, match="cannot connect") as raised:
+        existing.start()
+    assert raised.value.remedy == ""
+
+
 def test_command_reports_a_service_that_does_not_exist(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tde_bench", "oltp", "--quick", "--existing=dbname=postgres=mine"],
