@@ -160,11 +160,11 @@ def format_ratio(ratio: Estimate | None) -> str:
     return _UNKNOWN if ratio is None else f"{ratio.median:.3f}"
 
 
-def format_interval(ratio: Estimate | None) -> str:
+def format_interval(ratio: Estimate | None, *, digits: int = 3) -> str:
     """Format the interval of a ratio, for example ``0.971–1.002``."""
     if ratio is None or ratio.low is None or ratio.high is None:
         return _UNKNOWN
-    return f"{ratio.low:.3f}–{ratio.high:.3f}"
+    return f"{ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
 
 
 def format_cpu(milliseconds: float | None) -> str:

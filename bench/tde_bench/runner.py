@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +106,7 @@ def check_canary(server: Server) -> CanaryReport | None:
     if server.data_directory is None or not server.can_checkpoint:
         return None
     configuration = server.configuration
-    with contextlib.closing(server.connect()) as connection:
+    with closing(server.connect()) as connection:
         try:
             report = canary.plant_and_search(connection, server.data_directory)
         except (CanaryError, OSError) as error:

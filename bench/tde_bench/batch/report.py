@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
-from tde_bench.report import caption, format_ratio, human_bytes
+from tde_bench.report import caption, format_interval, format_ratio, human_bytes
 from tde_bench.statistics import MINIMUM_VALUES, Estimate
 
 _UNKNOWN = "–"
@@ -44,9 +44,7 @@ def print_report(result: BatchResult, console: Console) -> None:
 
 def _short_interval(ratio: Estimate | None) -> str:
     """Format an interval with two digits: with three, five bars do not fit 80 columns."""
-    if ratio is None or ratio.low is None or ratio.high is None:
-        return _UNKNOWN
-    return f"{ratio.low:.2f}–{ratio.high:.2f}"
+    return format_interval(ratio, digits=2)
 
 
 # A line per figure and a column per configuration, as in the table of OLTP.

@@ -10,8 +10,14 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import console, error_console, examples
-from tde.cli.options import algorithm_of
-from tde_bench.cli.common import End, check_memory_size, check_outputs, show_and_end, what_ended
+from tde_bench.cli.common import (
+    End,
+    algorithms_of,
+    check_memory_size,
+    check_outputs,
+    show_and_end,
+    what_ended,
+)
 from tde_bench.options import (
     AesListOption,
     BindirOption,
@@ -119,7 +125,7 @@ def _configurations(aes: list[int], cipher: Cipher) -> list[Configuration]:
     """Decide what is compared; the plain cluster comes first and is the baseline."""
     from tde_bench import configurations
 
-    algorithms = [algorithm_of(bits) for bits in aes] or list(Algorithm)
+    algorithms = algorithms_of(aes) or list(Algorithm)
     bars = configurations.software_and_hardware(algorithms)
     if cipher is Cipher.BOTH:
         return bars

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import typer
 
+from tde.algorithms import Algorithm
 from tde.cli.common import EXIT_INTERRUPTED, error_console
+from tde.cli.options import algorithm_of
 from tde_bench.errors import BenchError
 from tde_bench.lifecycle import signals_interrupt
 
@@ -68,6 +70,11 @@ def _check_output(path: Path) -> None:
             pass
     except OSError as error:
         raise BenchError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def algorithms_of(aes: Iterable[int] | None) -> list[Algorithm]:
+    """Return the algorithms of the key sizes that were asked for, each of them once."""
+    return [algorithm_of(bits) for bits in dict.fromkeys(aes or ())]
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:

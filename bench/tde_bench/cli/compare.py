@@ -9,8 +9,14 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import console, error_console, examples
-from tde.cli.options import algorithm_of
-from tde_bench.cli.common import End, check_memory_size, check_outputs, show_and_end, what_ended
+from tde_bench.cli.common import (
+    End,
+    algorithms_of,
+    check_memory_size,
+    check_outputs,
+    show_and_end,
+    what_ended,
+)
 from tde_bench.options import (
     AesListOption,
     BindirOption,
@@ -96,7 +102,7 @@ def compare(
     from tde_bench.compare.peers import all_peers
 
     binaries = find_binaries(bindir)
-    algorithms = [algorithm_of(bits) for bits in dict.fromkeys(aes or [])] or [Algorithm.AES256]
+    algorithms = algorithms_of(aes) or [Algorithm.AES256]
     peers = all_peers(algorithms, existing or [], binaries)
     parameters = _parameters(quick).with_given(
         scale=None if scale is None else (scale,),

@@ -13,9 +13,9 @@ from tde.cli.common import (
     error_console,
     examples,
 )
-from tde.cli.options import algorithm_of
 from tde_bench.cli.common import (
     End,
+    algorithms_of,
     check_memory_size,
     check_outputs,
     numbers,
@@ -165,7 +165,7 @@ def _configurations(
 
     chosen: list[Configuration] = []
     if aes or control or not existing:
-        algorithms = [algorithm_of(bits) for bits in aes] or list(Algorithm)
+        algorithms = algorithms_of(aes) or list(Algorithm)
         chosen.extend(configurations.ephemeral(algorithms))
     if control:
         chosen.append(configurations.CONTROL)

@@ -9,8 +9,7 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import console, error_console, examples
-from tde.cli.options import algorithm_of
-from tde_bench.cli.common import End, check_outputs, show_and_end, what_ended
+from tde_bench.cli.common import End, algorithms_of, check_outputs, show_and_end, what_ended
 from tde_bench.errors import BenchError
 from tde_bench.options import AesListOption, ChartFileOption, CsvFileOption, JsonFileOption
 
@@ -87,7 +86,7 @@ def pages(
     parameters = (PagesParameters.quick() if quick else PagesParameters()).with_given(
         pages=_sorted(pages), threads=_sorted(threads), rounds=rounds, sample=sample
     )
-    algorithms = [algorithm_of(bits) for bits in dict.fromkeys(aes or [])] or list(Algorithm)
+    algorithms = algorithms_of(aes) or list(Algorithm)
     result, end = _run(_chosen(backend), algorithms, parameters, json_file)
     show_and_end(lambda: _present(result, csv_file, chart_file), end, measured=bool(result.runs))
 
