@@ -10,7 +10,7 @@ from tde.cli.common import open_keystore
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-    from tde.keystore.passphrase import PassphraseSource
+    from tde.keystore.providers.passphrase import PassphraseSource
     from tde.postgres import Cluster
 
 
@@ -40,10 +40,10 @@ def open_cluster_keystore(
         ClusterKeystoreError: the keystore is not the cluster's.
         KeystoreError: it cannot be opened.
     """
+    from tde.convert.state import require_not_converting
     from tde.keystore import keystore_uuid
-    from tde.postgres.control import read_major_version
-    from tde.postgres.convert.state import require_not_converting
-    from tde.postgres.marker import require_matching_keystore
+    from tde.postgres.cluster.marker import require_matching_keystore
+    from tde.postgres.server.control import read_major_version
 
     read_major_version(cluster.data_directory)
     # Such a cluster may lack its marker, or have one already: neither says what it is.

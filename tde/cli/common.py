@@ -23,7 +23,7 @@ from tde.errors import TdeError
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-    from tde.keystore.passphrase import PassphraseSource
+    from tde.keystore.providers.passphrase import PassphraseSource
 
 EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
 
@@ -79,7 +79,7 @@ def passphrase_source(file: Path | None, fd: int | None, command: str | None) ->
     Raises:
         PassphraseError: more than one is given.
     """
-    from tde.keystore.passphrase import PassphraseSource
+    from tde.keystore.providers.passphrase import PassphraseSource
 
     return PassphraseSource(file, fd, command)
 
@@ -96,8 +96,8 @@ def open_keystore(path: Path | None, source: PassphraseSource) -> Keystore:
     """
     # Imported here because it loads the cryptography package, which `--help` must not wait for.
     from tde.keystore import Keystore, can_open_automatically, keystore_uuid
-    from tde.keystore.passphrase import PROMPT, read_passphrase
-    from tde.keystore.secret import wipe
+    from tde.keystore.crypto.secret import wipe
+    from tde.keystore.providers.passphrase import PROMPT, read_passphrase
 
     directory = require_keystore(path)
     # A missing or damaged keystore is reported before the operator types a passphrase.

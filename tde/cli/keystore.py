@@ -60,10 +60,10 @@ def create(
     """
     # Imported here because cryptography would slow down `tde keystore --help`.
     from tde.keystore import Keystore
-    from tde.keystore.layout import check_place
-    from tde.keystore.passphrase import read_passphrase
-    from tde.keystore.secret import wipe
-    from tde.postgres.os_user import require_reachable, server_os_user
+    from tde.keystore.crypto.secret import wipe
+    from tde.keystore.providers.passphrase import read_passphrase
+    from tde.keystore.store.layout import check_place
+    from tde.postgres.server.os_user import require_reachable, server_os_user
 
     source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
     path = require_keystore(keystore).absolute()
@@ -165,7 +165,7 @@ def _print_tables(status: KeystoreStatus) -> None:
 
 
 def _owner_name(key: KeyRecordInfo) -> str:
-    from tde.postgres.policy import BUILT_IN_TABLESPACES
+    from tde.postgres.cluster.keys import BUILT_IN_TABLESPACES
 
     name = BUILT_IN_TABLESPACES.get(key.owner.oid)
     text = str(key.owner)
@@ -206,7 +206,7 @@ def enable(
 def disable(keystore: KeystoreOption = None) -> None:
     """Remove that file: the passphrase is needed again. Running servers go on."""
     from tde.keystore import can_open_automatically, keystore_uuid
-    from tde.keystore.auto_open import auto_open_path
+    from tde.keystore.providers.auto_open import auto_open_path
 
     directory = require_keystore(keystore)
     keystore_uuid(directory)

@@ -29,7 +29,7 @@ from tde.errors import ClusterKeystoreError
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-    from tde.keystore.passphrase import PassphraseSource
+    from tde.keystore.providers.passphrase import PassphraseSource
     from tde.postgres import Cluster
 
 app = new_app(
@@ -147,7 +147,7 @@ def list_(
 ) -> None:
     """List the tablespaces of a running cluster and how each is stored. Needs no passphrase."""
     from tde.postgres import list_tablespaces
-    from tde.postgres.tablespaces import NO_KEY
+    from tde.postgres.tablespace.tablespaces import NO_KEY
 
     cluster = find_cluster(pgdata, bindir, None)
     found = list_tablespaces(cluster, keystore, connection=_connection(username))

@@ -4,12 +4,12 @@ with Keystore.open(Path("/etc/tde/main"), passphrase) as keystore:
     keystore.create_key(KeyOwner.tablespace(16400), Algorithm.AES256)
 """
 
-from tde.keystore.auto_open import can_open_automatically
-from tde.keystore.directory import Keystore
+from tde.keystore.crypto.kdf import KdfParameters
 from tde.keystore.handover import HandOver
-from tde.keystore.kdf import KdfParameters
-from tde.keystore.record import KeyOwner, OwnerKind
+from tde.keystore.keystore import Keystore
+from tde.keystore.providers.auto_open import can_open_automatically
 from tde.keystore.status import KeyRecordInfo, KeystoreStatus, inspect_keystore, keystore_uuid
+from tde.keystore.store.record import KeyOwner, OwnerKind
 
 __all__ = [
     "HandOver",

@@ -22,7 +22,7 @@ from types import TracebackType
 from uuid import UUID
 
 from tde.errors import KeystoreError
-from tde.keystore.secret import SecretBuffer, wipe
+from tde.keystore.crypto.secret import SecretBuffer, wipe
 
 ENVIRONMENT_VARIABLE = "TDE_IO_KEYS_FD"
 MAGIC = b"TDEHAND\x01"

@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tde.postgres.auditor import AuditReport, audit
-    from tde.postgres.bin_directory import BinDirectory, install_bin_directory
-    from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
-    from tde.postgres.checkup import DoctorReport, doctor
-    from tde.postgres.cluster import Cluster
-    from tde.postgres.convert.runner import decrypt_cluster, encrypt_cluster
-    from tde.postgres.convert.summary import ConversionSummary
-    from tde.postgres.counters import IoCounters, io_counters, is_interposed
-    from tde.postgres.os_user import OsUser, server_os_user
-    from tde.postgres.policy import Scope
-    from tde.postgres.program import run_program
-    from tde.postgres.status import ClusterStatus
-    from tde.postgres.tablespace_keys import protect_tablespace, standby_notice
-    from tde.postgres.tablespaces import Tablespace, create_tablespace, list_tablespaces
+    from tde.audit import AuditReport, audit
+    from tde.convert.runner import decrypt_cluster, encrypt_cluster
+    from tde.convert.summary import ConversionSummary
+    from tde.doctor import DoctorReport, doctor
+    from tde.postgres.cluster.bin_directory import BinDirectory, install_bin_directory
+    from tde.postgres.cluster.cluster import Cluster
+    from tde.postgres.cluster.keys import Scope
+    from tde.postgres.cluster.status import ClusterStatus
+    from tde.postgres.server.binaries import PostgresBinaries, find_binaries, list_binaries
+    from tde.postgres.server.counters import IoCounters, io_counters, is_interposed
+    from tde.postgres.server.os_user import OsUser, server_os_user
+    from tde.postgres.server.program import run_program
+    from tde.postgres.tablespace.protect import protect_tablespace, standby_notice
+    from tde.postgres.tablespace.tablespaces import Tablespace, create_tablespace, list_tablespaces
 
 __all__ = [
     "AuditReport",
@@ -54,36 +54,36 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AuditReport": "auditor",
-    "BinDirectory": "bin_directory",
-    "Cluster": "cluster",
-    "ClusterStatus": "status",
-    "ConversionSummary": "convert.summary",
-    "DoctorReport": "checkup",
-    "IoCounters": "counters",
-    "OsUser": "os_user",
-    "PostgresBinaries": "binaries",
-    "Scope": "policy",
-    "Tablespace": "tablespaces",
-    "audit": "auditor",
-    "create_tablespace": "tablespaces",
-    "decrypt_cluster": "convert.runner",
-    "doctor": "checkup",
-    "encrypt_cluster": "convert.runner",
-    "find_binaries": "binaries",
-    "install_bin_directory": "bin_directory",
-    "io_counters": "counters",
-    "is_interposed": "counters",
-    "list_binaries": "binaries",
-    "list_tablespaces": "tablespaces",
-    "protect_tablespace": "tablespace_keys",
-    "run_program": "program",
-    "server_os_user": "os_user",
-    "standby_notice": "tablespace_keys",
+    "AuditReport": "tde.audit",
+    "BinDirectory": "tde.postgres.cluster.bin_directory",
+    "Cluster": "tde.postgres.cluster.cluster",
+    "ClusterStatus": "tde.postgres.cluster.status",
+    "ConversionSummary": "tde.convert.summary",
+    "DoctorReport": "tde.doctor",
+    "IoCounters": "tde.postgres.server.counters",
+    "OsUser": "tde.postgres.server.os_user",
+    "PostgresBinaries": "tde.postgres.server.binaries",
+    "Scope": "tde.postgres.cluster.keys",
+    "Tablespace": "tde.postgres.tablespace.tablespaces",
+    "audit": "tde.audit",
+    "create_tablespace": "tde.postgres.tablespace.tablespaces",
+    "decrypt_cluster": "tde.convert.runner",
+    "doctor": "tde.doctor",
+    "encrypt_cluster": "tde.convert.runner",
+    "find_binaries": "tde.postgres.server.binaries",
+    "install_bin_directory": "tde.postgres.cluster.bin_directory",
+    "io_counters": "tde.postgres.server.counters",
+    "is_interposed": "tde.postgres.server.counters",
+    "list_binaries": "tde.postgres.server.binaries",
+    "list_tablespaces": "tde.postgres.tablespace.tablespaces",
+    "protect_tablespace": "tde.postgres.tablespace.protect",
+    "run_program": "tde.postgres.server.program",
+    "server_os_user": "tde.postgres.server.os_user",
+    "standby_notice": "tde.postgres.tablespace.protect",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)

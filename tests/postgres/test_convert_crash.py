@@ -18,13 +18,13 @@ import pytest
 from common import PASSPHRASE
 from conversions import Original, content, encrypted_form, make_original, without_ours
 
+from tde.convert import journal, preparation, worker
+from tde.convert.blocks import SECTOR
+from tde.convert.state import CONTROL, MOVED_CONTROL, State
+from tde.doctor import Group, Verdict
 from tde.errors import ClusterKeystoreError, ConversionError, ServerStartError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, audit, decrypt_cluster, doctor, encrypt_cluster, run_program
-from tde.postgres.checkup import Group, Verdict
-from tde.postgres.convert import journal, preparation, worker
-from tde.postgres.convert.blocks import SECTOR
-from tde.postgres.convert.state import CONTROL, MOVED_CONTROL, State
 
 CRASHED = 77
 

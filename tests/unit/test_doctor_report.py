@@ -12,9 +12,9 @@ from machine_tree import Machine
 from typer.testing import CliRunner
 
 from tde.cli.app import app
-from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict
-from tde.postgres.checkup.at_start import warn_of_machine
-from tde.postgres.checkup.runner import CHECKS
+from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict
+from tde.doctor.runner import CHECKS
+from tde.machine.warnings import warn_of_machine
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreDamagedError, KeystoreVersionError
-from tde.keystore.record import (
+from tde.keystore.store.record import (
     RECORD_BYTES,
     KeyOwner,
     KeyRecord,

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import (
-    console,
-    error_console,
-    examples,
-)
+from tde.cli.common import console, error_console, examples
 from tde_bench.cli.common import (
     End,
     algorithms_of,
