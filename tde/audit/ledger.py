@@ -12,8 +12,10 @@ from tde.audit.inventory import AuditedFile, Place, PlaceKind, unknown_file
 from tde.audit.keys import AuditKeys
 from tde.audit.report import AuditLine, FileClass, Finding, PlainFiles
 from tde.audit.tally import Issue, Tally
-from tde.postgres.cluster.keys import BUILT_IN_TABLESPACES, PG_GLOBAL_OID, Scope, tablespace_oids
+from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.plain_files import PLAIN_BY_DESIGN
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import BUILT_IN_TABLESPACES, PG_GLOBAL_OID
 
 _COUNTS = ("bytes", "verified", "zero", "recycled", "unproven", "random", "torn", "too_short")
 _ORDER = (FileClass.RELATION, FileClass.WAL, FileClass.EPHEMERAL, FileClass.UNKNOWN)

@@ -8,9 +8,9 @@ from pathlib import Path
 from tde.audit.inventory import Place, PlaceKind
 from tde.errors import DataDirectoryError
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.server.control import ControlData, read_control_data, read_major_version
-
-_CLEAN_STATES = ("shut down", "shut down in recovery")
+from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
+from tde.postgres.facts import CLEAN_STATES
+from tde.postgres.server.control import ControlData, read_major_version
 
 
 def find_places(
@@ -49,14 +49,14 @@ def _backup(cluster: Cluster, directory: Path) -> Place:
 
 def _control(cluster: Cluster, directory: Path) -> ControlData:
     # As the caller, who must be able to read all files anyway, and not as the server's user.
-    return read_control_data(directory, cluster.binaries, None)
+    return read_finished_control_data(directory, cluster.binaries, None)
 
 
 def _replay_pending(directory: Path, control: ControlData, live: bool) -> bool:
     """Tell whether recovery has still to repair pages that a copy or a crash has torn."""
     if live:
-        return control.state not in ("in production", *_CLEAN_STATES)
-    return control.state not in _CLEAN_STATES or (directory / "backup_label").exists()
+        return control.state not in ("in production", *CLEAN_STATES)
+    return control.state not in CLEAN_STATES or (directory / "backup_label").exists()
 
 
 def _require_directory(directory: Path, what: str) -> Path:

@@ -18,10 +18,10 @@ from tde.audit.places import find_places
 from tde.audit.report import AuditReport, FileClass
 from tde.audit.scan import Stretch, Task, scan
 from tde.audit.tally import Tally
-from tde.convert.state import require_not_converting
 from tde.errors import ClusterKeystoreError
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.marker import require_matching_keystore
+from tde.postgres.cluster.unfinished_conversion import require_not_converting
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore

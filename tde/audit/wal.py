@@ -11,7 +11,7 @@ from tde import _core
 from tde.audit.reading import OpenFile
 from tde.audit.report import FindingKind
 from tde.audit.tally import Tally
-from tde.postgres.server.control import WAL_PAGE_MAGIC
+from tde.postgres.facts import WAL_PAGE_MAGIC
 
 _OLDER_SEGMENTS = 1 << 16  # Of each timeline; trying them all takes some milliseconds.
 _NEWER_SEGMENTS = 64  # A segment that was recycled before a switch of the timeline.

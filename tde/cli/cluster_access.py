@@ -40,9 +40,9 @@ def open_cluster_keystore(
         ClusterKeystoreError: the keystore is not the cluster's.
         KeystoreError: it cannot be opened.
     """
-    from tde.convert.state import require_not_converting
     from tde.keystore import keystore_uuid
     from tde.postgres.cluster.marker import require_matching_keystore
+    from tde.postgres.cluster.unfinished_conversion import require_not_converting
     from tde.postgres.server.control import read_major_version
 
     read_major_version(cluster.data_directory)

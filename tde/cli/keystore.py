@@ -165,7 +165,7 @@ def _print_tables(status: KeystoreStatus) -> None:
 
 
 def _owner_name(key: KeyRecordInfo) -> str:
-    from tde.postgres.cluster.keys import BUILT_IN_TABLESPACES
+    from tde.postgres.facts import BUILT_IN_TABLESPACES
 
     name = BUILT_IN_TABLESPACES.get(key.owner.oid)
     text = str(key.owner)

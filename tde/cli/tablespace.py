@@ -147,7 +147,7 @@ def list_(
 ) -> None:
     """List the tablespaces of a running cluster and how each is stored. Needs no passphrase."""
     from tde.postgres import list_tablespaces
-    from tde.postgres.tablespace.tablespaces import NO_KEY
+    from tde.postgres.cluster.protection import NO_KEY
 
     cluster = find_cluster(pgdata, bindir, None)
     found = list_tablespaces(cluster, keystore, connection=_connection(username))

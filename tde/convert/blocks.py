@@ -20,7 +20,7 @@ from enum import Enum
 
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import PageIdentity, RelationIdentity
-from tde.postgres.server.control import WAL_PAGE_MAGIC
+from tde.postgres.facts import WAL_PAGE_MAGIC
 
 SECTOR = 512
 SAMPLE = 8

@@ -14,17 +14,13 @@ from tde.errors import ConversionError, UnsupportedServerError
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
+from tde.postgres.facts import CLEAN_STATES, PAGE_BYTES, SEGMENT_PAGES
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.control import (
-    PAGE_BYTES,
-    SEGMENT_PAGES,
-    ControlData,
-    read_control_data,
-    require_supported_build,
-)
+from tde.postgres.server.build import require_supported_build
+from tde.postgres.server.control import ControlData
 from tde.postgres.server.os_user import OsUser
 
-_CLEAN_STATES = ("shut down", "shut down in recovery")
 _LEFTOVERS = {
     "postmaster.pid": "A server may be running, or was killed. Start the server and stop it.",
     "backup_label": "This is a base backup that was never started. Start the server and stop it.",
@@ -46,8 +42,8 @@ def require_stopped_cleanly(cluster: Cluster) -> ControlData:
     for name, remedy in _LEFTOVERS.items():
         if os.path.lexists(directory / name):
             raise ConversionError(f"{directory / name} exists", remedy=remedy)
-    control = read_control_data(directory, cluster.binaries, cluster.os_user)
-    if control.state not in _CLEAN_STATES:
+    control = read_finished_control_data(directory, cluster.binaries, cluster.os_user)
+    if control.state not in CLEAN_STATES:
         raise ConversionError(
             f"the cluster {directory} was not shut down cleanly: its state is {control.state}",
             remedy="Start the server, let it recover, and stop it in mode smart or fast.",

@@ -39,7 +39,6 @@ from pathlib import Path
 from tde.convert.blocks import SAMPLES_PER_BLOCK
 from tde.errors import ConversionError
 
-JOURNAL_DIRECTORY = "tde_convert"
 ROTATE_BYTES = 64 << 20
 
 _RECORD = struct.Struct(">4sIII")  # Magic, number of extents, bytes of payload, CRC of payload.

@@ -16,12 +16,10 @@ from tde.errors import (
 )
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
-from tde.postgres.cluster.keys import (
-    BUILT_IN_TABLESPACES,
-    Scope,
-    require_unused_keystore,
-    tablespace_oids,
-)
+from tde.postgres.cluster.keys import require_unused_keystore
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import BUILT_IN_TABLESPACES
 
 if TYPE_CHECKING:
     from tde.keystore import KeyOwner, Keystore

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tde import _core
-from tde.convert.journal import JOURNAL_DIRECTORY
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity, RelationIdentity
@@ -19,7 +18,8 @@ from tde.postgres.cluster.links import (
     is_link_of_cluster,
     linked_directories,
 )
-from tde.postgres.server.control import SEGMENT_PAGES
+from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
+from tde.postgres.facts import SEGMENT_PAGES
 
 # How many parts the path of a relation file has, by its first one.
 _DEPTHS = {"base": 3, "global": 2, "pg_tblspc": 5}

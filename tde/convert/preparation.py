@@ -14,8 +14,9 @@ from tde.convert.checks import (
     require_stopped_cleanly,
     require_usable_files,
 )
+from tde.convert.control_file import take_out_of_service
 from tde.convert.file_user import files_as
-from tde.convert.journal import JOURNAL_DIRECTORY, sync_directory
+from tde.convert.journal import sync_directory
 from tde.convert.keys import (
     create_missing_keys,
     encrypted_tablespaces,
@@ -24,13 +25,16 @@ from tde.convert.keys import (
     wanted_keys,
 )
 from tde.convert.plan import Plan, make_plan
-from tde.convert.state import CONTROL, Phase, State, take_out_of_service
+from tde.convert.state import Phase, State
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.initialize import require_keystore_access, require_separate
-from tde.postgres.cluster.keys import Scope, require_cluster_keys, require_unused_keystore
+from tde.postgres.cluster.keys import require_cluster_keys, require_unused_keystore
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
+from tde.postgres.facts import CONTROL_FILE
 from tde.postgres.server.control import read_major_version
 
 if TYPE_CHECKING:
@@ -92,7 +96,7 @@ class Preparation:
             )
         else:
             require_matching_keystore(self.directory, marker, self.keystore.uuid)
-        content = (self.directory / CONTROL).read_bytes()
+        content = (self.directory / CONTROL_FILE).read_bytes()
         control = require_stopped_cleanly(self.cluster)
         version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
         if self.direction is Direction.ENCRYPT:

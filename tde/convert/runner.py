@@ -22,37 +22,26 @@ from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.convert.blocks import Direction
+from tde.convert.control_file import is_control_moved, move_control, moved_catalog_version
 from tde.convert.file_user import files_as
-from tde.convert.journal import (
-    JOURNAL_DIRECTORY,
-    has_records,
-    read_earlier_runs,
-    remove_journal,
-    sync_directory,
-)
+from tde.convert.journal import has_records, read_earlier_runs, remove_journal, sync_directory
 from tde.convert.keys import key_checks, open_ciphers
 from tde.convert.plan import make_plan
 from tde.convert.preparation import Options, Preparation
 from tde.convert.source import BatchSource
-from tde.convert.state import (
-    CONTROL,
-    MOVED_CONTROL,
-    Phase,
-    State,
-    is_control_moved,
-    move_control,
-    moved_catalog_version,
-    read_state,
-)
+from tde.convert.state import Phase, State, read_state
 from tde.convert.summary import ConversionSummary
 from tde.convert.worker import Outcome, ProgressListener, continuable, run_workers
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
-from tde.postgres.cluster.keys import Scope, require_open
+from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
+from tde.postgres.facts import CONTROL_FILE
 from tde.postgres.server.control import read_major_version
 
 if TYPE_CHECKING:
@@ -175,7 +164,7 @@ class _Conversion:
             found = has_records(self.journal)
         if found:
             raise ConversionError(
-                f"{self.journal} says that blocks were converted, but {CONTROL} has its name",
+                f"{self.journal} says that blocks were converted, but {CONTROL_FILE} has its name",
                 remedy=f"If somebody has renamed it: stop the server, rename it to {MOVED_CONTROL} "
                 "and repeat the command. If the cluster has worked since, with all of its data: "
                 f"remove {self.journal}.",

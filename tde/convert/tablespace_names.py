@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE
-from tde.postgres.cluster.keys import BUILT_IN_TABLESPACES, tablespace_oids
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.facts import BUILT_IN_TABLESPACES, TABLESPACE_CATALOG_OID
 
-_CATALOG = 1213  # pg_tablespace, of which the OID is fixed.
 _MAP_MAGIC = 0x592717  # relmapper.c
 _NAME_BYTES = 64
 _LINE_POINTER = struct.Struct("=I")
@@ -66,9 +66,9 @@ def _catalog_file(data_directory: Path) -> int:
     if magic == _MAP_MAGIC:
         pairs = struct.iter_unpack("=II", data[8 : 8 + 8 * count])
         for oid, number in pairs:
-            if oid == _CATALOG:
+            if oid == TABLESPACE_CATALOG_OID:
                 return int(number)
-    return _CATALOG
+    return TABLESPACE_CATALOG_OID
 
 
 def _rows(page: bytes) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What a checkup looks at: a machine, an installation and perhaps a cluster and its server."""
+"""What the doctor examines: a machine, an installation and perhaps a cluster with its server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tde.doctor.settings import Settings
 from tde.errors import PostgresError, TdeError
+from tde.machine.checks import ServerProcess
 from tde.machine.kernel_files import MachineFiles
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.marker import Marker
@@ -15,7 +16,7 @@ from tde.postgres.server.os_user import OsUser
 
 
 @dataclass(frozen=True)
-class Subject:
+class Examined:
     """Everything that the checks are given; what could not be found out is an error to raise.
 
     Attributes:
@@ -42,6 +43,11 @@ class Subject:
     def marker(self) -> Marker | None:
         """What tde.json says; ``None`` when there is none that can be used."""
         return self.found_marker if isinstance(self.found_marker, Marker) else None
+
+    @property
+    def server(self) -> ServerProcess | None:
+        """The running server, as the machine is checked for it."""
+        return None if self.pid is None else ServerProcess(self.pid, self.is_encrypted)
 
     @property
     def is_encrypted(self) -> bool:

@@ -7,44 +7,44 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tde.doctor.examined import Subject
-from tde.doctor.report import Outcome, ok, problem, unknown, warning
+from tde.doctor.examined import Examined
 from tde.errors import ClusterKeystoreError, KeystoreError, KeystorePermissionError, PostgresError
 from tde.machine.storage import file_storage
-from tde.postgres.cluster.initialize import require_keystore_access, require_separate
+from tde.machine.verdict import Outcome, ok, problem, unknown, warning
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 
 
-def check_keystore(subject: Subject) -> Iterator[Outcome]:
+def check_keystore(examined: Examined) -> Iterator[Outcome]:
     """Tell who may read the keystore, whether it is complete, and whether it travels with data."""
-    if subject.keystore is None and subject.is_encrypted:
+    if examined.keystore is None and examined.is_encrypted:
         yield unknown("nobody knows where it is without tde.json", "Name it with --keystore.")
         return
-    if subject.keystore is None:
+    if examined.keystore is None:
         yield ok("a cluster without encryption needs none")
         return
-    directory = subject.keystore
-    outcomes = [*_open_to_others(directory), *_location(subject, directory)]
+    directory = examined.keystore
+    outcomes = [*_open_to_others(directory), *_location(examined, directory)]
     if not outcomes:
-        outcomes = list(_usable(subject, directory))
+        outcomes = list(_usable(examined, directory))
     yield from outcomes or [ok(f"{directory}: only its owner may read it")]
 
 
-def check_auto_open(subject: Subject) -> Iterator[Outcome]:
+def check_auto_open(examined: Examined) -> Iterator[Outcome]:
     """Tell whether the keystore opens without a passphrase, and from where."""
     from tde.keystore.providers.auto_open import auto_open_path, can_open_automatically
 
-    if subject.keystore is None or not can_open_automatically(subject.keystore):
+    if examined.keystore is None or not can_open_automatically(examined.keystore):
         yield ok("off: the keystore opens only with its passphrase")
         return
-    path = auto_open_path(subject.keystore)
-    storage = file_storage(subject.machine, path.resolve())
+    path = auto_open_path(examined.keystore)
+    storage = file_storage(examined.machine, path.resolve())
     if storage.encrypted:
         yield ok(f"on, and {path} is on an encrypted disk ({storage.why})")
     else:
         yield warning(
             f"on, and {path} is not on a disk that is known to be encrypted: whoever has the disk "
             "or a backup of the keystore has the keys",
-            f"tde keystore auto-open disable --keystore {subject.keystore}; or keep the keystore "
+            f"tde keystore auto-open disable --keystore {examined.keystore}; or keep the keystore "
             "on an encrypted disk, and this file out of backups.",
         )
 
@@ -81,10 +81,10 @@ def _tree(directory: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in sorted([*directories, *files]))
 
 
-def _location(subject: Subject, directory: Path) -> Iterator[Outcome]:
+def _location(examined: Examined, directory: Path) -> Iterator[Outcome]:
     """Look for the keystore in every directory that a base backup copies."""
-    links = (subject.data_directory / "pg_tblspc").iterdir()
-    for place in (subject.data_directory, *links, subject.data_directory / "pg_wal"):
+    links = (examined.data_directory / "pg_tblspc").iterdir()
+    for place in (examined.data_directory, *links, examined.data_directory / "pg_wal"):
         try:
             require_separate(place, directory)
         except ClusterKeystoreError as error:
@@ -96,16 +96,16 @@ def _location(subject: Subject, directory: Path) -> Iterator[Outcome]:
             return
 
 
-def _usable(subject: Subject, directory: Path) -> Iterator[Outcome]:
+def _usable(examined: Examined, directory: Path) -> Iterator[Outcome]:
     from tde.keystore import inspect_keystore
 
     try:
         status = inspect_keystore(directory)
-        if subject.marker is not None and status.uuid != subject.marker.keystore_uuid:
+        if examined.marker is not None and status.uuid != examined.marker.keystore_uuid:
             yield problem(
                 f"{directory} is another cluster's keystore, {status.uuid.hex}",
                 "Name this cluster's keystore with --keystore.",
             )
-        require_keystore_access(directory, subject.os_user)
+        require_keystore_access(directory, examined.os_user)
     except (KeystoreError, PostgresError) as error:
         yield problem(str(error), error.remedy)

@@ -7,27 +7,27 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tde.doctor.examined import Subject
-from tde.doctor.report import Outcome, ok, problem, warning
+from tde.doctor.examined import Examined
 from tde.doctor.settings import Settings
 from tde.machine.process_files import process_descriptors
 from tde.machine.storage import file_storage
+from tde.machine.verdict import Outcome, ok, problem, warning
 
 _PASSWORD = re.compile(r"\b(ssl)?password\s*=", re.IGNORECASE)
 _STATEMENT_TEXTS = ("pg_stat_tmp/pgss_query_texts.stat", "pg_stat/pg_stat_statements.stat")
 _RELOAD = "then SELECT pg_reload_conf()"
 
 
-def check_log_access(subject: Subject) -> Iterator[Outcome]:
+def check_log_access(examined: Examined) -> Iterator[Outcome]:
     """Tell who may read the server's log, and whether base backups carry it."""
-    logs = _log_files(subject)
+    logs = _log_files(examined)
     for log in logs:
         mode = stat.S_IMODE(log.stat().st_mode)
         if mode & stat.S_IROTH and _is_reachable(log, stat.S_IXOTH):
             yield problem(f"everybody may read {log} (mode {mode:04o})", _mode_remedy(log))
         elif mode & stat.S_IRGRP and _is_reachable(log, stat.S_IXGRP | stat.S_IXOTH):
             yield warning(f"its group may read {log} (mode {mode:04o})", _mode_remedy(log))
-        elif log.resolve().is_relative_to(subject.data_directory.resolve()):
+        elif log.resolve().is_relative_to(examined.data_directory.resolve()):
             yield warning(
                 f"{log} is in the data directory, so base backups carry it in plain text",
                 "Put it elsewhere: log_directory, or tde pg start --log. Then remove the old one.",
@@ -42,19 +42,19 @@ def _mode_remedy(log: Path) -> str:
     return f"chmod 0600 {log}, and log_file_mode = 0600 if the server makes its log files itself."
 
 
-def _log_files(subject: Subject) -> list[Path]:
+def _log_files(examined: Examined) -> list[Path]:
     """Return the logs that exist: of the collector, of standard error, of the default place."""
     found: list[Path] = []
-    directory = subject.data_directory
+    directory = examined.data_directory
     current = directory / "current_logfiles"
     if current.exists():
         names = [line.split(maxsplit=1)[1] for line in current.read_text().splitlines()]
         found += [directory / name for name in names]
-    if subject.pid is not None:
-        target = process_descriptors(subject.pid).get(2, "")
+    if examined.pid is not None:
+        target = process_descriptors(examined.pid).get(2, "")
         found += [Path(target)] if target.startswith("/") else []
-    if subject.cluster is not None:
-        found.append(subject.cluster.default_log)
+    if examined.cluster is not None:
+        found.append(examined.cluster.default_log)
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
@@ -63,15 +63,15 @@ def _is_reachable(path: Path, bits: int) -> bool:
     return all(parent.stat().st_mode & bits for parent in path.absolute().parents)
 
 
-def check_statements_in_log(subject: Subject) -> Iterator[Outcome]:
+def check_statements_in_log(examined: Examined) -> Iterator[Outcome]:
     """Tell which settings write values of rows, as parts of statements, into the log."""
-    settings = subject.settings
+    settings = examined.settings
     reasons = list(_logged(settings))
     if not reasons:
         yield ok("statements and values are not logged")
         return
     detail = "values of rows reach the log: " + ", ".join(name for name, _ in reasons)
-    places = [file_storage(subject.machine, log) for log in _log_files(subject)]
+    places = [file_storage(examined.machine, log) for log in _log_files(examined)]
     kinds = {kind.strip() for kind in settings.value("log_destination").split(",")}
     if places and kinds <= {"stderr", "csvlog", "jsonlog"}:
         if all(place.encrypted for place in places):
@@ -110,9 +110,9 @@ def _logged(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"auto_explain ({value})", "auto_explain.log_min_duration = -1"
 
 
-def check_statement_texts(subject: Subject) -> Iterator[Outcome]:
+def check_statement_texts(examined: Examined) -> Iterator[Outcome]:
     """Tell whether pg_stat_statements keeps constants of statements in plain files."""
-    settings = subject.settings
+    settings = examined.settings
     if "pg_stat_statements" in _libraries(settings):
         if settings.value("pg_stat_statements.track_utility") in ("off", "false", "no", "0"):
             yield ok("pg_stat_statements replaces the constants of the statements that it keeps")
@@ -123,7 +123,7 @@ def check_statement_texts(subject: Subject) -> Iterator[Outcome]:
                 "SELECT pg_stat_statements_reset().",
             )
         return
-    kept = [subject.data_directory / name for name in _STATEMENT_TEXTS]
+    kept = [examined.data_directory / name for name in _STATEMENT_TEXTS]
     kept = [path for path in kept if path.exists() and path.stat().st_size]
     for path in kept:
         yield warning(
@@ -133,9 +133,9 @@ def check_statement_texts(subject: Subject) -> Iterator[Outcome]:
         yield ok("no module keeps statement texts")
 
 
-def check_passwords(subject: Subject) -> Iterator[Outcome]:
+def check_passwords(examined: Examined) -> Iterator[Outcome]:
     """Look for passwords in settings; they are in plain configuration files and backups."""
-    if _PASSWORD.search(subject.settings.value("primary_conninfo")):
+    if _PASSWORD.search(examined.settings.value("primary_conninfo")):
         yield warning(
             "primary_conninfo holds a password, in a plain configuration file that backups carry",
             "Put it into a passfile of the server's user outside the data directory "

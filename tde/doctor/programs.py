@@ -8,32 +8,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tde import _core
-from tde.doctor.examined import Subject
-from tde.doctor.report import Outcome, ok, problem, unknown, warning
+from tde.doctor.examined import Examined
 from tde.errors import TdeError, UnsupportedServerError
-from tde.postgres.server.control import require_supported_pages
-from tde.postgres.server.counters import INTERPOSER_NAME
+from tde.machine.verdict import Outcome, ok, problem, unknown, warning
+from tde.postgres.server.build import require_supported_pages
+from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import run_as
-from tde.postgres.server.reachable import find_interposer, reachable_interposer
+from tde.postgres.server.reachable import reachable_interposer
 from tde.postgres.server.symbols import require_interposable
 
 _VERSION = re.compile(rb"OpenSSL (\d+)\.\d+\.\d+[^\0]{0,40}\d{4}\0")
 _OLDEST_OPENSSL = 3
 
 
-def check_installation(subject: Subject) -> Iterator[Outcome]:
+def check_installation(examined: Examined) -> Iterator[Outcome]:
     """Tell which PostgreSQL would be used."""
     try:
-        binaries = subject.binaries
+        binaries = examined.binaries
     except TdeError as error:
         yield problem(str(error), error.remedy)
         return
     yield ok(f"PostgreSQL {binaries.version_text} in {binaries.bindir}")
 
 
-def check_file_calls(subject: Subject) -> Iterator[Outcome]:
+def check_file_calls(examined: Examined) -> Iterator[Outcome]:
     """Compare the file calls that the server's program imports with those that are handled."""
-    program = subject.binaries.program("postgres")
+    program = examined.binaries.program("postgres")
     try:
         require_interposable(program, find_interposer())
     except UnsupportedServerError as error:
@@ -42,20 +42,20 @@ def check_file_calls(subject: Subject) -> Iterator[Outcome]:
         yield ok("every call by which the server reaches files is encrypted")
 
 
-def check_page_sizes(subject: Subject) -> Iterator[Outcome]:
+def check_page_sizes(examined: Examined) -> Iterator[Outcome]:
     """Tell whether the server was built with the page and segment sizes of the format."""
     try:
-        require_supported_pages(subject.binaries, subject.os_user)
+        require_supported_pages(examined.binaries, examined.os_user)
     except UnsupportedServerError as error:
         yield problem(str(error), error.remedy)
     else:
         yield ok("pages of 8 KiB, segments of 1 GiB")
 
 
-def check_preload(subject: Subject) -> Iterator[Outcome]:
+def check_preload(examined: Examined) -> Iterator[Outcome]:
     """Ask the dynamic loader whether it would load the interposer into this server."""
-    interposer = reachable_interposer(subject.os_user)
-    loaded, complaints = _objects_of(subject, interposer)
+    interposer = reachable_interposer(examined.os_user)
+    loaded, complaints = _objects_of(examined, interposer)
     if str(interposer) in loaded:
         yield ok("the loader puts the interposer into the server")
         return
@@ -63,16 +63,16 @@ def check_preload(subject: Subject) -> Iterator[Outcome]:
     yield problem(
         f"the interposer would not be loaded: {reason}",
         f"The loader ignores LD_PRELOAD for statically linked and setuid programs and for programs "
-        f"with file capabilities (chmod ug-s, setcap -r {subject.binaries.program('postgres')}), "
+        f"with file capabilities (chmod ug-s, setcap -r {examined.binaries.program('postgres')}), "
         f"and for a library of another architecture or on a file system that is mounted noexec: "
         f"install tde where programs may run ({interposer}).",
     )
 
 
-def check_openssl(subject: Subject) -> Iterator[Outcome]:
+def check_openssl(examined: Examined) -> Iterator[Outcome]:
     """Tell which OpenSSL tde and the server use."""
     own = _core.openssl_version()
-    library = _library_of_server(subject)
+    library = _library_of_server(examined)
     if library is None:
         yield _version_outcome("tde uses", own)
         yield unknown(
@@ -100,20 +100,20 @@ def _version_outcome(who_uses: str, version: str) -> Outcome:
     return ok(f"{who_uses} {version}")
 
 
-def _library_of_server(subject: Subject) -> Path | None:
+def _library_of_server(examined: Examined) -> Path | None:
     """Return the libcrypto that the running server has mapped, or that a start would load."""
-    if subject.pid is not None:
-        maps = subject.machine.process_text(subject.pid, "maps").splitlines()
+    if examined.pid is not None:
+        maps = examined.machine.process_text(examined.pid, "maps").splitlines()
         paths = [line.split(maxsplit=5)[5] for line in maps if len(line.split(maxsplit=5)) == 6]
     else:
-        paths, _ = _objects_of(subject, reachable_interposer(subject.os_user))
+        paths, _ = _objects_of(examined, reachable_interposer(examined.os_user))
     for path in paths:
         if Path(path).name.startswith("libcrypto") and Path(path).is_file():
             return Path(path)
     return None
 
 
-def _objects_of(subject: Subject, interposer: Path) -> tuple[list[str], list[str]]:
+def _objects_of(examined: Examined, interposer: Path) -> tuple[list[str], list[str]]:
     """Return the libraries that the loader maps for the server, and its complaints.
 
     The loader lists them instead of starting the program, as ldd does; a program for which it
@@ -125,8 +125,8 @@ def _objects_of(subject: Subject, interposer: Path) -> tuple[list[str], list[str
         "LD_TRACE_LOADED_OBJECTS": "1",
         "LD_PRELOAD": str(interposer),
     }
-    command: list[str | Path] = [subject.binaries.program("postgres"), "--version"]
-    result = run_as(subject.os_user, command, environment=environment)
+    command: list[str | Path] = [examined.binaries.program("postgres"), "--version"]
+    result = run_as(examined.os_user, command, environment=environment)
     paths = [
         word
         for line in result.stdout.splitlines()

@@ -1,24 +1,13 @@
-"""What a checkup says: one finding per thing that was looked at, each with a verdict."""
+"""The report of the doctor: one finding per thing that was looked at, each with a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-
-class Verdict(str, Enum):
-    """How a finding is to be read."""
-
-    OK = "ok"
-    WARNING = "warning"
-    """Nothing encrypted is exposed now, but something weaker than it could be."""
-    PROBLEM = "problem"
-    """Data or keys can reach a disk in plain text, or the server cannot be started safely."""
-    UNKNOWN = "unknown"
-    """It could not be looked at; the detail says why. It is never guessed."""
+from tde.machine.verdict import Verdict
 
 
 class Group(str, Enum):
@@ -31,40 +20,11 @@ class Group(str, Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of one check, before it is known under which name it is reported."""
-
-    verdict: Verdict
-    detail: str
-    remedy: str = ""
-
-
-def ok(detail: str) -> Outcome:
-    """Return the outcome of a check that found nothing to do."""
-    return Outcome(Verdict.OK, detail)
-
-
-def warning(detail: str, remedy: str) -> Outcome:
-    """Return the outcome of a check that found something weaker than it could be."""
-    return Outcome(Verdict.WARNING, detail, remedy)
-
-
-def problem(detail: str, remedy: str) -> Outcome:
-    """Return the outcome of a check that found data or keys at risk."""
-    return Outcome(Verdict.PROBLEM, detail, remedy)
-
-
-def unknown(why: str, remedy: str) -> Outcome:
-    """Return the outcome of a check that could not look."""
-    return Outcome(Verdict.UNKNOWN, why, remedy)
-
-
-@dataclass(frozen=True)
 class Finding:
     """One line of the report.
 
     Attributes:
-        check: stable name of the check, for programs and for docs/operations.md.
+        check: stable name of the check, for programs and for docs/doctor.md.
         title: the same for people.
         detail: what was found.
         remedy: what to do; empty for the verdict ``OK`` only.
@@ -125,13 +85,6 @@ class DoctorReport:
             "healthy": self.healthy,
             "findings": [_plain(finding) for finding in self.findings],
         }
-
-
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict that matters most among several."""
-    order = (Verdict.PROBLEM, Verdict.UNKNOWN, Verdict.WARNING)
-    found = set(verdicts)
-    return next((verdict for verdict in order if verdict in found), Verdict.OK)
 
 
 def _plain(finding: Finding) -> dict[str, str]:

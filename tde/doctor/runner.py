@@ -6,23 +6,23 @@ import subprocess
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from tde.doctor import clusters, keystores, leftovers, programs
-from tde.doctor.examined import Subject
-from tde.doctor.report import DoctorReport, Finding, Group, Outcome, unknown
+from tde.doctor.examined import Examined
+from tde.doctor.report import DoctorReport, Finding, Group
 from tde.doctor.settings import Settings, read_settings
 from tde.errors import PostgresError, TdeError
-from tde.machine import checks as machine
+from tde.machine.checks import MACHINE_CHECKS, MachineCheck
 from tde.machine.kernel_files import MachineFiles
+from tde.machine.verdict import AS_OWNER, Outcome, outcomes_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.os_user import OsUser, server_os_user
 from tde.postgres.server.reachable import reachable_binaries
-
-_AS_OWNER = "Run this as the owner of the data directory, or as root."
 
 
 class _Needs(Enum):
@@ -40,15 +40,20 @@ class Check:
     name: str
     title: str
     group: Group
-    run: Callable[[Subject], Iterator[Outcome]]
+    run: Callable[[Examined], Iterator[Outcome]]
     needs: _Needs = _Needs.NOTHING
 
 
+def _of_machine(check: MachineCheck) -> Callable[[Examined], Iterator[Outcome]]:
+    """Let a check of the machine look at what the doctor examines."""
+    return lambda examined: check.run(examined.machine, examined.server)
+
+
 CHECKS = (
-    Check("swap", "Swap space", Group.MACHINE, machine.check_swap),
-    Check("core_dumps", "Core dumps", Group.MACHINE, machine.check_core_dumps),
-    Check("locked_memory", "Locked memory", Group.MACHINE, machine.check_locked_memory),
-    Check("aes", "AES instructions", Group.MACHINE, machine.check_aes),
+    *(
+        Check(check.name, check.title, Group.MACHINE, _of_machine(check))
+        for check in MACHINE_CHECKS
+    ),
     Check("installation", "Installation", Group.PROGRAM, programs.check_installation),
     *(
         Check(name, title, Group.PROGRAM, run, _Needs.BINARIES)
@@ -117,19 +122,21 @@ def doctor(
     files = machine_files or MachineFiles()
     if data_directory is None:
         user = os_user or server_os_user(None)
-        subject = Subject(files, user)
+        examined = Examined(files, user)
         if Group.PROGRAM in groups:
-            subject = replace(subject, found_binaries=_installation(binaries, user))
+            examined = replace(examined, found_binaries=_installation(binaries, user))
     else:
         cluster = Cluster(data_directory, binaries, os_user=os_user)
         if _is_readable(cluster.data_directory):
-            subject = _examine(cluster, files, keystore)
+            examined = _examine(cluster, files, keystore)
             if not {Group.CLUSTER, Group.LEFTOVERS}.isdisjoint(groups):
-                subject = _with_settings(subject, cluster, username)
+                examined = _with_settings(examined, cluster, username)
         else:
             found = _installation(binaries, cluster.os_user)
-            subject = Subject(files, cluster.os_user, cluster, readable=False, found_binaries=found)
-    return _report(subject, groups)
+            examined = Examined(
+                files, cluster.os_user, cluster, readable=False, found_binaries=found
+            )
+    return _report(examined, groups)
 
 
 def _is_readable(data_directory: Path) -> bool:
@@ -153,9 +160,9 @@ def _installation(
         return error
 
 
-def _examine(cluster: Cluster, files: MachineFiles, keystore: Path | None) -> Subject:
+def _examine(cluster: Cluster, files: MachineFiles, keystore: Path | None) -> Examined:
     """Find out what the checks need to know about a cluster."""
-    subject = Subject(
+    examined = Examined(
         files,
         cluster.os_user,
         cluster,
@@ -163,21 +170,21 @@ def _examine(cluster: Cluster, files: MachineFiles, keystore: Path | None) -> Su
         found_marker=_marker_of(cluster),
         keystore=keystore,
     )
-    if keystore is None and subject.marker is not None:
-        subject = replace(subject, keystore=subject.marker.keystore)
+    if keystore is None and examined.marker is not None:
+        examined = replace(examined, keystore=examined.marker.keystore)
     try:
-        return replace(subject, found_binaries=cluster.binaries)
+        return replace(examined, found_binaries=cluster.binaries)
     except TdeError as error:
-        return replace(subject, found_binaries=error)
+        return replace(examined, found_binaries=error)
 
 
-def _with_settings(subject: Subject, cluster: Cluster, username: str | None) -> Subject:
+def _with_settings(examined: Examined, cluster: Cluster, username: str | None) -> Examined:
     try:
-        return replace(subject, found_settings=read_settings(cluster, username=username))
+        return replace(examined, found_settings=read_settings(cluster, username=username))
     except TdeError as error:
-        return replace(subject, found_settings=error)
+        return replace(examined, found_settings=error)
     except (OSError, subprocess.SubprocessError) as error:
-        return replace(subject, found_settings=PostgresError(str(error), remedy=_AS_OWNER))
+        return replace(examined, found_settings=PostgresError(str(error), remedy=AS_OWNER))
 
 
 def _marker_of(cluster: Cluster) -> Marker | TdeError | None:
@@ -187,32 +194,22 @@ def _marker_of(cluster: Cluster) -> Marker | TdeError | None:
         return error
 
 
-def _report(subject: Subject, groups: Collection[Group]) -> DoctorReport:
+def _report(examined: Examined, groups: Collection[Group]) -> DoctorReport:
     findings: list[Finding] = []
     for check in CHECKS:
         if check.group not in groups:
             continue
-        if check.needs is _Needs.BINARIES and not subject.has_binaries:
+        if check.needs is _Needs.BINARIES and not examined.has_binaries:
             continue  # The line Installation has said why.
-        if check.needs is _Needs.CLUSTER and not (subject.cluster and subject.readable):
+        if check.needs is _Needs.CLUSTER and not (examined.cluster and examined.readable):
             continue
-        for outcome in _outcomes(check, subject):
+        for outcome in outcomes_of(partial(check.run, examined)):
             findings.append(Finding(check.name, check.group, check.title, **vars(outcome)))
-    settings = subject.found_settings
+    settings = examined.found_settings
     return DoctorReport(
-        data_directory=None if subject.cluster is None else subject.cluster.data_directory,
-        server_version=subject.binaries.version_text if subject.has_binaries else None,
-        pid=subject.pid,
+        data_directory=None if examined.cluster is None else examined.cluster.data_directory,
+        server_version=examined.binaries.version_text if examined.has_binaries else None,
+        pid=examined.pid,
         settings_source=settings.source if isinstance(settings, Settings) else "",
         findings=tuple(findings),
     )
-
-
-def _outcomes(check: Check, subject: Subject) -> Iterator[Outcome]:
-    """Run one check; whatever keeps it from looking is an outcome as well."""
-    try:
-        yield from check.run(subject)
-    except TdeError as error:
-        yield unknown(str(error), error.remedy or _AS_OWNER)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        yield unknown(str(error), _AS_OWNER)

@@ -21,11 +21,12 @@ from tde.algorithms import Algorithm
 from tde.errors import ProgramError, TdeError
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.guard import has_guard
-from tde.postgres.cluster.keys import Scope, create_initial_keys
-from tde.postgres.server.control import cluster_setting
+from tde.postgres.cluster.keys import create_initial_keys
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.launch import ProgramEnvironment, program_environment
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.pidfile import read_server_arguments
+from tde.postgres.server.settings import cluster_setting
 
 SETTINGS = (
     *("full_page_writes", "wal_log_hints", "dynamic_shared_memory_type", "primary_conninfo"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from tde.doctor.examined import Subject
-from tde.doctor.report import Outcome, ok, problem, unknown, warning
 from tde.machine.kernel_files import MachineFiles, read_limit
 from tde.machine.storage import Storage, device_name, device_storage, file_storage, unescape
+from tde.machine.verdict import Outcome, Verdict, ok, outcomes_of, problem, unknown, warning
 
-# What the interposer locks: the ring of 1024 keys, 85 KiB in whole pages (c_ext/io_keyring.c).
+# What the interposer locks: the ring of 1024 keys, 85 KiB in whole pages (c_ext/interpose/keys/).
 KEY_RING_BYTES = 88 * 1024
 
 # Kinds of memory in coredump_filter that hold pages, rows or key schedules: private and shared
@@ -19,15 +21,38 @@ _FILTER_OF_DATA = 0b0110_0011
 _DISCARDING = frozenset({"true", "false"})
 _AES_BIT = 1 << 57  # Of the first word of OPENSSL_ia32cap, see its manual page.
 
+_log = logging.getLogger(__name__)
 
-def check_swap(subject: Subject) -> Iterator[Outcome]:
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A running server that the machine is checked for.
+
+    Attributes:
+        pid: of its postmaster.
+        encrypted: whether its cluster is encrypted, so that it has keys in its memory.
+    """
+
+    pid: int
+    encrypted: bool
+
+
+@dataclass(frozen=True)
+class MachineCheck:
+    """A check of the machine under the name and title by which it is reported."""
+
+    name: str
+    title: str
+    run: Callable[[MachineFiles, ServerProcess | None], Iterator[Outcome]]
+
+
+def check_swap(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
     """Look for swap space on which memory of the server would be readable."""
-    machine = subject.machine
     lines = machine.text("/proc/swaps").splitlines()[1:]
     if not lines:
         yield ok("there is none")
         return
-    forbidden = subject.pid is not None and _may_not_swap(machine, subject.pid)
+    forbidden = server is not None and _may_not_swap(machine, server.pid)
     for line in lines:
         name, kind = line.split()[:2]
         path = unescape(name)
@@ -71,13 +96,12 @@ def _may_not_swap(machine: MachineFiles, pid: int) -> bool:
     return False
 
 
-def check_core_dumps(subject: Subject) -> Iterator[Outcome]:
+def check_core_dumps(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
     """Tell whether a crash writes the server's memory, key schedules included, anywhere."""
-    machine = subject.machine
     pattern = machine.text("/proc/sys/kernel/core_pattern").strip()
     processes: list[tuple[int | str, str]] = [("self", "a server started from here")]
-    if subject.pid is not None:
-        processes.insert(0, (subject.pid, "the running server"))
+    if server is not None:
+        processes.insert(0, (server.pid, "the running server"))
     if _is_discarded(machine, pattern):
         yield ok(f"the kernel discards them (core_pattern is {pattern or 'empty'})")
         return
@@ -130,15 +154,15 @@ def _kib(limit: float) -> str:
     return "unlimited" if limit == float("inf") else f"{limit / 1024:,.0f} kB"
 
 
-def check_locked_memory(subject: Subject) -> Iterator[Outcome]:
+def check_locked_memory(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
     """Tell whether the keys can be, and are, locked into memory."""
     need = KEY_RING_BYTES // 1024
     remedy = (
         f"Raise the limit to {need} kB or more (ulimit -l; systemd: LimitMEMLOCK=1M; "
         "/etc/security/limits.d: memlock) and restart the server."
     )
-    if subject.pid is not None and subject.is_encrypted:
-        locked = _locked_kib(subject.machine, subject.pid)
+    if server is not None and server.encrypted:
+        locked = _locked_kib(machine, server.pid)
         if locked >= need:
             yield ok(f"the running server has locked {locked} kB")
         else:
@@ -147,7 +171,7 @@ def check_locked_memory(subject: Subject) -> Iterator[Outcome]:
                 "can be swapped out",
                 remedy,
             )
-    soft, _ = read_limit(subject.machine, "self", "Max locked memory")
+    soft, _ = read_limit(machine, "self", "Max locked memory")
     if soft >= KEY_RING_BYTES:
         yield ok(f"a server started from here may lock enough ({_kib(soft)})")
     else:
@@ -163,9 +187,9 @@ def _locked_kib(machine: MachineFiles, pid: int) -> int:
     raise OSError(f"/proc/{pid}/status has no VmLck")
 
 
-def check_aes(subject: Subject) -> Iterator[Outcome]:
+def check_aes(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
     """Tell whether the processor has AES instructions and OpenSSL is allowed to use them."""
-    for line in subject.machine.text("/proc/cpuinfo").splitlines():
+    for line in machine.text("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
             if "aes" in value.split():
@@ -182,16 +206,16 @@ def check_aes(subject: Subject) -> Iterator[Outcome]:
             "/proc/cpuinfo does not list the processor's features",
             "Look at the processor's manual, and measure with tde-bench.",
         )
-    yield from _masked_instructions(subject)
+    yield from _masked_instructions(machine, server)
 
 
-def _masked_instructions(subject: Subject) -> Iterator[Outcome]:
+def _masked_instructions(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
     processes: list[tuple[int | str, str]] = [("self", "this environment")]
-    if subject.pid is not None:
-        processes.append((subject.pid, "the running server's environment"))
+    if server is not None:
+        processes.append((server.pid, "the running server's environment"))
     for process, who in processes:
         prefix = "OPENSSL_ia32cap="
-        for variable in subject.machine.process_text(process, "environ").split("\0"):
+        for variable in machine.process_text(process, "environ").split("\0"):
             if variable.startswith(prefix) and _masks_aes(variable.removeprefix(prefix)):
                 yield warning(
                     f"{who} forbids OpenSSL the AES instructions ({variable})",
@@ -207,3 +231,24 @@ def _masks_aes(value: str) -> bool:
         return bool(first) and not int(first, 0) & _AES_BIT
     except ValueError:
         return False
+
+
+MACHINE_CHECKS = (
+    MachineCheck("swap", "Swap space", check_swap),
+    MachineCheck("core_dumps", "Core dumps", check_core_dumps),
+    MachineCheck("locked_memory", "Locked memory", check_locked_memory),
+    MachineCheck("aes", "AES instructions", check_aes),
+)
+
+
+def warn_of_machine(machine: MachineFiles | None = None) -> None:
+    """Log each problem of the machine with its remedy, as every start of a server does.
+
+    Settings and builds with which rows would be stored in plain text are refused at a start. What
+    the machine does with the server's memory is not the server's to decide, so it is only said.
+    """
+    files = machine or MachineFiles()
+    for check in MACHINE_CHECKS:
+        for outcome in outcomes_of(partial(check.run, files, None)):
+            if outcome.verdict is Verdict.PROBLEM:
+                _log.warning("%s: %s. %s", check.title, outcome.detail, outcome.remedy)

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from tde.doctor import DoctorReport, doctor
     from tde.postgres.cluster.bin_directory import BinDirectory, install_bin_directory
     from tde.postgres.cluster.cluster import Cluster
-    from tde.postgres.cluster.keys import Scope
+    from tde.postgres.cluster.scope import Scope
     from tde.postgres.cluster.status import ClusterStatus
     from tde.postgres.server.binaries import PostgresBinaries, find_binaries, list_binaries
-    from tde.postgres.server.counters import IoCounters, io_counters, is_interposed
+    from tde.postgres.server.counters import IoCounters, io_counters
+    from tde.postgres.server.interposer import is_interposed
     from tde.postgres.server.os_user import OsUser, server_os_user
     from tde.postgres.server.program import run_program
     from tde.postgres.tablespace.protect import protect_tablespace, standby_notice

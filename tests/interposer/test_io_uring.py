@@ -9,7 +9,7 @@ import pytest
 from harness import Harness, preload
 
 from tde.keystore import Keystore
-from tde.postgres.server.reachable import find_interposer
+from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.symbols import unhandled_symbols
 
 SOURCE = Path(__file__).with_name("uring.c")

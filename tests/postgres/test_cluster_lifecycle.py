@@ -18,8 +18,8 @@ from tde.errors import (
     ServerStopError,
 )
 from tde.postgres import Cluster, Scope, io_counters, is_interposed
-from tde.postgres.cluster.guard import GUARD_FILE
 from tde.postgres.server import launch
+from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import run_as
 
 

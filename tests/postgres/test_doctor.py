@@ -19,8 +19,8 @@ from tde.errors import ClusterKeystoreError, UnsupportedServerError
 from tde.keystore import Keystore
 from tde.keystore.providers.auto_open import auto_open_path
 from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries, run_program
-from tde.postgres.cluster.guard import GUARD_FILE
 from tde.postgres.cluster.marker import Marker
+from tde.postgres.server.interposer import GUARD_FILE
 
 CLUSTER = (Group.CLUSTER,)
 LEFTOVERS = (Group.LEFTOVERS,)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tde.cli.app import app
 from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict
 from tde.doctor.runner import CHECKS
-from tde.machine.warnings import warn_of_machine
+from tde.machine.checks import warn_of_machine
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -86,11 +86,11 @@ def test_json_has_every_field(run):
 def test_a_start_warns_of_the_machine(tmp_path, caplog):
     machine = Machine(tmp_path)
     with caplog.at_level(logging.WARNING):
-        warn_of_machine(None, MachineFiles(tmp_path))
+        warn_of_machine(MachineFiles(tmp_path))
         assert caplog.text == ""
         machine.device("vdb")
         machine.swap("/dev/vdb")
-        warn_of_machine(None, MachineFiles(tmp_path))
+        warn_of_machine(MachineFiles(tmp_path))
     assert "/dev/vdb" in caplog.text
     assert "swapoff /dev/vdb" in caplog.text
 

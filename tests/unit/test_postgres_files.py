@@ -12,12 +12,13 @@ from uuid import uuid4
 import pytest
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError, NoDataDirectoryError
-from tde.postgres.cluster.guard import GUARD_FILE, add_guard
-from tde.postgres.cluster.keys import Scope
+from tde.postgres.cluster.guard import add_guard
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.server import pidfile
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.counters import COUNTERS_MAGIC, IoCounters, io_counters, parse_counters
+from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
 from tde.postgres.server.program import program_arguments

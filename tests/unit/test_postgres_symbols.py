@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tde.errors import UnsupportedServerError
-from tde.postgres.server.reachable import find_interposer
+from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.symbols import require_interposable, unhandled_symbols
 
 

@@ -20,14 +20,15 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, InterposerError, TdeError
 from tde.ownership import create_parents
 from tde.postgres.cluster.guard import GUARD_SECTION
-from tde.postgres.cluster.initialize import require_keystore_access
-from tde.postgres.cluster.keys import Scope, create_initial_keys
+from tde.postgres.cluster.keys import create_initial_keys
+from tde.postgres.cluster.keystore_place import require_keystore_access
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.control import require_supported_build
-from tde.postgres.server.counters import INTERPOSER_NAME
+from tde.postgres.server.build import require_supported_build
+from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, require_reachable
-from tde.postgres.server.reachable import find_interposer, reachable_binaries, replace_readable_file
+from tde.postgres.server.reachable import reachable_binaries, replace_readable_file
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.convert.state import require_not_converting
 from tde.errors import ServerNotRunningError, ServerStartError, ServerStillStartingError, TdeError
-from tde.postgres.cluster.initialize import (
-    initialize_cluster,
-    require_creatable,
-    require_keystore_access,
-    require_separate,
-)
-from tde.postgres.cluster.keys import Scope, require_cluster_keys
+from tde.machine.checks import warn_of_machine
+from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
+from tde.postgres.cluster.keys import require_cluster_keys
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.status import ClusterStatus, read_cluster_status
+from tde.postgres.cluster.unfinished_conversion import require_not_converting
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
-from tde.postgres.server.control import read_major_version, require_supported_build
+from tde.postgres.server.build import require_supported_build
+from tde.postgres.server.control import read_major_version
 from tde.postgres.server.launch import (
     program_environment,
     require_interposer,
@@ -44,7 +44,6 @@ from tde.postgres.server.start_settings import StartSettings
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-    from tde.postgres.cluster.status import ClusterStatus
 
 DEFAULT_TIMEOUT = 60.0  # Seconds; the default of pg_ctl.
 
@@ -203,8 +202,6 @@ class Cluster:
         stock_socket: bool,
     ) -> None:
         """Start the server; the caller holds the lock."""
-        from tde.machine.warnings import warn_of_machine
-
         self.require_stopped()
         self._require_keystore(keystore)
         with program_environment(keystore, self.os_user, environment) as program:
@@ -214,7 +211,7 @@ class Cluster:
             if keystore is not None:
                 require_supported_build(self.binaries, self.os_user)
                 settings.require_supported()
-                warn_of_machine(self.os_user)
+                warn_of_machine()
             if log is None:
                 log = self.default_log
                 prepare_log(log, self.os_user)
@@ -340,9 +337,8 @@ class Cluster:
         Raises:
             NoDataDirectoryError: there is no cluster.
         """
-        from tde.postgres.cluster.status import read_cluster_status
-
-        return read_cluster_status(self, keystore)
+        read_major_version(self.data_directory)
+        return read_cluster_status(self.data_directory, self.binaries, self.os_user, keystore)
 
     def connection_parameters(self, dbname: str = "postgres") -> dict[str, object]:
         """Return arguments for ``psycopg2.connect`` as the superuser that initdb made.

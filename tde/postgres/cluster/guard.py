@@ -11,41 +11,15 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from tde.errors import InterposerError
-from tde.postgres.server.counters import INTERPOSER_NAME
+from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
-
-GUARD_FILE = "tde-start-this-cluster-with-tde-pg-start.conf"
 
 GUARD_SECTION = f"""
 # This cluster is encrypted: it starts only with `tde pg start`, which provides the keys and
 # makes this file appear. It does not exist on disk; do not create it or remove this line.
 include '{GUARD_FILE}'
 """
-
-
-def require_interposed(output: str) -> None:
-    """Recognise a program's failure that only means that the interposer or its keys were missing.
-
-    Args:
-        output: what the program that failed has printed or logged.
-
-    Raises:
-        InterposerError: the output tells so; otherwise nothing happens.
-    """
-    ignored = "from LD_PRELOAD cannot be preloaded"
-    lines = [line for line in output.splitlines() if ignored in line and INTERPOSER_NAME in line]
-    if not lines and GUARD_FILE not in output:
-        return
-    reason = lines[0].strip() if lines else "it could not read its encrypted configuration"
-    raise InterposerError(
-        f"the server's program ran without the interposer or without keys: {reason}\n{output}",
-        remedy="Do not create the file that is named, and leave postgresql.conf as it is. "
-        "Reinstall tde (in a checkout: make build); the file system of libtde_io.so must not be "
-        "mounted noexec, and its architecture must be the server's. If tde.json is missing in "
-        "the data directory, restore it from a backup.",
-    )
 
 
 def has_guard(data_directory: Path) -> bool:

@@ -6,26 +6,27 @@ leaves nothing behind, keys included, unless the operator asked initdb to keep i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, DataDirectoryError, ProgramError, TdeError
+from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
-from tde.postgres.cluster.guard import add_guard, has_guard, require_interposed
+from tde.postgres.cluster.guard import add_guard, has_guard
 from tde.postgres.cluster.keys import (
-    Scope,
     create_initial_keys,
     require_cluster_keys,
     require_unused_keystore,
 )
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.control import require_supported_build
+from tde.postgres.server.build import require_supported_build
+from tde.postgres.server.interposer import require_interposed
 from tde.postgres.server.launch import program_environment
 from tde.postgres.server.os_user import OsUser, require_reachable, run_as
 
@@ -84,23 +85,6 @@ def require_creatable(data_directory: Path, os_user: OsUser | None, keystore: Pa
         require_separate(data_directory, keystore)
         require_unused_keystore(keystore)
         require_keystore_access(keystore, os_user)
-
-
-def require_keystore_access(keystore: Path, os_user: OsUser | None) -> None:
-    """Check that the server, which reads the key records itself, can do so.
-
-    Raises:
-        ClusterKeystoreError: the keystore belongs to somebody else.
-        UnreachablePathError: a parent directory is closed to the server's user.
-    """
-    require_reachable(os_user, keystore, "the keystore")
-    uid = os.geteuid() if os_user is None else os_user.uid
-    if keystore.stat().st_uid != uid:
-        owner = str(uid) if os_user is None else os_user.name
-        raise ClusterKeystoreError(
-            f"the keystore {keystore} does not belong to {owner}, the user that runs the server",
-            remedy=f"Hand it over: chown -R {owner} {keystore}",
-        )
 
 
 @contextmanager
@@ -176,19 +160,3 @@ def _require_empty(data_directory: Path) -> None:
 
 def _is_empty(directory: Path) -> bool:
     return not directory.exists() or not any(directory.iterdir())
-
-
-def require_separate(data_directory: Path, keystore: Path) -> None:
-    """Refuse a keystore inside the data directory, or the other way round.
-
-    Base backups and file-level copies of the cluster would carry the keys along.
-
-    Raises:
-        ClusterKeystoreError: they overlap.
-    """
-    data, keys = data_directory.resolve(), keystore.resolve()
-    if keys.is_relative_to(data) or data.is_relative_to(keys):
-        raise ClusterKeystoreError(
-            f"the keystore {keystore} and the data directory {data_directory} overlap",
-            remedy="Keep the keystore outside the data directory, best on another file system.",
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,24 +14,15 @@ from tde.errors import (
     KeystoreExistsError,
     PlaintextEntryError,
 )
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import BUILT_IN_TABLESPACES
 
 if TYPE_CHECKING:
     from tde.keystore import KeyOwner, Keystore
 
 _log = logging.getLogger(__name__)
-
-PG_DEFAULT_OID = 1663
-PG_GLOBAL_OID = 1664
-BUILT_IN_TABLESPACES = {PG_DEFAULT_OID: "pg_default", PG_GLOBAL_OID: "pg_global"}
-
-
-class Scope(str, Enum):
-    """What is encrypted besides the WAL, which always is."""
-
-    CLUSTER = "cluster"
-    """Everything: the built-in tablespaces and every tablespace created later."""
-    TABLESPACES = "tablespaces"
-    """Only the tablespaces that are created with a key."""
 
 
 def require_unused_keystore(keystore: Path) -> None:
@@ -90,7 +80,6 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
     """
     from tde.keystore import KeyOwner
     from tde.keystore.store.layout import list_owners
-    from tde.postgres.cluster.marker import read_marker
 
     require_open(keystore)
     owners = list_owners(keystore.path)
@@ -125,12 +114,6 @@ def _authenticate(keystore: Keystore, owner: KeyOwner) -> None:
         wipe(keystore.unwrap_key(owner))
     except PlaintextEntryError:
         return
-
-
-def tablespace_oids(data_directory: Path) -> list[int]:
-    """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
-    entries = (data_directory / "pg_tblspc").iterdir()
-    return [int(entry.name) for entry in entries if entry.name.isdigit()]
 
 
 def require_open(keystore: Keystore) -> None:

@@ -37,3 +37,9 @@ def is_link_of_cluster(path: str) -> bool:
 def directory_id(status: os.stat_result) -> DirectoryId:
     """Return what identifies a directory."""
     return (status.st_dev, status.st_ino)
+
+
+def tablespace_oids(data_directory: Path) -> list[int]:
+    """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
+    entries = (data_directory / "pg_tblspc").iterdir()
+    return [int(entry.name) for entry in entries if entry.name.isdigit()]

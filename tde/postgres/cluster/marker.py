@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import UUID
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError
-from tde.postgres.cluster.keys import Scope
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import write_owned_file
 

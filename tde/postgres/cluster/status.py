@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tde.errors import TdeError
-from tde.postgres.cluster.keys import BUILT_IN_TABLESPACES, tablespace_oids
-from tde.postgres.cluster.marker import Marker
-from tde.postgres.server.control import read_control_data, read_major_version
-from tde.postgres.server.counters import IoCounters, io_counters, is_interposed
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.cluster.protection import other_protection, tablespace_protections
+from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
+from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.control import read_major_version
+from tde.postgres.server.counters import IoCounters, io_counters
+from tde.postgres.server.interposer import is_interposed
+from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_postmaster_file
-from tde.postgres.tablespace.tablespaces import other_protection, tablespace_protections
-
-if TYPE_CHECKING:
-    from tde.postgres.cluster.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -64,34 +66,40 @@ class ClusterStatus:
         return document
 
 
-def read_cluster_status(cluster: Cluster, keystore: Path | None = None) -> ClusterStatus:
+def read_cluster_status(
+    data_directory: Path,
+    binaries: PostgresBinaries,
+    os_user: OsUser | None,
+    keystore: Path | None = None,
+) -> ClusterStatus:
     """Collect the status of a cluster.
 
     Args:
+        binaries: the installation that serves the cluster.
+        os_user: the user that runs the server.
         keystore: where the keystore is now; where it was at creation when ``None``.
 
     Raises:
         NoDataDirectoryError: there is none.
     """
-    directory = cluster.data_directory
-    read_major_version(directory)
-    running = read_postmaster_file(directory)
-    control = read_control_data(directory, cluster.binaries, cluster.os_user)
-    marker = cluster.marker
+    read_major_version(data_directory)
+    running = read_postmaster_file(data_directory)
+    control = read_finished_control_data(data_directory, binaries, os_user)
+    marker = read_marker(data_directory)
     return ClusterStatus(
-        data_directory=directory,
+        data_directory=data_directory,
         running=running is not None,
         ready=running is not None and running.status in ("ready", "standby"),
         pid=running.pid if running else None,
         port=running.port if running else None,
         socket_directory=running.socket_directory if running else None,
-        server_version=cluster.binaries.version_text,
+        server_version=binaries.version_text,
         state=control.state,
         data_checksums=control.data_checksums,
         encrypted=marker is not None,
         interposed=_is_interposed(running.pid) if running else None,
         counters=io_counters(running.pid) if running else None,
-        **_keystore_fields(directory, marker, keystore),
+        **_keystore_fields(data_directory, marker, keystore),
     )
 
 

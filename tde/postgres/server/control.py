@@ -1,4 +1,4 @@
-"""What pg_controldata and ``postgres -C`` say about a cluster and a server build.
+"""The control file of a cluster, as pg_controldata prints it, and PG_VERSION.
 
 ``pg_control`` stays in plain text by design, so this works without the keystore.
 """
@@ -6,20 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.errors import NoDataDirectoryError, ProgramError, UnsupportedServerError
-from tde.postgres.cluster.guard import require_interposed
+from tde.errors import NoDataDirectoryError, ProgramError
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.os_user import OsUser, run_as
-from tde.postgres.server.reachable import find_interposer
-
-PAGE_BYTES = 8192
-SEGMENT_PAGES = 131072  # 1 GiB of 8 KiB pages: what every packaged PostgreSQL uses.
-#: XLOG_PAGE_MAGIC of each major version.
-WAL_PAGE_MAGIC = {15: 0xD110, 16: 0xD113, 17: 0xD116, 18: 0xD118}
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,6 @@ def read_control_data(
 
     Raises:
         ProgramError: pg_controldata failed, for example on a damaged pg_control.
-        ConversionError: tde pg encrypt or decrypt was interrupted and is unfinished.
     """
     result = run_as(
         os_user,
@@ -64,10 +55,6 @@ def read_control_data(
         environment={**os.environ, "LC_ALL": "C"},
     )
     if result.returncode != 0:
-        # A conversion that is unfinished has given pg_control another name.
-        from tde.convert.state import require_not_converting
-
-        require_not_converting(data_directory)
         raise ProgramError(f"pg_controldata failed on {data_directory}: {result.stderr.strip()}")
     lines = (line.partition(":") for line in result.stdout.splitlines())
     fields = {label.strip(): value.strip() for label, _, value in lines}
@@ -106,86 +93,3 @@ def read_major_version(data_directory: Path) -> int:
             f"the data directory {data_directory} may not be read by the current user",
             remedy="Run tde as the owner of the data directory, or as root.",
         ) from None
-
-
-def build_setting(name: str, binaries: PostgresBinaries, os_user: OsUser | None) -> str:
-    """Return a setting that was fixed or defaulted when the server was built.
-
-    Raises:
-        ProgramError: the server does not know it.
-    """
-    # An empty configuration file and any existing directory: no cluster is needed.
-    arguments = ["-D", "/", "-c", "config_file=/dev/null", "-C", name]
-    result = run_as(os_user, [binaries.program("postgres"), *arguments])
-    if result.returncode != 0:
-        raise ProgramError(f"postgres -C {name} failed: {result.stderr.strip()}")
-    return result.stdout.strip()
-
-
-def cluster_setting(
-    name: str,
-    data_directory: Path,
-    server_arguments: Sequence[str],
-    binaries: PostgresBinaries,
-    os_user: OsUser | None,
-    *,
-    environment: dict[str, str],
-    pass_fds: Sequence[int],
-) -> str:
-    """Return the value that the server would use for ``name`` if it started now.
-
-    Args:
-        server_arguments: what will be on the command line of the server.
-        environment: with the interposer in it for an encrypted cluster, which can't read its
-            own configuration without (see :mod:`tde.postgres.cluster.guard`).
-        pass_fds: the descriptors that ``environment`` refers to.
-
-    Raises:
-        ProgramError: the configuration has an error; the message is the server's.
-        InterposerError: the interposer was not loaded or could not use the keys.
-    """
-    result = run_as(
-        os_user,
-        [binaries.program("postgres"), "-D", data_directory, *server_arguments, "-C", name],
-        environment=environment,
-        pass_fds=pass_fds,
-    )
-    if result.returncode != 0:
-        require_interposed(result.stderr)
-        raise ProgramError(
-            f"the server's configuration cannot be used: {result.stderr.strip()}",
-            remedy=f"Correct the configuration files in {data_directory}.",
-        )
-    return result.stdout.strip()
-
-
-def require_supported_build(binaries: PostgresBinaries, os_user: OsUser | None) -> None:
-    """Refuse a server that encryption is not written for.
-
-    Raises:
-        UnsupportedServerError: it has other page or segment sizes, with the sizes found, or does
-            file I/O that the interposer would not see.
-        InterposerError: the interposer was not built.
-    """
-    # Not at the top: reading ELF files takes a library that most commands never need.
-    from tde.postgres.server.symbols import require_interposable
-
-    require_interposable(binaries.program("postgres"), find_interposer())
-    require_supported_pages(binaries, os_user)
-
-
-def require_supported_pages(binaries: PostgresBinaries, os_user: OsUser | None) -> None:
-    """Refuse a server whose files have another geometry than the format.
-
-    Raises:
-        UnsupportedServerError: it has other page or segment sizes, with the sizes found.
-    """
-    page_bytes = int(build_setting("block_size", binaries, os_user))
-    # postgres -C prints this setting in pages, without a unit, in all of 15 to 18.
-    segment_pages = int(build_setting("segment_size", binaries, os_user))
-    if (page_bytes, segment_pages) != (PAGE_BYTES, SEGMENT_PAGES):
-        raise UnsupportedServerError(
-            f"the server in {binaries.bindir} was built with pages of {page_bytes} bytes and "
-            f"segments of {segment_pages} pages",
-            remedy=f"Use a build with the defaults: {PAGE_BYTES} bytes, {SEGMENT_PAGES} pages.",
-        )

@@ -1,4 +1,4 @@
-"""What a running server says about its encryption: is it on, and how many bytes went through."""
+"""Counters of a running server: how many bytes it has encrypted and decrypted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from tde.machine.process_files import process_descriptors, read_process_file
 
-INTERPOSER_NAME = "libtde_io.so"
 COUNTERS_MAGIC = 0x5444454354523031
 _LINK_PREFIX = "/memfd:tde-counters"
 _HEADER = struct.Struct("=4Q")  # Magic, number of stripes, words per stripe, words before them.
@@ -53,17 +52,6 @@ class IoCounters:
             self.ephemeral_bytes_encrypted - earlier.ephemeral_bytes_encrypted,
             self.ephemeral_bytes_decrypted - earlier.ephemeral_bytes_decrypted,
         )
-
-
-def is_interposed(pid: int) -> bool:
-    """Tell whether the interposer is loaded in a process.
-
-    Raises:
-        OSError: the process is gone, or its memory map may not be read.
-    """
-    maps = read_process_file(pid, "maps").decode(errors="replace")
-    # The kernel appends " (deleted)" when the library was reinstalled since.
-    return f"/{INTERPOSER_NAME}" in maps
 
 
 def io_counters(pid: int) -> IoCounters | None:

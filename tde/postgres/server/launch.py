@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.errors import InterposerError, ServerStartError, ServerStillStartingError, ServerStopError
-from tde.postgres.cluster.guard import require_interposed
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.counters import is_interposed
+from tde.postgres.server.interposer import is_interposed, require_interposed
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.pidfile import read_postmaster_file
 from tde.postgres.server.reachable import reachable_interposer

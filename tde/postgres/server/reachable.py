@@ -9,7 +9,6 @@ path the dynamic loader cannot express: LD_PRELOAD separates its entries with co
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import os
 import shutil
 import stat
@@ -17,31 +16,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from tde.errors import InterposerError, UnreachablePathError
+from tde.errors import UnreachablePathError
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.counters import INTERPOSER_NAME
+from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, can_access, run_as
 
 _SYSTEM_CACHE = Path("/var/cache/tde")
 # Wheels keep the libraries that their programs are linked with beside the package.
 _WHEEL_LIBRARIES = ".libs"
-
-
-def find_interposer() -> Path:
-    """Return the path of libtde_io.so, which the build installs beside ``tde._core``.
-
-    Raises:
-        InterposerError: it was not built.
-    """
-    # An editable installation keeps the compiled files apart from the Python sources;
-    # importlib.resources knows both places.
-    path = Path(str(importlib.resources.files("tde").joinpath(INTERPOSER_NAME)))
-    if path.is_file():
-        return path
-    raise InterposerError(
-        f"{INTERPOSER_NAME} is not installed with the tde package",
-        remedy="Reinstall tde; in a source checkout run: make build",
-    )
 
 
 def reachable_interposer(os_user: OsUser | None) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tde.errors import UnsupportedServerError
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.control import build_setting, cluster_setting
 from tde.postgres.server.launch import ProgramEnvironment
 from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.settings import build_setting, cluster_setting
 from tde.postgres.server.sockets import (
     SETTING,
     create_private_directory,

@@ -14,16 +14,20 @@ from psycopg2 import sql
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TablespaceError
 from tde.ownership import adopt_directory, create_directory, create_parents
-from tde.postgres.cluster.keys import Scope
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
+from tde.postgres.cluster.protection import (
+    NO_KEY,
+    PLAINTEXT,
+    other_protection,
+    tablespace_protections,
+)
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.os_user import OsUser, require_reachable
 
 if TYPE_CHECKING:
-    from tde.keystore import KeyRecordInfo, Keystore
+    from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
 
-PLAINTEXT = "plaintext"
-NO_KEY = "NO KEY"
 # From choosing a key to creating the file takes a backend microseconds.
 _SETTLE_SECONDS = 0.2
 
@@ -131,27 +135,6 @@ def list_tablespaces(
         Tablespace(name, oid, location, protections.get(oid, missing))
         for name, oid, location in rows
     ]
-
-
-def tablespace_protections(records: list[KeyRecordInfo]) -> dict[int, str]:
-    """Return how each tablespace with a key record is stored, by OID."""
-    from tde.keystore import OwnerKind
-
-    return {
-        record.owner.oid: record.algorithm.label if record.algorithm else PLAINTEXT
-        for record in records
-        if record.owner.kind is OwnerKind.TABLESPACE
-    }
-
-
-def other_protection(records: list[KeyRecordInfo]) -> str | None:
-    """Return how tablespaces without a record are stored, or None when they cannot be used."""
-    from tde.keystore import OwnerKind
-
-    for record in records:
-        if record.owner.kind is OwnerKind.OTHER_TABLESPACES and record.algorithm:
-            return record.algorithm.label
-    return None
 
 
 def create_own_key(
