@@ -21,8 +21,7 @@ from tde_bench.cpu import tree_cpu_seconds
 from tde_bench.database import Connection, execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
 from tde_bench.machine import compare_settings, describe_canary
-from tde_bench.metadata import REDACTED
-from tde_bench.metadata import server_settings as server_settings_of
+from tde_bench.metadata import REDACTED, server_settings as server_settings_of
 from tde_bench.outcome import Outcome
 from tde_bench.pgbench import PgbenchOptions, summarize_latency
 from tde_bench.probe import may_checkpoint
