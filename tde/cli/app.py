@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tde.cli.common import examples, reporting_errors
+from tde.console.apps import examples
+from tde.console.errors import reporting_errors
 
 # Name on the command line, module that holds its `app`, and the line that `tde --help` shows.
 COMMANDS = {

@@ -6,16 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tde.cli.common import (
-    console,
-    error_console,
-    examples,
-    new_app,
-    open_keystore,
-    passphrase_source,
-    print_json,
-    require_keystore,
-)
 from tde.cli.options import (
     JsonOption,
     KeystoreOption,
@@ -23,7 +13,12 @@ from tde.cli.options import (
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
+    require_keystore,
 )
+from tde.console.apps import examples, new_app
+from tde.console.output import console, error_console, print_json
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase import PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import KeyRecordInfo, KeystoreStatus
@@ -65,7 +60,7 @@ def create(
     from tde.keystore.store.layout import check_place
     from tde.postgres.server.os_user import require_reachable, server_os_user
 
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     path = require_keystore(keystore).absolute()
     server_user = server_os_user(None, name=os_user)
     require_reachable(server_user, path, "the keystore")
@@ -190,8 +185,8 @@ def enable(
     Servers then start unattended, and tde pg install-bin can be used. Whoever can read the
     keystore directory, or a backup of it with this file, can read the data.
     """
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
-    with open_keystore(keystore, source) as opened:
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    with open_keystore(require_keystore(keystore), source) as opened:
         path = opened.enable_auto_open()
     console.print(f"The keystore opens by itself now: {path}", markup=False, soft_wrap=True)
     error_console.print(

@@ -11,8 +11,9 @@ from pathlib import Path
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import EXIT_INTERRUPTED, error_console
-from tde.cli.options import algorithm_of
+from tde.console.errors import EXIT_INTERRUPTED
+from tde.console.options import algorithm_of
+from tde.console.output import error_console
 from tde_bench.errors import BenchError
 from tde_bench.lifecycle import signals_interrupt
 

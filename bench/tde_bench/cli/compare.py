@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import console, error_console, examples
+from tde.console.apps import examples
+from tde.console.output import console, error_console
 from tde_bench.cli.common import (
     End,
     algorithms_of,

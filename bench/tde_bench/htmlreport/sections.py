@@ -16,8 +16,7 @@ from tde_bench.compare.report import compare_table, remarks
 from tde_bench.compare.results import CompareResult
 from tde_bench.htmlreport.charts import Bar, Chart, Line, bar_of, bars, grouped, lines
 from tde_bench.outcome import Outcome
-from tde_bench.pages.report import pages_table
-from tde_bench.pages.report import verdicts as pages_verdicts
+from tde_bench.pages.report import pages_table, verdicts as pages_verdicts
 from tde_bench.pages.results import OPENSSL, PagesResult
 from tde_bench.palette import INK, colours
 from tde_bench.report import oltp_table, sweep_table, title

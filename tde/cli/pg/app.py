@@ -10,17 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli.cluster_access import find_cluster, open_cluster_keystore
-from tde.cli.common import (
-    console,
-    error_console,
-    examples,
-    new_app,
-    open_keystore,
-    passphrase_source,
-    print_json,
-    require_keystore,
-)
 from tde.cli.options import (
     AesOption,
     BindirOption,
@@ -31,11 +20,17 @@ from tde.cli.options import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
-    ScopeChoice,
-    algorithm_of,
+    require_keystore,
 )
 from tde.cli.pg import audit, convert, doctor, install_bin
+from tde.console.apps import examples, new_app
+from tde.console.options import algorithm_of
+from tde.console.output import console, error_console, print_json
 from tde.errors import ServerNotRunningError
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase import PassphraseSource
+from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
+from tde.postgres.cluster.scope import Scope
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -92,8 +87,8 @@ WaitOption = Annotated[
 def init(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
-    scope: Annotated[ScopeChoice, typer.Option(help="What to encrypt besides the WAL.")] = (
-        ScopeChoice.cluster
+    scope: Annotated[Scope, typer.Option(help="What to encrypt besides the WAL.")] = (
+        Scope.CLUSTER
     ),
     aes: AesOption = 256,
     bindir: BindirOption = None,
@@ -106,17 +101,15 @@ def init(
     ] = None,
 ) -> None:
     """Create an encrypted cluster with data checksums, using a keystore that has no keys yet."""
-    from tde.postgres import Scope
-
     algorithm = algorithm_of(aes)
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = require_keystore(keystore)
     cluster.require_creatable(directory)
     with open_keystore(directory, source) as opened:
         cluster.init(
             keystore=opened,
-            scope=Scope(scope.value),
+            scope=scope,
             algorithm=algorithm,
             initdb_args=initdb_args or (),
         )
@@ -160,7 +153,7 @@ def start(
     The keystore defaults to the one that the cluster was created with. Clusters without
     encryption can be started too.
     """
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
     with open_cluster_keystore(cluster, keystore, source) as opened:
@@ -207,7 +200,7 @@ def restart(
 
     The keystore is opened first: with a wrong passphrase the server simply keeps running.
     """
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_cluster_keystore(cluster, keystore, source) as opened:
         cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
@@ -271,7 +264,7 @@ def execute(
     from tde.postgres import run_program
     from tde.postgres.server.program import needs_keys
 
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     opening: AbstractContextManager[Keystore | None] = nullcontext()
     if needs_keys(program):

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from tde.cli.cluster_access import find_cluster, open_cluster_keystore
-from tde.cli.common import examples, passphrase_source, print_json
 from tde.cli.options import (
     BindirOption,
     JsonOption,
@@ -19,9 +17,13 @@ from tde.cli.options import (
     PassphraseFileOption,
     PgDataOption,
 )
-from tde.errors import ClusterKeystoreError
+from tde.console.apps import examples
+from tde.console.output import print_json
+from tde.keystore.providers.passphrase import PassphraseSource
+from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 _EXIT_FINDINGS = 1
+_ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
 
 ArchiveOption = Annotated[
     list[Path] | None,
@@ -74,24 +76,21 @@ def audit(
 
     if canary is not None and not 1 <= len(canary.encode("utf-16-le")) <= 1024:
         raise typer.BadParameter("it must have 1 to 512 characters", param_hint="--canary")
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
-    with open_cluster_keystore(cluster, keystore, source) as opened:
-        if opened is None:
-            raise ClusterKeystoreError(
-                f"the cluster {cluster.data_directory} is not encrypted",
-                remedy="Encrypt it with tde pg encrypt, or create another one with tde pg init.",
-            )
-        with auditing() as observer:
-            report = run_audit(
-                cluster,
-                opened,
-                archives=archive or (),
-                backups=backup or (),
-                jobs=jobs,
-                canary=canary,
-                observer=observer,
-            )
+    with (
+        encrypted_cluster_keystore(cluster, keystore, source, remedy=_ENCRYPT_IT) as opened,
+        auditing() as observer,
+    ):
+        report = run_audit(
+            cluster,
+            opened,
+            archives=archive or (),
+            backups=backup or (),
+            jobs=jobs,
+            canary=canary,
+            observer=observer,
+        )
     if as_json:
         print_json(report.as_json())
     else:

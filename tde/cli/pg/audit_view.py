@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tde.audit import AuditLine, AuditObserver, AuditReport, FileClass
-from tde.cli.common import console, error_console
+from tde.console.output import console, error_console
 
 # More findings than this are left to --json: a person acts on the first ones.
 _FINDINGS_SHOWN = 50

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,18 +18,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from tde.cli.cluster_access import find_cluster
-from tde.cli.common import (
-    console,
-    error_console,
-    examples,
-    open_keystore,
-    passphrase_source,
-    print_json,
-    require_keystore,
-)
 from tde.cli.options import (
-    AES_SIZES,
     BindirOption,
     JsonOption,
     KeystoreOption,
@@ -38,36 +26,37 @@ from tde.cli.options import (
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
-    algorithm_of,
+    require_keystore,
 )
+from tde.console.apps import examples
+from tde.console.options import AES_SIZES, algorithm_of
+from tde.console.output import console, error_console, print_json
+from tde.convert.access import keystore_of_conversion
 from tde.errors import TdeError
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase import PassphraseSource
+from tde.postgres.cluster.access import find_cluster
+from tde.postgres.cluster.scope import Scope
 
 if TYPE_CHECKING:
     from tde.convert.worker import ProgressListener
-    from tde.postgres import Cluster, ConversionSummary
-
-
-class ScopeChoice(str, Enum):
-    """The values of ``--scope``."""
-
-    cluster = "cluster"
-    tablespaces = "tablespaces"
+    from tde.postgres import ConversionSummary
 
 
 DirectoryArgument = Annotated[
     Path | None, typer.Argument(metavar="DIR", help="The data directory, as with -D.")
 ]
-PgDataOption = Annotated[
+PgDataInsteadOption = Annotated[
     Path | None,
     typer.Option(
         "--pgdata", "-D", metavar="DIR", envvar="PGDATA", help="The PostgreSQL data directory."
     ),
 ]
 ScopeOption = Annotated[
-    ScopeChoice | None,
+    Scope | None,
     typer.Option(help="What to encrypt besides the WAL.", show_default="cluster"),
 ]
-AesOption = Annotated[
+AesOfNewKeysOption = Annotated[
     int | None,
     typer.Option(
         "--aes", metavar=AES_SIZES, help="Size of the AES key in bits.", show_default="256"
@@ -82,7 +71,7 @@ TablespaceOption = Annotated[
         "pg_global are possible.",
     ),
 ]
-JobsOption = Annotated[
+ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--jobs", "-j", metavar="N", min=1, help="Threads. Default: one per CPU, at most 8."
@@ -116,12 +105,12 @@ def register(app: typer.Typer) -> None:
 
 def encrypt(
     directory: DirectoryArgument = None,
-    pgdata: PgDataOption = None,
+    pgdata: PgDataInsteadOption = None,
     keystore: KeystoreOption = None,
     scope: ScopeOption = None,
-    aes: AesOption = None,
+    aes: AesOfNewKeysOption = None,
     tablespace: TablespaceOption = None,
-    jobs: JobsOption = None,
+    jobs: ThreadsOption = None,
     allow_invalid_pages: InvalidOption = False,
     as_json: JsonOption = False,
     bindir: BindirOption = None,
@@ -138,18 +127,18 @@ def encrypt(
     """
     from tde.convert.runner import DEFAULT_JOBS
     from tde.convert.tablespace_names import resolve_tablespaces
-    from tde.postgres import Scope, encrypt_cluster
+    from tde.postgres import encrypt_cluster
 
     algorithm = None if aes is None else algorithm_of(aes)
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = _keystore_path(cluster, keystore)
+    path = require_keystore(keystore_of_conversion(cluster, keystore))
     named = resolve_tablespaces(cluster.data_directory, tablespace) if tablespace else None
     with open_keystore(path, source) as opened, _progress_bar("Encrypting") as progress:
         summary = encrypt_cluster(
             cluster,
             opened,
-            scope=None if scope is None else Scope(scope.value),
+            scope=scope,
             algorithm=algorithm,
             tablespaces=named,
             jobs=jobs or DEFAULT_JOBS,
@@ -170,9 +159,9 @@ def encrypt(
 
 def decrypt(
     directory: DirectoryArgument = None,
-    pgdata: PgDataOption = None,
+    pgdata: PgDataInsteadOption = None,
     keystore: KeystoreOption = None,
-    jobs: JobsOption = None,
+    jobs: ThreadsOption = None,
     allow_invalid_pages: InvalidOption = False,
     as_json: JsonOption = False,
     bindir: BindirOption = None,
@@ -189,9 +178,9 @@ def decrypt(
     from tde.convert.runner import DEFAULT_JOBS
     from tde.postgres import decrypt_cluster
 
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = _keystore_path(cluster, keystore)
+    path = require_keystore(keystore_of_conversion(cluster, keystore))
     with open_keystore(path, source) as opened, _progress_bar("Decrypting") as progress:
         summary = decrypt_cluster(
             cluster,
@@ -215,24 +204,6 @@ def _data_directory(directory: Path | None, pgdata: Path | None) -> Path:
     if found is None:
         raise TdeError("no data directory was named", remedy="Give DIR or -D DIR, or set PGDATA.")
     return found
-
-
-def _keystore_path(cluster: Cluster, keystore: Path | None) -> Path:
-    """Return the keystore that is named, or the one that an unfinished run or the cluster uses.
-
-    What is wrong with the cluster is said before anybody types a passphrase.
-    """
-    from tde.convert.state import read_state
-    from tde.postgres.server.control import read_major_version
-
-    read_major_version(cluster.data_directory)
-    if keystore is None:
-        state, marker = read_state(cluster.data_directory), cluster.marker
-        if state is not None:
-            return state.keystore
-        if marker is not None:
-            return marker.keystore
-    return require_keystore(keystore)
 
 
 @contextmanager

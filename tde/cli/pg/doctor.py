@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tde.cli.common import console, examples, print_json
 from tde.cli.options import BindirOption, JsonOption, KeystoreOption, OsUserOption
+from tde.console.apps import examples
+from tde.console.output import console, print_json
 
 if TYPE_CHECKING:
     from tde.doctor import DoctorReport, Finding
@@ -27,7 +28,7 @@ OptionalPgDataOption = Annotated[
         help="The data directory. Without one, only the machine and PostgreSQL are looked at.",
     ),
 ]
-UsernameOption = Annotated[
+AskingUsernameOption = Annotated[
     str | None,
     typer.Option(
         "--username",
@@ -53,7 +54,7 @@ def doctor(
     pgdata: OptionalPgDataOption = None,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    username: UsernameOption = None,
+    username: AskingUsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
@@ -64,8 +65,7 @@ def doctor(
     Exit code 0: no problem, perhaps warnings; 1: a problem, or something that could not be
     looked at; 4: no data directory.
     """
-    from tde.postgres import doctor as examine
-    from tde.postgres import find_binaries, server_os_user
+    from tde.postgres import doctor as examine, find_binaries, server_os_user
 
     report = examine(
         pgdata,

@@ -8,15 +8,11 @@ from typing import Annotated
 
 import typer
 
-from tde.cli.common import console, examples
-from tde.cli.options import (
-    AesOption,
-    BindirOption,
-    KeystoreOption,
-    OsUserOption,
-    ScopeChoice,
-    algorithm_of,
-)
+from tde.cli.options import AesOption, BindirOption, KeystoreOption, OsUserOption
+from tde.console.apps import examples
+from tde.console.options import algorithm_of
+from tde.console.output import console
+from tde.postgres.cluster.scope import Scope
 
 _EPILOG = examples(
     "tde keystore auto-open enable --keystore /etc/tde/main",
@@ -32,8 +28,8 @@ def install_bin(
     keystore: KeystoreOption = None,
     aes: AesOption = 256,
     scope: Annotated[
-        ScopeChoice, typer.Option(help="What the clusters that initdb makes encrypt.")
-    ] = ScopeChoice.cluster,
+        Scope, typer.Option(help="What the clusters that initdb makes encrypt.")
+    ] = Scope.CLUSTER,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
@@ -47,7 +43,7 @@ def install_bin(
     share its keys. Run the command again after an upgrade of PostgreSQL or of tde.
     """
     from tde.keystore import Keystore
-    from tde.postgres import Scope, find_binaries, install_bin_directory, server_os_user
+    from tde.postgres import find_binaries, install_bin_directory, server_os_user
 
     user = server_os_user(None, name=os_user)
     binaries = find_binaries(bindir)
@@ -58,7 +54,7 @@ def install_bin(
             user,
             keystore=opened,
             algorithm=algorithm_of(aes),
-            scope=Scope(scope.value),
+            scope=scope,
         )
     kind = f"with keys of {made.keystore}" if made.keystore else "for clusters without encryption"
     console.print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from tde.cli.common import console
+from tde.console.output import console
 from tde.postgres.cluster.status import ClusterStatus
 from tde.postgres.server.counters import IoCounters
 
