@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 
 from tde import _core
 from tde.algorithms import Algorithm
+from tde.closing import Closing
 from tde.errors import KeyMissingError
 from tde.keystore import KeyOwner, Keystore
 from tde.keystore.crypto.secret import wipe
@@ -36,7 +36,7 @@ def key_for_tablespace(keystore: Keystore, oid: int) -> tuple[Algorithm, bytearr
     return keystore.tablespace_key(oid)
 
 
-class AuditKeys:
+class AuditKeys(Closing):
     """Ciphers by tablespace and for the WAL, made on first use."""
 
     def __init__(self, keystore: Keystore) -> None:
@@ -69,15 +69,8 @@ class AuditKeys:
         algorithm, key = found
         return _protection(algorithm, key)
 
-    def __enter__(self) -> AuditKeys:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Wipe the keys."""
         for protection in (self.wal, *self._tablespaces.values()):
             if protection.cipher is not None:
                 protection.cipher.close()

@@ -18,7 +18,7 @@ from tde.cli.options import (
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase import PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import KeyRecordInfo, KeystoreStatus
@@ -56,7 +56,7 @@ def create(
     # Imported here because cryptography would slow down `tde keystore --help`.
     from tde.keystore import Keystore
     from tde.keystore.crypto.secret import wipe
-    from tde.keystore.providers.passphrase import read_passphrase
+    from tde.keystore.providers.passphrase_source import read_passphrase
     from tde.keystore.store.layout import check_place
     from tde.postgres.server.os_user import require_reachable, server_os_user
 

@@ -23,7 +23,7 @@ from tde.cli.options import (
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
-from tde.keystore.providers.passphrase import PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 if TYPE_CHECKING:

@@ -7,25 +7,26 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from uuid import UUID, uuid4
 
 from tde.algorithms import Algorithm
+from tde.closing import Closing
 from tde.errors import (
     KeystoreClosedError,
     KeystoreDamagedError,
     KeystoreExistsError,
     PlaintextEntryError,
-    WrongPassphraseError,
 )
 from tde.keystore.crypto.derivation import derive_tablespace_key
-from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters, derive_kek
+from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
 from tde.keystore.handover import HandOver
-from tde.keystore.providers.auto_open import auto_open_path, pack_auto_open, read_auto_open
-from tde.keystore.providers.passphrase import check_length
-from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
+from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path, pack_auto_open
+from tde.keystore.providers.passphrase import PassphraseProvider
+from tde.keystore.providers.passphrase_source import check_length
+from tde.keystore.providers.provider import MasterKeyProvider
+from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, write_atomically
 from tde.keystore.store.layout import (
     check_belongs,
@@ -43,7 +44,7 @@ from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, OwnerK
 MASTER_KEY_BYTES = 32
 
 
-class Keystore:
+class Keystore(Closing):
     """An open keystore, whose master key is in memory until :meth:`close`.
 
     Attributes:
@@ -99,9 +100,8 @@ class Keystore:
                 master_key_id=uuid4(),
             )
             master_key = random_secret(MASTER_KEY_BYTES)
-            with derive_kek(passphrase, header.salt, header.kdf) as kek:
-                wrapped = wrap(kek, master_key, new_nonce(), header.context())
-            write_atomically(document_path(path), KeystoreDocument(header, wrapped).encode())
+            document = PassphraseProvider(passphrase).wrap_master_key(header, master_key)
+            write_atomically(document_path(path), document.encode())
         return cls(path, header, master_key)
 
     @classmethod
@@ -115,20 +115,7 @@ class Keystore:
                 cannot be used.
             WrongPassphraseError: the master key does not unwrap.
         """
-        path = path.resolve()
-        document = read_document(path)
-        header = document.header
-        with derive_kek(passphrase, header.salt, header.kdf) as kek:
-            try:
-                master_key = unwrap(kek, document.master_key, header.context())
-            except UnwrapError:
-                # An accident would have shown in the checksum, so the file is intact.
-                raise WrongPassphraseError(
-                    f"wrong passphrase for the keystore {path}",
-                    remedy="Try again. If you are sure of the passphrase, "
-                    f"somebody has altered {document_path(path)}: restore it from a backup.",
-                ) from None
-        return cls(path, header, master_key)
+        return cls.open_with(path, PassphraseProvider(passphrase))
 
     @classmethod
     def open_automatically(cls, path: Path) -> Keystore:
@@ -138,9 +125,18 @@ class Keystore:
             KeystoreMissingError: there is none, or it does not open by itself.
             KeystoreError: another of its subclasses, as for :meth:`open`.
         """
+        return cls.open_with(path, AutoOpenProvider())
+
+    @classmethod
+    def open_with(cls, path: Path, provider: MasterKeyProvider) -> Keystore:
+        """Open an existing keystore with the master key that a provider brings.
+
+        Raises:
+            KeystoreError: one of its subclasses, as for :meth:`open`, or the provider's own.
+        """
         path = path.resolve()
-        header = read_document(path).header
-        return cls(path, header, read_auto_open(path, header.uuid, header.master_key_id))
+        document = read_document(path)
+        return cls(path, document.header, provider.unwrap_master_key(path, document))
 
     def enable_auto_open(self) -> Path:
         """Let the keystore open without its passphrase, and return the file that does it.
@@ -299,17 +295,6 @@ class Keystore:
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
         return f"<Keystore {self.uuid.hex} at {self.path}, {state}>"
-
-    def __enter__(self) -> Keystore:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open_master_key(self) -> SecretBuffer:
         if self._master_key is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.keystore.crypto.secret import wipe
-from tde.keystore.providers.passphrase import PROMPT, PassphraseSource, read_passphrase
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource, read_passphrase
 
 if TYPE_CHECKING:
     from tde.keystore.keystore import Keystore

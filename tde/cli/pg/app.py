@@ -28,7 +28,7 @@ from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.errors import ServerNotRunningError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase import PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
 from tde.postgres.cluster.scope import Scope
 

@@ -19,7 +19,7 @@ from tde.cli.options import (
 )
 from tde.console.apps import examples
 from tde.console.output import print_json
-from tde.keystore.providers.passphrase import PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 _EXIT_FINDINGS = 1

@@ -34,7 +34,7 @@ from tde.console.output import console, error_console, print_json
 from tde.convert.access import keystore_of_conversion
 from tde.errors import TdeError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase import PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import find_cluster
 from tde.postgres.cluster.scope import Scope
 

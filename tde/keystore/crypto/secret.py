@@ -12,13 +12,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 from pathlib import Path
-from types import TracebackType
+
+from tde.closing import Closing
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
-class SecretBuffer:
+class SecretBuffer(Closing):
     """A fixed number of secret bytes in a page of their own.
 
     Attributes:
@@ -53,17 +54,6 @@ class SecretBuffer:
 
     def __repr__(self) -> str:
         return f"<SecretBuffer of {self._size} bytes>"
-
-    def __enter__(self) -> SecretBuffer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # __init__ may have failed before the mapping existed.

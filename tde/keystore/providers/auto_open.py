@@ -18,6 +18,7 @@ from uuid import UUID
 from tde.errors import KeystoreDamagedError, KeystoreMissingError
 from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
+from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import read_private_file
 
 FILE_NAME = "auto-open.key"
@@ -53,26 +54,30 @@ def pack_auto_open(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer
     return content
 
 
-def read_auto_open(directory: Path, keystore: UUID, master_key_id: UUID) -> SecretBuffer:
-    """Return the master key of a keystore; the caller closes it.
+class AutoOpenProvider:
+    """Takes the master key from the file, after auto-open was enabled."""
 
-    Raises:
-        KeystoreMissingError: auto-open is not enabled.
-        KeystorePermissionError: the file is open to others or not ours.
-        KeystoreDamagedError: it cannot be used.
-    """
-    path = auto_open_path(directory)
-    try:
-        content = bytearray(read_private_file(path, RECORD_BYTES))
-    except FileNotFoundError:
-        raise KeystoreMissingError(
-            f"the keystore {directory} does not open by itself: there is no {path}",
-            remedy="Give the passphrase, or enable it: tde keystore auto-open enable",
-        ) from None
-    try:
-        return _unpack(content, path, keystore, master_key_id)
-    finally:
-        wipe(content)
+    def unwrap_master_key(self, directory: Path, document: KeystoreDocument) -> SecretBuffer:
+        """Return the master key; see :class:`~tde.keystore.providers.provider.MasterKeyProvider`.
+
+        Raises:
+            KeystoreMissingError: auto-open is not enabled.
+            KeystorePermissionError: the file is open to others or not ours.
+            KeystoreDamagedError: it cannot be used.
+        """
+        path = auto_open_path(directory)
+        try:
+            content = bytearray(read_private_file(path, RECORD_BYTES))
+        except FileNotFoundError:
+            raise KeystoreMissingError(
+                f"the keystore {directory} does not open by itself: there is no {path}",
+                remedy="Give the passphrase, or enable it: tde keystore auto-open enable",
+            ) from None
+        header = document.header
+        try:
+            return _unpack(content, path, header.uuid, header.master_key_id)
+        finally:
+            wipe(content)
 
 
 def _unpack(content: bytearray, path: Path, keystore: UUID, master_key_id: UUID) -> SecretBuffer:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tde.errors import ClusterKeystoreError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase import PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
