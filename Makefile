@@ -63,10 +63,11 @@ valgrind: setup ## Look for invalid accesses and leaks while thousands of files 
 	@command -v valgrind >/dev/null || { echo "make valgrind needs valgrind; run: apt-get install valgrind" >&2; exit 1; }
 	$(BIN)/python -m pytest -n auto tests/interposer/test_valgrind.py $(PYTEST_ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and the floors of the house (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean: ## Remove what the build made; the sources stay
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

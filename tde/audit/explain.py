@@ -1,4 +1,4 @@
-"""What a block is that decrypts to noise: perhaps another file's, or another key's."""
+"""Explanations of blocks that decrypt to noise: another file's, or another key's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files there are, and what each should be: decided by names alone.
+"""The inventory: the files there are, and what each should be by its name alone.
 
 Names are read by the C parser that the server's own library uses, so the auditor and the
 server cannot disagree about what a file is.

@@ -1,4 +1,4 @@
-"""What an audit found: typed, immutable, and complete enough to print or to store."""
+"""The report of an audit: typed, immutable, and complete enough to print or to store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one stretch of a file adds to the report."""
+"""The counts that one stretch of a file adds to the report."""
 
 from __future__ import annotations
 

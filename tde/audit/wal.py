@@ -1,4 +1,4 @@
-"""What is special about WAL segments: recycled ones hold the WAL of their former name.
+"""WAL segments: recycled ones hold the WAL of their former name.
 
 The server renames an old segment to a future name and overwrites it from its start. What it has
 not overwritten yet is ciphertext under the former name, which is found by trying the segments

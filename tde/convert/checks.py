@@ -1,4 +1,4 @@
-"""What must be true before the first byte of a cluster is changed."""
+"""Checks before the first byte of a cluster is changed."""
 
 from __future__ import annotations
 

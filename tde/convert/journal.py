@@ -1,4 +1,4 @@
-"""What a conversion writes down so that it can be interrupted at any moment.
+"""The journal of a conversion, because of which it can be interrupted at any moment.
 
 A directory ``tde_convert`` in the data directory holds:
 

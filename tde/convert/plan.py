@@ -1,4 +1,4 @@
-"""Which files of a stopped cluster are converted, which are removed, and what forbids it."""
+"""The plan of a conversion: files to convert, files to remove, and files that forbid it."""
 
 from __future__ import annotations
 

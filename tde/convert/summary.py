@@ -1,4 +1,4 @@
-"""What a conversion did."""
+"""The summary of a conversion that has finished."""
 
 from __future__ import annotations
 

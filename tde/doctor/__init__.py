@@ -1,7 +1,4 @@
-"""Is this machine, this installation and this cluster fit for encryption?
-
-The package is not called doctor because :func:`tde.postgres.doctor` is its one function.
-"""
+"""The doctor: is a machine, an installation and a cluster fit for encryption?"""
 
 from tde.doctor.report import DoctorReport, Finding, Group
 from tde.doctor.runner import doctor

@@ -1,4 +1,4 @@
-"""What the doctor examines: a machine, an installation and perhaps a cluster with its server."""
+"""Examined things: a machine, an installation and perhaps a cluster with its server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a disk, or the disk below a file, encrypted by the kernel?
+"""Disks, and the disks below files: does the kernel encrypt them?
 
 Only dm-crypt is recognised. A disk that encrypts itself, or a virtual one that its host
 encrypts, looks like any other from here, so it counts as plain.

@@ -1,4 +1,4 @@
-"""How ``tde pg audit`` shows its progress and its report to people."""
+"""The progress and the report of ``tde pg audit`` as people see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ``tde pg status`` shows a cluster to people."""
+"""The output of ``tde pg status`` for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a passphrase comes from: a prompt, a file, a file descriptor or a command.
+"""Sources of a passphrase: a prompt, a file, a file descriptor or a command.
 
 Never an argument or an environment variable: `ps` shows the one to everybody, and the other
 is inherited by every child and printed by debugging tools.

@@ -1,4 +1,4 @@
-"""Where things are in a keystore directory, and how they are read and first made.
+"""The layout of a keystore directory, and how its files are read and first made.
 
 keystore.json          the wrapped master key and how to derive the key that wraps it
 keys/wal.key           one record per key (docs/format.md)

@@ -1,4 +1,4 @@
-"""What of a cluster is encrypted, expressed as the key records that its keystore must hold."""
+"""The keys of a cluster: the records that its keystore must hold."""
 
 from __future__ import annotations
 

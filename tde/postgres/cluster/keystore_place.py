@@ -1,4 +1,4 @@
-"""Where a keystore may be: apart from the data, and readable by the server."""
+"""The place of a keystore: apart from the data, and readable by the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be said about a cluster without connecting to it and without a passphrase."""
+"""The status of a cluster, found out without a connection and without a passphrase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which operating-system user runs the server, and running programs as that user.
+"""The operating-system user that runs a server, and running programs as that user.
 
 PostgreSQL refuses to run as root. When ``tde`` runs as root (containers, CI, a system
 administrator) every server program is therefore started as an unprivileged user; when it

@@ -1,4 +1,4 @@
-"""Where the server's output goes when nobody says it.
+"""The log of a server whose output nobody has sent elsewhere.
 
 The server logs statements, and statements hold rows. In the data directory the log would be
 part of every base backup, as plaintext beside the ciphertext. So it lies beside the directory.

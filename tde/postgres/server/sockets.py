@@ -1,4 +1,4 @@
-"""Where the server's Unix socket goes when the configuration does not say.
+"""Unix sockets of servers whose configuration names no directory for them.
 
 A stock server uses the directory compiled into it, where two clusters with the same port
 collide. A library, tests and benchmarks start many clusters, so the default here is a

@@ -1,4 +1,4 @@
-"""Does this server reach its files only in ways that the interposer stands in front of?
+"""File calls of a server: does it reach its files only in ways that the interposer sees?
 
 A PostgreSQL release, or a build with other options, may start to use another call of the C
 library. The interposer would then not see that I/O, and rows would be stored as plaintext. So
