@@ -1,9 +1,9 @@
 /*
- * fuzz_handover.c - any bytes as the hand-over of keys (c_ext/tde_handover.h).
+ * fuzz_handover.c - any bytes as the hand-over of keys (c_ext/format/handover.h).
  *
  * What is accepted means one thing only: written again it is the same bytes.
  */
-#include "tde_handover.h"
+#include "format/handover.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /*
- * fuzz_identity.c - any text as a file name (c_ext/tde_identity.c).
+ * fuzz_identity.c - any text as a file name (c_ext/format/identity.c).
  *
  * Besides memory errors this looks for what would be worse: two files of a cluster with the
  * same identity under the same key.  It writes the one name that an identity has and
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tde_identity.h"
+#include "format/identity.h"
 
 #define MAX_LENGTH 4096u
 #define DEPTH 8

@@ -1,5 +1,5 @@
 /*
- * fuzz_keyrecord.c - any bytes as a key record (c_ext/tde_keyrecord.c).
+ * fuzz_keyrecord.c - any bytes as a key record (c_ext/format/keyrecord.c).
  *
  * The first byte of the input says what is done with the others: they are the record itself,
  * or changes of a good record, or the fields and the key of a record that is wrapped with the
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tde_keyrecord.h"
+#include "format/keyrecord.h"
 
 enum { AT_OWNER = 8, AT_ALGORITHM = 9, AT_OID = 12, AT_KEYSTORE = 16, AT_MASTER = 32 };
 enum { AT_NONCE = 48, AT_KEY = 64, AT_TAG = 128 };

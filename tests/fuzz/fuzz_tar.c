@@ -1,5 +1,5 @@
 /*
- * fuzz_tar.c - any bytes as a header of pg_wal.tar, and any order of writes (c_ext/tde_tar.c).
+ * fuzz_tar.c - any bytes as a header of pg_wal.tar, and any order of writes (c_ext/format/tar.c).
  *
  * Besides memory errors this looks for what would be worse: WAL that is taken for something
  * that is stored as it is, or for another segment's.  The input is a header and then pairs
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tde_tar.h"
+#include "format/tar.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -50,7 +50,7 @@ static void check_member(const uint8_t *block, const struct tde_tar_member *memb
     require(block[156] == '0' && block[345] == 0, "not a regular file");
 }
 
-/* Write LENGTH bytes at OFFSET as io_tar.c does; returns how many were accepted. */
+/* Write LENGTH bytes at OFFSET as interpose/walfiles/tar.c does; returns how many were accepted. */
 static uint64_t store(struct tde_tar *tar, uint64_t offset, uint64_t size, const uint8_t *block,
                       size_t length)
 {
