@@ -4,6 +4,7 @@
 #include "batch/fanout.h"
 
 #include "batch/workers.h"
+#include "crypto/sizes.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -5,6 +5,8 @@
 #define TDE_BATCH_FANOUT_H
 
 #include "batch/pool.h"
+#include "crypto/cipher.h"
+#include "format/identity.h"
 
 typedef int (*tde_block_function)(struct tde_cipher *cipher, const struct tde_identity *id,
                                   uint64_t first, const uint8_t *src, uint8_t *dst,

@@ -6,6 +6,8 @@
  */
 #include "batch/pool.h"
 
+#include "crypto/primitives.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,16 +1,12 @@
 /*
- * crypto/cipher.c - AES-XTS over PostgreSQL blocks with OpenSSL EVP.
+ * crypto/cipher.c - AES-XTS with OpenSSL.
  */
 #include "crypto/cipher.h"
 
 #include "crypto/xts.h"
 
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/kdf.h>
-#include <openssl/params.h>
-#include <openssl/rand.h>
 
 #include <stdlib.h>
 #include <string.h>
@@ -143,91 +139,4 @@ int tde_tail_mask(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE]
     for (size_t i = 0; i < length; i++)
         data[i] ^= mask[i];
     return 0;
-}
-
-static int blocks(struct tde_xts *direction, const struct tde_identity *id, uint64_t first,
-                  const uint8_t *src, uint8_t *dst, size_t count)
-{
-    uint8_t tweak[TDE_TWEAK_SIZE];
-
-    for (size_t i = 0; i < count; i++, src += TDE_BLOCK_SIZE, dst += TDE_BLOCK_SIZE) {
-        if (tde_is_zero(src, TDE_BLOCK_SIZE)) {
-            if (dst != src)
-                memset(dst, 0, TDE_BLOCK_SIZE);
-        } else if (tde_identity_tweak(id, first + i, tweak) != 0 ||
-                   xts(direction, tweak, src, dst, TDE_BLOCK_SIZE) != 0) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-int tde_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                       uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
-{
-    return blocks(cipher->encrypt, id, first, src, dst, count);
-}
-
-int tde_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                       uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
-{
-    return blocks(cipher->decrypt, id, first, src, dst, count);
-}
-
-int tde_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
-                    size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,
-                    uint8_t *dst)
-{
-    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-    uint8_t expected[TDE_GCM_TAG_SIZE];
-    int written = 0;
-    int ok;
-
-    memcpy(expected, tag, sizeof expected); /* OpenSSL's parameter is not const. */
-    ok = context != NULL &&
-         EVP_DecryptInit_ex(context, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
-         EVP_DecryptUpdate(context, NULL, &written, aad, (int)aad_length) == 1 &&
-         EVP_DecryptUpdate(context, dst, &written, src, (int)length) == 1 &&
-         EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, (int)TDE_GCM_TAG_SIZE,
-                             expected) == 1 &&
-         EVP_DecryptFinal_ex(context, dst + length, &written) == 1;
-    EVP_CIPHER_CTX_free(context);
-    if (!ok)
-        tde_wipe(dst, length);
-    return ok ? 0 : -1;
-}
-
-int tde_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
-               uint8_t *to, size_t size)
-{
-    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
-    EVP_KDF_CTX *context = kdf == NULL ? NULL : EVP_KDF_CTX_new(kdf);
-    char digest[] = "SHA256";
-    /* OpenSSL's parameters are not const; it only reads them here. */
-    OSSL_PARAM parameters[] = {
-        OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)(uintptr_t)key, key_size),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, (void *)(uintptr_t)info, info_size),
-        OSSL_PARAM_construct_end(),
-    };
-    int ok = context != NULL && EVP_KDF_derive(context, to, size, parameters) == 1;
-
-    EVP_KDF_CTX_free(context);
-    EVP_KDF_free(kdf);
-    return ok ? 0 : -1;
-}
-
-int tde_digest(const void *data, size_t length, uint8_t digest[TDE_DIGEST_SIZE])
-{
-    return EVP_Digest(data, length, digest, NULL, EVP_sha256(), NULL) == 1 ? 0 : -1;
-}
-
-int tde_random(uint8_t *to, size_t length)
-{
-    return RAND_bytes(to, (int)length) == 1 ? 0 : -1;
-}
-
-void tde_wipe(void *data, size_t length)
-{
-    OPENSSL_cleanse(data, length);
 }

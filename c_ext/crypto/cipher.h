@@ -13,20 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "format/identity.h"
+#include "crypto/sizes.h"
 
 enum tde_algorithm {
     TDE_ALGORITHM_PLAINTEXT = 0, /* a key record that says: do not encrypt this tablespace */
     TDE_ALGORITHM_AES128 = 1,
     TDE_ALGORITHM_AES256 = 2,
 };
-
-#define TDE_MAX_KEY_SIZE 64u
-#define TDE_TAIL_KEY_SIZE 32u
-#define TDE_GCM_KEY_SIZE 32u
-#define TDE_GCM_NONCE_SIZE 12u
-#define TDE_GCM_TAG_SIZE 16u
-#define TDE_DIGEST_SIZE 32u
 
 struct tde_cipher;
 
@@ -59,29 +52,5 @@ int tde_xts_decrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZ
 /* XOR the mask of the last LENGTH (< 16) bytes of a unit, AES block INDEX of it, into DATA. */
 int tde_tail_mask(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
                   uint32_t index, uint8_t *data, size_t length);
-
-/*
- * COUNT whole blocks, the first of them block FIRST of the file ID, with the rule that
- * a block of zeros stays a block of zeros.  DST may equal SRC.
- */
-int tde_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                       uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
-int tde_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                       uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
-
-/* AES-256-GCM; DST holds LENGTH bytes.  -1 (and a wiped DST) when the tag does not fit. */
-int tde_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
-                    size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,
-                    uint8_t *dst);
-
-/* HKDF-SHA256 without salt (RFC 5869): SIZE bytes of key material for the use that INFO names. */
-int tde_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
-               uint8_t *to, size_t size);
-
-/* SHA-256. */
-int tde_digest(const void *data, size_t length, uint8_t digest[TDE_DIGEST_SIZE]);
-
-int tde_random(uint8_t *to, size_t length);
-void tde_wipe(void *data, size_t length);
 
 #endif

@@ -9,7 +9,7 @@
  */
 #include "crypto/xts.h"
 
-#include "format/identity.h"
+#include "crypto/sizes.h"
 
 #include <openssl/core_dispatch.h>
 #include <openssl/evp.h>

@@ -3,6 +3,8 @@
  */
 #include "format/handover.h"
 
+#include "crypto/cipher.h"
+
 #include <string.h>
 
 enum {

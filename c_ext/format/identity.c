@@ -8,6 +8,8 @@
  */
 #include "format/identity.h"
 
+#include "format/constants.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>

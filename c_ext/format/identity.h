@@ -11,14 +11,7 @@
 
 #include <stdint.h>
 
-#define TDE_BLOCK_SIZE 8192u      /* one XTS data unit and one PostgreSQL block */
-#define TDE_CIPHER_BLOCK 16u      /* one AES block */
-#define TDE_TWEAK_SIZE 16u
-#define TDE_FORMAT_VERSION 1u
-#define TDE_BLOCKS_PER_SEGMENT 131072u /* RELSEG_SIZE: a relation segment file is 1 GiB */
-
-#define TDE_DEFAULT_TABLESPACE 1663u
-#define TDE_GLOBAL_TABLESPACE 1664u
+#include "crypto/sizes.h"
 
 /*
  * The class is the last byte of every tweak and so separates the identities of

@@ -3,6 +3,9 @@
  */
 #include "format/keyrecord.h"
 
+#include "crypto/cipher.h"
+#include "crypto/primitives.h"
+
 #include <string.h>
 
 /* Offsets of the record's fields; everything before the ciphertext is authenticated. */

@@ -5,7 +5,10 @@
 #ifndef TDE_FORMAT_KEYRECORD_H
 #define TDE_FORMAT_KEYRECORD_H
 
-#include "crypto/cipher.h"
+#include <stddef.h>
+#include <stdint.h>
+
+#include "crypto/sizes.h"
 
 #define TDE_KEYRECORD_SIZE 144u
 #define TDE_UUID_SIZE 16u

@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "format/identity.h"
+#include "crypto/sizes.h"
 
 /* The unit in which disks promise to write, and in which a stretch of bytes is judged. */
 #define TDE_SECTOR_SIZE 512u

@@ -14,7 +14,9 @@
 #include <unistd.h>
 
 #include "crypto/cipher.h"
+#include "crypto/primitives.h"
 #include "format/handover.h"
+#include "format/keyrecord.h"
 #include "launch/preload.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"

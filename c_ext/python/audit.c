@@ -7,6 +7,9 @@
 #include "python/audit.h"
 
 #include "batch/pool.h"
+#include "crypto/cipher.h"
+#include "crypto/primitives.h"
+#include "format/identity.h"
 #include "format/page.h"
 
 #include <string.h>

@@ -5,6 +5,9 @@
 
 #include "batch/fanout.h"
 #include "batch/pool.h"
+#include "crypto/cipher.h"
+#include "format/block.h"
+#include "format/identity.h"
 #include "python/audit.h"
 
 #include <stdint.h>

@@ -3,6 +3,7 @@
  */
 #include "python/module.h"
 
+#include "format/identity.h"
 #include "python/audit.h"
 
 #include <openssl/crypto.h>

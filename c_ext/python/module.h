@@ -7,8 +7,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "format/identity.h"
-
 struct tde_pool;
 
 /* The exceptions of tde.errors; they live in the module, not in C globals. */

@@ -7,6 +7,7 @@
 #include "python/module.h"
 
 #include "crypto/cipher.h"
+#include "crypto/primitives.h"
 #include "format/keyrecord.h"
 
 #include <string.h>

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/constants.h"
 #include "format/identity.h"
 
 #define MAX_LENGTH 4096u

@@ -30,12 +30,12 @@ class Target:
         return HERE / "corpus" / self.name
 
 
-_CRYPTO = ("crypto/cipher.c", "format/identity.c", "format/keyrecord.c", "crypto/xts.c")
+_CRYPTO = ("crypto/cipher.c", "crypto/primitives.c", "crypto/xts.c")
 TARGETS = (
     Target("identity", ("format/identity.c",), 256),
     Target("tar", ("format/identity.c", "format/tar.c"), 640),
-    Target("keyrecord", _CRYPTO, 256),
-    Target("handover", (*_CRYPTO, "format/handover.c"), 4400),
+    Target("keyrecord", (*_CRYPTO, "format/keyrecord.c"), 256),
+    Target("handover", (*_CRYPTO, "format/keyrecord.c", "format/handover.c"), 4400),
 )
 
 

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#include "format/identity.h"
+#include "crypto/sizes.h"
 
 /* Ciphertext on its way to the file; small enough to stay in the second-level cache. */
 #define TDE_BOUNCE_UNITS 16u

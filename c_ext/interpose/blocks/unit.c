@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "crypto/cipher.h"
+#include "format/block.h"
 #include "interpose/blocks/counters.h"
+#include "interpose/keys/ring.h"
 
 static size_t whole_part(size_t length)
 {

@@ -7,7 +7,7 @@
 #include <limits.h>
 #include <string.h>
 
-#include "format/identity.h"
+#include "crypto/sizes.h"
 
 ssize_t tde_vector_length(const struct iovec *iov, int count)
 {

@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "crypto/cipher.h"
+#include "format/block.h"
+#include "format/identity.h"
 #include "format/page.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"

@@ -13,7 +13,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "crypto/primitives.h"
+#include "format/constants.h"
 #include "format/handover.h"
+#include "format/keyrecord.h"
 #include "interpose/keys/derived.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "crypto/cipher.h"
-#include "format/keyrecord.h"
+#include "format/identity.h"
 
 /* Which key of the ring; a small number that fits the table of open files. */
 typedef int tde_key_index;

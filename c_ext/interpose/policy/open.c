@@ -9,9 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "crypto/cipher.h"
+#include "crypto/primitives.h"
 #include "interpose/blocks/buffer.h"
 #include "interpose/files/reach.h"
+#include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"

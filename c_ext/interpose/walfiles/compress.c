@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "crypto/cipher.h"
+#include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"

@@ -12,9 +12,11 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "crypto/sizes.h"
 #include "format/identity.h"
 #include "format/stream.h"
 #include "interpose/files/table.h"
+#include "interpose/keys/ring.h"
 
 enum tde_compressor {
     TDE_COMPRESSOR_NONE,

@@ -10,7 +10,6 @@
 
 #include "format/tar.h"
 #include "interpose/blocks/range.h"
-#include "interpose/blocks/stored.h"
 #include "interpose/blocks/vector.h"
 #include "interpose/files/reach.h"
 #include "interpose/files/table.h"

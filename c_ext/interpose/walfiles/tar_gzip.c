@@ -10,8 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "crypto/cipher.h"
 #include "format/stream.h"
 #include "format/tar.h"
+#include "interpose/keys/ring.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/walfiles/compress.h"
 #include "interpose/walfiles/tar.h"
