@@ -14,13 +14,9 @@
 #include "program/create.h"
 #include "program/keys.h"
 #include "program/settings.h"
+#include "program/stand_in.h"
 
-/*
- * Exported so that the interposer, which goes by names of programs, tells this stand-in from the
- * program it is named after when another program of this kind has started it.
- */
-extern const char tde_stand_in;
-__attribute__((visibility("default"))) const char tde_stand_in = 1;
+const char tde_stand_in = 1;
 
 /* ARGV for the real program: its own path first, and what encryption adds last. */
 static char **real_arguments(char *path, int argc, char *argv[], bool add_no_verify)
