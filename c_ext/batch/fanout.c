@@ -42,7 +42,7 @@ struct helper {
     pthread_t thread;
 };
 
-size_t tde_fanout_size(size_t count, size_t threads)
+size_t tde_batch_fanout_size(size_t count, size_t threads)
 {
     size_t useful = count / MIN_BLOCKS_PER_THREAD;
 
@@ -135,16 +135,16 @@ static void run_with_own_threads(struct fanout *fanout)
             pthread_join(helpers[i].thread, NULL);
 }
 
-int tde_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team, size_t size)
+int tde_batch_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team, size_t size)
 {
     struct fanout fanout = {.batch = batch, .team = team, .size = size};
 
     /* Sharing costs system calls, a third of the time of a call for one page. */
     if (size == 1)
         return work(batch, team[0], 0, batch->count);
-    if (tde_workers_open(take_turns, &fanout, size - 1)) {
+    if (tde_batch_workers_open(take_turns, &fanout, size - 1)) {
         take_turns(&fanout, 0);
-        tde_workers_close();
+        tde_batch_workers_close();
     } else {
         run_with_own_threads(&fanout);
     }

@@ -13,7 +13,7 @@ typedef int (*tde_block_function)(struct tde_cipher *cipher, const struct tde_id
                                   size_t count);
 
 struct tde_batch {
-    tde_block_function work; /* tde_encrypt_blocks or tde_decrypt_blocks */
+    tde_block_function work; /* tde_format_encrypt_blocks or tde_format_decrypt_blocks */
     struct tde_identity id;
     uint64_t first;
     const uint8_t *src;
@@ -22,9 +22,10 @@ struct tde_batch {
 };
 
 /* How many of THREADS (1 to TDE_MAX_THREADS) threads are worth their trouble for COUNT blocks. */
-size_t tde_fanout_size(size_t count, size_t threads);
+size_t tde_batch_fanout_size(size_t count, size_t threads);
 
 /* Share the work among the SIZE (at least 1) ciphers of TEAM; 0, or -1 as WORK does. */
-int tde_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team, size_t size);
+int tde_batch_fanout_run(const struct tde_batch *batch, struct tde_cipher *const *team,
+                         size_t size);
 
 #endif

@@ -21,41 +21,41 @@ struct tde_pool {
     struct tde_cipher *idle[TDE_MAX_THREADS];
 };
 
-struct tde_pool *tde_pool_new(int algorithm, const uint8_t *key)
+struct tde_pool *tde_batch_pool_new(int algorithm, const uint8_t *key)
 {
     struct tde_pool *pool = calloc(1, sizeof *pool);
 
     if (pool == NULL)
         return NULL;
     /* The first cipher is made at once, so that a key that OpenSSL refuses is refused here. */
-    pool->idle[0] = tde_cipher_new(algorithm, key);
+    pool->idle[0] = tde_crypto_cipher_new(algorithm, key);
     if (pool->idle[0] == NULL || pthread_mutex_init(&pool->lock, NULL) != 0) {
-        tde_cipher_free(pool->idle[0]);
+        tde_crypto_cipher_free(pool->idle[0]);
         free(pool);
         return NULL;
     }
     pool->idle_count = 1;
     pool->algorithm = algorithm;
-    memcpy(pool->key, key, tde_algorithm_key_size(algorithm));
+    memcpy(pool->key, key, tde_crypto_key_size(algorithm));
     return pool;
 }
 
 static void free_idle(struct tde_pool *pool)
 {
     while (pool->idle_count > 0)
-        tde_cipher_free(pool->idle[--pool->idle_count]);
+        tde_crypto_cipher_free(pool->idle[--pool->idle_count]);
 }
 
-void tde_pool_close(struct tde_pool *pool)
+void tde_batch_pool_close(struct tde_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
     pool->closed = true;
-    tde_wipe(pool->key, sizeof pool->key);
+    tde_crypto_wipe(pool->key, sizeof pool->key);
     free_idle(pool);
     pthread_mutex_unlock(&pool->lock);
 }
 
-bool tde_pool_is_closed(struct tde_pool *pool)
+bool tde_batch_pool_is_closed(struct tde_pool *pool)
 {
     bool closed;
 
@@ -65,11 +65,11 @@ bool tde_pool_is_closed(struct tde_pool *pool)
     return closed;
 }
 
-void tde_pool_free(struct tde_pool *pool)
+void tde_batch_pool_free(struct tde_pool *pool)
 {
     if (pool == NULL)
         return;
-    tde_pool_close(pool);
+    tde_batch_pool_close(pool);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
 }
@@ -78,7 +78,7 @@ static void put_back(struct tde_pool *pool, struct tde_cipher **team, size_t siz
 {
     for (size_t i = 0; i < size; i++) {
         if (pool->closed || pool->idle_count == TDE_MAX_THREADS)
-            tde_cipher_free(team[i]);
+            tde_crypto_cipher_free(team[i]);
         else
             pool->idle[pool->idle_count++] = team[i];
     }
@@ -90,7 +90,7 @@ static enum tde_pool_status take_out(struct tde_pool *pool, struct tde_cipher **
         return TDE_POOL_CLOSED;
     for (size_t i = 0; i < size; i++) {
         team[i] = pool->idle_count > 0 ? pool->idle[--pool->idle_count]
-                                       : tde_cipher_new(pool->algorithm, pool->key);
+                                       : tde_crypto_cipher_new(pool->algorithm, pool->key);
         if (team[i] == NULL) {
             put_back(pool, team, i);
             return TDE_POOL_REFUSED;
@@ -99,7 +99,8 @@ static enum tde_pool_status take_out(struct tde_pool *pool, struct tde_cipher **
     return TDE_POOL_OK;
 }
 
-enum tde_pool_status tde_pool_take(struct tde_pool *pool, struct tde_cipher **team, size_t size)
+enum tde_pool_status tde_batch_pool_take(struct tde_pool *pool, struct tde_cipher **team,
+                                         size_t size)
 {
     enum tde_pool_status status;
 
@@ -109,7 +110,7 @@ enum tde_pool_status tde_pool_take(struct tde_pool *pool, struct tde_cipher **te
     return status;
 }
 
-void tde_pool_give(struct tde_pool *pool, struct tde_cipher **team, size_t size)
+void tde_batch_pool_give(struct tde_pool *pool, struct tde_cipher **team, size_t size)
 {
     pthread_mutex_lock(&pool->lock);
     put_back(pool, team, size);

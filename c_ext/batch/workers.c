@@ -174,7 +174,7 @@ __attribute__((constructor)) static void prepare_for_fork(void)
         atomic_flag_test_and_set(&workers.taken);
 }
 
-bool tde_workers_open(tde_worker_function work, void *argument, size_t places)
+bool tde_batch_workers_open(tde_worker_function work, void *argument, size_t places)
 {
     if (atomic_flag_test_and_set(&workers.taken))
         return false;
@@ -189,7 +189,7 @@ bool tde_workers_open(tde_worker_function work, void *argument, size_t places)
     return true;
 }
 
-void tde_workers_close(void)
+void tde_batch_workers_close(void)
 {
     uint32_t joined = workers.offered - atomic_exchange(&workers.places, 0);
     uint32_t finished;

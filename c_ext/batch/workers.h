@@ -14,9 +14,9 @@ typedef void (*tde_worker_function)(void *argument, size_t place);
  * Let up to PLACES workers join in WORK, now and until the batch is closed.  False when the
  * workers serve another caller: then nothing has happened, and there is nothing to close.
  */
-bool tde_workers_open(tde_worker_function work, void *argument, size_t places);
+bool tde_batch_workers_open(tde_worker_function work, void *argument, size_t places);
 
 /* Let nobody join any more and wait for those who did. */
-void tde_workers_close(void);
+void tde_batch_workers_close(void);
 
 #endif

@@ -17,7 +17,7 @@ struct tde_cipher {
     EVP_CIPHER_CTX *tail; /* AES-256-ECB, one block at a time; NULL without a tail key */
 };
 
-size_t tde_algorithm_key_size(int algorithm)
+size_t tde_crypto_key_size(int algorithm)
 {
     switch (algorithm) {
     case TDE_ALGORITHM_AES128:
@@ -29,9 +29,9 @@ size_t tde_algorithm_key_size(int algorithm)
     }
 }
 
-struct tde_cipher *tde_cipher_new(int algorithm, const uint8_t *key)
+struct tde_cipher *tde_crypto_cipher_new(int algorithm, const uint8_t *key)
 {
-    size_t size = tde_algorithm_key_size(algorithm);
+    size_t size = tde_crypto_key_size(algorithm);
     const char *name = algorithm == TDE_ALGORITHM_AES128 ? "AES-128-XTS" : "AES-256-XTS";
     struct tde_cipher *cipher;
 
@@ -41,16 +41,16 @@ struct tde_cipher *tde_cipher_new(int algorithm, const uint8_t *key)
     cipher = calloc(1, sizeof *cipher);
     if (cipher == NULL)
         return NULL;
-    cipher->encrypt = tde_xts_new(name, key, size, true);
-    cipher->decrypt = tde_xts_new(name, key, size, false);
+    cipher->encrypt = tde_crypto_xts_new(name, key, size, true);
+    cipher->decrypt = tde_crypto_xts_new(name, key, size, false);
     if (cipher->encrypt == NULL || cipher->decrypt == NULL) {
-        tde_cipher_free(cipher);
+        tde_crypto_cipher_free(cipher);
         return NULL;
     }
     return cipher;
 }
 
-int tde_cipher_set_tail_key(struct tde_cipher *cipher, const uint8_t *tail_key)
+int tde_crypto_cipher_set_tail_key(struct tde_cipher *cipher, const uint8_t *tail_key)
 {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
 
@@ -66,17 +66,17 @@ int tde_cipher_set_tail_key(struct tde_cipher *cipher, const uint8_t *tail_key)
     return 0;
 }
 
-bool tde_cipher_has_tail_key(const struct tde_cipher *cipher)
+bool tde_crypto_cipher_has_tail_key(const struct tde_cipher *cipher)
 {
     return cipher->tail != NULL;
 }
 
-void tde_cipher_free(struct tde_cipher *cipher)
+void tde_crypto_cipher_free(struct tde_cipher *cipher)
 {
     if (cipher == NULL)
         return;
-    tde_xts_free(cipher->encrypt);
-    tde_xts_free(cipher->decrypt);
+    tde_crypto_xts_free(cipher->encrypt);
+    tde_crypto_xts_free(cipher->decrypt);
     EVP_CIPHER_CTX_free(cipher->tail); /* OpenSSL wipes the key schedule. */
     free(cipher);
 }
@@ -85,7 +85,7 @@ void tde_cipher_free(struct tde_cipher *cipher)
  * Data that is not zero nearly always shows it in its first bytes, so those are
  * looked at before memcmp compares the rest with itself, shifted.
  */
-bool tde_is_zero(const void *data, size_t length)
+bool tde_crypto_is_zero(const void *data, size_t length)
 {
     const uint8_t *bytes = data;
     size_t head = length < TDE_CIPHER_BLOCK ? length : TDE_CIPHER_BLOCK;
@@ -103,17 +103,17 @@ static int xts(struct tde_xts *direction, const uint8_t *tweak, const uint8_t *s
         return 0;
     if (length % TDE_CIPHER_BLOCK != 0 || length > TDE_BLOCK_SIZE)
         return -1;
-    return tde_xts_run(direction, tweak, src, dst, length);
+    return tde_crypto_xts_run(direction, tweak, src, dst, length);
 }
 
-int tde_xts_encrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
-                    const uint8_t *src, uint8_t *dst, size_t length)
+int tde_crypto_encrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
+                       const uint8_t *src, uint8_t *dst, size_t length)
 {
     return xts(cipher->encrypt, tweak, src, dst, length);
 }
 
-int tde_xts_decrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
-                    const uint8_t *src, uint8_t *dst, size_t length)
+int tde_crypto_decrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
+                       const uint8_t *src, uint8_t *dst, size_t length)
 {
     return xts(cipher->decrypt, tweak, src, dst, length);
 }
@@ -122,8 +122,8 @@ int tde_xts_decrypt(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZ
  * The mask is AES(AES(tweak) xor index): CBC-MAC over exactly two blocks, a
  * pseudo-random function of (tweak, index) because the length never varies.
  */
-int tde_tail_mask(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
-                  uint32_t index, uint8_t *data, size_t length)
+int tde_crypto_mask_tail(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
+                         uint32_t index, uint8_t *data, size_t length)
 {
     uint8_t mask[TDE_CIPHER_BLOCK];
     int written = 0;

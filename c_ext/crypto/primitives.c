@@ -12,9 +12,9 @@
 
 #include <string.h>
 
-int tde_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
-                    size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,
-                    uint8_t *dst)
+int tde_crypto_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
+                           size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,
+                           uint8_t *dst)
 {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
     uint8_t expected[TDE_GCM_TAG_SIZE];
@@ -31,12 +31,12 @@ int tde_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad
          EVP_DecryptFinal_ex(context, dst + length, &written) == 1;
     EVP_CIPHER_CTX_free(context);
     if (!ok)
-        tde_wipe(dst, length);
+        tde_crypto_wipe(dst, length);
     return ok ? 0 : -1;
 }
 
-int tde_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
-               uint8_t *to, size_t size)
+int tde_crypto_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
+                      uint8_t *to, size_t size)
 {
     EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
     EVP_KDF_CTX *context = kdf == NULL ? NULL : EVP_KDF_CTX_new(kdf);
@@ -55,17 +55,17 @@ int tde_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t 
     return ok ? 0 : -1;
 }
 
-int tde_digest(const void *data, size_t length, uint8_t digest[TDE_DIGEST_SIZE])
+int tde_crypto_digest(const void *data, size_t length, uint8_t digest[TDE_DIGEST_SIZE])
 {
     return EVP_Digest(data, length, digest, NULL, EVP_sha256(), NULL) == 1 ? 0 : -1;
 }
 
-int tde_random(uint8_t *to, size_t length)
+int tde_crypto_random(uint8_t *to, size_t length)
 {
     return RAND_bytes(to, (int)length) == 1 ? 0 : -1;
 }
 
-void tde_wipe(void *data, size_t length)
+void tde_crypto_wipe(void *data, size_t length)
 {
     OPENSSL_cleanse(data, length);
 }

@@ -83,7 +83,8 @@ static int make_context(struct tde_xts *xts, const char *name, bool encrypt)
     return xts->context != NULL ? 0 : -1;
 }
 
-struct tde_xts *tde_xts_new(const char *name, const uint8_t *key, size_t key_size, bool encrypt)
+struct tde_xts *tde_crypto_xts_new(const char *name, const uint8_t *key, size_t key_size,
+                                   bool encrypt)
 {
     struct tde_xts *xts = calloc(1, sizeof *xts);
 
@@ -93,13 +94,13 @@ struct tde_xts *tde_xts_new(const char *name, const uint8_t *key, size_t key_siz
     /* The key is scheduled once here; each data unit afterwards only sets its tweak. */
     if (xts->kind == NULL || make_context(xts, name, encrypt) != 0 ||
         xts->init(xts->context, key, key_size, NULL, 0, NULL) != 1) {
-        tde_xts_free(xts);
+        tde_crypto_xts_free(xts);
         return NULL;
     }
     return xts;
 }
 
-void tde_xts_free(struct tde_xts *xts)
+void tde_crypto_xts_free(struct tde_xts *xts)
 {
     if (xts == NULL)
         return;
@@ -109,8 +110,8 @@ void tde_xts_free(struct tde_xts *xts)
     free(xts);
 }
 
-int tde_xts_run(struct tde_xts *xts, const uint8_t *tweak, const uint8_t *src, uint8_t *dst,
-                size_t length)
+int tde_crypto_xts_run(struct tde_xts *xts, const uint8_t *tweak, const uint8_t *src, uint8_t *dst,
+                       size_t length)
 {
     size_t written = 0;
 

@@ -15,9 +15,9 @@
  * a block of zeros stays a block of zeros.  DST may equal SRC.  0, or -1 when OpenSSL refuses
  * or a block number does not fit the identity.
  */
-int tde_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                       uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
-int tde_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                       uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
+int tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
+int tde_format_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
 
 #endif

@@ -24,18 +24,20 @@ static void store_be(uint8_t *to, size_t value, size_t bytes)
         to[i] = (uint8_t)(value >> 8 * (bytes - 1 - i));
 }
 
-const char *tde_handover_parse(const uint8_t *data, size_t length, struct tde_key_scope *scope,
-                               char path[TDE_HANDOVER_PATH_MAX + 1])
+const char *tde_format_handover_parse(const uint8_t *data, size_t length,
+                                      struct tde_key_scope *scope,
+                                      char path[TDE_HANDOVER_PATH_MAX + 1])
 {
     size_t path_length;
 
     if (length < TDE_HANDOVER_PATH || memcmp(data, magic, sizeof magic) != 0 ||
-        !tde_is_zero(data + RESERVED, KEYSTORE - RESERVED))
+        !tde_crypto_is_zero(data + RESERVED, KEYSTORE - RESERVED))
         return "the key hand-over has an unknown format";
     path_length = (size_t)data[PATH_LENGTH] << 8 | data[PATH_LENGTH + 1];
     /* A zero byte would end the path before its end, and so name another keystore. */
     if (path_length == 0 || path_length > TDE_HANDOVER_PATH_MAX ||
-        length != TDE_HANDOVER_PATH + path_length || tde_load_be32(data + LENGTH) != length ||
+        length != TDE_HANDOVER_PATH + path_length ||
+        tde_format_load_be32(data + LENGTH) != length ||
         memchr(data + TDE_HANDOVER_PATH, '\0', path_length) != NULL)
         return "the key hand-over is damaged";
     memcpy(scope->keystore, data + KEYSTORE, sizeof scope->keystore);
@@ -46,8 +48,8 @@ const char *tde_handover_parse(const uint8_t *data, size_t length, struct tde_ke
     return NULL;
 }
 
-size_t tde_handover_write(uint8_t to[TDE_HANDOVER_MAX], const struct tde_key_scope *scope,
-                          const char *path)
+size_t tde_format_handover_write(uint8_t to[TDE_HANDOVER_MAX], const struct tde_key_scope *scope,
+                                 const char *path)
 {
     size_t path_length = strlen(path);
     size_t length = TDE_HANDOVER_PATH + path_length;

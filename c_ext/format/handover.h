@@ -23,11 +23,12 @@
  * What is wrong with a hand-over; NULL when *SCOPE and PATH, the keystore's, were filled, which
  * stay as they were otherwise.  The text names no secret.
  */
-const char *tde_handover_parse(const uint8_t *data, size_t length, struct tde_key_scope *scope,
-                               char path[TDE_HANDOVER_PATH_MAX + 1]);
+const char *tde_format_handover_parse(const uint8_t *data, size_t length,
+                                      struct tde_key_scope *scope,
+                                      char path[TDE_HANDOVER_PATH_MAX + 1]);
 
 /* Write the hand-over of a keystore at PATH, of at most TDE_HANDOVER_PATH_MAX bytes; its length. */
-size_t tde_handover_write(uint8_t to[TDE_HANDOVER_MAX], const struct tde_key_scope *scope,
-                          const char *path);
+size_t tde_format_handover_write(uint8_t to[TDE_HANDOVER_MAX], const struct tde_key_scope *scope,
+                                 const char *path);
 
 #endif

@@ -104,7 +104,7 @@ static int hex_value(char c)
     return -1;
 }
 
-int tde_identity_parse_segment_name(const char *name, struct tde_identity *id)
+int tde_format_parse_segment_name(const char *name, struct tde_identity *id)
 {
     for (size_t w = 0; w < 3; w++) {
         uint32_t word = 0;
@@ -138,7 +138,7 @@ static bool parse_wal(const struct component *file, struct tde_identity *id)
                !(length == SEGMENT_NAME_LENGTH + 8 && has_suffix(file, ".partial"))) {
         return false;
     }
-    return tde_identity_parse_segment_name(name, id) == 0;
+    return tde_format_parse_segment_name(name, id) == 0;
 }
 
 static bool parse_fork(const char **text, size_t *length, uint8_t *fork)
@@ -260,8 +260,8 @@ static const char *parse_ephemeral(const struct components *parts)
     return NULL;
 }
 
-enum tde_file_class tde_identity_parse(const char *path, struct tde_identity *id,
-                                       const char **name)
+enum tde_file_class tde_format_parse_path(const char *path, struct tde_identity *id,
+                                          const char **name)
 {
     struct components parts;
 
@@ -296,8 +296,8 @@ static void store_be32(uint8_t *to, uint32_t value)
  * files apart whose numbers may coincide.  The one exception is temporary relations
  * of different backends with the same relfilenumber (docs/threat-model.md).
  */
-int tde_identity_tweak(const struct tde_identity *id, uint64_t block,
-                       uint8_t tweak[TDE_TWEAK_SIZE])
+int tde_format_tweak(const struct tde_identity *id, uint64_t block,
+                     uint8_t tweak[TDE_TWEAK_SIZE])
 {
     uint64_t number = id->first_block + block;
 

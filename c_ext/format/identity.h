@@ -21,7 +21,7 @@ enum tde_file_class {
     TDE_CLASS_PLAIN = 0,
     TDE_CLASS_RELATION = 1,
     TDE_CLASS_WAL = 2,
-    TDE_CLASS_TEMP_RELATION = 3, /* t<backend>_<relfilenumber>: its numbers may equal a relation's */
+    TDE_CLASS_TEMP_RELATION = 3, /* t<backend>_<relfilenumber>: numbers may equal a relation's */
     TDE_CLASS_EPHEMERAL = 4,
 };
 
@@ -54,17 +54,17 @@ struct tde_identity {
  * that names it within the data directory, to be digested into the words by the
  * caller; for every other class it is NULL.
  */
-enum tde_file_class tde_identity_parse(const char *path, struct tde_identity *id,
-                                       const char **name);
+enum tde_file_class tde_format_parse_path(const char *path, struct tde_identity *id,
+                                          const char **name);
 
 /*
  * Write the tweak of block BLOCK of the file (counted from the file's own first block)
  * to TWEAK.  Returns 0, or -1 when the block number does not fit the identity.
  */
-int tde_identity_tweak(const struct tde_identity *id, uint64_t block,
-                       uint8_t tweak[TDE_TWEAK_SIZE]);
+int tde_format_tweak(const struct tde_identity *id, uint64_t block,
+                     uint8_t tweak[TDE_TWEAK_SIZE]);
 
 /* Parse the 24 hexadecimal digits of a WAL segment's name at NAME; 0, or -1 if it is none. */
-int tde_identity_parse_segment_name(const char *name, struct tde_identity *id);
+int tde_format_parse_segment_name(const char *name, struct tde_identity *id);
 
 #endif

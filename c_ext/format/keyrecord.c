@@ -24,7 +24,7 @@ enum {
 /* The last byte is the version of the format. */
 static const uint8_t magic[8] = {'T', 'D', 'E', 'K', 'E', 'Y', 0, 1};
 
-uint32_t tde_load_be32(const uint8_t *from)
+uint32_t tde_format_load_be32(const uint8_t *from)
 {
     return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
 }
@@ -44,27 +44,27 @@ static const char *check_header(const uint8_t *record, const struct tde_key_scop
         return "it belongs to another keystore";
     if (memcmp(record + AT_MASTER_KEY_ID, scope->master_key_id, TDE_UUID_SIZE) != 0)
         return "it is wrapped with another master key than the one that is open";
-    if (record[AT_OWNER] != owner || tde_load_be32(record + AT_OID) != oid)
+    if (record[AT_OWNER] != owner || tde_format_load_be32(record + AT_OID) != oid)
         return "it is the key of another owner";
     return NULL;
 }
 
 static const char *check_key(const uint8_t *key, int algorithm)
 {
-    size_t half = tde_algorithm_key_size(algorithm) / 2;
+    size_t half = tde_crypto_key_size(algorithm) / 2;
 
     if (algorithm != TDE_ALGORITHM_PLAINTEXT && half == 0)
         return "its algorithm is not known to this version of tde";
     if (half != 0 && memcmp(key, key + half, half) == 0)
         return "the two halves of its key are equal";
-    if (!tde_is_zero(key + 2 * half, TDE_MAX_KEY_SIZE - 2 * half))
+    if (!tde_crypto_is_zero(key + 2 * half, TDE_MAX_KEY_SIZE - 2 * half))
         return "its padding is not zero";
     return NULL;
 }
 
-const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
-                                 const struct tde_key_scope *scope, enum tde_key_owner owner,
-                                 uint32_t oid, struct tde_key *key)
+const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
+                                        const struct tde_key_scope *scope, enum tde_key_owner owner,
+                                        uint32_t oid, struct tde_key *key)
 {
     const char *problem;
 
@@ -74,9 +74,9 @@ const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
     problem = check_header(record, scope, owner, oid);
     if (problem != NULL)
         return problem;
-    if (tde_gcm_decrypt(scope->master_key, record + AT_NONCE, record, AT_CIPHERTEXT,
-                        record + AT_CIPHERTEXT, TDE_MAX_KEY_SIZE, record + AT_TAG,
-                        key->bytes) != 0)
+    if (tde_crypto_gcm_decrypt(scope->master_key, record + AT_NONCE, record, AT_CIPHERTEXT,
+                               record + AT_CIPHERTEXT, TDE_MAX_KEY_SIZE, record + AT_TAG,
+                               key->bytes) != 0)
         return "it is damaged or was altered";
     key->algorithm = record[AT_ALGORITHM];
     problem = check_key(key->bytes, key->algorithm);
@@ -84,14 +84,14 @@ const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
         key->algorithm == TDE_ALGORITHM_PLAINTEXT)
         problem = "only a tablespace of its own can have a plaintext entry";
     if (problem != NULL)
-        tde_wipe(key, sizeof *key);
+        tde_crypto_wipe(key, sizeof *key);
     return problem;
 }
 
-int tde_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key)
+int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key)
 {
     static const char label[] = "tde tablespace";
-    size_t size = tde_algorithm_key_size(base->algorithm);
+    size_t size = tde_crypto_key_size(base->algorithm);
     uint8_t info[sizeof label + 4];
 
     memset(key, 0, sizeof *key);
@@ -102,5 +102,5 @@ int tde_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_ke
     for (size_t i = 0; i < 4; i++)
         info[sizeof label + i] = (uint8_t)(oid >> (24 - 8 * i));
     key->algorithm = base->algorithm;
-    return tde_derive(base->bytes, size, info, sizeof info, key->bytes, size);
+    return tde_crypto_derive(base->bytes, size, info, sizeof info, key->bytes, size);
 }

@@ -32,9 +32,9 @@ struct tde_key {
 };
 
 /* What is wrong with a record; NULL when *KEY was filled.  The text names no secret. */
-const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
-                                 const struct tde_key_scope *scope, enum tde_key_owner owner,
-                                 uint32_t oid, struct tde_key *key);
+const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
+                                        const struct tde_key_scope *scope, enum tde_key_owner owner,
+                                        uint32_t oid, struct tde_key *key);
 
 /*
  * The key of tablespace OID, derived from that of the record for other tablespaces.  0 or -1.
@@ -43,9 +43,9 @@ const char *tde_keyrecord_unwrap(const uint8_t *record, size_t length,
  * within a tablespace.  HKDF gives each an independent key, and whoever has the record has all
  * of them, so a standby needs nothing new when a tablespace is created.
  */
-int tde_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key);
+int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key);
 
 /* The big-endian number at FROM; all integers of the format are big-endian. */
-uint32_t tde_load_be32(const uint8_t *from);
+uint32_t tde_format_load_be32(const uint8_t *from);
 
 #endif

@@ -53,7 +53,7 @@ static uint16_t load16(const uint8_t *from)
     return value;
 }
 
-bool tde_page_has_header(const uint8_t page[TDE_BLOCK_SIZE])
+bool tde_format_page_has_header(const uint8_t page[TDE_BLOCK_SIZE])
 {
     unsigned lower = load16(page + PAGE_LOWER_AT);
     unsigned upper = load16(page + PAGE_UPPER_AT);
@@ -76,7 +76,7 @@ static inline void mix(uint32_t lanes[LANES], const uint32_t values[LANES])
 }
 
 TDE_VECTORISED
-uint16_t tde_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
+uint16_t tde_format_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
 {
     uint32_t lanes[LANES];
     uint32_t row[LANES];
@@ -98,12 +98,12 @@ uint16_t tde_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
     return (uint16_t)((result ^ number) % 65535u + 1u);
 }
 
-bool tde_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
+bool tde_format_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
 {
-    return load16(page + PAGE_CHECKSUM_AT) == tde_page_checksum(page, number);
+    return load16(page + PAGE_CHECKSUM_AT) == tde_format_page_checksum(page, number);
 }
 
-struct tde_wal_page_header tde_wal_page_header(const uint8_t *bytes)
+struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes)
 {
     struct tde_wal_page_header header;
 
@@ -123,7 +123,7 @@ static int32_t sum_of_squares(const int16_t counts[256])
     return sum;
 }
 
-uint32_t tde_sector_skew(const uint8_t sector[TDE_SECTOR_SIZE])
+uint32_t tde_format_sector_skew(const uint8_t sector[TDE_SECTOR_SIZE])
 {
     int16_t counts[256] = {0};
 
@@ -143,11 +143,11 @@ uint32_t tde_sector_skew(const uint8_t sector[TDE_SECTOR_SIZE])
     return (uint32_t)sum_of_squares(counts);
 }
 
-bool tde_looks_random(const uint8_t *data, size_t length)
+bool tde_format_looks_random(const uint8_t *data, size_t length)
 {
     for (size_t at = 0; at < length; at += TDE_SECTOR_SIZE)
-        if (tde_sector_skew(data + at) > MAXIMUM_SKEW &&
-            !tde_is_zero(data + at, TDE_SECTOR_SIZE))
+        if (tde_format_sector_skew(data + at) > MAXIMUM_SKEW &&
+            !tde_crypto_is_zero(data + at, TDE_SECTOR_SIZE))
             return false;
     return true;
 }

@@ -26,24 +26,24 @@ struct tde_wal_page_header {
 };
 
 /* The header that PageIsVerified accepts; random bytes are taken for one once in 2^40. */
-bool tde_page_has_header(const uint8_t page[TDE_BLOCK_SIZE]);
+bool tde_format_page_has_header(const uint8_t page[TDE_BLOCK_SIZE]);
 
 /* The checksum of block NUMBER of a fork; the bytes of the field itself count as zero. */
-uint16_t tde_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
+uint16_t tde_format_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
 
-bool tde_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
+bool tde_format_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
 
 /* BYTES hold at least one AES block. */
-struct tde_wal_page_header tde_wal_page_header(const uint8_t *bytes);
+struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes);
 
 /* The sum of the squares of how often each byte value occurs in a sector. */
-uint32_t tde_sector_skew(const uint8_t sector[TDE_SECTOR_SIZE]);
+uint32_t tde_format_sector_skew(const uint8_t sector[TDE_SECTOR_SIZE]);
 
 /*
  * Whether every sector of LENGTH bytes (a multiple of TDE_SECTOR_SIZE) is zeros or could be
  * ciphertext.  Ciphertext is refused with a probability below 2^-50 per sector; a sector
  * with 40 equal bytes, or with half a sector of text, is always refused.
  */
-bool tde_looks_random(const uint8_t *data, size_t length);
+bool tde_format_looks_random(const uint8_t *data, size_t length);
 
 #endif

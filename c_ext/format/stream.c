@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-void tde_stream_start(struct tde_stream *stream, const struct tde_identity *id)
+void tde_format_stream_start(struct tde_stream *stream, const struct tde_identity *id)
 {
     memset(stream, 0, sizeof *stream);
     stream->id = *id;
@@ -22,10 +22,10 @@ static ssize_t emit(struct tde_stream *stream, struct tde_cipher *cipher, size_t
         memset(dst, 0, length);
         return (ssize_t)length;
     }
-    if (tde_identity_tweak(&stream->id, stream->block, tweak) != 0)
+    if (tde_format_tweak(&stream->id, stream->block, tweak) != 0)
         return -1;
     /* XTS reaches an AES block only through those before it. */
-    if (tde_xts_encrypt(cipher, tweak, stream->plain, stream->stored, end) != 0)
+    if (tde_crypto_encrypt(cipher, tweak, stream->plain, stream->stored, end) != 0)
         return -1;
     memcpy(dst, stream->stored + stream->emitted, length);
     return (ssize_t)length;
@@ -40,7 +40,7 @@ static ssize_t update_block(struct tde_stream *stream, struct tde_cipher *cipher
 
     memcpy(stream->plain + stream->received, src, length);
     stream->received += length;
-    stream->has_data = stream->has_data || !tde_is_zero(src, length);
+    stream->has_data = stream->has_data || !tde_crypto_is_zero(src, length);
     if (stream->received < TDE_BLOCK_SIZE && !stream->has_data)
         return 0;
     end = stream->received - stream->received % TDE_CIPHER_BLOCK;
@@ -57,8 +57,8 @@ static ssize_t update_block(struct tde_stream *stream, struct tde_cipher *cipher
     return out;
 }
 
-ssize_t tde_stream_update(struct tde_stream *stream, struct tde_cipher *cipher,
-                          const uint8_t *src, size_t length, uint8_t *dst)
+ssize_t tde_format_stream_update(struct tde_stream *stream, struct tde_cipher *cipher,
+                                 const uint8_t *src, size_t length, uint8_t *dst)
 {
     size_t total = 0;
 
@@ -76,15 +76,15 @@ ssize_t tde_stream_update(struct tde_stream *stream, struct tde_cipher *cipher,
     return (ssize_t)total;
 }
 
-size_t tde_stream_missing(const struct tde_stream *stream)
+size_t tde_format_stream_missing(const struct tde_stream *stream)
 {
     return (TDE_CIPHER_BLOCK - stream->received % TDE_CIPHER_BLOCK) % TDE_CIPHER_BLOCK;
 }
 
-ssize_t tde_stream_rest(struct tde_stream *stream, struct tde_cipher *cipher,
-                        uint8_t dst[TDE_BLOCK_SIZE])
+ssize_t tde_format_stream_rest(struct tde_stream *stream, struct tde_cipher *cipher,
+                               uint8_t dst[TDE_BLOCK_SIZE])
 {
-    size_t end = stream->received + tde_stream_missing(stream);
+    size_t end = stream->received + tde_format_stream_missing(stream);
 
     if (end == stream->emitted)
         return 0;

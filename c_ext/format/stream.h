@@ -28,25 +28,25 @@ struct tde_stream {
     uint8_t stored[TDE_BLOCK_SIZE];
 };
 
-void tde_stream_start(struct tde_stream *stream, const struct tde_identity *id);
+void tde_format_stream_start(struct tde_stream *stream, const struct tde_identity *id);
 
 /*
  * Take LENGTH bytes at SRC and write what can be told of their stored form to DST, which has room
  * for LENGTH + TDE_BLOCK_SIZE bytes and does not overlap SRC.  Returns how many bytes came out,
  * or -1 when the cipher refuses; the stream must not be used any more then.
  */
-ssize_t tde_stream_update(struct tde_stream *stream, struct tde_cipher *cipher,
-                          const uint8_t *src, size_t length, uint8_t *dst);
+ssize_t tde_format_stream_update(struct tde_stream *stream, struct tde_cipher *cipher,
+                                 const uint8_t *src, size_t length, uint8_t *dst);
 
 /*
  * The stored form of what is held back, completed with zeros to whole AES blocks: what the
  * file at rest would hold behind what came out.  The stream stays as it is.  Returns the
  * length, 0 if nothing is held back, or -1.
  */
-ssize_t tde_stream_rest(struct tde_stream *stream, struct tde_cipher *cipher,
-                        uint8_t dst[TDE_BLOCK_SIZE]);
+ssize_t tde_format_stream_rest(struct tde_stream *stream, struct tde_cipher *cipher,
+                               uint8_t dst[TDE_BLOCK_SIZE]);
 
 /* How many more bytes complete the AES block that the stream is in; 0 between two. */
-size_t tde_stream_missing(const struct tde_stream *stream);
+size_t tde_format_stream_missing(const struct tde_stream *stream);
 
 #endif

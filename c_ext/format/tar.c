@@ -65,7 +65,7 @@ static bool parse_history(const char *name, struct tde_identity *id)
         return false;
     /* As the last third of a segment's name, so that one parser knows the digits. */
     memcpy(digits + 16, name, 8);
-    if (tde_identity_parse_segment_name(digits, id) != 0)
+    if (tde_format_parse_segment_name(digits, id) != 0)
         return false;
     id->file_class = TDE_CLASS_PLAIN;
     return true;
@@ -85,7 +85,7 @@ static bool parse_status(const char *name)
 
 static bool parse_name(const char *name, struct tde_tar_member *member)
 {
-    if (tde_identity_parse_segment_name(name, &member->id) == 0 &&
+    if (tde_format_parse_segment_name(name, &member->id) == 0 &&
         (name[24] == '\0' || strcmp(name + 24, ".partial") == 0)) {
         member->kind = TDE_TAR_SEGMENT;
         return true;
@@ -100,7 +100,7 @@ static bool parse_name(const char *name, struct tde_tar_member *member)
     return parse_status(name);
 }
 
-const char *tde_tar_parse(const uint8_t *block, struct tde_tar_member *member)
+const char *tde_format_tar_parse(const uint8_t *block, struct tde_tar_member *member)
 {
     char name[NAME_LENGTH + 1] = "";
 
@@ -117,8 +117,8 @@ const char *tde_tar_parse(const uint8_t *block, struct tde_tar_member *member)
     return NULL;
 }
 
-size_t tde_tar_locate(const struct tde_tar *tar, uint64_t offset, uint64_t size, size_t length,
-                      enum tde_tar_place *place)
+size_t tde_format_tar_locate(const struct tde_tar *tar, uint64_t offset, uint64_t size,
+                             size_t length, enum tde_tar_place *place)
 {
     uint64_t inside;
 
@@ -142,7 +142,7 @@ size_t tde_tar_locate(const struct tde_tar *tar, uint64_t offset, uint64_t size,
     return length;
 }
 
-const char *tde_tar_begin(struct tde_tar *tar, uint64_t offset, const uint8_t *block)
+const char *tde_format_tar_begin(struct tde_tar *tar, uint64_t offset, const uint8_t *block)
 {
     struct tde_tar_member member;
     const char *problem;
@@ -153,7 +153,7 @@ const char *tde_tar_begin(struct tde_tar *tar, uint64_t offset, const uint8_t *b
     }
     if (tar->ended)
         return "a tar file was continued behind its end";
-    problem = tde_tar_parse(block, &member);
+    problem = tde_format_tar_parse(block, &member);
     if (problem != NULL)
         return problem;
     if (member.size != 0)
@@ -173,10 +173,10 @@ static bool is_same_file(const struct tde_tar_member *a, const struct tde_tar_me
  * A segment whose length is not a multiple of a block would not be a WAL file, and one whose
  * size is not what was written would move the place where the next header is looked for.
  */
-const char *tde_tar_complete(struct tde_tar *tar, uint64_t size, const uint8_t *block)
+const char *tde_format_tar_complete(struct tde_tar *tar, uint64_t size, const uint8_t *block)
 {
     struct tde_tar_member member;
-    const char *problem = tde_tar_parse(block, &member);
+    const char *problem = tde_format_tar_parse(block, &member);
     uint64_t stored;
 
     if (problem != NULL)
@@ -193,7 +193,7 @@ const char *tde_tar_complete(struct tde_tar *tar, uint64_t size, const uint8_t *
     return NULL;
 }
 
-int tde_tar_cut(struct tde_tar *tar, uint64_t length)
+int tde_format_tar_cut(struct tde_tar *tar, uint64_t length)
 {
     if (!tar->open || length != tar->header)
         return -1;

@@ -39,7 +39,7 @@ struct tde_tar_member {
  * Read the header at BLOCK, of 512 bytes.  Returns NULL, or why it is none that PostgreSQL
  * writes for WAL; *MEMBER then has no meaning.
  */
-const char *tde_tar_parse(const uint8_t *block, struct tde_tar_member *member);
+const char *tde_format_tar_parse(const uint8_t *block, struct tde_tar_member *member);
 
 /* Where the writer of a file is.  Zeros are the state of one that begins. */
 struct tde_tar {
@@ -50,7 +50,7 @@ struct tde_tar {
 };
 
 enum tde_tar_place {
-    TDE_TAR_AT_HEADER,  /* for tde_tar_complete when a member is open, else for tde_tar_begin */
+    TDE_TAR_AT_HEADER,  /* for ..._tar_complete when a member is open, else for ..._tar_begin */
     TDE_TAR_IN_SEGMENT, /* WAL at offset - (header + 512) of the segment member.id */
     TDE_TAR_IN_PLAIN,   /* to be stored as it is */
     TDE_TAR_NOWHERE,    /* not a place where PostgreSQL writes */
@@ -60,22 +60,22 @@ enum tde_tar_place {
  * What is written at OFFSET of a file that is SIZE bytes long.  Returns how many of the LENGTH
  * bytes belong to *PLACE; the rest must be asked for again, after a header was accepted.
  */
-size_t tde_tar_locate(const struct tde_tar *tar, uint64_t offset, uint64_t size, size_t length,
-                      enum tde_tar_place *place);
+size_t tde_format_tar_locate(const struct tde_tar *tar, uint64_t offset, uint64_t size,
+                             size_t length, enum tde_tar_place *place);
 
 /*
  * A block at OFFSET, the end of the file, while no member is open: it begins a member, or is
  * one of the zeros at the end of the archive.  NULL, or why it is neither; *TAR is then as before.
  */
-const char *tde_tar_begin(struct tde_tar *tar, uint64_t offset, const uint8_t *block);
+const char *tde_format_tar_begin(struct tde_tar *tar, uint64_t offset, const uint8_t *block);
 
 /*
  * The header of the open member again, now that it is complete, in a file that is SIZE bytes
  * long.  NULL, or why it does not fit what was written; *TAR is then as before.
  */
-const char *tde_tar_complete(struct tde_tar *tar, uint64_t size, const uint8_t *block);
+const char *tde_format_tar_complete(struct tde_tar *tar, uint64_t size, const uint8_t *block);
 
 /* The file is cut to LENGTH: 0 when that removes the open member, else -1. */
-int tde_tar_cut(struct tde_tar *tar, uint64_t length);
+int tde_format_tar_cut(struct tde_tar *tar, uint64_t length);
 
 #endif

@@ -17,7 +17,7 @@
 
 static void remove_preload(void)
 {
-    char *others = tde_preload_others(getenv("LD_PRELOAD"));
+    char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
 
     if (others != NULL && *others != '\0')
         setenv("LD_PRELOAD", others, 1);
@@ -45,9 +45,9 @@ static int keys_descriptor(void)
  */
 static const char *open_keystore(int fd)
 {
-    if (tde_role() == TDE_ROLE_SERVER && !tde_walsender_is_supported())
+    if (tde_policy_role() == TDE_ROLE_SERVER && !tde_policy_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
-    return tde_keyring_open(fd);
+    return tde_keys_open(fd);
 }
 
 /*
@@ -68,16 +68,16 @@ __attribute__((constructor)) static void start(void)
     int fd;
 
     tde_libc_bind();
-    tde_role_detect();
-    if (tde_role() == TDE_ROLE_NONE)
+    tde_policy_detect_role();
+    if (tde_policy_role() == TDE_ROLE_NONE)
         return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */
     fd = keys_descriptor();
     problem = fd < 0 ? NULL : open_keystore(fd);
     if (problem != NULL)
-        tde_report("could not open the keystore: %s", problem);
-    if (tde_role() != TDE_ROLE_REWIND) /* pg_rewind starts a server for crash recovery. */
+        tde_libc_report("could not open the keystore: %s", problem);
+    if (tde_policy_role() != TDE_ROLE_REWIND) /* pg_rewind starts a server for crash recovery. */
         forget_handover(fd);
-    if (tde_keyring_is_open() && tde_role() == TDE_ROLE_SERVER)
-        tde_counters_create();
-    tde_reach_create();
+    if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_SERVER)
+        tde_blocks_counters_create();
+    tde_files_reach_create();
 }

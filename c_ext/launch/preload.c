@@ -17,7 +17,7 @@ static bool is_ours(const char *entry, size_t length)
     return name_length == strlen(TDE_INTERPOSER) && memcmp(name, TDE_INTERPOSER, name_length) == 0;
 }
 
-char *tde_preload_others(const char *list)
+char *tde_launch_other_preloads(const char *list)
 {
     char *kept = calloc(list == NULL ? 1 : strlen(list) + 1, 1);
     size_t used = 0;

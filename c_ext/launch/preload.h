@@ -11,6 +11,6 @@
  * entries, and others that the operator wants in every program stay.  Empty for a NULL list,
  * NULL when memory is short.
  */
-char *tde_preload_others(const char *list);
+char *tde_launch_other_preloads(const char *list);
 
 #endif

@@ -125,8 +125,8 @@ static void parse(const struct program *program, int argc, char **argv,
         found->directory = positional;
 }
 
-struct tde_arguments tde_arguments_examine(const char *name, int argc, char *const argv[],
-                                           const char *pgdata)
+struct tde_arguments tde_program_examine_arguments(const char *name, int argc, char *const argv[],
+                                                   const char *pgdata)
 {
     const struct program *program = find_program(name);
     struct tde_arguments found = {TDE_NEED_NOTHING, NULL, false};

@@ -20,7 +20,7 @@ struct tde_arguments {
 };
 
 /* PGDATA is the variable's value or NULL.  ARGV is not changed. */
-struct tde_arguments tde_arguments_examine(const char *program, int argc, char *const argv[],
-                                           const char *pgdata);
+struct tde_arguments tde_program_examine_arguments(const char *program, int argc,
+                                                   char *const argv[], const char *pgdata);
 
 #endif

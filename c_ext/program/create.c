@@ -30,17 +30,19 @@ static int wait_for(pid_t child)
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static int run(const struct tde_bin_settings *settings, const char *program, char *const argv[])
+static int run(const struct tde_program_settings *settings, const char *program, char *const argv[])
 {
     pid_t child = fork();
 
     if (child < 0) {
-        tde_bin_error(settings->program, NULL, "could not start %s: %s", program, strerror(errno));
+        tde_program_error(settings->program, NULL, "could not start %s: %s", program,
+                          strerror(errno));
         return 1;
     }
     if (child == 0) {
         execv(program, argv);
-        tde_bin_error(settings->program, NULL, "could not run %s: %s", program, strerror(errno));
+        tde_program_error(settings->program, NULL, "could not run %s: %s", program,
+                          strerror(errno));
         _exit(127);
     }
     return wait_for(child);
@@ -50,7 +52,7 @@ static ssize_t read_text(const char *directory, const char *name, char *to)
 {
     char path[PATH_MAX];
     ssize_t length = -1;
-    int fd = tde_bin_path(path, directory, name) == 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    int fd = tde_program_path(path, directory, name) == 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 
     if (fd < 0)
         return -1;
@@ -63,7 +65,7 @@ static bool write_text(const char *directory, const char *name, int flags, mode_
                        const char *text, ssize_t length)
 {
     char path[PATH_MAX];
-    int fd = tde_bin_path(path, directory, name) == 0
+    int fd = tde_program_path(path, directory, name) == 0
                  ? open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW | flags, mode)
                  : -1;
     bool ok = fd >= 0 && write(fd, text, (size_t)length) == length && fsync(fd) == 0;
@@ -90,7 +92,7 @@ static mode_t mode_of_files(const char *directory)
     char path[PATH_MAX];
     struct stat status;
 
-    if (tde_bin_path(path, directory, "PG_VERSION") != 0 || stat(path, &status) != 0)
+    if (tde_program_path(path, directory, "PG_VERSION") != 0 || stat(path, &status) != 0)
         return 0600;
     return status.st_mode & 0777;
 }
@@ -108,15 +110,15 @@ static bool mark(const char *from, const char *directory)
            sync_directory(directory);
 }
 
-int tde_bin_create(const struct tde_bin_settings *settings, const char *program,
-                   char *const argv[], const char *directory)
+int tde_program_create(const struct tde_program_settings *settings, const char *program,
+                       char *const argv[], const char *directory)
 {
     int status = run(settings, program, argv);
 
     if (status != 0 || mark(settings->directory, directory))
         return status;
-    tde_bin_error(settings->program, "Remove the cluster and create it again.",
-                  "the cluster in %s is encrypted but could not be marked so: %s", directory,
-                  strerror(errno));
+    tde_program_error(settings->program, "Remove the cluster and create it again.",
+                      "the cluster in %s is encrypted but could not be marked so: %s", directory,
+                      strerror(errno));
     return 1;
 }

@@ -7,7 +7,7 @@
 #include "program/settings.h"
 
 /* Run PROGRAM, and mark the cluster in DIRECTORY when it succeeds.  The exit status. */
-int tde_bin_create(const struct tde_bin_settings *settings, const char *program,
-                   char *const argv[], const char *directory);
+int tde_program_create(const struct tde_program_settings *settings, const char *program,
+                       char *const argv[], const char *directory);
 
 #endif

@@ -39,7 +39,7 @@ enum {
 static const uint8_t auto_magic[8] = {'T', 'D', 'E', 'A', 'U', 'T', 'O', 1};
 
 /* Read a file that only its owner, the user who runs this, may have access to. */
-static int read_private(const struct tde_bin_settings *settings, const char *path, uint8_t *to,
+static int read_private(const struct tde_program_settings *settings, const char *path, uint8_t *to,
                         size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -47,39 +47,42 @@ static int read_private(const struct tde_bin_settings *settings, const char *pat
     ssize_t length;
 
     if (fd < 0) {
-        tde_bin_error(settings->program, errno == ENOENT ? ENABLE : NULL,
-                      "the keystore %s does not open by itself: %s: %s", settings->keystore,
-                      AUTO_OPEN_FILE, strerror(errno));
+        tde_program_error(settings->program, errno == ENOENT ? ENABLE : NULL,
+                          "the keystore %s does not open by itself: %s: %s", settings->keystore,
+                          AUTO_OPEN_FILE, strerror(errno));
         return -1;
     }
     if (fstat(fd, &status) != 0 || (status.st_mode & 077) != 0 ||
         (status.st_uid != geteuid() && geteuid() != 0)) {
         close(fd);
-        tde_bin_error(settings->program, "chmod 600, and chown it to the server's user",
-                      "%s must belong to the current user and be closed to all others", path);
+        tde_program_error(settings->program, "chmod 600, and chown it to the server's user",
+                          "%s must belong to the current user and be closed to all others", path);
         return -1;
     }
     length = read(fd, to, size);
     close(fd);
     if (length == (ssize_t)size && status.st_size == (off_t)size)
         return 0;
-    tde_bin_error(settings->program, ENABLE, "%s is damaged: it does not have %zu bytes", path, size);
+    tde_program_error(settings->program, ENABLE, "%s is damaged: it does not have %zu bytes", path,
+                      size);
     return -1;
 }
 
-static int load(const struct tde_bin_settings *settings, uint8_t record[AUTO_SIZE])
+static int load(const struct tde_program_settings *settings, uint8_t record[AUTO_SIZE])
 {
     char path[PATH_MAX];
 
-    if (tde_bin_path(path, settings->keystore, AUTO_OPEN_FILE) != 0) {
-        tde_bin_error(settings->program, NULL, "the keystore's path is too long");
+    if (tde_program_path(path, settings->keystore, AUTO_OPEN_FILE) != 0) {
+        tde_program_error(settings->program, NULL, "the keystore's path is too long");
         return -1;
     }
     if (read_private(settings, path, record, AUTO_SIZE) != 0)
         return -1;
-    if (memcmp(record, auto_magic, sizeof auto_magic) == 0 && tde_is_zero(record + AUTO_ZEROS, 4))
+    if (memcmp(record, auto_magic, sizeof auto_magic) == 0 &&
+        tde_crypto_is_zero(record + AUTO_ZEROS, 4))
         return 0;
-    tde_bin_error(settings->program, ENABLE, "%s is damaged or of another version of tde", path);
+    tde_program_error(settings->program, ENABLE, "%s is damaged or of another version of tde",
+                      path);
     return -1;
 }
 
@@ -92,7 +95,7 @@ static const char *find_uuid(const char *marker)
     return at == NULL ? NULL : at + sizeof name - 1;
 }
 
-static enum tde_cluster_state compare_marker(const struct tde_bin_settings *settings,
+static enum tde_cluster_state compare_marker(const struct tde_program_settings *settings,
                                              const char *marker)
 {
     uint8_t record[AUTO_SIZE];
@@ -103,30 +106,31 @@ static enum tde_cluster_state compare_marker(const struct tde_bin_settings *sett
         return TDE_CLUSTER_UNUSABLE;
     for (size_t i = 0; i < TDE_UUID_SIZE; i++)
         snprintf(uuid + 2 * i, 3, "%02x", record[AUTO_KEYSTORE + i]);
-    tde_wipe(record, sizeof record);
+    tde_crypto_wipe(record, sizeof record);
     if (found != NULL && strncmp(found, uuid, sizeof uuid - 1) == 0)
         return TDE_CLUSTER_OURS;
-    tde_bin_error(settings->program, "Use tde pg with the cluster's keystore.",
-                  "the cluster belongs to another keystore than %s (%s)", settings->keystore, uuid);
+    tde_program_error(settings->program, "Use tde pg with the cluster's keystore.",
+                      "the cluster belongs to another keystore than %s (%s)", settings->keystore,
+                      uuid);
     return TDE_CLUSTER_UNUSABLE;
 }
 
-enum tde_cluster_state tde_bin_cluster_state(const struct tde_bin_settings *settings,
-                                             const char *directory)
+enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settings *settings,
+                                                 const char *directory)
 {
     char path[PATH_MAX];
     char marker[MARKER_LIMIT + 1];
     ssize_t length;
     int fd;
 
-    if (directory == NULL || tde_bin_path(path, directory, MARKER_FILE) != 0)
+    if (directory == NULL || tde_program_path(path, directory, MARKER_FILE) != 0)
         return TDE_CLUSTER_PLAIN;
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return TDE_CLUSTER_PLAIN;
     length = fd < 0 ? -1 : read(fd, marker, MARKER_LIMIT);
     if (length < 0) {
-        tde_bin_error(settings->program, NULL, "could not read %s: %s", path, strerror(errno));
+        tde_program_error(settings->program, NULL, "could not read %s: %s", path, strerror(errno));
         if (fd >= 0)
             close(fd);
         return TDE_CLUSTER_UNUSABLE;
@@ -141,9 +145,9 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
 {
     memcpy(scope->keystore, record + AUTO_KEYSTORE, TDE_UUID_SIZE);
     memcpy(scope->master_key_id, record + AUTO_MASTER_KEY_ID, TDE_UUID_SIZE);
-    return tde_gcm_decrypt(record + AUTO_KEY, record + AUTO_NONCE, record, AUTO_CONTEXT_SIZE,
-                           record + AUTO_WRAPPED, TDE_GCM_KEY_SIZE, record + AUTO_TAG,
-                           scope->master_key);
+    return tde_crypto_gcm_decrypt(record + AUTO_KEY, record + AUTO_NONCE, record, AUTO_CONTEXT_SIZE,
+                                  record + AUTO_WRAPPED, TDE_GCM_KEY_SIZE, record + AUTO_TAG,
+                                  scope->master_key);
 }
 
 /* A sealed memory file that the next program inherits, or -1. */
@@ -160,10 +164,10 @@ static int sealed_file(const uint8_t *content, size_t length)
     return -1;
 }
 
-static int announce(const struct tde_bin_settings *settings, int fd)
+static int announce(const struct tde_program_settings *settings, int fd)
 {
     /* pg_upgrade starts other programs of this kind, which have the interposer already. */
-    char *others = tde_preload_others(getenv("LD_PRELOAD"));
+    char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
     char preload[2 * PATH_MAX];
     char number[16];
     int length;
@@ -195,7 +199,7 @@ static void close_inherited(void)
     unsetenv(TDE_HANDOVER_VARIABLE);
 }
 
-int tde_bin_hand_over(const struct tde_bin_settings *settings)
+int tde_program_hand_over(const struct tde_program_settings *settings)
 {
     /* Static, so that locking it keeps all of it out of swap. */
     static struct {
@@ -212,17 +216,17 @@ int tde_bin_hand_over(const struct tde_bin_settings *settings)
     if (load(settings, secret.record) != 0)
         return -1;
     if (unwrap(secret.record, &secret.scope) != 0)
-        tde_bin_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
-                      settings->keystore);
+        tde_program_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
+                          settings->keystore);
     else {
-        length = tde_handover_write(secret.content, &secret.scope, settings->keystore);
+        length = tde_format_handover_write(secret.content, &secret.scope, settings->keystore);
         fd = sealed_file(secret.content, length);
         if (fd >= 0 && announce(settings, fd) == 0)
             result = 0;
         else
-            tde_bin_error(settings->program, NULL, "could not hand over the keys: %s",
-                          strerror(errno));
+            tde_program_error(settings->program, NULL, "could not hand over the keys: %s",
+                              strerror(errno));
     }
-    tde_wipe(&secret, sizeof secret);
+    tde_crypto_wipe(&secret, sizeof secret);
     return result;
 }

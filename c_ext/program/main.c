@@ -34,14 +34,14 @@ static char **real_arguments(char *path, int argc, char *argv[], bool add_no_ver
 }
 
 /* Whether the program gets keys: 1 or 0, or -1 after a message. */
-static int wants_keys(const struct tde_bin_settings *settings,
+static int wants_keys(const struct tde_program_settings *settings,
                       const struct tde_arguments *arguments)
 {
     if (settings->keystore[0] == '\0' || arguments->need == TDE_NEED_NOTHING)
         return 0;
     if (arguments->need != TDE_NEED_CLUSTER)
         return 1;
-    switch (tde_bin_cluster_state(settings, arguments->directory)) {
+    switch (tde_program_cluster_state(settings, arguments->directory)) {
     case TDE_CLUSTER_OURS:
         return 1;
     case TDE_CLUSTER_PLAIN:
@@ -54,27 +54,27 @@ static int wants_keys(const struct tde_bin_settings *settings,
 
 int main(int argc, char *argv[])
 {
-    static struct tde_bin_settings settings;
+    static struct tde_program_settings settings;
     struct tde_arguments arguments;
     char path[PATH_MAX];
     char **real;
     int keys;
 
-    if (argc < 1 || tde_bin_settings_load(&settings) != 0)
+    if (argc < 1 || tde_program_settings_load(&settings) != 0)
         return 1;
-    arguments = tde_arguments_examine(settings.program, argc, argv, getenv("PGDATA"));
+    arguments = tde_program_examine_arguments(settings.program, argc, argv, getenv("PGDATA"));
     keys = wants_keys(&settings, &arguments);
-    if (keys < 0 || tde_bin_path(path, settings.bindir, settings.program) != 0)
+    if (keys < 0 || tde_program_path(path, settings.bindir, settings.program) != 0)
         return 1;
-    if (keys > 0 && (tde_bin_settings_check_server(&settings) != 0 ||
-                     tde_bin_hand_over(&settings) != 0))
+    if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||
+                     tde_program_hand_over(&settings) != 0))
         return 1;
     real = real_arguments(path, argc, argv, keys > 0 && arguments.adds_no_verify);
     if (real == NULL)
         return 1;
     if (keys > 0 && arguments.need == TDE_NEED_CREATE && arguments.directory != NULL)
-        return tde_bin_create(&settings, path, real, arguments.directory);
+        return tde_program_create(&settings, path, real, arguments.directory);
     execv(path, real);
-    tde_bin_error(settings.program, NULL, "could not run %s: %s", path, strerror(errno));
+    tde_program_error(settings.program, NULL, "could not run %s: %s", path, strerror(errno));
     return 127;
 }

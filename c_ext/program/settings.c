@@ -14,7 +14,7 @@
 #define SETTINGS_FILE "tde-bin.conf"
 #define INSTALL_AGAIN "Run again: tde pg install-bin"
 
-void tde_bin_error(const char *program, const char *hint, const char *format, ...)
+void tde_program_error(const char *program, const char *hint, const char *format, ...)
 {
     va_list arguments;
 
@@ -27,7 +27,7 @@ void tde_bin_error(const char *program, const char *hint, const char *format, ..
         fprintf(stderr, "HINT: %s\n", hint);
 }
 
-int tde_bin_path(char to[PATH_MAX], const char *directory, const char *name)
+int tde_program_path(char to[PATH_MAX], const char *directory, const char *name)
 {
     int length = snprintf(to, PATH_MAX, "%s/%s", directory, name);
 
@@ -35,9 +35,10 @@ int tde_bin_path(char to[PATH_MAX], const char *directory, const char *name)
 }
 
 /* /proc/self/exe tells the name that was run, because each name is a file of its own. */
-static int locate(struct tde_bin_settings *settings)
+static int locate(struct tde_program_settings *settings)
 {
-    ssize_t length = readlink("/proc/self/exe", settings->directory, sizeof settings->directory - 1);
+    ssize_t length = readlink("/proc/self/exe", settings->directory,
+                              sizeof settings->directory - 1);
     char *slash;
 
     if (length <= 0)
@@ -51,7 +52,7 @@ static int locate(struct tde_bin_settings *settings)
     return 0;
 }
 
-static void take(struct tde_bin_settings *settings, const char *name, const char *value)
+static void take(struct tde_program_settings *settings, const char *name, const char *value)
 {
     if (strcmp(name, "bindir") == 0)
         snprintf(settings->bindir, sizeof settings->bindir, "%s", value);
@@ -63,18 +64,18 @@ static void take(struct tde_bin_settings *settings, const char *name, const char
         settings->postgres_mtime = strtoll(value, NULL, 10);
 }
 
-static int read_settings(struct tde_bin_settings *settings)
+static int read_settings(struct tde_program_settings *settings)
 {
     char path[PATH_MAX];
     char line[PATH_MAX + 64];
     FILE *file;
 
-    if (tde_bin_path(path, settings->directory, SETTINGS_FILE) != 0)
+    if (tde_program_path(path, settings->directory, SETTINGS_FILE) != 0)
         return -1;
     file = fopen(path, "re");
     if (file == NULL) {
-        tde_bin_error(settings->program, INSTALL_AGAIN, "could not read %s: %s", path,
-                      strerror(errno));
+        tde_program_error(settings->program, INSTALL_AGAIN, "could not read %s: %s", path,
+                          strerror(errno));
         return -1;
     }
     while (fgets(line, sizeof line, file) != NULL) {
@@ -89,36 +90,37 @@ static int read_settings(struct tde_bin_settings *settings)
     fclose(file);
     if (settings->bindir[0] == '/')
         return 0;
-    tde_bin_error(settings->program, INSTALL_AGAIN, "%s does not name PostgreSQL's programs", path);
+    tde_program_error(settings->program, INSTALL_AGAIN, "%s does not name PostgreSQL's programs",
+                      path);
     return -1;
 }
 
-int tde_bin_settings_load(struct tde_bin_settings *settings)
+int tde_program_settings_load(struct tde_program_settings *settings)
 {
     memset(settings, 0, sizeof *settings);
     if (locate(settings) != 0) {
-        tde_bin_error("tde", NULL, "could not find out which program was started");
+        tde_program_error("tde", NULL, "could not find out which program was started");
         return -1;
     }
     return read_settings(settings);
 }
 
-int tde_bin_settings_check_server(const struct tde_bin_settings *settings)
+int tde_program_settings_check_server(const struct tde_program_settings *settings)
 {
     char path[PATH_MAX];
     struct stat status;
 
-    if (tde_bin_path(path, settings->bindir, "postgres") != 0 || stat(path, &status) != 0) {
-        tde_bin_error(settings->program, INSTALL_AGAIN, "could not look at %s/postgres: %s",
-                      settings->bindir, strerror(errno));
+    if (tde_program_path(path, settings->bindir, "postgres") != 0 || stat(path, &status) != 0) {
+        tde_program_error(settings->program, INSTALL_AGAIN, "could not look at %s/postgres: %s",
+                          settings->bindir, strerror(errno));
         return -1;
     }
     if (status.st_size == settings->postgres_size &&
         status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec == settings->postgres_mtime)
         return 0;
-    tde_bin_error(settings->program,
-                  INSTALL_AGAIN ". It checks the new server.",
-                  "%s is not the server that %s was made for, perhaps after an upgrade", path,
-                  settings->directory);
+    tde_program_error(settings->program,
+                      INSTALL_AGAIN ". It checks the new server.",
+                      "%s is not the server that %s was made for, perhaps after an upgrade", path,
+                      settings->directory);
     return -1;
 }

@@ -43,17 +43,18 @@ static int judge_page(struct tde_cipher *cipher, const struct request *request, 
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
 
-    if (tde_page_has_header(stored))
+    if (tde_format_page_has_header(stored))
         return TDE_AUDIT_PLAIN_PAGE;
-    if (tde_identity_tweak(&request->id, number, tweak) != 0 ||
-        tde_xts_decrypt(cipher, tweak, stored, plain, TDE_BLOCK_SIZE) != 0)
+    if (tde_format_tweak(&request->id, number, tweak) != 0 ||
+        tde_crypto_decrypt(cipher, tweak, stored, plain, TDE_BLOCK_SIZE) != 0)
         return -1;
-    if (!tde_page_has_header(plain))
-        return tde_looks_random(stored, TDE_BLOCK_SIZE) ? TDE_AUDIT_NOISE : TDE_AUDIT_NOT_RANDOM;
+    if (!tde_format_page_has_header(plain))
+        return tde_format_looks_random(stored, TDE_BLOCK_SIZE) ? TDE_AUDIT_NOISE
+                                                               : TDE_AUDIT_NOT_RANDOM;
     /* A checksum that fits vouches for the whole page; otherwise only its header is proven. */
-    if (request->checksums && tde_page_has_checksum(plain, (uint32_t)number))
+    if (request->checksums && tde_format_page_has_checksum(plain, (uint32_t)number))
         return TDE_AUDIT_VERIFIED;
-    if (!tde_looks_random(stored, TDE_BLOCK_SIZE))
+    if (!tde_format_looks_random(stored, TDE_BLOCK_SIZE))
         return TDE_AUDIT_NOT_RANDOM;
     return request->checksums ? TDE_AUDIT_BAD_CHECKSUM : TDE_AUDIT_VERIFIED;
 }
@@ -61,7 +62,7 @@ static int judge_page(struct tde_cipher *cipher, const struct request *request, 
 /* A segment may hold pages of older timelines: it was copied at the switch from them. */
 static bool is_wal_page(const uint8_t *bytes, const struct request *request, uint64_t number)
 {
-    struct tde_wal_page_header header = tde_wal_page_header(bytes);
+    struct tde_wal_page_header header = tde_format_wal_page_header(bytes);
 
     return header.magic == request->magic &&
            header.address == request->address + number * TDE_BLOCK_SIZE &&
@@ -71,7 +72,7 @@ static bool is_wal_page(const uint8_t *bytes, const struct request *request, uin
 /* As stored, any address is suspicious: a plaintext segment may lie under a wrong name. */
 static bool is_plain_wal_page(const uint8_t *bytes, const struct request *request)
 {
-    struct tde_wal_page_header header = tde_wal_page_header(bytes);
+    struct tde_wal_page_header header = tde_format_wal_page_header(bytes);
 
     return header.magic == request->magic && (header.info & ~WAL_VALID_FLAGS) == 0 &&
            header.address % TDE_BLOCK_SIZE == 0 && header.timeline > 0 &&
@@ -85,10 +86,10 @@ static int judge_wal(struct tde_cipher *cipher, const struct request *request, u
 
     if (is_plain_wal_page(stored, request))
         return TDE_AUDIT_PLAIN_PAGE;
-    if (!tde_looks_random(stored, TDE_BLOCK_SIZE))
+    if (!tde_format_looks_random(stored, TDE_BLOCK_SIZE))
         return TDE_AUDIT_NOT_RANDOM;
-    if (tde_identity_tweak(&request->id, number, tweak) != 0 ||
-        tde_xts_decrypt(cipher, tweak, stored, plain, TDE_CIPHER_BLOCK) != 0)
+    if (tde_format_tweak(&request->id, number, tweak) != 0 ||
+        tde_crypto_decrypt(cipher, tweak, stored, plain, TDE_CIPHER_BLOCK) != 0)
         return -1;
     return is_wal_page(plain, request, number) ? TDE_AUDIT_VERIFIED : TDE_AUDIT_NOISE;
 }
@@ -102,20 +103,20 @@ static int judge_blocks(struct tde_cipher *cipher, const struct request *request
     for (size_t i = 0; i < count && result == 0; i++, stored += TDE_BLOCK_SIZE) {
         int verdict = TDE_AUDIT_ZERO;
 
-        if (!tde_is_zero(stored, TDE_BLOCK_SIZE))
+        if (!tde_crypto_is_zero(stored, TDE_BLOCK_SIZE))
             verdict = judge(cipher, request, request->first + i, stored, plain);
         verdicts[i] = (char)verdict;
         result = verdict < 0 ? -1 : 0;
     }
-    tde_wipe(plain, sizeof plain);
+    tde_crypto_wipe(plain, sizeof plain);
     return result;
 }
 
 static int take_cipher(PyObject *self, struct tde_cipher **cipher)
 {
-    const struct core_state *state = PyType_GetModuleState(Py_TYPE(self));
+    const struct tde_python_state *state = PyType_GetModuleState(Py_TYPE(self));
 
-    if (tde_pool_take(core_cipher_pool(self), cipher, 1) == TDE_POOL_OK)
+    if (tde_batch_pool_take(tde_python_cipher_pool(self), cipher, 1) == TDE_POOL_OK)
         return 0;
     PyErr_SetString(state->page_error, "the cipher is closed, or OpenSSL made none");
     return -1;
@@ -124,7 +125,7 @@ static int take_cipher(PyObject *self, struct tde_cipher **cipher)
 static PyObject *judge_buffer(PyObject *self, const struct request *request, judge_function judge,
                               const Py_buffer *stored)
 {
-    const struct core_state *state = PyType_GetModuleState(Py_TYPE(self));
+    const struct tde_python_state *state = PyType_GetModuleState(Py_TYPE(self));
     size_t count = (size_t)stored->len / TDE_BLOCK_SIZE;
     struct tde_cipher *cipher;
     PyObject *verdicts;
@@ -146,7 +147,7 @@ static PyObject *judge_buffer(PyObject *self, const struct request *request, jud
     result = judge_blocks(cipher, request, judge, stored->buf, count,
                           PyBytes_AS_STRING(verdicts));
     Py_END_ALLOW_THREADS
-    tde_pool_give(core_cipher_pool(self), &cipher, 1);
+    tde_batch_pool_give(tde_python_cipher_pool(self), &cipher, 1);
     if (result != 0) {
         PyErr_SetString(state->identity_error, "a block does not fit into a file of this kind");
         Py_CLEAR(verdicts);
@@ -155,14 +156,15 @@ static PyObject *judge_buffer(PyObject *self, const struct request *request, jud
 }
 
 /* (stored, identity, first block, checksums) -> one verdict per block */
-PyObject *core_audit_pages(PyObject *self, PyObject *args)
+PyObject *tde_python_audit_pages(PyObject *self, PyObject *args)
 {
     struct request request = {0};
     Py_buffer stored;
     PyObject *result;
 
-    if (!PyArg_ParseTuple(args, "y*O&O&p:audit_pages", &stored, core_convert_identity,
-                          &request.id, core_convert_uint64, &request.first, &request.checksums))
+    if (!PyArg_ParseTuple(args, "y*O&O&p:audit_pages", &stored, tde_python_convert_identity,
+                          &request.id, tde_python_convert_uint64, &request.first,
+                          &request.checksums))
         return NULL;
     result = judge_buffer(self, &request, judge_page, &stored);
     PyBuffer_Release(&stored);
@@ -170,15 +172,16 @@ PyObject *core_audit_pages(PyObject *self, PyObject *args)
 }
 
 /* (stored, identity, first block, address of the segment, magic) -> one verdict per block */
-PyObject *core_audit_wal(PyObject *self, PyObject *args)
+PyObject *tde_python_audit_wal(PyObject *self, PyObject *args)
 {
     struct request request = {0};
     Py_buffer stored;
     PyObject *result;
 
-    if (!PyArg_ParseTuple(args, "y*O&O&O&O&:audit_wal", &stored, core_convert_identity,
-                          &request.id, core_convert_uint64, &request.first, core_convert_uint64,
-                          &request.address, core_convert_uint32, &request.magic))
+    if (!PyArg_ParseTuple(args, "y*O&O&O&O&:audit_wal", &stored, tde_python_convert_identity,
+                          &request.id, tde_python_convert_uint64, &request.first,
+                          tde_python_convert_uint64, &request.address, tde_python_convert_uint32,
+                          &request.magic))
         return NULL;
     result = judge_buffer(self, &request, judge_wal, &stored);
     PyBuffer_Release(&stored);
@@ -211,8 +214,8 @@ static int64_t search_segment(struct tde_cipher *cipher, const struct candidates
             .magic = magic,
         };
 
-        if (tde_identity_tweak(&request.id, number, tweak) != 0 ||
-            tde_xts_decrypt(cipher, tweak, bytes, plain, sizeof plain) != 0)
+        if (tde_format_tweak(&request.id, number, tweak) != 0 ||
+            tde_crypto_decrypt(cipher, tweak, bytes, plain, sizeof plain) != 0)
             return -1;
         if (is_wal_page(plain, &request, number))
             return (int64_t)segment;
@@ -221,7 +224,7 @@ static int64_t search_segment(struct tde_cipher *cipher, const struct candidates
 }
 
 /* (16 bytes, block, timeline, newest segment, count, segment bytes, magic) -> segment or None */
-PyObject *core_find_segment(PyObject *self, PyObject *args)
+PyObject *tde_python_find_segment(PyObject *self, PyObject *args)
 {
     struct candidates among;
     struct tde_cipher *cipher;
@@ -230,10 +233,11 @@ PyObject *core_find_segment(PyObject *self, PyObject *args)
     uint32_t magic;
     int64_t found = -1;
 
-    if (!PyArg_ParseTuple(args, "y*O&O&O&O&O&O&:find_segment", &bytes, core_convert_uint64,
-                          &number, core_convert_uint32, &among.timeline, core_convert_uint64,
-                          &among.newest, core_convert_uint64, &among.count, core_convert_uint64,
-                          &among.segment_bytes, core_convert_uint32, &magic))
+    if (!PyArg_ParseTuple(args, "y*O&O&O&O&O&O&:find_segment", &bytes, tde_python_convert_uint64,
+                          &number, tde_python_convert_uint32, &among.timeline,
+                          tde_python_convert_uint64, &among.newest, tde_python_convert_uint64,
+                          &among.count, tde_python_convert_uint64, &among.segment_bytes,
+                          tde_python_convert_uint32, &magic))
         return NULL;
     if (bytes.len < (Py_ssize_t)TDE_CIPHER_BLOCK || among.segment_bytes < TDE_BLOCK_SIZE ||
         among.segment_bytes > (uint64_t)1 << 32)
@@ -242,7 +246,7 @@ PyObject *core_find_segment(PyObject *self, PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         found = search_segment(cipher, &among, number, magic, bytes.buf);
         Py_END_ALLOW_THREADS
-        tde_pool_give(core_cipher_pool(self), &cipher, 1);
+        tde_batch_pool_give(tde_python_cipher_pool(self), &cipher, 1);
     }
     PyBuffer_Release(&bytes);
     if (PyErr_Occurred())
@@ -253,7 +257,7 @@ PyObject *core_find_segment(PyObject *self, PyObject *args)
 }
 
 /* (data) -> one verdict per block, the last of which may be short: ZERO, VERIFIED, NOT_RANDOM */
-PyObject *core_audit_random(PyObject *Py_UNUSED(module), PyObject *data)
+PyObject *tde_python_audit_random(PyObject *Py_UNUSED(module), PyObject *data)
 {
     Py_buffer stored;
     PyObject *verdicts;
@@ -277,11 +281,11 @@ PyObject *core_audit_random(PyObject *Py_UNUSED(module), PyObject *data)
             size_t left = (size_t)stored.len - i * TDE_BLOCK_SIZE;
             size_t length = left < TDE_BLOCK_SIZE ? left : TDE_BLOCK_SIZE;
 
-            if (tde_is_zero(block, length))
+            if (tde_crypto_is_zero(block, length))
                 to[i] = TDE_AUDIT_ZERO;
             else
-                to[i] = tde_looks_random(block, length) ? TDE_AUDIT_VERIFIED
-                                                        : TDE_AUDIT_NOT_RANDOM;
+                to[i] = tde_format_looks_random(block, length) ? TDE_AUDIT_VERIFIED
+                                                               : TDE_AUDIT_NOT_RANDOM;
         }
         Py_END_ALLOW_THREADS
     }
@@ -290,7 +294,7 @@ PyObject *core_audit_random(PyObject *Py_UNUSED(module), PyObject *data)
 }
 
 /* (512 bytes) -> sum of the squares of the byte counts */
-PyObject *core_sector_skew(PyObject *Py_UNUSED(module), PyObject *data)
+PyObject *tde_python_sector_skew(PyObject *Py_UNUSED(module), PyObject *data)
 {
     Py_buffer sector;
     PyObject *result = NULL;
@@ -298,7 +302,7 @@ PyObject *core_sector_skew(PyObject *Py_UNUSED(module), PyObject *data)
     if (PyObject_GetBuffer(data, &sector, PyBUF_SIMPLE) != 0)
         return NULL;
     if (sector.len == TDE_SECTOR_SIZE)
-        result = PyLong_FromUnsignedLong(tde_sector_skew(sector.buf));
+        result = PyLong_FromUnsignedLong(tde_format_sector_skew(sector.buf));
     else
         PyErr_SetString(PyExc_ValueError, "a sector has 512 bytes");
     PyBuffer_Release(&sector);
@@ -306,16 +310,16 @@ PyObject *core_sector_skew(PyObject *Py_UNUSED(module), PyObject *data)
 }
 
 /* (page, block number) -> PostgreSQL's checksum */
-PyObject *core_page_checksum(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *tde_python_page_checksum(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer page;
     PyObject *result = NULL;
     uint32_t number;
 
-    if (!PyArg_ParseTuple(args, "y*O&:page_checksum", &page, core_convert_uint32, &number))
+    if (!PyArg_ParseTuple(args, "y*O&:page_checksum", &page, tde_python_convert_uint32, &number))
         return NULL;
     if (page.len == TDE_BLOCK_SIZE)
-        result = PyLong_FromUnsignedLong(tde_page_checksum(page.buf, number));
+        result = PyLong_FromUnsignedLong(tde_format_page_checksum(page.buf, number));
     else
         PyErr_SetString(PyExc_ValueError, "a page has 8192 bytes");
     PyBuffer_Release(&page);
@@ -323,7 +327,7 @@ PyObject *core_page_checksum(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 /* (data, needle, start) -> offset or -1; bytes.find() would hold the interpreter lock */
-PyObject *core_find_bytes(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *tde_python_find_bytes(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer data;
     Py_buffer needle;
@@ -346,7 +350,7 @@ PyObject *core_find_bytes(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromSsize_t(result);
 }
 
-int core_audit_add_constants(PyObject *module)
+int tde_python_audit_add_constants(PyObject *module)
 {
     return PyModule_AddIntConstant(module, "AUDIT_ZERO", TDE_AUDIT_ZERO) == 0 &&
                    PyModule_AddIntConstant(module, "AUDIT_VERIFIED", TDE_AUDIT_VERIFIED) == 0 &&

@@ -7,16 +7,16 @@
 #include "python/module.h"
 
 /* Methods of tde._core.Cipher. */
-PyObject *core_audit_pages(PyObject *cipher, PyObject *args);
-PyObject *core_audit_wal(PyObject *cipher, PyObject *args);
-PyObject *core_find_segment(PyObject *cipher, PyObject *args);
+PyObject *tde_python_audit_pages(PyObject *cipher, PyObject *args);
+PyObject *tde_python_audit_wal(PyObject *cipher, PyObject *args);
+PyObject *tde_python_find_segment(PyObject *cipher, PyObject *args);
 
 /* Functions of the module. */
-PyObject *core_audit_random(PyObject *module, PyObject *data);
-PyObject *core_sector_skew(PyObject *module, PyObject *data);
-PyObject *core_page_checksum(PyObject *module, PyObject *args);
-PyObject *core_find_bytes(PyObject *module, PyObject *args);
+PyObject *tde_python_audit_random(PyObject *module, PyObject *data);
+PyObject *tde_python_sector_skew(PyObject *module, PyObject *data);
+PyObject *tde_python_page_checksum(PyObject *module, PyObject *args);
+PyObject *tde_python_find_bytes(PyObject *module, PyObject *args);
 
-int core_audit_add_constants(PyObject *module);
+int tde_python_audit_add_constants(PyObject *module);
 
 #endif

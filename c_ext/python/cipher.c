@@ -19,12 +19,12 @@ typedef struct {
     struct tde_pool *pool;
 } CipherObject;
 
-static struct core_state *state_of(CipherObject *self)
+static struct tde_python_state *state_of(CipherObject *self)
 {
     return PyType_GetModuleState(Py_TYPE(self)); /* The type cannot be subclassed. */
 }
 
-struct tde_pool *core_cipher_pool(PyObject *cipher)
+struct tde_pool *tde_python_cipher_pool(PyObject *cipher)
 {
     return ((CipherObject *)cipher)->pool;
 }
@@ -32,8 +32,8 @@ struct tde_pool *core_cipher_pool(PyObject *cipher)
 /* Check KEY and give SELF a pool that holds a copy of it. */
 static int set_key(CipherObject *self, const Py_buffer *key)
 {
-    struct core_state *state = state_of(self);
-    size_t expected = tde_algorithm_key_size(self->algorithm);
+    struct tde_python_state *state = state_of(self);
+    size_t expected = tde_crypto_key_size(self->algorithm);
 
     if (expected == 0) {
         PyErr_Format(state->page_error, "unknown algorithm code %d", self->algorithm);
@@ -44,7 +44,7 @@ static int set_key(CipherObject *self, const Py_buffer *key)
                      key->len);
         return -1;
     }
-    self->pool = tde_pool_new(self->algorithm, key->buf);
+    self->pool = tde_batch_pool_new(self->algorithm, key->buf);
     if (self->pool == NULL) {
         PyErr_SetString(state->page_error,
                         "OpenSSL refuses this key; the two halves of an XTS key must differ");
@@ -78,7 +78,7 @@ static void cipher_dealloc(CipherObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
 
-    tde_pool_free(self->pool);
+    tde_batch_pool_free(self->pool);
     type->tp_free(self);
     Py_DECREF(type); /* Every instance of a heap type owns a reference to it. */
 }
@@ -98,7 +98,7 @@ static void release(struct buffers *buffers)
 }
 
 /* Objects that are no buffers stay a TypeError; the rest becomes an error of this package. */
-static int get_buffer(const struct core_state *state, PyObject *object, Py_buffer *view,
+static int get_buffer(const struct tde_python_state *state, PyObject *object, Py_buffer *view,
                       int flags, const char *problem)
 {
     if (PyObject_GetBuffer(object, view, flags) == 0)
@@ -108,7 +108,7 @@ static int get_buffer(const struct core_state *state, PyObject *object, Py_buffe
     return -1;
 }
 
-static int check_buffers(const struct core_state *state, const Py_buffer *src,
+static int check_buffers(const struct tde_python_state *state, const Py_buffer *src,
                          const Py_buffer *dst)
 {
     uintptr_t from = (uintptr_t)src->buf;
@@ -133,7 +133,7 @@ static int check_buffers(const struct core_state *state, const Py_buffer *src,
     return 0;
 }
 
-static int open_buffers(const struct core_state *state, PyObject *src, PyObject *dst,
+static int open_buffers(const struct tde_python_state *state, PyObject *src, PyObject *dst,
                         struct buffers *buffers)
 {
     memset(buffers, 0, sizeof *buffers);
@@ -156,13 +156,13 @@ static int open_buffers(const struct core_state *state, PyObject *src, PyObject 
 }
 
 /* A batch that ends beyond the last block of its kind of file is refused before it starts. */
-static int check_range(const struct core_state *state, const struct tde_batch *batch)
+static int check_range(const struct tde_python_state *state, const struct tde_batch *batch)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
     uint64_t length = batch->count > 0 ? batch->count - 1 : 0;
 
     if (batch->first <= UINT32_MAX &&
-        tde_identity_tweak(&batch->id, batch->first + length, tweak) == 0)
+        tde_format_tweak(&batch->id, batch->first + length, tweak) == 0)
         return 0;
     PyErr_Format(state->identity_error,
                  "%zu pages from block %llu on do not fit into a file of this kind",
@@ -173,8 +173,8 @@ static int check_range(const struct core_state *state, const struct tde_batch *b
 static int run(CipherObject *self, const struct tde_batch *batch, size_t threads)
 {
     struct tde_cipher *team[TDE_MAX_THREADS];
-    size_t size = tde_fanout_size(batch->count, threads);
-    enum tde_pool_status status = tde_pool_take(self->pool, team, size);
+    size_t size = tde_batch_fanout_size(batch->count, threads);
+    enum tde_pool_status status = tde_batch_pool_take(self->pool, team, size);
     int result;
 
     if (status != TDE_POOL_OK) {
@@ -184,9 +184,9 @@ static int run(CipherObject *self, const struct tde_batch *batch, size_t threads
         return -1;
     }
     Py_BEGIN_ALLOW_THREADS
-    result = tde_fanout_run(batch, team, size);
+    result = tde_batch_fanout_run(batch, team, size);
     Py_END_ALLOW_THREADS
-    tde_pool_give(self->pool, team, size);
+    tde_batch_pool_give(self->pool, team, size);
     if (result != 0)
         PyErr_SetString(state_of(self)->page_error, "OpenSSL could not process a page");
     return result;
@@ -195,7 +195,7 @@ static int run(CipherObject *self, const struct tde_batch *batch, size_t threads
 static int run_on_buffers(CipherObject *self, struct tde_batch *batch,
                           const struct buffers *buffers, uint32_t threads)
 {
-    const struct core_state *state = state_of(self);
+    const struct tde_python_state *state = state_of(self);
 
     if (threads < 1 || threads > TDE_MAX_THREADS) {
         PyErr_Format(state->page_error, "threads must be 1 to %u, not %u", TDE_MAX_THREADS,
@@ -220,8 +220,9 @@ static PyObject *process(CipherObject *self, PyObject *args, tde_block_function 
     PyObject *result = NULL;
     uint32_t threads;
 
-    if (!PyArg_ParseTuple(args, "OOO&O&O&", &src, &dst, core_convert_identity, &batch.id,
-                          core_convert_uint64, &batch.first, core_convert_uint32, &threads))
+    if (!PyArg_ParseTuple(args, "OOO&O&O&", &src, &dst, tde_python_convert_identity, &batch.id,
+                          tde_python_convert_uint64, &batch.first, tde_python_convert_uint32,
+                          &threads))
         return NULL;
     if (open_buffers(state_of(self), src, dst, &buffers) == 0 &&
         run_on_buffers(self, &batch, &buffers, threads) == 0)
@@ -232,23 +233,23 @@ static PyObject *process(CipherObject *self, PyObject *args, tde_block_function 
 
 static PyObject *cipher_encrypt_blocks(CipherObject *self, PyObject *args)
 {
-    return process(self, args, tde_encrypt_blocks);
+    return process(self, args, tde_format_encrypt_blocks);
 }
 
 static PyObject *cipher_decrypt_blocks(CipherObject *self, PyObject *args)
 {
-    return process(self, args, tde_decrypt_blocks);
+    return process(self, args, tde_format_decrypt_blocks);
 }
 
 static PyObject *cipher_close(CipherObject *self, PyObject *Py_UNUSED(ignored))
 {
-    tde_pool_close(self->pool);
+    tde_batch_pool_close(self->pool);
     Py_RETURN_NONE;
 }
 
 static PyObject *cipher_closed(CipherObject *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(tde_pool_is_closed(self->pool));
+    return PyBool_FromLong(tde_batch_pool_is_closed(self->pool));
 }
 
 static PyObject *cipher_algorithm(CipherObject *self, void *Py_UNUSED(closure))
@@ -257,11 +258,11 @@ static PyObject *cipher_algorithm(CipherObject *self, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef methods[] = {
-    {"audit_pages", core_audit_pages, METH_VARARGS,
+    {"audit_pages", tde_python_audit_pages, METH_VARARGS,
      PyDoc_STR("Judge the stored blocks of a relation file.")},
-    {"audit_wal", core_audit_wal, METH_VARARGS,
+    {"audit_wal", tde_python_audit_wal, METH_VARARGS,
      PyDoc_STR("Judge the stored blocks of a WAL segment.")},
-    {"find_segment", core_find_segment, METH_VARARGS,
+    {"find_segment", tde_python_find_segment, METH_VARARGS,
      PyDoc_STR("Find the segment that a block of a recycled one was written for.")},
     {"encrypt_blocks", (PyCFunction)cipher_encrypt_blocks, METH_VARARGS,
      PyDoc_STR("Encrypt whole pages; the GIL is released meanwhile.")},
@@ -288,7 +289,7 @@ static PyType_Slot slots[] = {
     {0, NULL},
 };
 
-PyType_Spec core_cipher_spec = {
+PyType_Spec tde_python_cipher_spec = {
     .name = "tde._core.Cipher",
     .basicsize = sizeof(CipherObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-int core_convert_uint64(PyObject *object, void *to)
+int tde_python_convert_uint64(PyObject *object, void *to)
 {
     unsigned long long value = PyLong_AsUnsignedLongLong(object);
 
@@ -20,11 +20,11 @@ int core_convert_uint64(PyObject *object, void *to)
     return 1;
 }
 
-int core_convert_uint32(PyObject *object, void *to)
+int tde_python_convert_uint32(PyObject *object, void *to)
 {
     uint64_t value;
 
-    if (!core_convert_uint64(object, &value))
+    if (!tde_python_convert_uint64(object, &value))
         return 0;
     if (value > UINT32_MAX) {
         PyErr_SetString(PyExc_OverflowError, "the number does not fit 32 bits");
@@ -34,7 +34,7 @@ int core_convert_uint32(PyObject *object, void *to)
     return 1;
 }
 
-int core_convert_identity(PyObject *object, void *to)
+int tde_python_convert_identity(PyObject *object, void *to)
 {
     struct tde_identity *id = to;
     int file_class;
@@ -44,9 +44,9 @@ int core_convert_identity(PyObject *object, void *to)
         return 0;
     }
     memset(id, 0, sizeof *id);
-    if (!PyArg_ParseTuple(object, "iO&O&O&b", &file_class, core_convert_uint32, &id->word[0],
-                          core_convert_uint32, &id->word[1], core_convert_uint32, &id->word[2],
-                          &id->fork))
+    if (!PyArg_ParseTuple(object, "iO&O&O&b", &file_class, tde_python_convert_uint32, &id->word[0],
+                          tde_python_convert_uint32, &id->word[1], tde_python_convert_uint32,
+                          &id->word[2], &id->fork))
         return 0;
     id->file_class = (enum tde_file_class)file_class;
     return 1;
@@ -63,7 +63,7 @@ static PyObject *core_parse_path(PyObject *Py_UNUSED(module), PyObject *path)
 
     if (!PyUnicode_FSConverter(path, &bytes))
         return NULL;
-    file_class = tde_identity_parse(PyBytes_AS_STRING(bytes), &id, &name);
+    file_class = tde_format_parse_path(PyBytes_AS_STRING(bytes), &id, &name);
     result = Py_BuildValue("(iIIIIBIN)", (int)file_class, id.tablespace, id.word[0], id.word[1],
                            id.word[2], id.fork, id.first_block,
                            name != NULL ? PyUnicode_DecodeFSDefault(name) : Py_NewRef(Py_None));
@@ -74,15 +74,15 @@ static PyObject *core_parse_path(PyObject *Py_UNUSED(module), PyObject *path)
 /* (identity, block) -> 16 bytes */
 static PyObject *core_tweak(PyObject *module, PyObject *args)
 {
-    struct core_state *state = PyModule_GetState(module);
+    struct tde_python_state *state = PyModule_GetState(module);
     struct tde_identity id;
     uint8_t tweak[TDE_TWEAK_SIZE];
     uint32_t block;
 
-    if (!PyArg_ParseTuple(args, "O&O&:tweak", core_convert_identity, &id, core_convert_uint32,
-                          &block))
+    if (!PyArg_ParseTuple(args, "O&O&:tweak", tde_python_convert_identity, &id,
+                          tde_python_convert_uint32, &block))
         return NULL;
-    if (tde_identity_tweak(&id, block, tweak) != 0) {
+    if (tde_format_tweak(&id, block, tweak) != 0) {
         PyErr_Format(state->identity_error, "no file of this kind has a block %u", block);
         return NULL;
     }
@@ -97,18 +97,18 @@ static PyObject *core_openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_
 static PyMethodDef functions[] = {
     {"parse_path", core_parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
     {"tweak", core_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
-    {"xts", core_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
-    {"tail_mask", core_tail_mask, METH_VARARGS,
+    {"xts", tde_python_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
+    {"tail_mask", tde_python_tail_mask, METH_VARARGS,
      PyDoc_STR("Mask or unmask the last partial AES block of a file.")},
-    {"unwrap_key_record", core_unwrap_key_record, METH_VARARGS,
+    {"unwrap_key_record", tde_python_unwrap_key_record, METH_VARARGS,
      PyDoc_STR("Check and unwrap a key record as the server does.")},
-    {"audit_random", core_audit_random, METH_O,
+    {"audit_random", tde_python_audit_random, METH_O,
      PyDoc_STR("Judge whether stored bytes could be ciphertext.")},
-    {"sector_skew", core_sector_skew, METH_O,
+    {"sector_skew", tde_python_sector_skew, METH_O,
      PyDoc_STR("Return the statistic by which a sector is judged.")},
-    {"page_checksum", core_page_checksum, METH_VARARGS,
+    {"page_checksum", tde_python_page_checksum, METH_VARARGS,
      PyDoc_STR("Return PostgreSQL's checksum of a page.")},
-    {"find_bytes", core_find_bytes, METH_VARARGS,
+    {"find_bytes", tde_python_find_bytes, METH_VARARGS,
      PyDoc_STR("Find bytes in a buffer, as bytes.find() does.")},
     {"openssl_version", core_openssl_version, METH_NOARGS,
      PyDoc_STR("Return the version text of the OpenSSL library in use.")},
@@ -122,7 +122,7 @@ static int import_error(PyObject *errors, const char *name, PyObject **slot)
     return *slot != NULL ? 0 : -1;
 }
 
-static int import_errors(struct core_state *state)
+static int import_errors(struct tde_python_state *state)
 {
     PyObject *errors = PyImport_ImportModule("tde.errors");
     int result;
@@ -158,9 +158,9 @@ static int core_exec(PyObject *module)
     int result;
 
     if (import_errors(PyModule_GetState(module)) != 0 || add_constants(module) != 0 ||
-        core_audit_add_constants(module) != 0)
+        tde_python_audit_add_constants(module) != 0)
         return -1;
-    type = PyType_FromModuleAndSpec(module, &core_cipher_spec, NULL);
+    type = PyType_FromModuleAndSpec(module, &tde_python_cipher_spec, NULL);
     if (type == NULL)
         return -1;
     result = PyModule_AddType(module, (PyTypeObject *)type);
@@ -170,7 +170,7 @@ static int core_exec(PyObject *module)
 
 static int core_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    struct core_state *state = PyModule_GetState(module);
+    struct tde_python_state *state = PyModule_GetState(module);
 
     Py_VISIT(state->page_error);
     Py_VISIT(state->key_length_error);
@@ -181,7 +181,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
 
 static int core_clear(PyObject *module)
 {
-    struct core_state *state = PyModule_GetState(module);
+    struct tde_python_state *state = PyModule_GetState(module);
 
     Py_CLEAR(state->page_error);
     Py_CLEAR(state->key_length_error);
@@ -204,7 +204,7 @@ static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "tde._core",
     .m_doc = PyDoc_STR("Page encryption with OpenSSL; use tde.PageCipher instead."),
-    .m_size = sizeof(struct core_state),
+    .m_size = sizeof(struct tde_python_state),
     .m_methods = functions,
     .m_slots = slots,
     .m_traverse = core_traverse,

@@ -10,7 +10,7 @@
 struct tde_pool;
 
 /* The exceptions of tde.errors; they live in the module, not in C globals. */
-struct core_state {
+struct tde_python_state {
     PyObject *page_error;
     PyObject *key_length_error;
     PyObject *buffer_length_error;
@@ -18,22 +18,22 @@ struct core_state {
 };
 
 /* The heap type tde._core.Cipher, made by PyType_FromModuleAndSpec. */
-extern PyType_Spec core_cipher_spec;
+extern PyType_Spec tde_python_cipher_spec;
 
 /* The ciphers of CIPHER, which must be a tde._core.Cipher. */
-struct tde_pool *core_cipher_pool(PyObject *cipher);
+struct tde_pool *tde_python_cipher_pool(PyObject *cipher);
 
 /*
  * "O&" converters for whole numbers that must fit; they raise OverflowError.  The last
  * fills a struct tde_identity from the tuple (class, word 0, word 1, word 2, fork).
  */
-int core_convert_uint32(PyObject *object, void *to);
-int core_convert_uint64(PyObject *object, void *to);
-int core_convert_identity(PyObject *object, void *to);
+int tde_python_convert_uint32(PyObject *object, void *to);
+int tde_python_convert_uint64(PyObject *object, void *to);
+int tde_python_convert_identity(PyObject *object, void *to);
 
 /* Functions of the module that reach below pages and files; in python/raw.c. */
-PyObject *core_xts(PyObject *module, PyObject *args);
-PyObject *core_tail_mask(PyObject *module, PyObject *args);
-PyObject *core_unwrap_key_record(PyObject *module, PyObject *args);
+PyObject *tde_python_xts(PyObject *module, PyObject *args);
+PyObject *tde_python_tail_mask(PyObject *module, PyObject *args);
+PyObject *tde_python_unwrap_key_record(PyObject *module, PyObject *args);
 
 #endif

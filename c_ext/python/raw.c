@@ -13,19 +13,19 @@
 #include <string.h>
 
 /* A cipher for one call; NULL with an exception set when an argument does not fit. */
-static struct tde_cipher *new_cipher(const struct core_state *state, int algorithm,
+static struct tde_cipher *new_cipher(const struct tde_python_state *state, int algorithm,
                                      const Py_buffer *key, const Py_buffer *tweak)
 {
     struct tde_cipher *cipher = NULL;
 
-    if (tweak->len == TDE_TWEAK_SIZE && (size_t)key->len == tde_algorithm_key_size(algorithm))
-        cipher = tde_cipher_new(algorithm, key->buf);
+    if (tweak->len == TDE_TWEAK_SIZE && (size_t)key->len == tde_crypto_key_size(algorithm))
+        cipher = tde_crypto_cipher_new(algorithm, key->buf);
     if (cipher == NULL)
         PyErr_SetString(state->page_error, "the algorithm, key or tweak cannot be used");
     return cipher;
 }
 
-static PyObject *run_xts(const struct core_state *state, struct tde_cipher *cipher,
+static PyObject *run_xts(const struct tde_python_state *state, struct tde_cipher *cipher,
                          const Py_buffer *tweak, const Py_buffer *data, int encrypt)
 {
     PyObject *result = PyBytes_FromStringAndSize(NULL, data->len);
@@ -36,9 +36,9 @@ static PyObject *run_xts(const struct core_state *state, struct tde_cipher *ciph
         return NULL;
     to = (uint8_t *)PyBytes_AS_STRING(result);
     if (encrypt)
-        failed = tde_xts_encrypt(cipher, tweak->buf, data->buf, to, (size_t)data->len);
+        failed = tde_crypto_encrypt(cipher, tweak->buf, data->buf, to, (size_t)data->len);
     else
-        failed = tde_xts_decrypt(cipher, tweak->buf, data->buf, to, (size_t)data->len);
+        failed = tde_crypto_decrypt(cipher, tweak->buf, data->buf, to, (size_t)data->len);
     if (failed) {
         Py_CLEAR(result);
         PyErr_Format(state->buffer_length_error, "%zd bytes are no data unit", data->len);
@@ -47,9 +47,9 @@ static PyObject *run_xts(const struct core_state *state, struct tde_cipher *ciph
 }
 
 /* (algorithm, key, tweak, data, encrypt) -> bytes */
-PyObject *core_xts(PyObject *module, PyObject *args)
+PyObject *tde_python_xts(PyObject *module, PyObject *args)
 {
-    const struct core_state *state = PyModule_GetState(module);
+    const struct tde_python_state *state = PyModule_GetState(module);
     struct tde_cipher *cipher;
     Py_buffer key;
     Py_buffer tweak;
@@ -63,14 +63,14 @@ PyObject *core_xts(PyObject *module, PyObject *args)
     cipher = new_cipher(state, algorithm, &key, &tweak);
     if (cipher != NULL)
         result = run_xts(state, cipher, &tweak, &data, encrypt);
-    tde_cipher_free(cipher);
+    tde_crypto_cipher_free(cipher);
     PyBuffer_Release(&key);
     PyBuffer_Release(&tweak);
     PyBuffer_Release(&data);
     return result;
 }
 
-static PyObject *run_tail_mask(const struct core_state *state, const Py_buffer *tail_key,
+static PyObject *run_tail_mask(const struct tde_python_state *state, const Py_buffer *tail_key,
                                const Py_buffer *tweak, uint32_t index, const Py_buffer *data)
 {
     static const uint8_t unused[TDE_MAX_KEY_SIZE] = {1}; /* A cipher must have an XTS key too. */
@@ -80,20 +80,20 @@ static PyObject *run_tail_mask(const struct core_state *state, const Py_buffer *
 
     if (tail_key->len == TDE_TAIL_KEY_SIZE && tweak->len == TDE_TWEAK_SIZE &&
         (size_t)data->len < sizeof bytes)
-        cipher = tde_cipher_new(TDE_ALGORITHM_AES256, unused);
-    if (cipher != NULL && tde_cipher_set_tail_key(cipher, tail_key->buf) == 0) {
+        cipher = tde_crypto_cipher_new(TDE_ALGORITHM_AES256, unused);
+    if (cipher != NULL && tde_crypto_cipher_set_tail_key(cipher, tail_key->buf) == 0) {
         memcpy(bytes, data->buf, (size_t)data->len);
-        if (tde_tail_mask(cipher, tweak->buf, index, bytes, (size_t)data->len) == 0)
+        if (tde_crypto_mask_tail(cipher, tweak->buf, index, bytes, (size_t)data->len) == 0)
             result = PyBytes_FromStringAndSize((const char *)bytes, data->len);
     }
-    tde_cipher_free(cipher);
+    tde_crypto_cipher_free(cipher);
     if (result == NULL && !PyErr_Occurred())
         PyErr_SetString(state->page_error, "the key, tweak or data cannot be used");
     return result;
 }
 
 /* (tail key, tweak, index, data) -> bytes */
-PyObject *core_tail_mask(PyObject *module, PyObject *args)
+PyObject *tde_python_tail_mask(PyObject *module, PyObject *args)
 {
     Py_buffer tail_key;
     Py_buffer tweak;
@@ -101,7 +101,7 @@ PyObject *core_tail_mask(PyObject *module, PyObject *args)
     PyObject *result;
     uint32_t index;
 
-    if (!PyArg_ParseTuple(args, "y*y*O&y*:tail_mask", &tail_key, &tweak, core_convert_uint32,
+    if (!PyArg_ParseTuple(args, "y*y*O&y*:tail_mask", &tail_key, &tweak, tde_python_convert_uint32,
                           &index, &data))
         return NULL;
     result = run_tail_mask(PyModule_GetState(module), &tail_key, &tweak, index, &data);
@@ -130,20 +130,20 @@ static PyObject *unwrap(const Py_buffer *record, const struct tde_key_scope *sco
 {
     struct tde_key key;
     PyObject *result = NULL;
-    const char *problem = tde_keyrecord_unwrap(record->buf, (size_t)record->len, scope,
-                                               (enum tde_key_owner)owner, oid, &key);
+    const char *problem = tde_format_keyrecord_unwrap(record->buf, (size_t)record->len, scope,
+                                                      (enum tde_key_owner)owner, oid, &key);
 
     if (problem != NULL)
         PyErr_Format(PyExc_ValueError, "the key record cannot be used: %s", problem);
     else
         result = Py_BuildValue("(iy#)", key.algorithm, (const char *)key.bytes,
-                               (Py_ssize_t)tde_algorithm_key_size(key.algorithm));
-    tde_wipe(&key, sizeof key);
+                               (Py_ssize_t)tde_crypto_key_size(key.algorithm));
+    tde_crypto_wipe(&key, sizeof key);
     return result;
 }
 
 /* (record, keystore, master key id, master key, owner, oid) -> (algorithm, key) */
-PyObject *core_unwrap_key_record(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *tde_python_unwrap_key_record(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer record;
     Py_buffer keystore;
@@ -155,11 +155,11 @@ PyObject *core_unwrap_key_record(PyObject *Py_UNUSED(module), PyObject *args)
     uint32_t oid;
 
     if (!PyArg_ParseTuple(args, "y*y*y*y*iO&:unwrap_key_record", &record, &keystore,
-                          &master_key_id, &master_key, &owner, core_convert_uint32, &oid))
+                          &master_key_id, &master_key, &owner, tde_python_convert_uint32, &oid))
         return NULL;
     if (fill_scope(&scope, &keystore, &master_key_id, &master_key) == 0)
         result = unwrap(&record, &scope, owner, oid);
-    tde_wipe(&scope, sizeof scope);
+    tde_crypto_wipe(&scope, sizeof scope);
     PyBuffer_Release(&record);
     PyBuffer_Release(&keystore);
     PyBuffer_Release(&master_key_id);

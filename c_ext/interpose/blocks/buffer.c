@@ -24,7 +24,7 @@ static void make_buffers_key(void)
     pthread_key_create(&buffers_key, free_buffers);
 }
 
-struct tde_buffers *tde_buffers_get(void)
+struct tde_buffers *tde_blocks_buffers(void)
 {
     if (buffers != NULL)
         return buffers;

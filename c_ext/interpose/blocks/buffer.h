@@ -21,6 +21,6 @@ struct tde_buffers {
 };
 
 /* This thread's buffers, or NULL with errno ENOMEM. */
-struct tde_buffers *tde_buffers_get(void);
+struct tde_buffers *tde_blocks_buffers(void);
 
 #endif

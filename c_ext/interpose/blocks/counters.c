@@ -36,7 +36,7 @@ static void choose_stripe(void)
     stripe = counters->stripe[(unsigned)getpid() % STRIPES];
 }
 
-void tde_counters_create(void)
+void tde_blocks_counters_create(void)
 {
     int fd = memfd_create("tde-counters", MFD_CLOEXEC);
     struct counters *made;
@@ -84,12 +84,12 @@ static void add(size_t word, size_t bytes)
         atomic_fetch_add_explicit(&stripe[word], bytes, memory_order_relaxed);
 }
 
-void tde_count_encrypted(enum tde_file_class file_class, size_t bytes)
+void tde_blocks_count_encrypted(enum tde_file_class file_class, size_t bytes)
 {
     add(word_of(file_class), bytes);
 }
 
-void tde_count_decrypted(enum tde_file_class file_class, size_t bytes)
+void tde_blocks_count_decrypted(enum tde_file_class file_class, size_t bytes)
 {
     add(word_of(file_class) + 1, bytes);
 }

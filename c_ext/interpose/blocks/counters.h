@@ -13,9 +13,9 @@
 #include "format/identity.h"
 
 /* Make the shared counters; without them (no memory) the server works and counts nothing. */
-void tde_counters_create(void);
+void tde_blocks_counters_create(void);
 
-void tde_count_encrypted(enum tde_file_class file_class, size_t bytes);
-void tde_count_decrypted(enum tde_file_class file_class, size_t bytes);
+void tde_blocks_count_encrypted(enum tde_file_class file_class, size_t bytes);
+void tde_blocks_count_decrypted(enum tde_file_class file_class, size_t bytes);
 
 #endif

@@ -13,27 +13,27 @@
 
 #include "interpose/files/table.h"
 
-ssize_t tde_block_pread(const struct tde_file *file, int fd, void *to, size_t length,
-                        off_t offset);
-ssize_t tde_block_preadv(const struct tde_file *file, int fd, const struct iovec *iov,
-                         int count, off_t offset);
-ssize_t tde_block_pwritev(struct tde_file *file, int fd, const struct iovec *iov,
+ssize_t tde_blocks_pread(const struct tde_file *file, int fd, void *to, size_t length,
+                         off_t offset);
+ssize_t tde_blocks_preadv(const struct tde_file *file, int fd, const struct iovec *iov,
                           int count, off_t offset);
+ssize_t tde_blocks_pwritev(struct tde_file *file, int fd, const struct iovec *iov,
+                           int count, off_t offset);
 
 /*
  * Prepare a change of length from the present one to LENGTH, before the caller makes it
  * with ftruncate or posix_fallocate: the last unit of the file may need new ciphertext.
  * 0, or -1 with errno.
  */
-int tde_block_resize(const struct tde_file *file, int fd, off_t length);
+int tde_blocks_resize(const struct tde_file *file, int fd, off_t length);
 
 /* As ftruncate; a file that could not be cut or made longer reads as before. */
-int tde_block_truncate(const struct tde_file *file, int fd, off_t length);
+int tde_blocks_truncate(const struct tde_file *file, int fd, off_t length);
 
 /*
  * Encode the whole file again under another identity, or as plaintext when TO is NULL,
  * and make it durable.  0, or -1 with errno.
  */
-int tde_block_recode(const struct tde_file *from, const struct tde_file *to, int fd);
+int tde_blocks_recode(const struct tde_file *from, const struct tde_file *to, int fd);
 
 #endif

@@ -34,19 +34,19 @@ static int mask_tail(struct tde_cipher *cipher, const uint8_t *tweak, const uint
 
     if (whole == length)
         return 0;
-    if (!tde_cipher_has_tail_key(cipher))
+    if (!tde_crypto_cipher_has_tail_key(cipher))
         return failed(EINVAL);
     if (dst != src)
         memcpy(dst + whole, src + whole, length - whole);
-    if (tde_tail_mask(cipher, tweak, (uint32_t)(whole / TDE_CIPHER_BLOCK), dst + whole,
-                      length - whole) != 0) {
+    if (tde_crypto_mask_tail(cipher, tweak, (uint32_t)(whole / TDE_CIPHER_BLOCK), dst + whole,
+                             length - whole) != 0) {
         memset(dst + whole, 0, length - whole);
         return failed(EIO);
     }
     return 0;
 }
 
-bool tde_unit_keeps_zeros(const struct tde_file *file, size_t length)
+bool tde_blocks_keeps_zeros(const struct tde_file *file, size_t length)
 {
     return length >= TDE_CIPHER_BLOCK || file->id.file_class != TDE_CLASS_EPHEMERAL;
 }
@@ -55,20 +55,20 @@ bool tde_unit_keeps_zeros(const struct tde_file *file, size_t length)
 static int begin(const struct tde_file *file, uint64_t unit, const uint8_t *src, uint8_t *dst,
                  size_t length, struct tde_cipher **cipher, uint8_t tweak[TDE_TWEAK_SIZE])
 {
-    if (length == 0 || (tde_unit_keeps_zeros(file, length) && tde_is_zero(src, length))) {
+    if (length == 0 || (tde_blocks_keeps_zeros(file, length) && tde_crypto_is_zero(src, length))) {
         memset(dst, 0, length);
         return 1;
     }
-    *cipher = tde_keyring_cipher(file->key);
+    *cipher = tde_keys_cipher(file->key);
     if (*cipher == NULL)
         return failed(ENOMEM);
-    if (tde_identity_tweak(&file->id, unit, tweak) != 0)
+    if (tde_format_tweak(&file->id, unit, tweak) != 0)
         return failed(EFBIG);
     return 0;
 }
 
-int tde_unit_encode(const struct tde_file *file, uint64_t unit, const uint8_t *src,
-                    uint8_t *dst, size_t length)
+int tde_blocks_encode_unit(const struct tde_file *file, uint64_t unit, const uint8_t *src,
+                           uint8_t *dst, size_t length)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
     struct tde_cipher *cipher;
@@ -78,14 +78,14 @@ int tde_unit_encode(const struct tde_file *file, uint64_t unit, const uint8_t *s
         return state < 0 ? -1 : 0;
     if (mask_tail(cipher, tweak, src, dst, length) != 0)
         return -1;
-    if (tde_xts_encrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
+    if (tde_crypto_encrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
         return failed(EIO);
-    tde_count_encrypted(file->id.file_class, length);
+    tde_blocks_count_encrypted(file->id.file_class, length);
     return 0;
 }
 
-int tde_unit_decode(const struct tde_file *file, uint64_t unit, const uint8_t *src,
-                    uint8_t *dst, size_t length)
+int tde_blocks_decode_unit(const struct tde_file *file, uint64_t unit, const uint8_t *src,
+                           uint8_t *dst, size_t length)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
     struct tde_cipher *cipher;
@@ -93,7 +93,7 @@ int tde_unit_decode(const struct tde_file *file, uint64_t unit, const uint8_t *s
 
     if (state != 0)
         return state < 0 ? -1 : 0;
-    if (tde_cipher_has_tail_key(cipher)) {
+    if (tde_crypto_cipher_has_tail_key(cipher)) {
         if (mask_tail(cipher, tweak, src, dst, length) != 0)
             return -1;
     } else if (dst != src) {
@@ -101,9 +101,9 @@ int tde_unit_decode(const struct tde_file *file, uint64_t unit, const uint8_t *s
         memcpy(dst + whole_part(length), src + whole_part(length),
                length - whole_part(length));
     }
-    if (tde_xts_decrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
+    if (tde_crypto_decrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
         return failed(EIO);
-    tde_count_decrypted(file->id.file_class, length);
+    tde_blocks_count_decrypted(file->id.file_class, length);
     return 0;
 }
 
@@ -113,33 +113,33 @@ static size_t ciphered(const uint8_t *blocks, size_t count)
     size_t bytes = 0;
 
     for (size_t i = 0; i < count; i++)
-        if (!tde_is_zero(blocks + i * TDE_BLOCK_SIZE, TDE_BLOCK_SIZE))
+        if (!tde_crypto_is_zero(blocks + i * TDE_BLOCK_SIZE, TDE_BLOCK_SIZE))
             bytes += TDE_BLOCK_SIZE;
     return bytes;
 }
 
-int tde_units_encode(const struct tde_file *file, uint64_t first, const uint8_t *src,
-                     uint8_t *dst, size_t count)
+int tde_blocks_encode_units(const struct tde_file *file, uint64_t first, const uint8_t *src,
+                            uint8_t *dst, size_t count)
 {
-    struct tde_cipher *cipher = tde_keyring_cipher(file->key);
+    struct tde_cipher *cipher = tde_keys_cipher(file->key);
 
     if (cipher == NULL)
         return failed(ENOMEM);
-    if (tde_encrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
+    if (tde_format_encrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
-    tde_count_encrypted(file->id.file_class, ciphered(dst, count));
+    tde_blocks_count_encrypted(file->id.file_class, ciphered(dst, count));
     return 0;
 }
 
-int tde_units_decode(const struct tde_file *file, uint64_t first, const uint8_t *src,
-                     uint8_t *dst, size_t count)
+int tde_blocks_decode_units(const struct tde_file *file, uint64_t first, const uint8_t *src,
+                            uint8_t *dst, size_t count)
 {
-    struct tde_cipher *cipher = tde_keyring_cipher(file->key);
+    struct tde_cipher *cipher = tde_keys_cipher(file->key);
 
     if (cipher == NULL)
         return failed(ENOMEM);
-    if (tde_decrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
+    if (tde_format_decrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
-    tde_count_decrypted(file->id.file_class, ciphered(dst, count));
+    tde_blocks_count_decrypted(file->id.file_class, ciphered(dst, count));
     return 0;
 }

@@ -20,18 +20,18 @@
 #include "interpose/files/table.h"
 
 /* Whether the stored form of LENGTH zero bytes is zeros. */
-bool tde_unit_keeps_zeros(const struct tde_file *file, size_t length);
+bool tde_blocks_keeps_zeros(const struct tde_file *file, size_t length);
 
 /* UNIT is the unit's number in the file.  DST may equal SRC.  0, or -1 with errno. */
-int tde_unit_encode(const struct tde_file *file, uint64_t unit, const uint8_t *src,
-                    uint8_t *dst, size_t length);
-int tde_unit_decode(const struct tde_file *file, uint64_t unit, const uint8_t *src,
-                    uint8_t *dst, size_t length);
+int tde_blocks_encode_unit(const struct tde_file *file, uint64_t unit, const uint8_t *src,
+                           uint8_t *dst, size_t length);
+int tde_blocks_decode_unit(const struct tde_file *file, uint64_t unit, const uint8_t *src,
+                           uint8_t *dst, size_t length);
 
 /* COUNT whole units from unit FIRST on. */
-int tde_units_encode(const struct tde_file *file, uint64_t first, const uint8_t *src,
-                     uint8_t *dst, size_t count);
-int tde_units_decode(const struct tde_file *file, uint64_t first, const uint8_t *src,
-                     uint8_t *dst, size_t count);
+int tde_blocks_encode_units(const struct tde_file *file, uint64_t first, const uint8_t *src,
+                            uint8_t *dst, size_t count);
+int tde_blocks_decode_units(const struct tde_file *file, uint64_t first, const uint8_t *src,
+                            uint8_t *dst, size_t count);
 
 #endif

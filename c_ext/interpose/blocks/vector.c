@@ -9,7 +9,7 @@
 
 #include "crypto/sizes.h"
 
-ssize_t tde_vector_length(const struct iovec *iov, int count)
+ssize_t tde_blocks_vector_length(const struct iovec *iov, int count)
 {
     size_t total = 0;
 
@@ -27,7 +27,7 @@ ssize_t tde_vector_length(const struct iovec *iov, int count)
     return (ssize_t)total;
 }
 
-bool tde_vector_is_blocks(const struct iovec *iov, int count)
+bool tde_blocks_vector_is_whole(const struct iovec *iov, int count)
 {
     for (int i = 0; i < count; i++)
         if (iov[i].iov_len % TDE_BLOCK_SIZE != 0)
@@ -35,7 +35,7 @@ bool tde_vector_is_blocks(const struct iovec *iov, int count)
     return true;
 }
 
-uint8_t *tde_cursor_at(struct tde_cursor *cursor, size_t *length)
+uint8_t *tde_blocks_cursor_at(struct tde_cursor *cursor, size_t *length)
 {
     while (cursor->count > 0 && cursor->skip == cursor->iov->iov_len) {
         cursor->iov++;
@@ -50,11 +50,11 @@ uint8_t *tde_cursor_at(struct tde_cursor *cursor, size_t *length)
     return (uint8_t *)cursor->iov->iov_base + cursor->skip;
 }
 
-void tde_cursor_advance(struct tde_cursor *cursor, size_t length)
+void tde_blocks_cursor_advance(struct tde_cursor *cursor, size_t length)
 {
     size_t here;
 
-    while (length > 0 && tde_cursor_at(cursor, &here) != NULL) {
+    while (length > 0 && tde_blocks_cursor_at(cursor, &here) != NULL) {
         size_t step = length < here ? length : here;
 
         cursor->skip += step;
@@ -62,11 +62,11 @@ void tde_cursor_advance(struct tde_cursor *cursor, size_t length)
     }
 }
 
-void tde_cursor_gather(struct tde_cursor *cursor, uint8_t *to, size_t length)
+void tde_blocks_cursor_gather(struct tde_cursor *cursor, uint8_t *to, size_t length)
 {
     while (length > 0) {
         size_t here;
-        const uint8_t *from = tde_cursor_at(cursor, &here);
+        const uint8_t *from = tde_blocks_cursor_at(cursor, &here);
         size_t step = length < here ? length : here;
 
         if (from == NULL)
@@ -78,11 +78,11 @@ void tde_cursor_gather(struct tde_cursor *cursor, uint8_t *to, size_t length)
     }
 }
 
-void tde_cursor_scatter(struct tde_cursor *cursor, const uint8_t *from, size_t length)
+void tde_blocks_cursor_scatter(struct tde_cursor *cursor, const uint8_t *from, size_t length)
 {
     while (length > 0) {
         size_t here;
-        uint8_t *to = tde_cursor_at(cursor, &here);
+        uint8_t *to = tde_blocks_cursor_at(cursor, &here);
         size_t step = length < here ? length : here;
 
         if (to == NULL)

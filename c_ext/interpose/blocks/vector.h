@@ -16,18 +16,18 @@ struct tde_cursor {
 };
 
 /* The sum of the lengths, or -1 with errno EINVAL when the vector is not acceptable. */
-ssize_t tde_vector_length(const struct iovec *iov, int count);
+ssize_t tde_blocks_vector_length(const struct iovec *iov, int count);
 
 /* True when every part is a whole number of blocks. */
-bool tde_vector_is_blocks(const struct iovec *iov, int count);
+bool tde_blocks_vector_is_whole(const struct iovec *iov, int count);
 
 /* The contiguous bytes at the cursor; sets *LENGTH, 0 at the end. */
-uint8_t *tde_cursor_at(struct tde_cursor *cursor, size_t *length);
+uint8_t *tde_blocks_cursor_at(struct tde_cursor *cursor, size_t *length);
 
-void tde_cursor_advance(struct tde_cursor *cursor, size_t length);
+void tde_blocks_cursor_advance(struct tde_cursor *cursor, size_t length);
 
 /* Copy LENGTH bytes out of, or into, the vector and advance. */
-void tde_cursor_gather(struct tde_cursor *cursor, uint8_t *to, size_t length);
-void tde_cursor_scatter(struct tde_cursor *cursor, const uint8_t *from, size_t length);
+void tde_blocks_cursor_gather(struct tde_cursor *cursor, uint8_t *to, size_t length);
+void tde_blocks_cursor_scatter(struct tde_cursor *cursor, const uint8_t *from, size_t length);
 
 #endif

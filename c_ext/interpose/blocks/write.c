@@ -19,23 +19,23 @@
 static int write_partial(const struct tde_file *file, int fd, struct tde_cursor *cursor,
                          size_t length, off_t offset)
 {
-    struct tde_buffers *buffers = tde_buffers_get();
-    off_t start = tde_unit_start(offset);
+    struct tde_buffers *buffers = tde_blocks_buffers();
+    off_t start = tde_blocks_unit_start(offset);
     size_t skip = (size_t)(offset - start);
     size_t old_length;
     ssize_t stored;
 
     if (buffers == NULL)
         return -1;
-    stored = tde_unit_load(file, fd, start, buffers);
+    stored = tde_blocks_load_unit(file, fd, start, buffers);
     if (stored < 0)
         return -1;
     old_length = (size_t)stored;
     memset(buffers->plain + old_length, 0, TDE_BLOCK_SIZE - old_length);
-    tde_cursor_gather(cursor, buffers->plain + skip, length);
-    return tde_unit_store(file, fd, start, buffers, old_length,
-                      old_length > skip + length ? old_length : skip + length, skip,
-                      skip + length);
+    tde_blocks_cursor_gather(cursor, buffers->plain + skip, length);
+    return tde_blocks_store_unit(file, fd, start, buffers, old_length,
+                                 old_length > skip + length ? old_length : skip + length, skip,
+                                 skip + length);
 }
 
 /* Encrypt COUNT units of the vector into the bounce buffer, without changing the vector. */
@@ -46,18 +46,18 @@ static int encode_units(const struct tde_file *file, struct tde_cursor *cursor, 
 
     while (done < count) {
         size_t here;
-        const uint8_t *from = tde_cursor_at(cursor, &here);
-        size_t units = tde_smaller(here / TDE_BLOCK_SIZE, count - done);
+        const uint8_t *from = tde_blocks_cursor_at(cursor, &here);
+        size_t units = tde_blocks_smaller(here / TDE_BLOCK_SIZE, count - done);
 
         if (units == 0) {
-            tde_cursor_gather(cursor, buffers->gather, TDE_BLOCK_SIZE);
+            tde_blocks_cursor_gather(cursor, buffers->gather, TDE_BLOCK_SIZE);
             from = buffers->gather;
             units = 1;
         } else {
-            tde_cursor_advance(cursor, units * TDE_BLOCK_SIZE);
+            tde_blocks_cursor_advance(cursor, units * TDE_BLOCK_SIZE);
         }
-        if (tde_units_encode(file, unit + done, from, buffers->bounce + done * TDE_BLOCK_SIZE,
-                             units) != 0)
+        if (tde_blocks_encode_units(file, unit + done, from,
+                                    buffers->bounce + done * TDE_BLOCK_SIZE, units) != 0)
             return -1;
         done += units;
     }
@@ -72,14 +72,15 @@ static int encode_units(const struct tde_file *file, struct tde_cursor *cursor, 
 static ssize_t write_whole(const struct tde_file *file, int fd, struct tde_cursor *cursor,
                            size_t length, off_t offset)
 {
-    struct tde_buffers *buffers = tde_buffers_get();
+    struct tde_buffers *buffers = tde_blocks_buffers();
     size_t written;
 
     if (buffers == NULL)
         return -1;
-    if (encode_units(file, cursor, tde_unit_number(offset), buffers, length / TDE_BLOCK_SIZE) != 0)
+    if (encode_units(file, cursor, tde_blocks_unit_number(offset), buffers,
+                     length / TDE_BLOCK_SIZE) != 0)
         return -1;
-    written = tde_write_fully(fd, buffers->bounce, length, file->base + offset);
+    written = tde_libc_write_fully(fd, buffers->bounce, length, file->base + offset);
     return (ssize_t)(written - written % TDE_BLOCK_SIZE);
 }
 
@@ -89,24 +90,26 @@ static ssize_t write_whole(const struct tde_file *file, int fd, struct tde_curso
  */
 static int close_gap(struct tde_file *file, int fd, off_t offset)
 {
-    uint64_t cuts = tde_reach_cuts();
+    uint64_t cuts = tde_files_reach_cuts();
     off_t size;
 
-    if (tde_reach_includes(file, file->base + offset))
+    if (tde_files_reach_includes(file, file->base + offset))
         return 0;
-    size = tde_file_size(fd);
+    size = tde_libc_file_size(fd);
     if (size < 0)
         return -1;
-    tde_reach_note(file, size, cuts);
-    return size - file->base < offset ? tde_block_resize(file, fd, tde_unit_start(offset)) : 0;
+    tde_files_reach_note(file, size, cuts);
+    return size - file->base < offset
+               ? tde_blocks_resize(file, fd, tde_blocks_unit_start(offset))
+               : 0;
 }
 
-ssize_t tde_block_pwritev(struct tde_file *file, int fd, const struct iovec *iov,
-                          int count, off_t offset)
+ssize_t tde_blocks_pwritev(struct tde_file *file, int fd, const struct iovec *iov,
+                           int count, off_t offset)
 {
-    uint64_t cuts = tde_reach_cuts();
+    uint64_t cuts = tde_files_reach_cuts();
     struct tde_cursor cursor = {iov, count, 0};
-    ssize_t total = tde_vector_length(iov, count);
+    ssize_t total = tde_blocks_vector_length(iov, count);
     size_t done = 0;
 
     if (total < 0)
@@ -118,10 +121,11 @@ ssize_t tde_block_pwritev(struct tde_file *file, int fd, const struct iovec *iov
     while (done < (size_t)total) {
         off_t at = offset + (off_t)done;
         size_t rest = (size_t)total - done;
-        size_t asked = tde_smaller(rest, TDE_BLOCK_SIZE - (size_t)(at - tde_unit_start(at)));
+        size_t asked =
+            tde_blocks_smaller(rest, TDE_BLOCK_SIZE - (size_t)(at - tde_blocks_unit_start(at)));
 
         if (asked == TDE_BLOCK_SIZE) {
-            asked = tde_smaller(rest - rest % TDE_BLOCK_SIZE, TDE_BOUNCE_SIZE);
+            asked = tde_blocks_smaller(rest - rest % TDE_BLOCK_SIZE, TDE_BOUNCE_SIZE);
             ssize_t n = write_whole(file, fd, &cursor, asked, at);
             if (n < (ssize_t)asked) {
                 done += n > 0 ? (size_t)n : 0;
@@ -132,6 +136,6 @@ ssize_t tde_block_pwritev(struct tde_file *file, int fd, const struct iovec *iov
         }
         done += asked;
     }
-    tde_reach_note(file, file->base + offset + total, cuts);
+    tde_files_reach_note(file, file->base + offset + total, cuts);
     return (ssize_t)done;
 }

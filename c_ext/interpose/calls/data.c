@@ -43,22 +43,22 @@ static off_t position(int fd)
 /* As Linux has it, a file opened for appending is written at its end whatever the offset. */
 static off_t write_offset(const struct tde_file *file, int fd, off_t offset)
 {
-    return file->append ? tde_file_size(fd) : offset;
+    return file->append ? tde_libc_file_size(fd) : offset;
 }
 
 /* What a write means depends on where in a tar file it is. */
 static ssize_t store(struct tde_file *file, int fd, const struct iovec *iov, int count,
                      off_t offset)
 {
-    return file->is_tar ? tde_tar_pwritev(fd, iov, count, offset)
-                        : tde_block_pwritev(file, fd, iov, count, offset);
+    return file->is_tar ? tde_walfiles_tar_pwritev(fd, iov, count, offset)
+                        : tde_blocks_pwritev(file, fd, iov, count, offset);
 }
 
 static ssize_t write_vector(struct tde_file *file, int fd, const struct iovec *iov,
                             int count, off_t offset)
 {
     if (file->compressed)
-        return tde_compress_refuse(fd);
+        return tde_walfiles_compress_refuse(fd);
     offset = write_offset(file, fd, offset);
     return store(file, fd, iov, count, offset);
 }
@@ -70,10 +70,10 @@ static ssize_t write_and_advance(struct tde_file *file, int fd, const struct iov
     off_t offset;
 
     if (file->compressed && count != 1)
-        return tde_compress_refuse(fd);
+        return tde_walfiles_compress_refuse(fd);
     if (file->compressed)
-        return file->is_tar ? tde_tar_gzip_write(fd, iov->iov_base, iov->iov_len)
-                            : tde_compress_write(fd, iov->iov_base, iov->iov_len);
+        return file->is_tar ? tde_walfiles_tar_gzip_write(fd, iov->iov_base, iov->iov_len)
+                            : tde_walfiles_compress_write(fd, iov->iov_base, iov->iov_len);
     offset = write_offset(file, fd, position(fd));
     if (offset < 0)
         return -1;
@@ -88,7 +88,7 @@ TDE_EXPORT ssize_t pread(int fd, void *to, size_t length, off_t offset)
         return tde_libc()->pread(fd, to, length, offset);
     if (file->write_only)
         return not_open_for_reading();
-    return tde_block_pread(file, fd, to, length, offset);
+    return tde_blocks_pread(file, fd, to, length, offset);
 }
 
 TDE_EXPORT ssize_t pwrite(int fd, const void *from, size_t length, off_t offset)
@@ -114,7 +114,7 @@ TDE_EXPORT ssize_t read(int fd, void *to, size_t length)
     offset = position(fd);
     if (offset < 0)
         return -1;
-    return advance(fd, offset, tde_block_pread(file, fd, to, length, offset));
+    return advance(fd, offset, tde_blocks_pread(file, fd, to, length, offset));
 }
 
 TDE_EXPORT ssize_t write(int fd, const void *from, size_t length)
@@ -135,7 +135,7 @@ TDE_EXPORT ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offs
         return tde_libc()->preadv(fd, iov, count, offset);
     if (file->write_only)
         return not_open_for_reading();
-    return tde_block_preadv(file, fd, iov, count, offset);
+    return tde_blocks_preadv(file, fd, iov, count, offset);
 }
 
 TDE_EXPORT ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset)

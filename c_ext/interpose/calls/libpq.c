@@ -100,12 +100,12 @@ static bool streams_wal(const char *const *keywords, const char *const *values)
 {
     const char *replication;
 
-    if (!tde_keyring_is_open())
+    if (!tde_keys_are_open())
         return false; /* It could not encrypt anything. */
-    if (tde_role() == TDE_ROLE_WAL_RECEIVER)
+    if (tde_policy_role() == TDE_ROLE_WAL_RECEIVER)
         return true;
     replication = value_of("replication", keywords, values);
-    return tde_role() == TDE_ROLE_SERVER && replication != NULL &&
+    return tde_policy_role() == TDE_ROLE_SERVER && replication != NULL &&
            strcmp(replication, "true") == 0;
 }
 

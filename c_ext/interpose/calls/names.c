@@ -39,24 +39,24 @@ static int recode_for(int old_dir, const char *old_path, int new_dir, const char
     int fd;
     int result;
 
-    if (tde_role() != TDE_ROLE_SERVER)
+    if (tde_policy_role() != TDE_ROLE_SERVER)
         return 0;
-    if (tde_open_describe(old_dir, old_path, O_RDWR, &from) != 0)
+    if (tde_policy_describe(old_dir, old_path, O_RDWR, &from) != 0)
         return -1;
     if (!from.encrypted || from.id.file_class != TDE_CLASS_EPHEMERAL)
         return 0;
-    if (tde_open_describe(new_dir, new_path, O_RDWR, &to) != 0)
+    if (tde_policy_describe(new_dir, new_path, O_RDWR, &to) != 0)
         return -1;
     if (same_identity(&from, &to))
         return 0;
     fd = tde_libc()->openat(old_dir, old_path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return errno == EISDIR ? 0 : -1; /* A directory of temporary files has no content. */
-    result = tde_block_recode(&from, to.encrypted ? &to : NULL, fd);
+    result = tde_blocks_recode(&from, to.encrypted ? &to : NULL, fd);
     int saved = errno;
     tde_libc()->close(fd);
     if (result != 0) {
-        tde_report("could not encode %s again for its new name %s", old_path, new_path);
+        tde_libc_report("could not encode %s again for its new name %s", old_path, new_path);
         errno = saved;
     }
     return result;
@@ -108,11 +108,11 @@ TDE_EXPORT int ftruncate(int fd, off_t length)
     const struct tde_file *file = tde_files_find(fd);
 
     if (file != NULL && file->compressed)
-        return tde_compress_refuse(fd);
+        return tde_walfiles_compress_refuse(fd);
     if (file != NULL && file->is_tar)
-        return tde_tar_truncate(fd, length);
+        return tde_walfiles_tar_truncate(fd, length);
     if (file != NULL && length >= 0)
-        return tde_block_truncate(file, fd, length);
+        return tde_blocks_truncate(file, fd, length);
     return tde_libc()->ftruncate(fd, length);
 }
 
@@ -123,9 +123,9 @@ TDE_EXPORT int truncate(const char *path, off_t length)
     int fd;
     int result;
 
-    if (tde_role() == TDE_ROLE_NONE)
+    if (tde_policy_role() == TDE_ROLE_NONE)
         return tde_libc()->truncate(path, length);
-    if (tde_open_describe(AT_FDCWD, path, O_RDWR, &file) != 0)
+    if (tde_policy_describe(AT_FDCWD, path, O_RDWR, &file) != 0)
         return -1;
     if (!file.encrypted)
         return tde_libc()->truncate(path, length);
@@ -142,17 +142,17 @@ TDE_EXPORT int truncate(const char *path, off_t length)
 /* New bytes at the end of the file read as zeros; a short last unit is encoded with them. */
 static int prepare_growth(const struct tde_file *file, int fd, off_t end)
 {
-    off_t size = tde_file_size(fd);
+    off_t size = tde_libc_file_size(fd);
 
     if (size < 0)
         return -1;
     if (file->compressed)
-        return tde_compress_refuse(fd);
+        return tde_walfiles_compress_refuse(fd);
     if (file->is_tar) {
         errno = EOPNOTSUPP; /* Space that is no member would hide where the next one begins. */
         return -1;
     }
-    return end > size ? tde_block_resize(file, fd, end) : 0;
+    return end > size ? tde_blocks_resize(file, fd, end) : 0;
 }
 
 /* Returns an error number and leaves errno alone, as POSIX has it. */

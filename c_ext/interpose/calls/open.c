@@ -33,7 +33,7 @@ TDE_EXPORT int open(const char *path, int flags, ...)
     mode_t mode = 0;
 
     MODE_ARGUMENT(flags, mode);
-    return tde_open_at(AT_FDCWD, path, flags, mode);
+    return tde_policy_open_at(AT_FDCWD, path, flags, mode);
 }
 
 TDE_EXPORT int openat(int dirfd, const char *path, int flags, ...)
@@ -41,12 +41,12 @@ TDE_EXPORT int openat(int dirfd, const char *path, int flags, ...)
     mode_t mode = 0;
 
     MODE_ARGUMENT(flags, mode);
-    return tde_open_at(dirfd, path, flags, mode);
+    return tde_policy_open_at(dirfd, path, flags, mode);
 }
 
 TDE_EXPORT int creat(const char *path, mode_t mode)
 {
-    return tde_open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
+    return tde_policy_open_at(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
 }
 
 /* What FORTIFY makes of open without a mode; it aborts where a mode would be needed. */
@@ -55,12 +55,12 @@ int __openat_2(int dirfd, const char *path, int flags);
 
 TDE_EXPORT int __open_2(const char *path, int flags)
 {
-    return tde_open_at(AT_FDCWD, path, flags, 0);
+    return tde_policy_open_at(AT_FDCWD, path, flags, 0);
 }
 
 TDE_EXPORT int __openat_2(int dirfd, const char *path, int flags)
 {
-    return tde_open_at(dirfd, path, flags, 0);
+    return tde_policy_open_at(dirfd, path, flags, 0);
 }
 
 /* On 64-bit systems the large-file names are the same functions. */
@@ -138,7 +138,7 @@ static int set_status_flags(int fd, long flags)
     if (file == NULL)
         return tde_libc()->fcntl(fd, F_SETFL, flags);
     if (((flags & O_APPEND) != 0) != file->append) {
-        errno = EOPNOTSUPP; /* Decided when the file is opened, see tde_open_describe. */
+        errno = EOPNOTSUPP; /* Decided when the file is opened, see tde_policy_describe. */
         return -1;
     }
     return tde_libc()->fcntl(fd, F_SETFL, flags & ~(long)O_APPEND);

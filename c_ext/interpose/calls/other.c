@@ -136,17 +136,17 @@ static int is_refused_stream(const char *path, const char *mode)
     struct tde_identity id;
     const char *name;
 
-    if (tde_role() != TDE_ROLE_SERVER || strpbrk(mode, "wa+") == NULL ||
-        tde_identity_parse(path, &id, &name) == TDE_CLASS_PLAIN)
+    if (tde_policy_role() != TDE_ROLE_SERVER || strpbrk(mode, "wa+") == NULL ||
+        tde_format_parse_path(path, &id, &name) == TDE_CLASS_PLAIN)
         return 0;
-    tde_report("refused to write %s as a stream: its blocks would not be encrypted", path);
+    tde_libc_report("refused to write %s as a stream: its blocks would not be encrypted", path);
     errno = EOPNOTSUPP;
     return 1;
 }
 
 TDE_EXPORT FILE *fopen(const char *path, const char *mode)
 {
-    if (tde_role() == TDE_ROLE_SERVER && tde_keyring_is_open() && is_guard_file(path))
+    if (tde_policy_role() == TDE_ROLE_SERVER && tde_keys_are_open() && is_guard_file(path))
         return tde_libc()->fopen("/dev/null", mode);
     return is_refused_stream(path, mode) ? NULL : tde_libc()->fopen(path, mode);
 }
@@ -178,9 +178,9 @@ static int find_ring_maker(const char *name, void *function, size_t size)
 {
     void *symbol;
 
-    if (tde_keyring_is_open()) {
-        tde_report("refused to set up io_uring: what it reads and writes would not be encrypted; "
-                   "HINT: set io_method = worker");
+    if (tde_keys_are_open()) {
+        tde_libc_report("refused to set up io_uring: what it reads and writes would not be "
+                        "encrypted; HINT: set io_method = worker");
         return -EPERM;
     }
     symbol = dlsym(RTLD_NEXT, name);

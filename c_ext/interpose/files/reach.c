@@ -17,7 +17,7 @@
 /* Shared by the processes of a server; it begins with 1, so that a new entry knows nothing. */
 static _Atomic uint64_t *cuts;
 
-void tde_reach_create(void)
+void tde_files_reach_create(void)
 {
     void *made = tde_libc()->mmap(NULL, sizeof *cuts, PROT_READ | PROT_WRITE,
                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -28,29 +28,29 @@ void tde_reach_create(void)
     atomic_store(cuts, 1);
 }
 
-uint64_t tde_reach_cuts(void)
+uint64_t tde_files_reach_cuts(void)
 {
     return cuts == NULL ? 0 : atomic_load(cuts);
 }
 
-void tde_reach_note(struct tde_file *file, off_t size, uint64_t seen)
+void tde_files_reach_note(struct tde_file *file, off_t size, uint64_t seen)
 {
     uint64_t units = (uint64_t)size / TDE_BLOCK_SIZE;
 
-    if (seen != 0 && !tde_reach_includes(file, size))
+    if (seen != 0 && !tde_files_reach_includes(file, size))
         atomic_store(&file->reach,
                      seen << UNIT_BITS | (units < MOST_UNITS ? units : MOST_UNITS));
 }
 
-bool tde_reach_includes(const struct tde_file *file, off_t offset)
+bool tde_files_reach_includes(const struct tde_file *file, off_t offset)
 {
     uint64_t reach = atomic_load(&file->reach);
 
-    return reach >> UNIT_BITS == tde_reach_cuts() && reach != 0 &&
+    return reach >> UNIT_BITS == tde_files_reach_cuts() && reach != 0 &&
            (uint64_t)offset <= (reach & MOST_UNITS) * TDE_BLOCK_SIZE;
 }
 
-void tde_reach_count_cut(void)
+void tde_files_reach_count_cut(void)
 {
     if (cuts != NULL)
         atomic_fetch_add(cuts, 1);

@@ -17,18 +17,18 @@
 #include "interpose/files/table.h"
 
 /* Before the first fork; without it (no memory) nothing is ever known. */
-void tde_reach_create(void);
+void tde_files_reach_create(void);
 
 /* How often files were cut: to be read before the size that is then noted. */
-uint64_t tde_reach_cuts(void);
+uint64_t tde_files_reach_cuts(void);
 
 /* The file had at least SIZE bytes after that many cuts. */
-void tde_reach_note(struct tde_file *file, off_t size, uint64_t cuts);
+void tde_files_reach_note(struct tde_file *file, off_t size, uint64_t cuts);
 
 /* Is OFFSET certainly within the file, or at its end? */
-bool tde_reach_includes(const struct tde_file *file, off_t offset);
+bool tde_files_reach_includes(const struct tde_file *file, off_t offset);
 
 /* A file has become shorter, or may have: to be called after the attempt. */
-void tde_reach_count_cut(void);
+void tde_files_reach_count_cut(void);
 
 #endif

@@ -44,18 +44,18 @@ static void look_at_file(const char *path, struct sample *sample)
     ssize_t length;
     int fd;
 
-    if (tde_identity_parse(path, &id, &name) != TDE_CLASS_RELATION)
+    if (tde_format_parse_path(path, &id, &name) != TDE_CLASS_RELATION)
         return;
     fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return;
-    length = tde_read_fully(fd, page, sizeof page, 0);
+    length = tde_libc_read_fully(fd, page, sizeof page, 0);
     tde_libc()->close(fd);
-    if (length != (ssize_t)sizeof page || tde_is_zero(page, sizeof page))
+    if (length != (ssize_t)sizeof page || tde_crypto_is_zero(page, sizeof page))
         return;
     sample->pages++;
-    if (tde_decrypt_blocks(sample->cipher, &id, 0, page, page, 1) == 0)
-        sample->fits = tde_page_has_header(page);
+    if (tde_format_decrypt_blocks(sample->cipher, &id, 0, page, page, 1) == 0)
+        sample->fits = tde_format_page_has_header(page);
 }
 
 /*
@@ -104,17 +104,17 @@ static bool find_version_directory(const char *path, char to[PATH_MAX])
     return true;
 }
 
-bool tde_derived_key_fits(const char *path, const struct tde_key *key)
+bool tde_keys_derived_fits(const char *path, const struct tde_key *key)
 {
-    struct sample sample = {tde_cipher_new(key->algorithm, key->bytes), 0, false};
+    struct sample sample = {tde_crypto_cipher_new(key->algorithm, key->bytes), 0, false};
     char directory[PATH_MAX];
     bool ok;
 
     if (sample.cipher == NULL || path == NULL || !find_version_directory(path, directory)) {
-        tde_cipher_free(sample.cipher);
+        tde_crypto_cipher_free(sample.cipher);
         return false;
     }
     ok = look_at_directory(directory, true, &sample);
-    tde_cipher_free(sample.cipher);
+    tde_crypto_cipher_free(sample.cipher);
     return sample.fits || (ok && sample.pages == 0);
 }

@@ -12,6 +12,6 @@
  * Whether KEY can be that of the tablespace in which PATH lies: it is when the tablespace has
  * no page yet, or when one of its pages decrypts to a page.
  */
-bool tde_derived_key_fits(const char *path, const struct tde_key *key);
+bool tde_keys_derived_fits(const char *path, const struct tde_key *key);
 
 #endif

@@ -56,7 +56,7 @@ static void free_ciphers(void *table)
     struct tde_cipher **all = table;
 
     for (size_t i = 0; i < MAX_KEYS; i++)
-        tde_cipher_free(all[i]);
+        tde_crypto_cipher_free(all[i]);
     free(all);
     ciphers = NULL;
 }
@@ -66,12 +66,12 @@ static void make_ciphers_key(void)
     pthread_key_create(&ciphers_key, free_ciphers);
 }
 
-bool tde_keyring_is_open(void)
+bool tde_keys_are_open(void)
 {
     return ring != NULL;
 }
 
-struct tde_cipher *tde_keyring_cipher(tde_key_index index)
+struct tde_cipher *tde_keys_cipher(tde_key_index index)
 {
     struct slot *slot = &ring->slots[index];
 
@@ -84,10 +84,10 @@ struct tde_cipher *tde_keyring_cipher(tde_key_index index)
             return NULL;
         pthread_setspecific(ciphers_key, ciphers);
     }
-    struct tde_cipher *cipher = tde_cipher_new(slot->key.algorithm, slot->key.bytes);
+    struct tde_cipher *cipher = tde_crypto_cipher_new(slot->key.algorithm, slot->key.bytes);
     if (cipher != NULL && slot->owner == EPHEMERAL_OWNER &&
-        tde_cipher_set_tail_key(cipher, ring->tail_key) != 0) {
-        tde_cipher_free(cipher);
+        tde_crypto_cipher_set_tail_key(cipher, ring->tail_key) != 0) {
+        tde_crypto_cipher_free(cipher);
         cipher = NULL;
     }
     ciphers[index] = cipher;
@@ -126,7 +126,7 @@ static tde_key_index fill_slot(uint32_t owner, uint32_t oid, const struct tde_ke
         atomic_store_explicit(&slot->state, SLOT_READY, memory_order_release);
         return i;
     }
-    tde_report("the key ring is full: one server uses at most %d keys", MAX_KEYS);
+    tde_libc_report("the key ring is full: one server uses at most %d keys", MAX_KEYS);
     return TDE_KEY_NONE;
 }
 
@@ -155,7 +155,7 @@ static ssize_t read_record(const char *path, uint8_t record[TDE_KEYRECORD_SIZE +
 
     if (fd < 0)
         return -1;
-    length = tde_read_fully(fd, record, TDE_KEYRECORD_SIZE + 1, 0);
+    length = tde_libc_read_fully(fd, record, TDE_KEYRECORD_SIZE + 1, 0);
     int saved = errno;
     tde_libc()->close(fd);
     errno = saved;
@@ -193,14 +193,14 @@ static enum record_state unwrap_record(enum tde_key_owner owner, uint32_t oid, s
     if (length < 0 && errno == ENOENT)
         return RECORD_MISSING;
     if (length < 0) {
-        tde_report("could not read key file %s: %s", path, strerror(errno));
+        tde_libc_report("could not read key file %s: %s", path, strerror(errno));
         return RECORD_UNUSABLE;
     }
-    problem = tde_keyrecord_unwrap(record, (size_t)length, &ring->scope, owner, oid, key);
+    problem = tde_format_keyrecord_unwrap(record, (size_t)length, &ring->scope, owner, oid, key);
     if (problem == NULL)
         return RECORD_READ;
-    tde_report("could not use key file %s: %s; HINT: restore it from the keystore's backup", path,
-               problem);
+    tde_libc_report("could not use key file %s: %s; HINT: restore it from the keystore's backup",
+                    path, problem);
     return RECORD_UNUSABLE;
 }
 
@@ -213,12 +213,13 @@ static tde_key_index load_key(enum tde_key_owner owner, uint32_t oid)
     switch (unwrap_record(owner, oid, &key)) {
     case RECORD_READ:
         index = store_key(owner, oid, &key);
-        tde_wipe(&key, sizeof key);
+        tde_crypto_wipe(&key, sizeof key);
         break;
     case RECORD_MISSING:
         record_name(owner, oid, name);
-        tde_report("there is no key file %s/keys/%s; HINT: restore it from the keystore's backup",
-                   ring->keystore, name);
+        tde_libc_report("there is no key file %s/keys/%s; "
+                        "HINT: restore it from the keystore's backup",
+                        ring->keystore, name);
         break;
     case RECORD_UNUSABLE:
     default:
@@ -242,23 +243,24 @@ static tde_key_index derived_key(uint32_t oid, const char *path)
         return index;
     switch (unwrap_record(TDE_OWNER_OTHER_TABLESPACES, 0, &base)) {
     case RECORD_READ:
-        if (tde_keyrecord_derive(&base, oid, &key) == 0) {
-            if (tde_derived_key_fits(path, &key))
+        if (tde_format_keyrecord_derive(&base, oid, &key) == 0) {
+            if (tde_keys_derived_fits(path, &key))
                 index = store_key(TDE_OWNER_OTHER_TABLESPACES, oid, &key);
             else
-                tde_report("the files of tablespace %u have a key of their own, but %s/keys/%u.key "
-                           "does not exist; HINT: restore that file from the keystore's backup, "
-                           "or on a standby copy it from the primary's keystore",
-                           oid, ring->keystore, oid);
+                tde_libc_report("the files of tablespace %u have a key of their own, but "
+                                "%s/keys/%u.key does not exist; HINT: restore that file from the "
+                                "keystore's backup, or on a standby copy it from the primary's "
+                                "keystore",
+                                oid, ring->keystore, oid);
         }
-        tde_wipe(&base, sizeof base);
-        tde_wipe(&key, sizeof key);
+        tde_crypto_wipe(&base, sizeof base);
+        tde_crypto_wipe(&key, sizeof key);
         break;
     case RECORD_MISSING:
-        tde_report("tablespace %u has no key (%s/keys/%u.key does not exist); HINT: on a standby "
-                   "or a restored cluster copy that file from the primary's keystore; for a "
-                   "tablespace made without tde run \"tde tablespace protect\"",
-                   oid, ring->keystore, oid);
+        tde_libc_report("tablespace %u has no key (%s/keys/%u.key does not exist); HINT: on a "
+                        "standby or a restored cluster copy that file from the primary's keystore; "
+                        "for a tablespace made without tde run \"tde tablespace protect\"",
+                        oid, ring->keystore, oid);
         break;
     case RECORD_UNUSABLE:
     default:
@@ -277,7 +279,7 @@ static tde_key_index tablespace_key(uint32_t oid, const char *path)
     switch (unwrap_record(TDE_OWNER_TABLESPACE, oid, &key)) {
     case RECORD_READ:
         index = store_key(TDE_OWNER_TABLESPACE, oid, &key);
-        tde_wipe(&key, sizeof key);
+        tde_crypto_wipe(&key, sizeof key);
         return index;
     case RECORD_MISSING:
         return derived_key(oid, path);
@@ -287,14 +289,14 @@ static tde_key_index tablespace_key(uint32_t oid, const char *path)
     }
 }
 
-tde_key_index tde_keyring_find(const struct tde_identity *id, const char *path)
+tde_key_index tde_keys_find(const struct tde_identity *id, const char *path)
 {
     tde_key_index index;
 
     if (ring == NULL) {
-        tde_report("could not encrypt or decrypt data because the keystore is not open; "
-                   "HINT: Open the existing keystore, or set the master encryption key to "
-                   "create and open a new keystore");
+        tde_libc_report("could not encrypt or decrypt data because the keystore is not open; "
+                        "HINT: Open the existing keystore, or set the master encryption key to "
+                        "create and open a new keystore");
         return TDE_KEY_NONE;
     }
     /* The keys of WAL and of ephemeral files are in the ring since the start. */
@@ -319,11 +321,11 @@ static int make_ephemeral_key(void)
     int result = -1;
 
     /* The ring is still writable here: the first key that is stored makes it read-only. */
-    if (tde_random(ring->tail_key, sizeof ring->tail_key) == 0 &&
-        tde_random(key.bytes, sizeof key.bytes) == 0 &&
+    if (tde_crypto_random(ring->tail_key, sizeof ring->tail_key) == 0 &&
+        tde_crypto_random(key.bytes, sizeof key.bytes) == 0 &&
         store_key(EPHEMERAL_OWNER, 0, &key) >= 0)
         result = 0;
-    tde_wipe(&key, sizeof key);
+    tde_crypto_wipe(&key, sizeof key);
     return result;
 }
 
@@ -336,9 +338,9 @@ static struct ring *map_ring(void)
         return NULL;
     madvise(made, sizeof *made, MADV_DONTDUMP);
     if (mlock(made, sizeof *made) != 0)
-        tde_report("could not lock the key memory (%s), so keys may reach swap space; "
-                   "HINT: raise the limit on locked memory (ulimit -l) to at least %zu kB",
-                   strerror(errno), sizeof *made / 1024 + 1);
+        tde_libc_report("could not lock the key memory (%s), so keys may reach swap space; "
+                        "HINT: raise the limit on locked memory (ulimit -l) to at least %zu kB",
+                        strerror(errno), sizeof *made / 1024 + 1);
     return made;
 }
 
@@ -352,10 +354,11 @@ static const char *read_handover(int fd)
 
     if (seals < 0 || (seals & TDE_HANDOVER_SEALS) != TDE_HANDOVER_SEALS)
         return "the key hand-over is not a sealed memory file";
-    length = tde_read_fully(fd, data, sizeof data, 0);
+    length = tde_libc_read_fully(fd, data, sizeof data, 0);
     problem = length < 0 ? "the key hand-over could not be read"
-                         : tde_handover_parse(data, (size_t)length, &ring->scope, ring->keystore);
-    tde_wipe(data, sizeof data);
+                         : tde_format_handover_parse(data, (size_t)length, &ring->scope,
+                                                     ring->keystore);
+    tde_crypto_wipe(data, sizeof data);
     return problem;
 }
 
@@ -364,10 +367,10 @@ static void prepare_ciphers(void)
 {
     for (int i = 0; i < MAX_KEYS && ring->slots[i].state == SLOT_READY; i++)
         if (ring->slots[i].key.algorithm != TDE_ALGORITHM_PLAINTEXT)
-            tde_keyring_cipher(i);
+            tde_keys_cipher(i);
 }
 
-const char *tde_keyring_open(int fd)
+const char *tde_keys_open(int fd)
 {
     static const uint32_t oids[] = {TDE_DEFAULT_TABLESPACE, TDE_GLOBAL_TABLESPACE};
     const char *problem;
@@ -385,7 +388,7 @@ const char *tde_keyring_open(int fd)
             problem = "the key of a built-in tablespace is not usable";
     if (problem != NULL) {
         if (mprotect(ring, sizeof *ring, PROT_READ | PROT_WRITE) == 0)
-            tde_wipe(ring, sizeof *ring);
+            tde_crypto_wipe(ring, sizeof *ring);
         munmap(ring, sizeof *ring);
         ring = NULL;
         return problem;

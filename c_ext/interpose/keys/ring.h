@@ -22,19 +22,20 @@ typedef int tde_key_index;
 
 /*
  * Read the hand-over from file descriptor FD, which is left open, and load the keys of
- * WAL and the built-in tablespaces; others are loaded when first needed.  Returns NULL, or what is wrong in words.
+ * WAL and the built-in tablespaces; others are loaded when first needed.  Returns NULL, or
+ * what is wrong in words.
  */
-const char *tde_keyring_open(int fd);
+const char *tde_keys_open(int fd);
 
-bool tde_keyring_is_open(void);
+bool tde_keys_are_open(void);
 
 /*
  * The key for a file of this identity; a problem is reported on standard error.  PATH leads to
  * the file from the working directory; NULL when it is not known.
  */
-tde_key_index tde_keyring_find(const struct tde_identity *id, const char *path);
+tde_key_index tde_keys_find(const struct tde_identity *id, const char *path);
 
-/* This thread's cipher for a key that tde_keyring_find returned; NULL when memory is short. */
-struct tde_cipher *tde_keyring_cipher(tde_key_index index);
+/* This thread's cipher for a key that tde_keys_find returned; NULL when memory is short. */
+struct tde_cipher *tde_keys_cipher(tde_key_index index);
 
 #endif

@@ -10,7 +10,7 @@
 
 #include "interpose/libc/symbols.h"
 
-void tde_report(const char *format, ...)
+void tde_libc_report(const char *format, ...)
 {
     char text[1024] = "tde: ";
     int saved = errno;

@@ -5,6 +5,6 @@
 #define TDE_INTERPOSE_LIBC_REPORT_H
 
 /* Write "tde: MESSAGE\n"; keeps errno. */
-void tde_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void tde_libc_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -12,13 +12,13 @@
 
 #include "interpose/libc/symbols.h"
 
-ssize_t tde_read_fully(int fd, void *to, size_t length, off_t offset)
+ssize_t tde_libc_read_fully(int fd, void *to, size_t length, off_t offset)
 {
     size_t done = 0;
 
     while (done < length) {
         ssize_t n = tde_libc()->pread(fd, (uint8_t *)to + done, length - done,
-                                     offset + (off_t)done);
+                                      offset + (off_t)done);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -31,13 +31,13 @@ ssize_t tde_read_fully(int fd, void *to, size_t length, off_t offset)
     return (ssize_t)done;
 }
 
-size_t tde_write_fully(int fd, const void *from, size_t length, off_t offset)
+size_t tde_libc_write_fully(int fd, const void *from, size_t length, off_t offset)
 {
     size_t done = 0;
 
     while (done < length) {
         ssize_t n = tde_libc()->pwrite(fd, (const uint8_t *)from + done, length - done,
-                                      offset + (off_t)done);
+                                       offset + (off_t)done);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -57,14 +57,14 @@ size_t tde_write_fully(int fd, const void *from, size_t length, off_t offset)
  * write record a finer one, and so change the inode: with fstat before every write a server
  * had 30 % more writes to its disk and used 15 % more time in the kernel.
  */
-off_t tde_file_size(int fd)
+off_t tde_libc_file_size(int fd)
 {
     struct statx status;
 
     return statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &status) == 0 ? (off_t)status.stx_size : -1;
 }
 
-size_t tde_descriptor_path(int fd, char path[PATH_MAX])
+size_t tde_libc_descriptor_path(int fd, char path[PATH_MAX])
 {
     char link[64] = "/proc/self/cwd";
     ssize_t length;

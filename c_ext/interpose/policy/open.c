@@ -25,7 +25,7 @@ static int digest_name(const char *name, struct tde_identity *id)
 {
     uint8_t digest[TDE_DIGEST_SIZE];
 
-    if (tde_digest(name, strlen(name), digest) != 0)
+    if (tde_crypto_digest(name, strlen(name), digest) != 0)
         return -1;
     memcpy(id->word, digest, sizeof id->word);
     return 0;
@@ -52,10 +52,10 @@ static enum tde_file_class classify(int dirfd, const char *path, struct tde_iden
     size_t n;
 
     absolute[0] = '\0';
-    if (tde_identity_parse(path, id, name) != TDE_CLASS_PLAIN || path[0] == '/' ||
+    if (tde_format_parse_path(path, id, name) != TDE_CLASS_PLAIN || path[0] == '/' ||
         !may_be_encrypted(path))
         return id->file_class;
-    n = tde_descriptor_path(dirfd, absolute);
+    n = tde_libc_descriptor_path(dirfd, absolute);
     if (n == 0)
         return TDE_CLASS_PLAIN;
     length = strlen(path);
@@ -63,23 +63,23 @@ static enum tde_file_class classify(int dirfd, const char *path, struct tde_iden
         return TDE_CLASS_PLAIN; /* The kernel will refuse it as too long. */
     absolute[n] = '/';
     memcpy(absolute + n + 1, path, length + 1);
-    return tde_identity_parse(absolute, id, name);
+    return tde_format_parse_path(absolute, id, name);
 }
 
-int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *file)
+int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file *file)
 {
     char absolute[PATH_MAX];
     const char *name;
 
     memset(file, 0, sizeof *file);
-    switch (tde_role_access(classify(dirfd, path, &file->id, &name, absolute), path, flags)) {
+    switch (tde_policy_access(classify(dirfd, path, &file->id, &name, absolute), path, flags)) {
     case TDE_ACCESS_RAW:
         return 0;
     case TDE_ACCESS_REFUSED:
         errno = EOPNOTSUPP;
         return -1;
     case TDE_ACCESS_COMPRESSED:
-        tde_compress_parse(path, &file->id);
+        tde_walfiles_compress_parse(path, &file->id);
         file->compressed = true;
         break;
     case TDE_ACCESS_TAR:
@@ -93,7 +93,7 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
     }
     if (absolute[0] != '\0')
         path = absolute;
-    file->key = tde_keyring_find(&file->id, path[0] == '/' || dirfd == AT_FDCWD ? path : NULL);
+    file->key = tde_keys_find(&file->id, path[0] == '/' || dirfd == AT_FDCWD ? path : NULL);
     if (file->key == TDE_KEY_PLAINTEXT)
         return 0;
     if (file->key == TDE_KEY_NONE) {
@@ -109,12 +109,12 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
      * of logical decoding are appended to, but each by one process.
      */
     if ((flags & O_APPEND) != 0 && file->id.file_class != TDE_CLASS_EPHEMERAL) {
-        tde_report("refused to open %s for appending: its writers would not be atomic", path);
+        tde_libc_report("refused to open %s for appending: its writers would not be atomic", path);
         errno = EOPNOTSUPP;
         return -1;
     }
     /* Here a shortage of memory is an error; in the middle of a write it could be a panic. */
-    if (tde_keyring_cipher(file->key) == NULL || tde_buffers_get() == NULL) {
+    if (tde_keys_cipher(file->key) == NULL || tde_blocks_buffers() == NULL) {
         errno = ENOMEM;
         return -1;
     }
@@ -122,14 +122,14 @@ int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *f
     return 0;
 }
 
-int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
+int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
 {
     struct tde_file file;
     int fd;
 
-    if (tde_role() == TDE_ROLE_NONE || path == NULL || (flags & O_PATH) != 0)
+    if (tde_policy_role() == TDE_ROLE_NONE || path == NULL || (flags & O_PATH) != 0)
         return tde_libc()->openat(dirfd, path, flags, mode);
-    if (tde_open_describe(dirfd, path, flags, &file) != 0)
+    if (tde_policy_describe(dirfd, path, flags, &file) != 0)
         return -1;
     if (file.encrypted && file.is_tar)
         file.write_only = true; /* Its members are not decrypted, and nothing reads them here. */
@@ -152,7 +152,7 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
         return fd;
     }
     if ((flags & O_TRUNC) != 0)
-        tde_reach_count_cut();
+        tde_files_reach_count_cut();
     int error = tde_files_set(fd, &file);
     if (error != 0) {
         tde_libc()->close(fd);
@@ -161,6 +161,7 @@ int tde_open_at(int dirfd, const char *path, int flags, mode_t mode)
     }
     /* Other than for writing it from its start, it is opened for an fsync. */
     if (file.compressed && (flags & O_ACCMODE) == O_WRONLY)
-        file.is_tar ? tde_tar_gzip_start(fd, &file) : tde_compress_start(fd, path, &file);
+        file.is_tar ? tde_walfiles_tar_gzip_start(fd, &file)
+                    : tde_walfiles_compress_start(fd, path, &file);
     return fd;
 }

@@ -13,9 +13,9 @@
  * Classify PATH (relative to DIRFD, as in openat) and find its key.  Returns 0 with
  * FILE->encrypted telling whether I/O goes through the cipher, or -1 with errno.
  */
-int tde_open_describe(int dirfd, const char *path, int flags, struct tde_file *file);
+int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file *file);
 
 /* openat with encryption; MODE counts only where FLAGS create a file. */
-int tde_open_at(int dirfd, const char *path, int flags, mode_t mode);
+int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode);
 
 #endif

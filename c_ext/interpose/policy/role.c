@@ -21,7 +21,7 @@ static enum tde_role role = TDE_ROLE_NONE;
 /* The WAL directory of the cluster that pg_rewind rewinds; st_ino is 0 when unknown. */
 static struct stat rewind_target;
 
-enum tde_role tde_role(void)
+enum tde_role tde_policy_role(void)
 {
     return role;
 }
@@ -88,7 +88,7 @@ static void find_rewind_target(void)
         rewind_target.st_ino = 0;
 }
 
-void tde_role_detect(void)
+void tde_policy_detect_role(void)
 {
     char path[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
@@ -133,7 +133,7 @@ static bool holds_plain_wal(const char *path)
 
     if (strncmp(name, "pg_wal.tar.", 11) == 0)
         return true;
-    return tde_identity_parse_segment_name(name, &id) == 0 &&
+    return tde_format_parse_segment_name(name, &id) == 0 &&
            strncmp(name + 24, ".zst", 4) == 0;
 }
 
@@ -154,15 +154,15 @@ static enum tde_access wal_receiver_access(enum tde_file_class file_class, const
         return TDE_ACCESS_ENCRYPTED;
     if ((flags & O_ACCMODE) == O_RDONLY)
         return TDE_ACCESS_RAW;
-    if (tde_compress_parse(path, &id) != TDE_COMPRESSOR_NONE)
+    if (tde_walfiles_compress_parse(path, &id) != TDE_COMPRESSOR_NONE)
         return TDE_ACCESS_COMPRESSED;
     if (is_wal_tar(path))
         return TDE_ACCESS_TAR;
     if (!holds_plain_wal(path))
         return TDE_ACCESS_RAW;
-    tde_report("refused to write %s: WAL in a compressed file would not be encrypted; "
-               "HINT: use the plain format without compression, or --wal-method=fetch",
-               path);
+    tde_libc_report("refused to write %s: WAL in a compressed file would not be encrypted; "
+                    "HINT: use the plain format without compression, or --wal-method=fetch",
+                    path);
     return TDE_ACCESS_REFUSED;
 }
 
@@ -181,23 +181,23 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
     if (file_class == TDE_CLASS_PLAIN) {
         if (!is_shared_memory_file(path, flags))
             return TDE_ACCESS_RAW;
-        tde_report("refused to create %s: rows in it would not be encrypted; "
-                   "HINT: set dynamic_shared_memory_type = posix", path);
+        tde_libc_report("refused to create %s: rows in it would not be encrypted; "
+                        "HINT: set dynamic_shared_memory_type = posix", path);
         return TDE_ACCESS_REFUSED;
     }
-    if (tde_walsender_sends_backup(flags))
+    if (tde_policy_walsender_sends_backup(flags))
         return TDE_ACCESS_RAW;
-    if (file_class == TDE_CLASS_WAL && tde_walsender_is_unsafe()) {
-        tde_report("refused to stream %s to a client that would store it in plaintext; HINT: use "
-                   "\"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or say that the "
-                   "client encrypts it with options='" TDE_WALSENDER_OPTION "' in its connection "
-                   "string", path);
+    if (file_class == TDE_CLASS_WAL && tde_policy_walsender_is_unsafe()) {
+        tde_libc_report("refused to stream %s to a client that would store it in plaintext; HINT: "
+                        "use \"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or "
+                        "say that the client encrypts it with options='" TDE_WALSENDER_OPTION "' "
+                        "in its connection string", path);
         return TDE_ACCESS_REFUSED;
     }
     return TDE_ACCESS_ENCRYPTED;
 }
 
-enum tde_access tde_role_access(enum tde_file_class file_class, const char *path, int flags)
+enum tde_access tde_policy_access(enum tde_file_class file_class, const char *path, int flags)
 {
     bool encrypted = file_class != TDE_CLASS_PLAIN;
 

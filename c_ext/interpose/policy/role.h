@@ -25,10 +25,10 @@ enum tde_access {
 };
 
 /* Find the role of the running program; called once, before any wrapper needs it. */
-void tde_role_detect(void);
-enum tde_role tde_role(void);
+void tde_policy_detect_role(void);
+enum tde_role tde_policy_role(void);
 
 /* What opening PATH, of class FILE_CLASS, with open(2) FLAGS means in this process now. */
-enum tde_access tde_role_access(enum tde_file_class file_class, const char *path, int flags);
+enum tde_access tde_policy_access(enum tde_file_class file_class, const char *path, int flags);
 
 #endif

@@ -23,7 +23,7 @@ enum { WALSNDSTATE_BACKUP = 1, WALSNDSTATE_CATCHUP = 2 };
 typedef const char *get_config_option_fn(const char *name, bool missing_ok,
                                          bool restrict_privileged);
 
-bool tde_walsender_is_supported(void)
+bool tde_policy_walsender_is_supported(void)
 {
     return dlsym(RTLD_DEFAULT, "MyWalSnd") != NULL &&
            dlsym(RTLD_DEFAULT, "am_db_walsender") != NULL &&
@@ -40,8 +40,8 @@ static int state(void)
     return my_wal_sender == NULL || *my_wal_sender == NULL ? -1 : (*my_wal_sender)->state;
 }
 
-/* The server opens relations O_RDWR for itself, so O_RDONLY tells the backup's reads from its own. */
-bool tde_walsender_sends_backup(int flags)
+/* The server opens relations O_RDWR for itself, so O_RDONLY tells a backup's reads from its own. */
+bool tde_policy_walsender_sends_backup(int flags)
 {
     return (flags & O_ACCMODE) == O_RDONLY && state() == WALSNDSTATE_BACKUP;
 }
@@ -68,7 +68,7 @@ static bool client_encrypts(void)
     return value != NULL && strcmp(value, "encrypted") == 0;
 }
 
-bool tde_walsender_is_unsafe(void)
+bool tde_policy_walsender_is_unsafe(void)
 {
     return state() >= WALSNDSTATE_CATCHUP && !is_logical() && !client_encrypts();
 }

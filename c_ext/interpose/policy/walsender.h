@@ -14,12 +14,12 @@
 #define TDE_WALSENDER_OPTION "-c " TDE_WALSENDER_SETTING "=encrypted"
 
 /* Whether this program has what the questions below need; a server that hides it is refused. */
-bool tde_walsender_is_supported(void);
+bool tde_policy_walsender_is_supported(void);
 
 /* Whether a file opened with FLAGS by this process is about to be sent in a base backup. */
-bool tde_walsender_sends_backup(int flags);
+bool tde_policy_walsender_sends_backup(int flags);
 
 /* Whether this process streams WAL to a client that has not said that it encrypts it. */
-bool tde_walsender_is_unsafe(void);
+bool tde_policy_walsender_is_unsafe(void);
 
 #endif

@@ -24,7 +24,7 @@
 
 static struct tde_compressed current = {.fd = -1};
 
-enum tde_compressor tde_compress_parse(const char *path, struct tde_identity *id)
+enum tde_compressor tde_walfiles_compress_parse(const char *path, struct tde_identity *id)
 {
     static const struct {
         const char *suffix;
@@ -38,7 +38,7 @@ enum tde_compressor tde_compress_parse(const char *path, struct tde_identity *id
     const char *slash = strrchr(path, '/');
     const char *name = slash == NULL ? path : slash + 1;
 
-    if (tde_identity_parse_segment_name(name, id) != 0)
+    if (tde_format_parse_segment_name(name, id) != 0)
         return TDE_COMPRESSOR_NONE;
     for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++)
         if (strcmp(name + 24, suffixes[i].suffix) == 0)
@@ -46,27 +46,27 @@ enum tde_compressor tde_compress_parse(const char *path, struct tde_identity *id
     return TDE_COMPRESSOR_NONE;
 }
 
-struct tde_compressed *tde_compressed_find(const void *handle)
+struct tde_compressed *tde_walfiles_compressed_find(const void *handle)
 {
     return handle != NULL && handle == current.handle && !current.inside ? &current : NULL;
 }
 
-struct tde_compressed *tde_compressed_waiting(enum tde_compressor compressor)
+struct tde_compressed *tde_walfiles_compressed_waiting(enum tde_compressor compressor)
 {
     return current.fd >= 0 && current.handle == NULL && current.compressor == compressor
                ? &current
                : NULL;
 }
 
-void tde_compress_start(int fd, const char *path, const struct tde_file *file)
+void tde_walfiles_compress_start(int fd, const char *path, const struct tde_file *file)
 {
     struct tde_identity id;
 
     memset(&current, 0, sizeof current);
     current.fd = fd;
-    current.compressor = tde_compress_parse(path, &id);
+    current.compressor = tde_walfiles_compress_parse(path, &id);
     current.key = file->key;
-    tde_stream_start(&current.stream, &file->id);
+    tde_format_stream_start(&current.stream, &file->id);
 }
 
 static ssize_t encoded(struct tde_compressed *segment, ssize_t length)
@@ -78,22 +78,25 @@ static ssize_t encoded(struct tde_compressed *segment, ssize_t length)
     return length;
 }
 
-ssize_t tde_compress_encode(struct tde_compressed *segment, const uint8_t *from, size_t length)
+ssize_t tde_walfiles_compress_encode(struct tde_compressed *segment, const uint8_t *from,
+                                     size_t length)
 {
-    struct tde_cipher *cipher = tde_keyring_cipher(segment->key);
-
-    return encoded(segment, cipher == NULL ? -1
-                                           : tde_stream_update(&segment->stream, cipher, from,
-                                                               length, segment->encoded));
-}
-
-ssize_t tde_compress_encode_rest(struct tde_compressed *segment)
-{
-    struct tde_cipher *cipher = tde_keyring_cipher(segment->key);
+    struct tde_cipher *cipher = tde_keys_cipher(segment->key);
 
     return encoded(segment, cipher == NULL
                                 ? -1
-                                : tde_stream_rest(&segment->stream, cipher, segment->encoded));
+                                : tde_format_stream_update(&segment->stream, cipher, from, length,
+                                                           segment->encoded));
+}
+
+ssize_t tde_walfiles_compress_encode_rest(struct tde_compressed *segment)
+{
+    struct tde_cipher *cipher = tde_keys_cipher(segment->key);
+
+    return encoded(segment, cipher == NULL
+                                ? -1
+                                : tde_format_stream_rest(&segment->stream, cipher,
+                                                         segment->encoded));
 }
 
 /* A block without content, which both formats may have anywhere between two others. */
@@ -128,9 +131,9 @@ static size_t stored_block_header(const struct tde_compressed *segment, size_t l
  * The rest is replaced as soon as its AES block is complete.  It was reported as durable, so
  * a machine that stops meanwhile must leave the old or the new one: both are in one sector.
  */
-int tde_compress_write_rest(struct tde_compressed *segment)
+int tde_walfiles_compress_write_rest(struct tde_compressed *segment)
 {
-    ssize_t length = tde_compress_encode_rest(segment);
+    ssize_t length = tde_walfiles_compress_encode_rest(segment);
     off_t position = tde_libc()->lseek(segment->fd, 0, SEEK_CUR);
     uint8_t block[5 + TDE_BLOCK_SIZE];
     size_t header;
@@ -146,21 +149,21 @@ int tde_compress_write_rest(struct tde_compressed *segment)
     }
     header = stored_block_header(segment, (size_t)length, block);
     memcpy(block + header, segment->encoded, (size_t)length);
-    if (tde_write_fully(segment->fd, block, header + (size_t)length, position) <
+    if (tde_libc_write_fully(segment->fd, block, header + (size_t)length, position) <
         header + (size_t)length)
         return -1;
     segment->has_rest = true;
     return 0;
 }
 
-size_t tde_compress_replaces(const struct tde_compressed *segment, size_t length)
+size_t tde_walfiles_compress_replaces(const struct tde_compressed *segment, size_t length)
 {
-    size_t missing = tde_stream_missing(&segment->stream);
+    size_t missing = tde_format_stream_missing(&segment->stream);
 
     return segment->has_rest && missing <= length ? missing : 0;
 }
 
-int tde_compress_cut(int fd)
+int tde_walfiles_compress_cut(int fd)
 {
     off_t end = tde_libc()->lseek(fd, 0, SEEK_CUR);
 
@@ -175,12 +178,12 @@ static int finish_write(struct tde_compressed *segment)
     segment->output = NULL;
     segment->rest_is_due = false;
     segment->end_is_due = false;
-    if (rest && tde_compress_write_rest(segment) != 0)
+    if (rest && tde_walfiles_compress_write_rest(segment) != 0)
         return -1;
-    return end ? tde_compress_cut(segment->fd) : 0;
+    return end ? tde_walfiles_compress_cut(segment->fd) : 0;
 }
 
-ssize_t tde_compress_write(int fd, const void *from, size_t length)
+ssize_t tde_walfiles_compress_write(int fd, const void *from, size_t length)
 {
     ssize_t written;
 
@@ -188,22 +191,22 @@ ssize_t tde_compress_write(int fd, const void *from, size_t length)
         return tde_libc()->write(fd, from, length);
     if (fd != current.fd || current.broken || current.output != from ||
         current.output_length != length || from == NULL)
-        return tde_compress_refuse(fd);
+        return tde_walfiles_compress_refuse(fd);
     written = tde_libc()->write(fd, from, length);
     if (written == (ssize_t)length && finish_write(&current) != 0)
         return -1;
     return written;
 }
 
-int tde_compress_refuse(int fd)
+int tde_walfiles_compress_refuse(int fd)
 {
     char path[PATH_MAX];
 
-    tde_descriptor_path(fd, path);
-    tde_report("refused to write %s: this WAL did not go through a compressor that tde knows, and "
-               "would not be encrypted; HINT: use a program that is linked with the shared libz "
-               "and liblz4, or no compression",
-               path);
+    tde_libc_descriptor_path(fd, path);
+    tde_libc_report("refused to write %s: this WAL did not go through a compressor that tde knows, "
+                    "and would not be encrypted; HINT: use a program that is linked with the "
+                    "shared libz and liblz4, or no compression",
+                    path);
     errno = EPERM;
     return -1;
 }
@@ -212,7 +215,7 @@ int tde_compress_refuse(int fd)
  * The interposer stands in front of all libraries, and is not linked with these.  A library
  * that a plugin brought along is not among those behind it, so it is looked for by name.
  */
-void *tde_compress_next(const char *name, const char *library)
+void *tde_walfiles_compress_next(const char *name, const char *library)
 {
     void *symbol = dlsym(RTLD_NEXT, name);
     void *handle;

@@ -25,7 +25,7 @@ enum tde_compressor {
 };
 
 /* How the segment of WAL at PATH is compressed, by its name; its identity goes to *ID. */
-enum tde_compressor tde_compress_parse(const char *path, struct tde_identity *id);
+enum tde_compressor tde_walfiles_compress_parse(const char *path, struct tde_identity *id);
 
 #define TDE_COMPRESS_CHUNK 16384u
 
@@ -50,39 +50,40 @@ struct tde_compressed {
 };
 
 /* The segment whose compressor has this handle, or NULL; NULL also within the compressor. */
-struct tde_compressed *tde_compressed_find(const void *handle);
+struct tde_compressed *tde_walfiles_compressed_find(const void *handle);
 
 /* The segment that waits for the handle of its compressor, or NULL. */
-struct tde_compressed *tde_compressed_waiting(enum tde_compressor compressor);
+struct tde_compressed *tde_walfiles_compressed_waiting(enum tde_compressor compressor);
 
 /* FD was opened to write FILE, a compressed segment at PATH, from its start. */
-void tde_compress_start(int fd, const char *path, const struct tde_file *file);
+void tde_walfiles_compress_start(int fd, const char *path, const struct tde_file *file);
 
 /* Encode up to TDE_COMPRESS_CHUNK bytes to segment->encoded.  Returns their length or -1. */
-ssize_t tde_compress_encode(struct tde_compressed *segment, const uint8_t *from, size_t length);
+ssize_t tde_walfiles_compress_encode(struct tde_compressed *segment, const uint8_t *from,
+                                     size_t length);
 
 /* The same with what is held back, completed with zeros. */
-ssize_t tde_compress_encode_rest(struct tde_compressed *segment);
+ssize_t tde_walfiles_compress_encode_rest(struct tde_compressed *segment);
 
 /*
  * Everything that was compressed is in the file, up to a byte: write what is held back behind
  * it, so that an fsync makes durable what it reports, and go back.  0, or -1 with errno.
  */
-int tde_compress_write_rest(struct tde_compressed *segment);
+int tde_walfiles_compress_write_rest(struct tde_compressed *segment);
 
 /* How many bytes must go through the compressor alone, to replace what was written of the rest. */
-size_t tde_compress_replaces(const struct tde_compressed *segment, size_t length);
+size_t tde_walfiles_compress_replaces(const struct tde_compressed *segment, size_t length);
 
 /* The compressor has written its last byte: what was in the file behind it goes. */
-int tde_compress_cut(int fd);
+int tde_walfiles_compress_cut(int fd);
 
 /* As write, for a compressed segment: only what comes out of its compressor. */
-ssize_t tde_compress_write(int fd, const void *from, size_t length);
+ssize_t tde_walfiles_compress_write(int fd, const void *from, size_t length);
 
 /* Says why; -1 with EPERM. */
-int tde_compress_refuse(int fd);
+int tde_walfiles_compress_refuse(int fd);
 
 /* The function of this name in LIBRARY, which the program has loaded, or NULL. */
-void *tde_compress_next(const char *name, const char *library);
+void *tde_walfiles_compress_next(const char *name, const char *library);
 
 #endif

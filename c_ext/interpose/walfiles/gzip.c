@@ -33,7 +33,7 @@ static struct {
 /* Binding twice at the same time writes the same values; see libc/symbols.c for memcpy. */
 #define BIND(name)                                                                         \
     do {                                                                                   \
-        void *symbol = tde_compress_next(#name, "libz.so.1");                              \
+        void *symbol = tde_walfiles_compress_next(#name, "libz.so.1");                     \
         memcpy(&zlib.name, &symbol, sizeof symbol);                                        \
     } while (0)
 
@@ -46,14 +46,14 @@ static void bind_zlib(void)
     BIND(gzclose);
 }
 
-/* How many bytes the stream has given to zlib; equal to what zlib says unless others give it some. */
+/* How many bytes the stream has given to zlib; what zlib says, unless others give it some. */
 static long given;
 
 static bool is_ours_alone(struct tde_compressed *segment)
 {
     if (!segment->broken && zlib.gztell(segment->handle) != given) {
         segment->broken = true;
-        tde_compress_refuse(segment->fd);
+        tde_walfiles_compress_refuse(segment->fd);
     }
     if (segment->broken)
         errno = EPERM;
@@ -62,7 +62,7 @@ static bool is_ours_alone(struct tde_compressed *segment)
 
 TDE_EXPORT void *gzdopen(int fd, const char *mode)
 {
-    struct tde_compressed *segment = tde_compressed_waiting(TDE_COMPRESSOR_GZIP);
+    struct tde_compressed *segment = tde_walfiles_compressed_waiting(TDE_COMPRESSOR_GZIP);
     void *file;
 
     bind_zlib();
@@ -107,7 +107,7 @@ static bool encode(struct tde_compressed *segment, const uint8_t *from, size_t l
     while (length > 0) {
         size_t here = length < TDE_COMPRESS_CHUNK ? length : TDE_COMPRESS_CHUNK;
 
-        if (!give(segment, tde_compress_encode(segment, from, here)))
+        if (!give(segment, tde_walfiles_compress_encode(segment, from, here)))
             return false;
         from += here;
         length -= here;
@@ -117,7 +117,7 @@ static bool encode(struct tde_compressed *segment, const uint8_t *from, size_t l
 
 TDE_EXPORT int gzwrite(void *file, const void *from, unsigned int length)
 {
-    struct tde_compressed *segment = tde_compressed_find(file);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(file);
     const uint8_t *bytes = from;
     size_t first;
 
@@ -127,7 +127,7 @@ TDE_EXPORT int gzwrite(void *file, const void *from, unsigned int length)
         return zlib.gzwrite == NULL ? 0 : zlib.gzwrite(file, from, length);
     if (!is_ours_alone(segment))
         return 0;
-    first = tde_compress_replaces(segment, length);
+    first = tde_walfiles_compress_replaces(segment, length);
     if (first > 0) {
         if (!encode(segment, bytes, first) || flush_zlib(segment, Z_SYNC_FLUSH) != Z_OK)
             return 0;
@@ -138,7 +138,7 @@ TDE_EXPORT int gzwrite(void *file, const void *from, unsigned int length)
 
 TDE_EXPORT int gzflush(void *file, int flush)
 {
-    struct tde_compressed *segment = tde_compressed_find(file);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(file);
     int result;
 
     if (zlib.gzflush == NULL)
@@ -148,7 +148,7 @@ TDE_EXPORT int gzflush(void *file, int flush)
     if (flush == Z_FINISH || !is_ours_alone(segment))
         return Z_STREAM_ERROR;
     result = flush_zlib(segment, flush);
-    if (result == Z_OK && flush >= Z_SYNC_FLUSH && tde_compress_write_rest(segment) != 0)
+    if (result == Z_OK && flush >= Z_SYNC_FLUSH && tde_walfiles_compress_write_rest(segment) != 0)
         result = Z_ERRNO;
     return result;
 }
@@ -156,7 +156,7 @@ TDE_EXPORT int gzflush(void *file, int flush)
 /* The file loses its descriptor with the stream; a copy of it serves to cut the file. */
 TDE_EXPORT int gzclose(void *file)
 {
-    struct tde_compressed *segment = tde_compressed_find(file);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(file);
     bool complete;
     int result;
     int copy;
@@ -165,14 +165,14 @@ TDE_EXPORT int gzclose(void *file)
         bind_zlib();
     if (segment == NULL)
         return zlib.gzclose == NULL ? Z_STREAM_ERROR : zlib.gzclose(file);
-    complete = is_ours_alone(segment) && give(segment, tde_compress_encode_rest(segment));
+    complete = is_ours_alone(segment) && give(segment, tde_walfiles_compress_encode_rest(segment));
     copy = tde_libc()->fcntl(segment->fd, F_DUPFD_CLOEXEC, 0);
     segment->inside = !segment->broken; /* What is left in a broken one must not be written. */
     result = zlib.gzclose(file);
     segment->inside = false;
     segment->handle = NULL;
     segment->fd = -1;
-    if (result == Z_OK && (!complete || copy < 0 || tde_compress_cut(copy) != 0))
+    if (result == Z_OK && (!complete || copy < 0 || tde_walfiles_compress_cut(copy) != 0))
         result = Z_ERRNO;
     if (copy >= 0)
         tde_libc()->close(copy);

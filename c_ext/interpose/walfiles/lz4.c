@@ -38,7 +38,7 @@ static struct {
 #define BIND(name)                                                                         \
     do {                                                                                   \
         if (lz4.name == NULL) {                                                            \
-            void *symbol = tde_compress_next(#name, "liblz4.so.1");                        \
+            void *symbol = tde_walfiles_compress_next(#name, "liblz4.so.1");               \
             memcpy(&lz4.name, &symbol, sizeof symbol);                                     \
         }                                                                                  \
     } while (0)
@@ -61,7 +61,7 @@ static size_t leave_output(struct tde_compressed *segment, const void *to, size_
 TDE_EXPORT size_t LZ4F_compressBegin(void *context, void *to, size_t size,
                                      const void *preferences)
 {
-    struct tde_compressed *segment = tde_compressed_waiting(TDE_COMPRESSOR_LZ4);
+    struct tde_compressed *segment = tde_walfiles_compressed_waiting(TDE_COMPRESSOR_LZ4);
     size_t length;
 
     BIND(LZ4F_compressBegin);
@@ -124,7 +124,7 @@ static bool encode(struct tde_compressed *segment, struct output *output, const 
     while (length > 0) {
         size_t here = length < TDE_COMPRESS_CHUNK ? length : TDE_COMPRESS_CHUNK;
 
-        if (!give(segment, output, tde_compress_encode(segment, from, here)))
+        if (!give(segment, output, tde_walfiles_compress_encode(segment, from, here)))
             return false;
         from += here;
         length -= here;
@@ -135,7 +135,7 @@ static bool encode(struct tde_compressed *segment, struct output *output, const 
 TDE_EXPORT size_t LZ4F_compressUpdate(void *context, void *to, size_t size, const void *from,
                                       size_t length, const void *options)
 {
-    struct tde_compressed *segment = tde_compressed_find(context);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(context);
     struct output output = {to, size, 0};
     size_t first;
     bool done = true;
@@ -148,7 +148,7 @@ TDE_EXPORT size_t LZ4F_compressUpdate(void *context, void *to, size_t size, cons
         return lz4.LZ4F_compressUpdate(context, to, size, from, length, options);
     if (segment->broken)
         return LZ4_ERROR;
-    first = tde_compress_replaces(segment, length);
+    first = tde_walfiles_compress_replaces(segment, length);
     if (first > 0) {
         done = encode(segment, &output, from, first) && flush_lz4(segment, &output);
         segment->has_rest = false;
@@ -161,7 +161,7 @@ TDE_EXPORT size_t LZ4F_compressUpdate(void *context, void *to, size_t size, cons
 TDE_EXPORT size_t LZ4F_uncompressedUpdate(void *context, void *to, size_t size,
                                           const void *from, size_t length, const void *options)
 {
-    struct tde_compressed *segment = tde_compressed_find(context);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(context);
 
     BIND(LZ4F_uncompressedUpdate);
     if (lz4.LZ4F_uncompressedUpdate == NULL)
@@ -169,13 +169,13 @@ TDE_EXPORT size_t LZ4F_uncompressedUpdate(void *context, void *to, size_t size,
     if (segment == NULL)
         return lz4.LZ4F_uncompressedUpdate(context, to, size, from, length, options);
     segment->broken = true;
-    tde_compress_refuse(segment->fd);
+    tde_walfiles_compress_refuse(segment->fd);
     return LZ4_ERROR;
 }
 
 TDE_EXPORT size_t LZ4F_flush(void *context, void *to, size_t size, const void *options)
 {
-    struct tde_compressed *segment = tde_compressed_find(context);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(context);
     struct output output = {to, size, 0};
 
     BIND(LZ4F_flush);
@@ -194,14 +194,14 @@ static bool write_rest(struct tde_compressed *segment, void *to, size_t size)
 {
     struct output output = {to, size, 0};
 
-    return give(segment, &output, tde_compress_encode_rest(segment)) &&
+    return give(segment, &output, tde_walfiles_compress_encode_rest(segment)) &&
            (output.length == 0 || tde_libc()->write(segment->fd, to, output.length) ==
                                       (ssize_t)output.length);
 }
 
 TDE_EXPORT size_t LZ4F_compressEnd(void *context, void *to, size_t size, const void *options)
 {
-    struct tde_compressed *segment = tde_compressed_find(context);
+    struct tde_compressed *segment = tde_walfiles_compressed_find(context);
     size_t length;
 
     BIND(LZ4F_compressEnd);

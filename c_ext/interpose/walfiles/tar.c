@@ -18,14 +18,14 @@
 #include "interpose/libc/transfer.h"
 
 /* Nothing is written that is not understood: it might be WAL. */
-int tde_tar_refuse(int fd, const char *problem)
+int tde_walfiles_tar_refuse(int fd, const char *problem)
 {
     char path[PATH_MAX];
-    bool found = tde_descriptor_path(fd, path) > 0;
+    bool found = tde_libc_descriptor_path(fd, path) > 0;
 
-    tde_report("refused to write %s: %s, so WAL in it might not be encrypted; "
-               "HINT: use --format=plain or --wal-method=fetch",
-               found ? path : "pg_wal.tar", problem);
+    tde_libc_report("refused to write %s: %s, so WAL in it might not be encrypted; "
+                    "HINT: use --format=plain or --wal-method=fetch",
+                    found ? path : "pg_wal.tar", problem);
     errno = EOPNOTSUPP;
     return -1;
 }
@@ -33,7 +33,7 @@ int tde_tar_refuse(int fd, const char *problem)
 /* Bytes that are stored as they are.  Returns how many were written, or -1. */
 static ssize_t write_plain(int fd, const uint8_t *from, size_t length, off_t offset)
 {
-    size_t written = tde_write_fully(fd, from, length, offset);
+    size_t written = tde_libc_write_fully(fd, from, length, offset);
 
     return written > 0 ? (ssize_t)written : -1;
 }
@@ -46,12 +46,12 @@ static ssize_t write_header(struct tde_file *file, int fd, const uint8_t *block,
                             off_t size)
 {
     struct tde_tar next = file->tar;
-    const char *problem = next.open ? tde_tar_complete(&next, (uint64_t)size, block)
-                                    : tde_tar_begin(&next, (uint64_t)offset, block);
+    const char *problem = next.open ? tde_format_tar_complete(&next, (uint64_t)size, block)
+                                    : tde_format_tar_begin(&next, (uint64_t)offset, block);
 
     if (problem != NULL)
-        return tde_tar_refuse(fd, problem);
-    if (tde_write_fully(fd, block, TDE_TAR_BLOCK, offset) != TDE_TAR_BLOCK) {
+        return tde_walfiles_tar_refuse(fd, problem);
+    if (tde_libc_write_fully(fd, block, TDE_TAR_BLOCK, offset) != TDE_TAR_BLOCK) {
         int saved = errno;
 
         if (offset == size && tde_libc()->ftruncate(fd, size) != 0) {
@@ -72,21 +72,22 @@ static ssize_t write_place(struct tde_file *file, int fd, const uint8_t *from, s
 {
     struct iovec iov = {(void *)(uintptr_t)from, length};
     enum tde_tar_place place;
-    off_t size = tde_file_size(fd);
+    off_t size = tde_libc_file_size(fd);
 
     if (size < 0)
         return -1;
-    iov.iov_len = tde_tar_locate(&file->tar, (uint64_t)offset, (uint64_t)size, length, &place);
+    iov.iov_len = tde_format_tar_locate(&file->tar, (uint64_t)offset, (uint64_t)size, length,
+                                        &place);
     switch (place) {
     case TDE_TAR_AT_HEADER:
         return write_header(file, fd, from, offset, size);
     case TDE_TAR_IN_SEGMENT:
-        return tde_block_pwritev(file, fd, &iov, 1, offset - file->base);
+        return tde_blocks_pwritev(file, fd, &iov, 1, offset - file->base);
     case TDE_TAR_IN_PLAIN:
         return write_plain(fd, from, iov.iov_len, offset);
     case TDE_TAR_NOWHERE:
     default:
-        return tde_tar_refuse(fd, "it is not written as pg_basebackup writes it");
+        return tde_walfiles_tar_refuse(fd, "it is not written as pg_basebackup writes it");
     }
 }
 
@@ -105,10 +106,10 @@ static ssize_t write_at(struct tde_file *file, int fd, const uint8_t *from, size
     return (ssize_t)done;
 }
 
-ssize_t tde_tar_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
+ssize_t tde_walfiles_tar_pwritev(int fd, const struct iovec *iov, int count, off_t offset)
 {
     struct tde_file *file = tde_files_find(fd);
-    ssize_t total = tde_vector_length(iov, count);
+    ssize_t total = tde_blocks_vector_length(iov, count);
     ssize_t done = 0;
 
     if (total < 0)
@@ -127,16 +128,16 @@ ssize_t tde_tar_pwritev(int fd, const struct iovec *iov, int count, off_t offset
     return done;
 }
 
-int tde_tar_truncate(int fd, off_t length)
+int tde_walfiles_tar_truncate(int fd, off_t length)
 {
     struct tde_file *file = tde_files_find(fd);
     struct tde_tar next = file->tar;
 
-    if (tde_tar_cut(&next, (uint64_t)length) != 0)
-        return tde_tar_refuse(fd, "it is cut in the middle");
+    if (tde_format_tar_cut(&next, (uint64_t)length) != 0)
+        return tde_walfiles_tar_refuse(fd, "it is cut in the middle");
     if (tde_libc()->ftruncate(fd, length) != 0)
         return -1;
-    tde_reach_count_cut();
+    tde_files_reach_count_cut();
     file->tar = next;
     return 0;
 }

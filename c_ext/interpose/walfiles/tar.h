@@ -11,10 +11,10 @@
 #include <sys/uio.h>
 
 /* As pwritev and ftruncate, for a descriptor whose entry in the table of files is a tar file. */
-ssize_t tde_tar_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
-int tde_tar_truncate(int fd, off_t length);
+ssize_t tde_walfiles_tar_pwritev(int fd, const struct iovec *iov, int count, off_t offset);
+int tde_walfiles_tar_truncate(int fd, off_t length);
 
 /* Says why a write is refused; -1 with EOPNOTSUPP. */
-int tde_tar_refuse(int fd, const char *problem);
+int tde_walfiles_tar_refuse(int fd, const char *problem);
 
 #endif

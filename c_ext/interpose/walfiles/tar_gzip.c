@@ -54,25 +54,25 @@ static struct {
     uint8_t encoded[TDE_COMPRESS_CHUNK + TDE_BLOCK_SIZE];
 } current = {.fd = -1};
 
-void tde_tar_gzip_start(int fd, const struct tde_file *file)
+void tde_walfiles_tar_gzip_start(int fd, const struct tde_file *file)
 {
     memset(&current, 0, sizeof current);
     current.fd = fd;
     current.key = file->key;
 }
 
-ssize_t tde_tar_gzip_write(int fd, const void *from, size_t length)
+ssize_t tde_walfiles_tar_gzip_write(int fd, const void *from, size_t length)
 {
     if (fd != current.fd || current.broken || current.handle == NULL ||
         (const uint8_t *)from + length != current.handle->next_out)
-        return tde_compress_refuse(fd);
+        return tde_walfiles_compress_refuse(fd);
     return tde_libc()->write(fd, from, length);
 }
 
 static bool refuse(const char *problem)
 {
     current.broken = true;
-    tde_tar_refuse(current.fd, problem);
+    tde_walfiles_tar_refuse(current.fd, problem);
     return false;
 }
 
@@ -80,15 +80,15 @@ static bool refuse(const char *problem)
 static bool take_block(const uint8_t *block)
 {
     bool completes = current.tar.open;
-    const char *problem = completes ? tde_tar_complete(&current.tar, current.size, block)
-                                    : tde_tar_begin(&current.tar, current.size, block);
+    const char *problem = completes ? tde_format_tar_complete(&current.tar, current.size, block)
+                                    : tde_format_tar_begin(&current.tar, current.size, block);
 
     if (problem != NULL)
         return refuse(problem);
     if (!completes)
         current.size += TDE_TAR_BLOCK; /* The second header takes the place of the first. */
     if (!completes && current.tar.open && current.tar.member.kind == TDE_TAR_SEGMENT)
-        tde_stream_start(&current.stream, &current.tar.member.id);
+        tde_format_stream_start(&current.stream, &current.tar.member.id);
     memcpy(current.encoded, block, TDE_TAR_BLOCK);
     current.length = TDE_TAR_BLOCK;
     return true;
@@ -97,10 +97,10 @@ static bool take_block(const uint8_t *block)
 /* LENGTH bytes of the open segment; what comes out may be less, or more that was held back. */
 static bool take_wal(const uint8_t *from, size_t length)
 {
-    struct tde_cipher *cipher = tde_keyring_cipher(current.key);
+    struct tde_cipher *cipher = tde_keys_cipher(current.key);
     ssize_t encoded = cipher == NULL ? -1
-                                     : tde_stream_update(&current.stream, cipher, from, length,
-                                                         current.encoded);
+                                     : tde_format_stream_update(&current.stream, cipher, from,
+                                                                length, current.encoded);
 
     if (encoded < 0)
         return refuse("it could not be encrypted");
@@ -124,7 +124,7 @@ static bool take_input(struct zstream *stream, bool header)
         taken = stream->avail_in == TDE_TAR_BLOCK ? take_block(from)
                                                   : refuse("a header does not come by itself");
     } else {
-        length = tde_tar_locate(&current.tar, current.size, current.size, length, &place);
+        length = tde_format_tar_locate(&current.tar, current.size, current.size, length, &place);
         switch (place) {
         case TDE_TAR_AT_HEADER:
             taken = take_block(from);
@@ -170,12 +170,12 @@ static int compress(struct zstream *stream, int flush)
 /* A member ends with whole blocks of WAL, so nothing of it is held back any more. */
 static bool is_complete(void)
 {
-    struct tde_cipher *cipher = tde_keyring_cipher(current.key);
+    struct tde_cipher *cipher = tde_keys_cipher(current.key);
     uint8_t rest[TDE_BLOCK_SIZE];
 
     if (!current.tar.open || current.tar.member.kind != TDE_TAR_SEGMENT)
         return true;
-    if (cipher == NULL || tde_stream_rest(&current.stream, cipher, rest) != 0)
+    if (cipher == NULL || tde_format_stream_rest(&current.stream, cipher, rest) != 0)
         return refuse("a WAL segment in it is not a whole number of blocks");
     return true;
 }
@@ -203,10 +203,10 @@ static int deflate_tar(struct zstream *stream, int flush)
 
 static bool bind_zlib(void)
 {
-    void *symbol = tde_compress_next("deflate", "libz.so.1");
+    void *symbol = tde_walfiles_compress_next("deflate", "libz.so.1");
 
     memcpy(&next_deflate, &symbol, sizeof symbol);
-    symbol = tde_compress_next("deflateInit2_", "libz.so.1");
+    symbol = tde_walfiles_compress_next("deflateInit2_", "libz.so.1");
     memcpy(&next_init, &symbol, sizeof symbol);
     return next_deflate != NULL && next_init != NULL;
 }

@@ -13,9 +13,9 @@
 #include "interpose/files/table.h"
 
 /* FD was opened to write FILE, a compressed tar file, from its start. */
-void tde_tar_gzip_start(int fd, const struct tde_file *file);
+void tde_walfiles_tar_gzip_start(int fd, const struct tde_file *file);
 
 /* As write, for bytes that zlib has just put out. */
-ssize_t tde_tar_gzip_write(int fd, const void *from, size_t length);
+ssize_t tde_walfiles_tar_gzip_write(int fd, const void *from, size_t length);
 
 #endif
