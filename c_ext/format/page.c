@@ -75,8 +75,9 @@ static inline void mix(uint32_t lanes[LANES], const uint32_t values[LANES])
     }
 }
 
+/* Static, because the compiler exports the choice between the clones of any other function. */
 TDE_VECTORISED
-uint16_t tde_format_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
+static uint16_t checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
 {
     uint32_t lanes[LANES];
     uint32_t row[LANES];
@@ -98,9 +99,14 @@ uint16_t tde_format_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t n
     return (uint16_t)((result ^ number) % 65535u + 1u);
 }
 
+uint16_t tde_format_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
+{
+    return checksum(page, number);
+}
+
 bool tde_format_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
 {
-    return load16(page + PAGE_CHECKSUM_AT) == tde_format_page_checksum(page, number);
+    return load16(page + PAGE_CHECKSUM_AT) == checksum(page, number);
 }
 
 struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes)
