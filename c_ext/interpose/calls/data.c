@@ -166,7 +166,10 @@ TDE_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
     return write_and_advance(file, fd, iov, count);
 }
 
-/* The flags are hints or refusals to wait; one that changes what is written is refused. */
+/*
+ * RWF_HIPRI is a hint.  Every other flag is a promise, not to wait or about what is written, that
+ * cannot be kept where one call becomes several, so it is refused as by a kernel without it.
+ */
 static int check_flags(int flags)
 {
     if ((flags & ~RWF_HIPRI) == 0)

@@ -160,8 +160,11 @@ int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
         return -1;
     }
     /* Other than for writing it from its start, it is opened for an fsync. */
-    if (file.compressed && (flags & O_ACCMODE) == O_WRONLY)
-        file.is_tar ? tde_walfiles_tar_gzip_start(fd, &file)
-                    : tde_walfiles_compress_start(fd, path, &file);
+    if (file.compressed && (flags & O_ACCMODE) == O_WRONLY) {
+        if (file.is_tar)
+            tde_walfiles_tar_gzip_start(fd, &file);
+        else
+            tde_walfiles_compress_start(fd, path, &file);
+    }
     return fd;
 }
