@@ -11,7 +11,7 @@ STAMPS := $(VENV)/.stamps
 REFERENCE ?= results
 # A new user's compiler may warn of things that ours does not know; only CI stops at warnings.
 WERROR := $(if $(filter true,$(CI)),ON,OFF)
-C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
+C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
 .PHONY: help setup build bench test test-long fuzz postgres-suites reference sanitize valgrind lint clean
