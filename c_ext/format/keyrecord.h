@@ -1,6 +1,6 @@
 /*
  * format/keyrecord.h - the 144-byte key records of a keystore (docs/format.md, section 6).
- * Pure: the caller reads the file.  tde/keystore/record.py is the same in Python.
+ * Pure: the caller reads the file.  tde/keystore/store/record.py is the same in Python.
  */
 #ifndef TDE_FORMAT_KEYRECORD_H
 #define TDE_FORMAT_KEYRECORD_H

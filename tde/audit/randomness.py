@@ -1,6 +1,6 @@
 """Whether bytes of an unknown key could be ciphertext.
 
-Whole 512-byte sectors are judged in C (c_ext/tde_page.c): the sum of the squares of the byte
+Whole 512-byte sectors are judged in C (c_ext/format/page.c): the sum of the squares of the byte
 counts, which is chi-square up to a factor, is above the limit for one sector of ciphertext in
 2**50, and for every sector that is half text or has 40 equal bytes. What is left at the end of a
 file is judged here in the same way, if it is long enough for the statistic to see text.

@@ -2,7 +2,7 @@
  * blocks/counters.h - how many bytes a running server has encrypted and decrypted.
  *
  * The counters live in a memory file that the postmaster keeps open; tde reads it
- * through /proc/<pid>/fd (tde/postgres/counters.py has the same layout).
+ * through /proc/<pid>/fd (tde/postgres/server/counters.py has the same layout).
  */
 #ifndef TDE_INTERPOSE_BLOCKS_COUNTERS_H
 #define TDE_INTERPOSE_BLOCKS_COUNTERS_H

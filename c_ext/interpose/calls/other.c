@@ -22,7 +22,7 @@
 /*
  * An encrypted cluster includes this file from postgresql.conf; it exists nowhere.  A
  * server without the interposer therefore stops before it reads any WAL, with a message
- * that names the remedy (tde/postgres/guard.py).
+ * that names the remedy (tde/postgres/cluster/guard.py).
  */
 static const char guard_file[] = "tde-start-this-cluster-with-tde-pg-start.conf";
 

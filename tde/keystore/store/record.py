@@ -1,7 +1,7 @@
 """The key record: 144 bytes that hold one wrapped key (docs/format.md).
 
 Pure functions over bytes, without files or keys. The interposer reads the same records in
-C (c_ext/tde_keyrecord.c); the layout is frozen by its format version.
+C (c_ext/format/keyrecord.c); the layout is frozen by its format version.
 """
 
 from __future__ import annotations

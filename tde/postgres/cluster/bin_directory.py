@@ -1,7 +1,7 @@
 """A directory that stands for PostgreSQL's `bin`: its programs work on encrypted clusters.
 
 Programs that see encrypted files, or start others that do, are copies of one small C program
-(c_ext/bin_main.c), which hands over the keys and executes PostgreSQL's own. All others are
+(c_ext/program/main.c), which hands over the keys and executes PostgreSQL's own. All others are
 links. Init scripts, cluster managers and test suites use the directory as they would use
 PostgreSQL's own; that works without Python and without a passphrase, so the keystore must open
 by itself.
@@ -37,7 +37,7 @@ SETTINGS_FILE = "tde-bin.conf"
 _PROGRAM_FILE = "tde_program"
 _GUARD_TEXT = "guard.conf"
 
-# Those that the C program knows how to treat (c_ext/bin_arguments.c).
+# Those that the C program knows how to treat (c_ext/program/arguments.c).
 PROGRAMS_WITH_KEYS = (
     "initdb",
     "pg_basebackup",
