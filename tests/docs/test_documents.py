@@ -207,12 +207,15 @@ def quoted_messages(page: str) -> list[str]:
 def test_messages_are_those_of_the_product(page: str) -> None:
     ours = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in ("tde", "c_ext")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in ours)
+    text = re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
     # Literals that the compiler would join.
     joined = re.sub(r'"\s*\n\s*f?"', "", text)
+    literals = "\n".join(re.findall(r'"((?:[^"\\\n]|\\.)*)"', joined))
+
     servers = {"could not locate a valid checkpoint record", "Required key not available"}
     messages = quoted_messages(page)
     assert messages
-    assert [m for m in messages if m not in joined and m not in servers] == []
+    assert [m for m in messages if m not in literals and m not in servers] == []
 
 
 def test_every_finding_of_the_audit_is_documented() -> None:
