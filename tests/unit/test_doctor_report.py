@@ -16,7 +16,7 @@ from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict
 from tde.doctor.runner import CHECKS
 from tde.machine.checks import warn_of_machine
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCTOR = Path(__file__).parents[2] / "docs" / "doctor.md"
 
 
 def report_of(*verdicts: Verdict) -> DoctorReport:
@@ -96,6 +96,6 @@ def test_a_start_warns_of_the_machine(tmp_path, caplog):
 
 
 def test_every_check_is_documented():
-    chapter = OPERATIONS.read_text().split("\n## ")[1]  # "Is this machine fit"
+    chapter = DOCTOR.read_text().split("\n## ")[1]  # "Is this machine fit"
     documented = set(re.findall(r"^\| `(\w+)`", chapter, re.MULTILINE))
     assert documented == {check.name for check in CHECKS}
