@@ -104,6 +104,13 @@ def test_pages_that_the_sources_name_exist() -> None:
     assert {(source, name) for source, name in named if not (ROOT / name).exists()} == set()
 
 
+@every_page
+def test_source_files_that_the_pages_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:bench|c_ext|docs|tde|tests)/[\w./-]+)`", text))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 # Commands.
 
 
