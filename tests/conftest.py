@@ -30,6 +30,11 @@ from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries
 from tde.postgres.reachable import find_interposer
 from tde.postgres.sockets import private_directory, remove_private_directory
 
+# A DBA's own settings, of libpq or for tde, reach no program of a test.
+for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:
+    if _name != "PG_CONFIG":  # Which says where PostgreSQL is.
+        del os.environ[_name]
+
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
 

@@ -83,12 +83,14 @@ def audit_under_load(factory, binaries, directory, times: int) -> None:
     )
     create_tablespace(made.cluster, made.keystore, "space", directory / "space", Algorithm.AES128)
     pgbench(made, "-i", "-s2")
+    # The catalogs differ with the version and the locales; the two templates come on top.
+    pages = made.query("SELECT sum(pg_relation_size(oid)) / 8192 FROM pg_class")[0][0]
     with load(made):
         for _ in range(times):
             report = audit(made.cluster, made.keystore, archives=[archive])
             assert report.running
             assert report.clean, [finding.problem for finding in report.findings]
-            assert sum(line.verified for line in report.lines) > 5000
+            assert sum(line.verified for line in report.lines) > pages
             assert sum(line.torn for line in report.lines) == 0
 
 

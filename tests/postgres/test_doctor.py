@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Collection
@@ -21,6 +22,8 @@ from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries
 from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict, runner
 from tde.postgres.guard import GUARD_FILE
 from tde.postgres.marker import Marker
+from tde.postgres.os_user import OsUser
+from tde.postgres.reachable import reachable_binaries
 
 CLUSTER = (Group.CLUSTER,)
 LEFTOVERS = (Group.LEFTOVERS,)
@@ -59,6 +62,12 @@ def require_ok(report: DoctorReport, check: str) -> None:
     assert {f.verdict for f in found} == {Verdict.OK}, found
 
 
+def require_healthy(report: DoctorReport) -> None:
+    """Expect no defect; the machine that runs the tests may have its own, for example swap."""
+    defects = report.of(Verdict.PROBLEM, Verdict.UNKNOWN)
+    assert [found for found in defects if found.group is not Group.MACHINE] == []
+
+
 @pytest.fixture
 def settings(stopped):
     """Replace what the test puts into postgresql.auto.conf of the stopped cluster."""
@@ -75,7 +84,7 @@ def settings(stopped):
 
 def test_a_running_cluster_without_defects(running):
     report = examine(running, tuple(Group))
-    assert report.healthy, report.of(Verdict.PROBLEM, Verdict.UNKNOWN)
+    require_healthy(report)
     assert report.pid == running.cluster.pid
     assert report.settings_source == "the running server"
     assert "interposer in its memory" in report.named("server")[0].detail
@@ -86,7 +95,7 @@ def test_a_running_cluster_without_defects(running):
 def test_a_stopped_cluster_without_defects(stopped):
     # Neither is a passphrase needed, nor anything left of the keys made for the purpose.
     report = examine(stopped, tuple(Group))
-    assert report.healthy, report.of(Verdict.PROBLEM, Verdict.UNKNOWN)
+    require_healthy(report)
     assert report.settings_source == "the configuration files"
     assert list(Path("/tmp").glob(f"tde-doctor-{os.getpid()}-*")) == []
 
@@ -451,15 +460,16 @@ def test_an_ordinary_user_guesses_nothing(running, stopped):
 
 def as_nobody(data_directory: Path) -> dict:
     """Return the report that an unprivileged user gets, of a process of its own."""
-    found = next(b for b in list_binaries() if b.origin in ("system", "PATH"))
+    nobody = OsUser.from_passwd(pwd.getpwuid(65534))
+    found = reachable_binaries(list_binaries()[0], nobody)
     doctor(data_directory, found)  # Load every module while they can be read.
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
+            os.setgid(nobody.gid)
+            os.setuid(nobody.uid)
             report = doctor(data_directory, found).as_json()
             os.write(writing, json.dumps(report).encode())
         except BaseException as error:
