@@ -54,7 +54,7 @@ fuzz: setup ## Fuzz the parsers of file names, tar headers, key records and hand
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
-	$(BIN)/python tests/suites/postgres_suites.py run $(SUITES_ARGS)
+	$(BIN)/python -m tests.suites.postgres_suites run $(SUITES_ARGS)
 
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)

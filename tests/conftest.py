@@ -20,7 +20,6 @@ from typing import Any
 import psutil
 import psycopg2
 import pytest
-from common import CHEAP_KDF, PASSPHRASE
 
 from tde import _core
 from tde.algorithms import Algorithm
@@ -29,6 +28,7 @@ from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
 from tde.postgres.reachable import find_interposer
 from tde.postgres.sockets import private_directory, remove_private_directory
+from tests.common import CHEAP_KDF, PASSPHRASE
 
 # A DBA's own settings, of libpq or for tde, reach no program of a test.
 for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:

@@ -30,8 +30,7 @@ LEAK = "#include <stdlib.h>\nint main(void) { return malloc(77) == NULL; }\n"
 
 # Everything that the module offers, once; the interpreter's own leaks are not looked at.
 USE_MODULE = """
-import runpy, sys
-sys.path[:0] = [{tests!r}]
+import runpy
 leaks = runpy.run_path({tests!r} + "/unit/test_page_leaks.py")
 pages, out = bytearray(b"\\1" * 40 * 8192), bytearray(40 * 8192)
 for _ in range(20):
@@ -117,6 +116,8 @@ def main() -> None:
     check_leaks_of_module(environment)
     run(
         *(PYTHON, Path(sys.executable).with_name("pytest"), "-n", "auto", "-p", "no:cacheprovider"),
+        # The folder of the sources is not searched, for the same reason.
+        *("-o", "pythonpath=tests/fuzz tests/interposer"),
         *("-m", "not slow", *(f"--deselect={test}" for test in INCOMPATIBLE)),
         *(f"tests/{name}" for name in TESTS),
         *sys.argv[1:],

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -22,6 +21,7 @@ from tde.errors import (
 )
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.layout import read_document
+from tests.common import CHEAP_KDF, PASSPHRASE
 
 WAL = KeyOwner.wal()
 ONE = KeyOwner.tablespace(16400)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreBusyError, KeystoreError, KeystoreExistsError
 from tde.keystore import KeyOwner, Keystore, files, inspect_keystore, layout
+from tests.common import CHEAP_KDF, PASSPHRASE
 
 WAL = KeyOwner.wal()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from compressed import AES_BLOCK, SEGMENT_NAME, SUFFIXES, build_receiver, stored_form
-from decompress import decompress
 from harness import Harness, make_data_directory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tde.keystore import Keystore
+from tests.decompress import decompress
 
 BLOCK = 8192
 SECTOR = 512

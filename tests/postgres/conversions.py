@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support import CANARY, make_directory, pgbench
-
 from tde import FileIdentity, IdentityError, PageCipher
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.secret import wipe
 from tde.postgres import Cluster
+from tests.postgres.support import CANARY, make_directory, pgbench
 
 if TYPE_CHECKING:
-    from conftest import ClusterFactory, RunningCluster
-
     from tde.postgres import PostgresBinaries
+    from tests.conftest import ClusterFactory, RunningCluster
 
 ROWS = 20_000
 # Files that say something about a conversion, not about the data.

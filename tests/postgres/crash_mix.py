@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg2
-from support import CANARY
+
+from tests.postgres.support import CANARY
 
 if TYPE_CHECKING:
-    from conftest import RunningCluster
+    from tests.conftest import RunningCluster
 
 BATCH = 200  # Rows of one COPY.
 SEED_ROWS = 500  # Rows of the database that CREATE DATABASE copies.

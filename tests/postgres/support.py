@@ -13,7 +13,7 @@ from tde.keystore import Keystore
 from tde.postgres import Cluster, run_program
 
 if TYPE_CHECKING:
-    from conftest import ClusterFactory, RunningCluster
+    from tests.conftest import ClusterFactory, RunningCluster
 
 # Long and improbable, and in every row that a test writes.
 CANARY = b"canary-9f6c1d0b-in-plain-sight"

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from common import PASSPHRASE
-from support import CANARY, base_backup, make_directory, settle
 
 from tde import Algorithm, FileIdentity, PageCipher, _core
 from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
 from tde.postgres.auditor import FileClass, FindingKind
+from tests.common import PASSPHRASE
+from tests.postgres.support import CANARY, base_backup, make_directory, settle
 
 PAGE = 8192
 TEXT = CANARY.decode()

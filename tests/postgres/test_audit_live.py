@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import psycopg2
 import pytest
-from support import make_directory, pgbench
 
 from tde import Algorithm
 from tde.postgres import audit, create_tablespace
+from tests.postgres.support import make_directory, pgbench
 
 # What makes, rewrites, moves and removes files while they are read.
 CHURN = [

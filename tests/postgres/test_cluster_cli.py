@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from common import PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.keystore import KeyOwner
 from tde.postgres import Cluster, run_program
+from tests.common import PASSPHRASE
 
 SERVER_OPTIONS = "-c listen_addresses='' -c fsync=off -c shared_buffers=16MB"
 

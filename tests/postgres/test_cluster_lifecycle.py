@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import CANARY, base_backup, files_with, open_copy
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -20,6 +19,7 @@ from tde.errors import (
 from tde.postgres import Cluster, Scope, io_counters, is_interposed, launch
 from tde.postgres.guard import GUARD_FILE
 from tde.postgres.os_user import run_as
+from tests.postgres.support import CANARY, base_backup, files_with, open_copy
 
 
 def test_plain_cluster(binaries, encrypted_cluster_factory):

@@ -6,7 +6,6 @@ import time
 
 import psycopg2
 import pytest
-from support import base_backup, make_directory, open_copy
 
 from tde import PageCipher
 from tde.algorithms import Algorithm
@@ -25,6 +24,7 @@ from tde.postgres import (
     protect_tablespace,
     standby_notice,
 )
+from tests.postgres.support import base_backup, make_directory, open_copy
 
 CANARY = b"tablespace-canary"
 

@@ -10,18 +10,6 @@ import traceback
 from pathlib import Path
 
 import pytest
-from common import PASSPHRASE
-from conftest import RunningCluster
-from conversions import (
-    ROWS,
-    Original,
-    content,
-    encrypted_form,
-    make_original,
-    make_user_tablespace,
-    without_ours,
-)
-from support import CANARY, files_with, pgbench, tpcb_sums
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -32,6 +20,18 @@ from tde.errors import (
 from tde.keystore import inspect_keystore
 from tde.postgres import Cluster, Scope, audit, decrypt_cluster, encrypt_cluster, run_program
 from tde.postgres.convert.names import resolve_tablespaces
+from tests.common import PASSPHRASE
+from tests.conftest import RunningCluster
+from tests.postgres.conversions import (
+    ROWS,
+    Original,
+    content,
+    encrypted_form,
+    make_original,
+    make_user_tablespace,
+    without_ours,
+)
+from tests.postgres.support import CANARY, files_with, pgbench, tpcb_sums
 
 
 @pytest.fixture(scope="module")

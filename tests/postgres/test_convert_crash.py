@@ -15,8 +15,6 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from common import PASSPHRASE
-from conversions import Original, content, encrypted_form, make_original, without_ours
 
 from tde.errors import ClusterKeystoreError, ConversionError, ServerStartError
 from tde.keystore import Keystore
@@ -25,6 +23,14 @@ from tde.postgres.checkup import Group, Verdict
 from tde.postgres.convert import journal, preparation, worker
 from tde.postgres.convert.blocks import SECTOR
 from tde.postgres.convert.state import CONTROL, MOVED_CONTROL, State
+from tests.common import PASSPHRASE
+from tests.postgres.conversions import (
+    Original,
+    content,
+    encrypted_form,
+    make_original,
+    without_ours,
+)
 
 CRASHED = 77
 

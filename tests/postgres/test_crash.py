@@ -9,8 +9,9 @@ import time
 
 import psycopg2
 import pytest
-from crash_mix import kill_backend, kill_server, running_pgbench
-from support import CANARY, files_with, pgbench, settle, tpcb_sums
+
+from tests.postgres.crash_mix import kill_backend, kill_server, running_pgbench
+from tests.postgres.support import CANARY, files_with, pgbench, settle, tpcb_sums
 
 ROUNDS = 20
 

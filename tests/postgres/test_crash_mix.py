@@ -15,7 +15,10 @@ import time
 from pathlib import Path
 
 import pytest
-from crash_mix import (
+
+from tde.errors import TdeError
+from tde.postgres import run_program
+from tests.postgres.crash_mix import (
     BATCH,
     SEED_ROWS,
     Ledger,
@@ -24,10 +27,7 @@ from crash_mix import (
     running_mix,
     wait_until_ready,
 )
-from support import CANARY, files_with, make_directory, pgbench, settle, tpcb_sums
-
-from tde.errors import TdeError
-from tde.postgres import run_program
+from tests.postgres.support import CANARY, files_with, make_directory, pgbench, settle, tpcb_sums
 
 ROUNDS = int(os.environ.get("TDE_CRASH_ROUNDS", "200"))
 SEED = int(os.environ.get("TDE_CRASH_SEED", "20261122"))

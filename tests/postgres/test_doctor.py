@@ -11,9 +11,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from common import PASSPHRASE
-from machine_tree import Machine
-from support import configure
 
 from tde.errors import ClusterKeystoreError, UnsupportedServerError
 from tde.keystore import Keystore
@@ -24,6 +21,9 @@ from tde.postgres.guard import GUARD_FILE
 from tde.postgres.marker import Marker
 from tde.postgres.os_user import OsUser
 from tde.postgres.reachable import reachable_binaries
+from tests.common import PASSPHRASE
+from tests.machine_tree import Machine
+from tests.postgres.support import configure
 
 CLUSTER = (Group.CLUSTER,)
 LEFTOVERS = (Group.LEFTOVERS,)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from support import CANARY, files_with
 
 from tde.errors import TdeError
 from tde.postgres import run_program
+from tests.postgres.support import CANARY, files_with
 
 SIZE_MB = 160
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import CANARY, base_backup, files_with, settle
 
 from tde import Algorithm
 from tde.postgres import Scope, run_program
 from tde.postgres.tablespaces import create_tablespace
+from tests.postgres.support import CANARY, base_backup, files_with, settle
 
 TEXT = CANARY.decode()
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import PASSPHRASE
-from terminal import run_on_terminal
 
 from tde.postgres import Cluster
+from tests.common import PASSPHRASE
+from tests.terminal import run_on_terminal
 
 README = Path(__file__).parents[2] / "README.md"
 HEADING = "## A first encrypted cluster"

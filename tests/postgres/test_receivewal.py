@@ -6,11 +6,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from decompress import decompress
-from support import CANARY, base_backup, configure, files_with, make_directory, open_copy
-from test_replication import FILL, wait_until
 
 from tde.postgres import run_program
+from tests.decompress import decompress
+from tests.postgres.support import (
+    CANARY,
+    base_backup,
+    configure,
+    files_with,
+    make_directory,
+    open_copy,
+)
+from tests.postgres.test_replication import FILL, wait_until
 
 SLOT = "receiver"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from support import CANARY, base_backup, configure, files_with, open_copy, settle
+from tests.postgres.support import CANARY, base_backup, configure, files_with, open_copy, settle
 
 TEXT = CANARY.decode()
 FILL = f"INSERT INTO t SELECT g, '{TEXT}' || g FROM generate_series(1, 5000) g"

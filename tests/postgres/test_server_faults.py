@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
-from crash_mix import kill_server, wait_until_ready
-from faults import FOREVER, Call, Faults, build_faults
-from support import pgbench, tpcb_sums
 
 from tde.postgres import run_program
+from tests.interposer.faults import FOREVER, Call, Faults, build_faults
+from tests.postgres.crash_mix import kill_server, wait_until_ready
+from tests.postgres.support import pgbench, tpcb_sums
 
 if TYPE_CHECKING:
-    from conftest import RunningCluster
+    from tests.conftest import RunningCluster
 
 OPTIONS = {
     "fsync": "on",  # Or there is nothing that can fail.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from support import CANARY, base_backup, files_with
 
 from tde.postgres import Cluster
 from tde.postgres.server_log import default_log, prepare_log
+from tests.postgres.support import CANARY, base_backup, files_with
 
 
 def test_rows_in_the_log_are_not_backed_up(

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import CANARY, base_backup, files_with, open_copy
 
 from tde.postgres import OsUser
+from tests.postgres.support import CANARY, base_backup, files_with, open_copy
 
 TEXT = CANARY.decode()
 # Small segments, so that one backup streams several; none of them may be recycled meanwhile.

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
-from suite_results import FAIL, PASS, SKIP, Suite, TestResult
+
+from tests.suites.suite_results import FAIL, PASS, SKIP, Suite, TestResult
 
 EXPECTED = Path(__file__).with_name("expected.json")
 

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite_results import (
+from tde.postgres import OsUser
+from tests.suites.suite_results import (
     FAIL,
     PASS,
     Suite,
@@ -23,9 +24,7 @@ from suite_results import (
     parse_schedule,
     parse_tap,
 )
-from suite_sources import Tree
-
-from tde.postgres import OsUser
+from tests.suites.suite_sources import Tree
 
 # Suites in the order they run: short ones first, so that a mistake shows early.
 TAP_SUITES = {

@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from suite_sources import SuitesError, Tree
-
 from tde.postgres import OsUser
+from tests.suites.suite_sources import SuitesError, Tree
 
 BLOCK = 8192
 # pd_pagesize_version of every page that is not all zeros: 8192 bytes, layout version 4.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from machine_tree import UNLIMITED, Machine
 
 from tde.postgres.checkup import Verdict
 from tde.postgres.checkup.machine import KEY_RING_BYTES
+from tests.machine_tree import UNLIMITED, Machine
 
 
 @pytest.fixture

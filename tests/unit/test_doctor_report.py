@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
-from machine_tree import Machine
 from typer.testing import CliRunner
 
 from tde.cli.app import app
 from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict
 from tde.postgres.checkup.at_start import warn_of_machine
 from tde.postgres.checkup.runner import CHECKS
+from tests.machine_tree import Machine
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 

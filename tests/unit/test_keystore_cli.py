@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from common import CHEAP_KDF, PASSPHRASE
 from typer.testing import CliRunner
 
 from tde.algorithms import Algorithm
@@ -21,6 +20,7 @@ from tde.cli.app import COMMANDS, app
 from tde.cli.common import EXIT_INTERRUPTED, reporting_errors
 from tde.errors import TdeError
 from tde.keystore import KeyOwner, Keystore
+from tests.common import CHEAP_KDF, PASSPHRASE
 
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from common import CHEAP_KDF
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tde.errors import KdfParametersError
 from tde.keystore.kdf import KdfParameters, derive_kek
 from tde.keystore.secret import SecretBuffer, random_secret, wipe
 from tde.keystore.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
+from tests.common import CHEAP_KDF
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -26,6 +25,7 @@ from tde.errors import (
 )
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.files import write_atomically
+from tests.common import CHEAP_KDF, PASSPHRASE
 
 WAL = KeyOwner.wal()
 DEFAULT = KeyOwner.tablespace(1663)

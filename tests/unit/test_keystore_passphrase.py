@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from terminal import run_on_terminal
 
 from tde.errors import KeystorePermissionError, PassphraseError
 from tde.keystore.passphrase import PassphraseSource, read_passphrase
+from tests.terminal import run_on_terminal
 
 
 @pytest.fixture
