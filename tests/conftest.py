@@ -28,7 +28,7 @@ from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
 from tde.postgres.reachable import find_interposer
 from tde.postgres.sockets import private_directory, remove_private_directory
-from tests.common import CHEAP_KDF, PASSPHRASE
+from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 # A DBA's own settings, of libpq or for tde, reach no program of a test.
 for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tde import Algorithm
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres.reachable import find_interposer
-from tests.common import CHEAP_KDF, PASSPHRASE
+from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 DRIVER_SOURCES = sorted(Path(__file__).parent.glob("driver*.c"))
 

@@ -10,7 +10,7 @@ import pytest
 from tde import Algorithm
 from tde.postgres import Scope, run_program
 from tde.postgres.tablespaces import create_tablespace
-from tests.postgres.support import CANARY, base_backup, files_with, settle
+from tests.postgres.server_work import CANARY, base_backup, files_with, settle
 
 TEXT = CANARY.decode()
 
