@@ -177,7 +177,7 @@ def test_limit_of_the_statistic_refuses_ciphertext_less_than_once_in_2_to_the_50
     assert _core.sector_skew(bytes(sector)) == sector**2
 
 
-def test_find_bytes():
+def test_bytes_are_found_from_an_offset_on():
     data = b"x" * 10 + b"needle" + b"y" * 10
     assert _core.find_bytes(data, b"needle", 0) == 10
     assert _core.find_bytes(data, b"needle", 11) == -1
@@ -185,7 +185,7 @@ def test_find_bytes():
     assert _core.find_bytes(data, b"y", 100) == -1
 
 
-def test_misuse(cipher):
+def test_partial_pages_plain_files_and_closed_ciphers_are_refused(cipher):
     with pytest.raises(BufferLengthError):
         cipher.audit_pages(bytes(100), IDENTITY, 0, True)
     with pytest.raises(PageError):

@@ -51,7 +51,7 @@ def test_the_documentation_shows_the_same_list():
         ".tde.json.4711.tmp",
     ],
 )
-def test_plain_by_design(name):
+def test_files_without_row_data_are_plain_by_design(name):
     rule = plain_rule(name)
     assert rule is not None
     assert not rule.decision
@@ -60,7 +60,7 @@ def test_plain_by_design(name):
 @pytest.mark.parametrize(
     "name", ["pg_stat_tmp/pgss_query_texts.stat", "pg_stat/pg_stat_statements.stat", "log/a.log"]
 )
-def test_plain_and_to_be_decided(name):
+def test_files_that_may_hold_pieces_of_rows_are_to_be_decided(name):
     rule = plain_rule(name)
     assert rule is not None
     assert rule.decision
@@ -79,11 +79,11 @@ def test_plain_and_to_be_decided(name):
         "core",
     ],
 )
-def test_unknown(name):
+def test_other_names_are_not_in_the_list(name):
     assert plain_rule(name) is None
 
 
-def test_ends_of_files():
+def test_ends_of_files_are_told_from_ciphertext():
     text = b"The quick brown fox jumps over the lazy dog, and nobody knows why it does so. " * 20
     for length in (SHORTEST, 200, 300, 511, 512, 600, 1000):
         assert looks_random(text[:length]) is False, length
@@ -95,7 +95,7 @@ def test_ends_of_files():
 
 @pytest.mark.parametrize("length", list(_LIMITS))
 def test_limits_for_short_ends_refuse_ciphertext_less_than_once_in_2_to_the_50(length):
-    """The Chernoff bound of test_audit_blocks.py for each length."""
+    """The Chernoff bound of test_block_verdicts.py for each length."""
     limit = _LIMITS[length]
     mean = length / 256
 

@@ -269,7 +269,9 @@ def test_a_tablespace_in_plaintext_in_scope_cluster(copy, original):
         (original.keystore.path / "keys" / f"{oid}.key").unlink()
 
 
-def test_scope_tablespaces(encrypted_cluster_factory, any_binaries, os_user_tmp_path):
+def test_plaintext_by_decision_is_no_finding(
+    encrypted_cluster_factory, any_binaries, os_user_tmp_path
+):
     """Plaintext by decision is no finding; a tablespace without any record is one."""
     made = encrypted_cluster_factory(any_binaries, scope=Scope.TABLESPACES)
     create_tablespace(made.cluster, made.keystore, "open", os_user_tmp_path / "open", None)
@@ -329,7 +331,7 @@ def test_torn_pages_of_a_backup_need_replay(copy):
         ("base.tar", "tar archive"),
     ],
 )
-def test_unknown_files(copy, name, word):
+def test_files_that_nobody_encrypts_are_findings(copy, name, word):
     path = copy.root / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"rows")
@@ -359,7 +361,9 @@ def test_reading_stops_at_once_when_interrupted(copy):
     assert observer.total > 1 << 20
 
 
-def test_refusals(copy, encrypted_cluster_factory, any_binaries, keystore_factory):
+def test_what_cannot_be_audited_is_refused(
+    copy, encrypted_cluster_factory, any_binaries, keystore_factory
+):
     with pytest.raises(ClusterKeystoreError, match="does not belong"):
         audit(copy.cluster, keystore_factory("stranger"))
     with pytest.raises(DataDirectoryError, match="no base backup"):
@@ -401,7 +405,7 @@ def run_cli(copy: Prepared, *arguments: str, exit_code: int) -> subprocess.Compl
     return result
 
 
-def test_the_command_on_a_clean_cluster(copy):
+def test_the_command_reports_a_clean_cluster(copy):
     arguments = ["--archive", str(copy.archive), "--backup", str(copy.backup)]
     shown = run_cli(copy, *arguments, "--canary", TEXT, exit_code=0).stdout
     assert "Everything that should be ciphertext is. The canary is in no file." in shown

@@ -94,10 +94,14 @@ def audit_under_load(factory, binaries, directory, times: int) -> None:
             assert sum(line.torn for line in report.lines) == 0
 
 
-def test_no_false_alarm(binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path):
+def test_a_working_server_gives_no_false_alarm(
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
+):
     audit_under_load(encrypted_cluster_factory, binaries_older_slow, os_user_tmp_path, 2)
 
 
 @pytest.mark.slow
-def test_no_false_alarm_in_ten_audits(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_a_working_server_gives_no_false_alarm_in_ten_audits(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
     audit_under_load(encrypted_cluster_factory, binaries, os_user_tmp_path, 10)

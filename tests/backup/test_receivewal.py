@@ -75,7 +75,7 @@ def make_primary(binaries, encrypted_cluster_factory):
     return made
 
 
-def test_compressed_archive_and_recovery(
+def test_a_server_recovers_from_a_compressed_archive(
     binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
 ):
     primary = make_primary(binaries_older_slow, encrypted_cluster_factory)
@@ -114,7 +114,9 @@ def test_compressed_archive_and_recovery(
     assert files_with(CANARY, backup) == []
 
 
-def test_lz4_archive(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_an_lz4_archive_is_ciphertext_that_lz4_unpacks(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
     if b"LZ4F_compressUpdate" not in (binaries.bindir / "pg_receivewal").read_bytes():
         pytest.skip("this PostgreSQL was built without lz4")
     primary = make_primary(binaries, encrypted_cluster_factory)

@@ -52,7 +52,9 @@ def keystore(keystore_factory) -> Path:
     return made.path
 
 
-def test_life_of_a_cluster(tde, keystore, encrypted_cluster_factory, os_user_tmp_path, binaries):
+def test_a_cluster_is_made_used_and_stopped_by_commands(
+    tde, keystore, encrypted_cluster_factory, os_user_tmp_path, binaries
+):
     data = os_user_tmp_path / "data"
     encrypted_cluster_factory.track(Cluster(data, binaries))
     passphrase = ["--passphrase-fd", 0]

@@ -37,7 +37,9 @@ def environment() -> dict[str, str]:
     return {**kept, "PATH": path, "PGPORT": str(port)}
 
 
-def test_first_encrypted_cluster(encrypted_cluster_factory, os_user_tmp_path, environment):
+def test_the_first_cluster_of_the_readme_works_as_printed(
+    encrypted_cluster_factory, os_user_tmp_path, environment
+):
     encrypted_cluster_factory.track(Cluster(os_user_tmp_path / "data"))
     lines = commands()
     assert any(line.startswith("tde pg start") for line in lines)

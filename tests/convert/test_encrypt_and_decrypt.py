@@ -55,7 +55,9 @@ def permissions(directory: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def test_there_and_back(module_cluster_factory, binaries_older_slow, os_user_tmp_path):
+def test_a_server_works_on_an_encrypted_cluster_and_on_the_decrypted_one(
+    module_cluster_factory, binaries_older_slow, os_user_tmp_path
+):
     """On every version: bit by bit, and with a server in between."""
     factory, binaries = module_cluster_factory, binaries_older_slow
     made = factory.plain(binaries, name=f"whole-{binaries.major}")
@@ -126,7 +128,7 @@ def check_structure(cluster) -> None:
 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
-def test_bit_by_bit_both_ways(original, copy, keystore_factory, algorithm):
+def test_every_bit_is_as_expected_both_ways(original, copy, keystore_factory, algorithm):
     before = content(copy.data_directory)
     blocks = {p: p.stat().st_blocks for p in copy.data_directory.rglob("*")}
     keystore = keystore_factory()
@@ -141,7 +143,9 @@ def test_bit_by_bit_both_ways(original, copy, keystore_factory, algorithm):
     assert len(inspect_keystore(keystore.path).keys) == 4  # Backups still need them.
 
 
-def test_scope_tablespaces(original, copy, keystore_factory):
+def test_scope_tablespaces_converts_wal_and_the_chosen_tablespaces(
+    original, copy, keystore_factory
+):
     before = content(copy.data_directory)
     keystore = keystore_factory()
     oids = resolve_tablespaces(copy.data_directory, ["secret"])
@@ -172,7 +176,7 @@ def test_a_server_on_a_cluster_with_one_encrypted_tablespace(original, copy, key
     copy.stop()
 
 
-def test_names_of_tablespaces(original):
+def test_tablespaces_are_chosen_by_name_or_oid(original):
     directory = original.made.data_directory
     wanted = ["pg_default", "pg_global", str(original.tablespace), "secret"]
     assert resolve_tablespaces(directory, wanted) == [
@@ -210,7 +214,7 @@ def test_temporary_files_are_removed_as_the_server_would(original, copy, keystor
     assert files_with(CANARY, directory) == []
 
 
-def test_copies_inside_the_data_directory(original, copy, keystore_factory):
+def test_copies_inside_the_data_directory_stay_as_they_are(original, copy, keystore_factory):
     """An archive of WAL has to fit the cluster; a copy of a cluster is not the cluster."""
     directory = copy.data_directory
     segment = next((directory / "pg_wal").glob("0000000*"))
@@ -238,7 +242,9 @@ def test_copies_inside_the_data_directory(original, copy, keystore_factory):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to act for another user")
-def test_links_that_stay_inside_the_data_directory(original, copy, keystore_factory):
+def test_files_behind_links_inside_the_data_directory_are_converted_once(
+    original, copy, keystore_factory
+):
     """Each file is met twice then, and must be converted once."""
     root = copy.data_directory
     for link, target in (("pg_wal", "a_wal"), (f"pg_tblspc/{original.tablespace}", "a_space")):
@@ -275,7 +281,7 @@ def test_root_has_the_rights_of_the_owner_only(original, copy, keystore_factory,
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_as_the_servers_user(original, copy, os_user, keystore_factory):
+def test_without_root_the_same_is_converted(original, copy, os_user, keystore_factory):
     """Without root everything works the same; nothing is left that belongs to anybody else."""
     # Before the change of user, who may not reach the environment of the tests.
     import tde.postgres.symbols  # noqa: F401
@@ -315,7 +321,7 @@ def refuse(copy, keystore, match, error=ConversionError, **arguments):
     assert inspect_keystore(keystore.path).keys == []
 
 
-def test_refusals_of_files(original, copy, keystore_factory):
+def test_files_that_cannot_be_converted_are_refused(original, copy, keystore_factory):
     directory = copy.data_directory
     keystore = keystore_factory()
     database = next(path for path in (directory / "base").iterdir() if path.name == "5")
@@ -356,7 +362,7 @@ def test_refusals_of_files(original, copy, keystore_factory):
         file.write(first)
 
 
-def test_refusals_of_clusters(original, copy, keystore_factory, tmp_path):
+def test_clusters_that_cannot_be_converted_are_refused(original, copy, keystore_factory, tmp_path):
     directory = copy.data_directory
     keystore = keystore_factory()
     with pytest.raises(NoDataDirectoryError):
@@ -389,7 +395,7 @@ def test_refusals_of_clusters(original, copy, keystore_factory, tmp_path):
         encrypt_cluster(copy, keystore)
 
 
-def test_refusals_of_keystores(original, copy, keystore_factory):
+def test_keystores_that_do_not_fit_are_refused(original, copy, keystore_factory):
     keystore = keystore_factory("good")
     used = keystore_factory("used")
     from tde.postgres.policy import create_initial_keys
@@ -419,7 +425,7 @@ def test_keys_of_another_cluster_do_not_decrypt(original, copy, keystore_factory
     assert content(copy.data_directory) == before
 
 
-def test_on_the_command_line(original, copy, keystore_factory, tde_command):
+def test_the_commands_encrypt_and_decrypt(original, copy, keystore_factory, tde_command):
     keystore = keystore_factory()
     keystore.close()
     data = copy.data_directory

@@ -148,7 +148,7 @@ def no_server_starts(cluster: Cluster, keystore: Keystore) -> None:
     assert content(cluster.data_directory) == before
 
 
-def test_death_at_every_step(original, copy, keystore_factory):
+def test_a_conversion_that_dies_at_any_step_is_finished(original, copy, keystore_factory):
     """Each run dies a little later than the one before; blocks are torn in between."""
     before = content(copy.data_directory)
     keystore = keystore_factory()
@@ -240,7 +240,9 @@ def test_a_key_that_was_lost_between_the_runs_is_noticed(original, copy, keystor
     assert encrypt_cluster(copy, keystore).resumed
 
 
-def test_a_server_that_is_started_in_the_last_moment(original, copy, keystore_factory, monkeypatch):
+def test_a_server_that_is_started_in_the_last_moment_is_noticed(
+    original, copy, keystore_factory, monkeypatch
+):
     before = content(copy.data_directory)
     keystore = keystore_factory()
     make_keys = preparation.create_missing_keys
@@ -396,7 +398,9 @@ def test_a_file_that_changed_between_the_runs_is_noticed(original, copy, keystor
     )
 
 
-def test_a_read_only_file_in_the_middle(original, copy, keystore_factory):
+def test_a_read_only_file_in_the_middle_stops_a_conversion_that_goes_on_later(
+    original, copy, keystore_factory
+):
     before = content(copy.data_directory)
     keystore = keystore_factory()
     assert run_until(die_at_sync(60), lambda: encrypt_cluster(copy, keystore))
@@ -412,7 +416,7 @@ def test_a_read_only_file_in_the_middle(original, copy, keystore_factory):
     )
 
 
-def test_a_full_disk(original, copy, keystore_factory):
+def test_a_conversion_on_a_full_disk_goes_on_later(original, copy, keystore_factory):
     """The journal's directory is made a small file system of its own."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file system")
@@ -535,13 +539,13 @@ def kill_and_resume(original, copy, keystore_factory, kills: int) -> None:
     assert content(copy.data_directory) == before
 
 
-def test_kill_9(original, copy, keystore_factory):
+def test_a_killed_conversion_is_finished(original, copy, keystore_factory):
     kill_and_resume(original, copy, keystore_factory, 6)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kill_9_fifty_times(original, copy, keystore_factory):
+def test_a_conversion_killed_fifty_times_is_finished(original, copy, keystore_factory):
     kill_and_resume(original, copy, keystore_factory, 50)
     # And it is a cluster still.
     copy.start(None, options={"listen_addresses": ""})

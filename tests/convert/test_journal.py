@@ -42,7 +42,7 @@ def found_in(directory):
         earlier.close()
 
 
-def test_nothing_to_read(tmp_path):
+def test_an_empty_journal_is_that_of_a_first_run(tmp_path):
     earlier = read_earlier_runs(tmp_path)
     assert (earlier.run, earlier.done, earlier.touched) == (1, set(), {})
 

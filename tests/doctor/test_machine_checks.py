@@ -120,7 +120,7 @@ def test_one_plaintext_device_among_several_is_found(machine):
         ("|/bin/false", (UNLIMITED, UNLIMITED), Verdict.OK),
     ],
 )
-def test_core_patterns(machine, pattern, core, verdict):
+def test_a_core_pattern_is_judged_by_where_it_writes(machine, pattern, core, verdict):
     machine.write("proc/sys/kernel/core_pattern", pattern + "\n")
     machine.limits(core)
     assert machine.verdicts("core_dumps") == {verdict}

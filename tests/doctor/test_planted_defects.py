@@ -82,7 +82,7 @@ def settings(stopped):
     file.write_text(before)
 
 
-def test_a_running_cluster_without_defects(running):
+def test_a_running_cluster_without_defects_is_healthy(running):
     report = examine(running, tuple(Group))
     require_healthy(report)
     assert report.pid == running.cluster.pid
@@ -92,7 +92,7 @@ def test_a_running_cluster_without_defects(running):
     json.dumps(report.as_json())
 
 
-def test_a_stopped_cluster_without_defects(stopped):
+def test_a_stopped_cluster_without_defects_is_healthy(stopped):
     # Neither is a passphrase needed, nor anything left of the keys made for the purpose.
     report = examine(stopped, tuple(Group))
     require_healthy(report)
@@ -147,7 +147,7 @@ def test_a_program_that_ignores_the_preload(stopped, os_user_tmp_path):
     require_ok(examine(stopped, [Group.PROGRAM]), "preload")
 
 
-def test_io_uring(stopped, settings):
+def test_io_uring_is_a_problem(stopped, settings):
     if stopped.cluster.binaries.major < 18:
         pytest.skip("io_method came with PostgreSQL 18")
     settings("io_method = io_uring")

@@ -47,7 +47,7 @@ def run(monkeypatch):
         ([Verdict.OK, Verdict.UNKNOWN], 1),
     ],
 )
-def test_exit_codes(run, verdicts, exit_code):
+def test_the_exit_code_follows_the_worst_finding(run, verdicts, exit_code):
     assert run(report_of(*verdicts)).exit_code == exit_code
     assert run(report_of(*verdicts), "--json").exit_code == exit_code
 

@@ -147,7 +147,7 @@ def test_full_disk_at_any_step_changes_nothing(tmp_path: Path) -> None:
     assert all("No space left on device" in message for message in messages)
 
 
-def test_disk_that_takes_only_part_of_the_data(tmp_path: Path) -> None:
+def test_a_short_write_is_completed(tmp_path: Path) -> None:
     """/dev/full cannot be renamed into place, so the short write is simulated."""
     sizes = []
 

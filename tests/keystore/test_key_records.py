@@ -128,6 +128,6 @@ def test_impossible_tablespace_oid_is_refused(oid: int) -> None:
         KeyOwner.tablespace(oid)
 
 
-def test_file_names() -> None:
+def test_records_are_named_after_their_owners() -> None:
     assert KeyOwner.wal().file_name == "wal.key"
     assert KeyOwner.tablespace(1663).file_name == "1663.key"

@@ -158,7 +158,7 @@ def test_closing_wipes_the_master_key_at_once(keystore: Keystore) -> None:
         _ = master_key.view
 
 
-def test_wrong_passphrase(keystore: Keystore) -> None:
+def test_a_wrong_passphrase_is_refused(keystore: Keystore) -> None:
     with pytest.raises(WrongPassphraseError, match="wrong passphrase"):
         Keystore.open(keystore.path, b"correct house")
 

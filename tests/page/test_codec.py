@@ -90,7 +90,7 @@ def test_one_byte_is_enough_not_to_be_a_zero_page(cipher: PageCipher, position: 
     assert cipher.decrypt_pages(encrypted, identity=RELATION) == page
 
 
-def test_no_pages(cipher: PageCipher) -> None:
+def test_no_pages_become_no_bytes(cipher: PageCipher) -> None:
     assert cipher.encrypt_pages(b"", identity=RELATION) == b""
     assert cipher.decrypt_pages(b"", identity=RELATION, threads=8) == b""
     out = bytearray()
@@ -143,7 +143,7 @@ def test_a_mapped_file_in_place(cipher: PageCipher, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 1, 3, 7, 15, 16, 33, 63])
-def test_unaligned_buffers(cipher: PageCipher, offset: int) -> None:
+def test_unaligned_buffers_are_taken(cipher: PageCipher, offset: int) -> None:
     source = memoryview(bytearray(offset) + PAGES)[offset:]
     target = bytearray(len(PAGES) + 64)
     cipher.encrypt_pages(source, memoryview(target)[63 - offset : -1 - offset], identity=RELATION)
@@ -210,14 +210,14 @@ def test_buffers_that_are_not_contiguous_are_refused(cipher: PageCipher) -> None
 
 
 @pytest.mark.parametrize("thing", ["text", 7, None, [1]])
-def test_things_that_are_no_buffers(cipher: PageCipher, thing: object) -> None:
+def test_things_that_are_no_buffers_are_refused(cipher: PageCipher, thing: object) -> None:
     with pytest.raises(TypeError):
         cipher.encrypt_pages(thing, identity=RELATION)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 @pytest.mark.parametrize("length", [0, 16, 31, 32, 33, 48, 63, 64, 65, 128])
-def test_key_lengths(algorithm: Algorithm, length: int) -> None:
+def test_only_keys_as_long_as_the_algorithms_are_taken(algorithm: Algorithm, length: int) -> None:
     key = bytes(i % 251 for i in range(length))
     if length == algorithm.key_bytes:
         assert PageCipher(key, algorithm).algorithm is algorithm
@@ -233,7 +233,7 @@ def test_equal_halves_are_refused(algorithm: Algorithm) -> None:
         PageCipher(half + half, algorithm)
 
 
-def test_algorithm_names() -> None:
+def test_only_the_two_algorithms_are_known_by_name() -> None:
     assert PageCipher(KEY).algorithm is Algorithm.AES256
     assert PageCipher(KEY[:32], "aes128").algorithm is Algorithm.AES128
     for name in ("AES192", "AES-256", "", "PLAINTEXT"):
@@ -242,13 +242,13 @@ def test_algorithm_names() -> None:
 
 
 @pytest.mark.parametrize("first_block", [-1, 2**32, 2**64, -(2**70)])
-def test_first_block_out_of_range(cipher: PageCipher, first_block: int) -> None:
+def test_a_first_block_out_of_range_is_refused(cipher: PageCipher, first_block: int) -> None:
     with pytest.raises(IdentityError):
         cipher.encrypt_pages(PAGES, identity=RELATION, first_block=first_block)
 
 
 @pytest.mark.parametrize(("identity", "limit"), [(RELATION, 2**32), (WAL, 2**24)])
-def test_the_last_page_of_a_file(
+def test_pages_fit_up_to_the_last_of_a_file(
     cipher: PageCipher, identity: RelationIdentity | WalIdentity, limit: int
 ) -> None:
     last = cipher.encrypt_pages(PAGES, identity=identity, first_block=limit - 3)
@@ -260,7 +260,7 @@ def test_the_last_page_of_a_file(
 
 
 @pytest.mark.parametrize("threads", [0, -1, 65, 2**31])
-def test_threads_out_of_range(cipher: PageCipher, threads: int) -> None:
+def test_a_number_of_threads_out_of_range_is_refused(cipher: PageCipher, threads: int) -> None:
     with pytest.raises(PageError, match="threads"):
         cipher.encrypt_pages(PAGES, identity=RELATION, threads=threads)
 

@@ -219,14 +219,14 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(("path", "tablespace", "identity", "first_block"), RELATIONS)
-def test_relation_files(
+def test_files_of_relations_are_recognised(
     path: str, tablespace: int, identity: RelationIdentity, first_block: int
 ) -> None:
     assert FileIdentity.from_path(path) == FileIdentity(identity, first_block, tablespace)
 
 
 @pytest.mark.parametrize("path", SEGMENTS)
-def test_wal_segments(path: str) -> None:
+def test_wal_segments_are_recognised(path: str) -> None:
     assert FileIdentity.from_path(path) == FileIdentity(WalIdentity(1, 10, 255), 0, None)
 
 
@@ -237,14 +237,14 @@ def test_wal_words_use_all_their_bits() -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), EPHEMERAL)
-def test_ephemeral_files(path: str, name: str) -> None:
+def test_ephemeral_files_are_recognised(path: str, name: str) -> None:
     assert _core.parse_path(path) == (_core.CLASS_EPHEMERAL, 0, 0, 0, 0, 0, 0, name)
     with pytest.raises(IdentityError):
         FileIdentity.from_path(path)
 
 
 @pytest.mark.parametrize("path", PLAIN)
-def test_plain_files(path: str) -> None:
+def test_files_of_no_class_are_plain(path: str) -> None:
     assert _core.parse_path(path) == (_core.CLASS_PLAIN, 0, 0, 0, 0, 0, 0, None)
     with pytest.raises(IdentityError, match="neither a relation file nor a WAL segment"):
         FileIdentity.from_path(path)

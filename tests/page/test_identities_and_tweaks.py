@@ -16,18 +16,18 @@ MAX = 2**32 - 1
 @pytest.mark.parametrize(
     ("database", "relfilenumber"), [(-1, 1), (MAX + 1, 1), (5, 0), (5, -1), (5, MAX + 1)]
 )
-def test_relation_numbers_out_of_range(database: int, relfilenumber: int) -> None:
+def test_relation_numbers_out_of_range_are_refused(database: int, relfilenumber: int) -> None:
     with pytest.raises(IdentityError, match="must be"):
         RelationIdentity(database, relfilenumber)
 
 
-def test_unknown_fork() -> None:
+def test_an_unknown_fork_is_refused() -> None:
     with pytest.raises(IdentityError, match="fork"):
         RelationIdentity(5, 16384, 4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("words", [(-1, 0, 0), (0, MAX + 1, 0), (0, 0, MAX + 1)])
-def test_wal_words_out_of_range(words: tuple[int, int, int]) -> None:
+def test_wal_words_out_of_range_are_refused(words: tuple[int, int, int]) -> None:
     with pytest.raises(IdentityError, match="must be"):
         WalIdentity(*words)
 
@@ -56,12 +56,14 @@ def test_identities_are_values() -> None:
         (WalIdentity(3, 0, 1), 2**24 - 1, "00000003 00000000 00000001 ffffff 02"),
     ],
 )
-def test_tweak_bytes(identity: RelationIdentity | WalIdentity, block: int, expected: str) -> None:
+def test_tweaks_have_the_documented_bytes(
+    identity: RelationIdentity | WalIdentity, block: int, expected: str
+) -> None:
     assert _core.tweak(identity.to_core(), block).hex() == expected.replace(" ", "")
     assert reference.tweak(identity, block).hex() == expected.replace(" ", "")
 
 
-def test_ephemeral_tweak_bytes() -> None:
+def test_tweaks_of_ephemeral_files_have_the_documented_bytes() -> None:
     digest = hashlib.sha256(b"base/pgsql_tmp/pgsql_tmp1.0").digest()
     words = [int.from_bytes(digest[at : at + 4], "big") for at in (0, 4, 8)]
     core = (_core.CLASS_EPHEMERAL, words[0], words[1], words[2], 0)
@@ -81,6 +83,6 @@ def test_blocks_that_do_not_fit_have_no_tweak() -> None:
 
 
 @pytest.mark.parametrize("identity", [(1, 2, 3), (1, -1, 0, 0, 0), (1, MAX + 1, 0, 0, 0), 5])
-def test_malformed_core_identities(identity: object) -> None:
+def test_malformed_core_identities_are_refused(identity: object) -> None:
     with pytest.raises((TypeError, OverflowError)):
         _core.tweak(identity, 0)  # type: ignore[arg-type]

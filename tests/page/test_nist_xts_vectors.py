@@ -45,7 +45,7 @@ def tweak_of(vector: dict[str, str]) -> bytes:
 
 
 @pytest.mark.parametrize(("file", "algorithm"), FILES)
-def test_published_vectors(file: str, algorithm: Algorithm) -> None:
+def test_the_core_agrees_with_the_published_vectors(file: str, algorithm: Algorithm) -> None:
     seen = {"ENCRYPT": 0, "DECRYPT": 0}
     for vector in read_vectors(DIRECTORY / file):
         if int(vector["DataUnitLen"]) % 128 != 0:

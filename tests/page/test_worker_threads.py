@@ -154,7 +154,7 @@ for number in range(30):
         pytest.param(CLOSED_CIPHER, id="closed cipher"),
     ],
 )
-def test_workers(program: str) -> None:
+def test_a_program_that_uses_workers_ends_without_an_error(program: str) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + program]
     done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,7 +22,7 @@ def relation_path(cluster, name: str):
     return cluster.data_directory / cluster.query(f"SELECT pg_relation_filepath('{name}')")[0][0]
 
 
-def test_standby_and_failover(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_a_standby_takes_over(binaries, encrypted_cluster_factory, os_user_tmp_path):
     primary = encrypted_cluster_factory(binaries)
     primary.query("CREATE TABLE t (id int, x text)")
     primary.query(FILL)
@@ -57,7 +57,7 @@ def test_standby_and_failover(binaries, encrypted_cluster_factory, os_user_tmp_p
     assert standby.query("SELECT count(*) FROM t") == [(10200,)]
 
 
-def test_standby_whose_connection_string_is_written_by_hand(
+def test_a_standby_whose_connection_string_is_written_by_hand_follows(
     any_binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
     """Its options stay, and the setting that it encrypts WAL is added to them."""
@@ -78,7 +78,7 @@ def test_standby_whose_connection_string_is_written_by_hand(
     assert "-c wal_sender_timeout=77s -c tde.streamed_wal=encrypted" in used
 
 
-def test_archive_and_recovery_to_a_point_in_time(
+def test_an_archive_brings_back_a_point_in_time(
     binaries, encrypted_cluster_factory, os_user_tmp_path, os_user
 ):
     archive = os_user_tmp_path / "archive"
@@ -123,7 +123,7 @@ def test_archive_and_recovery_to_a_point_in_time(
     assert files_with(CANARY, backup) == []
 
 
-def test_logical_decoding_that_spills(binaries, encrypted_cluster_factory):
+def test_logical_decoding_spills_ciphertext(binaries, encrypted_cluster_factory):
     """Transactions larger than logical_decoding_work_mem go through files and back."""
     options = {"wal_level": "logical", "logical_decoding_work_mem": "64kB"}
     cluster = encrypted_cluster_factory(binaries, options=options)

@@ -22,7 +22,7 @@ from tde.postgres.os_user import run_as
 from tests.postgres.server_work import CANARY, base_backup, files_with, open_copy
 
 
-def test_plain_cluster(binaries, encrypted_cluster_factory):
+def test_a_plain_cluster_runs_as_without_tde(binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory.plain(binaries)
     version = int(made.query("SHOW server_version_num")[0][0])
     assert version // 10000 == binaries.major
@@ -39,7 +39,9 @@ def test_plain_cluster(binaries, encrypted_cluster_factory):
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_encrypted_cluster(binaries, encrypted_cluster_factory, algorithm):
+def test_an_encrypted_cluster_reports_what_protects_it(
+    binaries, encrypted_cluster_factory, algorithm
+):
     made = encrypted_cluster_factory(binaries, algorithm=algorithm)
     assert made.query("SHOW data_checksums") == [("on",)]
     made.query("CREATE TABLE t AS SELECT g, 'canary-' || g AS v FROM generate_series(1, 20000) g")
@@ -124,13 +126,13 @@ def test_start_reports_the_servers_log(any_binaries, encrypted_cluster_factory):
     assert made.cluster.pid is None
 
 
-def test_start_twice(any_binaries, encrypted_cluster_factory):
+def test_a_second_start_is_refused(any_binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory.plain(any_binaries)
     with pytest.raises(ServerStartError, match="already running"):
         made.start()
 
 
-def test_stop_without_server(any_binaries, encrypted_cluster_factory):
+def test_a_stop_without_a_server_is_an_error(any_binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory.plain(any_binaries, start=False)
     with pytest.raises(ServerNotRunningError):
         made.cluster.stop()
@@ -151,7 +153,7 @@ def test_pg_ctl_that_hangs_is_a_failed_stop(any_binaries, encrypted_cluster_fact
     made.cluster.stop()
 
 
-def test_no_data_directory(os_user_tmp_path: Path):
+def test_a_missing_data_directory_is_an_error(os_user_tmp_path: Path):
     cluster = Cluster(os_user_tmp_path / "missing")
     for operation in (cluster.status, cluster.stop, lambda: cluster.start(None)):
         with pytest.raises(NoDataDirectoryError):

@@ -40,23 +40,25 @@ def expect_refusal(made, error: type[TdeError], match: str, keystore=None) -> No
     assert not made.cluster.default_log.exists()
 
 
-def test_without_keystore(shared):
+def test_a_start_without_the_keystore_is_refused(shared):
     with pytest.raises(ClusterKeystoreError, match="is encrypted and needs its keystore") as caught:
         shared.cluster.start(None)
     assert str(shared.keystore.path) in caught.value.remedy
 
 
-def test_another_keystore(shared, keystore_factory):
+def test_a_start_with_another_keystore_is_refused(shared, keystore_factory):
     expect_refusal(shared, ClusterKeystoreError, "does not belong", keystore_factory("other"))
 
 
-def test_keystore_for_a_plain_cluster(any_binaries, encrypted_cluster_factory, keystore_factory):
+def test_a_keystore_for_a_plain_cluster_is_refused(
+    any_binaries, encrypted_cluster_factory, keystore_factory
+):
     plain = encrypted_cluster_factory.plain(any_binaries, start=False)
     expect_refusal(plain, ClusterKeystoreError, "not encrypted", keystore_factory("unneeded"))
 
 
 @pytest.mark.parametrize("owner", [KeyOwner.wal(), KeyOwner.tablespace(PG_GLOBAL_OID)], ids=str)
-def test_missing_key(shared, owner):
+def test_a_missing_key_is_named(shared, owner):
     file = shared.keystore.path / "keys" / owner.file_name
     content = file.read_bytes()
     file.unlink()
@@ -67,7 +69,7 @@ def test_missing_key(shared, owner):
 
 
 @pytest.mark.parametrize("position", [9, 40, 70, 130])
-def test_altered_key(shared, position):
+def test_an_altered_key_is_refused(shared, position):
     file = shared.keystore.path / "keys" / KeyOwner.wal().file_name
     content = file.read_bytes()
     altered = bytearray(content)
@@ -86,7 +88,7 @@ def _restore(made, file: Path, content: bytes) -> None:
     os.chown(file, owner.st_uid, owner.st_gid)
 
 
-def test_closed_keystore(any_binaries, encrypted_cluster_factory):
+def test_a_closed_keystore_is_refused(any_binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory(any_binaries, start=False)
     made.keystore.close()
     expect_refusal(made, KeystoreClosedError, "the keystore is not open")
@@ -102,18 +104,20 @@ def test_restart_with_another_keystore_keeps_the_server(
     assert made.cluster.pid == pid
 
 
-def test_damaged_marker(any_binaries, encrypted_cluster_factory):
+def test_a_damaged_marker_is_refused(any_binaries, encrypted_cluster_factory):
     made = encrypted_cluster_factory(any_binaries, start=False)
     (made.data_directory / "tde.json").write_text("{}")
     expect_refusal(made, DataDirectoryError, "tde.json")
 
 
-def test_interposer_that_is_not_installed(shared, monkeypatch):
+def test_a_start_without_an_installed_interposer_is_refused(shared, monkeypatch):
     monkeypatch.setattr(reachable, "INTERPOSER_NAME", "libtde_missing.so")
     expect_refusal(shared, InterposerError, "not installed")
 
 
-def test_interposer_that_does_not_load(shared, monkeypatch, os_user_tmp_path):
+def test_a_start_with_an_interposer_that_does_not_load_is_refused(
+    shared, monkeypatch, os_user_tmp_path
+):
     # The loader only warns about a preload that it cannot use; the guard file then stops
     # the server.
     useless = os_user_tmp_path / "libtde_io.so"
@@ -189,7 +193,9 @@ def test_errors_of_the_keystore_share_an_exit_code():
     assert ClusterKeystoreError.exit_code == KeystoreError.exit_code
 
 
-def test_two_inits_with_one_keystore(any_binaries, os_user_tmp_path, keystore_factory, monkeypatch):
+def test_of_two_inits_with_one_keystore_one_is_refused(
+    any_binaries, os_user_tmp_path, keystore_factory, monkeypatch
+):
     # The second init passes the check for an unused keystore before the first writes its keys.
     monkeypatch.setattr(initialize, "require_unused_keystore", lambda keystore: None)
     keystore = keystore_factory()

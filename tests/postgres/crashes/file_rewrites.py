@@ -1,7 +1,7 @@
 """A mix of everything that writes files, and servers that are killed in the middle of it.
 
 Each session of the mix writes into the ledger what the server has acknowledged; after a crash
-all of it must be there. See test_crash_mix.py.
+all of it must be there. See test_kill_under_rewrites.py.
 """
 
 from __future__ import annotations

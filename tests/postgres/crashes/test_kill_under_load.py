@@ -57,7 +57,9 @@ def crash_under_load(cluster, chooser: random.Random, round_number: int) -> list
 
 
 @pytest.mark.timeout(900)
-def test_kill_9_under_load(binaries_older_slow, encrypted_cluster_factory):
+def test_nothing_acknowledged_is_lost_by_kill_9_under_load(
+    binaries_older_slow, encrypted_cluster_factory
+):
     chooser = random.Random(20261122)
     options = {"checkpoint_timeout": "30s", "max_wal_size": "64MB", "restart_after_crash": "on"}
     cluster = encrypted_cluster_factory(binaries_older_slow, options=options)

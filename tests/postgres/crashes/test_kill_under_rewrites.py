@@ -224,13 +224,17 @@ def run_rounds(cluster, directory, rounds: int) -> None:
     check_pages(cluster)
 
 
-def test_a_few_crashes(any_binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_nothing_acknowledged_is_lost_in_a_few_crashes(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
     cluster = encrypted_cluster_factory(any_binaries)
     run_rounds(cluster, os_user_tmp_path / "fast", 4)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 + 20 * ROUNDS)
-def test_many_crashes(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_nothing_acknowledged_is_lost_in_many_crashes(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
     cluster = encrypted_cluster_factory(binaries)
     run_rounds(cluster, os_user_tmp_path / "fast", ROUNDS)

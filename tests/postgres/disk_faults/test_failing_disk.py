@@ -214,7 +214,7 @@ def test_errors_are_those_of_a_plain_server(make_server) -> None:
     require_undamaged(servers[1])
 
 
-def test_short_and_interrupted_transfers(make_server) -> None:
+def test_short_and_interrupted_transfers_go_unnoticed(make_server) -> None:
     """The interposer completes what the disk cuts, so PostgreSQL does not notice."""
     server = make_server("encrypted")
     pgbench(server.cluster, "-i", "-s", "1", "-q")

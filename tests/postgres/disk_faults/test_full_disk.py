@@ -46,7 +46,9 @@ def fill_disk(cluster) -> tuple[int, str]:
         committed += 1
 
 
-def test_rows_that_do_not_fit(any_binaries, encrypted_cluster_factory, small_disk):
+def test_rows_that_do_not_fit_are_postgresqls_own_error(
+    any_binaries, encrypted_cluster_factory, small_disk
+):
     """The data directory, WAL included, is on the full disk, so the server may even stop."""
     encrypted_cluster_factory.directory = small_disk
     options = {"max_wal_size": "48MB", "min_wal_size": "32MB"}
@@ -80,7 +82,9 @@ def test_rows_that_do_not_fit(any_binaries, encrypted_cluster_factory, small_dis
     assert files_with(CANARY, cluster.data_directory) == []
 
 
-def test_no_room_for_a_cluster(any_binaries, encrypted_cluster_factory, small_disk):
+def test_a_cluster_that_does_not_fit_leaves_no_keys(
+    any_binaries, encrypted_cluster_factory, small_disk
+):
     """initdb fails with its own words and leaves neither half a cluster nor keys."""
     (small_disk / "ballast").write_bytes(b"\0" * ((SIZE_MB - 8) << 20))
     encrypted_cluster_factory.directory = small_disk

@@ -67,7 +67,7 @@ def stock_crashes(programs: Programs, binaries: PostgresBinaries, *command: obje
     return run_as(programs.os_user, [program, *map(str, command[1:])]).returncode < 0
 
 
-def test_life_of_a_cluster(
+def test_every_program_works_on_a_cluster_of_its_initdb(
     programs: Programs, binaries: PostgresBinaries, os_user_tmp_path: Path
 ) -> None:
     data = os_user_tmp_path / "data"
@@ -110,7 +110,7 @@ def test_pg_ctl_creates_an_encrypted_cluster_too(programs: Programs, os_user_tmp
     assert not holds_canary(location)
 
 
-def test_rewind(programs: Programs, os_user_tmp_path: Path) -> None:
+def test_pg_rewind_takes_an_old_primary_back(programs: Programs, os_user_tmp_path: Path) -> None:
     primary, standby = os_user_tmp_path / "primary", os_user_tmp_path / "standby"
     programs.run("initdb", "-N", "-k", "-A", "trust", primary)
     programs.start(primary)
@@ -133,7 +133,7 @@ def test_rewind(programs: Programs, os_user_tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["--copy", "--link"])
 @pytest.mark.parametrize("old", ["oldest", "previous"])
-def test_upgrade(
+def test_pg_upgrade_does_as_the_stock_programs_do(
     postgres_installations, keystore_factory, os_user, os_user_tmp_path: Path, old: str, mode: str
 ) -> None:
     installed = list(postgres_installations.values())
@@ -198,7 +198,7 @@ def failure(output: str, after: Path) -> list[str]:
     return said
 
 
-def test_stock_programs_and_other_directories(
+def test_stock_programs_plain_clusters_and_other_keystores_are_told_apart(
     programs: Programs, binaries: PostgresBinaries, os_user_tmp_path: Path, keystore_factory
 ) -> None:
     data = os_user_tmp_path / "data"
@@ -241,7 +241,9 @@ def test_information_needs_no_keys(programs: Programs) -> None:
 @pytest.mark.parametrize(
     "damage", ["mode", "bit", "short", "other"], ids=lambda damage: f"auto-open-{damage}"
 )
-def test_damaged_auto_open(programs: Programs, damage: str, keystore_factory) -> None:
+def test_a_damaged_auto_open_file_is_named(
+    programs: Programs, damage: str, keystore_factory
+) -> None:
     path = programs.sockets / "ks" / "auto-open.key"
     content = bytearray(path.read_bytes())
     if damage == "mode":
@@ -280,7 +282,7 @@ def test_installation_is_refused_with_a_reason(
         install_bin_directory(foreign, any_binaries, os_user, keystore=None)
 
 
-def test_directory_without_a_keystore_and_an_update(
+def test_a_directory_for_plain_clusters_is_updated_to_one_with_keys(
     any_binaries, keystore_factory, os_user, os_user_tmp_path
 ) -> None:
     directory = os_user_tmp_path / "bin"

@@ -30,7 +30,7 @@ def only_what_the_test_makes(monkeypatch):
     monkeypatch.delenv("PG_CONFIG", raising=False)
 
 
-def test_order(tmp_path, monkeypatch):
+def test_installations_are_found_in_the_documented_order(tmp_path, monkeypatch):
     by_config = make_installation(tmp_path / "config", "16.1")
     on_path = make_installation(tmp_path / "path", "17.2")
     wheel = make_installation(tmp_path / "wheel", "18.4")
@@ -76,7 +76,7 @@ def test_program_that_does_not_run_is_passed_over(tmp_path, monkeypatch):
     assert list_binaries() == []
 
 
-def test_development_version(tmp_path, monkeypatch):
+def test_a_development_version_has_the_minor_number_0(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(make_installation(tmp_path, "18devel")))
     assert find_binaries().version == (18, 0)
 
@@ -87,12 +87,12 @@ def test_nothing_found_says_what_is_there(tmp_path, monkeypatch):
         find_binaries(major=15)
 
 
-def test_explicit_directory_of_another_major_version(tmp_path):
+def test_an_explicit_directory_of_another_major_version_is_refused(tmp_path):
     with pytest.raises(BinariesNotFoundError, match="the cluster needs PostgreSQL 15"):
         find_binaries(make_installation(tmp_path, "16.1"), major=15)
 
 
-def test_missing_program(tmp_path):
+def test_a_missing_program_is_named(tmp_path):
     found = find_binaries(make_installation(tmp_path, "16.1"))
     assert found.program("initdb").is_file()
     with pytest.raises(BinariesNotFoundError, match='no program "pgbench"'):

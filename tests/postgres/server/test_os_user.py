@@ -46,7 +46,7 @@ def test_owner_of_the_data_directory_wins(tmp_path, nobody):
 
 
 @as_root
-def test_fallbacks(tmp_path):
+def test_root_runs_servers_as_postgres_or_nobody(tmp_path):
     user = server_os_user(tmp_path)  # A directory of root's is about to change hands.
     assert user is not None
     assert user.name in ("postgres", "nobody")
@@ -54,7 +54,7 @@ def test_fallbacks(tmp_path):
 
 
 @as_root
-def test_owner_without_a_name(tmp_path):
+def test_an_owner_without_a_name_is_called_by_number(tmp_path):
     os.chown(tmp_path, 54321, 54322)
     user = server_os_user(tmp_path)
     assert user is not None
@@ -64,7 +64,7 @@ def test_owner_without_a_name(tmp_path):
 
 @as_root
 @pytest.mark.parametrize("name", ["root", "no such user"])
-def test_impossible_users(name):
+def test_root_and_unknown_users_are_refused(name):
     with pytest.raises(OsUserError) as caught:
         server_os_user(None, name=name)
     assert caught.value.remedy
@@ -94,5 +94,5 @@ def test_closed_parent_is_named(tmp_path, nobody):
         require_reachable(nobody, closed / "file", "the file")
 
 
-def test_reachable_path(tmp_path):
+def test_a_reachable_path_is_accepted(tmp_path):
     require_reachable(None, tmp_path / "not there yet" / "file", "the file")

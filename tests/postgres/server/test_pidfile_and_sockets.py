@@ -38,14 +38,14 @@ def alive(monkeypatch):
     monkeypatch.setattr(pidfile, "is_server_of", lambda pid, directory: pid == 4711)
 
 
-def test_postmaster_pid(tmp_path, alive):
+def test_postmaster_pid_is_read(tmp_path, alive):
     (tmp_path / "postmaster.pid").write_text(PID_FILE)
     found = read_postmaster_file(tmp_path)
     assert found == pidfile.PostmasterFile(4711, 5433, "/tmp", "localhost", "ready")
 
 
 @pytest.mark.parametrize("lines", range(1, 8))
-def test_postmaster_pid_of_a_starting_server(tmp_path, alive, lines):
+def test_postmaster_pid_of_a_starting_server_is_read(tmp_path, alive, lines):
     (tmp_path / "postmaster.pid").write_text("\n".join(PID_FILE.split("\n")[:lines]))
     found = read_postmaster_file(tmp_path)
     assert found is not None
@@ -53,16 +53,16 @@ def test_postmaster_pid_of_a_starting_server(tmp_path, alive, lines):
 
 
 @pytest.mark.parametrize("content", ["", "garbage\n", PID_FILE.replace("4711", "4712")])
-def test_stale_or_useless_postmaster_pid(tmp_path, alive, content):
+def test_stale_or_useless_postmaster_pid_counts_as_none(tmp_path, alive, content):
     (tmp_path / "postmaster.pid").write_text(content)
     assert read_postmaster_file(tmp_path) is None
 
 
-def test_process_that_is_not_a_server():
+def test_process_that_is_not_a_server_is_not_taken_for_one():
     assert not pidfile.is_postgres_process(os.getpid())
 
 
-def test_postmaster_pid_of_another_cluster(tmp_path, monkeypatch):
+def test_postmaster_pid_of_another_cluster_counts_as_none(tmp_path, monkeypatch):
     # The process id of a killed server was given to the server of another cluster.
     monkeypatch.setattr(pidfile, "is_postgres_process", lambda pid: True)
     (tmp_path / "postmaster.pid").write_text(PID_FILE.replace("4711", str(os.getpid())))
@@ -73,7 +73,7 @@ def test_postmaster_pid_of_another_cluster(tmp_path, monkeypatch):
     assert read_postmaster_file(tmp_path.parent / "link") is not None
 
 
-def test_postmaster_opts(tmp_path):
+def test_arguments_of_the_last_start_are_read(tmp_path):
     assert read_server_arguments(tmp_path) == []
     (tmp_path / "postmaster.opts").write_text(
         '/usr/lib/postgresql/15/bin/postgres "-D" "/srv/data" "-c" "work_mem=4 MB" "-i"\n'
@@ -82,14 +82,14 @@ def test_postmaster_opts(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", "fifteen"])
-def test_not_a_data_directory(tmp_path, content):
+def test_a_directory_without_a_version_is_no_data_directory(tmp_path, content):
     if content is not None:
         (tmp_path / "PG_VERSION").write_text(content)
     with pytest.raises(NoDataDirectoryError):
         read_major_version(tmp_path)
 
 
-def test_marker_round_trip(tmp_path):
+def test_marker_is_read_as_written(tmp_path):
     assert read_marker(tmp_path) is None
     marker = Marker(uuid4(), Path("/etc/tde/main"), Scope.TABLESPACES)
     marker.write(tmp_path, None)
@@ -113,7 +113,7 @@ def test_marker_round_trip(tmp_path):
     ],
     ids=str,
 )
-def test_damaged_marker(tmp_path, change):
+def test_damaged_marker_is_refused(tmp_path, change):
     Marker(uuid4(), Path("/etc/tde/main"), Scope.CLUSTER).write(tmp_path, None)
     path = tmp_path / "tde.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -123,7 +123,7 @@ def test_damaged_marker(tmp_path, change):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
-def test_marker_that_is_not_json(tmp_path, content):
+def test_marker_that_is_not_json_is_refused(tmp_path, content):
     (tmp_path / "tde.json").write_text(content)
     with pytest.raises(DataDirectoryError):
         read_marker(tmp_path)
@@ -164,7 +164,7 @@ def test_counters_are_summed_over_stripes():
     assert found - IoCounters(1, 2, 3, 4, 5, 6) == IoCounters(10, 20, 30, 40, 50, 60)
 
 
-def test_unknown_counters():
+def test_counters_that_are_not_understood_count_as_none():
     area = counter_area([[1] * 8])
     assert parse_counters(b"") is None
     assert parse_counters(area[:-1]) is None
@@ -183,7 +183,7 @@ def test_socket_setting_is_recognized(tmp_path):
     assert is_configured(tmp_path)
 
 
-def test_private_socket_directory(tmp_path):
+def test_private_socket_directory_is_the_users_alone(tmp_path):
     created = create_private_directory(tmp_path, None)
     try:
         assert stat.S_IMODE(created.stat().st_mode) == 0o700
@@ -198,7 +198,7 @@ def test_private_socket_directory(tmp_path):
     remove_private_directory(tmp_path, None)
 
 
-def test_link_in_place_of_the_private_directory(tmp_path):
+def test_link_in_place_of_the_private_directory_is_refused(tmp_path):
     link = private_directory(tmp_path, None)
     link.symlink_to(tmp_path)
     try:
@@ -208,7 +208,7 @@ def test_link_in_place_of_the_private_directory(tmp_path):
         link.unlink()
 
 
-def test_stock_socket_directory(tmp_path):
+def test_stock_socket_directory_is_used_while_it_is_free(tmp_path):
     assert usable_stock_directory(f"{tmp_path}, /other", 5432, None) == tmp_path
     (tmp_path / ".s.PGSQL.5432.lock").touch()
     assert usable_stock_directory(str(tmp_path), 5432, None) is None
@@ -238,6 +238,6 @@ def test_socket_argument_of_the_last_start_is_taken_out():
         ("pg_waldump", ["-n", "1"], ["-n", "1"]),
     ],
 )
-def test_arguments_of_programs(program, arguments, expected):
+def test_base_backups_of_ciphertext_verify_no_checksums(program, arguments, expected):
     assert program_arguments(program, arguments, encrypted=True) == expected
     assert program_arguments(program, arguments, encrypted=False) == arguments

@@ -43,7 +43,9 @@ def rows_are_on_disk(made, table: str) -> bool:
 
 
 @pytest.mark.parametrize("algorithm", [Algorithm.AES128, Algorithm.AES256, None])
-def test_create_while_running(binaries, encrypted_cluster_factory, os_user_tmp_path, algorithm):
+def test_a_tablespace_with_a_key_is_made_while_the_server_runs(
+    binaries, encrypted_cluster_factory, os_user_tmp_path, algorithm
+):
     made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
     location = os_user_tmp_path / "space"
     created = create_tablespace(made.cluster, made.keystore, "space", location, algorithm)
@@ -152,7 +154,9 @@ def test_rolled_back_when_the_key_cannot_be_written(
     create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES256)
 
 
-def test_refusals(any_binaries, encrypted_cluster_factory, os_user_tmp_path, keystore_factory):
+def test_tablespaces_that_cannot_be_made_are_refused(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path, keystore_factory
+):
     made = encrypted_cluster_factory(any_binaries)
 
     def create(name="space", keystore=made.keystore, directory="space", algorithm=Algorithm.AES128):
@@ -172,7 +176,9 @@ def test_refusals(any_binaries, encrypted_cluster_factory, os_user_tmp_path, key
         create()
 
 
-def test_list_of_a_plain_cluster(any_binaries, encrypted_cluster_factory):
+def test_a_plain_cluster_lists_its_tablespaces_as_plaintext(
+    any_binaries, encrypted_cluster_factory
+):
     made = encrypted_cluster_factory.plain(any_binaries)
     found = list_tablespaces(made.cluster, None)
     assert [(t.name, t.protection) for t in found] == [
@@ -181,7 +187,9 @@ def test_list_of_a_plain_cluster(any_binaries, encrypted_cluster_factory):
     ]
 
 
-def test_protect_a_tablespace_made_in_sql(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def test_a_tablespace_made_in_sql_gets_a_key_of_its_own(
+    binaries, encrypted_cluster_factory, os_user_tmp_path
+):
     made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
     location = make_directory(made, os_user_tmp_path / "space")
     made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
