@@ -19,7 +19,8 @@ from tde.keystore import KeyOwner, Keystore
 from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
 from tde.postgres.auditor import FileClass, FindingKind
 from tests.keystore.cheap_passphrase import PASSPHRASE
-from tests.postgres.server_work import CANARY, base_backup, make_directory, settle
+from tests.postgres.canaries import CANARY, settle
+from tests.postgres.cluster_copies import base_backup, make_directory
 
 PAGE = 8192
 TEXT = CANARY.decode()

@@ -12,7 +12,8 @@ import pytest
 
 from tde import Algorithm
 from tde.postgres import audit, create_tablespace
-from tests.postgres.server_work import make_directory, pgbench
+from tests.postgres.cluster_copies import make_directory
+from tests.postgres.tpcb import pgbench
 
 # What makes, rewrites, moves and removes files while they are read.
 CHURN = [

@@ -9,14 +9,8 @@ import pytest
 
 from tde.postgres import run_program
 from tests.decompress import decompress
-from tests.postgres.server_work import (
-    CANARY,
-    base_backup,
-    configure,
-    files_with,
-    make_directory,
-    open_copy,
-)
+from tests.postgres.canaries import CANARY, files_with
+from tests.postgres.cluster_copies import base_backup, configure, make_directory, open_copy
 from tests.replication.test_standbys_and_recovery import FILL, wait_until
 
 SLOT = "receiver"

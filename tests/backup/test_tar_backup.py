@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tde.postgres import OsUser
-from tests.postgres.server_work import CANARY, base_backup, files_with, open_copy
+from tests.postgres.canaries import CANARY, files_with
+from tests.postgres.cluster_copies import base_backup, open_copy
 
 TEXT = CANARY.decode()
 # Small segments, so that one backup streams several; none of them may be recycled meanwhile.

@@ -13,7 +13,9 @@ from tde import FileIdentity, IdentityError, PageCipher
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.secret import wipe
 from tde.postgres import Cluster
-from tests.postgres.server_work import CANARY, make_directory, pgbench
+from tests.postgres.canaries import CANARY
+from tests.postgres.cluster_copies import make_directory
+from tests.postgres.tpcb import pgbench
 
 if TYPE_CHECKING:
     from tde.postgres import PostgresBinaries

@@ -31,7 +31,8 @@ from tests.convert.conversions import (
     without_ours,
 )
 from tests.keystore.cheap_passphrase import PASSPHRASE
-from tests.postgres.server_work import CANARY, files_with, pgbench, tpcb_sums
+from tests.postgres.canaries import CANARY, files_with
+from tests.postgres.tpcb import pgbench, tpcb_sums
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tde.postgres.os_user import OsUser
 from tde.postgres.reachable import reachable_binaries
 from tests.doctor.machine_tree import Machine
 from tests.keystore.cheap_passphrase import PASSPHRASE
-from tests.postgres.server_work import configure
+from tests.postgres.cluster_copies import configure
 
 CLUSTER = (Group.CLUSTER,)
 LEFTOVERS = (Group.LEFTOVERS,)

@@ -10,7 +10,8 @@ import pytest
 from tde import Algorithm
 from tde.postgres import Scope, run_program
 from tde.postgres.tablespaces import create_tablespace
-from tests.postgres.server_work import CANARY, base_backup, files_with, settle
+from tests.postgres.canaries import CANARY, files_with, settle
+from tests.postgres.cluster_copies import base_backup
 
 TEXT = CANARY.decode()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from tests.postgres.server_work import CANARY, base_backup, configure, files_with, open_copy, settle
+from tests.postgres.canaries import CANARY, files_with, settle
+from tests.postgres.cluster_copies import base_backup, configure, open_copy
 
 TEXT = CANARY.decode()
 FILL = f"INSERT INTO t SELECT g, '{TEXT}' || g FROM generate_series(1, 5000) g"

@@ -19,7 +19,8 @@ from tde.errors import (
 from tde.postgres import Cluster, Scope, io_counters, is_interposed, launch
 from tde.postgres.guard import GUARD_FILE
 from tde.postgres.os_user import run_as
-from tests.postgres.server_work import CANARY, base_backup, files_with, open_copy
+from tests.postgres.canaries import CANARY, files_with
+from tests.postgres.cluster_copies import base_backup, open_copy
 
 
 def test_a_plain_cluster_runs_as_without_tde(binaries, encrypted_cluster_factory):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import psycopg2
 
-from tests.postgres.server_work import CANARY
+from tests.postgres.canaries import CANARY
 
 if TYPE_CHECKING:
     from tests.conftest import RunningCluster

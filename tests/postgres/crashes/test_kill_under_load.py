@@ -10,8 +10,9 @@ import time
 import psycopg2
 import pytest
 
+from tests.postgres.canaries import CANARY, files_with, settle
 from tests.postgres.crashes.file_rewrites import kill_backend, kill_server, running_pgbench
-from tests.postgres.server_work import CANARY, files_with, pgbench, settle, tpcb_sums
+from tests.postgres.tpcb import pgbench, tpcb_sums
 
 ROUNDS = 20
 

@@ -18,6 +18,8 @@ import pytest
 
 from tde.errors import TdeError
 from tde.postgres import run_program
+from tests.postgres.canaries import CANARY, files_with, settle
+from tests.postgres.cluster_copies import make_directory
 from tests.postgres.crashes.file_rewrites import (
     BATCH,
     SEED_ROWS,
@@ -27,14 +29,7 @@ from tests.postgres.crashes.file_rewrites import (
     running_mix,
     wait_until_ready,
 )
-from tests.postgres.server_work import (
-    CANARY,
-    files_with,
-    make_directory,
-    pgbench,
-    settle,
-    tpcb_sums,
-)
+from tests.postgres.tpcb import pgbench, tpcb_sums
 
 ROUNDS = int(os.environ.get("TDE_CRASH_ROUNDS", "200"))
 SEED = int(os.environ.get("TDE_CRASH_SEED", "20261122"))

@@ -19,7 +19,7 @@ import pytest
 from tde.postgres import run_program
 from tests.interposer.faults import FOREVER, Call, Faults, build_faults
 from tests.postgres.crashes.file_rewrites import kill_server, wait_until_ready
-from tests.postgres.server_work import pgbench, tpcb_sums
+from tests.postgres.tpcb import pgbench, tpcb_sums
 
 if TYPE_CHECKING:
     from tests.conftest import RunningCluster

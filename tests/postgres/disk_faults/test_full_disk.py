@@ -12,7 +12,7 @@ import pytest
 
 from tde.errors import TdeError
 from tde.postgres import run_program
-from tests.postgres.server_work import CANARY, files_with
+from tests.postgres.canaries import CANARY, files_with
 
 SIZE_MB = 160
 

@@ -1,25 +1,19 @@
-"""The small files: postmaster.pid and .opts, the marker, the guard, counters, sockets."""
+"""What a server leaves for others: postmaster.pid and .opts, sockets, counters."""
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import struct
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
-from tde.errors import ClusterKeystoreError, DataDirectoryError, NoDataDirectoryError
+from tde.errors import DataDirectoryError, NoDataDirectoryError
 from tde.postgres import pidfile
 from tde.postgres.control import read_major_version
 from tde.postgres.counters import COUNTERS_MAGIC, IoCounters, io_counters, parse_counters
-from tde.postgres.guard import GUARD_FILE, add_guard
-from tde.postgres.marker import Marker, read_marker, require_matching_keystore
-from tde.postgres.owned_files import append_to_file, write_owned_file
 from tde.postgres.pidfile import read_postmaster_file, read_server_arguments
-from tde.postgres.policy import Scope
 from tde.postgres.program import program_arguments
 from tde.postgres.sockets import (
     create_private_directory,
@@ -87,67 +81,6 @@ def test_a_directory_without_a_version_is_no_data_directory(tmp_path, content):
         (tmp_path / "PG_VERSION").write_text(content)
     with pytest.raises(NoDataDirectoryError):
         read_major_version(tmp_path)
-
-
-def test_marker_is_read_as_written(tmp_path):
-    assert read_marker(tmp_path) is None
-    marker = Marker(uuid4(), Path("/etc/tde/main"), Scope.TABLESPACES)
-    marker.write(tmp_path, None)
-    assert read_marker(tmp_path) == marker
-    assert stat.S_IMODE((tmp_path / "tde.json").stat().st_mode) == 0o600
-    assert [p.name for p in tmp_path.iterdir()] == ["tde.json"]
-    require_matching_keystore(tmp_path, marker, marker.keystore_uuid)
-    with pytest.raises(ClusterKeystoreError):
-        require_matching_keystore(tmp_path, marker, uuid4())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": "other"},
-        {"version": 2},
-        {"scope": "everything"},
-        {"keystore_uuid": "123"},
-        {"keystore_uuid": None},
-        {"keystore": None},
-    ],
-    ids=str,
-)
-def test_damaged_marker_is_refused(tmp_path, change):
-    Marker(uuid4(), Path("/etc/tde/main"), Scope.CLUSTER).write(tmp_path, None)
-    path = tmp_path / "tde.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(DataDirectoryError) as caught:
-        read_marker(tmp_path)
-    assert caught.value.remedy
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
-def test_marker_that_is_not_json_is_refused(tmp_path, content):
-    (tmp_path / "tde.json").write_text(content)
-    with pytest.raises(DataDirectoryError):
-        read_marker(tmp_path)
-
-
-def test_guard_is_included(tmp_path):
-    configuration = tmp_path / "postgresql.conf"
-    configuration.write_text("port = 5432\n")
-    add_guard(tmp_path, None)
-    text = configuration.read_text()
-    assert text.startswith("port = 5432\n")
-    assert text.endswith(f"\ninclude '{GUARD_FILE}'\n")
-
-
-def test_links_are_not_written_through(tmp_path):
-    target = tmp_path / "target"
-    target.write_text("untouched")
-    link = tmp_path / "link"
-    link.symlink_to(target)
-    with pytest.raises(OSError, match="symbolic links"):
-        append_to_file(link, "x", None)
-    write_owned_file(link, "new", None)  # Replaces the link itself.
-    assert target.read_text() == "untouched"
-    assert link.read_text() == "new"
 
 
 def counter_area(stripes: list[list[int]], words: int = 8) -> bytes:

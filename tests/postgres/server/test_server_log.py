@@ -11,7 +11,8 @@ import pytest
 
 from tde.postgres import Cluster
 from tde.postgres.server_log import default_log, prepare_log
-from tests.postgres.server_work import CANARY, base_backup, files_with
+from tests.postgres.canaries import CANARY, files_with
+from tests.postgres.cluster_copies import base_backup
 
 
 def test_rows_in_the_log_are_not_backed_up(

@@ -24,7 +24,7 @@ from tde.postgres import (
     protect_tablespace,
     standby_notice,
 )
-from tests.postgres.server_work import base_backup, make_directory, open_copy
+from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
 
 CANARY = b"tablespace-canary"
 
