@@ -122,7 +122,7 @@ def main() -> None:
     run(
         *(PYTHON, Path(sys.executable).with_name("pytest"), "-n", "auto", "-p", "no:cacheprovider"),
         # The folder of the sources is not searched, for the same reason.
-        *("-o", "pythonpath=tests/fuzz tests/interposer"),
+        *("-o", "pythonpath="),
         *("-m", "not slow", *(f"--deselect={test}" for test in INCOMPATIBLE)),
         *(f"tests/{name}" for name in TESTS),
         *sys.argv[1:],
