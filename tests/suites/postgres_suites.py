@@ -22,11 +22,11 @@ from rich.console import Console
 
 from tde.errors import TdeError
 from tde.postgres import server_os_user
-from tests.suites.suite_compare import Difference, describe, differences, load_expected, summary
-from tests.suites.suite_results import PASS, SKIP, TestResult, load, save
-from tests.suites.suite_run import SUITES, Runner, suites_of
-from tests.suites.suite_sources import RELEASES, SuitesError, Tree, prepare
-from tests.suites.suite_wrappers import make_wrappers
+from tests.suites.compare import Difference, describe, differences, load_expected, summary
+from tests.suites.results import PASS, SKIP, TestResult, load, save
+from tests.suites.run import SUITES, Runner, suites_of
+from tests.suites.sources import RELEASES, SuitesError, Tree, prepare
+from tests.suites.wrappers import make_wrappers
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.suites.suite_compare import Expected, counts, differences, load_expected
-from tests.suites.suite_results import (
+from tests.suites.compare import Expected, counts, differences, load_expected
+from tests.suites.results import (
     FAIL,
     PASS,
     SKIP,

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from tde.postgres import OsUser
-from tests.suites.suite_sources import SuitesError, Tree
+from tests.suites.sources import SuitesError, Tree
 
 BLOCK = 8192
 # pd_pagesize_version of every page that is not all zeros: 8192 bytes, layout version 4.

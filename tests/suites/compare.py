@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tests.suites.suite_results import FAIL, PASS, SKIP, Suite, TestResult
+from tests.suites.results import FAIL, PASS, SKIP, Suite, TestResult
 
 EXPECTED = Path(__file__).with_name("expected.json")
 

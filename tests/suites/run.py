@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tde.postgres import OsUser
-from tests.suites.suite_results import (
+from tests.suites.results import (
     FAIL,
     PASS,
     Suite,
@@ -24,7 +24,7 @@ from tests.suites.suite_results import (
     parse_schedule,
     parse_tap,
 )
-from tests.suites.suite_sources import Tree
+from tests.suites.sources import Tree
 
 # Suites in the order they run: short ones first, so that a mistake shows early.
 TAP_SUITES = {
