@@ -51,10 +51,10 @@ test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
 
 fuzz: setup ## Fuzz the parsers of file names, tar headers, key records and hand-overs (needs clang)
-	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
-	$(BIN)/python tests/suites/postgres_suites.py run $(SUITES_ARGS)
+	$(BIN)/python -m tests.suites.postgres_suites run $(SUITES_ARGS)
 
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)

@@ -20,7 +20,6 @@ from typing import Any
 import psutil
 import psycopg2
 import pytest
-from common import CHEAP_KDF, PASSPHRASE
 
 from tde import _core
 from tde.algorithms import Algorithm
@@ -29,6 +28,12 @@ from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.sockets import private_directory, remove_private_directory
+from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+
+# A DBA's own settings, of libpq or for tde, reach no program of a test.
+for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:
+    if _name != "PG_CONFIG":  # Which says where PostgreSQL is.
+        del os.environ[_name]
 
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}

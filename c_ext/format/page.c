@@ -25,7 +25,7 @@
 
 /*
  * Above this skew no sector of 512 random bytes is expected.  The bound 2^-50 is a Chernoff
- * bound, computed again by tests/unit/test_audit_blocks.py; the mean is 1534.
+ * bound, computed again by tests/audit/test_block_verdicts.py; the mean is 1534.
  */
 #define MAXIMUM_SKEW 2912u
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import psycopg2
 import pytest
-from common import PASSPHRASE
-from support import CANARY, configure, files_with
-from terminal import run_on_terminal
 
 from tde.postgres import Cluster, OsUser
+from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.postgres.canaries import CANARY, files_with
+from tests.postgres.cluster_copies import configure
+from tests.terminal import run_on_terminal
 
 DOCS = Path(__file__).parents[2] / "docs"
 # Where the pages keep everything: data, keystores, backups and the archive.

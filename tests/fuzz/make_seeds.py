@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from fuzz_targets import HERE
+from tests.fuzz.fuzz_targets import HERE
 
 NAMES = (
     *("base/5/16384", "base/5/16384_fsm", "base/5/16384_vm.2", "base/1/t3_16385_init"),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fuzz_targets import TARGETS, Target, build, find_clang
+from tests.fuzz.fuzz_targets import TARGETS, Target, build, find_clang
 
 OUTPUT = Path("build/fuzz")
 

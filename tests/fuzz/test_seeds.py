@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fuzz_targets import TARGETS, Target, build
+
+from tests.fuzz.fuzz_targets import TARGETS, Target, build
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
 from hypothesis import HealthCheck, settings, strategies as st
-from stored import decode
 
 from tde import RelationIdentity, WalIdentity
 from tde.keystore import KeyOwner, Keystore
+from tests.interposer.harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
+from tests.interposer.stored import decode
 
 BLOCK = 8192
 LIMIT = 6 * BLOCK  # Few blocks, so that operations meet each other in the same ones.

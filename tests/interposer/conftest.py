@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from harness import VARIANTS, Harness, build_driver, make_data_directory, make_keystore
 
 from tde.keystore import Keystore
+from tests.interposer.harness import (
+    VARIANTS,
+    Harness,
+    build_driver,
+    make_data_directory,
+    make_keystore,
+)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
 
-from harness import Harness
+from tests.interposer.harness import Harness
 
 SOURCE = Path(__file__).with_name("faults.c")
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import CHEAP_KDF, PASSPHRASE
-
 from tde import Algorithm
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres.server.interposer import find_interposer
+from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 DRIVER_SOURCES = sorted(Path(__file__).parent.glob("driver*.c"))
 

@@ -6,11 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from block_model import assert_no_block_is_plaintext, check, check_stored, common, operations
-from harness import RELATION, SEGMENT, TEMPORARY
 from hypothesis import given, strategies as st
 
 from tde.keystore import Keystore
+from tests.interposer.block_model import (
+    assert_no_block_is_plaintext,
+    check,
+    check_stored,
+    common,
+    operations,
+)
+from tests.interposer.harness import RELATION, SEGMENT, TEMPORARY
 
 
 @common

@@ -11,11 +11,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from compressed import SEGMENT_NAME, build_receiver, stored_form
-from harness import Harness, make_data_directory
-from test_tar import header
 
 from tde.keystore import Keystore
+from tests.interposer.compressed import SEGMENT_NAME, build_receiver, stored_form
+from tests.interposer.harness import Harness, make_data_directory
+from tests.interposer.test_tar import header
 
 TAR = "pg_wal.tar.gz"
 BLOCK = 8192

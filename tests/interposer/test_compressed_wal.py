@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from compressed import AES_BLOCK, SEGMENT_NAME, SUFFIXES, build_receiver, stored_form
-from decompress import decompress
-from harness import Harness, make_data_directory
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tde.keystore import Keystore
+from tests.decompress import decompress
+from tests.interposer.compressed import (
+    AES_BLOCK,
+    SEGMENT_NAME,
+    SUFFIXES,
+    build_receiver,
+    stored_form,
+)
+from tests.interposer.harness import Harness, make_data_directory
 
 BLOCK = 8192
 SECTOR = 512

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import (
+
+from tde import RelationIdentity, WalIdentity
+from tde.keystore import KeyOwner
+from tests.interposer.harness import (
     AES128_TABLESPACE,
     PLAINTEXT_TABLESPACE,
     RELATION,
@@ -17,10 +20,7 @@ from harness import (
     UNDER_ASAN,
     build_program,
 )
-from stored import decode
-
-from tde import RelationIdentity, WalIdentity
-from tde.keystore import KeyOwner
+from tests.interposer.stored import decode
 
 FILES = {
     "relation": RELATION,

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import RELATION, SANITIZED, make_data_directory, preload
 
 from tde.keystore import Keystore
+from tests.interposer.harness import RELATION, SANITIZED, make_data_directory, preload
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 SCRIPT = f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\n"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults import FOREVER, Call, Faults, FaultyHarness, build_faults, name_of
-from harness import RELATION, SEGMENT, TEMPORARY, make_data_directory
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from tde.keystore import Keystore
+from tests.interposer.faults import FOREVER, Call, Faults, FaultyHarness, build_faults, name_of
+from tests.interposer.harness import RELATION, SEGMENT, TEMPORARY, make_data_directory
 
 BLOCK = 8192
 LENGTH = 5 * BLOCK  # Of the file before the fault.

@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import Harness, preload
 
 from tde.keystore import Keystore
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.symbols import unhandled_symbols
+from tests.interposer.harness import Harness, preload
 
 SOURCE = Path(__file__).with_name("uring.c")
 REACHED = "11 25 38 45\n"

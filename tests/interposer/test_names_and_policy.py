@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 
 import pytest
-from harness import (
+
+from tde import Algorithm, WalIdentity
+from tde.keystore import KeyOwner
+from tests.interposer.harness import (
     AES128_TABLESPACE,
     PLAINTEXT_TABLESPACE,
     RELATION,
@@ -15,10 +18,7 @@ from harness import (
     make_keystore,
     preload,
 )
-from stored import decode
-
-from tde import Algorithm, WalIdentity
-from tde.keystore import KeyOwner
+from tests.interposer.stored import decode
 
 XLOGTEMP = "pg_wal/xlogtemp.77"
 HISTORY = "pg_wal/00000002.history"

@@ -8,12 +8,12 @@ from errno import ENOSPC
 from pathlib import Path
 
 import pytest
-from faults import FOREVER, Call, Faults, FaultyHarness, build_faults
-from harness import SEGMENT, Harness, make_data_directory
-from stored import decode
 
 from tde import WalIdentity
 from tde.keystore import KeyOwner
+from tests.interposer.faults import FOREVER, Call, Faults, FaultyHarness, build_faults
+from tests.interposer.harness import SEGMENT, Harness, make_data_directory
+from tests.interposer.stored import decode
 
 TAR = "pg_wal.tar"
 NAME = Path(SEGMENT).name

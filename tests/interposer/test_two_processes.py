@@ -7,11 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from block_model import BLOCK, LIMIT, assert_no_block_is_plaintext, check_stored, common, operations
-from harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
 from hypothesis import given, settings, strategies as st
 
 from tde.keystore import Keystore
+from tests.interposer.block_model import (
+    BLOCK,
+    LIMIT,
+    assert_no_block_is_plaintext,
+    check_stored,
+    common,
+    operations,
+)
+from tests.interposer.harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
 
 every_class = pytest.mark.parametrize(
     "file", [RELATION, SEGMENT, TEMPORARY], ids=["relation", "WAL", "temporary file"]

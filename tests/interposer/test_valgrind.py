@@ -8,9 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import RELATION, SEGMENT, TEMPORARY, UNDER_ASAN, Harness, make_data_directory, valgrind
 
 from tde.keystore import Keystore
+from tests.interposer.harness import (
+    RELATION,
+    SEGMENT,
+    TEMPORARY,
+    UNDER_ASAN,
+    Harness,
+    make_data_directory,
+    valgrind,
+)
 
 pytestmark = [
     pytest.mark.skipif(

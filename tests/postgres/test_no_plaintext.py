@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import CANARY, base_backup, files_with, settle
 
 from tde import Algorithm
 from tde.postgres import Scope, run_program
 from tde.postgres.tablespace.tablespaces import create_tablespace
+from tests.postgres.canaries import CANARY, files_with, settle
+from tests.postgres.cluster_copies import base_backup
 
 TEXT = CANARY.decode()
 

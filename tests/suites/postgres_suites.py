@@ -2,9 +2,9 @@
 
 ``make postgres-suites`` runs all of it, for hours. For parts, from the repository's root:
 
-    .venv/bin/python tests/suites/postgres_suites.py run --version 18 --suite pg_rewind
-    .venv/bin/python tests/suites/postgres_suites.py run --suite recovery --test 016 --side tde
-    .venv/bin/python tests/suites/postgres_suites.py compare
+    .venv/bin/python -m tests.suites.postgres_suites run --version 18 --suite pg_rewind
+    .venv/bin/python -m tests.suites.postgres_suites run --suite recovery --test 016 --side tde
+    .venv/bin/python -m tests.suites.postgres_suites compare
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from suite_compare import Difference, describe, differences, load_expected, summary
-from suite_results import PASS, SKIP, TestResult, load, save
-from suite_run import SUITES, Runner, suites_of
-from suite_sources import RELEASES, SuitesError, Tree, prepare
-from suite_wrappers import make_wrappers
 
 from tde.errors import TdeError
 from tde.postgres import server_os_user
+from tests.suites.compare import Difference, describe, differences, load_expected, summary
+from tests.suites.results import PASS, SKIP, TestResult, load, save
+from tests.suites.run import SUITES, Runner, suites_of
+from tests.suites.sources import RELEASES, SuitesError, Tree, prepare
+from tests.suites.wrappers import make_wrappers
 
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__

@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from suite_compare import Expected, counts, differences, load_expected
-from suite_results import FAIL, PASS, SKIP, TestResult, load, parse_regress, parse_tap, save
+
+from tests.suites.compare import Expected, counts, differences, load_expected
+from tests.suites.results import (
+    FAIL,
+    PASS,
+    SKIP,
+    TestResult,
+    load,
+    parse_regress,
+    parse_tap,
+    save,
+)
 
 SUITES = Path(__file__).parents[2] / "docs" / "postgres-suites.md"
 

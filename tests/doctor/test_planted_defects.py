@@ -1,0 +1,483 @@
+"""Each defect that is planted in a real cluster is found, and gone once its remedy is applied."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+
+from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict, runner
+from tde.errors import ClusterKeystoreError, UnsupportedServerError
+from tde.keystore import Keystore
+from tde.keystore.providers.auto_open import auto_open_path
+from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries, run_program
+from tde.postgres.cluster.marker import Marker
+from tde.postgres.server.interposer import GUARD_FILE
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.reachable import reachable_binaries
+from tests.doctor.machine_tree import Machine
+from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.postgres.cluster_copies import configure
+
+CLUSTER = (Group.CLUSTER,)
+LEFTOVERS = (Group.LEFTOVERS,)
+
+
+@pytest.fixture(scope="module")
+def running(module_cluster_factory, postgres_installations):
+    """A server of the oldest version."""
+    return module_cluster_factory(next(iter(postgres_installations.values())), name="running")
+
+
+@pytest.fixture(scope="module")
+def stopped(module_cluster_factory, postgres_installations):
+    """A cluster of the newest version."""
+    newest = list(postgres_installations.values())[-1]
+    return module_cluster_factory(newest, name="stopped", start=False)
+
+
+def examine(made, groups: Collection[Group] = CLUSTER, **arguments: object) -> DoctorReport:
+    cluster = made.cluster
+    arguments.setdefault("binaries", cluster.binaries)
+    return doctor(cluster.data_directory, os_user=cluster.os_user, groups=groups, **arguments)
+
+
+def only(report: DoctorReport, check: str, verdict: Verdict) -> Finding:
+    """Return the one finding of a check that is not fine, and expect it to be as bad as that."""
+    (found,) = [f for f in report.named(check) if f.verdict is not Verdict.OK]
+    assert found.verdict is verdict, found
+    assert found.remedy
+    return found
+
+
+def require_ok(report: DoctorReport, check: str) -> None:
+    found = report.named(check)
+    assert found
+    assert {f.verdict for f in found} == {Verdict.OK}, found
+
+
+def require_healthy(report: DoctorReport) -> None:
+    """Expect no defect; the machine that runs the tests may have its own, for example swap."""
+    defects = report.of(Verdict.PROBLEM, Verdict.UNKNOWN)
+    assert [found for found in defects if found.group is not Group.MACHINE] == []
+
+
+@pytest.fixture
+def settings(stopped):
+    """Replace what the test puts into postgresql.auto.conf of the stopped cluster."""
+    file = stopped.data_directory / "postgresql.auto.conf"
+    before = file.read_text()
+
+    def plant(*lines: str) -> None:
+        file.write_text(before)
+        configure(stopped, lines)
+
+    yield plant
+    file.write_text(before)
+
+
+def test_a_running_cluster_without_defects_is_healthy(running):
+    report = examine(running, tuple(Group))
+    require_healthy(report)
+    assert report.pid == running.cluster.pid
+    assert report.settings_source == "the running server"
+    assert "interposer in its memory" in report.named("server")[0].detail
+    assert "has locked" in report.named("locked_memory")[0].detail
+    json.dumps(report.as_json())
+
+
+def test_a_stopped_cluster_without_defects_is_healthy(stopped):
+    # Neither is a passphrase needed, nor anything left of the keys made for the purpose.
+    report = examine(stopped, tuple(Group))
+    require_healthy(report)
+    assert report.settings_source == "the configuration files"
+    assert list(Path("/tmp").glob(f"tde-doctor-{os.getpid()}-*")) == []
+
+
+def unhandled_server(directory: Path, real: PostgresBinaries) -> PostgresBinaries:
+    """Make a working server whose program imports a call that is not handled."""
+    bindir = directory / "bin"
+    bindir.mkdir()
+    for program in real.bindir.iterdir():
+        if program.name != "postgres":
+            (bindir / program.name).symlink_to(program)
+    source = directory / "server.c"
+    source.write_text(
+        "#define _GNU_SOURCE\n#include <fcntl.h>\n#include <unistd.h>\n"
+        "int main(int argc, char **argv) {\n"
+        "    if (argc == 9999) vmsplice(1, 0, 0, 0);\n"
+        f'    argv[0] = "{real.bindir}/postgres";\n'
+        "    return execv(argv[0], argv);\n}\n"
+    )
+    subprocess.run(["cc", str(source), "-o", str(bindir / "postgres")], check=True)
+    for path in (directory, bindir):
+        path.chmod(0o755)
+    return PostgresBinaries(bindir, real.version)
+
+
+def test_a_program_with_an_unhandled_call(stopped, os_user_tmp_path):
+    real = stopped.cluster.binaries
+    other = unhandled_server(os_user_tmp_path, real)
+    found = only(examine(stopped, [Group.PROGRAM], binaries=other), "file_calls", Verdict.PROBLEM)
+    assert "vmsplice" in found.detail
+    # A start refuses it with the same words.
+    cluster = Cluster(stopped.data_directory, other, os_user=stopped.cluster.os_user)
+    with pytest.raises(UnsupportedServerError, match="vmsplice") as caught:
+        cluster.start(stopped.keystore)
+    assert (str(caught.value), caught.value.remedy) == (found.detail, found.remedy)
+    require_ok(examine(stopped, [Group.PROGRAM], binaries=real), "file_calls")
+
+
+def test_a_program_that_ignores_the_preload(stopped, os_user_tmp_path):
+    real = stopped.cluster.binaries
+    bindir = os_user_tmp_path / "bin"
+    bindir.mkdir()
+    source = os_user_tmp_path / "server.c"
+    source.write_text("int main(void) { return 0; }\n")
+    subprocess.run(["cc", "-static", str(source), "-o", str(bindir / "postgres")], check=True)
+    report = examine(stopped, [Group.PROGRAM], binaries=PostgresBinaries(bindir, real.version))
+    assert "LD_PRELOAD" in only(report, "preload", Verdict.PROBLEM).remedy
+    assert "statically linked" in only(report, "file_calls", Verdict.PROBLEM).detail
+    require_ok(examine(stopped, [Group.PROGRAM]), "preload")
+
+
+def test_io_uring_is_a_problem(stopped, settings):
+    if stopped.cluster.binaries.major < 18:
+        pytest.skip("io_method came with PostgreSQL 18")
+    settings("io_method = io_uring")
+    found = only(examine(stopped), "io_settings", Verdict.PROBLEM)
+    assert "io_uring" in found.detail
+    assert "Set io_method to worker or sync" in found.remedy
+    for value in ("worker", "sync"):
+        settings(f"io_method = {value}")
+        require_ok(examine(stopped), "io_settings")
+
+
+def test_shared_memory_in_files(stopped, settings):
+    settings("dynamic_shared_memory_type = mmap")
+    found = only(examine(stopped), "io_settings", Verdict.PROBLEM)
+    with pytest.raises(UnsupportedServerError) as caught:
+        stopped.start()
+    assert str(caught.value) == found.detail
+    settings("dynamic_shared_memory_type = posix")
+    require_ok(examine(stopped), "io_settings")
+
+
+def test_a_configuration_with_an_error(stopped, settings):
+    settings("full_page_writes = perhaps")
+    report = examine(stopped)
+    assert "full_page_writes" in only(report, "configuration", Verdict.PROBLEM).detail
+    assert only(report, "full_page_writes", Verdict.UNKNOWN)
+    settings("full_page_writes = off")
+    assert only(examine(stopped), "full_page_writes", Verdict.WARNING)
+    settings("full_page_writes = on")
+    require_ok(examine(stopped), "full_page_writes")
+
+
+def test_checksums_that_are_off(stopped, settings):
+    data = str(stopped.data_directory)
+
+    def pg_checksums(action: str) -> None:
+        run = run_program(
+            stopped.cluster.binaries,
+            "pg_checksums",
+            [action, "-D", data],
+            keystore=stopped.keystore,
+            os_user=stopped.cluster.os_user,
+        )
+        assert run.returncode == 0, run.stderr
+
+    pg_checksums("--disable")
+    report = examine(stopped)
+    remedy = only(report, "checksums", Verdict.PROBLEM).remedy
+    assert f"tde pg exec -D {data} pg_checksums --enable -D {data}" in remedy
+    assert only(report, "wal_log_hints", Verdict.WARNING)
+    settings("wal_log_hints = on")
+    require_ok(examine(stopped), "wal_log_hints")
+    pg_checksums("--enable")
+    require_ok(examine(stopped), "checksums")
+
+
+def test_a_readable_keystore(stopped):
+    keystore = stopped.keystore.path
+    for path in (keystore, keystore / "keystore.json", keystore / "keys" / "wal.key"):
+        path.chmod(path.stat().st_mode | 0o044)
+    found = only(examine(stopped), "keystore", Verdict.PROBLEM)
+    assert "(and 2 more)" in found.detail
+    subprocess.run(found.remedy, shell=True, check=True)
+    require_ok(examine(stopped), "keystore")
+    (keystore / "keys" / "wal.key").chmod(0o640)
+    found = only(examine(stopped), "keystore", Verdict.PROBLEM)
+    assert "wal.key" in found.detail
+    subprocess.run(found.remedy, shell=True, check=True)
+    require_ok(examine(stopped), "keystore")
+
+
+def test_a_keystore_that_travels_with_the_data(stopped):
+    outside = stopped.keystore.path
+    inside = stopped.data_directory / "keystore"
+    outside.rename(inside)
+    try:
+        found = only(examine(stopped, keystore=inside), "keystore", Verdict.PROBLEM)
+        assert "overlap" in found.detail
+        with (
+            Keystore.open(inside, PASSPHRASE) as moved,
+            pytest.raises(ClusterKeystoreError, match="overlap"),
+        ):
+            stopped.cluster.start(moved)
+        link = stopped.data_directory / "pg_tblspc" / "16999"
+        inside.rename(outside)
+        link.symlink_to(outside.parent / "space")
+        (outside.parent / "space").mkdir()
+        outside.rename(outside.parent / "space" / "keystore")
+        report = examine(stopped, keystore=outside.parent / "space" / "keystore")
+        assert "overlap" in only(report, "keystore", Verdict.PROBLEM).detail
+        (outside.parent / "space" / "keystore").rename(outside)
+        link.unlink()
+    finally:
+        if inside.exists():
+            inside.rename(outside)
+    require_ok(examine(stopped), "keystore")
+
+
+def test_every_start_warns_of_the_machine(stopped, tmp_path, monkeypatch, caplog):
+    machine = Machine(tmp_path)
+    machine.device("vdb")
+    machine.swap("/dev/vdb")
+    monkeypatch.setattr(runner, "MachineFiles", lambda: MachineFiles(tmp_path))
+    stopped.start()
+    stopped.cluster.stop("immediate")
+    assert "swapoff /dev/vdb" in caplog.text
+
+
+def test_a_keystore_that_is_missing_or_another(stopped, module_cluster_factory):
+    report = examine(stopped, keystore=stopped.keystore.path.with_name("nowhere"))
+    assert "no keystore" in only(report, "keystore", Verdict.PROBLEM).detail
+    other = module_cluster_factory.keystore("other")
+    report = examine(stopped, keystore=other.path)
+    assert "another cluster's" in only(report, "keystore", Verdict.PROBLEM).detail
+
+
+def test_a_keystore_that_opens_by_itself(stopped):
+    stopped.keystore.enable_auto_open()
+    assert "auto-open disable" in only(examine(stopped), "auto_open", Verdict.WARNING).remedy
+    auto_open_path(stopped.keystore.path).unlink()
+    require_ok(examine(stopped), "auto_open")
+
+
+def test_a_start_without_tde_that_is_not_stopped(stopped):
+    data = stopped.data_directory
+    (data / GUARD_FILE).touch()
+    found = only(examine(stopped), "encryption", Verdict.PROBLEM)
+    subprocess.run(found.remedy.removeprefix("Remove it: "), shell=True, check=True)
+    require_ok(examine(stopped), "encryption")
+    config = data / "postgresql.conf"
+    before = config.read_text()
+    config.write_text(before.replace(f"include '{GUARD_FILE}'\n", ""))
+    found = only(examine(stopped), "encryption", Verdict.PROBLEM)
+    with config.open("a") as file:
+        file.write(found.remedy.rpartition(": ")[2] + "\n")
+    require_ok(examine(stopped), "encryption")
+    config.write_text(before)
+
+
+def test_a_marker_that_is_missing_or_damaged(stopped):
+    marker = stopped.data_directory / "tde.json"
+    before = marker.read_text()
+    marker.unlink()
+    report = examine(stopped)
+    assert "tde.json is missing" in only(report, "encryption", Verdict.PROBLEM).detail
+    assert report.settings_source  # The guard alone tells how the files have to be read.
+    marker.write_text("{}")
+    report = examine(stopped)
+    assert "tde.json" in only(report, "encryption", Verdict.PROBLEM).detail
+    assert only(report, "keystore", Verdict.UNKNOWN)
+    marker.write_text(before)
+    require_ok(examine(stopped), "encryption")
+
+
+def test_a_data_directory_that_is_open_to_others(stopped):
+    stopped.data_directory.chmod(0o755)
+    found = only(examine(stopped), "data_directory", Verdict.PROBLEM)
+    subprocess.run(found.remedy, shell=True, check=True)
+    require_ok(examine(stopped), "data_directory")
+
+
+def test_a_server_that_runs_without_encryption(module_cluster_factory, any_binaries, running):
+    plain = module_cluster_factory.plain(any_binaries, name="plain")
+    report = examine(plain)
+    assert only(report, "encryption", Verdict.WARNING)
+    require_ok(report, "server")
+    # As if somebody had removed the guard and started an encrypted cluster.
+    keystore = running.keystore
+    Marker(keystore.uuid, keystore.path, Scope.CLUSTER).write(
+        plain.data_directory, plain.cluster.os_user
+    )
+    report = examine(plain, (Group.MACHINE, Group.CLUSTER))
+    assert "WITHOUT" in only(report, "server", Verdict.PROBLEM).detail
+    assert "has not locked" in only(report, "locked_memory", Verdict.PROBLEM).detail
+    (plain.data_directory / "tde.json").unlink()
+    require_ok(examine(plain), "server")
+
+
+def test_a_server_that_lets_nobody_in(running):
+    hba = running.data_directory / "pg_hba.conf"
+    before = hba.read_text()
+    hba.write_text("local all all reject\n")
+    reload = [str(running.cluster.binaries.program("pg_ctl")), "reload", "-D"]
+    user = running.cluster.os_user
+    as_owner = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
+    subprocess.run([*reload, running.data_directory], check=True, cwd="/", **as_owner)
+    report = examine(running)
+    assert "may differ" in only(report, "configuration", Verdict.WARNING).detail
+    assert report.settings_source == "the configuration files"
+    hba.write_text(before)
+    subprocess.run([*reload, running.data_directory], check=True, cwd="/", **as_owner)
+    require_ok(examine(running), "configuration")
+
+
+def apply(running, remedy: str) -> None:
+    """Run the statements that a remedy consists of."""
+    for statement in re.findall(r"(?:ALTER SYSTEM|SELECT) [^;.]*", remedy.replace("then ", "")):
+        running.query(statement)
+
+
+def test_values_in_the_log(running):
+    running.query("ALTER SYSTEM SET log_statement = 'all'")
+    running.query("ALTER SYSTEM SET log_min_duration_statement = 250")
+    running.query("SELECT pg_reload_conf()")
+    report = examine(running, LEFTOVERS)
+    found = only(report, "log_content", Verdict.WARNING)
+    for name in ("log_statement = all", "log_min_duration_statement", "log_min_error_statement"):
+        assert name in found.detail
+    apply(running, found.remedy)
+    require_ok(examine(running, LEFTOVERS), "log_content")
+
+
+def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):
+    log = stopped.cluster.default_log
+    log.touch(mode=0o600)
+    if stopped.cluster.os_user is not None:
+        os.chown(log, stopped.cluster.os_user.uid, stopped.cluster.os_user.gid)
+    machine = Machine(tmp_path)
+    machine.device("dm-0", "CRYPT-LUKS2-0123-root")
+    machine.root_device("dm-0")
+    report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
+    require_ok(report, "log_content")
+    machine.device("dm-0", "LVM-0123")
+    report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
+    assert only(report, "log_content", Verdict.WARNING)
+    log.unlink()
+
+
+def test_a_log_that_others_may_read(running):
+    log = running.cluster.default_log
+    # Below a directory that is closed to others, the mode of the file says nothing.
+    log.chmod(0o644)
+    require_ok(examine(running, LEFTOVERS), "log_access")
+    log.parent.chmod(0o755)
+    found = only(examine(running, LEFTOVERS), "log_access", Verdict.PROBLEM)
+    subprocess.run(found.remedy.split(",")[0], shell=True, check=True)
+    require_ok(examine(running, LEFTOVERS), "log_access")
+    log.chmod(0o640)
+    assert only(examine(running, LEFTOVERS), "log_access", Verdict.WARNING)
+    log.chmod(0o600)
+    log.parent.chmod(0o700)
+
+
+def test_a_log_in_the_data_directory(stopped, encrypted_cluster_factory, any_binaries):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    made.start(log=made.data_directory / "server.log")
+    found = only(examine(made, LEFTOVERS), "log_access", Verdict.WARNING)
+    assert "base backups carry it" in found.detail
+    made.cluster.stop()
+    (made.data_directory / "server.log").unlink()
+    made.start()
+    require_ok(examine(made, LEFTOVERS), "log_access")
+
+
+def test_kept_statement_texts(stopped, settings):
+    settings("shared_preload_libraries = 'auto_explain, pg_stat_statements'")
+    found = only(examine(stopped, LEFTOVERS), "statement_texts", Verdict.WARNING)
+    assert "pg_stat_statements.track_utility = off" in found.remedy
+    settings(
+        "shared_preload_libraries = 'auto_explain, $libdir/pg_stat_statements'",
+        "pg_stat_statements.track_utility = off",
+        "auto_explain.log_min_duration = '1s'",
+    )
+    report = examine(stopped, LEFTOVERS)
+    require_ok(report, "statement_texts")
+    assert "auto_explain" in only(report, "log_content", Verdict.WARNING).detail
+    settings()
+    left = stopped.data_directory / "pg_stat" / "pg_stat_statements.stat"
+    left.write_text("ALTER ROLE r PASSWORD 'secret'")
+    found = only(examine(stopped, LEFTOVERS), "statement_texts", Verdict.WARNING)
+    subprocess.run(found.remedy.removeprefix("Remove it: "), shell=True, check=True)
+    require_ok(examine(stopped, LEFTOVERS), "statement_texts")
+
+
+def test_a_password_in_the_configuration(stopped, settings):
+    settings("primary_conninfo = 'host=primary user=standby password=s3cr3t-words'")
+    report = examine(stopped, LEFTOVERS)
+    assert only(report, "passwords", Verdict.WARNING)
+    assert "s3cr3t-words" not in json.dumps(report.as_json())
+    settings("primary_conninfo = 'host=primary user=standby passfile=/home/pg/.pgpass'")
+    require_ok(examine(stopped, LEFTOVERS), "passwords")
+
+
+def test_an_ordinary_user_guesses_nothing(running, stopped):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    running.cluster.default_log.parent.chmod(0o755)
+    report = as_nobody(running.data_directory)
+    assert report["pid"] is None
+    findings = {f["check"]: f for f in report["findings"] if f["group"] in ("Cluster", "Machine")}
+    assert findings["access"]["verdict"] == "unknown"
+    assert findings["access"]["remedy"]
+    assert "server" not in findings
+    assert findings["swap"]["verdict"] in ("ok", "problem")
+    assert report["healthy"] is False
+    # With access for the group, or as here for all, only the server stays hidden.
+    opened = [running.data_directory / name for name in ("PG_VERSION", "postmaster.pid")]
+    for path in (running.data_directory, *opened):
+        path.chmod(0o755)
+    report = as_nobody(running.data_directory)
+    running.data_directory.chmod(0o700)
+    for path in opened:
+        path.chmod(0o600)
+    running.cluster.default_log.parent.chmod(0o700)
+    findings = {f["check"]: f for f in report["findings"]}
+    assert findings["server"]["verdict"] == "unknown"
+    assert findings["keystore"]["verdict"] == "unknown"
+    assert findings["configuration"]["verdict"] == "unknown"
+
+
+def as_nobody(data_directory: Path) -> dict:
+    """Return the report that an unprivileged user gets, of a process of its own."""
+    nobody = OsUser.from_passwd(pwd.getpwuid(65534))
+    found = reachable_binaries(list_binaries()[0], nobody)
+    doctor(data_directory, found)  # Load every module while they can be read.
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(nobody.gid)
+            os.setuid(nobody.uid)
+            report = doctor(data_directory, found).as_json()
+            os.write(writing, json.dumps(report).encode())
+        except BaseException as error:
+            os.write(writing, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text)

@@ -1,0 +1,301 @@
+"""Directories made by `tde pg install-bin`, used as a DBA's scripts use PostgreSQL's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError, TdeError
+from tde.keystore import Keystore, inspect_keystore
+from tde.postgres import PostgresBinaries, Scope, install_bin_directory
+from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.server.reachable import reachable_binaries
+
+CANARY = "row-behind-a-program"
+
+
+class Programs:
+    """Runs the programs of a directory as the server's user, with the directory first in PATH."""
+
+    def __init__(self, directory: Path, sockets: Path, os_user: OsUser | None) -> None:
+        self.directory = directory
+        self.sockets = sockets
+        self.os_user = os_user
+
+    def run(self, *command: object, exit_code: int | None = 0) -> str:
+        environment = {**os.environ, "PATH": f"{self.directory}:{os.environ['PATH']}"}
+        environment |= {"PGHOST": str(self.sockets), "PGDATABASE": "postgres", "PGPORT": "5432"}
+        arguments = [self.directory / str(command[0]), *map(str, command[1:])]
+        result = run_as(self.os_user, arguments, environment=environment, cwd=self.sockets)
+        output = result.stdout + result.stderr
+        assert exit_code in (None, result.returncode), output
+        return output
+
+    def sql(self, statement: str) -> str:
+        return self.run("psql", "-Atqc", statement).strip()
+
+    def start(self, data: Path) -> None:
+        options = f"-k {self.sockets} -h '' -c wal_keep_size=100MB"
+        self.run("pg_ctl", "start", "-w", "-D", data, "-o", options, "-l", f"{data}.log")
+
+
+@pytest.fixture
+def programs(binaries, keystore_factory, os_user, os_user_tmp_path):
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    made = install_bin_directory(
+        os_user_tmp_path / "bin", binaries, os_user, keystore=keystore, algorithm=Algorithm.AES128
+    )
+    programs = Programs(made.path, os_user_tmp_path, os_user)
+    yield programs
+    for pidfile in os_user_tmp_path.glob("*/postmaster.pid"):
+        programs.run("pg_ctl", "stop", "-m", "immediate", "-D", pidfile.parent)
+
+
+def holds_canary(directory: Path) -> bool:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return any(CANARY.encode() in path.read_bytes() for path in files)
+
+
+def stock_crashes(programs: Programs, binaries: PostgresBinaries, *command: object) -> bool:
+    """Whether PostgreSQL's own program ends with a signal, as the wheel's pg_verifybackup of 18."""
+    program = reachable_binaries(binaries, programs.os_user).program(str(command[0]))
+    return run_as(programs.os_user, [program, *map(str, command[1:])]).returncode < 0
+
+
+def test_every_program_works_on_a_cluster_of_its_initdb(
+    programs: Programs, binaries: PostgresBinaries, os_user_tmp_path: Path
+) -> None:
+    data = os_user_tmp_path / "data"
+    programs.run("initdb", "-N", "-k", "-A", "trust", data)
+    programs.start(data)
+    programs.sql(f"CREATE TABLE t AS SELECT '{CANARY}' FROM generate_series(1, 1000)")
+    programs.sql("CHECKPOINT")
+    programs.sql("SELECT pg_switch_wal()")
+    assert not holds_canary(data)
+    backup = os_user_tmp_path / "backup"
+    programs.run("pg_basebackup", "-D", backup, "-X", "stream", "-c", "fast")
+    if not stock_crashes(programs, binaries, "pg_verifybackup", "--no-parse-wal", backup):
+        programs.run("pg_verifybackup", backup)
+    assert not holds_canary(backup)
+    programs.run("pg_ctl", "restart", "-w", "-D", data, "-l", f"{data}.log")
+    programs.run("pg_ctl", "stop", "-w", "-D", data)
+    assert "Bad checksums:  0" in programs.run("pg_checksums", "--check", data)
+    segment = min(path.name for path in (data / "pg_wal").iterdir() if len(path.name) == 24)
+    assert "rmgr: " in programs.run("pg_waldump", "-n", "2", data / "pg_wal" / segment)
+    programs.run("pg_resetwal", "-f", "-D", data)
+    programs.start(data)
+    assert programs.sql("SELECT count(*) FROM t") == "1000"
+    programs.run("pg_ctl", "stop", "-D", data)
+    # The backup is a cluster of its own, with the keys of the same keystore.
+    programs.start(backup)
+    assert programs.sql("SELECT count(*) FROM t") == "1000"
+
+
+def test_pg_ctl_creates_an_encrypted_cluster_too(programs: Programs, os_user_tmp_path: Path):
+    data = os_user_tmp_path / "data"
+    programs.run("pg_ctl", "initdb", "-D", data, "-o", "-N -A trust")
+    programs.start(data)
+    location = os_user_tmp_path / "space"
+    subprocess.run(["install", "-d", "-m", "700", location], check=True)
+    if programs.os_user is not None:
+        os.chown(location, programs.os_user.uid, programs.os_user.gid)
+    programs.sql(f"CREATE TABLESPACE space LOCATION '{location}'")
+    programs.sql(f"CREATE TABLE t TABLESPACE space AS SELECT '{CANARY}' FROM generate_series(1, 9)")
+    programs.sql("CHECKPOINT")
+    assert not holds_canary(location)
+
+
+def test_pg_rewind_takes_an_old_primary_back(programs: Programs, os_user_tmp_path: Path) -> None:
+    primary, standby = os_user_tmp_path / "primary", os_user_tmp_path / "standby"
+    programs.run("initdb", "-N", "-k", "-A", "trust", primary)
+    programs.start(primary)
+    programs.sql("CREATE TABLE t(a text)")
+    programs.run("pg_basebackup", "-D", standby, "-X", "stream", "-c", "fast")
+    # What only the old primary has must be gone after the rewind.
+    programs.sql(f"INSERT INTO t SELECT '{CANARY}' FROM generate_series(1, 2000)")
+    programs.run("pg_ctl", "stop", "-D", primary)
+    (standby / "standby.signal").touch()
+    programs.start(standby)
+    programs.run("pg_ctl", "promote", "-w", "-D", standby)
+    programs.sql("INSERT INTO t VALUES ('of the new primary')")
+    programs.run("pg_ctl", "stop", "-D", standby)
+    output = programs.run("pg_rewind", "--target-pgdata", primary, f"--source-pgdata={standby}")
+    assert "Done!" in output
+    assert not holds_canary(primary)
+    programs.start(primary)
+    assert programs.sql("SELECT a FROM t") == "of the new primary"
+
+
+@pytest.mark.parametrize("mode", ["--copy", "--link"])
+@pytest.mark.parametrize("old", ["oldest", "previous"])
+def test_pg_upgrade_does_as_the_stock_programs_do(
+    postgres_installations, keystore_factory, os_user, os_user_tmp_path: Path, old: str, mode: str
+) -> None:
+    installed = list(postgres_installations.values())
+    if len(installed) < (2 if old == "oldest" else 3):
+        pytest.skip("an upgrade needs a second major version of PostgreSQL, and this one a third")
+    versions = installed[0 if old == "oldest" else -2], installed[-1]
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    failures = []
+    for name, chosen in (("stock", None), ("encrypted", keystore)):
+        directory = os_user_tmp_path / name
+        directory.mkdir()
+        if os_user is not None:
+            os.chown(directory, os_user.uid, os_user.gid)
+        programs = [
+            Programs(
+                install_bin_directory(
+                    directory / f"bin-{binaries.major}", binaries, os_user, keystore=chosen
+                ).path,
+                directory,
+                os_user,
+            )
+            for binaries in versions
+        ]
+        failures.append(upgrade(*programs, directory, mode))
+    # A minor release may make clusters that another major version's pg_upgrade does not know yet.
+    assert failures[1] == failures[0]
+
+
+def upgrade(old: Programs, new: Programs, directory: Path, mode: str) -> list[str]:
+    """Upgrade a cluster and check its content; return what pg_upgrade says when it cannot."""
+    encrypted = (new.directory / "tde-bin.conf").exists()
+    before, after = directory / "before", directory / "after"
+    options = ("-N", "-k", "-A", "trust", "--locale=C", "-E", "UTF8", "-D")
+    old.run("initdb", *options, before)
+    old.start(before)
+    old.sql(f"CREATE TABLE t AS SELECT '{CANARY}' AS v FROM generate_series(1, 1000)")
+    old.sql("SELECT lo_from_bytea(0, 'large object')")
+    old.run("pg_ctl", "stop", "-D", before)
+    new.run("initdb", *options, after)
+    # pg_upgrade starts the servers of both through the programs of these directories.
+    clusters = ("-d", before, "-D", after, "-b", old.directory, "-B", new.directory)
+    output = new.run("pg_upgrade", *clusters, "-s", directory, mode, exit_code=None)
+    if "*failure*" in output:
+        return failure(output, after)
+    assert holds_canary(after) is not encrypted
+    new.start(after)
+    try:
+        assert new.sql("SELECT count(*), max(v) FROM t") == f"1000|{CANARY}"
+        large_object = "SELECT convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata"
+        assert new.sql(large_object) == "large object"
+    finally:
+        new.run("pg_ctl", "stop", "-m", "immediate", "-D", after)
+    return []
+
+
+def failure(output: str, after: Path) -> list[str]:
+    """Return pg_upgrade's steps and the errors in its logs, without what differs in each run."""
+    said = output.split("Consult the last few lines")[0].splitlines()
+    for log in sorted(after.glob("pg_upgrade_output.d/*/log/*.log")):
+        said += [line for line in log.read_text().splitlines() if ": error:" in line]
+    return said
+
+
+def test_stock_programs_plain_clusters_and_other_keystores_are_told_apart(
+    programs: Programs, binaries: PostgresBinaries, os_user_tmp_path: Path, keystore_factory
+) -> None:
+    data = os_user_tmp_path / "data"
+    programs.run("initdb", "-N", "-A", "trust", data)
+    stock = Programs(
+        reachable_binaries(binaries, programs.os_user).bindir, os_user_tmp_path, programs.os_user
+    )
+    stock.run("pg_ctl", "start", "-w", "-D", data, "-l", f"{data}.log", exit_code=1)
+    assert "tde-start-this-cluster-with" in Path(f"{data}.log").read_text()
+    # A cluster without encryption stays one.
+    plain = os_user_tmp_path / "plain"
+    stock.run("initdb", "-N", "-A", "trust", plain)
+    programs.start(plain)
+    programs.sql(f"CREATE TABLE t AS SELECT '{CANARY}'")
+    programs.sql("CHECKPOINT")
+    assert holds_canary(plain)
+    # The cluster of another keystore is refused by name.
+    other = keystore_factory("other")
+    marker = data / "tde.json"
+    marker.write_text(marker.read_text().replace(keystore_of(programs).uuid.hex, other.uuid.hex))
+    output = programs.run("pg_ctl", "start", "-D", data, exit_code=1)
+    assert "belongs to another keystore" in output
+
+
+def keystore_of(programs: Programs):
+    return inspect_keystore(programs.sockets / "ks")
+
+
+def test_information_needs_no_keys(programs: Programs) -> None:
+    (programs.sockets / "ks" / "auto-open.key").unlink()
+    assert "PostgreSQL" in programs.run("postgres", "--version")
+    assert "initdb" in programs.run("initdb", "--help")
+    programs.run("pg_ctl", "status", "-D", programs.sockets / "missing", exit_code=4)
+    output = programs.run("initdb", "-D", programs.sockets / "data", exit_code=1)
+    assert "does not open by itself" in output
+    assert "auto-open enable" in output
+    assert not (programs.sockets / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "damage", ["mode", "bit", "short", "other"], ids=lambda damage: f"auto-open-{damage}"
+)
+def test_a_damaged_auto_open_file_is_named(
+    programs: Programs, damage: str, keystore_factory
+) -> None:
+    path = programs.sockets / "ks" / "auto-open.key"
+    content = bytearray(path.read_bytes())
+    if damage == "mode":
+        path.chmod(0o644)
+    elif damage == "short":
+        path.write_bytes(content[:-1])
+    elif damage == "bit":
+        content[100] ^= 1
+        path.write_bytes(content)
+    else:
+        content[0] ^= 1
+        path.write_bytes(content)
+    output = programs.run("initdb", "-D", programs.sockets / "data", exit_code=1)
+    assert "auto-open.key" in output
+    assert not (programs.sockets / "data").exists()
+
+
+def test_server_that_was_upgraded_is_refused(programs: Programs) -> None:
+    settings = programs.directory / "tde-bin.conf"
+    lines = settings.read_text().splitlines()
+    settings.write_text("\n".join(f"{x}1" if x.startswith("postgres_size") else x for x in lines))
+    output = programs.run("initdb", "-D", programs.sockets / "data", exit_code=1)
+    assert "tde pg install-bin" in output
+
+
+def test_installation_is_refused_with_a_reason(
+    any_binaries, keystore_factory, os_user, os_user_tmp_path
+) -> None:
+    keystore = keystore_factory("ks")
+    with pytest.raises(ClusterKeystoreError, match="does not open by itself"):
+        install_bin_directory(os_user_tmp_path / "bin", any_binaries, os_user, keystore=keystore)
+    foreign = os_user_tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "psql").write_text("mine")
+    with pytest.raises(TdeError, match="not made by tde"):
+        install_bin_directory(foreign, any_binaries, os_user, keystore=None)
+
+
+def test_a_directory_for_plain_clusters_is_updated_to_one_with_keys(
+    any_binaries, keystore_factory, os_user, os_user_tmp_path
+) -> None:
+    directory = os_user_tmp_path / "bin"
+    made = install_bin_directory(directory, any_binaries, os_user, keystore=None)
+    assert made.with_keys == ()
+    assert (directory / "initdb").is_symlink()
+    keystore: Keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    for _ in range(2):
+        made = install_bin_directory(
+            directory, any_binaries, os_user, keystore=keystore, scope=Scope.TABLESPACES
+        )
+        assert "postgres" in made.with_keys
+        assert not (directory / "initdb").is_symlink()
+        assert (directory / "psql").is_symlink()
+    assert '"scope": "tablespaces"' in (directory / "tde.json").read_text()

@@ -1,0 +1,176 @@
+"""What a server leaves for others: postmaster.pid and .opts, sockets, counters."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from pathlib import Path
+
+import pytest
+
+from tde.errors import DataDirectoryError, NoDataDirectoryError
+from tde.postgres.server import pidfile
+from tde.postgres.server.control import read_major_version
+from tde.postgres.server.counters import COUNTERS_MAGIC, IoCounters, io_counters, parse_counters
+from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
+from tde.postgres.server.program import program_arguments
+from tde.postgres.server.sockets import (
+    create_private_directory,
+    is_configured,
+    private_directory,
+    remove_private_directory,
+    split_socket_argument,
+    usable_stock_directory,
+)
+
+PID_FILE = "4711\n/srv/data\n1700000000\n5433\n/tmp\nlocalhost\n  123 456\nready   \n"
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    monkeypatch.setattr(pidfile, "is_server_of", lambda pid, directory: pid == 4711)
+
+
+def test_postmaster_pid_is_read(tmp_path, alive):
+    (tmp_path / "postmaster.pid").write_text(PID_FILE)
+    found = read_postmaster_file(tmp_path)
+    assert found == pidfile.PostmasterFile(4711, 5433, "/tmp", "localhost", "ready")
+
+
+@pytest.mark.parametrize("lines", range(1, 8))
+def test_postmaster_pid_of_a_starting_server_is_read(tmp_path, alive, lines):
+    (tmp_path / "postmaster.pid").write_text("\n".join(PID_FILE.split("\n")[:lines]))
+    found = read_postmaster_file(tmp_path)
+    assert found is not None
+    assert (found.pid, found.status) == (4711, "")
+
+
+@pytest.mark.parametrize("content", ["", "garbage\n", PID_FILE.replace("4711", "4712")])
+def test_stale_or_useless_postmaster_pid_counts_as_none(tmp_path, alive, content):
+    (tmp_path / "postmaster.pid").write_text(content)
+    assert read_postmaster_file(tmp_path) is None
+
+
+def test_process_that_is_not_a_server_is_not_taken_for_one():
+    assert not pidfile.is_postgres_process(os.getpid())
+
+
+def test_postmaster_pid_of_another_cluster_counts_as_none(tmp_path, monkeypatch):
+    # The process id of a killed server was given to the server of another cluster.
+    monkeypatch.setattr(pidfile, "is_postgres_process", lambda pid: True)
+    (tmp_path / "postmaster.pid").write_text(PID_FILE.replace("4711", str(os.getpid())))
+    assert read_postmaster_file(tmp_path) is None
+    monkeypatch.chdir(tmp_path)
+    assert read_postmaster_file(tmp_path) is not None
+    (tmp_path.parent / "link").symlink_to(tmp_path)
+    assert read_postmaster_file(tmp_path.parent / "link") is not None
+
+
+def test_arguments_of_the_last_start_are_read(tmp_path):
+    assert read_server_arguments(tmp_path) == []
+    (tmp_path / "postmaster.opts").write_text(
+        '/usr/lib/postgresql/15/bin/postgres "-D" "/srv/data" "-c" "work_mem=4 MB" "-i"\n'
+    )
+    assert read_server_arguments(tmp_path) == ["-c", "work_mem=4 MB", "-i"]
+
+
+@pytest.mark.parametrize("content", [None, "", "fifteen"])
+def test_a_directory_without_a_version_is_no_data_directory(tmp_path, content):
+    if content is not None:
+        (tmp_path / "PG_VERSION").write_text(content)
+    with pytest.raises(NoDataDirectoryError):
+        read_major_version(tmp_path)
+
+
+def counter_area(stripes: list[list[int]], words: int = 8) -> bytes:
+    start = 8  # In words: the stripes are aligned to cache lines.
+    header = struct.pack("=8Q", COUNTERS_MAGIC, len(stripes), words, start, 0, 0, 0, 0)
+    return header + b"".join(struct.pack(f"={words}Q", *stripe) for stripe in stripes)
+
+
+def test_counters_are_summed_over_stripes():
+    area = counter_area([[1, 2, 3, 4, 5, 6, 0, 0], [10, 20, 30, 40, 50, 60, 9, 9]])
+    found = parse_counters(area)
+    assert found == IoCounters(11, 22, 33, 44, 55, 66)
+    assert (found.bytes_encrypted, found.bytes_decrypted) == (99, 132)
+    assert found - IoCounters(1, 2, 3, 4, 5, 6) == IoCounters(10, 20, 30, 40, 50, 60)
+
+
+def test_counters_that_are_not_understood_count_as_none():
+    area = counter_area([[1] * 8])
+    assert parse_counters(b"") is None
+    assert parse_counters(area[:-1]) is None
+    assert parse_counters(b"\0" * len(area)) is None
+    assert parse_counters(counter_area([[1] * 5], words=5)) is None
+    assert io_counters(os.getpid()) is None
+    assert io_counters(2**22 + 1) is None  # Above the kernel's limit for process ids.
+
+
+def test_socket_setting_is_recognized(tmp_path):
+    assert not is_configured(tmp_path)
+    configuration = tmp_path / "postgresql.conf"
+    configuration.write_text("#unix_socket_directories = '/tmp'\nport = 1\n")
+    assert not is_configured(tmp_path)
+    (tmp_path / "postgresql.auto.conf").write_text("unix_socket_directories = '/srv'\n")
+    assert is_configured(tmp_path)
+
+
+def test_private_socket_directory_is_the_users_alone(tmp_path):
+    created = create_private_directory(tmp_path, None)
+    try:
+        assert stat.S_IMODE(created.stat().st_mode) == 0o700
+        assert len(f"{created}/.s.PGSQL.65535") <= 107
+        assert create_private_directory(tmp_path, None) == created
+        created.chmod(0o777)
+        with pytest.raises(DataDirectoryError, match="belongs to somebody else"):
+            create_private_directory(tmp_path, None)
+    finally:
+        remove_private_directory(tmp_path, None)
+    assert not created.exists()
+    remove_private_directory(tmp_path, None)
+
+
+def test_link_in_place_of_the_private_directory_is_refused(tmp_path):
+    link = private_directory(tmp_path, None)
+    link.symlink_to(tmp_path)
+    try:
+        with pytest.raises(DataDirectoryError):
+            create_private_directory(tmp_path, None)
+    finally:
+        link.unlink()
+
+
+def test_stock_socket_directory_is_used_while_it_is_free(tmp_path):
+    assert usable_stock_directory(f"{tmp_path}, /other", 5432, None) == tmp_path
+    (tmp_path / ".s.PGSQL.5432.lock").touch()
+    assert usable_stock_directory(str(tmp_path), 5432, None) is None
+    assert usable_stock_directory(str(tmp_path), 5433, None) == tmp_path
+    assert usable_stock_directory(str(tmp_path / "missing"), 5432, None) is None
+    assert usable_stock_directory("@abstract", 5432, None) is None
+
+
+def test_socket_argument_of_the_last_start_is_taken_out():
+    private = Path("/tmp/tde-0-abc")
+    own = ["-c", f"unix_socket_directories={private}"]
+    both = ["-c", f"unix_socket_directories=/tmp,{private}"]
+    configured = ["-c", "unix_socket_directories=/srv/sockets"]
+    rest = ["-p", "5433"]
+    assert split_socket_argument([*rest, *own], private) == (rest, False)
+    assert split_socket_argument([*both, *rest], private) == (rest, True)
+    assert split_socket_argument([*rest, *configured], private) == ([*rest, *configured], False)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "expected"),
+    [
+        ("pg_basebackup", ["-D", "x"], ["-D", "x", "--no-verify-checksums"]),
+        ("pg_basebackup", ["--help"], ["--help"]),
+        ("pg_basebackup", ["-V"], ["-V"]),
+        ("pg_basebackup", [], ["--no-verify-checksums"]),
+        ("pg_waldump", ["-n", "1"], ["-n", "1"]),
+    ],
+)
+def test_base_backups_of_ciphertext_verify_no_checksums(program, arguments, expected):
+    assert program_arguments(program, arguments, encrypted=True) == expected
+    assert program_arguments(program, arguments, encrypted=False) == arguments
