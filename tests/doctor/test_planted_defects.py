@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict, runner
+from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict
 from tde.errors import ClusterKeystoreError, UnsupportedServerError
 from tde.keystore import Keystore
 from tde.keystore.providers.auto_open import auto_open_path
+from tde.machine import checks
 from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries, run_program
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.interposer import GUARD_FILE
@@ -250,7 +251,7 @@ def test_every_start_warns_of_the_machine(stopped, tmp_path, monkeypatch, caplog
     machine = Machine(tmp_path)
     machine.device("vdb")
     machine.swap("/dev/vdb")
-    monkeypatch.setattr(runner, "MachineFiles", lambda: MachineFiles(tmp_path))
+    monkeypatch.setattr(checks, "MachineFiles", lambda: MachineFiles(tmp_path))
     stopped.start()
     stopped.cluster.stop("immediate")
     assert "swapoff /dev/vdb" in caplog.text
