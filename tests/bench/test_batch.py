@@ -17,13 +17,13 @@ from rich.console import Console
 from tde_bench.batch.benchmark import BatchParameters, require_same_answers
 from tde_bench.batch.chart import write_chart
 from tde_bench.batch.phases import phases
-from tde_bench.batch.report import print_report
 from tde_bench.batch.results import TOTAL, BatchResult, BatchRun, PhaseSummary, total_frame
+from tde_bench.batch.tables import print_report
 from tde_bench.batch.target import recovery_seconds
 from tde_bench.cli import app
 from tde_bench.cli import batch as batch_command
 from tde_bench.errors import BenchError, ConsistencyError
-from tde_bench.speed import CipherSpeed
+from tde_bench.measure.cipher_speed import CipherSpeed
 from typer.testing import CliRunner
 from whole_runs import interrupt, processes_of, reachable_directory, read_document
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tde_bench import canary
-from tde_bench.canary import CanaryReport, file_contains, new_marker, require, search
 from tde_bench.errors import CanaryError
+from tde_bench.servers import canary
+from tde_bench.servers.canary import CanaryReport, file_contains, new_marker, require, search
 
 MARKER = b"tde-canary-0123456789"
 CHUNK = 64

@@ -26,13 +26,13 @@ from rich.console import Console
 from tde_bench import cli
 from tde_bench.check.benchmark import CheckBenchmark, CheckParameters
 from tde_bench.check.quantities import CheckRun, Quantity
-from tde_bench.check.report import findings_table, outcome
 from tde_bench.check.results import CheckResult, read_baseline
+from tde_bench.check.tables import findings_table, outcome
 from tde_bench.check.verdict import Comparison, Verdict, judge
 from tde_bench.errors import BenchError, NotMeasuredError
-from tde_bench.htmlreport.reading import read_result
-from tde_bench.outcome import write_json
-from tde_bench.statistics import Estimate
+from tde_bench.measure.result import write_json
+from tde_bench.measure.statistics import Estimate
+from tde_bench.report.reading import read_result
 from typer.testing import CliRunner
 
 SOURCE = Path(__file__).with_name("slow_cipher.c")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tde_bench import cli
 from tde_bench.cli import oltp as oltp_command
-from tde_bench.cli.common import check_outputs, numbers
+from tde_bench.cli.option_checks import check_outputs, numbers
 from tde_bench.errors import BenchError
-from tde_bench.parameters import OltpParameters
-from tde_bench.workload_names import WorkloadName
+from tde_bench.oltp.parameters import OltpParameters
+from tde_bench.workloads.names import WorkloadName
 from typer.testing import CliRunner
 
 

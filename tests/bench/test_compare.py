@@ -25,22 +25,22 @@ from runs import make_result
 from tde_bench.compare import peers
 from tde_bench.compare.benchmark import _VOLUMES, CompareBenchmark
 from tde_bench.compare.peers import Peer, all_peers
-from tde_bench.compare.report import compare_table
 from tde_bench.compare.results import CompareResult
+from tde_bench.compare.tables import compare_table
 from tde_bench.compare.volumes import Volume
 from tde_bench.configurations import GOCRYPTFS, LUKS, NO_ENCRYPTION, PGCRYPTO, Configuration
-from tde_bench.database import Connection
 from tde_bench.errors import BenchError, CanaryError
-from tde_bench.htmlreport.page import read_all, render_html, render_markdown
-from tde_bench.oltp import OltpBenchmark
-from tde_bench.outcome import write_json
-from tde_bench.parameters import OltpParameters
-from tde_bench.progress import LiveProgress, live_progress
-from tde_bench.results import Point
-from tde_bench.schedule import Slot
-from tde_bench.servers import Server
-from tde_bench.turn import Turn
-from tde_bench.workloads import Driver
+from tde_bench.measure.result import write_json
+from tde_bench.measure.schedule import Slot
+from tde_bench.oltp.benchmark import OltpBenchmark
+from tde_bench.oltp.parameters import OltpParameters
+from tde_bench.oltp.results import Point
+from tde_bench.oltp.sliced_turn import Turn
+from tde_bench.present.progress import LiveProgress, live_progress
+from tde_bench.report.page import read_all, render_html, render_markdown
+from tde_bench.servers.database import Connection
+from tde_bench.servers.ephemeral import Server
+from tde_bench.workloads.base import Driver
 from whole_runs import reachable_directory
 
 from tde import Algorithm

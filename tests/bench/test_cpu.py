@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 import pytest
-from tde_bench.cpu import tree_cpu_seconds
+from tde_bench.measure.cpu_time import tree_cpu_seconds
 
 # A parent with a child that ends and is waited for, a child that ends and stays a zombie, and a
 # live child with a grandchild that has ended. Each burns 0.2 s of CPU (not of the clock) and

@@ -17,10 +17,10 @@ from psycopg2 import errors
 from psycopg2.extensions import parse_dsn
 from tde_bench.cli.failures import in_plain_words, plain_errors
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
-from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError
-from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
-from tde_bench.workspace import workspace
+from tde_bench.servers.database import execute, fetch_value
+from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, server_settings
+from tde_bench.servers.workspace import workspace
 
 from tde.postgres import find_binaries
 

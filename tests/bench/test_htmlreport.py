@@ -17,12 +17,12 @@ from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison
 from tde_bench.compare.results import CompareResult
 from tde_bench.errors import BenchError
-from tde_bench.htmlreport.page import read_all, render_html, render_markdown
-from tde_bench.htmlreport.reading import read_result
-from tde_bench.outcome import Document, write_json
+from tde_bench.measure.result import Document, write_json
+from tde_bench.measure.statistics import Estimate
+from tde_bench.oltp.results import Slice
 from tde_bench.pages.results import PagesResult, PagesRun
-from tde_bench.results import Slice
-from tde_bench.statistics import Estimate
+from tde_bench.report.page import read_all, render_html, render_markdown
+from tde_bench.report.reading import read_result
 from typer.testing import CliRunner
 
 TPS = [1000.0, 1010.0, 990.0, 1000.0, 1005.0, 995.0]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tde_bench import page_cache
-from tde_bench.metadata import filesystem_of
+from tde_bench.batch import page_cache
+from tde_bench.measure.metadata import filesystem_of
 
 
 @pytest.fixture

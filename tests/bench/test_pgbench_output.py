@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tde_bench.errors import BenchError
-from tde_bench.pgbench import (
+from tde_bench.workloads.pgbench import (
     Summary,
     parse_progress,
     parse_summary,

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from runs import make_result
-from tde_bench.chart import write_chart
 from tde_bench.errors import BenchError
-from tde_bench.outcome import write_json
-from tde_bench.report import format_interval, format_ratio, human_bytes, print_report
-from tde_bench.results import OltpResult, Point, Slice, paired, read_oltp, write_csv
-from tde_bench.speed import CipherSpeed
-from tde_bench.statistics import Estimate
-from tde_bench.verdict import verdicts
+from tde_bench.measure.cipher_speed import CipherSpeed
+from tde_bench.measure.result import write_json
+from tde_bench.measure.statistics import Estimate
+from tde_bench.oltp.chart import write_chart
+from tde_bench.oltp.results import OltpResult, Point, Slice, paired, read_oltp, write_csv
+from tde_bench.oltp.tables import format_interval, format_ratio, human_bytes, print_report
+from tde_bench.oltp.verdicts import verdicts
 
 
 def _ratios(result: OltpResult, metric: str = "tps") -> list[float]:

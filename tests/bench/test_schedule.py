@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 
 import pytest
-from tde_bench.schedule import rotated, rotated_rounds
+from tde_bench.measure.schedule import rotated, rotated_rounds
 
 
 def test_each_round_starts_with_the_next_configuration() -> None:

@@ -15,21 +15,22 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tde_bench import canary, servers, tpcb
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
-from tde_bench.cpu import tree_cpu_seconds
-from tde_bench.database import Connection, execute, fetch_value
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
-from tde_bench.machine import compare_settings, describe_canary
-from tde_bench.metadata import REDACTED
-from tde_bench.metadata import server_settings as server_settings_of
-from tde_bench.outcome import Outcome
-from tde_bench.pgbench import PgbenchOptions, summarize_latency
-from tde_bench.probe import may_checkpoint
-from tde_bench.runner import check_canary
-from tde_bench.servers import EphemeralServer, ExistingServer, server_settings
-from tde_bench.usage import read_usage
-from tde_bench.workspace import workspace
+from tde_bench.measure.cpu_time import tree_cpu_seconds
+from tde_bench.measure.metadata import REDACTED
+from tde_bench.measure.metadata import server_settings as server_settings_of
+from tde_bench.measure.result import Outcome
+from tde_bench.measure.usage import read_usage
+from tde_bench.servers import canary, ephemeral
+from tde_bench.servers.database import Connection, execute, fetch_value
+from tde_bench.servers.description import compare_settings, describe_canary
+from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, server_settings
+from tde_bench.servers.existing_access import may_checkpoint
+from tde_bench.servers.running import check_canary
+from tde_bench.servers.workspace import workspace
+from tde_bench.workloads import tpcb_tables
+from tde_bench.workloads.pgbench import PgbenchOptions, summarize_latency
 
 from tde.postgres import find_binaries
 
@@ -96,14 +97,16 @@ def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
     # The backends have ended by now, so this time comes from the postmaster's reaped children.
     assert tree_cpu_seconds(server.postmaster_pid) > before
     with contextlib.closing(server.connect()) as connection:
-        tpcb.write_checkpoint(connection)
-        sums = tpcb.read_sums(connection)
-        tpcb.require_consistent(sums, label="none", at_least=result.summary.transactions)
+        tpcb_tables.write_checkpoint(connection)
+        sums = tpcb_tables.read_sums(connection)
+        tpcb_tables.require_consistent(sums, label="none", at_least=result.summary.transactions)
         with pytest.raises(ConsistencyError, match="confirmed"):
-            tpcb.require_consistent(sums, label="none", at_least=sums.transactions + 1)
+            tpcb_tables.require_consistent(sums, label="none", at_least=sums.transactions + 1)
         execute(connection, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 1")
         with pytest.raises(ConsistencyError, match="disagree"):
-            tpcb.require_consistent(tpcb.read_sums(connection), label="none", at_least=0)
+            tpcb_tables.require_consistent(
+                tpcb_tables.read_sums(connection), label="none", at_least=0
+            )
         execute(connection, "UPDATE pgbench_accounts SET abalance = abalance - 1 WHERE aid = 1")
 
 
@@ -159,13 +162,13 @@ def test_an_interruption_while_the_scratch_database_is_created_leaves_none(
     server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = _databases(server)
-    create = servers._create_database
+    create = ephemeral._create_database
 
     def interrupted(connection: Connection, name: str) -> None:
         create(connection, name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(servers, "_create_database", interrupted)
+    monkeypatch.setattr(ephemeral, "_create_database", interrupted)
     existing = ExistingServer(Configuration("mine", "mine", dsn=server.dsn))
     with pytest.raises(KeyboardInterrupt):
         existing.start()

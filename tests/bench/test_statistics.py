@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tde_bench.statistics import Estimate, median_estimate, relative_noise
+from tde_bench.measure.statistics import Estimate, median_estimate, relative_noise
 
 
 def test_median_and_interval_of_known_values() -> None:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from tde_bench.compare.volumes import gocryptfs, luks
 from tde_bench.errors import BenchError
-from tde_bench.workspace import mounts_below, workspace
+from tde_bench.servers.workspace import mounts_below, workspace
 from volume_run import VOLUME_BYTES
 from whole_runs import reachable_directory
 
@@ -179,7 +179,7 @@ def test_mounts_are_found(tmp_path: Path) -> None:
 def test_workspace_with_a_mount_is_not_removed(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tde_bench.workspace._REMOVE_ATTEMPTS", 1)
+    monkeypatch.setattr("tde_bench.servers.workspace._REMOVE_ATTEMPTS", 1)
     used = workspace(directory, keep=False)
     folder = used.__enter__()
     (folder / "file").touch()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from tde_bench.configurations import NO_ENCRYPTION
-from tde_bench.database import execute, fetch_value
 from tde_bench.errors import BenchError, ConsistencyError
-from tde_bench.servers import EphemeralServer, server_settings
-from tde_bench.workload_names import WorkloadName
-from tde_bench.workloads import Driver, Load, LoadOptions, workload
-from tde_bench.workspace import workspace
+from tde_bench.servers.database import execute, fetch_value
+from tde_bench.servers.ephemeral import EphemeralServer, server_settings
+from tde_bench.servers.workspace import workspace
+from tde_bench.workloads.base import Driver, Load, LoadOptions
+from tde_bench.workloads.catalogue import workload
+from tde_bench.workloads.names import WorkloadName
 
 from tde.postgres import find_binaries
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
-from tde_bench import workspace as workspace_module
 from tde_bench.compare import volumes
-from tde_bench.lifecycle import signals_interrupt
-from tde_bench.workspace import workspace
+from tde_bench.servers import workspace as workspace_module
+from tde_bench.servers.signals import signals_interrupt
+from tde_bench.servers.workspace import workspace
 
 VOLUME_BYTES = 1 << 20
 

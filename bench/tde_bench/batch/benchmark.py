@@ -13,10 +13,14 @@ from tde.postgres import find_binaries
 from tde_bench.batch.phases import Phase, phases, write_data
 from tde_bench.batch.results import BatchResult, BatchRun
 from tde_bench.batch.target import Answer, Measurement, Target
-from tde_bench.canary import CanaryReport
 from tde_bench.configurations import Configuration
 from tde_bench.errors import ConsistencyError
-from tde_bench.machine import (
+from tde_bench.measure.cipher_speed import measure_speeds
+from tde_bench.measure.schedule import Slot, rotated
+from tde_bench.oltp.parameters import Parameters
+from tde_bench.present.progress import Observer
+from tde_bench.servers.canary import CanaryReport
+from tde_bench.servers.description import (
     check_steal,
     compare_settings,
     describe_canary,
@@ -24,12 +28,8 @@ from tde_bench.machine import (
     describe_machine,
     describe_server,
 )
-from tde_bench.parameters import Parameters
-from tde_bench.progress import Observer
-from tde_bench.runner import Place, check_canary, running_servers
-from tde_bench.schedule import Slot, rotated
-from tde_bench.servers import EphemeralServer, server_settings
-from tde_bench.speed import measure_speeds
+from tde_bench.servers.ephemeral import EphemeralServer, server_settings
+from tde_bench.servers.running import Place, check_canary, running_servers
 
 # More of a table in the page cache, and a scan of it is not cold.
 _MAXIMUM_CACHED = 0.01

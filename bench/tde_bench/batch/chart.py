@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
-from tde_bench.palette import DARK_COLOURS, GREY, INK, colours, plain_frame
+from tde_bench.present.palette import DARK_COLOURS, GREY, INK, colours, plain_frame
 
 
 def write_chart(result: BatchResult, path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tde_bench.outcome import Outcome, median_or_none
-from tde_bench.results import paired, round_estimate
-from tde_bench.speed import CipherSpeed, cipher_seconds
-from tde_bench.statistics import Estimate, relative_noise
+from tde_bench.measure.cipher_speed import CipherSpeed, cipher_seconds
+from tde_bench.measure.result import Outcome, median_or_none
+from tde_bench.measure.statistics import Estimate, relative_noise
+from tde_bench.oltp.results import paired, round_estimate
 
 SCHEMA = {"name": "tde-bench/batch", "version": 1}
 

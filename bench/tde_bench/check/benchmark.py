@@ -22,21 +22,21 @@ from tde_bench.check.works import (
     settle,
 )
 from tde_bench.configurations import Configuration, ephemeral
-from tde_bench.database import Connection
 from tde_bench.errors import BenchError
-from tde_bench.machine import (
+from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
+from tde_bench.measure.usage import read_usage, steal_seconds
+from tde_bench.oltp.parameters import Parameters
+from tde_bench.present.progress import Observer
+from tde_bench.servers.database import Connection
+from tde_bench.servers.description import (
     check_steal,
     describe_canary,
     describe_filesystem,
     describe_machine,
     describe_server,
 )
-from tde_bench.parameters import Parameters
-from tde_bench.progress import Observer
-from tde_bench.runner import Place, check_canary, running_servers
-from tde_bench.servers import Server, server_settings
-from tde_bench.speed import check_version, find_openssl, measure_speed
-from tde_bench.usage import read_usage, steal_seconds
+from tde_bench.servers.ephemeral import Server, server_settings
+from tde_bench.servers.running import Place, check_canary, running_servers
 
 _SHARED_BUFFERS = "16MB"
 # Only CPU time is compared. Waiting for the disk would take most of the two minutes.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tde_bench.statistics import Estimate, median_estimate
+from tde_bench.measure.statistics import Estimate, median_estimate
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import console, error_console, examples
-from tde_bench.cli.common import (
+from tde_bench.cli.option_checks import (
     End,
     algorithms_of,
     check_memory_size,
@@ -18,7 +18,7 @@ from tde_bench.cli.common import (
     show_and_end,
     what_ended,
 )
-from tde_bench.options import (
+from tde_bench.cli.options import (
     AesListOption,
     BindirOption,
     ChartFileOption,
@@ -144,8 +144,8 @@ def _run(
 ) -> tuple[BatchResult, End]:
     """Measure, saving after every phase; return the result and what ended the run early."""
     from tde_bench.batch.benchmark import BatchBenchmark, turns
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
+    from tde_bench.measure.result import write_json
+    from tde_bench.present.progress import live_progress
 
     def save(result: BatchResult) -> None:
         if json_file is not None:
@@ -160,8 +160,8 @@ def _run(
 def _present(result: BatchResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.batch.chart import write_chart
-    from tde_bench.batch.report import print_report
     from tde_bench.batch.results import write_csv
+    from tde_bench.batch.tables import print_report
 
     print_report(result, console)
     if csv_file is not None:

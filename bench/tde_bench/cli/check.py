@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
-from tde_bench.cli.common import check_outputs
 from tde_bench.cli.failures import in_plain_words
+from tde_bench.cli.option_checks import check_outputs
+from tde_bench.cli.options import BindirOption, DirectoryOption, JsonFileOption
 from tde_bench.errors import NotMeasuredError
-from tde_bench.lifecycle import signals_interrupt
-from tde_bench.options import BindirOption, DirectoryOption, JsonFileOption
+from tde_bench.servers.signals import signals_interrupt
 
 if TYPE_CHECKING:
     from tde_bench.check.benchmark import CheckParameters
@@ -82,8 +82,8 @@ def check(
         check_outputs([json_file, junit_file], [])
         # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
         from tde_bench.check.benchmark import CheckParameters
-        from tde_bench.check.report import print_check
         from tde_bench.check.results import read_baseline
+        from tde_bench.check.tables import print_check
 
         # Read first: a baseline that cannot be used should not cost two minutes.
         comparison = None if baseline is None else read_baseline(baseline, margin)
@@ -146,8 +146,8 @@ def _run(
 ) -> tuple[CheckResult, bool]:
     """Measure, saving after every round; return the result and whether the run was finished."""
     from tde_bench.check.benchmark import CheckBenchmark, steps
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
+    from tde_bench.measure.result import write_json
+    from tde_bench.present.progress import live_progress
 
     def save(result: CheckResult) -> None:
         if json_file is not None:

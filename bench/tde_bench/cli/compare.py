@@ -9,7 +9,7 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import console, error_console, examples
-from tde_bench.cli.common import (
+from tde_bench.cli.option_checks import (
     End,
     algorithms_of,
     check_memory_size,
@@ -17,7 +17,7 @@ from tde_bench.cli.common import (
     show_and_end,
     what_ended,
 )
-from tde_bench.options import (
+from tde_bench.cli.options import (
     AesListOption,
     BindirOption,
     ChartFileOption,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tde.postgres import PostgresBinaries
     from tde_bench.compare.peers import Peer
     from tde_bench.compare.results import CompareResult
-    from tde_bench.parameters import OltpParameters
+    from tde_bench.oltp.parameters import OltpParameters
 
 _EPILOG = examples(
     "tde-bench compare --json compare.json --chart compare.png",
@@ -118,7 +118,7 @@ def compare(
 
 def _parameters(quick: bool) -> OltpParameters:
     """Return defaults for up to half a dozen servers."""
-    from tde_bench.parameters import OltpParameters
+    from tde_bench.oltp.parameters import OltpParameters
 
     if quick:
         return OltpParameters(
@@ -136,8 +136,8 @@ def _run(
 ) -> tuple[CompareResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
     from tde_bench.compare.benchmark import CompareBenchmark
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
+    from tde_bench.measure.result import write_json
+    from tde_bench.present.progress import live_progress
 
     def save(result: CompareResult) -> None:
         if json_file is not None:
@@ -152,9 +152,9 @@ def _run(
 
 def _present(result: CompareResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
-    from tde_bench.chart import write_chart
-    from tde_bench.compare.report import print_report
-    from tde_bench.results import write_csv
+    from tde_bench.compare.tables import print_report
+    from tde_bench.oltp.chart import write_chart
+    from tde_bench.oltp.results import write_csv
 
     print_report(result, console)
     if csv_file is not None:

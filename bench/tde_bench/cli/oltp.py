@@ -13,7 +13,7 @@ from tde.cli.common import (
     error_console,
     examples,
 )
-from tde_bench.cli.common import (
+from tde_bench.cli.option_checks import (
     End,
     algorithms_of,
     check_memory_size,
@@ -22,8 +22,7 @@ from tde_bench.cli.common import (
     show_and_end,
     what_ended,
 )
-from tde_bench.errors import BenchError
-from tde_bench.options import (
+from tde_bench.cli.options import (
     AesListOption,
     BindirOption,
     ChartFileOption,
@@ -47,12 +46,13 @@ from tde_bench.options import (
     WarmupOption,
     WorkloadOption,
 )
-from tde_bench.workload_names import WorkloadName
+from tde_bench.errors import BenchError
+from tde_bench.workloads.names import WorkloadName
 
 if TYPE_CHECKING:
     from tde_bench.configurations import Configuration
-    from tde_bench.parameters import OltpParameters
-    from tde_bench.results import OltpResult
+    from tde_bench.oltp.parameters import OltpParameters
+    from tde_bench.oltp.results import OltpResult
 
 _EPILOG = examples(
     "tde-bench oltp --aes 256",
@@ -107,7 +107,7 @@ def oltp(
     check_memory_size("--shared-buffers", shared_buffers)
     check_outputs([json_file, csv_file, chart_file], [chart_file])
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
-    from tde_bench.parameters import OltpParameters
+    from tde_bench.oltp.parameters import OltpParameters
 
     configurations = _configurations(aes or [], existing or [], control=control)
     parameters = OltpParameters.choose(
@@ -142,9 +142,9 @@ def _run(
     keep: bool,
 ) -> tuple[OltpResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
-    from tde_bench.oltp import OltpBenchmark
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
+    from tde_bench.measure.result import write_json
+    from tde_bench.oltp.benchmark import OltpBenchmark
+    from tde_bench.present.progress import live_progress
 
     def save(result: OltpResult) -> None:
         if json_file is not None:
@@ -175,10 +175,10 @@ def _configurations(
 
 def _check_parameters(parameters: OltpParameters) -> None:
     """Refuse what means nothing, and say before the run what would surprise after it."""
-    from tde_bench import workloads
+    from tde_bench.workloads import catalogue
 
     name = WorkloadName(parameters.workload)
-    chosen = workloads.workload(name)
+    chosen = catalogue.workload(name)
     if not chosen.options_apply and (parameters.rate or parameters.protocol != "simple"):
         raise BenchError(f"--rate and --protocol are options of pgbench, which {name.value} lacks")
     clients, scale = max(parameters.clients), min(parameters.scale)
@@ -191,9 +191,9 @@ def _check_parameters(parameters: OltpParameters) -> None:
 
 def _present(result: OltpResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
-    from tde_bench.chart import write_chart
-    from tde_bench.report import print_report
-    from tde_bench.results import write_csv
+    from tde_bench.oltp.chart import write_chart
+    from tde_bench.oltp.results import write_csv
+    from tde_bench.oltp.tables import print_report
 
     print_report(result, console)
     if csv_file is not None:

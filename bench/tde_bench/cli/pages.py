@@ -9,9 +9,9 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.cli.common import console, error_console, examples
-from tde_bench.cli.common import End, algorithms_of, check_outputs, show_and_end, what_ended
+from tde_bench.cli.option_checks import End, algorithms_of, check_outputs, show_and_end, what_ended
+from tde_bench.cli.options import AesListOption, ChartFileOption, CsvFileOption, JsonFileOption
 from tde_bench.errors import BenchError
-from tde_bench.options import AesListOption, ChartFileOption, CsvFileOption, JsonFileOption
 
 if TYPE_CHECKING:
     from tde_bench.pages.backends import Backend
@@ -114,9 +114,9 @@ def _run(
     json_file: Path | None,
 ) -> tuple[PagesResult, End]:
     """Measure, saving after every round; return the result and what ended the run early."""
-    from tde_bench.outcome import write_json
+    from tde_bench.measure.result import write_json
     from tde_bench.pages.benchmark import PagesBenchmark
-    from tde_bench.progress import live_progress
+    from tde_bench.present.progress import live_progress
 
     def save(result: PagesResult) -> None:
         if json_file is not None:
@@ -131,8 +131,8 @@ def _run(
 def _present(result: PagesResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.pages.chart import write_chart
-    from tde_bench.pages.report import print_report
     from tde_bench.pages.results import write_csv
+    from tde_bench.pages.tables import print_report
 
     print_report(result, console)
     if csv_file is not None:

@@ -18,23 +18,23 @@ from tde_bench.compare.volumes import Volume, gocryptfs, luks
 from tde_bench.compare.workload import PeerWorkload
 from tde_bench.configurations import GOCRYPTFS, LUKS, Configuration
 from tde_bench.errors import BenchError, CanaryError
-from tde_bench.machine import (
+from tde_bench.measure.schedule import Slot
+from tde_bench.oltp.benchmark import OltpBenchmark
+from tde_bench.oltp.parameters import OltpParameters
+from tde_bench.oltp.results import OltpRun, Point
+from tde_bench.oltp.sliced_turn import Turn
+from tde_bench.present.progress import Observer
+from tde_bench.servers.description import (
     check_steal,
     compare_settings,
     describe_filesystem,
     describe_machine,
     disown_shared_servers,
 )
-from tde_bench.oltp import OltpBenchmark
-from tde_bench.parameters import OltpParameters
-from tde_bench.progress import Observer
-from tde_bench.results import OltpRun, Point
-from tde_bench.runner import closing_all
-from tde_bench.schedule import Slot
-from tde_bench.servers import EphemeralServer, ExistingServer, Server, server_settings
-from tde_bench.turn import Turn
-from tde_bench.workloads import Driver
-from tde_bench.workspace import give_to, workspace
+from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, Server, server_settings
+from tde_bench.servers.running import closing_all
+from tde_bench.servers.workspace import give_to, workspace
+from tde_bench.workloads.base import Driver
 
 _VOLUMES = {GOCRYPTFS: gocryptfs, LUKS: luks}
 

@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
-from tde_bench.palette import GREY, INK, colours, plain_frame
+from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 
 def write_chart(result: PagesResult, path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tde_bench.outcome import Outcome
-from tde_bench.statistics import Estimate, Values, median_estimate
+from tde_bench.measure.result import Outcome
+from tde_bench.measure.statistics import Estimate, Values, median_estimate
 
 SCHEMA = {"name": "tde-bench/pages", "version": 1}
 

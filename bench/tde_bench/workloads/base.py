@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tde_bench.database import Connection, execute
-from tde_bench.pgbench import Pgbench, PgbenchOptions, Summary
-from tde_bench.servers import Server
-from tde_bench.statistics import Values
+from tde_bench.measure.statistics import Values
+from tde_bench.servers.database import Connection, execute
+from tde_bench.servers.ephemeral import Server
+from tde_bench.workloads.pgbench import Pgbench, PgbenchOptions, Summary
 
 Progress = Callable[[float, float | None], None]
 
