@@ -30,7 +30,7 @@ from tde_bench.check.results import CheckResult, read_baseline
 from tde_bench.check.tables import findings_table, outcome
 from tde_bench.check.verdict import Comparison, Verdict, judge
 from tde_bench.errors import BenchError, NotMeasuredError
-from tde_bench.measure.result import write_json
+from tde_bench.measure.result_files import write_json
 from tde_bench.measure.statistics import Estimate
 from tde_bench.report.reading import read_result
 from typer.testing import CliRunner

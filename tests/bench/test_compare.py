@@ -30,7 +30,7 @@ from tde_bench.compare.tables import compare_table
 from tde_bench.compare.volumes import Volume
 from tde_bench.configurations import GOCRYPTFS, LUKS, NO_ENCRYPTION, PGCRYPTO, Configuration
 from tde_bench.errors import BenchError, CanaryError
-from tde_bench.measure.result import write_json
+from tde_bench.measure.result_files import write_json
 from tde_bench.measure.schedule import Slot
 from tde_bench.oltp.benchmark import OltpBenchmark
 from tde_bench.oltp.parameters import OltpParameters
@@ -39,7 +39,7 @@ from tde_bench.oltp.sliced_turn import Turn
 from tde_bench.present.progress import LiveProgress, live_progress
 from tde_bench.report.page import read_all, render_html, render_markdown
 from tde_bench.servers.database import Connection
-from tde_bench.servers.ephemeral import Server
+from tde_bench.servers.server import Server
 from tde_bench.workloads.base import Driver
 from whole_runs import reachable_directory
 

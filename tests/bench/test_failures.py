@@ -19,7 +19,8 @@ from tde_bench.cli.failures import in_plain_words, plain_errors
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.errors import BenchError
 from tde_bench.servers.database import execute, fetch_value
-from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, server_settings
+from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
+from tde_bench.servers.existing import ExistingServer
 from tde_bench.servers.workspace import workspace
 
 from tde.postgres import find_binaries
@@ -30,7 +31,7 @@ def server() -> Iterator[EphemeralServer]:
     with workspace(None, keep=False) as folder:
         plain = EphemeralServer(NO_ENCRYPTION, folder / "none", find_binaries())
         try:
-            plain.start(server_settings("16MB"), keep=False)
+            plain.start(ephemeral_settings("16MB"), keep=False)
             yield plain
         finally:
             plain.close()

@@ -17,7 +17,7 @@ from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison
 from tde_bench.compare.results import CompareResult
 from tde_bench.errors import BenchError
-from tde_bench.measure.result import Document, write_json
+from tde_bench.measure.result_files import Document, write_json
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import Slice
 from tde_bench.pages.results import PagesResult, PagesRun

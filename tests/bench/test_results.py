@@ -14,12 +14,13 @@ from rich.console import Console
 from runs import make_result
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import CipherSpeed
-from tde_bench.measure.result import write_json
-from tde_bench.measure.statistics import Estimate
+from tde_bench.measure.result_files import write_csv, write_json
+from tde_bench.measure.statistics import Estimate, paired
 from tde_bench.oltp.chart import write_chart
-from tde_bench.oltp.results import OltpResult, Point, Slice, paired, read_oltp, write_csv
-from tde_bench.oltp.tables import format_interval, format_ratio, human_bytes, print_report
+from tde_bench.oltp.results import OltpResult, Point, Slice, read_oltp
+from tde_bench.oltp.tables import print_report
 from tde_bench.oltp.verdicts import verdicts
+from tde_bench.present.formats import format_interval, format_ratio, human_bytes
 
 
 def _ratios(result: OltpResult, metric: str = "tps") -> list[float]:

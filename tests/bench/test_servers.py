@@ -18,19 +18,26 @@ import pytest
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
 from tde_bench.measure.cpu_time import tree_cpu_seconds
-from tde_bench.measure.metadata import REDACTED
-from tde_bench.measure.metadata import server_settings as server_settings_of
 from tde_bench.measure.result import Outcome
 from tde_bench.measure.usage import read_usage
-from tde_bench.servers import canary, ephemeral
-from tde_bench.servers.database import Connection, execute, fetch_value
-from tde_bench.servers.description import compare_settings, describe_canary
-from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, server_settings
+from tde_bench.servers import canary
+from tde_bench.servers.canary_check import check_canary, describe_canary
+from tde_bench.servers.database import (
+    Connection,
+    create_database,
+    execute,
+    fetch_value,
+    write_checkpoint,
+)
+from tde_bench.servers.description import compare_settings
+from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
+from tde_bench.servers.existing import ExistingServer
 from tde_bench.servers.existing_access import may_checkpoint
-from tde_bench.servers.running import check_canary
+from tde_bench.servers.facts import REDACTED, recorded_settings
 from tde_bench.servers.workspace import workspace
-from tde_bench.workloads import tpcb_tables
+from tde_bench.workloads.base import Driver
 from tde_bench.workloads.pgbench import PgbenchOptions, summarize_latency
+from tde_bench.workloads.tpcb_tables import read_sums, require_consistent
 
 from tde.postgres import find_binaries
 
@@ -42,8 +49,8 @@ def server() -> Iterator[EphemeralServer]:
     with workspace(None, keep=False) as folder:
         plain = EphemeralServer(NO_ENCRYPTION, folder / "none", binaries)
         try:
-            plain.start(server_settings("16MB"), keep=False)
-            plain.pgbench(binaries.program("pgbench")).initialize(1)
+            plain.start(ephemeral_settings("16MB"), keep=False)
+            Driver(plain, binaries.program("pgbench")).pgbench.initialize(1)
             yield plain
         finally:
             plain.close()
@@ -79,7 +86,7 @@ def test_a_search_that_finds_nothing_is_noticed(
 
 
 def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
-    pgbench = server.pgbench(find_binaries().program("pgbench"))
+    pgbench = Driver(server, find_binaries().program("pgbench")).pgbench
     assert server.postmaster_pid is not None
     before = tree_cpu_seconds(server.postmaster_pid)
     seen: list[float] = []
@@ -97,16 +104,14 @@ def test_pgbench_run_and_its_consistency(server: EphemeralServer) -> None:
     # The backends have ended by now, so this time comes from the postmaster's reaped children.
     assert tree_cpu_seconds(server.postmaster_pid) > before
     with contextlib.closing(server.connect()) as connection:
-        tpcb_tables.write_checkpoint(connection)
-        sums = tpcb_tables.read_sums(connection)
-        tpcb_tables.require_consistent(sums, label="none", at_least=result.summary.transactions)
+        write_checkpoint(connection)
+        sums = read_sums(connection)
+        require_consistent(sums, label="none", at_least=result.summary.transactions)
         with pytest.raises(ConsistencyError, match="confirmed"):
-            tpcb_tables.require_consistent(sums, label="none", at_least=sums.transactions + 1)
+            require_consistent(sums, label="none", at_least=sums.transactions + 1)
         execute(connection, "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 1")
         with pytest.raises(ConsistencyError, match="disagree"):
-            tpcb_tables.require_consistent(
-                tpcb_tables.read_sums(connection), label="none", at_least=0
-            )
+            require_consistent(read_sums(connection), label="none", at_least=0)
         execute(connection, "UPDATE pgbench_accounts SET abalance = abalance - 1 WHERE aid = 1")
 
 
@@ -129,7 +134,7 @@ def test_variables_of_the_user_do_not_reach_an_ephemeral_server(
 
 
 def test_pgbench_errors_are_shown(server: EphemeralServer) -> None:
-    pgbench = server.pgbench(find_binaries().program("pgbench"))
+    pgbench = Driver(server, find_binaries().program("pgbench")).pgbench
     with pytest.raises(BenchError, match="pgbench ended with status"):
         pgbench.run(
             PgbenchOptions(clients=0, jobs=1), seconds=1, seed=1, on_progress=lambda *_: None
@@ -162,13 +167,12 @@ def test_an_interruption_while_the_scratch_database_is_created_leaves_none(
     server: EphemeralServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = _databases(server)
-    create = ephemeral._create_database
 
     def interrupted(connection: Connection, name: str) -> None:
-        create(connection, name)
+        create_database(connection, name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ephemeral, "_create_database", interrupted)
+    monkeypatch.setattr("tde_bench.servers.existing.create_database", interrupted)
     existing = ExistingServer(Configuration("mine", "mine", dsn=server.dsn))
     with pytest.raises(KeyboardInterrupt):
         existing.start()
@@ -280,14 +284,14 @@ def test_secrets_of_a_server_are_not_recorded(server: EphemeralServer) -> None:
     }
     outcomes = Outcome({}, {"a": "a", "b": "b"})
     with contextlib.closing(server.connect()) as connection:
-        plain = server_settings_of(connection)
+        plain = recorded_settings(connection)
         try:
             for name, value in secrets.items():
                 execute(connection, f"ALTER SYSTEM SET {name} = %s", (value,))
             execute(connection, "SELECT pg_reload_conf()")
             while fetch_value(connection, "SHOW primary_conninfo") == "":
                 time.sleep(0.05)
-            settings = server_settings_of(connection)
+            settings = recorded_settings(connection)
         finally:
             execute(connection, "ALTER SYSTEM RESET ALL")
             execute(connection, "SELECT pg_reload_conf()")

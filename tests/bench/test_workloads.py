@@ -9,7 +9,7 @@ import pytest
 from tde_bench.configurations import NO_ENCRYPTION
 from tde_bench.errors import BenchError, ConsistencyError
 from tde_bench.servers.database import execute, fetch_value
-from tde_bench.servers.ephemeral import EphemeralServer, server_settings
+from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
 from tde_bench.servers.workspace import workspace
 from tde_bench.workloads.base import Driver, Load, LoadOptions
 from tde_bench.workloads.catalogue import workload
@@ -25,7 +25,7 @@ def driver() -> Iterator[Driver]:
     with workspace(None, keep=False) as folder:
         server = EphemeralServer(NO_ENCRYPTION, folder / "none", binaries)
         try:
-            server.start({**server_settings("16MB"), "fsync": "off"}, keep=False)
+            server.start({**ephemeral_settings("16MB"), "fsync": "off"}, keep=False)
             yield Driver(server, binaries.program("pgbench"))
         finally:
             server.close()

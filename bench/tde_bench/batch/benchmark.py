@@ -16,20 +16,15 @@ from tde_bench.batch.target import Answer, Measurement, Target
 from tde_bench.configurations import Configuration
 from tde_bench.errors import ConsistencyError
 from tde_bench.measure.cipher_speed import measure_speeds
+from tde_bench.measure.machine import check_steal, describe_filesystem, describe_machine
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.parameters import Parameters
 from tde_bench.measure.schedule import Slot, rotated
-from tde_bench.oltp.parameters import Parameters
-from tde_bench.present.progress import Observer
 from tde_bench.servers.canary import CanaryReport
-from tde_bench.servers.description import (
-    check_steal,
-    compare_settings,
-    describe_canary,
-    describe_filesystem,
-    describe_machine,
-    describe_server,
-)
-from tde_bench.servers.ephemeral import EphemeralServer, server_settings
-from tde_bench.servers.running import Place, check_canary, running_servers
+from tde_bench.servers.canary_check import check_canary, describe_canary
+from tde_bench.servers.description import compare_settings, describe_server
+from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
+from tde_bench.servers.running import Place, running_servers
 
 # More of a table in the page cache, and a scan of it is not cold.
 _MAXIMUM_CACHED = 0.01
@@ -88,7 +83,7 @@ class BatchBenchmark:
             BenchError: when the run cannot start or its results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers and files are gone.
         """
-        settings = server_settings(self._parameters.shared_buffers)
+        settings = ephemeral_settings(self._parameters.shared_buffers)
         place = Place(directory, find_binaries(bindir), settings, keep)
         self.result.status = "failed"
         try:

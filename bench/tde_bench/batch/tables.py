@@ -11,9 +11,8 @@ from rich.text import Text
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
 from tde_bench.measure.statistics import MINIMUM_VALUES, Estimate
-from tde_bench.oltp.tables import caption, format_interval, format_ratio, human_bytes
-
-_UNKNOWN = "–"
+from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio, human_bytes
+from tde_bench.present.terminal import caption
 
 
 def print_report(result: BatchResult, console: Console) -> None:
@@ -113,7 +112,7 @@ def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary])
 
 def _explanation(result: BatchResult) -> str:
     return (
-        f"{caption(result)} 1 is the least that encryption can cost; {_UNKNOWN}: the cipher's "
+        f"{caption(result)} 1 is the least that encryption can cost; {UNKNOWN}: the cipher's "
         "share is too small to be told from noise. MB: encrypted and decrypted. In the tables of "
         "phases, ~ stands before a ratio whose interval holds 1: it can be chance."
     )
@@ -121,7 +120,7 @@ def _explanation(result: BatchResult) -> str:
 
 def format_seconds(seconds: float | None) -> str:
     """Format seconds."""
-    return _UNKNOWN if seconds is None else f"{seconds:.2f}"
+    return UNKNOWN if seconds is None else f"{seconds:.2f}"
 
 
 def format_uncertain(ratio: Estimate | None) -> str:
@@ -133,7 +132,7 @@ def format_uncertain(ratio: Estimate | None) -> str:
 def format_limit(limit: Estimate | None) -> str:
     """Format how many times the cipher's own CPU was added, with the interval."""
     if limit is None:
-        return _UNKNOWN
+        return UNKNOWN
     if limit.low is None or limit.high is None:
         return f"{limit.median:.2f}"
     return f"{limit.median:.2f} ({limit.low:.1f}–{limit.high:.1f})"

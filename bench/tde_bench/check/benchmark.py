@@ -24,19 +24,16 @@ from tde_bench.check.works import (
 from tde_bench.configurations import Configuration, ephemeral
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
+from tde_bench.measure.machine import check_steal, describe_filesystem, describe_machine
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.parameters import Parameters
 from tde_bench.measure.usage import read_usage, steal_seconds
-from tde_bench.oltp.parameters import Parameters
-from tde_bench.present.progress import Observer
+from tde_bench.servers.canary_check import check_canary, describe_canary
 from tde_bench.servers.database import Connection
-from tde_bench.servers.description import (
-    check_steal,
-    describe_canary,
-    describe_filesystem,
-    describe_machine,
-    describe_server,
-)
-from tde_bench.servers.ephemeral import Server, server_settings
-from tde_bench.servers.running import Place, check_canary, running_servers
+from tde_bench.servers.description import describe_server
+from tde_bench.servers.ephemeral import ephemeral_settings
+from tde_bench.servers.running import Place, running_servers
+from tde_bench.servers.server import Server
 
 _SHARED_BUFFERS = "16MB"
 # Only CPU time is compared. Waiting for the disk would take most of the two minutes.
@@ -95,7 +92,7 @@ class CheckBenchmark:
                 "there is no openssl program to compare the cipher with",
                 remedy="Install it: apt-get install openssl",
             )
-        settings = {**server_settings(_SHARED_BUFFERS), **_SETTINGS}
+        settings = {**ephemeral_settings(_SHARED_BUFFERS), **_SETTINGS}
         place = Place(directory, find_binaries(bindir), settings, keep=False)
         self.result.status = "failed"
         try:

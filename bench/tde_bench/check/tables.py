@@ -11,9 +11,8 @@ from rich.text import Text
 
 from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison, Finding, Verdict
-from tde_bench.oltp.tables import format_interval
+from tde_bench.present.formats import UNKNOWN, format_interval
 
-_UNKNOWN = "–"
 # A run that cannot find such a slowdown has little to say.
 _BLIND_BEYOND = 1.5
 _STYLES = {
@@ -46,11 +45,11 @@ def findings_table(findings: Sequence[Finding]) -> Table:
         slowdown = finding.smallest_slowdown
         table.add_row(
             finding.label,
-            _UNKNOWN if baseline is None else f"{baseline.median:.3f}",
-            _UNKNOWN if quantity is None else f"{quantity.ratio.median:.3f}",
-            _UNKNOWN if quantity is None else format_interval(quantity.ratio),
-            _UNKNOWN if finding.allowed is None else f"{finding.allowed:.3f}",
-            _UNKNOWN if slowdown is None else f"+{slowdown - 1:.0%}",
+            UNKNOWN if baseline is None else f"{baseline.median:.3f}",
+            UNKNOWN if quantity is None else f"{quantity.ratio.median:.3f}",
+            UNKNOWN if quantity is None else format_interval(quantity.ratio),
+            UNKNOWN if finding.allowed is None else f"{finding.allowed:.3f}",
+            UNKNOWN if slowdown is None else f"+{slowdown - 1:.0%}",
             Text(finding.verdict.value, _STYLES.get(finding.verdict, "")),
         )
     return table

@@ -144,7 +144,7 @@ def _run(
 ) -> tuple[BatchResult, End]:
     """Measure, saving after every phase; return the result and what ended the run early."""
     from tde_bench.batch.benchmark import BatchBenchmark, turns
-    from tde_bench.measure.result import write_json
+    from tde_bench.measure.result_files import write_json
     from tde_bench.present.progress import live_progress
 
     def save(result: BatchResult) -> None:
@@ -160,8 +160,8 @@ def _run(
 def _present(result: BatchResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.batch.chart import write_chart
-    from tde_bench.batch.results import write_csv
     from tde_bench.batch.tables import print_report
+    from tde_bench.measure.result_files import write_csv
 
     print_report(result, console)
     if csv_file is not None:

@@ -146,7 +146,7 @@ def _run(
 ) -> tuple[CheckResult, bool]:
     """Measure, saving after every round; return the result and whether the run was finished."""
     from tde_bench.check.benchmark import CheckBenchmark, steps
-    from tde_bench.measure.result import write_json
+    from tde_bench.measure.result_files import write_json
     from tde_bench.present.progress import live_progress
 
     def save(result: CheckResult) -> None:

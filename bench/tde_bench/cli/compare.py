@@ -136,7 +136,7 @@ def _run(
 ) -> tuple[CompareResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
     from tde_bench.compare.benchmark import CompareBenchmark
-    from tde_bench.measure.result import write_json
+    from tde_bench.measure.result_files import write_json
     from tde_bench.present.progress import live_progress
 
     def save(result: CompareResult) -> None:
@@ -153,8 +153,8 @@ def _run(
 def _present(result: CompareResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.compare.tables import print_report
+    from tde_bench.measure.result_files import write_csv
     from tde_bench.oltp.chart import write_chart
-    from tde_bench.oltp.results import write_csv
 
     print_report(result, console)
     if csv_file is not None:

@@ -142,7 +142,7 @@ def _run(
     keep: bool,
 ) -> tuple[OltpResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
-    from tde_bench.measure.result import write_json
+    from tde_bench.measure.result_files import write_json
     from tde_bench.oltp.benchmark import OltpBenchmark
     from tde_bench.present.progress import live_progress
 
@@ -191,8 +191,8 @@ def _check_parameters(parameters: OltpParameters) -> None:
 
 def _present(result: OltpResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
+    from tde_bench.measure.result_files import write_csv
     from tde_bench.oltp.chart import write_chart
-    from tde_bench.oltp.results import write_csv
     from tde_bench.oltp.tables import print_report
 
     print_report(result, console)

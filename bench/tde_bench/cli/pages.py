@@ -114,7 +114,7 @@ def _run(
     json_file: Path | None,
 ) -> tuple[PagesResult, End]:
     """Measure, saving after every round; return the result and what ended the run early."""
-    from tde_bench.measure.result import write_json
+    from tde_bench.measure.result_files import write_json
     from tde_bench.pages.benchmark import PagesBenchmark
     from tde_bench.present.progress import live_progress
 
@@ -130,8 +130,8 @@ def _run(
 
 def _present(result: PagesResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
+    from tde_bench.measure.result_files import write_csv
     from tde_bench.pages.chart import write_chart
-    from tde_bench.pages.results import write_csv
     from tde_bench.pages.tables import print_report
 
     print_report(result, console)

@@ -18,21 +18,18 @@ from tde_bench.compare.volumes import Volume, gocryptfs, luks
 from tde_bench.compare.workload import PeerWorkload
 from tde_bench.configurations import GOCRYPTFS, LUKS, Configuration
 from tde_bench.errors import BenchError, CanaryError
+from tde_bench.measure.machine import check_steal, describe_filesystem, describe_machine
+from tde_bench.measure.observer import Observer
 from tde_bench.measure.schedule import Slot
 from tde_bench.oltp.benchmark import OltpBenchmark
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.oltp.results import OltpRun, Point
 from tde_bench.oltp.sliced_turn import Turn
-from tde_bench.present.progress import Observer
-from tde_bench.servers.description import (
-    check_steal,
-    compare_settings,
-    describe_filesystem,
-    describe_machine,
-    disown_shared_servers,
-)
-from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, Server, server_settings
+from tde_bench.servers.description import compare_settings, disown_shared_servers
+from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
+from tde_bench.servers.existing import ExistingServer
 from tde_bench.servers.running import closing_all
+from tde_bench.servers.server import Server
 from tde_bench.servers.workspace import give_to, workspace
 from tde_bench.workloads.base import Driver
 
@@ -171,7 +168,7 @@ class CompareBenchmark(OltpBenchmark):
     ) -> Iterator[Sequence[Server]]:
         """Start a server per peer; on the way out stop them, unmount, and remove their files."""
         parameters = self._parameters
-        settings = server_settings(parameters.shared_buffers, max(parameters.clients))
+        settings = ephemeral_settings(parameters.shared_buffers, max(parameters.clients))
         with ExitStack() as stack:
             folder = stack.enter_context(workspace(directory, keep=False))
             describe_filesystem(self.result, folder)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from tde_bench.compare.results import CompareResult
 from tde_bench.measure.statistics import MINIMUM_VALUES
-from tde_bench.oltp.tables import caption, format_cpu, format_interval, format_ratio
+from tde_bench.present.formats import format_cpu, format_interval, format_ratio
+from tde_bench.present.terminal import caption
 
 
 def print_report(result: CompareResult, console: Console) -> None:

@@ -8,6 +8,7 @@ seconds per byte. How much more a server pays is the *limit* that results report
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,9 +19,9 @@ from pathlib import Path
 from tde.algorithms import Algorithm
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
-from tde_bench.measure.result import Outcome, median_or_none
-from tde_bench.present.progress import Observer
-from tde_bench.workloads.pgbench import clean_environment
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.result import Outcome
+from tde_bench.measure.statistics import median_or_none
 
 # A page of PostgreSQL, which is also the data unit of the cipher.
 _UNIT_BYTES = 8192
@@ -96,9 +97,7 @@ def check_version(openssl: Path, outcome: Outcome, libraries: Mapping[str, str])
     Args:
         libraries: the version text of the libcrypto of each that encrypts, by its label.
     """
-    completed = subprocess.run(
-        [openssl, "version"], capture_output=True, text=True, env=clean_environment(), check=False
-    )
+    completed = subprocess.run([openssl, "version"], capture_output=True, text=True, check=False)
     outcome.metadata["openssl_program"] = program = completed.stdout.strip()
     # "OpenSSL 3.0.17 1 Jul 2025 (Library: ...)": the date may differ between builds of a version.
     version = program.split()[:2]
@@ -116,7 +115,7 @@ def measure_speed(openssl: Path, configuration: Configuration, round_number: int
     algorithm = configuration.algorithm
     if algorithm is None:
         raise ValueError(f"{configuration.label} has no cipher")
-    environment = {**clean_environment(), **configuration.environment}
+    environment = {**os.environ, **configuration.environment}
     return CipherSpeed(
         round_number,
         configuration.name,

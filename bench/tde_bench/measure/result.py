@@ -1,23 +1,9 @@
-"""What the results of all commands have in common, and writing them."""
+"""What the results of all commands have in common."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
-
-
-class Document(Protocol):
-    """Anything that ``--json`` can write."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the document."""
+from typing import Any
 
 
 @dataclass
@@ -61,34 +47,3 @@ class Outcome:
             ],
             "warnings": self.warnings,
         }
-
-
-def median_or_none(values: Iterable[Any]) -> float | None:
-    """Return the median of values that may be None, which is the answer when all are."""
-    known = pd.Series(list(values), dtype=object).dropna()
-    return float(known.astype(float).median()) if len(known) else None
-
-
-def write_json(document: Document, path: Path) -> None:
-    """Write the JSON document, replacing an older one only when it is complete.
-
-    It is written again after every turn, so a run that is killed leaves what it had measured.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document.to_json(), file, indent=2)
-            file.write("\n")
-        # A temporary file is private; a result is as readable as any other new file.
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

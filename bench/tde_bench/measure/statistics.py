@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.stats
 
 Values = npt.NDArray[np.float64]
@@ -82,3 +85,41 @@ def relative_noise(values: Values) -> float | None:
         return None
     deviation = float(np.median(np.abs(values - median)))
     return MAD_TO_SIGMA * deviation / abs(median)
+
+
+def paired(
+    frame: pd.DataFrame,
+    metric: str,
+    configuration: str,
+    baseline: str,
+    index: Sequence[str] = ("round", "slice"),
+) -> pd.DataFrame:
+    """Return the metric of both configurations in every round (and slice) that has both.
+
+    The columns are the two names. What is paired ran within seconds of each other and shares the
+    state of the machine; that state cancels in a ratio or difference of the two, and does not
+    in those of two medians.
+    """
+    table = frame.pivot(index=list(index), columns="configuration", values=metric)
+    if configuration == baseline:
+        table = table.iloc[:0]  # Nothing is compared with itself.
+    names = dict.fromkeys((configuration, baseline))
+    both: pd.DataFrame = table.reindex(columns=list(names)).astype(float).dropna()
+    return both
+
+
+def round_estimate(values: pd.Series[float]) -> Estimate | None:
+    """Return the estimate of values that are indexed by round, and maybe by slice; None of none.
+
+    Slices of one round may depend on each other, so each round counts as one value, the median
+    of its slices.
+    """
+    if values.empty:
+        return None
+    return median_estimate(values.groupby(level="round").median().to_numpy(dtype=np.float64))
+
+
+def median_or_none(values: Iterable[Any]) -> float | None:
+    """Return the median of values that may be None, which is the answer when all are."""
+    known = pd.Series(list(values), dtype=object).dropna()
+    return float(known.astype(float).median()) if len(known) else None

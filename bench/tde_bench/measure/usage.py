@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from tde.postgres import IoCounters, io_counters
 from tde_bench.measure.cpu_time import tree_cpu_seconds
-from tde_bench.servers.ephemeral import Server
 
 _CIPHER_BYTES = [
     f"{kind}bytes_{direction}"
     for kind in ("", "relation_", "wal_", "ephemeral_")
     for direction in ("encrypted", "decrypted")
 ]
+
+
+class ServerProcesses(Protocol):
+    """The processes that work for a server."""
+
+    @property
+    def postmaster_pid(self) -> int | None:
+        """Process number of the postmaster; None when it runs elsewhere or is hidden."""
+
+    @property
+    def helper_pids(self) -> tuple[int, ...]:
+        """Processes outside the server that work for it alone, such as a filesystem's daemon."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,7 @@ def steal_seconds() -> float:
     return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
-def read_usage(server: Server) -> Usage:
+def read_usage(server: ServerProcesses) -> Usage:
     """Read the counters of a server now."""
     steal = steal_seconds()
     pid = server.postmaster_pid

@@ -10,25 +10,19 @@ from pathlib import Path
 from tde.postgres import find_binaries
 from tde_bench.configurations import Configuration
 from tde_bench.measure.cipher_speed import measure_speeds
+from tde_bench.measure.machine import check_steal, describe_filesystem, describe_machine
+from tde_bench.measure.observer import Observer
 from tde_bench.measure.schedule import Slot, rotated, rotated_rounds
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.oltp.results import OltpResult, OltpRun, Point
 from tde_bench.oltp.sliced_turn import Turn
-from tde_bench.present.progress import Observer
 from tde_bench.servers.canary import CanaryReport
-from tde_bench.servers.description import (
-    check_steal,
-    compare_settings,
-    describe_canary,
-    describe_filesystem,
-    describe_machine,
-    describe_search,
-    describe_server,
-    disown_shared_servers,
-)
-from tde_bench.servers.ephemeral import Server, server_settings
-from tde_bench.servers.running import Place, check_canary, running_servers
-from tde_bench.workloads import tpcb_tables
+from tde_bench.servers.canary_check import check_canary, describe_canary, describe_search
+from tde_bench.servers.database import write_checkpoint
+from tde_bench.servers.description import compare_settings, describe_server, disown_shared_servers
+from tde_bench.servers.ephemeral import ephemeral_settings
+from tde_bench.servers.running import Place, running_servers
+from tde_bench.servers.server import Server
 from tde_bench.workloads.base import Driver, Load
 from tde_bench.workloads.catalogue import workload
 from tde_bench.workloads.names import WorkloadName
@@ -71,7 +65,9 @@ class OltpBenchmark:
         """
         binaries = find_binaries(bindir)
         pgbench = binaries.program("pgbench")
-        settings = server_settings(self._parameters.shared_buffers, max(self._parameters.clients))
+        settings = ephemeral_settings(
+            self._parameters.shared_buffers, max(self._parameters.clients)
+        )
         place = Place(directory, binaries, settings, keep)
         self.result.status = "failed"
         try:
@@ -198,7 +194,7 @@ class OltpBenchmark:
         self._observer.step(f"{self._title(turn)}: settling")
         self._workload.settle(connection)
         if slot.item.server.can_checkpoint:
-            tpcb_tables.write_checkpoint(connection)
+            write_checkpoint(connection)
         return turn
 
     def _measure_slice(self, turn: Turn, number: int, seconds: int) -> None:
@@ -221,7 +217,7 @@ class OltpBenchmark:
         turn.read()
         if server.can_checkpoint:
             self._observer.step(f"{self._title(turn)}: checkpoint")
-            tpcb_tables.write_checkpoint(turn.connection)
+            write_checkpoint(turn.connection)
         turn.read()
         run = turn.run()
         self._workload.verify(

@@ -1,27 +1,15 @@
-"""What benchmarks can be told; for ``tde-bench oltp`` the defaults depend on the workload."""
+"""The parameters of ``tde-bench oltp``, of which the defaults depend on the workload."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tde_bench.measure.parameters import Parameters, known
 from tde_bench.workloads.base import LoadOptions
 from tde_bench.workloads.catalogue import workload
 from tde_bench.workloads.names import WorkloadName
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What the parameters of every benchmark can do."""
-
-    def with_given(self, **values: Any) -> Self:
-        """Return a copy with those values replaced that are not None."""
-        return dataclasses.replace(self, **_known(values))
-
 
 # A session costs some 3 ms of CPU time to connect, so these cost 5 % of a second's slice.
 _MOST_CLIENTS_PER_SECOND = 32
@@ -74,7 +62,7 @@ class OltpParameters(Parameters):
         elif name is WorkloadName.WAL_INSERT:
             changes["scale"] = (1,)
         chosen = dataclasses.replace(chosen, **changes)
-        sweep = dataclasses.replace(chosen, **_known(given))
+        sweep = dataclasses.replace(chosen, **known(given))
         if sweep.points > 1 and not quick:
             # One point of a sweep needs no more rounds than its interval needs.
             sweep = dataclasses.replace(sweep, duration=8, rounds=6, warmup=5)
@@ -117,7 +105,3 @@ class OltpParameters(Parameters):
             "title": workload(WorkloadName(self.workload)).title,
             "scale_unit": workload(WorkloadName(self.workload)).scale_unit,
         }
-
-
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

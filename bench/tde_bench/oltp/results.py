@@ -9,9 +9,8 @@ meaning, and :func:`read_oltp` reads all three.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,14 @@ import pandas as pd
 
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import CipherSpeed, cipher_seconds
-from tde_bench.measure.result import Outcome, median_or_none
-from tde_bench.measure.statistics import Estimate, median_estimate, relative_noise
+from tde_bench.measure.result import Outcome
+from tde_bench.measure.statistics import (
+    Estimate,
+    median_or_none,
+    paired,
+    relative_noise,
+    round_estimate,
+)
 
 SCHEMA = {"name": "tde-bench/oltp", "version": 3}
 
@@ -328,40 +333,3 @@ def _read_run(point: Mapping[str, int], run: Mapping[str, Any]) -> OltpRun:
     values = {**point, **{name: value for name, value in run.items() if name in known}}
     values["slices"] = tuple(Slice(**part) for part in run.get("slices", ()))
     return OltpRun(**values)
-
-
-def paired(
-    frame: pd.DataFrame,
-    metric: str,
-    configuration: str,
-    baseline: str,
-    index: Sequence[str] = ("round", "slice"),
-) -> pd.DataFrame:
-    """Return the metric of both configurations in every round (and slice) that has both.
-
-    The columns are the two names. What is paired ran within seconds of each other and shares the
-    state of the machine; that state cancels in a ratio or difference of the two, and does not
-    in those of two medians.
-    """
-    table = frame.pivot(index=list(index), columns="configuration", values=metric)
-    if configuration == baseline:
-        table = table.iloc[:0]  # Nothing is compared with itself.
-    names = dict.fromkeys((configuration, baseline))
-    both: pd.DataFrame = table.reindex(columns=list(names)).astype(float).dropna()
-    return both
-
-
-def round_estimate(values: pd.Series[float]) -> Estimate | None:
-    """Return the estimate of values that are indexed by round, and maybe by slice; None of none.
-
-    Slices of one round may depend on each other, so each round counts as one value, the median
-    of its slices.
-    """
-    if values.empty:
-        return None
-    return median_estimate(values.groupby(level="round").median().to_numpy(dtype=np.float64))
-
-
-def write_csv(result: OltpResult, path: Path) -> None:
-    """Write the raw runs, one line each, for a spreadsheet."""
-    result.frame().to_csv(path, index=False)

@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tde_bench.measure.result import Outcome
-from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, Summary
 from tde_bench.oltp.verdicts import verdicts
-
-_UNKNOWN = "–"
+from tde_bench.present.formats import format_cpu, format_interval, format_ratio, human_bytes
+from tde_bench.present.terminal import caption
 
 
 def print_report(result: OltpResult, console: Console) -> None:
@@ -133,52 +131,3 @@ def sweep_table(result: OltpResult) -> Table:
             )
         table.add_section()
     return table
-
-
-def caption(result: Outcome) -> str:
-    """Return the lines that say where and on what the figures were measured."""
-    machine = result.metadata.get("cpu", {})
-    filesystem = result.metadata.get("filesystem") or {}
-    facts = result.facts.get(result.baseline, {})
-    parts = [f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"]
-    if filesystem:
-        parts.append(f"{filesystem['type']} on {filesystem['device']}")
-    if facts:
-        data, buffers = facts["database_bytes"], facts["shared_buffers_bytes"]
-        parts.insert(1, f"PostgreSQL {facts['server_version']}")
-        parts.append(f"data {human_bytes(data)}, {data / buffers:.1f} × shared_buffers")
-    return (
-        "; ".join(parts) + ".\nFigures are medians of the rounds; ratios are medians of the "
-        "ratios within each round, with their 95 % interval. CPU is that of all processes "
-        "of the server. Added ÷ cipher: CPU more than without encryption, divided by what "
-        "`openssl speed` needs for the same bytes."
-    )
-
-
-def format_ratio(ratio: Estimate | None) -> str:
-    """Format the median of a ratio, for example ``0.987``."""
-    return _UNKNOWN if ratio is None else f"{ratio.median:.3f}"
-
-
-def format_interval(ratio: Estimate | None, *, digits: int = 3) -> str:
-    """Format the interval of a ratio, for example ``0.971–1.002``."""
-    if ratio is None or ratio.low is None or ratio.high is None:
-        return _UNKNOWN
-    return f"{ratio.low:.{digits}f}–{ratio.high:.{digits}f}"
-
-
-def format_cpu(milliseconds: float | None) -> str:
-    """Format CPU milliseconds per transaction."""
-    return _UNKNOWN if milliseconds is None else f"{milliseconds:.3f}"
-
-
-def human_bytes(count: int | None) -> str:
-    """Format a number of bytes with a decimal unit."""
-    if count is None:
-        return _UNKNOWN
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -16,13 +16,13 @@ from tde import Algorithm, _core
 from tde_bench.configurations import CAPABILITIES, Configuration
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
+from tde_bench.measure.machine import check_steal, describe_machine
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.parameters import Parameters
 from tde_bench.measure.schedule import Slot
 from tde_bench.measure.usage import steal_seconds
-from tde_bench.oltp.parameters import Parameters
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
-from tde_bench.present.progress import Observer
-from tde_bench.servers.description import check_steal, describe_machine
 
 IN_PLACE = "in place"
 OUT = "out"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,8 +140,3 @@ def _paired(own: pd.DataFrame, other: pd.DataFrame, metric: str) -> Estimate | N
     pairs.columns = pd.Index(["own", "other"])
     ratios: Values = (pairs["own"] / pairs["other"]).to_numpy(dtype=np.float64)
     return median_estimate(ratios) if ratios.size else None
-
-
-def write_csv(result: PagesResult, path: Path) -> None:
-    """Write the raw samples, one line each, for a spreadsheet."""
-    result.frame().to_csv(path, index=False)

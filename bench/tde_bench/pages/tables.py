@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tde_bench.measure.statistics import MINIMUM_VALUES
-from tde_bench.oltp.tables import format_interval, format_ratio
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
+from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio
 
-_UNKNOWN = "–"
 # Batches of this size, 1 MiB, and more are what the targets are about.
 LARGE_BATCH = 128
 
@@ -61,12 +60,12 @@ def pages_table(result: PagesResult, algorithm: str, summaries: list[PagesSummar
         cells = [result.labels[backend], str(pages)]
         for place in ("in place", "out"):
             summary = found.get((backend, pages, place, 1))
-            cells.append(_UNKNOWN if summary is None else f"{summary.bytes_per_second / 1e9:.2f}")
+            cells.append(UNKNOWN if summary is None else f"{summary.bytes_per_second / 1e9:.2f}")
             cells.append(format_ratio(None if summary is None else summary.fraction))
         if scaling:
             shared = found.get((backend, pages, "in place", threads))
             estimate = None if shared is None else shared.scaling
-            cells.append(_UNKNOWN if estimate is None else f"× {estimate.median:.2f}")
+            cells.append(UNKNOWN if estimate is None else f"× {estimate.median:.2f}")
         table.add_row(*cells)
     return table
 

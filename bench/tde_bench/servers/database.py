@@ -7,9 +7,18 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
-from psycopg2.sql import Composable
+from psycopg2.sql import SQL, Composable, Identifier
 
-__all__ = ["Connection", "connect", "execute", "fetch_all", "fetch_row", "fetch_value"]
+__all__ = [
+    "Connection",
+    "connect",
+    "create_database",
+    "execute",
+    "fetch_all",
+    "fetch_row",
+    "fetch_value",
+    "write_checkpoint",
+]
 
 Query = str | Composable
 
@@ -52,3 +61,13 @@ def fetch_row(
 def fetch_value(connection: Connection, query: Query, parameters: Sequence[Any] = ()) -> Any:
     """Return the first column of the first row of a query that always has one."""
     return fetch_row(connection, query, parameters)[0]
+
+
+def create_database(connection: Connection, name: str) -> None:
+    """Create a database of that name, which may be any."""
+    execute(connection, SQL("CREATE DATABASE {}").format(Identifier(name)))
+
+
+def write_checkpoint(connection: Connection) -> None:
+    """Write all dirty buffers to disk."""
+    execute(connection, "CHECKPOINT")

@@ -1,18 +1,14 @@
-"""The servers of a run: ephemeral clusters that it makes, and servers that the user runs."""
+"""The clusters that a run makes, and removes with their directory."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-import psycopg2
-from psycopg2 import extensions, sql
+from psycopg2 import extensions
 
 from tde.algorithms import Algorithm
 from tde.errors import ServerNotRunningError, ServerStopError
@@ -23,28 +19,18 @@ from tde.postgres.program import run_program
 from tde.postgres.sockets import remove_private_directory
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
-from tde_bench.servers.database import Connection, execute
-from tde_bench.servers.existing_access import (
-    is_alive,
-    local_postmaster,
-    may_checkpoint,
-    readable_data_directory,
-)
+from tde_bench.servers.database import Connection, create_database
 from tde_bench.servers.labelled_connections import labelled_connection
-from tde_bench.servers.leftover_processes import end_strays
+from tde_bench.servers.leftover_processes import end_leftover_processes
+from tde_bench.servers.libpq_variables import clean_environment, without_libpq_variables
+from tde_bench.servers.server import DATABASE, Server
 from tde_bench.servers.workspace import give_to
-from tde_bench.workloads.pgbench import Pgbench, clean_environment, without_libpq_variables
-
-DATABASE = "tde_bench"
-
-# The first version (PostgreSQL 13) that ends a database's sessions when it is dropped.
-_FORCE_SINCE = 130000
 
 # Not the locale of whoever runs the benchmark, so that results can be compared.
 _INITDB_ARGUMENTS = ("--locale=C", "--encoding=UTF8")
 
 
-def server_settings(shared_buffers: str, clients: int = 0) -> dict[str, str]:
+def ephemeral_settings(shared_buffers: str, clients: int = 0) -> dict[str, str]:
     """Return the settings that every ephemeral cluster gets, encrypted or not.
 
     ``clients`` is how many sessions the benchmark will open at once.
@@ -76,68 +62,6 @@ def server_settings(shared_buffers: str, clients: int = 0) -> dict[str, str]:
         # another one is measured. The benchmark vacuums before each round instead.
         "autovacuum": "off",
     }
-
-
-class Server(ABC):
-    """One server under test, with a database of its own for the benchmark."""
-
-    def __init__(self, configuration: Configuration) -> None:
-        self.configuration = configuration
-
-    @property
-    @abstractmethod
-    def dsn(self) -> str:
-        """Connection string of the benchmark's database, without a password."""
-
-    @property
-    @abstractmethod
-    def password(self) -> str | None:
-        """The password, when the server asks for one."""
-
-    @property
-    @abstractmethod
-    def postmaster_pid(self) -> int | None:
-        """Process number of the postmaster; None when it runs elsewhere or is hidden."""
-
-    @property
-    def helper_pids(self) -> tuple[int, ...]:
-        """Processes outside the server that work for it alone, such as a filesystem's daemon."""
-        return ()
-
-    @property
-    @abstractmethod
-    def data_directory(self) -> Path | None:
-        """The data directory; None when this process cannot read it."""
-
-    @property
-    @abstractmethod
-    def can_checkpoint(self) -> bool:
-        """Tell whether the connection may run CHECKPOINT."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Remove what the benchmark created."""
-
-    @abstractmethod
-    def renew(self) -> None:
-        """Start the server anew if it is the benchmark's own; connections to it end."""
-
-    @property
-    @abstractmethod
-    def client_environment(self) -> dict[str, str]:
-        """The environment for programs that connect to the server, with a password if needed."""
-
-    def connect(self) -> Connection:
-        """Open a psycopg2 connection to the benchmark's database in autocommit mode.
-
-        Raises:
-            BenchError: when the server cannot be reached or refuses.
-        """
-        return labelled_connection(self.configuration.label, self.dsn, self.password)
-
-    def pgbench(self, program: Path) -> Pgbench:
-        """Return pgbench for the benchmark's database."""
-        return Pgbench(program, self.dsn, self.client_environment)
 
 
 class EphemeralServer(Server):
@@ -180,7 +104,7 @@ class EphemeralServer(Server):
         with without_libpq_variables():
             connection = labelled_connection(label, self._make_dsn("postgres"))
         with contextlib.closing(connection):
-            _create_database(connection, DATABASE)
+            create_database(connection, DATABASE)
         self._dsn = self._make_dsn(DATABASE)
 
     def start_again(self) -> None:
@@ -300,137 +224,6 @@ class EphemeralServer(Server):
             # cannot stop, such as the single-user server of an interrupted initdb, ends below.
             with contextlib.suppress(ServerStopError):
                 self._cluster.stop("fast" if self._keep else "immediate")
-        end_strays(self._folder / "data")
+        end_leftover_processes(self._folder / "data")
         # Stopping the cluster removed its socket directory, unless its start was interrupted.
         remove_private_directory(self._folder / "data", self._os_user)
-
-
-class ExistingServer(Server):
-    """A server that the user runs; the benchmark works in a scratch database."""
-
-    def __init__(self, configuration: Configuration) -> None:
-        super().__init__(configuration)
-        if configuration.dsn is None:
-            raise ValueError("an existing server has a DSN")
-        try:
-            parameters = extensions.parse_dsn(configuration.dsn)
-        except psycopg2.ProgrammingError as error:
-            raise BenchError(
-                f"{configuration.label}: not a connection string: {str(error).strip()}",
-                remedy='Example: --existing "host=/run/postgresql dbname=postgres=mine"',
-            ) from error
-        self._password: str | None = parameters.pop("password", None)
-        if "sslpassword" in parameters:
-            raise BenchError(
-                f"{configuration.label}: with sslpassword in the connection string, every user of "
-                "this machine could read it in the arguments of pgbench",
-                remedy="Name a service of pg_service.conf instead: service=NAME",
-            )
-        self._maintenance_dsn: str = extensions.make_dsn(**parameters)
-        # A name of its own, so that nothing of the user's can be in the way or be dropped.
-        self._database = f"{DATABASE}_{secrets.token_hex(6)}"
-        self._dsn: str = extensions.make_dsn(**{**parameters, "dbname": self._database})
-        self._created = False
-        self._can_checkpoint = False
-        self._postmaster: psutil.Process | None = None
-        self._data_directory: Path | None = None
-
-    def start(self) -> None:
-        """Connect, find out what may be measured, and create the scratch database."""
-        with contextlib.closing(self._maintenance_connection()) as connection:
-            self._can_checkpoint = may_checkpoint(connection)
-            self._postmaster = local_postmaster(connection)
-            if self._postmaster is not None:
-                self._data_directory = readable_data_directory(connection)
-            # Said before it is true: an interruption may come as soon as the database exists.
-            self._created = True
-            try:
-                _create_database(connection, self._database)
-            except psycopg2.errors.InsufficientPrivilege as error:
-                self._created = False
-                raise BenchError(
-                    f"{self.configuration.label}: the user may not create a scratch database",
-                    remedy="Connect as a user with CREATEDB.",
-                ) from error
-            except psycopg2.Error as error:
-                # A server that has refused has answered; otherwise nobody knows.
-                self._created = error.pgcode is None
-                raise
-
-    def _maintenance_connection(self) -> Connection:
-        return labelled_connection(self.configuration.label, self._maintenance_dsn, self._password)
-
-    @property
-    def dsn(self) -> str:
-        """Connection string of the scratch database."""
-        return self._dsn
-
-    @property
-    def password(self) -> str | None:
-        """The password of the DSN, if it has one."""
-        return self._password
-
-    @property
-    def client_environment(self) -> dict[str, str]:
-        """This process's environment: the user's variables may be needed to reach the server."""
-        password = {} if self._password is None else {"PGPASSWORD": self._password}
-        return {**os.environ, **password}
-
-    @property
-    def postmaster_pid(self) -> int | None:
-        """Process number of the postmaster, if it runs on this machine and is visible.
-
-        Raises:
-            BenchError: when that postmaster has ended since the run began.
-        """
-        if self._postmaster is None:
-            return None
-        if not is_alive(self._postmaster):
-            raise BenchError(
-                f"{self.configuration.label}: the server was stopped or restarted during the run",
-                remedy="Its counters began anew, so nothing can be said. Measure again.",
-            )
-        return self._postmaster.pid
-
-    def disown_processes(self) -> None:
-        """Measure neither CPU nor bytes: another configuration uses the same server."""
-        self._postmaster = None
-
-    @property
-    def data_directory(self) -> Path | None:
-        """The data directory, if it is on this machine and readable."""
-        return self._data_directory
-
-    @property
-    def can_checkpoint(self) -> bool:
-        """Tell whether the user is a superuser or has pg_checkpoint."""
-        return self._can_checkpoint
-
-    def renew(self) -> None:
-        """Do nothing: others may be working on the server."""
-
-    def close(self) -> None:
-        """Drop the scratch database.
-
-        Raises:
-            BenchError: naming the database that stays behind, when the server does not drop it.
-        """
-        if not self._created:
-            return
-        try:
-            with contextlib.closing(self._maintenance_connection()) as connection:
-                drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(self._database))
-                if connection.server_version >= _FORCE_SINCE:
-                    drop += sql.SQL(" WITH (FORCE)")
-                execute(connection, drop)
-        except (BenchError, psycopg2.Error) as error:
-            raise BenchError(
-                f"{self.configuration.label}: the scratch database {self._database} stays behind, "
-                f"because it could not be dropped:\n{str(error).strip()}",
-                remedy=f"Once the server runs again: DROP DATABASE {self._database};",
-            ) from error
-        self._created = False
-
-
-def _create_database(connection: Connection, name: str) -> None:
-    execute(connection, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

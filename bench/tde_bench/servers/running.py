@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tde.postgres import PostgresBinaries
 from tde_bench.configurations import Configuration
-from tde_bench.errors import CanaryError
-from tde_bench.present.progress import Observer
-from tde_bench.servers import canary
-from tde_bench.servers.canary import CanaryReport
-from tde_bench.servers.ephemeral import EphemeralServer, ExistingServer, Server
+from tde_bench.measure.observer import Observer
+from tde_bench.servers.ephemeral import EphemeralServer
+from tde_bench.servers.existing import ExistingServer
+from tde_bench.servers.server import Server
 from tde_bench.servers.signals import signals_wait
 from tde_bench.servers.workspace import workspace
 
@@ -92,30 +91,3 @@ def closing_all(servers: Sequence[Server], observer: Observer) -> Iterator[None]
             observer.step("stopping the servers")
             for server in servers:
                 stack.callback(server.close)
-
-
-def check_canary(server: Server) -> CanaryReport | None:
-    """Prove that a server's storage is what its configuration says.
-
-    Of an existing server nothing is promised, so the report is only informative; it is None
-    when the server's files cannot be searched from here.
-
-    Raises:
-        CanaryError: when an ephemeral cluster is not what it should be.
-    """
-    if server.data_directory is None or not server.can_checkpoint:
-        return None
-    configuration = server.configuration
-    with closing(server.connect()) as connection:
-        try:
-            report = canary.plant_and_search(connection, server.data_directory)
-        except (CanaryError, OSError) as error:
-            # Others write to a server that runs for them: files may vanish during the search.
-            if configuration.dsn is None:
-                raise
-            return CanaryReport.without_search(str(error))
-    if configuration.dsn is None:
-        canary.require(
-            report, encrypted=configuration.algorithm is not None, label=configuration.label
-        )
-    return report

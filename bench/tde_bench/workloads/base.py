@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from tde_bench.measure.statistics import Values
 from tde_bench.servers.database import Connection, execute
-from tde_bench.servers.ephemeral import Server
+from tde_bench.servers.server import Server
 from tde_bench.workloads.pgbench import Pgbench, PgbenchOptions, Summary
 
 Progress = Callable[[float, float | None], None]
@@ -59,7 +59,8 @@ class Driver:
     @property
     def pgbench(self) -> Pgbench:
         """Return pgbench for the server."""
-        return self.server.pgbench(self.pgbench_program)
+        server = self.server
+        return Pgbench(self.pgbench_program, server.dsn, server.client_environment)
 
 
 class Workload(ABC):

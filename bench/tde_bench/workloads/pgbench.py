@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -274,23 +272,3 @@ def stop_process(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-@contextlib.contextmanager
-def without_libpq_variables() -> Iterator[None]:
-    """Take libpq's variables out of this process's environment for the time of a block."""
-    before = dict(os.environ)
-    for name in before.keys() - clean_environment().keys():
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
-def clean_environment() -> dict[str, str]:
-    """Return this process's environment without libpq's variables.
-
-    A PGOPTIONS or PGSSLMODE of the user must not change how an ephemeral server is measured.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

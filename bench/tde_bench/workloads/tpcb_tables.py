@@ -1,11 +1,11 @@
-"""The TPC-B tables of pgbench: bringing them to a comparable state, and checking their sums."""
+"""The TPC-B tables of pgbench, and their sums, which must agree."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from tde_bench.errors import ConsistencyError
-from tde_bench.servers.database import Connection, execute, fetch_row, fetch_value
+from tde_bench.servers.database import Connection, fetch_row
 
 TABLES = ("pgbench_branches", "pgbench_tellers", "pgbench_accounts", "pgbench_history")
 
@@ -53,23 +53,3 @@ def require_consistent(sums: Sums, *, label: str, at_least: int) -> None:
         raise ConsistencyError(
             f"{label} confirmed {at_least} transactions but holds {sums.transactions}"
         )
-
-
-def write_checkpoint(connection: Connection) -> None:
-    """Write all dirty buffers to disk."""
-    execute(connection, "CHECKPOINT")
-
-
-def database_bytes(connection: Connection) -> int:
-    """Return the size of the connection's database on disk."""
-    return int(fetch_value(connection, "SELECT pg_database_size(current_database())"))
-
-
-def shared_buffers_bytes(connection: Connection) -> int:
-    """Return the size of the server's buffer pool."""
-    return int(fetch_value(connection, "SELECT pg_size_bytes(current_setting('shared_buffers'))"))
-
-
-def server_version(connection: Connection) -> str:
-    """Return the server's version as people write it, for example ``15.18 (Debian ...)``."""
-    return str(fetch_value(connection, "SHOW server_version"))

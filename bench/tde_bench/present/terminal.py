@@ -1,0 +1,26 @@
+"""What the tables in the terminal share: their look, the caption, the warnings."""
+
+from __future__ import annotations
+
+from tde_bench.measure.result import Outcome
+from tde_bench.present.formats import human_bytes
+
+
+def caption(result: Outcome) -> str:
+    """Return the lines that say where and on what the figures were measured."""
+    machine = result.metadata.get("cpu", {})
+    filesystem = result.metadata.get("filesystem") or {}
+    facts = result.facts.get(result.baseline, {})
+    parts = [f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"]
+    if filesystem:
+        parts.append(f"{filesystem['type']} on {filesystem['device']}")
+    if facts:
+        data, buffers = facts["database_bytes"], facts["shared_buffers_bytes"]
+        parts.insert(1, f"PostgreSQL {facts['server_version']}")
+        parts.append(f"data {human_bytes(data)}, {data / buffers:.1f} × shared_buffers")
+    return (
+        "; ".join(parts) + ".\nFigures are medians of the rounds; ratios are medians of the "
+        "ratios within each round, with their 95 % interval. CPU is that of all processes "
+        "of the server. Added ÷ cipher: CPU more than without encryption, divided by what "
+        "`openssl speed` needs for the same bytes."
+    )
