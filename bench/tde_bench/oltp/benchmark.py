@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tde.postgres import find_binaries
+from tde.postgres import PostgresBinaries, find_binaries
 from tde_bench.configurations import Configuration
 from tde_bench.measure.cipher_speed import measure_speeds
-from tde_bench.measure.machine import check_steal, describe_filesystem, describe_machine
+from tde_bench.measure.machine import check_steal
 from tde_bench.measure.observer import Observer
 from tde_bench.measure.schedule import Slot, rotated, rotated_rounds
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.oltp.results import OltpResult, OltpRun, Point
 from tde_bench.oltp.sliced_turn import Turn
-from tde_bench.servers.canary import CanaryReport
-from tde_bench.servers.canary_check import check_canary, describe_canary, describe_search
+from tde_bench.servers.benchmark import ServerBenchmark
 from tde_bench.servers.database import write_checkpoint
 from tde_bench.servers.description import compare_settings, describe_server, disown_shared_servers
 from tde_bench.servers.ephemeral import ephemeral_settings
-from tde_bench.servers.running import Place, running_servers
-from tde_bench.servers.server import Server
+from tde_bench.servers.running import Place
 from tde_bench.workloads.base import Driver, Load
 from tde_bench.workloads.catalogue import workload
 from tde_bench.workloads.names import WorkloadName
 
 
-class OltpBenchmark:
+class OltpBenchmark(ServerBenchmark[OltpResult]):
     """One run of the benchmark.
 
     Args:
@@ -43,18 +42,13 @@ class OltpBenchmark:
         observer: Observer,
         save: Callable[[OltpResult], None],
     ) -> None:
-        self._configurations = configurations
+        labels = {configuration.name: configuration.label for configuration in configurations}
+        result = OltpResult(parameters=parameters.document(), labels=labels)
+        super().__init__(configurations, result, observer, save)
         self._parameters = parameters
-        self._observer = observer
-        self._save = save
         self._workload = workload(WorkloadName(parameters.workload))
         # Transactions that each server has confirmed since its tables were made.
         self._confirmed: dict[str, int] = {}
-        self._canaries: dict[str, CanaryReport | None] = {}
-        self.result = OltpResult(
-            parameters=parameters.document(),
-            labels={configuration.name: configuration.label for configuration in configurations},
-        )
 
     def run(self, *, bindir: Path | None, directory: Path | None, keep: bool) -> None:
         """Run everything; :attr:`result` holds what was measured, also after an exception.
@@ -63,43 +57,38 @@ class OltpBenchmark:
             BenchError: when the run cannot start or its results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers and files are gone.
         """
-        binaries = find_binaries(bindir)
+        self._run_with(find_binaries(bindir), directory, keep=keep)
+
+    def _run_with(self, binaries: PostgresBinaries, directory: Path | None, *, keep: bool) -> None:
+        """Run everything with the programs of one installation."""
+        parameters = self._parameters
         pgbench = binaries.program("pgbench")
-        settings = ephemeral_settings(
-            self._parameters.shared_buffers, max(self._parameters.clients)
-        )
+        settings = ephemeral_settings(parameters.shared_buffers, max(parameters.clients))
         place = Place(directory, binaries, settings, keep)
-        self.result.status = "failed"
-        try:
-            # The load of the machine is looked at before the benchmark adds its own.
-            describe_machine(self.result)
-            with running_servers(self._configurations, place, self._observer) as running:
-                if running.folder is not None:
-                    describe_filesystem(self.result, running.folder)
-                disown_shared_servers(self.result, running.servers)
-                self._measure_all([Driver(server, pgbench) for server in running.servers])
-            self.result.status = "complete"
-        except KeyboardInterrupt:
-            self.result.status = "interrupted"
-            raise
-        finally:
-            self._save(self.result)
+        with self._recorded(), self._running(place) as servers:
+            disown_shared_servers(self.result, servers)
+            self._measure_all([Driver(server, pgbench) for server in servers])
 
     def _measure_all(self, drivers: Sequence[Driver]) -> None:
-        for driver in drivers:
-            self._check(driver.server)
+        drivers = self._prepare(drivers, lambda driver: self._check(driver.server))
         for scale in self._parameters.scale:
-            for driver in drivers:
-                self._set_up(driver, scale)
+            drivers = self._prepare(drivers, functools.partial(self._set_up, scale=scale))
+            drivers = self._prepare(drivers, functools.partial(self._warm_up, scale=scale))
             compare_settings(self.result)
-            for driver in drivers:
-                self._warm_up(driver, scale)
             self._measure_scale(drivers, scale)
         check_steal(
             self.result,
             stolen=sum(run.steal_seconds for run in self.result.runs),
             seconds=sum(run.seconds for run in self.result.runs),
         )
+
+    def _prepare(
+        self, drivers: Sequence[Driver], step: Callable[[Driver], None]
+    ) -> Sequence[Driver]:
+        """Take every server through a step before the rounds; return those that are measured."""
+        for driver in drivers:
+            step(driver)
+        return drivers
 
     def _measure_scale(self, drivers: Sequence[Driver], scale: int) -> None:
         """Measure all rounds; each of them takes every number of clients in turn."""
@@ -112,17 +101,6 @@ class OltpBenchmark:
             )
             for clients in self._parameters.clients:
                 self._measure_round(slots, Point(scale, clients))
-
-    def _check(self, server: Server) -> None:
-        """Look for the canary row."""
-        label = server.configuration.label
-        # A note, unlike a step, is also shown where the output goes to a file.
-        if server.configuration.dsn is not None:
-            self._observer.note(f"{label}: {describe_search(server)}")
-        self._observer.step(f"{label}: looking for a canary row on disk")
-        report = check_canary(server)
-        self._observer.note(f"{label}: {describe_canary(report)}")
-        self._canaries[server.configuration.name] = report
 
     def _set_up(self, driver: Driver, scale: int) -> None:
         """Create the data and note what a reader must know."""

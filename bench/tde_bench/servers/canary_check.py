@@ -5,9 +5,26 @@ from __future__ import annotations
 from contextlib import closing
 
 from tde_bench.errors import CanaryError
+from tde_bench.measure.observer import Observer
 from tde_bench.servers import canary
 from tde_bench.servers.canary import CanaryReport, stored_bytes
 from tde_bench.servers.server import Server
+
+
+def look_for_canary(server: Server, observer: Observer) -> CanaryReport | None:
+    """Look for the canary row on a server's disk, and tell what is done and what was found.
+
+    Raises:
+        CanaryError: when an ephemeral cluster is not what it should be.
+    """
+    label = server.configuration.label
+    # A note, unlike a step, is also shown where the output goes to a file.
+    if server.configuration.dsn is not None:
+        observer.note(f"{label}: {describe_search(server)}")
+    observer.step(f"{label}: looking for a canary row on disk")
+    report = check_canary(server)
+    observer.note(f"{label}: {describe_canary(report)}")
+    return report
 
 
 def check_canary(server: Server) -> CanaryReport | None:
