@@ -12,9 +12,9 @@ import typer
 from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
 from tde_bench.cli.failures import in_plain_words
 from tde_bench.cli.option_checks import check_outputs
-from tde_bench.cli.options import BindirOption, DirectoryOption, JsonFileOption
+from tde_bench.cli.options import DirectoryOption, JsonFileOption, ServerProgramsOption
+from tde_bench.cli.runs import progress_and_saving, what_ended
 from tde_bench.errors import NotMeasuredError
-from tde_bench.servers.signals import signals_interrupt
 
 if TYPE_CHECKING:
     from tde_bench.check.benchmark import CheckParameters
@@ -64,7 +64,7 @@ def check(
     baseline: BaselineOption = None,
     margin: MarginOption = 0.1,
     rounds: CheckRoundsOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     json_file: JsonFileOption = None,
     junit_file: JunitOption = None,
@@ -146,18 +146,10 @@ def _run(
 ) -> tuple[CheckResult, bool]:
     """Measure, saving after every round; return the result and whether the run was finished."""
     from tde_bench.check.benchmark import CheckBenchmark, steps
-    from tde_bench.measure.result_files import write_json
-    from tde_bench.present.progress import live_progress
 
-    def save(result: CheckResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
-
-    with live_progress(error_console, steps(parameters)) as observer:
+    with progress_and_saving(steps(parameters), json_file) as (observer, save):
         benchmark = CheckBenchmark(parameters, observer, save, comparison)
-        with signals_interrupt():
-            try:
-                benchmark.run(bindir=bindir, directory=directory)
-            except KeyboardInterrupt:
-                return benchmark.result, False
-    return benchmark.result, True
+        end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory))
+    if isinstance(end, Exception):
+        raise end
+    return benchmark.result, end is None

@@ -8,23 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import console, error_console, examples
-from tde_bench.cli.option_checks import (
-    End,
-    algorithms_of,
-    check_memory_size,
-    check_outputs,
-    show_and_end,
-    what_ended,
-)
+from tde.cli.common import console, examples
+from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs
 from tde_bench.cli.options import (
-    AesListOption,
-    BindirOption,
     ChartFileOption,
+    ComparedAesOption,
     CsvFileOption,
     DirectoryOption,
     JsonFileOption,
+    ServerProgramsOption,
 )
+from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
 
 if TYPE_CHECKING:
     from tde.postgres import PostgresBinaries
@@ -76,14 +70,14 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    aes: AesListOption = None,
+    aes: ComparedAesOption = None,
     existing: ExistingPeerOption = None,
     scale: PeerScaleOption = None,
     clients: PeerClientsOption = None,
     duration: PeerDurationOption = None,
     rounds: PeerRoundsOption = None,
     shared_buffers: PeerBuffersOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     json_file: JsonFileOption = None,
     csv_file: CsvFileOption = None,
@@ -136,15 +130,9 @@ def _run(
 ) -> tuple[CompareResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
     from tde_bench.compare.benchmark import CompareBenchmark
-    from tde_bench.measure.result_files import write_json
-    from tde_bench.present.progress import live_progress
-
-    def save(result: CompareResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
 
     able = sum(peer.reason is None for peer in peers)
-    with live_progress(error_console, parameters.load_seconds(able)) as observer:
+    with progress_and_saving(parameters.load_seconds(able), json_file) as (observer, save):
         benchmark = CompareBenchmark(peers, parameters, observer, save)
         end = what_ended(lambda: benchmark.run_peers(binaries, directory))
     return benchmark.result, end
@@ -153,11 +141,7 @@ def _run(
 def _present(result: CompareResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.compare.tables import print_report
-    from tde_bench.measure.result_files import write_csv
     from tde_bench.oltp.chart import write_chart
 
     print_report(result, console)
-    if csv_file is not None:
-        write_csv(result, csv_file)
-    if chart_file is not None and result.runs:
-        write_chart(result, chart_file)
+    write_files(result, csv_file, chart_file, write_chart)

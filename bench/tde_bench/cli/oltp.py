@@ -13,20 +13,11 @@ from tde.cli.common import (
     error_console,
     examples,
 )
-from tde_bench.cli.option_checks import (
-    End,
-    algorithms_of,
-    check_memory_size,
-    check_outputs,
-    numbers,
-    show_and_end,
-    what_ended,
-)
+from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs, numbers
 from tde_bench.cli.options import (
-    AesListOption,
-    BindirOption,
     ChartFileOption,
     ClientsOption,
+    ComparedAesOption,
     ControlOption,
     CsvFileOption,
     DirectoryOption,
@@ -41,11 +32,13 @@ from tde_bench.cli.options import (
     RoundsOption,
     ScaleOption,
     SeedOption,
+    ServerProgramsOption,
     SharedBuffersOption,
     SliceOption,
     WarmupOption,
     WorkloadOption,
 )
+from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
 from tde_bench.errors import BenchError
 from tde_bench.workloads.names import WorkloadName
 
@@ -77,7 +70,7 @@ def register(app: typer.Typer) -> None:
 
 
 def oltp(
-    aes: AesListOption = None,
+    aes: ComparedAesOption = None,
     existing: ExistingOption = None,
     control: ControlOption = False,
     workload: WorkloadOption = WorkloadName.TPCB,
@@ -91,7 +84,7 @@ def oltp(
     rounds: RoundsOption = None,
     warmup: WarmupOption = None,
     shared_buffers: SharedBuffersOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     keep: KeepOption = False,
     json_file: JsonFileOption = None,
@@ -142,16 +135,10 @@ def _run(
     keep: bool,
 ) -> tuple[OltpResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
-    from tde_bench.measure.result_files import write_json
     from tde_bench.oltp.benchmark import OltpBenchmark
-    from tde_bench.present.progress import live_progress
-
-    def save(result: OltpResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
 
     total = parameters.load_seconds(len(configurations))
-    with live_progress(error_console, total) as observer:
+    with progress_and_saving(total, json_file) as (observer, save):
         benchmark = OltpBenchmark(configurations, parameters, observer, save)
         end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory, keep=keep))
     return benchmark.result, end
@@ -191,12 +178,8 @@ def _check_parameters(parameters: OltpParameters) -> None:
 
 def _present(result: OltpResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
-    from tde_bench.measure.result_files import write_csv
     from tde_bench.oltp.chart import write_chart
     from tde_bench.oltp.tables import print_report
 
     print_report(result, console)
-    if csv_file is not None:
-        write_csv(result, csv_file)
-    if chart_file is not None and result.runs:
-        write_chart(result, chart_file)
+    write_files(result, csv_file, chart_file, write_chart)

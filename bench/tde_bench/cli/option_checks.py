@@ -1,20 +1,16 @@
-"""What the commands share: checks of options before any work is done."""
+"""Checks of options before any work is done."""
 
 from __future__ import annotations
 
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-import typer
-
 from tde.algorithms import Algorithm
-from tde.cli.common import EXIT_INTERRUPTED, error_console
 from tde.cli.options import algorithm_of
 from tde_bench.errors import BenchError
-from tde_bench.servers.signals import signals_interrupt
 
 _CHART_SUFFIXES = (".png", ".svg")
 _MEMORY_SIZE = re.compile(r"\d+(kB|MB|GB)")
@@ -90,40 +86,3 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     if len(found) != len(parts) or min(found) < 1 or len(set(found)) != len(found):
         raise BenchError(f"{option} {text} is not a list of numbers", remedy="Example: 1,4,16")
     return found
-
-
-# What has ended a run before its time; None for one that was finished.
-End = KeyboardInterrupt | Exception | None
-
-
-def what_ended(run: Callable[[], None]) -> End:
-    """Run a benchmark; return what ended it, so that what was measured can be shown before."""
-    with signals_interrupt():
-        try:
-            run()
-        except (KeyboardInterrupt, Exception) as end:
-            return end
-    return None
-
-
-def show_and_end(show: Callable[[], None], end: End, *, measured: bool) -> None:
-    """Show what was measured, then end as the run did.
-
-    Args:
-        show: prints and writes the result.
-        end: from :func:`what_ended`.
-        measured: whether there is anything to show; an error that came before is all there is.
-
-    Raises:
-        Exit: with status 130 after an interruption.
-        Exception: what has ended the run.
-    """
-    try:
-        if measured or not isinstance(end, Exception):
-            show()
-    finally:
-        if isinstance(end, KeyboardInterrupt):
-            error_console.print("Interrupted. What was measured until then is above.")
-            raise typer.Exit(EXIT_INTERRUPTED)
-        if end is not None:
-            raise end

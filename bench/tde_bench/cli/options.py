@@ -1,4 +1,4 @@
-"""The types of the options of ``tde-bench oltp``.
+"""The types of the options of ``tde-bench oltp``, some of which other commands have as well.
 
 Most defaults depend on ``--quick``, so the option itself is ``None`` and the help spells them
 out; a test holds the help to :class:`~tde_bench.oltp.parameters.OltpParameters`.
@@ -24,7 +24,7 @@ class Protocol(str, enum.Enum):
     PREPARED = "prepared"
 
 
-AesListOption = Annotated[
+ComparedAesOption = Annotated[
     list[int] | None,
     typer.Option(
         "--aes",
@@ -111,9 +111,11 @@ SharedBuffersOption = Annotated[
         help="shared_buffers of the ephemeral servers. Default: 32MB; quick: 16MB.",
     ),
 ]
-BindirOption = Annotated[
+ServerProgramsOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="The PostgreSQL programs to use. Default: search."),
+    typer.Option(
+        "--bindir", metavar="DIR", help="The PostgreSQL programs to use. Default: search."
+    ),
 ]
 DirectoryOption = Annotated[
     Path | None,

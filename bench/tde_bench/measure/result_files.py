@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,10 @@ class Document(Protocol):
 
 class RawRuns(Protocol):
     """Anything that ``--csv`` can write."""
+
+    @property
+    def runs(self) -> Sequence[Any]:
+        """Return the raw runs."""
 
     def frame(self) -> pd.DataFrame:
         """Return the raw runs, one row each."""
