@@ -18,7 +18,7 @@ import pytest
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.errors import BenchError, CanaryError, ConsistencyError
 from tde_bench.measure.cpu_time import tree_cpu_seconds
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.usage import read_usage
 from tde_bench.servers import canary
 from tde_bench.servers.canary_check import check_canary, describe_canary
@@ -282,7 +282,7 @@ def test_secrets_of_a_server_are_not_recorded(server: EphemeralServer) -> None:
         "krb_server_keyfile": "/etc/hidden",
         "log_line_prefix": "password=hidden ",
     }
-    outcomes = Outcome({}, {"a": "a", "b": "b"})
+    result = BenchmarkResult({}, {"a": "a", "b": "b"})
     with contextlib.closing(server.connect()) as connection:
         plain = recorded_settings(connection)
         try:
@@ -300,9 +300,9 @@ def test_secrets_of_a_server_are_not_recorded(server: EphemeralServer) -> None:
     assert settings["shared_buffers"] == "16MB"
     # What is empty holds no secret, and what differs is told without it.
     assert plain["primary_conninfo"] == ""
-    outcomes.facts = {"a": {"settings": plain}, "b": {"settings": settings}}
-    compare_settings(outcomes)
-    (warning,) = outcomes.warnings
+    result.facts = {"a": {"settings": plain}, "b": {"settings": settings}}
+    compare_settings(result)
+    (warning,) = result.warnings
     assert "primary_conninfo" in warning
     assert "hidden" not in warning
 

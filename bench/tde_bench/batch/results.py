@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tde_bench.measure.cipher_speed import CipherSpeed, cipher_seconds
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import (
     Estimate,
     median_or_none,
@@ -82,7 +82,7 @@ class PhaseSummary:
 
 
 @dataclass
-class BatchResult(Outcome):
+class BatchResult(BenchmarkResult):
     """Everything about one run of ``tde-bench batch``; it grows while the run goes on.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +11,7 @@ from rich.text import Text
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
 from tde_bench.measure.statistics import MINIMUM_VALUES, Estimate
 from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio, human_bytes
-from tde_bench.present.terminal import caption
+from tde_bench.present.terminal import caption, compact_table, print_warnings
 
 
 def print_report(result: BatchResult, console: Console) -> None:
@@ -37,8 +36,7 @@ def print_report(result: BatchResult, console: Console) -> None:
         console.print(
             f"From {rounds} rounds: at least {MINIMUM_VALUES} are needed for a conclusion."
         )
-    for warning in result.warnings:
-        console.print(Text("Warning: ", "bold yellow") + Text(warning))
+    print_warnings(result, console)
 
 
 def _short_interval(ratio: Estimate | None) -> str:
@@ -64,14 +62,9 @@ _LINES: tuple[tuple[str, Callable[[PhaseSummary], str]], ...] = (
 
 def totals_table(result: BatchResult, totals: list[PhaseSummary]) -> Table:
     """Build the table of all phases together: the five bars as numbers."""
-    table = Table(
-        title=f"Batch of {len(result.phases)} phases, scale {result.parameters['scale']}, "
-        f"{max(s.rounds for s in totals)} rounds",
-        title_justify="left",
-        # Five bars with their intervals just fit 80 columns.
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+    table = compact_table(
+        f"Batch of {len(result.phases)} phases, scale {result.parameters['scale']}, "
+        f"{max(s.rounds for s in totals)} rounds"
     )
     table.add_column("All phases", no_wrap=True)
     for summary in totals:
@@ -83,13 +76,7 @@ def totals_table(result: BatchResult, totals: list[PhaseSummary]) -> Table:
 
 def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary]) -> Table:
     """Build the table of one configuration, a line per phase; it fits 80 columns."""
-    table = Table(
-        title=f"{label}, against {result.labels[result.baseline]}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table(f"{label}, against {result.labels[result.baseline]}")
     table.add_column("Phase", no_wrap=True)
     for heading in ("s", "ratio", "CPU s", "ratio", "MB", "added ÷ cipher"):
         table.add_column(heading, justify="right", no_wrap=True)

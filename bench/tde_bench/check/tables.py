@@ -12,6 +12,7 @@ from rich.text import Text
 from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison, Finding, Verdict
 from tde_bench.present.formats import UNKNOWN, format_interval
+from tde_bench.present.terminal import print_warnings
 
 # A run that cannot find such a slowdown has little to say.
 _BLIND_BEYOND = 1.5
@@ -108,5 +109,4 @@ def print_check(result: CheckResult, console: Console) -> None:
                 word = Text(f"{finding.verdict.value}: ", _STYLES.get(finding.verdict, ""))
                 console.print(word + Text(finding.reason, ""))
         console.print(outcome(findings))
-    for warning in result.warnings:
-        console.print(Text("Warning: ", "bold yellow") + Text(warning))
+    print_warnings(result, console)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -10,7 +9,7 @@ from rich.text import Text
 from tde_bench.compare.results import CompareResult
 from tde_bench.measure.statistics import MINIMUM_VALUES
 from tde_bench.present.formats import format_cpu, format_interval, format_ratio
-from tde_bench.present.terminal import caption
+from tde_bench.present.terminal import caption, compact_table, print_warnings
 
 
 def print_report(result: CompareResult, console: Console) -> None:
@@ -27,8 +26,7 @@ def print_report(result: CompareResult, console: Console) -> None:
     rounds = max((summary.rounds for summary in result.summaries()), default=0)
     if 0 < rounds < MINIMUM_VALUES:
         console.print(f"From {rounds} rounds: {MINIMUM_VALUES} are needed for a conclusion.")
-    for warning in result.warnings:
-        console.print(Text("Warning: ", "bold yellow") + Text(warning))
+    print_warnings(result, console)
 
 
 def remarks(result: CompareResult) -> list[str]:
@@ -44,13 +42,7 @@ def remarks(result: CompareResult) -> list[str]:
 def compare_table(result: CompareResult) -> Table:
     """Build the table: a line per peer, also for those that could not run; fits 80 columns."""
     parameters = result.parameters
-    table = Table(
-        title=f"TPC-B, scale {parameters['scale']}, {parameters['clients']} clients",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table(f"TPC-B, scale {parameters['scale']}, {parameters['clients']} clients")
     # Of a table that is too wide, Rich shortens what may wrap: a long label, and no figure.
     table.add_column("")
     for heading in ("TPS", "ratio", "95 %\ninterval", "p95\nms", "CPU\nms", "ratio", "÷\ncipher"):

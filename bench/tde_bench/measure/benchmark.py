@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 
 from tde_bench.measure.machine import describe_machine
 from tde_bench.measure.observer import Observer
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 
-Result = TypeVar("Result", bound=Outcome)
+Result = TypeVar("Result", bound=BenchmarkResult)
 
 
 class Benchmark(Generic[Result]):

@@ -20,7 +20,7 @@ from tde.algorithms import Algorithm
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
 from tde_bench.measure.observer import Observer
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import median_or_none
 
 # A page of PostgreSQL, which is also the data unit of the cipher.
@@ -49,7 +49,10 @@ def find_openssl() -> Path | None:
 
 
 def measure_speeds(
-    configurations: Iterable[Configuration], round_number: int, outcome: Outcome, observer: Observer
+    configurations: Iterable[Configuration],
+    round_number: int,
+    result: BenchmarkResult,
+    observer: Observer,
 ) -> list[CipherSpeed]:
     """Measure the cipher of every encrypted configuration.
 
@@ -58,7 +61,7 @@ def measure_speeds(
     encrypted = [c for c in configurations if c.algorithm is not None]
     openssl = find_openssl()
     if openssl is None and encrypted:
-        outcome.warn("There is no openssl program, so the limit cannot be computed.")
+        result.warn("There is no openssl program, so the limit cannot be computed.")
     if openssl is None or not encrypted:
         return []
     speeds = []
@@ -67,17 +70,15 @@ def measure_speeds(
             observer.step(f"openssl speed, {configuration.label}")
             speeds.append(measure_speed(openssl, configuration, round_number))
     except BenchError as error:
-        outcome.warn(f"The limit cannot be computed from all rounds: {error}")
-    _check_software(encrypted, speeds, outcome)
-    libraries = {
-        c.label: str(outcome.facts.get(c.name, {}).get("openssl") or "") for c in encrypted
-    }
-    check_version(openssl, outcome, libraries)
+        result.warn(f"The limit cannot be computed from all rounds: {error}")
+    _check_software(encrypted, speeds, result)
+    libraries = {c.label: str(result.facts.get(c.name, {}).get("openssl") or "") for c in encrypted}
+    check_version(openssl, result, libraries)
     return speeds
 
 
 def _check_software(
-    configurations: Iterable[Configuration], speeds: Iterable[CipherSpeed], outcome: Outcome
+    configurations: Iterable[Configuration], speeds: Iterable[CipherSpeed], result: BenchmarkResult
 ) -> None:
     """Warn when OpenSSL is as fast without the CPU's AES instructions as with them."""
     found = {speed.configuration: speed.encrypt_bytes_per_second for speed in speeds}
@@ -85,25 +86,25 @@ def _check_software(
     for (algorithm, software), slow in by_kind.items():
         fast = by_kind.get((algorithm, False))
         if software and slow and fast and slow > _SOFTWARE_LIMIT * fast:
-            outcome.warn(
+            result.warn(
                 "OpenSSL is nearly as fast without the CPU's AES instructions as with them: this "
                 "CPU has none, or they could not be switched off. Do not trust the software bars."
             )
 
 
-def check_version(openssl: Path, outcome: Outcome, libraries: Mapping[str, str]) -> None:
+def check_version(openssl: Path, result: BenchmarkResult, libraries: Mapping[str, str]) -> None:
     """Note the program's version; warn when what it is the limit of uses another OpenSSL.
 
     Args:
         libraries: the version text of the libcrypto of each that encrypts, by its label.
     """
     completed = subprocess.run([openssl, "version"], capture_output=True, text=True, check=False)
-    outcome.metadata["openssl_program"] = program = completed.stdout.strip()
+    result.metadata["openssl_program"] = program = completed.stdout.strip()
     # "OpenSSL 3.0.17 1 Jul 2025 (Library: ...)": the date may differ between builds of a version.
     version = program.split()[:2]
     for label, library in libraries.items():
         if version and library and library.split()[:2] != version:
-            outcome.warn(f"{label} uses {library}, but the limit was measured with {program}.")
+            result.warn(f"{label} uses {library}, but the limit was measured with {program}.")
 
 
 def measure_speed(openssl: Path, configuration: Configuration, round_number: int) -> CipherSpeed:

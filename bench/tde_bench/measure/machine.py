@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from tde_bench.measure import metadata
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 
 # More than this percentage of the CPUs in use by others makes the figures doubtful.
 BUSY_PERCENT = 25.0
@@ -15,42 +15,42 @@ BUSY_PERCENT = 25.0
 MAXIMUM_STEAL = 0.01
 
 
-def describe_machine(outcome: Outcome) -> None:
+def describe_machine(result: BenchmarkResult) -> None:
     """Note what the machine is and how busy; call it before the benchmark adds its own load."""
-    outcome.metadata = metadata.collect(None)
+    result.metadata = metadata.collect(None)
     # The load average would still tell of a benchmark that has just ended.
     busy = psutil.cpu_percent(interval=1)
-    outcome.metadata["busy_percent"] = busy
+    result.metadata["busy_percent"] = busy
     if busy > BUSY_PERCENT:
-        outcome.warn(
+        result.warn(
             f"The machine was busy before the run started: others used {busy:.0f} % of its CPUs."
         )
-    if not outcome.metadata["cpu"]["aes_instructions"]:
-        outcome.warn("This CPU has no AES instructions: encryption runs in software.")
+    if not result.metadata["cpu"]["aes_instructions"]:
+        result.warn("This CPU has no AES instructions: encryption runs in software.")
 
 
-def describe_filesystem(outcome: Outcome, folder: Path) -> None:
+def describe_filesystem(result: BenchmarkResult, folder: Path) -> None:
     """Note the filesystem of the clusters."""
     filesystem = metadata.filesystem_of(folder)
-    outcome.metadata["filesystem"] = vars(filesystem)
+    result.metadata["filesystem"] = vars(filesystem)
     if filesystem.in_memory:
-        outcome.warn(
+        result.warn(
             f"The clusters are on {filesystem.type}, in memory: there is no disk I/O, so "
             "encryption weighs more than it would on a disk."
         )
 
 
-def check_steal(outcome: Outcome, stolen: float, seconds: float) -> None:
+def check_steal(result: BenchmarkResult, stolen: float, seconds: float) -> None:
     """Warn when the hypervisor withheld too much.
 
     Args:
-        outcome: receives the warning.
+        result: receives the warning.
         stolen: CPU seconds withheld from this machine while something was measured.
         seconds: how long something was measured.
     """
     available = seconds * (psutil.cpu_count() or 1)
     if stolen > MAXIMUM_STEAL * available:
-        outcome.warn(
+        result.warn(
             f"The hypervisor withheld {stolen / available:.1%} of the CPU time during the "
             "measurement."
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
-class Outcome:
+class BenchmarkResult:
     """What is known about a run besides its measurements; it grows while the run goes on.
 
     Attributes:
@@ -47,3 +48,20 @@ class Outcome:
             ],
             "warnings": self.warnings,
         }
+
+
+def shared_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of :class:`BenchmarkResult` that a JSON document of any command holds."""
+    described = ("name", "label")
+    return {
+        "parameters": dict(document["parameters"]),
+        "labels": {c["name"]: c["label"] for c in document["configurations"]},
+        "metadata": dict(document["metadata"]),
+        "facts": {
+            c["name"]: {key: value for key, value in c.items() if key not in described}
+            for c in document["configurations"]
+            if len(c) > len(described)
+        },
+        "warnings": list(document["warnings"]),
+        "status": document["status"],
+    }

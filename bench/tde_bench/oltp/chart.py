@@ -13,7 +13,8 @@ from matplotlib.ticker import StrMethodFormatter
 
 from tde_bench.measure.statistics import Estimate, median_estimate
 from tde_bench.oltp.results import OltpResult, Summary
-from tde_bench.present.palette import DARK_COLOURS, GREY, INK, colours, plain_frame
+from tde_bench.present.charts import heading, name_bars, times_shared_buffers, write_figure
+from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 
 def write_chart(result: OltpResult, path: Path) -> None:
@@ -25,7 +26,7 @@ def write_chart(result: OltpResult, path: Path) -> None:
 
     summaries = result.summaries()
     figure = draw_sweep(result) if result.is_sweep else draw(result, summaries)
-    figure.savefig(path, dpi=200, format=path.suffix.lower().lstrip("."))
+    write_figure(figure, path)
 
 
 def draw(result: OltpResult, summaries: list[Summary]) -> Figure:
@@ -54,7 +55,8 @@ def draw(result: OltpResult, summaries: list[Summary]) -> Figure:
             title="Server CPU ms per transaction (lower is better)",
             number="{:.3f}",
         )
-    figure.suptitle(_title(result), fontsize=13, fontweight="bold", color=INK)
+    title = heading(result.parameters.get("title", "pgbench TPC-B"), result)
+    figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
     figure.supxlabel(_footnote(result), fontsize=8, color=GREY)
     return figure
 
@@ -86,22 +88,8 @@ def _panel(
         yerr=_error_bars(estimates),
         error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 5, "capthick": 1.2},
     )
-    labels = [
-        f"{summary.label}\n{_ratio_text(ratio)}"
-        for summary, ratio in zip(summaries, ratios, strict=True)
-    ]
-    axes.set_xticks(positions, labels, fontsize=10, color=INK)
-    for position, height, colour in zip(positions, heights, chosen, strict=True):
-        # At the foot of the bar, which even a long error bar does not reach.
-        axes.annotate(
-            number.format(height),
-            (float(position), 0.04 * max(heights)),
-            ha="center",
-            va="bottom",
-            fontsize=12,
-            fontweight="bold",
-            color="white" if colour in DARK_COLOURS else INK,
-        )
+    names = [summary.label for summary in summaries]
+    name_bars(axes, names, ratios, heights, chosen, number)
     axes.set_title(title, fontsize=11, color=INK)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     plain_frame(axes)
@@ -114,34 +102,13 @@ def _error_bars(estimates: list[Estimate]) -> Any:
     return np.array([below, above])
 
 
-def _ratio_text(ratio: Estimate | None) -> str:
-    """Return the text below a bar's name."""
-    if ratio is None:
-        return "baseline"
-    if ratio.low is None or ratio.high is None:
-        return f"× {ratio.median:.3f}"
-    return f"× {ratio.median:.3f}\n[{ratio.low:.3f}, {ratio.high:.3f}]"
-
-
-def _title(result: OltpResult) -> str:
-    machine = result.metadata.get("cpu", {})
-    version = result.facts.get(result.baseline, {}).get("server_version", "?").split()[0]
-    return (
-        f"{result.parameters.get('title', 'pgbench TPC-B')} on PostgreSQL {version}, "
-        f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"
-    )
-
-
 def _footnote(result: OltpResult) -> str:
     parameters = result.parameters
-    facts = result.facts.get(result.baseline, {})
     parts = [
         f"{parameters.get('scale_unit', 'scale')} {parameters['scale']}",
         f"{parameters['clients']} clients",
     ]
-    if facts:
-        times = facts["database_bytes"] / facts["shared_buffers_bytes"]
-        parts.append(f"data {times:.1f} × shared_buffers")
+    parts += times_shared_buffers(result)
     rounds = max(summary.rounds for summary in result.summaries())
     parts.append(f"{rounds} interleaved rounds of {parameters['duration']} s")
     return (

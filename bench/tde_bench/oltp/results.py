@@ -18,7 +18,7 @@ import pandas as pd
 
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import CipherSpeed, cipher_seconds
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult, shared_fields
 from tde_bench.measure.statistics import (
     Estimate,
     median_or_none,
@@ -156,7 +156,7 @@ class Summary:
 
 
 @dataclass
-class OltpResult(Outcome):
+class OltpResult(BenchmarkResult):
     """Everything about one run of ``tde-bench oltp``; it grows while the run goes on.
 
     Attributes:
@@ -307,22 +307,13 @@ def read_oltp(document: Mapping[str, Any]) -> OltpResult:
     schema = document.get("schema", {})
     if schema.get("name") != SCHEMA["name"] or schema.get("version") not in (1, 2, 3):
         raise BenchError(f"not a result of tde-bench oltp of version 1, 2 or 3: {schema}")
-    parameters = dict(document["parameters"])
+    shared = shared_fields(document)
+    parameters = shared["parameters"]
     # Version 1 had one point and one workload, and did not repeat them in every run.
     point = {"clients": parameters["clients"], "scale": parameters["scale"]}
     parameters.setdefault("workload", "tpcb")
-    described = ("name", "label")
     return OltpResult(
-        parameters=parameters,
-        labels={c["name"]: c["label"] for c in document["configurations"]},
-        metadata=dict(document["metadata"]),
-        facts={
-            c["name"]: {key: value for key, value in c.items() if key not in described}
-            for c in document["configurations"]
-            if len(c) > len(described)
-        },
-        warnings=list(document["warnings"]),
-        status=document["status"],
+        **shared,
         runs=[_read_run(point, run) for run in document["runs"]],
         speeds=[CipherSpeed(**speed) for speed in document.get("openssl_speed", [])],
     )

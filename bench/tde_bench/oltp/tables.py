@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +11,7 @@ from rich.text import Text
 from tde_bench.oltp.results import OltpResult, Summary
 from tde_bench.oltp.verdicts import verdicts
 from tde_bench.present.formats import format_cpu, format_interval, format_ratio, human_bytes
-from tde_bench.present.terminal import caption
+from tde_bench.present.terminal import caption, compact_table, print_warnings
 
 
 def print_report(result: OltpResult, console: Console) -> None:
@@ -26,8 +25,7 @@ def print_report(result: OltpResult, console: Console) -> None:
     console.print()
     for line in verdicts(result):
         console.print(Text(line))
-    for warning in result.warnings:
-        console.print(Text("Warning: ", "bold yellow") + Text(warning))
+    print_warnings(result, console)
 
 
 _Line = tuple[str, Callable[[Summary], str]]
@@ -99,13 +97,7 @@ def title(result: OltpResult) -> str:
 
 def sweep_table(result: OltpResult) -> Table:
     """Build the table of a sweep: a line per point and encrypted configuration."""
-    table = Table(
-        title=title(result),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table(title(result))
     for heading in (
         result.parameters.get("scale_unit", "scale"),
         "clients",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import Estimate, Values, median_estimate
 
 SCHEMA = {"name": "tde-bench/pages", "version": 1}
@@ -65,7 +65,7 @@ class PagesSummary(PagesCase):
 
 
 @dataclass
-class PagesResult(Outcome):
+class PagesResult(BenchmarkResult):
     """Everything about one run of ``tde-bench pages``; labels name the backends."""
 
     runs: list[PagesRun] = field(default_factory=list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -10,6 +9,7 @@ from rich.text import Text
 from tde_bench.measure.statistics import MINIMUM_VALUES
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
 from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio
+from tde_bench.present.terminal import compact_table, print_warnings
 
 # Batches of this size, 1 MiB, and more are what the targets are about.
 LARGE_BATCH = 128
@@ -29,20 +29,13 @@ def print_report(result: PagesResult, console: Console) -> None:
     console.print()
     for line in verdicts(summaries):
         console.print(Text(line))
-    for warning in result.warnings:
-        console.print(Text("Warning: ", "bold yellow") + Text(warning))
+    print_warnings(result, console)
 
 
 def pages_table(result: PagesResult, algorithm: str, summaries: list[PagesSummary]) -> Table:
     """Build the table of one algorithm, a line per backend and batch; it fits 80 columns."""
     title = f"{algorithm}, encryption on one core"
-    table = Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = compact_table(title)
     table.add_column("", no_wrap=True)
     scaling = [s for s in summaries if s.scaling is not None]
     threads = max((summary.threads for summary in scaling), default=1)

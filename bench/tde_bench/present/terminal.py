@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from tde_bench.measure.result import Outcome
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.present.formats import human_bytes
 
 
-def caption(result: Outcome) -> str:
+def caption(result: BenchmarkResult) -> str:
     """Return the lines that say where and on what the figures were measured."""
     machine = result.metadata.get("cpu", {})
     filesystem = result.metadata.get("filesystem") or {}
@@ -24,3 +29,20 @@ def caption(result: Outcome) -> str:
         "of the server. Added ÷ cipher: CPU more than without encryption, divided by what "
         "`openssl speed` needs for the same bytes."
     )
+
+
+def compact_table(title: str) -> Table:
+    """Return an empty table without a frame, of which many columns fit 80 characters."""
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def print_warnings(result: BenchmarkResult, console: Console) -> None:
+    """Print what disturbed the run, or what a reader must know besides."""
+    for warning in result.warnings:
+        console.print(Text("Warning: ", "bold yellow") + Text(warning))

@@ -15,6 +15,7 @@ from tde_bench.check.verdict import Comparison
 from tde_bench.compare.results import CompareResult, read_compare
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import CipherSpeed
+from tde_bench.measure.result import shared_fields
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, read_oltp
 from tde_bench.pages.results import PagesResult, PagesRun
@@ -49,7 +50,7 @@ def read_result(path: Path) -> Result:
 
 def _read_batch(document: Mapping[str, Any]) -> BatchResult:
     return BatchResult(
-        **_common(document),
+        **shared_fields(document),
         phases={phase["name"]: phase["label"] for phase in document["phases"]},
         runs=[BatchRun(**_known(BatchRun, run)) for run in document["runs"]],
         speeds=[CipherSpeed(**speed) for speed in document["openssl_speed"]],
@@ -58,7 +59,7 @@ def _read_batch(document: Mapping[str, Any]) -> BatchResult:
 
 def _read_pages(document: Mapping[str, Any]) -> PagesResult:
     runs = [PagesRun(**_known(PagesRun, run)) for run in document["runs"]]
-    return PagesResult(**_common(document), runs=runs)
+    return PagesResult(**shared_fields(document), runs=runs)
 
 
 def _read_check(document: Mapping[str, Any]) -> CheckResult:
@@ -69,26 +70,13 @@ def _read_check(document: Mapping[str, Any]) -> CheckResult:
     if (margin := document.get("margin")) is not None:
         known = {f["name"]: f["baseline"] for f in document["findings"] if f["baseline"]}
         comparison = Comparison({name: Estimate(**e) for name, e in known.items()}, margin)
-    return CheckResult(**_common(document), units=units, runs=runs, comparison=comparison)
+    return CheckResult(**shared_fields(document), units=units, runs=runs, comparison=comparison)
 
 
 def _known(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Drop fields that another version may have added."""
     names = {item.name for item in fields(kind)}
     return {name: value for name, value in values.items() if name in names}
-
-
-def _common(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :class:`~tde_bench.measure.result.Outcome` needs."""
-    labels = {c["name"]: c["label"] for c in document["configurations"]}
-    described = ("name", "label")
-    facts = {
-        c["name"]: {key: value for key, value in c.items() if key not in described}
-        for c in document["configurations"]
-        if len(c) > len(described)
-    }
-    names = ("parameters", "metadata", "warnings", "status")
-    return {"labels": labels, "facts": facts, **{name: document[name] for name in names}}
 
 
 _READERS: dict[tuple[str, int], Any] = {

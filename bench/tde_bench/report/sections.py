@@ -14,7 +14,7 @@ from tde_bench.check.results import CheckResult
 from tde_bench.check.tables import explanation, findings_table, outcome, quantities_table
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.tables import compare_table, remarks
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, Point, Summary
 from tde_bench.oltp.tables import oltp_table, sweep_table, title
@@ -92,7 +92,7 @@ def _raw(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def machine_rows(result: Outcome) -> list[tuple[str, str]]:
+def machine_rows(result: BenchmarkResult) -> list[tuple[str, str]]:
     """Return what a reader needs to know about where and when."""
     metadata = result.metadata
     cpu = metadata.get("cpu") or {}

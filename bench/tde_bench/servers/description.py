@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from tde_bench.measure import metadata
-from tde_bench.measure.result import Outcome
+from tde_bench.measure.result import BenchmarkResult
 from tde_bench.servers import facts
 from tde_bench.servers.canary import CanaryReport
 from tde_bench.servers.existing import ExistingServer
@@ -18,12 +18,16 @@ MINIMUM_DATA_RATIO = 2.0
 
 
 def describe_server(
-    outcome: Outcome, server: Server, report: CanaryReport | None, *, moves_pages: bool = True
+    result: BenchmarkResult,
+    server: Server,
+    report: CanaryReport | None,
+    *,
+    moves_pages: bool = True,
 ) -> None:
     """Note what a server is, once it holds the benchmark's data.
 
     Args:
-        outcome: receives the facts and warnings.
+        result: receives the facts and warnings.
         server: a server that is up.
         report: what the search for the canary row found.
         moves_pages: warn when the data is not larger than shared_buffers.
@@ -37,17 +41,17 @@ def describe_server(
     if moves_pages and size < MINIMUM_DATA_RATIO * buffers:
         # All ephemeral clusters hold the same data, so they share one warning.
         owner = "" if configuration.dsn is None else f" of {configuration.label}"
-        outcome.warn(
+        result.warn(
             f"The data{owner} is only {size / buffers:.1f} times "
             "shared_buffers: few pages move, so there is little to encrypt. Use a larger "
             "--scale or smaller --shared-buffers."
         )
     if not server.can_checkpoint:
-        outcome.warn(
+        result.warn(
             f"{configuration.label}: no right to CHECKPOINT, so its rounds start and end "
             "with pages that are not written yet."
         )
-    outcome.facts[configuration.name] = {
+    result.facts[configuration.name] = {
         "algorithm": configuration.algorithm.label if configuration.algorithm else None,
         "software": configuration.software,
         "ephemeral": configuration.dsn is None,
@@ -61,7 +65,7 @@ def describe_server(
     }
 
 
-def disown_shared_servers(outcome: Outcome, servers: Sequence[Server]) -> None:
+def disown_shared_servers(result: BenchmarkResult, servers: Sequence[Server]) -> None:
     """Measure no CPU where two configurations use one server, and warn of it.
 
     Its processes work for both, so each would be charged with the load of the other one too.
@@ -76,16 +80,16 @@ def disown_shared_servers(outcome: Outcome, servers: Sequence[Server]) -> None:
         for server in shared:
             server.disown_processes()
         labels = " and ".join(server.configuration.label for server in shared)
-        outcome.warn(f"{labels} are on one server, whose CPU cannot be told apart: not measured.")
+        result.warn(f"{labels} are on one server, whose CPU cannot be told apart: not measured.")
 
 
-def compare_settings(outcome: Outcome) -> None:
+def compare_settings(result: BenchmarkResult) -> None:
     """Warn about servers that differ in more than encryption."""
     differing = facts.differing_settings(
-        {name: fact["settings"] for name, fact in outcome.facts.items()}
+        {name: fact["settings"] for name, fact in result.facts.items()}
     )
     if differing:
-        outcome.warn(
+        result.warn(
             "The servers differ in more than encryption: "
             + "; ".join(f"{name}: {values}" for name, values in differing.items())
         )
