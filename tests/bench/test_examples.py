@@ -1,4 +1,4 @@
-"""What docs/examples shows exists: a copied example must not fail on a renamed option."""
+"""Examples in docs/examples: a copied one must not fail on a renamed option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong during a run is said in plain words, with the configuration where it is known."""
+"""Failures of a run are said in plain words, with the configuration where it is known."""
 
 from __future__ import annotations
 

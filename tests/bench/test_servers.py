@@ -1,4 +1,4 @@
-"""What the benchmark does to real, plain servers: canary, consistency, existing servers."""
+"""Real, plain servers under the benchmark: canary, consistency, existing servers."""
 
 from __future__ import annotations
 

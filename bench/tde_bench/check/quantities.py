@@ -1,4 +1,4 @@
-"""What a check measures, and what its rounds say about each quantity."""
+"""Quantities that a check measures, and their summaries over its rounds."""
 
 from __future__ import annotations
 

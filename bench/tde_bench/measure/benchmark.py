@@ -1,4 +1,4 @@
-"""What every benchmark does around its measuring: describe the machine, keep the result."""
+"""The frame of every benchmark: the machine is described, and the result is kept."""
 
 from __future__ import annotations
 

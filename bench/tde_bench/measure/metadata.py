@@ -1,4 +1,4 @@
-"""What a reader of results needs to know about the machine, the software and the moment."""
+"""Facts of the machine, the software and the moment, for a reader of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parameters of all benchmarks have in common."""
+"""Parameters, as all benchmarks have them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the parameters of every benchmark can do."""
+    """The parameters of a benchmark."""
 
     def with_given(self, **values: Any) -> Self:
         """Return a copy with those values replaced that are not None."""
-        return dataclasses.replace(self, **known(values))
+        return dataclasses.replace(self, **only_given(values))
 
 
-def known(values: dict[str, Any]) -> dict[str, Any]:
+def only_given(values: dict[str, Any]) -> dict[str, Any]:
     """Return those values that were given, which None is not."""
     return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What the results of all commands have in common."""
+"""Results, as far as those of all commands are alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server has used so far: CPU time, and bytes that went through the cipher."""
+"""Use of CPU by a server, and of its cipher."""
 
 from __future__ import annotations
 

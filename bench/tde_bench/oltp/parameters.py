@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tde_bench.measure.parameters import Parameters, known
+from tde_bench.measure.parameters import Parameters, only_given
 from tde_bench.workloads.base import LoadOptions
 from tde_bench.workloads.catalogue import workload
 from tde_bench.workloads.names import WorkloadName
@@ -62,7 +62,7 @@ class OltpParameters(Parameters):
         elif name is WorkloadName.WAL_INSERT:
             changes["scale"] = (1,)
         chosen = dataclasses.replace(chosen, **changes)
-        sweep = dataclasses.replace(chosen, **known(given))
+        sweep = dataclasses.replace(chosen, **only_given(given))
         if sweep.points > 1 and not quick:
             # One point of a sweep needs no more rounds than its interval needs.
             sweep = dataclasses.replace(sweep, duration=8, rounds=6, warmup=5)

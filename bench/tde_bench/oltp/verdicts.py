@@ -1,4 +1,4 @@
-"""What the numbers mean, in plain English."""
+"""Verdicts: the meaning of the numbers, in plain English."""
 
 from __future__ import annotations
 

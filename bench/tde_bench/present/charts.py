@@ -1,4 +1,4 @@
-"""What the charts of several commands share."""
+"""Parts that the charts of several commands share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on."""
+"""The progress of a run, shown while it goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tables in the terminal share: their look, the caption, the warnings."""
+"""The look of tables in the terminal, with their caption and the warnings below them."""
 
 from __future__ import annotations
 

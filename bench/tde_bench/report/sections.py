@@ -1,4 +1,4 @@
-"""What the page says about each result: tables, sentences and charts."""
+"""The section of each result on the page: tables, sentences and charts."""
 
 from __future__ import annotations
 

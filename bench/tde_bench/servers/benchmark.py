@@ -1,4 +1,4 @@
-"""What every benchmark on servers does around its measuring: start them, and look at them."""
+"""The frame of every benchmark on servers: they are started, looked at, and ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be measured on a server that the user runs."""
+"""Rights and places of a server that the user runs, which decide what may be measured on it."""
 
 from __future__ import annotations
 

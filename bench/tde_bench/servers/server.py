@@ -1,4 +1,4 @@
-"""What a server under test is to the benchmarks, whoever runs it."""
+"""A server under test, whoever runs it."""
 
 from __future__ import annotations
 

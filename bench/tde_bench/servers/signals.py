@@ -7,7 +7,7 @@ their directory, ``tde-bench-*``, until somebody stops them.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,12 +24,8 @@ def signals_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    previous = {number: signal.signal(number, interrupt) for number in _SIGNALS}
-    try:
+    with _handled_by(interrupt):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -39,9 +35,17 @@ def signals_wait() -> Iterator[None]:
     A second, impatient Ctrl-C must not abort the clean-up halfway. Child processes started
     here inherit the ignored signals, so nothing long-lived may be started inside.
     """
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    with _handled_by(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handled_by(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

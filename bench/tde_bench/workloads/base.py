@@ -1,4 +1,4 @@
-"""What a workload is: data, a load, and a check that the data fits the load."""
+"""A workload: data, a load, and a check that the data fits the load."""
 
 from __future__ import annotations
 
