@@ -25,7 +25,8 @@ from tde_bench.cli import batch as batch_command
 from tde_bench.errors import BenchError, ConsistencyError
 from tde_bench.measure.cipher_speed import CipherSpeed
 from typer.testing import CliRunner
-from whole_runs import interrupt, processes_of, reachable_directory, read_document
+
+from tests.bench.whole_runs import interrupt, processes_of, reachable_directory, read_document
 
 PHASES = {"first": "First phase", "second": "Second phase"}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from runs import make_result
 from tde_bench.errors import BenchError
 from tde_bench.measure.cipher_speed import CipherSpeed
 from tde_bench.measure.result_files import write_csv, write_json
@@ -21,6 +20,8 @@ from tde_bench.oltp.results import OltpResult, Point, Slice, read_oltp
 from tde_bench.oltp.tables import print_report
 from tde_bench.oltp.verdicts import verdicts
 from tde_bench.present.formats import format_interval, format_ratio, human_bytes
+
+from tests.bench.runs import make_result
 
 
 def _ratios(result: OltpResult, metric: str = "tps") -> list[float]:

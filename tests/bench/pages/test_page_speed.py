@@ -1,6 +1,6 @@
 """How near PageCipher comes to ``openssl speed`` on one core.
 
-Run it alone and without xdist: ``pytest tests/bench/test_page_speed.py -p no:xdist -s``.
+Run it alone and without xdist: ``pytest tests/bench/pages/test_page_speed.py -p no:xdist -s``.
 It prints what it measures and asserts no timing: that would fail on a busy machine.  With
 xdist, which disables benchmarks, it only checks that the result can be decrypted.
 """

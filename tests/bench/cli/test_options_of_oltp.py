@@ -1,4 +1,4 @@
-"""The command line itself; whole runs are in test_oltp.py and test_servers.py."""
+"""The command line itself; whole runs are in oltp/test_whole_runs.py."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from whole_runs import (
+
+from tests.bench.whole_runs import (
     DEADLINE_SECONDS,
     interrupt,
     processes_of,

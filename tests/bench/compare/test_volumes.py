@@ -19,8 +19,9 @@ import pytest
 from tde_bench.compare.volumes import gocryptfs, luks
 from tde_bench.errors import BenchError
 from tde_bench.servers.workspace import mounts_below, workspace
-from volume_run import VOLUME_BYTES
-from whole_runs import reachable_directory
+
+from tests.bench.compare.volume_run import VOLUME_BYTES
+from tests.bench.whole_runs import reachable_directory
 
 DEADLINE_SECONDS = 60
 HERE = Path(__file__).parent

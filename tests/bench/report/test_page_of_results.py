@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import make_result
 from tde_bench import cli
 from tde_bench.batch.results import BatchResult, BatchRun
 from tde_bench.check.quantities import CheckRun
@@ -24,6 +23,8 @@ from tde_bench.pages.results import PagesResult, PagesRun
 from tde_bench.report.page import read_all, render_html, render_markdown
 from tde_bench.report.reading import read_result
 from typer.testing import CliRunner
+
+from tests.bench.runs import make_result
 
 TPS = [1000.0, 1010.0, 990.0, 1000.0, 1005.0, 995.0]
 

@@ -21,7 +21,6 @@ import psycopg2
 import pytest
 from rich.console import Console
 from rich.table import Table
-from runs import make_result
 from tde_bench.compare import peers
 from tde_bench.compare.benchmark import _VOLUMES, CompareBenchmark
 from tde_bench.compare.peers import Peer, all_peers
@@ -41,11 +40,12 @@ from tde_bench.report.page import read_all, render_html, render_markdown
 from tde_bench.servers.database import Connection
 from tde_bench.servers.server import Server
 from tde_bench.workloads.base import Driver
-from whole_runs import reachable_directory
 
 from tde import Algorithm
 from tde.errors import ServerStartError
 from tde.postgres import find_binaries
+from tests.bench.runs import make_result
+from tests.bench.whole_runs import reachable_directory
 
 DEADLINE_SECONDS = 900
 

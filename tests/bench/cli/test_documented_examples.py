@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from tde_bench import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORKFLOW = (ROOT / "docs" / "examples" / "github-actions.yml").read_text(encoding="utf-8")
 
 
