@@ -11,7 +11,7 @@ STAMPS := $(VENV)/.stamps
 REFERENCE ?= results
 # A new user's compiler may warn of things that ours does not know; only CI stops at warnings.
 WERROR := $(if $(filter true,$(CI)),ON,OFF)
-C_SOURCES := $(wildcard c_ext/*.c c_ext/*.h) c_ext/CMakeLists.txt
+C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
 .PHONY: help setup build bench test test-long fuzz postgres-suites reference sanitize valgrind lint clean
@@ -63,10 +63,11 @@ valgrind: setup ## Look for invalid accesses and leaks while thousands of files 
 	@command -v valgrind >/dev/null || { echo "make valgrind needs valgrind; run: apt-get install valgrind" >&2; exit 1; }
 	$(BIN)/python -m pytest -n auto tests/interposer/test_valgrind.py $(PYTEST_ARGS)
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and the floors of the house (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean: ## Remove what the build made; the sources stay
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

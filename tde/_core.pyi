@@ -1,4 +1,4 @@
-"""The C extension over c_ext/tde_crypto.c, tde_identity.c and tde_keyrecord.c.
+"""The C extension over c_ext/batch, c_ext/format and c_ext/crypto.
 
 Private: :mod:`tde.page` is the typed and checked face of it.  An identity is the tuple
 (file class, word 0, word 1, word 2, fork) of ``struct tde_identity``; its block numbers
@@ -30,7 +30,7 @@ CLASS_WAL: int
 CLASS_TEMP_RELATION: int
 CLASS_EPHEMERAL: int
 
-#: The auditor's verdicts on a stored block, one byte each (c_ext/core_audit.c).
+#: The auditor's verdicts on a stored block, one byte each (c_ext/python/audit.c).
 AUDIT_ZERO: int
 AUDIT_VERIFIED: int
 AUDIT_PLAIN_PAGE: int

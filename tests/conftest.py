@@ -27,8 +27,8 @@ from tde.algorithms import Algorithm
 from tde.errors import InterposerError, TdeError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
-from tde.postgres.reachable import find_interposer
-from tde.postgres.sockets import private_directory, remove_private_directory
+from tde.postgres.server.interposer import find_interposer
+from tde.postgres.server.sockets import private_directory, remove_private_directory
 
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}

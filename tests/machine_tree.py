@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tde.doctor import DoctorReport, Group, MachineFiles, Verdict
 from tde.postgres import doctor
-from tde.postgres.checkup import DoctorReport, Group, MachineFiles, Verdict
 
 UNLIMITED = "unlimited"
 

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tde.cli.common import examples, reporting_errors
+from tde.console.apps import examples
+from tde.console.errors import reporting_errors
 
 # Name on the command line, module that holds its `app`, and the line that `tde --help` shows.
 COMMANDS = {
     "keystore": ("tde.cli.keystore", "Create a keystore and look at the keys in it."),
-    "pg": ("tde.cli.pg", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
+    "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
     "tablespace": ("tde.cli.tablespace", "Create and list encrypted tablespaces."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
 }

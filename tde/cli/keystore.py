@@ -6,16 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tde.cli.common import (
-    console,
-    error_console,
-    examples,
-    new_app,
-    open_keystore,
-    passphrase_source,
-    print_json,
-    require_keystore,
-)
 from tde.cli.options import (
     JsonOption,
     KeystoreOption,
@@ -23,7 +13,12 @@ from tde.cli.options import (
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
+    require_keystore,
 )
+from tde.console.apps import examples, new_app
+from tde.console.output import console, error_console, print_json
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import KeyRecordInfo, KeystoreStatus
@@ -60,12 +55,12 @@ def create(
     """
     # Imported here because cryptography would slow down `tde keystore --help`.
     from tde.keystore import Keystore
-    from tde.keystore.layout import check_place
-    from tde.keystore.passphrase import read_passphrase
-    from tde.keystore.secret import wipe
-    from tde.postgres.os_user import require_reachable, server_os_user
+    from tde.keystore.crypto.secret import wipe
+    from tde.keystore.providers.passphrase_source import read_passphrase
+    from tde.keystore.store.layout import check_place
+    from tde.postgres.server.os_user import require_reachable, server_os_user
 
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     path = require_keystore(keystore).absolute()
     server_user = server_os_user(None, name=os_user)
     require_reachable(server_user, path, "the keystore")
@@ -165,7 +160,7 @@ def _print_tables(status: KeystoreStatus) -> None:
 
 
 def _owner_name(key: KeyRecordInfo) -> str:
-    from tde.postgres.policy import BUILT_IN_TABLESPACES
+    from tde.postgres.facts import BUILT_IN_TABLESPACES
 
     name = BUILT_IN_TABLESPACES.get(key.owner.oid)
     text = str(key.owner)
@@ -190,8 +185,8 @@ def enable(
     Servers then start unattended, and tde pg install-bin can be used. Whoever can read the
     keystore directory, or a backup of it with this file, can read the data.
     """
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
-    with open_keystore(keystore, source) as opened:
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    with open_keystore(require_keystore(keystore), source) as opened:
         path = opened.enable_auto_open()
     console.print(f"The keystore opens by itself now: {path}", markup=False, soft_wrap=True)
     error_console.print(
@@ -206,7 +201,7 @@ def enable(
 def disable(keystore: KeystoreOption = None) -> None:
     """Remove that file: the passphrase is needed again. Running servers go on."""
     from tde.keystore import can_open_automatically, keystore_uuid
-    from tde.keystore.auto_open import auto_open_path
+    from tde.keystore.providers.auto_open import auto_open_path
 
     directory = require_keystore(keystore)
     keystore_uuid(directory)

@@ -1,14 +1,14 @@
-"""The types of the options that several commands have."""
+"""Options that several commands of ``tde`` have, and where they must not be missing."""
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tde.algorithms import Algorithm
+from tde.console.options import AES_SIZES
+from tde.errors import TdeError
 
 _PASSPHRASE_PANEL = "Passphrase (default: prompt)"
 
@@ -81,26 +81,20 @@ OsUserOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
 ]
-AES_SIZES = "128|256"
 AesOption = Annotated[
     int, typer.Option("--aes", metavar=AES_SIZES, help="Size of the AES key in bits.")
 ]
 
 
-class ScopeChoice(str, Enum):
-    """The values of ``--scope``; tde.postgres has the meaning (imported late, it is slow)."""
-
-    cluster = "cluster"
-    tablespaces = "tablespaces"
-
-
-def algorithm_of(bits: int) -> Algorithm:
-    """Return the algorithm for ``--aes``.
+def require_keystore(path: Path | None) -> Path:
+    """Return ``path``, or refuse when neither the option nor the variable gave one.
 
     Raises:
-        typer.BadParameter: the size is neither 128 nor 256.
+        TdeError: there is no path.
     """
-    try:
-        return Algorithm.from_bits(bits)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--aes") from error
+    if path is None:
+        raise TdeError(
+            "no keystore was named",
+            remedy="Give --keystore DIR or set the environment variable TDE_KEYSTORE.",
+        )
+    return path

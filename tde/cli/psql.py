@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tde.cli.cluster_access import find_cluster
-from tde.cli.common import examples, new_app
 from tde.cli.options import BindirOption, PgDataOption
+from tde.console.apps import examples, new_app
+from tde.postgres.cluster.access import find_cluster
 
 app = new_app("Open psql on a cluster that tde started.")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +10,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tde.cli.cluster_access import find_cluster, open_cluster_keystore
-from tde.cli.common import console, error_console, examples, new_app, passphrase_source, print_json
 from tde.cli.options import (
     AesOption,
     BindirOption,
@@ -23,14 +19,15 @@ from tde.cli.options import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
-    algorithm_of,
 )
-from tde.errors import ClusterKeystoreError
+from tde.console.apps import examples, new_app
+from tde.console.options import algorithm_of
+from tde.console.output import console, error_console, print_json
+from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 if TYPE_CHECKING:
-    from tde.keystore import Keystore
-    from tde.keystore.passphrase import PassphraseSource
-    from tde.postgres import Cluster
+    pass
 
 app = new_app(
     "Create and list encrypted tablespaces.",
@@ -39,6 +36,8 @@ app = new_app(
         "tde tablespace list -D /srv/pg/main",
     ),
 )
+
+_OF_PLAIN = "Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init."
 
 UsernameOption = Annotated[
     str | None,
@@ -78,10 +77,10 @@ def create(
     from tde.postgres import create_tablespace, standby_notice
 
     algorithm = None if plaintext else algorithm_of(aes)
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
-    with _open_keystore(cluster, keystore, source) as opened:
+    with encrypted_cluster_keystore(cluster, keystore, source, remedy=_OF_PLAIN) as opened:
         made = create_tablespace(
             cluster, opened, name, location, algorithm, connection=_connection(username)
         )
@@ -115,10 +114,10 @@ def protect(
     from tde.postgres import protect_tablespace, standby_notice
 
     algorithm = algorithm_of(aes)
-    source = passphrase_source(passphrase_file, passphrase_fd, passphrase_command)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
-    with _open_keystore(cluster, keystore, source) as opened:
+    with encrypted_cluster_keystore(cluster, keystore, source, remedy=_OF_PLAIN) as opened:
         made = protect_tablespace(
             cluster, opened, name, algorithm, connection=_connection(username)
         )
@@ -147,7 +146,7 @@ def list_(
 ) -> None:
     """List the tablespaces of a running cluster and how each is stored. Needs no passphrase."""
     from tde.postgres import list_tablespaces
-    from tde.postgres.tablespaces import NO_KEY
+    from tde.postgres.cluster.protection import NO_KEY
 
     cluster = find_cluster(pgdata, bindir, None)
     found = list_tablespaces(cluster, keystore, connection=_connection(username))
@@ -164,24 +163,6 @@ def list_(
             Text(tablespace.location or "in the data directory"),
         )
     console.print(table)
-
-
-@contextmanager
-def _open_keystore(
-    cluster: Cluster, keystore: Path | None, source: PassphraseSource
-) -> Iterator[Keystore]:
-    """Open the keystore of a cluster that must be encrypted.
-
-    Raises:
-        ClusterKeystoreError: it is not, or the keystore is another's.
-    """
-    with open_cluster_keystore(cluster, keystore, source) as opened:
-        if opened is None:
-            raise ClusterKeystoreError(
-                f"the cluster {cluster.data_directory} is not encrypted",
-                remedy="Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init.",
-            )
-        yield opened
 
 
 def _print_notice(notice: str) -> None:

@@ -2,24 +2,10 @@
 
 with Keystore.open(Path("/etc/tde/main"), passphrase) as keystore:
     keystore.create_key(KeyOwner.tablespace(16400), Algorithm.AES256)
+
+The names of the package are imported on first use; ``__init__.pyi`` lists them.
 """
 
-from tde.keystore.auto_open import can_open_automatically
-from tde.keystore.directory import Keystore
-from tde.keystore.handover import HandOver
-from tde.keystore.kdf import KdfParameters
-from tde.keystore.record import KeyOwner, OwnerKind
-from tde.keystore.status import KeyRecordInfo, KeystoreStatus, inspect_keystore, keystore_uuid
+from tde.lazy import lazy_package
 
-__all__ = [
-    "HandOver",
-    "KdfParameters",
-    "KeyOwner",
-    "KeyRecordInfo",
-    "Keystore",
-    "KeystoreStatus",
-    "OwnerKind",
-    "can_open_automatically",
-    "inspect_keystore",
-    "keystore_uuid",
-]
+__getattr__, __dir__, __all__ = lazy_package(__name__, __file__)

@@ -18,11 +18,11 @@ import fcntl
 import os
 import struct
 from pathlib import Path
-from types import TracebackType
 from uuid import UUID
 
+from tde.closing import Closing
 from tde.errors import KeystoreError
-from tde.keystore.secret import SecretBuffer, wipe
+from tde.keystore.crypto.secret import SecretBuffer, wipe
 
 ENVIRONMENT_VARIABLE = "TDE_IO_KEYS_FD"
 MAGIC = b"TDEHAND\x01"
@@ -31,7 +31,7 @@ _PATH_LENGTH = struct.Struct(">H")
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-class HandOver:
+class HandOver(Closing):
     """An inheritable file descriptor with the master key, for the time of one start.
 
     The pages of a memory file can be swapped out, unlike a :class:`SecretBuffer`, so leave
@@ -61,17 +61,6 @@ class HandOver:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> HandOver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _pack(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: bytes) -> bytearray:

@@ -8,10 +8,16 @@ from pathlib import Path
 from uuid import UUID
 
 from tde.algorithms import Algorithm
-from tde.keystore.auto_open import can_open_automatically
-from tde.keystore.kdf import KdfParameters
-from tde.keystore.layout import check_belongs, list_owners, read_document, read_record, record_path
-from tde.keystore.record import KeyOwner
+from tde.keystore.crypto.kdf import KdfParameters
+from tde.keystore.providers.auto_open import can_open_automatically
+from tde.keystore.store.layout import (
+    check_belongs,
+    list_owners,
+    read_document,
+    read_record,
+    record_path,
+)
+from tde.keystore.store.record import KeyOwner
 
 
 @dataclass(frozen=True)

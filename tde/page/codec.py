@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TypeVar, overload
 
 from tde import _core
 from tde.algorithms import Algorithm
+from tde.closing import Closing
 from tde.errors import IdentityError, PageError
 from tde.page.identity import PageIdentity
 
@@ -24,7 +24,7 @@ PAGE_SIZE = _core.BLOCK_SIZE
 _BLOCK_LIMIT = 1 << 32
 
 
-class PageCipher:
+class PageCipher(Closing):
     """AES-XTS with one key over 8 KiB pages, each page tied to its identity.
 
     Ciphertext is as long as plaintext and the same every time for the same key, identity
@@ -161,17 +161,6 @@ class PageCipher:
     def closed(self) -> bool:
         """Whether the key was wiped."""
         return self._core.closed
-
-    def __enter__(self) -> PageCipher:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""

@@ -1,4 +1,4 @@
-"""Which page of which file a piece of ciphertext is.
+"""The identity of a page: which page of which file a piece of ciphertext is.
 
 A page is encrypted under a tweak made of its identity and its block number, never of a
 path, so raw copies of a file stay valid wherever they lie (docs/format.md).

@@ -21,7 +21,7 @@ from tde.errors import (
     WrongPassphraseError,
 )
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
-from tde.keystore.layout import read_document
+from tde.keystore.store.layout import read_document
 
 WAL = KeyOwner.wal()
 ONE = KeyOwner.tablespace(16400)

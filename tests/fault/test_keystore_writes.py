@@ -17,7 +17,8 @@ from common import CHEAP_KDF, PASSPHRASE
 
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreBusyError, KeystoreError, KeystoreExistsError
-from tde.keystore import KeyOwner, Keystore, files, inspect_keystore, layout
+from tde.keystore import KeyOwner, Keystore, inspect_keystore
+from tde.keystore.store import files, layout
 
 WAL = KeyOwner.wal()
 

@@ -1,9 +1,9 @@
 /*
- * fuzz_handover.c - any bytes as the hand-over of keys (c_ext/tde_handover.h).
+ * fuzz_handover.c - any bytes as the hand-over of keys (c_ext/format/handover.h).
  *
  * What is accepted means one thing only: written again it is the same bytes.
  */
-#include "tde_handover.h"
+#include "format/handover.h"
 
 #include <stdbool.h>
 #include <stdio.h>
@@ -32,10 +32,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(exact, data, size);
     memset(path, 'p', TDE_HANDOVER_PATH_MAX + 1);
     memset(&scope, 's', sizeof scope);
-    if (tde_handover_parse(exact, size, &scope, path) == NULL) {
+    if (tde_format_handover_parse(exact, size, &scope, path) == NULL) {
         require(size > TDE_HANDOVER_PATH && size <= TDE_HANDOVER_MAX, "a length that cannot be");
         require(memchr(path, '\0', TDE_HANDOVER_PATH_MAX + 1) != NULL, "a path without an end");
-        require(tde_handover_write(again, &scope, path) == size && memcmp(again, data, size) == 0,
+        require(tde_format_handover_write(again, &scope, path) == size &&
+                    memcmp(again, data, size) == 0,
                 "a field is lost");
     } else {
         require(path[0] == 'p' && scope.keystore[0] == 's' && scope.master_key[0] == 's',

@@ -1,5 +1,5 @@
 /*
- * fuzz_identity.c - any text as a file name (c_ext/tde_identity.c).
+ * fuzz_identity.c - any text as a file name (c_ext/format/identity.c).
  *
  * Besides memory errors this looks for what would be worse: two files of a cluster with the
  * same identity under the same key.  It writes the one name that an identity has and
@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tde_identity.h"
+#include "format/constants.h"
+#include "format/identity.h"
 
 #define MAX_LENGTH 4096u
 #define DEPTH 8
@@ -101,7 +102,7 @@ static void check_ephemeral(const char *path, const char *name)
     const char *same;
 
     require(name >= path && name < path + strlen(path), "the name is not in the path", path);
-    require(tde_identity_parse(name, &again, &same) == TDE_CLASS_EPHEMERAL && same == name,
+    require(tde_format_parse_path(name, &again, &same) == TDE_CLASS_EPHEMERAL && same == name,
             "the name alone means something else", path);
 }
 
@@ -118,7 +119,7 @@ static void check_tweak(const struct tde_identity *id, const char *path, uint64_
     bool wal = id->file_class == TDE_CLASS_WAL;
     bool fits = block <= UINT32_MAX && number <= (wal ? 0xFFFFFFu : UINT32_MAX);
 
-    require((tde_identity_tweak(id, block, tweak) == 0) == fits, "a block that does not fit", path);
+    require((tde_format_tweak(id, block, tweak) == 0) == fits, "a block that does not fit", path);
     if (!fits)
         return;
     require(load(tweak) == id->word[0] && load(tweak + 4) == id->word[1] &&
@@ -150,7 +151,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     memcpy(path, data, size);
     snprintf(copy, sizeof copy, "%s", path);
-    enum tde_file_class file_class = tde_identity_parse(path, &id, &name);
+    enum tde_file_class file_class = tde_format_parse_path(path, &id, &name);
     require(id.file_class == file_class, "two classes", path);
     require((name != NULL) == (file_class == TDE_CLASS_EPHEMERAL), "a name without use", path);
     int count = split_backwards(copy, parts);

@@ -1,5 +1,5 @@
 /*
- * fuzz_keyrecord.c - any bytes as a key record (c_ext/tde_keyrecord.c).
+ * fuzz_keyrecord.c - any bytes as a key record (c_ext/format/keyrecord.c).
  *
  * The first byte of the input says what is done with the others: they are the record itself,
  * or changes of a good record, or the fields and the key of a record that is wrapped with the
@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tde_keyrecord.h"
+#include "crypto/cipher.h"
+#include "format/keyrecord.h"
 
 enum { AT_OWNER = 8, AT_ALGORITHM = 9, AT_OID = 12, AT_KEYSTORE = 16, AT_MASTER = 32 };
 enum { AT_NONCE = 48, AT_KEY = 64, AT_TAG = 128 };
@@ -72,7 +73,8 @@ static bool unwraps(const uint8_t *record, size_t length, int owner, uint32_t oi
     require(exact != NULL, "no memory");
     memcpy(exact, record, length);
     memset(key, 0xAA, sizeof *key);
-    problem = tde_keyrecord_unwrap(exact, length, &scope, (enum tde_key_owner)owner, oid, key);
+    problem = tde_format_keyrecord_unwrap(exact, length, &scope, (enum tde_key_owner)owner, oid,
+                                          key);
     free(exact);
     if (problem != NULL)
         require(key->algorithm == 0 && memcmp(key->bytes, none.bytes, sizeof key->bytes) == 0,
@@ -106,7 +108,9 @@ static void try_changes(const uint8_t *data, size_t size)
 /* The rules of docs/format.md about what a record may hold, written a second time. */
 static bool is_allowed(int owner, int algorithm, const uint8_t key[TDE_MAX_KEY_SIZE])
 {
-    size_t used = algorithm == TDE_ALGORITHM_AES128 ? 32 : algorithm == TDE_ALGORITHM_AES256 ? 64 : 0;
+    size_t used = algorithm == TDE_ALGORITHM_AES128   ? 32
+                  : algorithm == TDE_ALGORITHM_AES256 ? 64
+                                                      : 0;
 
     if (algorithm > TDE_ALGORITHM_AES256 ||
         (algorithm == TDE_ALGORITHM_PLAINTEXT && owner != TDE_OWNER_TABLESPACE))
@@ -130,7 +134,7 @@ static void try_content(const uint8_t *data, size_t size)
 
     if (size < 6)
         return;
-    oid = tde_load_be32(data + 2);
+    oid = tde_format_load_be32(data + 2);
     memcpy(key, data + 6, size - 6 < sizeof key ? size - 6 : sizeof key);
     set_header(record, data[0], data[1], oid);
     wrap(record, key);
@@ -143,7 +147,8 @@ static void try_content(const uint8_t *data, size_t size)
     require(!unwraps(record, sizeof record, data[0] + 1, oid, &got), "the key of another owner");
     got.algorithm = data[1];
     memcpy(got.bytes, key, sizeof key);
-    require((tde_keyrecord_derive(&got, oid, &derived) == 0) == (data[1] != 0), "a derived key");
+    require((tde_format_keyrecord_derive(&got, oid, &derived) == 0) == (data[1] != 0),
+            "a derived key");
     require(data[1] == 0 || memcmp(derived.bytes, key, sizeof key) != 0, "derived from nothing");
 }
 

@@ -1,5 +1,5 @@
 /*
- * fuzz_tar.c - any bytes as a header of pg_wal.tar, and any order of writes (c_ext/tde_tar.c).
+ * fuzz_tar.c - any bytes as a header of pg_wal.tar, and any order of writes (c_ext/format/tar.c).
  *
  * Besides memory errors this looks for what would be worse: WAL that is taken for something
  * that is stored as it is, or for another segment's.  The input is a header and then pairs
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tde_tar.h"
+#include "format/tar.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -50,13 +50,13 @@ static void check_member(const uint8_t *block, const struct tde_tar_member *memb
     require(block[156] == '0' && block[345] == 0, "not a regular file");
 }
 
-/* Write LENGTH bytes at OFFSET as io_tar.c does; returns how many were accepted. */
+/* Write LENGTH bytes at OFFSET as interpose/walfiles/tar.c does; returns how many were accepted. */
 static uint64_t store(struct tde_tar *tar, uint64_t offset, uint64_t size, const uint8_t *block,
                       size_t length)
 {
     struct tde_tar before = *tar;
     enum tde_tar_place place;
-    size_t here = tde_tar_locate(tar, offset, size, length, &place);
+    size_t here = tde_format_tar_locate(tar, offset, size, length, &place);
     const char *problem;
 
     require(memcmp(&before, tar, sizeof before) == 0, "locating changed the state");
@@ -65,8 +65,8 @@ static uint64_t store(struct tde_tar *tar, uint64_t offset, uint64_t size, const
     case TDE_TAR_AT_HEADER:
         require(here == TDE_TAR_BLOCK && offset % TDE_TAR_BLOCK == 0, "not a header's place");
         require(offset == (before.open ? before.header : size), "a header elsewhere");
-        problem = before.open ? tde_tar_complete(tar, size, block)
-                              : tde_tar_begin(tar, offset, block);
+        problem = before.open ? tde_format_tar_complete(tar, size, block)
+                              : tde_format_tar_begin(tar, offset, block);
         require(problem == NULL || memcmp(&before, tar, sizeof before) == 0,
                 "what was refused changed the state");
         return problem == NULL ? here : 0;
@@ -78,7 +78,8 @@ static uint64_t store(struct tde_tar *tar, uint64_t offset, uint64_t size, const
         return here;
     case TDE_TAR_IN_PLAIN:
         require(before.open && before.member.kind == TDE_TAR_HISTORY, "plain, but no history");
-        require(offset >= before.header + TDE_TAR_BLOCK && offset <= size, "outside of the history");
+        require(offset >= before.header + TDE_TAR_BLOCK && offset <= size,
+                "outside of the history");
         return here;
     case TDE_TAR_NOWHERE:
     default:
@@ -102,7 +103,7 @@ static void write_somewhere(const uint8_t *ops, size_t count, uint8_t *block)
         const uint8_t *from = ops[i] & 0x80 ? zeros : block;
         uint64_t stored = store(&tar, offset, size, from, length);
 
-        if (ops[i] & 0x40 && tde_tar_cut(&tar, offset) == 0)
+        if (ops[i] & 0x40 && tde_format_tar_cut(&tar, offset) == 0)
             size = offset;
         if (offset + stored > size)
             size = offset + stored;
@@ -121,7 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (block == NULL)
         return 0;
     memcpy(block, data, TDE_TAR_BLOCK);
-    if (tde_tar_parse(block, &member) == NULL)
+    if (tde_format_tar_parse(block, &member) == NULL)
         check_member(block, &member);
     write_somewhere(data + TDE_TAR_BLOCK, size - TDE_TAR_BLOCK, block);
     /* A fuzzer does not find a checksum by chance, so the same once more with the right one. */
@@ -132,7 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         sum += block[i];
     snprintf((char *)block + 148, 8, "%07o", sum);
     block[155] = ' ';
-    if (tde_tar_parse(block, &member) == NULL)
+    if (tde_format_tar_parse(block, &member) == NULL)
         check_member(block, &member);
     write_somewhere(data + TDE_TAR_BLOCK, size - TDE_TAR_BLOCK, block);
     free(block);

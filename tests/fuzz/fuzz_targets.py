@@ -30,12 +30,12 @@ class Target:
         return HERE / "corpus" / self.name
 
 
-_CRYPTO = ("tde_crypto.c", "tde_identity.c", "tde_keyrecord.c", "tde_xts.c")
+_CRYPTO = ("crypto/cipher.c", "crypto/primitives.c", "crypto/xts.c")
 TARGETS = (
-    Target("identity", ("tde_identity.c",), 256),
-    Target("tar", ("tde_identity.c", "tde_tar.c"), 640),
-    Target("keyrecord", _CRYPTO, 256),
-    Target("handover", (*_CRYPTO, "tde_handover.c"), 4400),
+    Target("identity", ("format/identity.c",), 256),
+    Target("tar", ("format/identity.c", "format/tar.c"), 640),
+    Target("keyrecord", (*_CRYPTO, "format/keyrecord.c"), 256),
+    Target("handover", (*_CRYPTO, "format/keyrecord.c", "format/handover.c"), 4400),
 )
 
 

@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 from harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from stored import decode
 
 from tde import RelationIdentity, WalIdentity

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "io_files.h"
+#include "interpose/files/table.h"
 
 static void require(bool holds, int line)
 {

@@ -12,7 +12,7 @@ from common import CHEAP_KDF, PASSPHRASE
 
 from tde import Algorithm
 from tde.keystore import KeyOwner, Keystore
-from tde.postgres.reachable import find_interposer
+from tde.postgres.server.interposer import find_interposer
 
 DRIVER_SOURCES = sorted(Path(__file__).parent.glob("driver*.c"))
 

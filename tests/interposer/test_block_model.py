@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from block_model import assert_no_block_is_plaintext, check, check_stored, common, operations
 from harness import RELATION, SEGMENT, TEMPORARY
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tde.keystore import Keystore
 

@@ -303,7 +303,7 @@ def test_descriptors_above_65536(twins, driver):
 
 def test_the_table_of_descriptors_has_room_for_all(tmp_path: Path) -> None:
     """The table itself, because few systems let a test open so many files."""
-    program = build_program(tmp_path, "files_table.c", "io_files.c")
+    program = build_program(tmp_path, "files_table.c", "interpose/files/table.c")
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "ok\n"
 
 

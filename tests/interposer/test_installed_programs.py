@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tde.errors import UnsupportedServerError
 from tde.postgres import PostgresBinaries
-from tde.postgres.reachable import find_interposer
-from tde.postgres.symbols import unhandled_symbols
+from tde.postgres.server.interposer import find_interposer
+from tde.postgres.server.symbols import unhandled_symbols
 
 # Calls that no wrapper stands in front of, where they are used, and why that is harmless.
 HARMLESS = {

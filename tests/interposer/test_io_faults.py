@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 from faults import FOREVER, Call, Faults, FaultyHarness, build_faults, name_of
 from harness import RELATION, SEGMENT, TEMPORARY, make_data_directory
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from tde.keystore import Keystore
 

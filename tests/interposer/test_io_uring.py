@@ -9,8 +9,8 @@ import pytest
 from harness import Harness, preload
 
 from tde.keystore import Keystore
-from tde.postgres.reachable import find_interposer
-from tde.postgres.symbols import unhandled_symbols
+from tde.postgres.server.interposer import find_interposer
+from tde.postgres.server.symbols import unhandled_symbols
 
 SOURCE = Path(__file__).with_name("uring.c")
 REACHED = "11 25 38 45\n"

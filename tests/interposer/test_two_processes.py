@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from block_model import BLOCK, LIMIT, assert_no_block_is_plaintext, check_stored, common, operations
 from harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tde.keystore import Keystore
 

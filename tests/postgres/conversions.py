@@ -13,7 +13,7 @@ from support import CANARY, make_directory, pgbench
 
 from tde import FileIdentity, IdentityError, PageCipher
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
-from tde.keystore.secret import wipe
+from tde.keystore.crypto.secret import wipe
 from tde.postgres import Cluster
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from common import PASSPHRASE
 from support import CANARY, base_backup, make_directory, settle
 
 from tde import Algorithm, FileIdentity, PageCipher, _core
+from tde.audit import FileClass, FindingKind
 from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
-from tde.postgres.auditor import FileClass, FindingKind
 
 PAGE = 8192
 TEXT = CANARY.decode()

@@ -12,8 +12,8 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TdeError
 from tde.keystore import Keystore, inspect_keystore
 from tde.postgres import PostgresBinaries, Scope, install_bin_directory, list_binaries
-from tde.postgres.os_user import OsUser, run_as
-from tde.postgres.reachable import reachable_binaries
+from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.server.reachable import reachable_binaries
 
 CANARY = "row-behind-a-program"
 

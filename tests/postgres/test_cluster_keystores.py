@@ -20,10 +20,12 @@ from tde.errors import (
 )
 from tde.keystore import KeyOwner, inspect_keystore
 from tde.ownership import create_directory
-from tde.postgres import Cluster, initialize, launch, reachable
-from tde.postgres.guard import GUARD_FILE
-from tde.postgres.marker import Marker
-from tde.postgres.policy import PG_GLOBAL_OID
+from tde.postgres import Cluster
+from tde.postgres.cluster import initialize
+from tde.postgres.cluster.marker import Marker
+from tde.postgres.facts import PG_GLOBAL_OID
+from tde.postgres.server import launch, reachable
+from tde.postgres.server.interposer import GUARD_FILE
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from tde.errors import (
     ServerStartError,
     ServerStopError,
 )
-from tde.postgres import Cluster, Scope, io_counters, is_interposed, launch
-from tde.postgres.guard import GUARD_FILE
-from tde.postgres.os_user import run_as
+from tde.postgres import Cluster, Scope, io_counters, is_interposed
+from tde.postgres.server import launch
+from tde.postgres.server.interposer import GUARD_FILE
+from tde.postgres.server.os_user import run_as
 
 
 def test_plain_cluster(binaries, encrypted_cluster_factory):

@@ -19,9 +19,10 @@ from tde.errors import (
     ServerStillStartingError,
 )
 from tde.keystore import Keystore
-from tde.postgres import create_tablespace, encrypt_cluster, launch
-from tde.postgres.lock import cluster_lock
-from tde.postgres.sockets import private_directory, remove_private_directory
+from tde.postgres import create_tablespace, encrypt_cluster
+from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.server import launch
+from tde.postgres.server.sockets import private_directory, remove_private_directory
 
 PASSPHRASE = b"a passphrase for tests"
 

@@ -24,14 +24,10 @@ from conversions import (
 from support import CANARY, files_with, pgbench, tpcb_sums
 
 from tde.algorithms import Algorithm
-from tde.errors import (
-    ClusterKeystoreError,
-    ConversionError,
-    NoDataDirectoryError,
-)
+from tde.convert.tablespace_names import resolve_tablespaces
+from tde.errors import ClusterKeystoreError, ConversionError, NoDataDirectoryError
 from tde.keystore import inspect_keystore
 from tde.postgres import Cluster, Scope, audit, decrypt_cluster, encrypt_cluster, run_program
-from tde.postgres.convert.names import resolve_tablespaces
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +274,7 @@ def test_root_has_the_rights_of_the_owner_only(original, copy, keystore_factory,
 def test_as_the_servers_user(original, copy, os_user, keystore_factory):
     """Without root everything works the same; nothing is left that belongs to anybody else."""
     # Before the change of user, who may not reach the environment of the tests.
-    import tde.postgres.symbols  # noqa: F401
+    import tde.postgres.server.symbols  # noqa: F401
 
     binaries = copy.binaries
     before = content(copy.data_directory)
@@ -392,7 +388,7 @@ def test_refusals_of_clusters(original, copy, keystore_factory, tmp_path):
 def test_refusals_of_keystores(original, copy, keystore_factory):
     keystore = keystore_factory("good")
     used = keystore_factory("used")
-    from tde.postgres.policy import create_initial_keys
+    from tde.postgres.cluster.keys import create_initial_keys
 
     create_initial_keys(used, Scope.CLUSTER, Algorithm.AES256)
     with pytest.raises(ClusterKeystoreError, match="already has keys"):

@@ -18,13 +18,15 @@ import pytest
 from common import PASSPHRASE
 from conversions import Original, content, encrypted_form, make_original, without_ours
 
+from tde.convert import journal, preparation, worker
+from tde.convert.blocks import SECTOR
+from tde.convert.state import State
+from tde.doctor import Group, Verdict
 from tde.errors import ClusterKeystoreError, ConversionError, ServerStartError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, audit, decrypt_cluster, doctor, encrypt_cluster, run_program
-from tde.postgres.checkup import Group, Verdict
-from tde.postgres.convert import journal, preparation, worker
-from tde.postgres.convert.blocks import SECTOR
-from tde.postgres.convert.state import CONTROL, MOVED_CONTROL, State
+from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
+from tde.postgres.facts import CONTROL_FILE
 
 CRASHED = 77
 
@@ -309,11 +311,11 @@ def test_a_name_that_was_given_back_does_not_begin_anew(original, copy, keystore
     before = content(copy.data_directory)
     keystore = keystore_factory()
     assert run_until(die_in_write(60, 1), lambda: encrypt_cluster(copy, keystore))
-    (copy.data_directory / MOVED_CONTROL).rename(copy.data_directory / CONTROL)
+    (copy.data_directory / MOVED_CONTROL).rename(copy.data_directory / CONTROL_FILE)
     with pytest.raises(ConversionError, match="pg_control has its name") as caught:
         encrypt_cluster(copy, keystore)
     assert MOVED_CONTROL in caught.value.remedy
-    (copy.data_directory / CONTROL).rename(copy.data_directory / MOVED_CONTROL)
+    (copy.data_directory / CONTROL_FILE).rename(copy.data_directory / MOVED_CONTROL)
     assert encrypt_cluster(copy, keystore).resumed
     assert without_ours(content(copy.data_directory)) == without_ours(
         encrypted_form(before, keystore)

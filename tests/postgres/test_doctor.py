@@ -14,13 +14,13 @@ from common import PASSPHRASE
 from machine_tree import Machine
 from support import configure
 
+from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict, runner
 from tde.errors import ClusterKeystoreError, UnsupportedServerError
 from tde.keystore import Keystore
-from tde.keystore.auto_open import auto_open_path
+from tde.keystore.providers.auto_open import auto_open_path
 from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries, run_program
-from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict, runner
-from tde.postgres.guard import GUARD_FILE
-from tde.postgres.marker import Marker
+from tde.postgres.cluster.marker import Marker
+from tde.postgres.server.interposer import GUARD_FILE
 
 CLUSTER = (Group.CLUSTER,)
 LEFTOVERS = (Group.LEFTOVERS,)

@@ -10,7 +10,7 @@ from support import CANARY, base_backup, files_with, settle
 
 from tde import Algorithm
 from tde.postgres import Scope, run_program
-from tde.postgres.tablespaces import create_tablespace
+from tde.postgres.tablespace.tablespaces import create_tablespace
 
 TEXT = CANARY.decode()
 

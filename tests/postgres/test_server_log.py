@@ -11,7 +11,7 @@ import pytest
 from support import CANARY, base_backup, files_with
 
 from tde.postgres import Cluster
-from tde.postgres.server_log import default_log, prepare_log
+from tde.postgres.server.server_log import default_log, prepare_log
 
 
 def test_rows_in_the_log_are_not_backed_up(

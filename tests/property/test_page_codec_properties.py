@@ -6,8 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tde import Algorithm, Fork, PageCipher, RelationIdentity, WalIdentity, _core
 from tde.page import reference

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from tde import FileIdentity, Fork, RelationIdentity, WalIdentity, _core
 from tde.page import reference

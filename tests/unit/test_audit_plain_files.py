@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tde.postgres.auditor.plain_files import PLAIN_BY_DESIGN, plain_rule
-from tde.postgres.auditor.randomness import _LIMITS, SHORTEST, looks_random
+from tde.audit.randomness import _LIMITS, SHORTEST, looks_random
+from tde.postgres.cluster.plain_files import PLAIN_BY_DESIGN, plain_rule
 
 COVERAGE = Path(__file__).parents[2] / "docs/coverage.md"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tde import Algorithm
-from tde.cli import audit_view
-from tde.postgres.auditor import AuditLine, AuditReport, FileClass
+from tde.audit import AuditLine, AuditReport, FileClass
+from tde.cli.pg import audit_view
 
 LONG = "16389 in /srv/fast-disks/tablespaces/customers-of-all-countries"
 

@@ -8,8 +8,7 @@ import secrets
 import pytest
 
 from tde import PageCipher, RelationIdentity
-from tde.page.codec import PAGE_SIZE
-from tde.postgres.convert.blocks import (
+from tde.convert.blocks import (
     SAMPLES_PER_BLOCK,
     SECTOR,
     Direction,
@@ -19,6 +18,7 @@ from tde.postgres.convert.blocks import (
     invalid_pages,
     take_samples,
 )
+from tde.page.codec import PAGE_SIZE
 
 IDENTITY = RelationIdentity(database=5, relfilenumber=16384)
 FIRST = 131072

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
+from tde.convert import journal
+from tde.convert.blocks import SAMPLES_PER_BLOCK
+from tde.convert.extents import Extent, data_ranges, without
+from tde.convert.journal import BlockJournal, DoneFiles, read_earlier_runs
 from tde.errors import ConversionError
-from tde.postgres.convert import journal
-from tde.postgres.convert.blocks import SAMPLES_PER_BLOCK
-from tde.postgres.convert.extents import Extent, data_ranges, without
-from tde.postgres.convert.journal import BlockJournal, DoneFiles, read_earlier_runs
 
 RECORDS = [
     [(Extent(0, 0, 2), 11, b"a" * 2 * SAMPLES_PER_BLOCK)],

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from machine_tree import UNLIMITED, Machine
 
-from tde.postgres.checkup import Verdict
-from tde.postgres.checkup.machine import KEY_RING_BYTES
+from tde.doctor import Verdict
+from tde.machine.checks import KEY_RING_BYTES
 
 
 @pytest.fixture

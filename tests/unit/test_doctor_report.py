@@ -12,11 +12,11 @@ from machine_tree import Machine
 from typer.testing import CliRunner
 
 from tde.cli.app import app
-from tde.postgres.checkup import DoctorReport, Finding, Group, MachineFiles, Verdict
-from tde.postgres.checkup.at_start import warn_of_machine
-from tde.postgres.checkup.runner import CHECKS
+from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict
+from tde.doctor.runner import CHECKS
+from tde.machine.checks import warn_of_machine
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCTOR = Path(__file__).parents[2] / "docs" / "doctor.md"
 
 
 def report_of(*verdicts: Verdict) -> DoctorReport:
@@ -86,16 +86,16 @@ def test_json_has_every_field(run):
 def test_a_start_warns_of_the_machine(tmp_path, caplog):
     machine = Machine(tmp_path)
     with caplog.at_level(logging.WARNING):
-        warn_of_machine(None, MachineFiles(tmp_path))
+        warn_of_machine(MachineFiles(tmp_path))
         assert caplog.text == ""
         machine.device("vdb")
         machine.swap("/dev/vdb")
-        warn_of_machine(None, MachineFiles(tmp_path))
+        warn_of_machine(MachineFiles(tmp_path))
     assert "/dev/vdb" in caplog.text
     assert "swapoff /dev/vdb" in caplog.text
 
 
 def test_every_check_is_documented():
-    chapter = OPERATIONS.read_text().split("\n## ")[1]  # "Is this machine fit"
+    chapter = DOCTOR.read_text().split("\n## ")[1]  # "Is this machine fit"
     documented = set(re.findall(r"^\| `(\w+)`", chapter, re.MULTILINE))
     assert documented == {check.name for check in CHECKS}

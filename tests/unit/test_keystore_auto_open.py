@@ -12,7 +12,7 @@ from tde.errors import (
     KeystorePermissionError,
 )
 from tde.keystore import KeyOwner, Keystore, can_open_automatically, inspect_keystore
-from tde.keystore.auto_open import RECORD_BYTES, auto_open_path
+from tde.keystore.providers.auto_open import RECORD_BYTES, auto_open_path
 
 
 def test_opens_the_same_keys(keystore_factory) -> None:

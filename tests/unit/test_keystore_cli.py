@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from tde.algorithms import Algorithm
 from tde.cli.app import COMMANDS, app
-from tde.cli.common import EXIT_INTERRUPTED, reporting_errors
+from tde.console.errors import EXIT_INTERRUPTED, reporting_errors
 from tde.errors import TdeError
 from tde.keystore import KeyOwner, Keystore
 
@@ -185,7 +185,7 @@ def test_help_loads_no_cryptography() -> None:
         "for arguments in (['--help'], ['keystore', 'create', '--help']):\n"
         "    assert CliRunner().invoke(app, arguments).exit_code == 0\n"
         "heavy = {'cryptography', 'elftools', 'numpy', 'psutil', 'psycopg2'}\n"
-        "heavy |= {'tde._core', 'tde.keystore', 'tde.page', 'tde.postgres'}\n"
+        "heavy |= {'tde._core', 'tde.keystore.keystore', 'tde.page', 'tde.postgres'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

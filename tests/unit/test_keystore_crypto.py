@@ -12,9 +12,9 @@ from common import CHEAP_KDF
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tde.errors import KdfParametersError
-from tde.keystore.kdf import KdfParameters, derive_kek
-from tde.keystore.secret import SecretBuffer, random_secret, wipe
-from tde.keystore.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
+from tde.keystore.crypto.kdf import KdfParameters, derive_kek
+from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
+from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
 
 
 @pytest.fixture

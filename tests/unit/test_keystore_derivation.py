@@ -10,7 +10,7 @@ import pytest
 from tde.algorithms import Algorithm
 from tde.errors import KeyMissingError
 from tde.keystore import KeyOwner
-from tde.keystore.derivation import derive_tablespace_key
+from tde.keystore.crypto.derivation import derive_tablespace_key
 
 
 def hkdf(key: bytes, info: bytes, length: int) -> bytes:

@@ -25,7 +25,7 @@ from tde.errors import (
     WrongPassphraseError,
 )
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
-from tde.keystore.files import write_atomically
+from tde.keystore.store.files import write_atomically
 
 WAL = KeyOwner.wal()
 DEFAULT = KeyOwner.tablespace(1663)
@@ -63,7 +63,7 @@ def test_a_generator_that_repeats_itself_makes_no_key(
     def fill_with_ones(view: memoryview) -> None:
         view[:] = b"\x01" * len(view)
 
-    monkeypatch.setattr("tde.keystore.directory.fill_randomly", fill_with_ones)
+    monkeypatch.setattr("tde.keystore.keystore.fill_randomly", fill_with_ones)
     with pytest.raises(OSError, match="repeats itself"):
         keystore.create_key(WAL, Algorithm.AES128)
     assert inspect_keystore(keystore.path).keys == []

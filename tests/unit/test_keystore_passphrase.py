@@ -14,7 +14,7 @@ import pytest
 from terminal import run_on_terminal
 
 from tde.errors import KeystorePermissionError, PassphraseError
-from tde.keystore.passphrase import PassphraseSource, read_passphrase
+from tde.keystore.providers.passphrase_source import PassphraseSource, read_passphrase
 
 
 @pytest.fixture
@@ -172,7 +172,9 @@ def test_control_c_at_the_prompt_ends_quietly(place: Path) -> None:
 
 def test_without_a_terminal_nothing_is_asked() -> None:
     # start_new_session takes the controlling terminal away; getpass would then echo.
-    script = "from tde.keystore.passphrase import read_passphrase; read_passphrase()"
+    script = (
+        "from tde.keystore.providers.passphrase_source import read_passphrase; read_passphrase()"
+    )
     result = subprocess.run(
         [sys.executable, "-c", script],
         input="correct horse\n",

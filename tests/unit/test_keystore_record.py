@@ -5,12 +5,11 @@ from __future__ import annotations
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreDamagedError, KeystoreVersionError
-from tde.keystore.record import (
+from tde.keystore.store.record import (
     RECORD_BYTES,
     KeyOwner,
     KeyRecord,

@@ -14,10 +14,10 @@ from tde.errors import KeystoreError, UnsafeDirectoryError
 from tde.keystore import KdfParameters, Keystore, inspect_keystore
 from tde.ownership import Owner, adopt_directory, create_directory, create_parents
 from tde.postgres import OsUser
-from tde.postgres.initialize import initialize_cluster
-from tde.postgres.owned_files import append_to_file, write_owned_file
-from tde.postgres.policy import Scope
-from tde.postgres.tablespaces import _prepare_location
+from tde.postgres.cluster.initialize import initialize_cluster
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.owned_files import append_to_file, write_owned_file
+from tde.postgres.tablespace.tablespaces import _prepare_location
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories away")
 

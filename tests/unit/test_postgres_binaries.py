@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tde.errors import BinariesNotFoundError
-from tde.postgres import binaries as module
-from tde.postgres import cluster
-from tde.postgres.binaries import PostgresBinaries, find_binaries, list_binaries
+from tde.postgres.cluster import cluster
+from tde.postgres.server import binaries as module
+from tde.postgres.server.binaries import PostgresBinaries, find_binaries, list_binaries
 
 
 def make_installation(prefix: Path, version: str, *, programs=("postgres", "initdb")) -> Path:

@@ -12,16 +12,17 @@ from uuid import uuid4
 import pytest
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError, NoDataDirectoryError
-from tde.postgres import pidfile
-from tde.postgres.control import read_major_version
-from tde.postgres.counters import COUNTERS_MAGIC, IoCounters, io_counters, parse_counters
-from tde.postgres.guard import GUARD_FILE, add_guard
-from tde.postgres.marker import Marker, read_marker, require_matching_keystore
-from tde.postgres.owned_files import append_to_file, write_owned_file
-from tde.postgres.pidfile import read_postmaster_file, read_server_arguments
-from tde.postgres.policy import Scope
-from tde.postgres.program import program_arguments
-from tde.postgres.sockets import (
+from tde.postgres.cluster.guard import add_guard
+from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.server import pidfile
+from tde.postgres.server.control import read_major_version
+from tde.postgres.server.counters import COUNTERS_MAGIC, IoCounters, io_counters, parse_counters
+from tde.postgres.server.interposer import GUARD_FILE
+from tde.postgres.server.owned_files import append_to_file, write_owned_file
+from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
+from tde.postgres.server.program import program_arguments
+from tde.postgres.server.sockets import (
     create_private_directory,
     is_configured,
     private_directory,

@@ -8,7 +8,7 @@ import pwd
 import pytest
 
 from tde.errors import OsUserError, UnreachablePathError
-from tde.postgres.os_user import (
+from tde.postgres.server.os_user import (
     OsUser,
     can_access,
     current_user_name,

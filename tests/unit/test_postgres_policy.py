@@ -10,7 +10,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeystoreDamagedError
 from tde.keystore import KdfParameters, KeyOwner, Keystore, inspect_keystore
 from tde.postgres import Scope
-from tde.postgres.policy import create_initial_keys, require_cluster_keys
+from tde.postgres.cluster.keys import create_initial_keys, require_cluster_keys
 
 CHEAP = KdfParameters(memory_kib=8192, iterations=1, lanes=1)
 PASSPHRASE = b"a passphrase for tests"
@@ -49,7 +49,7 @@ def test_only_own_records_are_rolled_back(keystore):
 
 
 def test_a_failed_write_leaves_no_records(keystore, monkeypatch):
-    from tde.keystore import directory
+    from tde.keystore import keystore as directory
 
     write = directory.write_atomically
 

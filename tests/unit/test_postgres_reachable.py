@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tde.errors import UnreachablePathError
-from tde.postgres import reachable
-from tde.postgres.binaries import find_binaries
-from tde.postgres.os_user import OsUser, can_access, run_as
-from tde.postgres.reachable import reachable_binaries, reachable_interposer
+from tde.postgres.server import reachable
+from tde.postgres.server.binaries import find_binaries
+from tde.postgres.server.os_user import OsUser, can_access, run_as
+from tde.postgres.server.reachable import reachable_binaries, reachable_interposer
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts programs as others")
 

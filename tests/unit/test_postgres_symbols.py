@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tde.errors import UnsupportedServerError
-from tde.postgres.reachable import find_interposer
-from tde.postgres.symbols import require_interposable, unhandled_symbols
+from tde.postgres.server.interposer import find_interposer
+from tde.postgres.server.symbols import require_interposable, unhandled_symbols
 
 
 def build(directory: Path, body: str, *options: str) -> Path:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from tde.cli.common import reporting_errors
+from tde.console.errors import reporting_errors
 from tde_bench.cli import batch, check, compare, oltp, pages, report
 from tde_bench.cli.failures import plain_errors
 from tde_bench.errors import NotMeasuredError

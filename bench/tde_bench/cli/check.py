@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli.common import EXIT_INTERRUPTED, console, error_console, examples
+from tde.console.apps import examples
+from tde.console.errors import EXIT_INTERRUPTED
+from tde.console.output import console, error_console
 from tde_bench.cli.failures import in_plain_words
 from tde_bench.cli.option_checks import check_outputs
 from tde_bench.cli.options import DirectoryOption, JsonFileOption, ServerProgramsOption

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from tde.algorithms import Algorithm
-from tde.cli.common import (
-    console,
-    error_console,
-    examples,
-)
+from tde.console.apps import examples
+from tde.console.output import console, error_console
 from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs, numbers
 from tde_bench.cli.options import (
     ChartFileOption,

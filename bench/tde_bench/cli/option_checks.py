@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tde.algorithms import Algorithm
-from tde.cli.options import algorithm_of
+from tde.console.options import algorithm_of
 from tde_bench.errors import BenchError
 
 _CHART_SUFFIXES = (".png", ".svg")

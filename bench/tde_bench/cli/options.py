@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tde.cli.options import AES_SIZES
+from tde.console.options import AES_SIZES
 from tde_bench.workloads.names import WorkloadName
 
 

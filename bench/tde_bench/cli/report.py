@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tde.cli.common import console, examples
+from tde.console.apps import examples
+from tde.console.output import console
 from tde_bench.cli.option_checks import check_outputs
 from tde_bench.errors import BenchError
 

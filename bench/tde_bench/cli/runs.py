@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from tde.cli.common import EXIT_INTERRUPTED, error_console
+from tde.console.errors import EXIT_INTERRUPTED
+from tde.console.output import error_console
 from tde_bench.servers.signals import signals_interrupt
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import psycopg2
 
 from tde.errors import TdeError
 from tde.postgres import PostgresBinaries
-from tde.postgres.os_user import server_os_user
+from tde.postgres.server.os_user import server_os_user
 from tde_bench.compare.peers import Peer
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.volumes import Volume, gocryptfs, luks

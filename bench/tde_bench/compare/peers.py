@@ -10,9 +10,15 @@ from pathlib import Path
 
 from tde import Algorithm
 from tde.postgres import PostgresBinaries
-from tde.postgres.program import run_program
-from tde_bench.configurations import GOCRYPTFS, LUKS, NO_ENCRYPTION, PGCRYPTO, Configuration
-from tde_bench.configurations import existing as existing_servers
+from tde.postgres.server.program import run_program
+from tde_bench.configurations import (
+    GOCRYPTFS,
+    LUKS,
+    NO_ENCRYPTION,
+    PGCRYPTO,
+    Configuration,
+    existing as existing_servers,
+)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from tde_bench.oltp.results import OltpResult, Point, Summary
 from tde_bench.oltp.tables import oltp_table, sweep_table, title
 from tde_bench.oltp.verdicts import verdicts
 from tde_bench.pages.results import OPENSSL, PagesResult
-from tde_bench.pages.tables import pages_table
-from tde_bench.pages.tables import verdicts as pages_verdicts
+from tde_bench.pages.tables import pages_table, verdicts as pages_verdicts
 from tde_bench.present.palette import INK, colours
 from tde_bench.report.charts import Bar, Chart, Line, bar_of, bars, grouped, lines
 

@@ -14,9 +14,9 @@ from tde.algorithms import Algorithm
 from tde.errors import ServerNotRunningError, ServerStopError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, PostgresBinaries
-from tde.postgres.os_user import server_os_user
-from tde.postgres.program import run_program
-from tde.postgres.sockets import remove_private_directory
+from tde.postgres.server.os_user import server_os_user
+from tde.postgres.server.program import run_program
+from tde.postgres.server.sockets import remove_private_directory
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
 from tde_bench.servers.database import Connection, create_database

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tde.errors import UnreachablePathError
-from tde.postgres.os_user import OsUser, require_reachable, server_os_user
+from tde.postgres.server.os_user import OsUser, require_reachable, server_os_user
 from tde_bench.errors import BenchError
 from tde_bench.measure.metadata import filesystem_of
 from tde_bench.servers.signals import signals_wait

@@ -20,8 +20,7 @@ from tde_bench.batch.phases import phases
 from tde_bench.batch.results import TOTAL, BatchResult, BatchRun, PhaseSummary, total_frame
 from tde_bench.batch.tables import print_report
 from tde_bench.batch.target import recovery_seconds
-from tde_bench.cli import app
-from tde_bench.cli import batch as batch_command
+from tde_bench.cli import app, batch as batch_command
 from tde_bench.errors import BenchError, ConsistencyError
 from tde_bench.measure.cipher_speed import CipherSpeed
 from typer.testing import CliRunner

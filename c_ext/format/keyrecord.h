@@ -1,0 +1,51 @@
+/*
+ * format/keyrecord.h - the 144-byte key records of a keystore (docs/format.md, section 6).
+ * Pure: the caller reads the file.  tde/keystore/store/record.py is the same in Python.
+ */
+#ifndef TDE_FORMAT_KEYRECORD_H
+#define TDE_FORMAT_KEYRECORD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "crypto/sizes.h"
+
+#define TDE_KEYRECORD_SIZE 144u
+#define TDE_UUID_SIZE 16u
+
+enum tde_key_owner {
+    TDE_OWNER_WAL = 1,
+    TDE_OWNER_TABLESPACE = 2,
+    TDE_OWNER_OTHER_TABLESPACES = 3, /* all that have no record of their own */
+};
+
+/* What a record is checked against: the keystore that is open and the key that is wanted. */
+struct tde_key_scope {
+    uint8_t keystore[TDE_UUID_SIZE];
+    uint8_t master_key_id[TDE_UUID_SIZE];
+    uint8_t master_key[TDE_GCM_KEY_SIZE];
+};
+
+struct tde_key {
+    int algorithm; /* enum tde_algorithm */
+    uint8_t bytes[TDE_MAX_KEY_SIZE];
+};
+
+/* What is wrong with a record; NULL when *KEY was filled.  The text names no secret. */
+const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
+                                        const struct tde_key_scope *scope, enum tde_key_owner owner,
+                                        uint32_t oid, struct tde_key *key);
+
+/*
+ * The key of tablespace OID, derived from that of the record for other tablespaces.  0 or -1.
+ *
+ * One key for several tablespaces would repeat tweaks, because relfilenumbers are unique only
+ * within a tablespace.  HKDF gives each an independent key, and whoever has the record has all
+ * of them, so a standby needs nothing new when a tablespace is created.
+ */
+int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key);
+
+/* The big-endian number at FROM; all integers of the format are big-endian. */
+uint32_t tde_format_load_be32(const uint8_t *from);
+
+#endif

@@ -1,0 +1,159 @@
+/*
+ * calls/libpq.c - connections over which WAL is streamed say that it will be encrypted.
+ *
+ * The walreceiver of a standby, pg_basebackup and pg_receivewal make them with one of two
+ * calls of libpq.  Its declarations are repeated here: its header would be needed to build.
+ */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "interpose/keys/ring.h"
+#include "interpose/libc/symbols.h"
+#include "interpose/policy/role.h"
+#include "interpose/policy/walsender.h"
+
+typedef struct pg_conn PGconn;
+
+typedef PGconn *connect_fn(const char *const *keywords, const char *const *values,
+                           int expand_dbname);
+
+/* PQconninfoOption of libpq-fe.h, which is part of libpq's ABI. */
+struct conninfo_option {
+    const char *keyword;
+    const char *envvar;
+    const char *compiled;
+    const char *value;
+    const char *label;
+    const char *dispchar;
+    int dispsize;
+};
+
+PGconn *PQconnectStartParams(const char *const *keywords, const char *const *values,
+                             int expand_dbname);
+PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
+                          int expand_dbname);
+
+/* ISO C has no cast from an object pointer to a function pointer: TO is one. */
+static bool bind_next(const char *name, void *to)
+{
+    void *symbol = dlsym(RTLD_NEXT, name);
+
+    memcpy(to, &symbol, sizeof symbol);
+    return symbol != NULL;
+}
+
+static const char *value_of(const char *keyword, const char *const *keywords,
+                            const char *const *values)
+{
+    const char *found = NULL;
+
+    /* As in libpq, the last one that is not empty counts. */
+    for (size_t i = 0; keywords[i] != NULL; i++)
+        if (strcmp(keywords[i], keyword) == 0 && values[i] != NULL && values[i][0] != '\0')
+            found = values[i];
+    return found;
+}
+
+/* The options of a connection string, to be freed, or NULL. */
+static char *options_of(const char *conninfo)
+{
+    struct conninfo_option *(*parse)(const char *, char **);
+    void (*release)(struct conninfo_option *);
+    struct conninfo_option *parsed;
+    char *options = NULL;
+
+    if (!bind_next("PQconninfoParse", &parse) || !bind_next("PQconninfoFree", &release))
+        return NULL;
+    parsed = parse(conninfo, NULL);
+    for (const struct conninfo_option *at = parsed; at != NULL && at->keyword != NULL; at++)
+        if (strcmp(at->keyword, "options") == 0 && at->value != NULL)
+            options = strdup(at->value);
+    if (parsed != NULL)
+        release(parsed);
+    return options;
+}
+
+/* What is said now replaces what a connection string or PGOPTIONS says, so that is kept in it. */
+static char *announcement(const char *const *keywords, const char *const *values)
+{
+    const char *given = value_of("options", keywords, values);
+    char *found = NULL;
+    char *options = NULL;
+
+    for (size_t i = 0; given == NULL && keywords[i] != NULL; i++) {
+        if (found == NULL && strcmp(keywords[i], "dbname") == 0 && values[i] != NULL)
+            found = options_of(values[i]);
+    }
+    if (given == NULL)
+        given = found != NULL ? found : getenv("PGOPTIONS");
+    if (asprintf(&options, "%s%s" TDE_WALSENDER_OPTION, given == NULL ? "" : given,
+                 given == NULL ? "" : " ") < 0)
+        options = NULL;
+    free(found);
+    return options;
+}
+
+/* The walreceiver asks for physical replication; other connections of a server are not ours. */
+static bool streams_wal(const char *const *keywords, const char *const *values)
+{
+    const char *replication;
+
+    if (!tde_keys_are_open())
+        return false; /* It could not encrypt anything. */
+    if (tde_policy_role() == TDE_ROLE_WAL_RECEIVER)
+        return true;
+    replication = value_of("replication", keywords, values);
+    return tde_policy_role() == TDE_ROLE_SERVER && replication != NULL &&
+           strcmp(replication, "true") == 0;
+}
+
+static PGconn *announce_and_connect(connect_fn *next, const char *const *keywords,
+                                    const char *const *values, int expand_dbname)
+{
+    char *options = announcement(keywords, values);
+    const char **all;
+    PGconn *connection = NULL;
+    size_t count = 0;
+
+    while (keywords[count] != NULL)
+        count++;
+    all = calloc(2 * (count + 2), sizeof *all);
+    if (options != NULL && all != NULL) {
+        const char **all_values = all + count + 2;
+
+        memcpy(all, keywords, count * sizeof *all);
+        memcpy(all_values, values, count * sizeof *all);
+        all[count] = "options";
+        all_values[count] = options;
+        connection = next(all, all_values, expand_dbname);
+    }
+    free(all);
+    free(options);
+    return connection; /* NULL is libpq's own answer when memory is short. */
+}
+
+static PGconn *connect_with(const char *name, const char *const *keywords,
+                            const char *const *values, int expand_dbname)
+{
+    connect_fn *next;
+
+    if (!bind_next(name, &next))
+        return NULL;
+    return streams_wal(keywords, values)
+               ? announce_and_connect(next, keywords, values, expand_dbname)
+               : next(keywords, values, expand_dbname);
+}
+
+TDE_EXPORT PGconn *PQconnectStartParams(const char *const *keywords, const char *const *values,
+                                        int expand_dbname)
+{
+    return connect_with("PQconnectStartParams", keywords, values, expand_dbname);
+}
+
+TDE_EXPORT PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
+                                     int expand_dbname)
+{
+    return connect_with("PQconnectdbParams", keywords, values, expand_dbname);
+}

@@ -1,0 +1,170 @@
+/*
+ * policy/open.c - open a file and decide, once, how it is read and written.
+ */
+#include "interpose/policy/open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "crypto/primitives.h"
+#include "interpose/blocks/buffer.h"
+#include "interpose/files/reach.h"
+#include "interpose/keys/ring.h"
+#include "interpose/libc/report.h"
+#include "interpose/libc/symbols.h"
+#include "interpose/libc/transfer.h"
+#include "interpose/policy/role.h"
+#include "interpose/walfiles/compress.h"
+#include "interpose/walfiles/tar_gzip.h"
+
+/* The first 96 bits of the digest of its name identify an ephemeral file of this start. */
+static int digest_name(const char *name, struct tde_identity *id)
+{
+    uint8_t digest[TDE_DIGEST_SIZE];
+
+    if (tde_crypto_digest(name, strlen(name), digest) != 0)
+        return -1;
+    memcpy(id->word, digest, sizeof id->word);
+    return 0;
+}
+
+/* Names that may be of an encrypted class once the directory is known start like this. */
+static bool may_be_encrypted(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char first = slash == NULL ? path[0] : slash[1];
+
+    return (first >= '0' && first <= '9') || first == 't' || strstr(path, "pgsql_tmp") != NULL;
+}
+
+/*
+ * A relative path may be too short to tell (a program that has changed into base/5), so
+ * it is classified again behind the directory that it is relative to.  *NAME may point
+ * into ABSOLUTE.
+ */
+static enum tde_file_class classify(int dirfd, const char *path, struct tde_identity *id,
+                                    const char **name, char absolute[PATH_MAX])
+{
+    size_t length;
+    size_t n;
+
+    absolute[0] = '\0';
+    if (tde_format_parse_path(path, id, name) != TDE_CLASS_PLAIN || path[0] == '/' ||
+        !may_be_encrypted(path))
+        return id->file_class;
+    n = tde_libc_descriptor_path(dirfd, absolute);
+    if (n == 0)
+        return TDE_CLASS_PLAIN;
+    length = strlen(path);
+    if (n + 1 + length >= PATH_MAX)
+        return TDE_CLASS_PLAIN; /* The kernel will refuse it as too long. */
+    absolute[n] = '/';
+    memcpy(absolute + n + 1, path, length + 1);
+    return tde_format_parse_path(absolute, id, name);
+}
+
+int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file *file)
+{
+    char absolute[PATH_MAX];
+    const char *name;
+
+    memset(file, 0, sizeof *file);
+    switch (tde_policy_access(classify(dirfd, path, &file->id, &name, absolute), path, flags)) {
+    case TDE_ACCESS_RAW:
+        return 0;
+    case TDE_ACCESS_REFUSED:
+        errno = EOPNOTSUPP;
+        return -1;
+    case TDE_ACCESS_COMPRESSED:
+        tde_walfiles_compress_parse(path, &file->id);
+        file->compressed = true;
+        break;
+    case TDE_ACCESS_TAR:
+        file->is_tar = true;
+        file->compressed = strcmp(path + strlen(path) - 3, ".gz") == 0;
+        file->id.file_class = TDE_CLASS_WAL; /* Which finds the key; members have identities. */
+        break;
+    case TDE_ACCESS_ENCRYPTED:
+    default:
+        break;
+    }
+    if (absolute[0] != '\0')
+        path = absolute;
+    file->key = tde_keys_find(&file->id, path[0] == '/' || dirfd == AT_FDCWD ? path : NULL);
+    if (file->key == TDE_KEY_PLAINTEXT)
+        return 0;
+    if (file->key == TDE_KEY_NONE) {
+        errno = ENOKEY;
+        return -1;
+    }
+    if (name != NULL && digest_name(name, &file->id) != 0) {
+        errno = EIO;
+        return -1;
+    }
+    /*
+     * A read-modify-write cannot be atomic with a move to the end of the file.  Spill files
+     * of logical decoding are appended to, but each by one process.
+     */
+    if ((flags & O_APPEND) != 0 && file->id.file_class != TDE_CLASS_EPHEMERAL) {
+        tde_libc_report("refused to open %s for appending: its writers would not be atomic", path);
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    /* Here a shortage of memory is an error; in the middle of a write it could be a panic. */
+    if (tde_keys_cipher(file->key) == NULL || tde_blocks_buffers() == NULL) {
+        errno = ENOMEM;
+        return -1;
+    }
+    file->encrypted = true;
+    return 0;
+}
+
+int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
+{
+    struct tde_file file;
+    int fd;
+
+    if (tde_policy_role() == TDE_ROLE_NONE || path == NULL || (flags & O_PATH) != 0)
+        return tde_libc()->openat(dirfd, path, flags, mode);
+    if (tde_policy_describe(dirfd, path, flags, &file) != 0)
+        return -1;
+    if (file.encrypted && file.is_tar)
+        file.write_only = true; /* Its members are not decrypted, and nothing reads them here. */
+    if (file.encrypted && file.compressed)
+        file.write_only = true; /* What is compressed is not decrypted either. */
+    else if (file.encrypted && (flags & O_ACCMODE) == O_WRONLY) {
+        /* Part of a block can only be replaced where the rest of it can be read. */
+        flags = (flags & ~O_ACCMODE) | O_RDWR;
+        file.write_only = true;
+    }
+    if (file.encrypted && (flags & O_APPEND) != 0) {
+        flags &= ~O_APPEND; /* The kernel would append what replaces part of a block. */
+        file.append = true;
+    }
+    fd = tde_libc()->openat(dirfd, path, flags, mode);
+    if (fd < 0)
+        return fd;
+    if (!file.encrypted) {
+        tde_files_clear(fd);
+        return fd;
+    }
+    if ((flags & O_TRUNC) != 0)
+        tde_files_reach_count_cut();
+    int error = tde_files_set(fd, &file);
+    if (error != 0) {
+        tde_libc()->close(fd);
+        errno = error;
+        return -1;
+    }
+    /* Other than for writing it from its start, it is opened for an fsync. */
+    if (file.compressed && (flags & O_ACCMODE) == O_WRONLY) {
+        if (file.is_tar)
+            tde_walfiles_tar_gzip_start(fd, &file);
+        else
+            tde_walfiles_compress_start(fd, path, &file);
+    }
+    return fd;
+}

@@ -1,0 +1,223 @@
+/*
+ * policy/role.c - the table "who sees plaintext" of docs/format.md, section 8.
+ */
+#include "interpose/policy/role.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "interpose/libc/report.h"
+#include "interpose/libc/symbols.h"
+#include "interpose/policy/walsender.h"
+#include "interpose/walfiles/compress.h"
+
+static enum tde_role role = TDE_ROLE_NONE;
+
+/* The WAL directory of the cluster that pg_rewind rewinds; st_ino is 0 when unknown. */
+static struct stat rewind_target;
+
+enum tde_role tde_policy_role(void)
+{
+    return role;
+}
+
+static enum tde_role role_of(const char *program)
+{
+    static const struct {
+        const char *program;
+        enum tde_role role;
+    } roles[] = {
+        {"postgres", TDE_ROLE_SERVER},
+        {"pg_basebackup", TDE_ROLE_WAL_RECEIVER},
+        {"pg_receivewal", TDE_ROLE_WAL_RECEIVER},
+        {"pg_rewind", TDE_ROLE_REWIND},
+        {"pg_waldump", TDE_ROLE_TOOL},
+        {"pg_resetwal", TDE_ROLE_TOOL},
+        {"pg_checksums", TDE_ROLE_TOOL},
+        {"pg_amcheck", TDE_ROLE_TOOL},
+    };
+
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
+        if (strcmp(program, roles[i].program) == 0)
+            return roles[i].role;
+    return TDE_ROLE_NONE;
+}
+
+/* The value of -D or --target-pgdata among the NUL-separated arguments, or NULL. */
+static const char *target_argument(const char *arguments, const char *end)
+{
+    static const char option[] = "--target-pgdata";
+    const size_t option_length = sizeof option - 1;
+
+    for (const char *arg = arguments; arg < end; arg += strlen(arg) + 1) {
+        const char *next = arg + strlen(arg) + 1;
+
+        if (strcmp(arg, "-D") == 0 || strcmp(arg, option) == 0)
+            return next < end ? next : NULL;
+        if (strncmp(arg, "-D", 2) == 0)
+            return arg + 2;
+        if (strncmp(arg, option, option_length) == 0 && arg[option_length] == '=')
+            return arg + option_length + 1;
+    }
+    return NULL;
+}
+
+static void find_rewind_target(void)
+{
+    static char arguments[65536];
+    char path[PATH_MAX];
+    const char *target;
+    int fd = tde_libc()->open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    ssize_t length;
+
+    if (fd < 0)
+        return;
+    length = tde_libc()->read(fd, arguments, sizeof arguments - 1);
+    tde_libc()->close(fd);
+    if (length <= 0)
+        return;
+    target = target_argument(arguments, arguments + length);
+    if (target == NULL || snprintf(path, sizeof path, "%s/pg_wal", target) >= (int)sizeof path)
+        return;
+    if (stat(path, &rewind_target) != 0)
+        rewind_target.st_ino = 0;
+}
+
+void tde_policy_detect_role(void)
+{
+    char path[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    const char *slash;
+
+    if (length <= 0)
+        return;
+    path[length] = '\0';
+    slash = strrchr(path, '/');
+    /* A program of `tde pg install-bin` has the name of one of PostgreSQL's (program/main.c). */
+    if (dlsym(RTLD_DEFAULT, "tde_stand_in") != NULL)
+        return;
+    role = role_of(slash == NULL ? path : slash + 1);
+    if (role == TDE_ROLE_REWIND)
+        find_rewind_target();
+}
+
+static bool is_in_rewind_target(const char *path)
+{
+    char directory[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    struct stat status;
+
+    if (slash == NULL || rewind_target.st_ino == 0 || slash - path >= PATH_MAX)
+        return false;
+    memcpy(directory, path, (size_t)(slash - path));
+    directory[slash - path] = '\0';
+    return stat(directory, &status) == 0 && status.st_dev == rewind_target.st_dev &&
+           status.st_ino == rewind_target.st_ino;
+}
+
+/*
+ * pg_basebackup and pg_receivewal receive WAL in plaintext.  It goes through the cipher on its
+ * way into a segment file, a tar file, and the compressors gzip and lz4; of other compressors
+ * nothing is known, so what they write would be plaintext.
+ */
+static bool holds_plain_wal(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash == NULL ? path : slash + 1;
+    struct tde_identity id;
+
+    if (strncmp(name, "pg_wal.tar.", 11) == 0)
+        return true;
+    return tde_format_parse_segment_name(name, &id) == 0 &&
+           strncmp(name + 24, ".zst", 4) == 0;
+}
+
+static bool is_wal_tar(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash == NULL ? path : slash + 1;
+
+    return strcmp(name, "pg_wal.tar") == 0 || strcmp(name, "pg_wal.tar.gz") == 0;
+}
+
+static enum tde_access wal_receiver_access(enum tde_file_class file_class, const char *path,
+                                           int flags)
+{
+    struct tde_identity id;
+
+    if (file_class == TDE_CLASS_WAL)
+        return TDE_ACCESS_ENCRYPTED;
+    if ((flags & O_ACCMODE) == O_RDONLY)
+        return TDE_ACCESS_RAW;
+    if (tde_walfiles_compress_parse(path, &id) != TDE_COMPRESSOR_NONE)
+        return TDE_ACCESS_COMPRESSED;
+    if (is_wal_tar(path))
+        return TDE_ACCESS_TAR;
+    if (!holds_plain_wal(path))
+        return TDE_ACCESS_RAW;
+    tde_libc_report("refused to write %s: WAL in a compressed file would not be encrypted; "
+                    "HINT: use the plain format without compression, or --wal-method=fetch",
+                    path);
+    return TDE_ACCESS_REFUSED;
+}
+
+/*
+ * dynamic_shared_memory_type = mmap keeps what parallel workers exchange, rows included,
+ * in files of this directory, and no page of a mapping passes through here.
+ */
+static bool is_shared_memory_file(const char *path, int flags)
+{
+    return (flags & O_CREAT) != 0 && strstr(path, "pg_dynshmem/mmap.") != NULL;
+}
+
+static enum tde_access server_access(enum tde_file_class file_class, const char *path,
+                                     int flags)
+{
+    if (file_class == TDE_CLASS_PLAIN) {
+        if (!is_shared_memory_file(path, flags))
+            return TDE_ACCESS_RAW;
+        tde_libc_report("refused to create %s: rows in it would not be encrypted; "
+                        "HINT: set dynamic_shared_memory_type = posix", path);
+        return TDE_ACCESS_REFUSED;
+    }
+    if (tde_policy_walsender_sends_backup(flags))
+        return TDE_ACCESS_RAW;
+    if (file_class == TDE_CLASS_WAL && tde_policy_walsender_is_unsafe()) {
+        tde_libc_report("refused to stream %s to a client that would store it in plaintext; HINT: "
+                        "use \"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or "
+                        "say that the client encrypts it with options='" TDE_WALSENDER_OPTION "' "
+                        "in its connection string", path);
+        return TDE_ACCESS_REFUSED;
+    }
+    return TDE_ACCESS_ENCRYPTED;
+}
+
+enum tde_access tde_policy_access(enum tde_file_class file_class, const char *path, int flags)
+{
+    bool encrypted = file_class != TDE_CLASS_PLAIN;
+
+    switch (role) {
+    case TDE_ROLE_SERVER:
+        return server_access(file_class, path, flags);
+    case TDE_ROLE_WAL_RECEIVER:
+        return wal_receiver_access(file_class, path, flags);
+    case TDE_ROLE_REWIND:
+        encrypted = file_class == TDE_CLASS_WAL && (flags & O_ACCMODE) == O_RDONLY &&
+                    is_in_rewind_target(path);
+        break;
+    case TDE_ROLE_TOOL:
+        /* No other process has the key of the server's ephemeral files. */
+        encrypted = encrypted && file_class != TDE_CLASS_EPHEMERAL;
+        break;
+    case TDE_ROLE_NONE:
+    default:
+        encrypted = false;
+        break;
+    }
+    return encrypted ? TDE_ACCESS_ENCRYPTED : TDE_ACCESS_RAW;
+}

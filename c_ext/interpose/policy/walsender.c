@@ -1,0 +1,74 @@
+/*
+ * policy/walsender.c - see policy/walsender.h.
+ *
+ * Everything asked here is exported by every postgres since 15, for extensions.
+ */
+#include "interpose/policy/walsender.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/types.h>
+
+/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 18. */
+struct wal_sender {
+    pid_t pid;
+    int state;
+};
+
+/* enum WalSndState: what comes after WALSNDSTATE_CATCHUP streams too. */
+enum { WALSNDSTATE_BACKUP = 1, WALSNDSTATE_CATCHUP = 2 };
+
+typedef const char *get_config_option_fn(const char *name, bool missing_ok,
+                                         bool restrict_privileged);
+
+bool tde_policy_walsender_is_supported(void)
+{
+    return dlsym(RTLD_DEFAULT, "MyWalSnd") != NULL &&
+           dlsym(RTLD_DEFAULT, "am_db_walsender") != NULL &&
+           dlsym(RTLD_DEFAULT, "GetConfigOption") != NULL;
+}
+
+/* What this walsender says of itself in shared memory, or -1 in any other process. */
+static int state(void)
+{
+    static struct wal_sender *const *my_wal_sender;
+
+    if (my_wal_sender == NULL)
+        my_wal_sender = dlsym(RTLD_DEFAULT, "MyWalSnd");
+    return my_wal_sender == NULL || *my_wal_sender == NULL ? -1 : (*my_wal_sender)->state;
+}
+
+/* The server opens relations O_RDWR for itself, so O_RDONLY tells a backup's reads from its own. */
+bool tde_policy_walsender_sends_backup(int flags)
+{
+    return (flags & O_ACCMODE) == O_RDONLY && state() == WALSNDSTATE_BACKUP;
+}
+
+/* A walsender with a database decodes WAL: its client gets rows, as from a query, and no WAL. */
+static bool is_logical(void)
+{
+    const bool *am_db_walsender = dlsym(RTLD_DEFAULT, "am_db_walsender");
+
+    return am_db_walsender != NULL && *am_db_walsender;
+}
+
+static bool client_encrypts(void)
+{
+    void *symbol = dlsym(RTLD_DEFAULT, "GetConfigOption");
+    get_config_option_fn *get_config_option;
+    const char *value;
+
+    if (symbol == NULL)
+        return false;
+    /* ISO C has no cast from an object pointer to a function pointer. */
+    memcpy(&get_config_option, &symbol, sizeof get_config_option);
+    value = get_config_option(TDE_WALSENDER_SETTING, true, false);
+    return value != NULL && strcmp(value, "encrypted") == 0;
+}
+
+bool tde_policy_walsender_is_unsafe(void)
+{
+    return state() >= WALSNDSTATE_CATCHUP && !is_logical() && !client_encrypts();
+}

@@ -1,0 +1,25 @@
+/*
+ * policy/walsender.h - what a process of the server sends to others: base backups and WAL.
+ *
+ * A base backup is sent as it is on disk.  Streamed WAL is sent in plaintext, and whoever
+ * stores it must encrypt it again: a standby under tde does, and so do pg_basebackup and
+ * pg_receivewal under tde.  They say so with a setting of their connection (calls/libpq.c).
+ */
+#ifndef TDE_INTERPOSE_POLICY_WALSENDER_H
+#define TDE_INTERPOSE_POLICY_WALSENDER_H
+
+#include <stdbool.h>
+
+#define TDE_WALSENDER_SETTING "tde.streamed_wal"
+#define TDE_WALSENDER_OPTION "-c " TDE_WALSENDER_SETTING "=encrypted"
+
+/* Whether this program has what the questions below need; a server that hides it is refused. */
+bool tde_policy_walsender_is_supported(void);
+
+/* Whether a file opened with FLAGS by this process is about to be sent in a base backup. */
+bool tde_policy_walsender_sends_backup(int flags);
+
+/* Whether this process streams WAL to a client that has not said that it encrypts it. */
+bool tde_policy_walsender_is_unsafe(void);
+
+#endif

@@ -1,0 +1,232 @@
+/*
+ * program/keys.c - auto-open.key (docs/format.md, section 6) to the hand-over (section 7).
+ */
+#include "program/keys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "crypto/cipher.h"
+#include "crypto/primitives.h"
+#include "format/handover.h"
+#include "format/keyrecord.h"
+#include "launch/preload.h"
+
+#define AUTO_OPEN_FILE "auto-open.key"
+#define MARKER_FILE "tde.json"
+#define MARKER_LIMIT 8192
+#define ENABLE "Enable it: tde keystore auto-open enable"
+
+enum {
+    AUTO_KEYSTORE = 8,
+    AUTO_MASTER_KEY_ID = 24,
+    AUTO_CONTEXT_SIZE = 40, /* what the tag binds, before the key */
+    AUTO_KEY = 40,
+    AUTO_NONCE = 72,
+    AUTO_ZEROS = 84,
+    AUTO_WRAPPED = 88,
+    AUTO_TAG = 120,
+    AUTO_SIZE = 136,
+};
+
+static const uint8_t auto_magic[8] = {'T', 'D', 'E', 'A', 'U', 'T', 'O', 1};
+
+/* Read a file that only its owner, the user who runs this, may have access to. */
+static int read_private(const struct tde_program_settings *settings, const char *path, uint8_t *to,
+                        size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    struct stat status;
+    ssize_t length;
+
+    if (fd < 0) {
+        tde_program_error(settings->program, errno == ENOENT ? ENABLE : NULL,
+                          "the keystore %s does not open by itself: %s: %s", settings->keystore,
+                          AUTO_OPEN_FILE, strerror(errno));
+        return -1;
+    }
+    if (fstat(fd, &status) != 0 || (status.st_mode & 077) != 0 ||
+        (status.st_uid != geteuid() && geteuid() != 0)) {
+        close(fd);
+        tde_program_error(settings->program, "chmod 600, and chown it to the server's user",
+                          "%s must belong to the current user and be closed to all others", path);
+        return -1;
+    }
+    length = read(fd, to, size);
+    close(fd);
+    if (length == (ssize_t)size && status.st_size == (off_t)size)
+        return 0;
+    tde_program_error(settings->program, ENABLE, "%s is damaged: it does not have %zu bytes", path,
+                      size);
+    return -1;
+}
+
+static int load(const struct tde_program_settings *settings, uint8_t record[AUTO_SIZE])
+{
+    char path[PATH_MAX];
+
+    if (tde_program_path(path, settings->keystore, AUTO_OPEN_FILE) != 0) {
+        tde_program_error(settings->program, NULL, "the keystore's path is too long");
+        return -1;
+    }
+    if (read_private(settings, path, record, AUTO_SIZE) != 0)
+        return -1;
+    if (memcmp(record, auto_magic, sizeof auto_magic) == 0 &&
+        tde_crypto_is_zero(record + AUTO_ZEROS, 4))
+        return 0;
+    tde_program_error(settings->program, ENABLE, "%s is damaged or of another version of tde",
+                      path);
+    return -1;
+}
+
+/* The 32 hexadecimal digits of the marker's keystore_uuid, which tde writes on one line. */
+static const char *find_uuid(const char *marker)
+{
+    static const char name[] = "\"keystore_uuid\": \"";
+    const char *at = strstr(marker, name);
+
+    return at == NULL ? NULL : at + sizeof name - 1;
+}
+
+static enum tde_cluster_state compare_marker(const struct tde_program_settings *settings,
+                                             const char *marker)
+{
+    uint8_t record[AUTO_SIZE];
+    char uuid[2 * TDE_UUID_SIZE + 1];
+    const char *found = find_uuid(marker);
+
+    if (load(settings, record) != 0)
+        return TDE_CLUSTER_UNUSABLE;
+    for (size_t i = 0; i < TDE_UUID_SIZE; i++)
+        snprintf(uuid + 2 * i, 3, "%02x", record[AUTO_KEYSTORE + i]);
+    tde_crypto_wipe(record, sizeof record);
+    if (found != NULL && strncmp(found, uuid, sizeof uuid - 1) == 0)
+        return TDE_CLUSTER_OURS;
+    tde_program_error(settings->program, "Use tde pg with the cluster's keystore.",
+                      "the cluster belongs to another keystore than %s (%s)", settings->keystore,
+                      uuid);
+    return TDE_CLUSTER_UNUSABLE;
+}
+
+enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settings *settings,
+                                                 const char *directory)
+{
+    char path[PATH_MAX];
+    char marker[MARKER_LIMIT + 1];
+    ssize_t length;
+    int fd;
+
+    if (directory == NULL || tde_program_path(path, directory, MARKER_FILE) != 0)
+        return TDE_CLUSTER_PLAIN;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+        return TDE_CLUSTER_PLAIN;
+    length = fd < 0 ? -1 : read(fd, marker, MARKER_LIMIT);
+    if (length < 0) {
+        tde_program_error(settings->program, NULL, "could not read %s: %s", path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return TDE_CLUSTER_UNUSABLE;
+    }
+    close(fd);
+    marker[length] = '\0';
+    return compare_marker(settings, marker);
+}
+
+/* The master key of a record and what it belongs to; 0, or -1 when it is not authentic. */
+static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
+{
+    memcpy(scope->keystore, record + AUTO_KEYSTORE, TDE_UUID_SIZE);
+    memcpy(scope->master_key_id, record + AUTO_MASTER_KEY_ID, TDE_UUID_SIZE);
+    return tde_crypto_gcm_decrypt(record + AUTO_KEY, record + AUTO_NONCE, record, AUTO_CONTEXT_SIZE,
+                                  record + AUTO_WRAPPED, TDE_GCM_KEY_SIZE, record + AUTO_TAG,
+                                  scope->master_key);
+}
+
+/* A sealed memory file that the next program inherits, or -1. */
+static int sealed_file(const uint8_t *content, size_t length)
+{
+    int fd = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+
+    if (fd < 0)
+        return -1;
+    if (write(fd, content, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0 &&
+        fcntl(fd, F_ADD_SEALS, TDE_HANDOVER_SEALS) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static int announce(const struct tde_program_settings *settings, int fd)
+{
+    /* pg_upgrade starts other programs of this kind, which have the interposer already. */
+    char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
+    char preload[2 * PATH_MAX];
+    char number[16];
+    int length;
+
+    if (others == NULL)
+        return -1;
+    length = snprintf(preload, sizeof preload, "%s/" TDE_INTERPOSER "%s%s", settings->directory,
+                      *others == '\0' ? "" : ":", others);
+    free(others);
+    snprintf(number, sizeof number, "%d", fd);
+    if (length < 0 || (size_t)length >= sizeof preload)
+        return -1;
+    if (setenv("LD_PRELOAD", preload, 1) != 0 || setenv(TDE_HANDOVER_VARIABLE, number, 1) != 0)
+        return -1;
+    return 0;
+}
+
+/*
+ * A program of this kind that started us has left its own hand-over open, which servers and
+ * what they start must not inherit.
+ */
+static void close_inherited(void)
+{
+    const char *number = getenv(TDE_HANDOVER_VARIABLE);
+    long fd = number == NULL ? -1 : strtol(number, NULL, 10);
+
+    if (fd > STDERR_FILENO && fd <= INT_MAX)
+        close((int)fd);
+    unsetenv(TDE_HANDOVER_VARIABLE);
+}
+
+int tde_program_hand_over(const struct tde_program_settings *settings)
+{
+    /* Static, so that locking it keeps all of it out of swap. */
+    static struct {
+        uint8_t record[AUTO_SIZE];
+        struct tde_key_scope scope;
+        uint8_t content[TDE_HANDOVER_MAX];
+    } secret;
+    size_t length;
+    int fd;
+    int result = -1;
+
+    close_inherited();
+    mlock(&secret, sizeof secret); /* Without it keys still work, only less protected. */
+    if (load(settings, secret.record) != 0)
+        return -1;
+    if (unwrap(secret.record, &secret.scope) != 0)
+        tde_program_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
+                          settings->keystore);
+    else {
+        length = tde_format_handover_write(secret.content, &secret.scope, settings->keystore);
+        fd = sealed_file(secret.content, length);
+        if (fd >= 0 && announce(settings, fd) == 0)
+            result = 0;
+        else
+            tde_program_error(settings->program, NULL, "could not hand over the keys: %s",
+                              strerror(errno));
+    }
+    tde_crypto_wipe(&secret, sizeof secret);
+    return result;
+}

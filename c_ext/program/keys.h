@@ -1,0 +1,26 @@
+/*
+ * program/keys.h - opening a keystore without a passphrase, and handing its key to a program.
+ */
+#ifndef TDE_PROGRAM_KEYS_H
+#define TDE_PROGRAM_KEYS_H
+
+#include <stdbool.h>
+
+#include "program/settings.h"
+
+enum tde_cluster_state { TDE_CLUSTER_PLAIN, TDE_CLUSTER_OURS, TDE_CLUSTER_UNUSABLE };
+
+/*
+ * Whether the cluster in DIRECTORY is encrypted with the keystore of SETTINGS; a directory that
+ * is not there counts as plain, and its program will complain.  UNUSABLE after a message.
+ */
+enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settings *settings,
+                                                 const char *directory);
+
+/*
+ * Put the interposer and the master key into the environment of the program that is executed
+ * next.  0, or -1 after a message.
+ */
+int tde_program_hand_over(const struct tde_program_settings *settings);
+
+#endif

@@ -1,0 +1,220 @@
+/*
+ * python/module.c - the CPython module tde._core over the crypto core (tde/_core.pyi).
+ */
+#include "python/module.h"
+
+#include "format/identity.h"
+#include "python/audit.h"
+
+#include <openssl/crypto.h>
+
+#include <string.h>
+
+int tde_python_convert_uint64(PyObject *object, void *to)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(object);
+
+    if (value == (unsigned long long)-1 && PyErr_Occurred())
+        return 0;
+    *(uint64_t *)to = value;
+    return 1;
+}
+
+int tde_python_convert_uint32(PyObject *object, void *to)
+{
+    uint64_t value;
+
+    if (!tde_python_convert_uint64(object, &value))
+        return 0;
+    if (value > UINT32_MAX) {
+        PyErr_SetString(PyExc_OverflowError, "the number does not fit 32 bits");
+        return 0;
+    }
+    *(uint32_t *)to = (uint32_t)value;
+    return 1;
+}
+
+int tde_python_convert_identity(PyObject *object, void *to)
+{
+    struct tde_identity *id = to;
+    int file_class;
+
+    if (!PyTuple_Check(object)) {
+        PyErr_SetString(PyExc_TypeError, "an identity is a tuple of 5 numbers");
+        return 0;
+    }
+    memset(id, 0, sizeof *id);
+    if (!PyArg_ParseTuple(object, "iO&O&O&b", &file_class, tde_python_convert_uint32, &id->word[0],
+                          tde_python_convert_uint32, &id->word[1], tde_python_convert_uint32,
+                          &id->word[2], &id->fork))
+        return 0;
+    id->file_class = (enum tde_file_class)file_class;
+    return 1;
+}
+
+/* (path) -> (class, tablespace, word 0, word 1, word 2, fork, first block, name or None) */
+static PyObject *core_parse_path(PyObject *Py_UNUSED(module), PyObject *path)
+{
+    struct tde_identity id;
+    enum tde_file_class file_class;
+    const char *name;
+    PyObject *bytes;
+    PyObject *result;
+
+    if (!PyUnicode_FSConverter(path, &bytes))
+        return NULL;
+    file_class = tde_format_parse_path(PyBytes_AS_STRING(bytes), &id, &name);
+    result = Py_BuildValue("(iIIIIBIN)", (int)file_class, id.tablespace, id.word[0], id.word[1],
+                           id.word[2], id.fork, id.first_block,
+                           name != NULL ? PyUnicode_DecodeFSDefault(name) : Py_NewRef(Py_None));
+    Py_DECREF(bytes);
+    return result;
+}
+
+/* (identity, block) -> 16 bytes */
+static PyObject *core_tweak(PyObject *module, PyObject *args)
+{
+    struct tde_python_state *state = PyModule_GetState(module);
+    struct tde_identity id;
+    uint8_t tweak[TDE_TWEAK_SIZE];
+    uint32_t block;
+
+    if (!PyArg_ParseTuple(args, "O&O&:tweak", tde_python_convert_identity, &id,
+                          tde_python_convert_uint32, &block))
+        return NULL;
+    if (tde_format_tweak(&id, block, tweak) != 0) {
+        PyErr_Format(state->identity_error, "no file of this kind has a block %u", block);
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize((const char *)tweak, sizeof tweak);
+}
+
+static PyObject *core_openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyUnicode_FromString(OpenSSL_version(OPENSSL_VERSION));
+}
+
+static PyMethodDef functions[] = {
+    {"parse_path", core_parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
+    {"tweak", core_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
+    {"xts", tde_python_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
+    {"tail_mask", tde_python_tail_mask, METH_VARARGS,
+     PyDoc_STR("Mask or unmask the last partial AES block of a file.")},
+    {"unwrap_key_record", tde_python_unwrap_key_record, METH_VARARGS,
+     PyDoc_STR("Check and unwrap a key record as the server does.")},
+    {"audit_random", tde_python_audit_random, METH_O,
+     PyDoc_STR("Judge whether stored bytes could be ciphertext.")},
+    {"sector_skew", tde_python_sector_skew, METH_O,
+     PyDoc_STR("Return the statistic by which a sector is judged.")},
+    {"page_checksum", tde_python_page_checksum, METH_VARARGS,
+     PyDoc_STR("Return PostgreSQL's checksum of a page.")},
+    {"find_bytes", tde_python_find_bytes, METH_VARARGS,
+     PyDoc_STR("Find bytes in a buffer, as bytes.find() does.")},
+    {"openssl_version", core_openssl_version, METH_NOARGS,
+     PyDoc_STR("Return the version text of the OpenSSL library in use.")},
+    {NULL, NULL, 0, NULL},
+};
+
+/* Hold a reference to the class NAME of tde.errors in *SLOT. */
+static int import_error(PyObject *errors, const char *name, PyObject **slot)
+{
+    *slot = PyObject_GetAttrString(errors, name);
+    return *slot != NULL ? 0 : -1;
+}
+
+static int import_errors(struct tde_python_state *state)
+{
+    PyObject *errors = PyImport_ImportModule("tde.errors");
+    int result;
+
+    if (errors == NULL)
+        return -1;
+    result = import_error(errors, "PageError", &state->page_error) == 0 &&
+                     import_error(errors, "KeyLengthError", &state->key_length_error) == 0 &&
+                     import_error(errors, "BufferLengthError", &state->buffer_length_error) == 0 &&
+                     import_error(errors, "IdentityError", &state->identity_error) == 0
+                 ? 0
+                 : -1;
+    Py_DECREF(errors);
+    return result;
+}
+
+static int add_constants(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "BLOCK_SIZE", TDE_BLOCK_SIZE) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_PLAIN", TDE_CLASS_PLAIN) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_RELATION", TDE_CLASS_RELATION) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_WAL", TDE_CLASS_WAL) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_TEMP_RELATION",
+                                           TDE_CLASS_TEMP_RELATION) == 0 &&
+                   PyModule_AddIntConstant(module, "CLASS_EPHEMERAL", TDE_CLASS_EPHEMERAL) == 0
+               ? 0
+               : -1;
+}
+
+static int core_exec(PyObject *module)
+{
+    PyObject *type;
+    int result;
+
+    if (import_errors(PyModule_GetState(module)) != 0 || add_constants(module) != 0 ||
+        tde_python_audit_add_constants(module) != 0)
+        return -1;
+    type = PyType_FromModuleAndSpec(module, &tde_python_cipher_spec, NULL);
+    if (type == NULL)
+        return -1;
+    result = PyModule_AddType(module, (PyTypeObject *)type);
+    Py_DECREF(type);
+    return result;
+}
+
+static int core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct tde_python_state *state = PyModule_GetState(module);
+
+    Py_VISIT(state->page_error);
+    Py_VISIT(state->key_length_error);
+    Py_VISIT(state->buffer_length_error);
+    Py_VISIT(state->identity_error);
+    return 0;
+}
+
+static int core_clear(PyObject *module)
+{
+    struct tde_python_state *state = PyModule_GetState(module);
+
+    Py_CLEAR(state->page_error);
+    Py_CLEAR(state->key_length_error);
+    Py_CLEAR(state->buffer_length_error);
+    Py_CLEAR(state->identity_error);
+    return 0;
+}
+
+static void core_free(void *module)
+{
+    core_clear(module);
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, core_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "tde._core",
+    .m_doc = PyDoc_STR("Page encryption with OpenSSL; use tde.PageCipher instead."),
+    .m_size = sizeof(struct tde_python_state),
+    .m_methods = functions,
+    .m_slots = slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void); /* CPython's macro declares it only with C++. */
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+    return PyModuleDef_Init(&definition);
+}

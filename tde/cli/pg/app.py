@@ -1,0 +1,312 @@
+"""``tde pg``: create, start, stop and look at encrypted clusters, with the manners of pg_ctl."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import AbstractContextManager, nullcontext
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tde.cli.options import (
+    AesOption,
+    BindirOption,
+    JsonOption,
+    KeystoreOption,
+    OsUserOption,
+    PassphraseCommandOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    PgDataOption,
+    require_keystore,
+)
+from tde.cli.pg import audit, convert, doctor, install_bin
+from tde.console.apps import examples, new_app
+from tde.console.options import algorithm_of
+from tde.console.output import console, error_console, print_json
+from tde.errors import ServerNotRunningError
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
+from tde.postgres.cluster.scope import Scope
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+    from tde.postgres import Cluster
+
+app = new_app(
+    "Create, start, stop and inspect encrypted PostgreSQL clusters.",
+    epilog=examples(
+        "tde pg init -D /srv/pg/main --keystore /etc/tde/main",
+        "tde pg start -D /srv/pg/main -l /var/log/postgresql/main.log",
+        "tde pg status -D /srv/pg/main",
+    ),
+)
+
+
+class StopMode(str, Enum):
+    """The values of ``--mode``, which pg_ctl defines."""
+
+    smart = "smart"
+    fast = "fast"
+    immediate = "immediate"
+
+
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log", "-l", metavar="FILE", help="Append the server's output here. [PGDATA.log]"
+    ),
+]
+ServerOptions = Annotated[
+    str,
+    typer.Option("--options", "-o", metavar="OPTIONS", help="Command line options of postgres."),
+]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", "-t", metavar="SECONDS", min=1, help="How long to wait.")
+]
+ModeOption = Annotated[StopMode, typer.Option("--mode", "-m", help="How to treat sessions.")]
+WaitOption = Annotated[
+    bool,
+    typer.Option("--wait", "-w", help="Accepted as pg_ctl does; tde always waits.", hidden=True),
+]
+
+
+@app.command(
+    epilog=examples(
+        "tde pg init -D /srv/pg/main --keystore /etc/tde/main",
+        "# Only the WAL and the tablespaces that get a key later:",
+        "tde pg init -D /srv/pg/main -k /etc/tde/main --scope tablespaces",
+        "# What follows -- goes to initdb:",
+        "tde pg init -D /srv/pg/main -k /etc/tde/main -- --locale=C.UTF-8 -A scram-sha-256 "
+        "--pwfile=pw",
+    )
+)
+def init(
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    scope: Annotated[Scope, typer.Option(help="What to encrypt besides the WAL.")] = (
+        Scope.CLUSTER
+    ),
+    aes: AesOption = 256,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+    initdb_args: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- INITDB_ARGS]", help="Passed to initdb.")
+    ] = None,
+) -> None:
+    """Create an encrypted cluster with data checksums, using a keystore that has no keys yet."""
+    algorithm = algorithm_of(aes)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    directory = require_keystore(keystore)
+    cluster.require_creatable(directory)
+    with open_keystore(directory, source) as opened:
+        cluster.init(
+            keystore=opened,
+            scope=scope,
+            algorithm=algorithm,
+            initdb_args=initdb_args or (),
+        )
+    console.print(
+        f"Created an encrypted cluster of PostgreSQL {cluster.binaries.version_text} in "
+        f"{cluster.data_directory} ({algorithm.label}, scope {scope.value})",
+        markup=False,
+        soft_wrap=True,
+    )
+    if not _sets_authentication(initdb_args or ()):
+        error_console.print(
+            "[bold yellow]Every local user may connect as the superuser[/] (initdb's default)"
+            f"; see {cluster.data_directory}/pg_hba.conf.",
+            soft_wrap=True,
+        )
+    console.print(f"Start it: tde pg start -D {cluster.data_directory}", soft_wrap=True)
+
+
+@app.command(
+    epilog=examples(
+        "tde pg start -D /srv/pg/main -l /var/log/postgresql/main.log",
+        "tde pg start -D /srv/pg/main -o '-p 5433 -c shared_buffers=1GB'",
+        "tde pg start -D /srv/pg/main --passphrase-command 'pass show tde/main'",
+    )
+)
+def start(
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    log: LogOption = None,
+    options: ServerOptions = "",
+    timeout: TimeoutOption = 60,
+    wait: WaitOption = True,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Start a server and wait until it accepts connections and provably encrypts.
+
+    The keystore defaults to the one that the cluster was created with. Clusters without
+    encryption can be started too.
+    """
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    cluster.require_stopped()
+    with open_cluster_keystore(cluster, keystore, source) as opened:
+        cluster.start(
+            opened,
+            server_arguments=shlex.split(options),
+            log=log,
+            timeout=timeout,
+            stock_socket=True,
+        )
+    _report_started(cluster, log)
+
+
+@app.command(epilog=examples("tde pg stop -D /srv/pg/main", "tde pg stop -D /srv/pg/main -m smart"))
+def stop(
+    pgdata: PgDataOption,
+    mode: ModeOption = StopMode.fast,
+    timeout: TimeoutOption = 60,
+    wait: WaitOption = True,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+) -> None:
+    """Stop a server and wait until it is gone. No keystore is needed."""
+    cluster = find_cluster(pgdata, bindir, os_user)
+    cluster.stop(mode.value, timeout=timeout)
+    console.print("Server stopped")
+
+
+@app.command(epilog=examples("tde pg restart -D /srv/pg/main"))
+def restart(
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    log: LogOption = None,
+    mode: ModeOption = StopMode.fast,
+    timeout: TimeoutOption = 60,
+    wait: WaitOption = True,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Stop a server and start it with the options of its last start.
+
+    The keystore is opened first: with a wrong passphrase the server simply keeps running.
+    """
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    with open_cluster_keystore(cluster, keystore, source) as opened:
+        cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
+    _report_started(cluster, log)
+
+
+@app.command(
+    epilog=examples(
+        "tde pg status -D /srv/pg/main",
+        "tde pg status -D /srv/pg/main --json | jq .interposed",
+    )
+)
+def status(
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    as_json: JsonOption = False,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+) -> None:
+    """Show what is encrypted, with which algorithm, and whether the running server encrypts.
+
+    Exit code 0: running; 3: not running; 4: no data directory.
+    """
+    from tde.cli.pg.status_view import print_status
+
+    found = find_cluster(pgdata, bindir, os_user).status(keystore)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_status(found)
+    if not found.running:
+        raise typer.Exit(ServerNotRunningError.exit_code)
+
+
+@app.command(
+    "exec",
+    # Everything after the program's name belongs to the program.
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog=examples(
+        "tde pg exec -D /srv/pg/main pg_waldump -p /srv/pg/main/pg_wal -n 20",
+        "tde pg exec -D /srv/pg/main pg_basebackup -D /srv/backup -h /tmp -X stream",
+        "tde pg exec -D /srv/pg/main pg_checksums --check -D /srv/pg/main",
+    ),
+)
+def execute(
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help="Such as pg_waldump.")],
+    pgdata: PgDataOption,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS...")] = None,
+    keystore: KeystoreOption = None,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code.
+
+    Only programs that work on encrypted files get the keys. For all others, such as psql, no
+    passphrase is needed.
+    """
+    from tde.postgres import run_program
+    from tde.postgres.server.program import needs_keys
+
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    opening: AbstractContextManager[Keystore | None] = nullcontext()
+    if needs_keys(program):
+        opening = open_cluster_keystore(cluster, keystore, source)
+    with opening as opened:
+        result = run_program(
+            cluster.binaries,
+            program,
+            arguments or (),
+            keystore=opened,
+            os_user=cluster.os_user,
+            capture=False,
+        )
+    raise typer.Exit(result.returncode)
+
+
+install_bin.register(app)
+audit.register(app)
+doctor.register(app)
+convert.register(app)
+
+
+def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:
+    return any(argument.startswith(("-A", "--auth")) for argument in initdb_args)
+
+
+def _report_started(cluster: Cluster, log: Path | None) -> None:
+    parameters = cluster.connection_parameters()
+    kind = "encrypted" if cluster.marker else "not encrypted"
+    log = (log or cluster.default_log).absolute()
+    console.print(
+        f"Server started, {kind} (pid {cluster.pid})\n"
+        f"Log: {log}\n"
+        f"Connect: tde psql -D {cluster.data_directory}\n"
+        f"     or: psql -h {parameters['host']} -p {parameters['port']} "
+        f"-U {parameters['user']} postgres",
+        markup=False,
+        soft_wrap=True,
+    )
+    if log.is_relative_to(cluster.data_directory):
+        error_console.print(
+            "[bold yellow]The log is inside the data directory[/] and base backups copy it; "
+            "the server logs statements, rows included. Choose another place with --log.",
+            soft_wrap=True,
+        )

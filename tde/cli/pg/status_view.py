@@ -1,0 +1,68 @@
+"""The output of ``tde pg status`` for people."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from tde.console.output import console
+from tde.postgres.cluster.status import ClusterStatus
+from tde.postgres.server.counters import IoCounters
+
+_MEBIBYTE = 1 << 20
+
+
+def print_status(status: ClusterStatus) -> None:
+    """Print the status as a table of facts; what needs attention is red."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("Cluster", Text(str(status.data_directory)))
+    facts.add_row("Server", _server(status))
+    if status.running:
+        facts.add_row("Socket", Text(f"{status.socket_directory or 'none'}, port {status.port}"))
+    facts.add_row("Checksums", "on" if status.data_checksums else "[yellow]off[/]")
+    facts.add_row("Encryption", _encryption(status))
+    if status.encrypted:
+        _add_encryption_rows(facts, status)
+    console.print(facts)
+
+
+def _server(status: ClusterStatus) -> str:
+    version = f"PostgreSQL {status.server_version}"
+    if not status.running:
+        return f"{version}, [yellow]not running[/] ({status.state})"
+    ready = "running" if status.ready else "running, not ready for connections"
+    return f"{version}, [green]{ready}[/] (pid {status.pid})"
+
+
+def _encryption(status: ClusterStatus) -> str:
+    if not status.encrypted:
+        return "[yellow]none[/]: this cluster was created without a keystore"
+    if status.interposed is None:
+        if not status.running:
+            return f"scope {status.scope}"
+        return f"scope {status.scope}; [yellow]cannot tell whether the server encrypts[/]"
+    if status.interposed:
+        return f"scope {status.scope}; [green]the server encrypts[/]"
+    return f"scope {status.scope}; [bold red]the server runs WITHOUT encryption[/]"
+
+
+def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
+    facts.add_row("Keystore", Text(f"{status.keystore} ({status.keystore_uuid})"))
+    if status.keystore_problem:
+        facts.add_row("", Text(status.keystore_problem, "bold red"))
+    for name, protection in status.protections.items():
+        label = name if name == "WAL" else f"Tablespace {name}"
+        facts.add_row(label, protection)
+    for oid in status.tablespaces_without_key:
+        facts.add_row(f"Tablespace {oid}", "[bold red]NO KEY[/]: the server refuses to open it")
+    if status.counters is not None:
+        facts.add_row("Since start", _traffic(status.counters))
+
+
+def _traffic(counters: IoCounters) -> str:
+    return (
+        f"{counters.bytes_encrypted / _MEBIBYTE:,.1f} MiB encrypted, "
+        f"{counters.bytes_decrypted / _MEBIBYTE:,.1f} MiB decrypted"
+    )

@@ -1,0 +1,53 @@
+"""Reports of errors: a message, a hint, and an exit code.
+
+Commands do not catch :class:`~tde.errors.TdeError`: the root of a command line runs every command
+inside :func:`reporting_errors`. A command exits by itself only where the exit code is an answer
+and not an error, as that of ``tde pg status``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.text import Text
+
+from tde.console.output import error_console
+from tde.errors import TdeError
+
+EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
+
+
+def report(error: TdeError, program: str = "tde") -> None:
+    """Print an error and its remedy on standard error."""
+    # soft_wrap keeps one message on one line, which logs and scripts rely on.
+    message = Text.assemble((f"{program}: error: ", "bold red"), str(error))
+    error_console.print(message, soft_wrap=True)
+    if error.remedy:
+        hint = Text.assemble(("HINT: ", "bold cyan"), error.remedy)
+        error_console.print(hint, soft_wrap=True)
+
+
+@contextmanager
+def reporting_errors(program: str = "tde") -> Iterator[None]:
+    """Turn the errors of a command into a message, a hint and an exit code.
+
+    Raises:
+        typer.Exit: with the error's own code, 1 for an error of the operating system,
+            130 for Ctrl-C.
+    """
+    try:
+        yield
+    except TdeError as error:
+        report(error, program)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        error_console.print("Interrupted.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        raise  # Typer ends quietly when the reader of our output has gone.
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        report(TdeError(what), program)
+        raise typer.Exit(1) from error

@@ -1,0 +1,72 @@
+"""The name of pg_control while a cluster is converted.
+
+While a cluster is a mixture, no server may start on it, with or without tde. Without
+global/pg_control none does, and no tool of PostgreSQL touches the cluster; so it has another
+name from before the first block is changed until after the last.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tde.convert.journal import sync_directory
+from tde.errors import ConversionError
+from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
+from tde.postgres.facts import CONTROL_CATALOG_VERSION, CONTROL_FILE
+
+
+def is_control_moved(data_directory: Path) -> bool:
+    """Tell whether the cluster may be a mixture, so that no server may start.
+
+    Raises:
+        ConversionError: there is neither or both of the two names.
+    """
+    here = os.path.lexists(data_directory / CONTROL_FILE)
+    moved = os.path.lexists(data_directory / MOVED_CONTROL)
+    if here == moved:
+        raise ConversionError(
+            f"{data_directory} has {'both' if here else 'neither'} {CONTROL_FILE} "
+            f"{'and' if here else 'nor'} {MOVED_CONTROL}",
+            remedy="Somebody has copied, moved or removed one of them. Restore the cluster from a "
+            "backup, or undo that change if you know for sure what it was.",
+        )
+    return moved
+
+
+def take_out_of_service(data_directory: Path, control: bytes) -> None:
+    """Hide pg_control from servers, if none has run since its content was ``control``.
+
+    A server that starts at this moment either has made postmaster.pid before pg_control is
+    moved, and is found here, or it does not find pg_control.
+
+    Raises:
+        ConversionError: a server runs, or ran since; pg_control has its name again.
+    """
+    move_control(data_directory, back=False)
+    changed = (data_directory / MOVED_CONTROL).read_bytes() != control
+    if changed or os.path.lexists(data_directory / "postmaster.pid"):
+        move_control(data_directory, back=True)
+        raise ConversionError(
+            f"a server was started on {data_directory} in the last moments",
+            remedy="Stop it and repeat the command. No file of the cluster has been changed.",
+        )
+
+
+def move_control(data_directory: Path, *, back: bool) -> None:
+    """Hide pg_control from servers and tools, or bring it back; durable on return."""
+    names = (data_directory / CONTROL_FILE, data_directory / MOVED_CONTROL)
+    source, target = reversed(names) if back else names
+    source.rename(target)
+    sync_directory(target.parent)
+
+
+def moved_catalog_version(data_directory: Path) -> int:
+    """Read the number of the system catalogs' layout while pg_control has its other name.
+
+    pg_controldata would not find the file.
+    """
+    with (data_directory / MOVED_CONTROL).open("rb") as file:
+        content = file.read(CONTROL_CATALOG_VERSION.stop)
+    return int.from_bytes(content[CONTROL_CATALOG_VERSION], sys.byteorder)

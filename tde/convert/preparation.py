@@ -1,0 +1,197 @@
+"""The first steps of a conversion: checks, journal, keys, and taking the cluster out of service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.convert.blocks import Direction
+from tde.convert.checks import (
+    require_encrypting_server,
+    require_room,
+    require_stopped_cleanly,
+    require_usable_files,
+)
+from tde.convert.control_file import take_out_of_service
+from tde.convert.file_user import files_as
+from tde.convert.journal import sync_directory
+from tde.convert.keys import (
+    create_missing_keys,
+    encrypted_tablespaces,
+    key_checks,
+    open_ciphers,
+    wanted_keys,
+)
+from tde.convert.plan import Plan, make_plan
+from tde.convert.state import Phase, State
+from tde.convert.worker import ProgressListener
+from tde.errors import ConversionError
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.keys import require_cluster_keys, require_unused_keystore
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
+from tde.postgres.cluster.marker import Marker, require_matching_keystore
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
+from tde.postgres.facts import CONTROL_FILE
+from tde.postgres.server.control import read_major_version
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asked for; None means the default, or what an earlier run was told."""
+
+    scope: Scope | None
+    algorithm: Algorithm | None
+    tablespaces: tuple[int, ...] | None
+    jobs: int
+    allow_invalid: bool
+    listener: ProgressListener | None
+
+
+class Preparation:
+    """Steps 1 to 3 of a conversion (see :mod:`.runner`).
+
+    Attributes:
+        plaintext: relation files that stay as they are.
+        warnings: what the operator should know.
+    """
+
+    def __init__(
+        self, cluster: Cluster, keystore: Keystore, direction: Direction, options: Options
+    ) -> None:
+        self.cluster = cluster
+        self.keystore = keystore
+        self.direction = direction
+        self.options = options
+        self.directory = cluster.data_directory
+        self.os_user = cluster.os_user
+        self.journal = self.directory / JOURNAL_DIRECTORY
+        self.plaintext = 0
+        self.warnings: list[str] = []
+
+    def run(self, earlier: State | None) -> State:
+        """Check everything, write the journal and the keys, and take the cluster out of service.
+
+        Args:
+            earlier: of a run that was interrupted before it changed the cluster.
+        """
+        require_separate(self.directory, self.keystore.path)
+        require_keystore_access(self.keystore.path, self.os_user)
+        marker = self.cluster.marker
+        if self.direction is Direction.ENCRYPT:
+            if marker is not None:
+                raise ConversionError(
+                    f"the cluster {self.directory} is encrypted already, with the keystore "
+                    f"{marker.keystore_uuid.hex}",
+                    remedy="There is nothing to do.",
+                )
+        elif marker is None:
+            raise ConversionError(
+                f"the cluster {self.directory} is not encrypted", remedy="There is nothing to do."
+            )
+        else:
+            require_matching_keystore(self.directory, marker, self.keystore.uuid)
+        content = (self.directory / CONTROL_FILE).read_bytes()
+        control = require_stopped_cleanly(self.cluster)
+        version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
+        if self.direction is Direction.ENCRYPT:
+            require_encrypting_server(self.cluster.binaries, self.os_user)
+            state = self._begin_encrypt(earlier, version, control.redo_segment)
+        else:
+            assert marker is not None  # Checked above.
+            state = self._begin_decrypt(marker, version, control.redo_segment)
+        with open_ciphers(self.keystore, self.directory) as ciphers:
+            state = replace(state, key_checks=key_checks(ciphers))
+        with files_as(self.os_user):
+            state.write(self.directory, self.os_user)
+            take_out_of_service(self.directory, content)
+        return state
+
+    def _begin_encrypt(self, earlier: State | None, version: str, redo: str) -> State:
+        scope = self.options.scope or Scope.CLUSTER
+        algorithm = self.options.algorithm or Algorithm.AES256
+        named = self.options.tablespaces or ()
+        encrypted = encrypted_tablespaces(self.directory, scope, named)
+        wanted = wanted_keys(self.directory, scope, algorithm, named)
+        plan = self._plan(version, redo, lambda oid: oid in encrypted)
+        with files_as(self.os_user):
+            require_usable_files(
+                self.directory,
+                plan,
+                {},
+                self.direction,
+                allow_invalid=self.options.allow_invalid,
+            )
+        begun = (
+            earlier is not None
+            and earlier.direction is self.direction
+            and earlier.keystore_uuid == self.keystore.uuid
+        )
+        if not begun:
+            require_unused_keystore(self.keystore.path)
+        state = self._state(scope, algorithm, named, plan)
+        self._write_journal(state)
+        create_missing_keys(self.keystore, wanted, begun=begun)
+        return state
+
+    def _begin_decrypt(self, marker: Marker, version: str, redo: str) -> State:
+        from tde.keystore import KeyOwner, inspect_keystore
+
+        require_cluster_keys(self.keystore, self.directory)
+        with open_ciphers(self.keystore, self.directory) as ciphers:
+            plan = self._plan(version, redo, lambda oid: oid in ciphers)
+            with files_as(self.os_user):
+                require_usable_files(
+                    self.directory,
+                    plan,
+                    ciphers,
+                    self.direction,
+                    allow_invalid=self.options.allow_invalid,
+                )
+        records = {r.owner: r.algorithm for r in inspect_keystore(self.keystore.path).keys}
+        algorithm = records[KeyOwner.wal()] or Algorithm.AES256
+        state = self._state(marker.scope, algorithm, (), plan)
+        self._write_journal(state)
+        return state
+
+    def _plan(self, version: str, redo: str, is_encrypted: Callable[[int], bool]) -> Plan:
+        with files_as(self.os_user):
+            plan = make_plan(self.directory, version, is_encrypted)
+        if f"pg_wal/{redo}" not in {file.path for file in plan.files}:
+            raise ConversionError(
+                f"{self.directory}/pg_wal lacks {redo}, the segment that the next start reads",
+                remedy="Restore it from the WAL archive, start the server and stop it.",
+            )
+        require_room(self.directory, plan, self.options.jobs)
+        self.plaintext = plan.plaintext
+        self.warnings += plan.warnings
+        return plan
+
+    def _state(
+        self, scope: Scope, algorithm: Algorithm, named: tuple[int, ...], plan: Plan
+    ) -> State:
+        return State(
+            direction=self.direction,
+            phase=Phase.CONVERTING,
+            keystore_uuid=self.keystore.uuid,
+            keystore=self.keystore.path.resolve(),
+            scope=scope,
+            algorithm=algorithm,
+            tablespaces=named,
+            files=tuple(plan.files),
+            worthless=tuple(plan.worthless),
+        )
+
+    def _write_journal(self, state: State) -> None:
+        """Write state.json into a new directory, or one in which there is nothing but it."""
+        with files_as(self.os_user):
+            self.journal.mkdir(mode=0o700, exist_ok=True)
+            for stale in self.journal.glob(".state.json.*"):
+                stale.unlink()
+            state.write(self.directory, self.os_user)
+            sync_directory(self.directory)

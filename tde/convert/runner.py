@@ -1,0 +1,317 @@
+"""Encrypting and decrypting an existing cluster in place: the order of the steps.
+
+1. Everything that can be checked is checked; nothing is changed.
+2. state.json is written, then (to encrypt) the key records, then checks of the keys.
+3. global/pg_control gets another name. From here on no server starts, and blocks are overwritten.
+4. All files are converted and synced.
+5. state.json says so. The marker and the guard of encrypted clusters are written or removed.
+6. global/pg_control gets its name back, which is the moment of success. The journal is removed.
+
+After an interruption the name of pg_control tells what to do: before step 3 everything begins
+anew, afterwards the work is continued, and a repeated step 5 does no harm.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.convert.blocks import Direction
+from tde.convert.control_file import is_control_moved, move_control, moved_catalog_version
+from tde.convert.file_user import files_as
+from tde.convert.journal import has_records, read_earlier_runs, remove_journal, sync_directory
+from tde.convert.keys import key_checks, open_ciphers
+from tde.convert.plan import make_plan
+from tde.convert.preparation import Options, Preparation
+from tde.convert.source import BatchSource
+from tde.convert.state import Phase, State, read_state
+from tde.convert.summary import ConversionSummary
+from tde.convert.worker import Outcome, ProgressListener, continuable, run_workers
+from tde.errors import ClusterKeystoreError, ConversionError
+from tde.page.codec import PageCipher
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
+from tde.postgres.cluster.keys import require_open
+from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.cluster.marker import MARKER_FILE, Marker
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
+from tde.postgres.facts import CONTROL_FILE
+from tde.postgres.server.control import read_major_version
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+DEFAULT_JOBS = min(os.cpu_count() or 1, 8)
+
+
+def encrypt_cluster(
+    cluster: Cluster,
+    keystore: Keystore,
+    *,
+    scope: Scope | None = None,
+    algorithm: Algorithm | None = None,
+    tablespaces: Iterable[int] | None = None,
+    jobs: int = DEFAULT_JOBS,
+    allow_invalid_pages: bool = False,
+    progress: ProgressListener | None = None,
+) -> ConversionSummary:
+    """Encrypt a stopped cluster in place, or finish what an earlier call has begun.
+
+    Files keep their length, owner and mode. The work may be interrupted at any moment, also by a
+    power failure; until it is finished no server starts on the cluster.
+
+    Args:
+        keystore: an open keystore without keys, which then serves this cluster; to continue, the
+            one that was used before.
+        scope: what is encrypted besides the WAL; ``CLUSTER`` by default.
+        algorithm: for everything that is encrypted; AES-256 by default.
+        tablespaces: OIDs of the tablespaces to encrypt in scope ``TABLESPACES``; 1663 is
+            pg_default, 1664 pg_global. All others get a plaintext entry.
+        jobs: number of threads.
+        allow_invalid_pages: go on when files do not begin with a valid page.
+        progress: called now and then, in this thread, with the bytes done and in all.
+
+    Raises:
+        NoDataDirectoryError: there is no cluster.
+        ConversionError: the cluster cannot be converted, or not now. Unless the message says
+            otherwise, repeating the call continues.
+        ClusterKeystoreError: the keystore cannot serve this cluster.
+        KeystoreError: a key cannot be written or read.
+        UnsupportedServerError: the cluster's format is not supported.
+        ClusterBusyError: another command works on the cluster.
+    """
+    named = None if tablespaces is None else tuple(sorted(set(tablespaces)))
+    options = Options(scope, algorithm, named, jobs, allow_invalid_pages, progress)
+    return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
+
+
+def decrypt_cluster(
+    cluster: Cluster,
+    keystore: Keystore,
+    *,
+    jobs: int = DEFAULT_JOBS,
+    allow_invalid_pages: bool = False,
+    progress: ProgressListener | None = None,
+) -> ConversionSummary:
+    """Decrypt a stopped cluster in place, or finish what an earlier call has begun.
+
+    The keystore is left as it is: backups and archived WAL of the cluster still need it.
+    Arguments and errors are those of :func:`encrypt_cluster`.
+    """
+    options = Options(None, None, None, jobs, allow_invalid_pages, progress)
+    return _Conversion(cluster, keystore, Direction.DECRYPT, options).run()
+
+
+class _Conversion:
+    """One run in one direction."""
+
+    def __init__(
+        self, cluster: Cluster, keystore: Keystore, direction: Direction, options: Options
+    ) -> None:
+        if options.jobs < 1:
+            raise ConversionError(f"the number of jobs must be at least 1, not {options.jobs}")
+        self.cluster = cluster
+        self.keystore = keystore
+        self.direction = direction
+        self.options = options
+        self.directory = cluster.data_directory
+        self.os_user = cluster.os_user
+        self.journal = self.directory / JOURNAL_DIRECTORY
+        self.begun = time.monotonic()
+        self.preparation = Preparation(cluster, keystore, direction, options)
+
+    def run(self) -> ConversionSummary:
+        """Do or finish the conversion."""
+        read_major_version(self.directory)
+        require_open(self.keystore)
+        with cluster_lock(self.directory, required=True), continuable(self.directory):
+            self._require_no_server()
+            state = read_state(self.directory)
+            if is_control_moved(self.directory):
+                if state is None:
+                    raise _lost_journal(self.journal)
+                self._require_same(state)
+                return self._continue(state, resumed=True)
+            if state is not None and state.phase is Phase.FINISHING:
+                # Only the removal of the journal was interrupted.
+                self._remove_journal()
+                if state.direction is self.direction:
+                    return self._summary(state, Outcome(), resumed=True)
+                state = None
+            self._require_no_records()
+            return self._continue(self.preparation.run(state), resumed=False)
+
+    def _require_no_server(self) -> None:
+        pid = self.cluster.pid
+        if pid is not None:
+            raise ConversionError(
+                f"the server in {self.directory} is running (pid {pid})",
+                remedy="Stop it: pg_ctl stop, or tde pg stop.",
+            )
+
+    def _require_no_records(self) -> None:
+        """Check that nobody has given pg_control its name back, or removed state.json only.
+
+        Files that an old journal calls done would be passed over now.
+        """
+        with files_as(self.os_user):
+            found = has_records(self.journal)
+        if found:
+            raise ConversionError(
+                f"{self.journal} says that blocks were converted, but {CONTROL_FILE} has its name",
+                remedy=f"If somebody has renamed it: stop the server, rename it to {MOVED_CONTROL} "
+                "and repeat the command. If the cluster has worked since, with all of its data: "
+                f"remove {self.journal}.",
+            )
+
+    def _require_same(self, state: State) -> None:
+        """Check that this call may continue what is unfinished."""
+        verb = state.direction.value
+        if state.direction is not self.direction:
+            raise ConversionError(
+                f"tde pg {verb} was interrupted on {self.directory} and is unfinished",
+                remedy=f"Finish it first: tde pg {verb} -D {self.directory}",
+            )
+        if state.keystore_uuid != self.keystore.uuid:
+            raise ClusterKeystoreError(
+                f"the conversion of {self.directory} was begun with the keystore "
+                f"{state.keystore_uuid.hex}, not with {self.keystore.uuid.hex}",
+                remedy=f"Continue with --keystore {state.keystore}, or where it is now.",
+            )
+        asked = self.options
+        for given, before, name in (
+            (asked.scope, state.scope, "scope"),
+            (asked.algorithm, state.algorithm, "algorithm"),
+            (asked.tablespaces, state.tablespaces, "tablespaces"),
+        ):
+            if given is not None and given != before:
+                raise ConversionError(
+                    f"the conversion of {self.directory} was begun with another {name}",
+                    remedy="Repeat the command with the options of its first run, or with none.",
+                )
+
+    # Converting and finishing.
+
+    def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
+        """Do what is left to do; pg_control has its other name."""
+        with open_ciphers(self.keystore, self.directory) as ciphers:
+            self._require_same_keys(state, ciphers)
+            with files_as(self.os_user):
+                for path in state.worthless:
+                    # They were written with keys that nobody has any more, or hold plain rows,
+                    # which have no business on the disk of an encrypted cluster.
+                    (self.directory / path).unlink(missing_ok=True)
+                earlier = read_earlier_runs(self.journal)
+            if resumed:
+                self._require_same_files(state, ciphers)
+            try:
+                source = BatchSource(self.directory, state.files, ciphers, earlier)
+                outcome = run_workers(
+                    source,
+                    self.journal,
+                    earlier.run,
+                    self.direction,
+                    self.os_user,
+                    jobs=self.options.jobs,
+                    look_for_lost_records=resumed and not self.options.allow_invalid,
+                    listener=self.options.listener,
+                )
+            finally:
+                earlier.close()
+        if source.progress != source.total:
+            raise ConversionError(
+                f"{source.total - source.progress} bytes of {self.directory} were not converted",
+                remedy="This is a mistake in tde. Repeat the command, and report it.",
+            )
+        self._finish(state)
+        return self._summary(state, outcome, resumed=resumed)
+
+    def _require_same_keys(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
+        if key_checks(ciphers) != state.key_checks:
+            raise ClusterKeystoreError(
+                f"the keystore {self.keystore.path} has other keys than when the conversion of "
+                f"{self.directory} was begun",
+                remedy="Restore the directory keys/ of the keystore as it was then.",
+            )
+
+    def _require_same_files(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
+        """Check that nobody has added or removed files since the first run.
+
+        An added one would stay as it is, and the cluster be called converted.
+        """
+        version = f"PG_{read_major_version(self.directory)}_{moved_catalog_version(self.directory)}"
+        with files_as(self.os_user):
+            plan = make_plan(self.directory, version, lambda oid: oid in ciphers)
+        before = {file.path for file in state.files}
+        now = {file.path for file in plan.files}
+        if added := sorted(now - before):
+            raise ConversionError(
+                f"{self.directory / added[0]} was not there when the conversion began"
+                + (f", nor were {len(added) - 1} other files" if added[1:] else ""),
+                remedy="Move what somebody has put there since out of the cluster, and repeat the "
+                "command.",
+            )
+        if missing := sorted(before - now):
+            raise ConversionError(
+                f"{self.directory / missing[0]} is missing, but was there when the conversion "
+                "began" + (f"; so are {len(missing) - 1} other files" if missing[1:] else ""),
+                remedy="Put back what was removed or moved, as it was, and repeat the command; "
+                "otherwise restore the cluster from a backup.",
+            )
+
+    def _finish(self, state: State) -> None:
+        with files_as(self.os_user):
+            state.finishing().write(self.directory, self.os_user)
+            for name in (MARKER_FILE, "postgresql.conf"):
+                for stale in self.directory.glob(f".{name}.*.tmp"):
+                    stale.unlink()  # An earlier run was killed while it wrote this.
+            if self.direction is Direction.ENCRYPT:
+                marker = Marker(state.keystore_uuid, self.keystore.path.resolve(), state.scope)
+                marker.write(self.directory, self.os_user)
+                if not has_guard(self.directory):
+                    add_guard(self.directory, self.os_user)
+            else:
+                if has_guard(self.directory):
+                    remove_guard(self.directory, self.os_user)
+                with suppress(FileNotFoundError):
+                    (self.directory / MARKER_FILE).unlink()
+            sync_directory(self.directory)
+            move_control(self.directory, back=True)
+        self._remove_journal()
+
+    def _remove_journal(self) -> None:
+        with files_as(self.os_user):
+            remove_journal(self.journal)
+
+    def _summary(self, state: State, outcome: Outcome, *, resumed: bool) -> ConversionSummary:
+        return ConversionSummary(
+            direction=self.direction.value,
+            data_directory=self.directory,
+            keystore=self.keystore.path,
+            scope=state.scope.value,
+            algorithm=state.algorithm.label,
+            resumed=resumed,
+            files=len(state.files),
+            bytes=sum(file.size for file in state.files),
+            bytes_written=outcome.written,
+            plaintext_files=self.preparation.plaintext,
+            removed_files=len(state.worthless),
+            invalid_pages=outcome.invalid_pages,
+            invalid_examples=outcome.examples,
+            seconds=time.monotonic() - self.begun,
+            warnings=self.preparation.warnings,
+        )
+
+
+def _lost_journal(journal: Path) -> ConversionError:
+    return ConversionError(
+        f"a conversion is unfinished, but {journal / 'state.json'} is missing",
+        remedy="Restore the directory from where it was moved to, or the cluster from a backup. "
+        "Without it nobody can tell which blocks are encrypted.",
+    )

@@ -1,0 +1,82 @@
+"""Finding tablespaces by name in a cluster that does not run."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tde.errors import ConversionError
+from tde.page.codec import PAGE_SIZE
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.facts import BUILT_IN_TABLESPACES, TABLESPACE_CATALOG_OID
+
+_MAP_MAGIC = 0x592717  # relmapper.c
+_NAME_BYTES = 64
+_LINE_POINTER = struct.Struct("=I")
+_LP_NORMAL = 1
+
+
+def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int]:
+    """Return the OIDs of tablespaces that are given by name or OID.
+
+    Raises:
+        ConversionError: there is no such tablespace, or the name is not unique.
+    """
+    names: dict[str, set[int]] = {name: {oid} for oid, name in BUILT_IN_TABLESPACES.items()}
+    wanted = list(wanted)
+    if not all(name.isdigit() or name in names for name in wanted):
+        for oid, name in _catalog_names(data_directory):
+            names.setdefault(name, set()).add(oid)
+    found: list[int] = []
+    for name in wanted:
+        oids = {int(name)} if name.isdigit() else names.get(name, set())
+        if len(oids) != 1:
+            known = ", ".join(f"{oid} ({name})" for name, all_ in names.items() for oid in all_)
+            raise ConversionError(
+                f'there is {"no" if not oids else "more than one"} tablespace "{name}"',
+                remedy=f"Name it by its OID. Tablespaces: {known}",
+            )
+        found += oids
+    return found
+
+
+def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
+    """Yield OIDs and names of the user-made tablespaces, earlier names included.
+
+    Rows are not checked for visibility: whatever name a tablespace has had is its own, unless
+    two have had the same one, which the caller refuses. Dropped ones are not in pg_tblspc.
+    """
+    present = set(tablespace_oids(data_directory))
+    path = data_directory / "global" / str(_catalog_file(data_directory))
+    data = path.read_bytes()
+    for start in range(0, len(data), PAGE_SIZE):
+        for row in _rows(data[start : start + PAGE_SIZE]):
+            if len(row) < 4 + _NAME_BYTES:
+                continue
+            oid = int.from_bytes(row[:4], "little")
+            if oid in present:
+                yield oid, row[4 : 4 + _NAME_BYTES].split(b"\0")[0].decode(errors="replace")
+
+
+def _catalog_file(data_directory: Path) -> int:
+    """Return the relfilenumber of pg_tablespace from global/pg_filenode.map."""
+    data = (data_directory / "global" / "pg_filenode.map").read_bytes()
+    magic, count = struct.unpack_from("=ii", data)
+    if magic == _MAP_MAGIC:
+        pairs = struct.iter_unpack("=II", data[8 : 8 + 8 * count])
+        for oid, number in pairs:
+            if oid == TABLESPACE_CATALOG_OID:
+                return int(number)
+    return TABLESPACE_CATALOG_OID
+
+
+def _rows(page: bytes) -> Iterator[bytes]:
+    """Yield the data of every row on a heap page (bufpage.h, htup_details.h)."""
+    lower = int.from_bytes(page[12:14], "little")
+    for position in range(24, min(lower, PAGE_SIZE), 4):
+        (pointer,) = _LINE_POINTER.unpack_from(page, position)
+        offset, flags, length = pointer & 0x7FFF, pointer >> 15 & 3, pointer >> 17
+        if flags == _LP_NORMAL and length > 23:
+            header = page[offset + 22]  # t_hoff: where the columns begin.
+            yield page[offset + header : offset + length]

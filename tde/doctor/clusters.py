@@ -1,0 +1,209 @@
+"""Checks of a cluster: settings, guard, data directory, and the server that runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tde.doctor.examined import Examined
+from tde.doctor.settings import Settings
+from tde.errors import ConversionError, ProgramError, TdeError
+from tde.machine.process_files import working_directory
+from tde.machine.verdict import AS_OWNER, Outcome, ok, problem, unknown, warning
+from tde.postgres.cluster.guard import has_guard
+from tde.postgres.cluster.unfinished_conversion import (
+    read_finished_control_data,
+    require_not_converting,
+)
+from tde.postgres.server.interposer import GUARD_FILE, is_interposed
+from tde.postgres.server.os_user import current_user_name, user_name
+from tde.postgres.server.pidfile import is_postgres_process
+from tde.postgres.server.start_settings import unsupported_settings
+
+_ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
+_REFUSED_VALUE = re.compile(r'invalid value for parameter "(\w+)": "(\w+)"')
+_LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] (LOG: +|FATAL: +)?")
+_GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
+
+
+def check_access(examined: Examined) -> Iterator[Outcome]:
+    """Say it when the cluster may not be looked at; all that is about it is then left out."""
+    if not examined.readable:
+        yield unknown(
+            f"{examined.data_directory} may not be read by {current_user_name()}, so nothing can "
+            "be said about the cluster",
+            AS_OWNER,
+        )
+
+
+def check_encryption(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether the cluster is encrypted, and whether a start without tde is stopped."""
+    directory = examined.data_directory
+    try:
+        require_not_converting(directory)
+    except ConversionError as error:
+        yield problem(str(error), error.remedy)
+        return
+    if isinstance(examined.found_marker, TdeError):
+        yield problem(str(examined.found_marker), examined.found_marker.remedy)
+        return
+    try:
+        guarded = has_guard(directory)
+    except FileNotFoundError:
+        yield unknown(
+            f"there is no postgresql.conf in {directory}, so a start without tde may not be "
+            "stopped early",
+            f"See that the configuration file in use has the line: include '{GUARD_FILE}'",
+        )
+        return
+    if examined.marker is None and guarded:
+        yield problem(
+            "postgresql.conf is that of an encrypted cluster, but tde.json is missing",
+            f"Restore {directory}/tde.json from a backup of the data directory.",
+        )
+    elif examined.marker is None:
+        yield warning("this cluster is not encrypted", _ENCRYPT_IT)
+    elif (directory / GUARD_FILE).exists():
+        yield problem(
+            f"somebody has created {GUARD_FILE}, so a start without tde is not stopped early",
+            f"Remove it: rm {directory / GUARD_FILE}",
+        )
+    elif not guarded:
+        yield problem(
+            "postgresql.conf lacks the line that stops a start without tde",
+            f"Append to {directory}/postgresql.conf: include '{GUARD_FILE}'",
+        )
+    else:
+        yield ok(f"scope {examined.marker.scope.value}; a start without tde is stopped early")
+
+
+def check_configuration(examined: Examined) -> Iterator[Outcome]:
+    """Tell where the settings were read, or why they could not be."""
+    found = examined.found_settings
+    if isinstance(found, ProgramError) and "Permission denied" not in str(found):
+        message = " ".join(_LOG_PREFIX.sub("", line) for line in str(found).splitlines())
+        yield problem(message, found.remedy or "Correct the configuration files.")
+    elif isinstance(found, TdeError):
+        yield unknown(f"the settings could not be read: {found}", found.remedy or AS_OWNER)
+    elif examined.settings.obstacle:
+        yield warning(
+            "judged by the configuration files, from which the running server may differ: "
+            + examined.settings.obstacle,
+            "Let the server's user connect (a .pgpass file), or name a superuser with --username.",
+        )
+    else:
+        yield ok(f"as read from {examined.settings.source}")
+
+
+def check_io_settings(examined: Examined) -> Iterator[Outcome]:
+    """Look for the settings with which rows would get past the interposer, as each start does."""
+    # A build without io_uring refuses that value before it can be asked for.
+    values = dict(_REFUSED_VALUE.findall(str(examined.found_settings)))
+    settings = Settings(values, "") if values else examined.settings
+    refused = list(unsupported_settings(settings.value, examined.binaries.major))
+    for error in refused:
+        yield problem(str(error), f"{error.remedy} Then restart the server.")
+    if not refused:
+        yield ok("no setting lets rows past the encryption")
+
+
+def check_checksums(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether damage to a page would be noticed."""
+    control = read_finished_control_data(
+        examined.data_directory, examined.binaries, examined.os_user
+    )
+    if control.data_checksums:
+        yield ok("on")
+        return
+    directory = examined.data_directory
+    command = "tde pg exec" if examined.is_encrypted else "tde pg exec (or plain)"
+    yield problem(
+        "off: a block that was altered or decrypted as another one would not be noticed",
+        f"tde pg stop -D {directory}; {command} -D {directory} pg_checksums --enable "
+        f"-D {directory}; tde pg start -D {directory}",
+    )
+
+
+def check_full_page_writes(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether pages that a crash tore are restored."""
+    if examined.settings.is_on("full_page_writes"):
+        yield ok("on")
+    else:
+        yield warning(
+            "off: after a crash, a page of which only a part was written is lost, unless the "
+            "file system writes whole blocks of 8 KiB",
+            "ALTER SYSTEM RESET full_page_writes (or set it on in postgresql.conf), "
+            "then SELECT pg_reload_conf().",
+        )
+
+
+def check_wal_log_hints(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether pg_rewind will be able to work on this cluster."""
+    if examined.settings.is_on("wal_log_hints"):
+        yield ok("on")
+    elif read_finished_control_data(
+        examined.data_directory, examined.binaries, examined.os_user
+    ).data_checksums:
+        yield ok("off, which pg_rewind does not need with data checksums")
+    else:
+        yield warning(
+            "off, and no data checksums: pg_rewind cannot bring back an old primary",
+            "ALTER SYSTEM SET wal_log_hints = on, then restart the server; or enable checksums.",
+        )
+
+
+def check_data_directory(examined: Examined) -> Iterator[Outcome]:
+    """Tell who may read the data directory."""
+    status = examined.data_directory.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    uid = os.geteuid() if examined.os_user is None else examined.os_user.uid
+    if status.st_uid != uid:
+        yield problem(
+            f"it belongs to {user_name(status.st_uid)}, the server runs as {user_name(uid)}",
+            f"chown -R {user_name(uid)} {examined.data_directory}, or run this as the owner.",
+        )
+    elif mode & ~_GROUP_READ:
+        yield problem(
+            f"it is open to others (mode {mode:04o}); the server refuses to start",
+            f"chmod 0700 {examined.data_directory}",
+        )
+    else:
+        yield ok(f"mode {mode:04o}, owner {user_name(status.st_uid)}")
+
+
+def check_server(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether the server that runs really encrypts."""
+    if examined.pid is None:
+        if _may_be_hidden(examined.data_directory):
+            yield unknown("a server may be running that cannot be looked at", AS_OWNER)
+        else:
+            yield ok("none runs")
+        return
+    interposed = is_interposed(examined.pid)
+    if not examined.is_encrypted:
+        yield ok(f"pid {examined.pid}, without encryption")
+    elif interposed:
+        yield ok(f"pid {examined.pid}, with the interposer in its memory")
+    else:
+        yield problem(
+            f"pid {examined.pid}, WITHOUT the interposer: it does not encrypt",
+            "Stop it at once (tde pg stop -m immediate) and start it with tde pg start.",
+        )
+
+
+def _may_be_hidden(data_directory: Path) -> bool:
+    """Tell whether postmaster.pid names a server that this user may not look at."""
+    try:
+        pid = abs(int((data_directory / "postmaster.pid").read_text().split("\n")[0]))
+    except (FileNotFoundError, ValueError):
+        return False
+    if not is_postgres_process(pid):
+        return False
+    try:
+        working_directory(pid)
+    except OSError:
+        return is_postgres_process(pid)
+    return False

@@ -1,0 +1,111 @@
+"""Checks of a cluster's keystore: who may read it, where it lies, how it opens."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tde.doctor.examined import Examined
+from tde.errors import ClusterKeystoreError, KeystoreError, KeystorePermissionError, PostgresError
+from tde.machine.storage import file_storage
+from tde.machine.verdict import Outcome, ok, problem, unknown, warning
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
+
+
+def check_keystore(examined: Examined) -> Iterator[Outcome]:
+    """Tell who may read the keystore, whether it is complete, and whether it travels with data."""
+    if examined.keystore is None and examined.is_encrypted:
+        yield unknown("nobody knows where it is without tde.json", "Name it with --keystore.")
+        return
+    if examined.keystore is None:
+        yield ok("a cluster without encryption needs none")
+        return
+    directory = examined.keystore
+    outcomes = [*_open_to_others(directory), *_location(examined, directory)]
+    if not outcomes:
+        outcomes = list(_usable(examined, directory))
+    yield from outcomes or [ok(f"{directory}: only its owner may read it")]
+
+
+def check_auto_open(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether the keystore opens without a passphrase, and from where."""
+    from tde.keystore.providers.auto_open import auto_open_path, can_open_automatically
+
+    if examined.keystore is None or not can_open_automatically(examined.keystore):
+        yield ok("off: the keystore opens only with its passphrase")
+        return
+    path = auto_open_path(examined.keystore)
+    storage = file_storage(examined.machine, path.resolve())
+    if storage.encrypted:
+        yield ok(f"on, and {path} is on an encrypted disk ({storage.why})")
+    else:
+        yield warning(
+            f"on, and {path} is not on a disk that is known to be encrypted: whoever has the disk "
+            "or a backup of the keystore has the keys",
+            f"tde keystore auto-open disable --keystore {examined.keystore}; or keep the keystore "
+            "on an encrypted disk, and this file out of backups.",
+        )
+
+
+def _open_to_others(directory: Path) -> Iterator[Outcome]:
+    """Look at every file, so that one remedy repairs all of them."""
+    from tde.keystore.store.files import DIRECTORY_MODE, FILE_MODE, check_mode
+
+    found = []
+    for path in _tree(directory):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            continue
+        wanted = DIRECTORY_MODE if stat.S_ISDIR(status.st_mode) else FILE_MODE
+        try:
+            check_mode(path, status, wanted)
+        except KeystorePermissionError as error:
+            found.append(str(error))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        yield problem(found[0] + more, f"chmod -R go= {directory}")
+
+
+def _tree(directory: Path) -> Iterator[Path]:
+    """Yield a directory and everything below it; one that may not be listed is an error."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not os.path.lexists(directory):
+        return
+    yield directory
+    for parent, directories, files in os.walk(directory, onerror=refuse):
+        yield from (Path(parent) / name for name in sorted([*directories, *files]))
+
+
+def _location(examined: Examined, directory: Path) -> Iterator[Outcome]:
+    """Look for the keystore in every directory that a base backup copies."""
+    links = (examined.data_directory / "pg_tblspc").iterdir()
+    for place in (examined.data_directory, *links, examined.data_directory / "pg_wal"):
+        try:
+            require_separate(place, directory)
+        except ClusterKeystoreError as error:
+            yield problem(
+                f"{error}, so backups of the data carry the keys",
+                f"tde pg stop, move the keystore (mv {directory} <elsewhere>), and "
+                "tde pg start --keystore <elsewhere>.",
+            )
+            return
+
+
+def _usable(examined: Examined, directory: Path) -> Iterator[Outcome]:
+    from tde.keystore import inspect_keystore
+
+    try:
+        status = inspect_keystore(directory)
+        if examined.marker is not None and status.uuid != examined.marker.keystore_uuid:
+            yield problem(
+                f"{directory} is another cluster's keystore, {status.uuid.hex}",
+                "Name this cluster's keystore with --keystore.",
+            )
+        require_keystore_access(directory, examined.os_user)
+    except (KeystoreError, PostgresError) as error:
+        yield problem(str(error), error.remedy)

@@ -1,0 +1,137 @@
+"""Checks of the PostgreSQL installation: can this server be encrypted at all?"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tde import _core
+from tde.doctor.examined import Examined
+from tde.errors import TdeError, UnsupportedServerError
+from tde.machine.verdict import Outcome, ok, problem, unknown, warning
+from tde.postgres.server.build import require_supported_pages
+from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
+from tde.postgres.server.os_user import run_as
+from tde.postgres.server.reachable import reachable_interposer
+from tde.postgres.server.symbols import require_interposable
+
+_VERSION = re.compile(rb"OpenSSL (\d+)\.\d+\.\d+[^\0]{0,40}\d{4}\0")
+_OLDEST_OPENSSL = 3
+
+
+def check_installation(examined: Examined) -> Iterator[Outcome]:
+    """Tell which PostgreSQL would be used."""
+    try:
+        binaries = examined.binaries
+    except TdeError as error:
+        yield problem(str(error), error.remedy)
+        return
+    yield ok(f"PostgreSQL {binaries.version_text} in {binaries.bindir}")
+
+
+def check_file_calls(examined: Examined) -> Iterator[Outcome]:
+    """Compare the file calls that the server's program imports with those that are handled."""
+    program = examined.binaries.program("postgres")
+    try:
+        require_interposable(program, find_interposer())
+    except UnsupportedServerError as error:
+        yield problem(str(error), error.remedy)
+    else:
+        yield ok("every call by which the server reaches files is encrypted")
+
+
+def check_page_sizes(examined: Examined) -> Iterator[Outcome]:
+    """Tell whether the server was built with the page and segment sizes of the format."""
+    try:
+        require_supported_pages(examined.binaries, examined.os_user)
+    except UnsupportedServerError as error:
+        yield problem(str(error), error.remedy)
+    else:
+        yield ok("pages of 8 KiB, segments of 1 GiB")
+
+
+def check_preload(examined: Examined) -> Iterator[Outcome]:
+    """Ask the dynamic loader whether it would load the interposer into this server."""
+    interposer = reachable_interposer(examined.os_user)
+    loaded, complaints = _objects_of(examined, interposer)
+    if str(interposer) in loaded:
+        yield ok("the loader puts the interposer into the server")
+        return
+    reason = "; ".join(complaints) or "the loader ignores LD_PRELOAD for this program"
+    yield problem(
+        f"the interposer would not be loaded: {reason}",
+        f"The loader ignores LD_PRELOAD for statically linked and setuid programs and for programs "
+        f"with file capabilities (chmod ug-s, setcap -r {examined.binaries.program('postgres')}), "
+        f"and for a library of another architecture or on a file system that is mounted noexec: "
+        f"install tde where programs may run ({interposer}).",
+    )
+
+
+def check_openssl(examined: Examined) -> Iterator[Outcome]:
+    """Tell which OpenSSL tde and the server use."""
+    own = _core.openssl_version()
+    library = _library_of_server(examined)
+    if library is None:
+        yield _version_outcome("tde uses", own)
+        yield unknown(
+            "the libcrypto that the server loads was not found", "See the line Interposer."
+        )
+        return
+    match = _VERSION.search(library.read_bytes())
+    servers = "" if match is None else match[0].rstrip(b"\0").decode(errors="replace")
+    if servers == own:
+        yield _version_outcome("tde and the server use", own)
+        return
+    yield _version_outcome("tde uses", own)
+    if servers:
+        yield _version_outcome("the server uses", f"{servers} ({library})")
+    else:
+        yield unknown(f"{library} does not tell its version", "Look at the package it is from.")
+
+
+def _version_outcome(who_uses: str, version: str) -> Outcome:
+    match = re.match(r"OpenSSL (\d+)\.", version)
+    if match is None:
+        return unknown(f"{who_uses} {version}", "Use OpenSSL 3.")
+    if int(match[1]) < _OLDEST_OPENSSL:
+        return warning(f"{who_uses} {version}", "Install OpenSSL 3 and reinstall tde.")
+    return ok(f"{who_uses} {version}")
+
+
+def _library_of_server(examined: Examined) -> Path | None:
+    """Return the libcrypto that the running server has mapped, or that a start would load."""
+    if examined.pid is not None:
+        maps = examined.machine.process_text(examined.pid, "maps").splitlines()
+        paths = [line.split(maxsplit=5)[5] for line in maps if len(line.split(maxsplit=5)) == 6]
+    else:
+        paths, _ = _objects_of(examined, reachable_interposer(examined.os_user))
+    for path in paths:
+        if Path(path).name.startswith("libcrypto") and Path(path).is_file():
+            return Path(path)
+    return None
+
+
+def _objects_of(examined: Examined, interposer: Path) -> tuple[list[str], list[str]]:
+    """Return the libraries that the loader maps for the server, and its complaints.
+
+    The loader lists them instead of starting the program, as ldd does; a program for which it
+    ignores the environment prints its version.
+    """
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "LD_TRACE_LOADED_OBJECTS": "1",
+        "LD_PRELOAD": str(interposer),
+    }
+    command: list[str | Path] = [examined.binaries.program("postgres"), "--version"]
+    result = run_as(examined.os_user, command, environment=environment)
+    paths = [
+        word
+        for line in result.stdout.splitlines()
+        for word in line.split(" => ")[-1].split()
+        if word.startswith("/")
+    ]
+    complaints = [line for line in result.stderr.splitlines() if INTERPOSER_NAME in line]
+    return paths, complaints

@@ -1,0 +1,105 @@
+"""Opening a keystore without its passphrase: the file auto-open.key (docs/format.md, section 6).
+
+It trades safety for unattended starts: whoever can read the keystore directory can then read
+the data. So it exists only after `tde keystore auto-open enable`, and it is a file by itself,
+which can lie on a file system that is mounted only while the machine is trusted (a link in the
+keystore is not followed) and is best left out of backups.
+
+The file has a key of its own that wraps the master key. That key protects nothing from readers
+of the file; it binds the file to its keystore and shows damage.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from uuid import UUID
+
+from tde.errors import KeystoreDamagedError, KeystoreMissingError
+from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
+from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
+from tde.keystore.store.document import KeystoreDocument
+from tde.keystore.store.files import read_private_file
+
+FILE_NAME = "auto-open.key"
+RECORD_BYTES = 136
+MAGIC = b"TDEAUTO\x01"
+_CONTEXT = struct.Struct(">8s16s16s")
+# After the context: the key, the nonce, four zeros, the wrapped master key, the tag.
+_REST = struct.Struct(">32s12s4s32s16s")
+
+
+def auto_open_path(directory: Path) -> Path:
+    """Return the path of the file in a keystore directory."""
+    return directory / FILE_NAME
+
+
+def can_open_automatically(directory: Path) -> bool:
+    """Tell whether auto-open is enabled for a keystore."""
+    return auto_open_path(directory).exists()
+
+
+def pack_auto_open(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer) -> bytearray:
+    """Return the content of the file; the caller wipes it."""
+    context = _CONTEXT.pack(MAGIC, keystore.bytes, master_key_id.bytes)
+    content = bytearray(RECORD_BYTES)
+    with random_secret(32) as key:
+        wrapped = wrap(key, master_key, new_nonce(), context)
+        content[: len(context)] = context
+        with key.view as view:
+            content[len(context) : len(context) + 32] = view
+    content[72:84] = wrapped.nonce
+    content[88:120] = wrapped.ciphertext
+    content[120:] = wrapped.tag
+    return content
+
+
+class AutoOpenProvider:
+    """Takes the master key from the file, after auto-open was enabled."""
+
+    def unwrap_master_key(self, directory: Path, document: KeystoreDocument) -> SecretBuffer:
+        """Return the master key; see :class:`~tde.keystore.providers.provider.MasterKeyProvider`.
+
+        Raises:
+            KeystoreMissingError: auto-open is not enabled.
+            KeystorePermissionError: the file is open to others or not ours.
+            KeystoreDamagedError: it cannot be used.
+        """
+        path = auto_open_path(directory)
+        try:
+            content = bytearray(read_private_file(path, RECORD_BYTES))
+        except FileNotFoundError:
+            raise KeystoreMissingError(
+                f"the keystore {directory} does not open by itself: there is no {path}",
+                remedy="Give the passphrase, or enable it: tde keystore auto-open enable",
+            ) from None
+        header = document.header
+        try:
+            return _unpack(content, path, header.uuid, header.master_key_id)
+        finally:
+            wipe(content)
+
+
+def _unpack(content: bytearray, path: Path, keystore: UUID, master_key_id: UUID) -> SecretBuffer:
+    if len(content) != RECORD_BYTES:
+        raise _damaged(path, f"it has {len(content)} bytes instead of {RECORD_BYTES}")
+    context = bytes(content[: _CONTEXT.size])
+    if context != _CONTEXT.pack(MAGIC, keystore.bytes, master_key_id.bytes):
+        raise _damaged(path, "it belongs to another keystore or another version of tde")
+    with SecretBuffer(32) as key:
+        with key.view as view:
+            view[:] = content[_CONTEXT.size : _CONTEXT.size + 32]
+        _, nonce, zeros, ciphertext, tag = _REST.unpack_from(content, _CONTEXT.size)
+        if any(zeros):
+            raise _damaged(path, "its reserved bytes are not zero")
+        try:
+            return unwrap(key, Wrapped(nonce, ciphertext, tag), context)
+        except UnwrapError:
+            raise _damaged(path, "its tag does not fit") from None
+
+
+def _damaged(path: Path, why: str) -> KeystoreDamagedError:
+    return KeystoreDamagedError(
+        f"{path} is damaged: {why}",
+        remedy="Give the passphrase, and make the file again: tde keystore auto-open enable",
+    )

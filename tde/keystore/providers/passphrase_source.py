@@ -1,0 +1,187 @@
+"""Sources of a passphrase: a prompt, a file, a file descriptor or a command.
+
+Never an argument or an environment variable: `ps` shows the one to everybody, and the other
+is inherited by every child and printed by debugging tools.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.errors import KeystorePermissionError, PassphraseError
+from tde.keystore.crypto.secret import wipe
+from tde.keystore.store.files import FILE_MODE, check_mode
+
+LENGTHS = range(8, 201)  # Bytes, after the newline at the end was taken off.
+
+_SOURCES = "--passphrase-file, --passphrase-fd or --passphrase-command"
+
+
+@dataclass(frozen=True)
+class PassphraseSource:
+    """Where a passphrase is read from: one of these, or the terminal when all are ``None``.
+
+    Attributes:
+        file: a file that only its owner can read.
+        fd: an open descriptor, read to its end and left open.
+        command: a command for `/bin/sh`; its standard output is the passphrase.
+
+    Raises:
+        PassphraseError: more than one is given.
+    """
+
+    file: Path | None = None
+    fd: int | None = None
+    command: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.file, self.fd, self.command)) > 1:
+            raise PassphraseError(
+                "more than one source was given for the passphrase",
+                remedy=f"Give only one of {_SOURCES}.",
+            )
+
+
+PROMPT = PassphraseSource()
+
+
+def check_length(passphrase: bytes | bytearray) -> None:
+    """Refuse a passphrase that does not have 8 to 200 bytes.
+
+    Raises:
+        PassphraseError: it is too short or too long.
+    """
+    if len(passphrase) not in LENGTHS:
+        raise PassphraseError(
+            "passphrase is too short or too long",
+            remedy=f"A passphrase has {LENGTHS.start} to {LENGTHS.stop - 1} bytes.",
+        )
+
+
+def read_passphrase(
+    source: PassphraseSource = PROMPT, *, confirm: bool = False, prompt: str = "Passphrase: "
+) -> bytearray:
+    """Return a passphrase of 8 to 200 bytes; the caller wipes it.
+
+    One newline at the end is taken off, which editors and `echo` leave there.
+
+    Args:
+        source: where to read it.
+        confirm: ask twice; applies to the terminal only.
+        prompt: what to ask on the terminal.
+
+    Raises:
+        PassphraseError: it cannot be read, the two entries differ, or it is too short or too
+            long.
+        KeystorePermissionError: others can read the file.
+    """
+    if source.file is not None:
+        passphrase = _from_file(source.file)
+    elif source.fd is not None:
+        passphrase = _from_descriptor(source.fd, f"file descriptor {source.fd}")
+    elif source.command is not None:
+        passphrase = _from_command(source.command)
+    else:
+        passphrase = _from_prompt(prompt, confirm)
+    try:
+        check_length(passphrase)
+    except PassphraseError:
+        wipe(passphrase)
+        raise
+    return passphrase
+
+
+def _from_file(path: Path) -> bytearray:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise KeystorePermissionError(
+            f"no permission to read the passphrase file {path}"
+        ) from error
+    except OSError as error:
+        raise PassphraseError(
+            f"could not read the passphrase file {path}: {error.strerror}"
+        ) from error
+    try:
+        check_mode(path, os.fstat(fd), FILE_MODE)
+        return _from_descriptor(fd, str(path))
+    finally:
+        os.close(fd)
+
+
+def _from_descriptor(fd: int, name: str) -> bytearray:
+    # Room for the longest passphrase, its newline, and one byte that shows it is too long.
+    # Reading into place avoids bytes objects, which could not be wiped.
+    buffer = bytearray(LENGTHS.stop + 1)
+    length = 0
+    try:
+        with memoryview(buffer) as view:
+            while length < len(buffer):
+                count = os.readv(fd, [view[length:]])
+                if count == 0:
+                    break
+                length += count
+    except OSError as error:
+        wipe(buffer)
+        raise PassphraseError(
+            f"could not read the passphrase from {name}: {error.strerror}"
+        ) from error
+    if length and buffer[length - 1] == ord("\n"):
+        length -= 1
+    passphrase = buffer[:length]
+    wipe(buffer)
+    return passphrase
+
+
+def _from_command(command: str) -> bytearray:
+    # Standard input and error stay the terminal's, for a command that asks for something.
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        passphrase = _from_descriptor(process.stdout.fileno(), "the passphrase command")
+    # Leaving the context closed the pipe and waited. A command that had still more to say was
+    # stopped by that, and it should be told that its output is too long.
+    if process.returncode != 0 and len(passphrase) < LENGTHS.stop:
+        wipe(passphrase)
+        raise PassphraseError(
+            f"the passphrase command ended with exit status {process.returncode}",
+            remedy="Run it by hand; it must print the passphrase and nothing else.",
+        )
+    return passphrase
+
+
+def _from_prompt(prompt: str, confirm: bool) -> bytearray:
+    passphrase = _ask(prompt)
+    if not confirm:
+        return passphrase
+    try:
+        # Told before the operator types the same useless passphrase again.
+        check_length(passphrase)
+        again = _ask("The same again: ")
+    except BaseException:
+        wipe(passphrase)
+        raise
+    same = passphrase == again
+    wipe(again)
+    if not same:
+        wipe(passphrase)
+        raise PassphraseError("the two passphrases differ", remedy="Try again.")
+    return passphrase
+
+
+def _ask(prompt: str) -> bytearray:
+    try:
+        with warnings.catch_warnings():
+            # Without a terminal getpass falls back to reading with echo, after this warning.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            entered = getpass.getpass(prompt)
+    except (getpass.GetPassWarning, EOFError) as error:
+        raise PassphraseError(
+            "no passphrase was given and there is no terminal to ask on",
+            remedy=f"Give one of {_SOURCES}.",
+        ) from error
+    return bytearray(entered, "utf-8", "surrogateescape")

@@ -1,0 +1,1 @@
+"""The machine below a server, as the kernel describes it."""

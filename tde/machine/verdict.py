@@ -1,0 +1,70 @@
+"""Outcomes of checks: what was found, how it is to be read, and what to do about it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from tde.errors import TdeError
+
+AS_OWNER = "Run this as the owner of the data directory, or as root."
+
+
+class Verdict(str, Enum):
+    """How a finding is to be read."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """Nothing encrypted is exposed now, but something weaker than it could be."""
+    PROBLEM = "problem"
+    """Data or keys can reach a disk in plain text, or the server cannot be started safely."""
+    UNKNOWN = "unknown"
+    """It could not be looked at; the detail says why. It is never guessed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one check, before it is known under which name it is reported."""
+
+    verdict: Verdict
+    detail: str
+    remedy: str = ""
+
+
+def ok(detail: str) -> Outcome:
+    """Return the outcome of a check that found nothing to do."""
+    return Outcome(Verdict.OK, detail)
+
+
+def warning(detail: str, remedy: str) -> Outcome:
+    """Return the outcome of a check that found something weaker than it could be."""
+    return Outcome(Verdict.WARNING, detail, remedy)
+
+
+def problem(detail: str, remedy: str) -> Outcome:
+    """Return the outcome of a check that found data or keys at risk."""
+    return Outcome(Verdict.PROBLEM, detail, remedy)
+
+
+def unknown(why: str, remedy: str) -> Outcome:
+    """Return the outcome of a check that could not look."""
+    return Outcome(Verdict.UNKNOWN, why, remedy)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict that matters most among several."""
+    order = (Verdict.PROBLEM, Verdict.UNKNOWN, Verdict.WARNING)
+    found = set(verdicts)
+    return next((verdict for verdict in order if verdict in found), Verdict.OK)
+
+
+def outcomes_of(check: Callable[[], Iterator[Outcome]]) -> Iterator[Outcome]:
+    """Run one check; whatever keeps it from looking is an outcome as well."""
+    try:
+        yield from check()
+    except TdeError as error:
+        yield unknown(str(error), error.remedy or AS_OWNER)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        yield unknown(str(error), AS_OWNER)

@@ -1,0 +1,32 @@
+from tde.audit import AuditReport as AuditReport, audit as audit
+from tde.convert.runner import (
+    decrypt_cluster as decrypt_cluster,
+    encrypt_cluster as encrypt_cluster,
+)
+from tde.convert.summary import ConversionSummary as ConversionSummary
+from tde.doctor import DoctorReport as DoctorReport, doctor as doctor
+from tde.postgres.cluster.bin_directory import (
+    BinDirectory as BinDirectory,
+    install_bin_directory as install_bin_directory,
+)
+from tde.postgres.cluster.cluster import Cluster as Cluster
+from tde.postgres.cluster.scope import Scope as Scope
+from tde.postgres.cluster.status import ClusterStatus as ClusterStatus
+from tde.postgres.server.binaries import (
+    PostgresBinaries as PostgresBinaries,
+    find_binaries as find_binaries,
+    list_binaries as list_binaries,
+)
+from tde.postgres.server.counters import IoCounters as IoCounters, io_counters as io_counters
+from tde.postgres.server.interposer import is_interposed as is_interposed
+from tde.postgres.server.os_user import OsUser as OsUser, server_os_user as server_os_user
+from tde.postgres.server.program import run_program as run_program
+from tde.postgres.tablespace.protect import (
+    protect_tablespace as protect_tablespace,
+    standby_notice as standby_notice,
+)
+from tde.postgres.tablespace.tablespaces import (
+    Tablespace as Tablespace,
+    create_tablespace as create_tablespace,
+    list_tablespaces as list_tablespaces,
+)

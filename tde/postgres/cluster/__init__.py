@@ -1,0 +1,1 @@
+"""A data directory and what is encrypted in it."""

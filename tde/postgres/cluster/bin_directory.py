@@ -1,0 +1,204 @@
+"""A directory that stands for PostgreSQL's `bin`: its programs work on encrypted clusters.
+
+Programs that see encrypted files, or start others that do, are copies of one small C program
+(c_ext/program/main.c), which hands over the keys and executes PostgreSQL's own. All others are
+links. Init scripts, cluster managers and test suites use the directory as they would use
+PostgreSQL's own; that works without Python and without a passphrase, so the keystore must open
+by itself.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError, InterposerError, TdeError
+from tde.ownership import create_parents
+from tde.postgres.cluster.guard import GUARD_SECTION
+from tde.postgres.cluster.keys import create_initial_keys
+from tde.postgres.cluster.keystore_place import require_keystore_access
+from tde.postgres.cluster.marker import MARKER_FILE, Marker
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.build import require_supported_build
+from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
+from tde.postgres.server.os_user import OsUser, require_reachable
+from tde.postgres.server.reachable import reachable_binaries, replace_readable_file
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+SETTINGS_FILE = "tde-bin.conf"
+_PROGRAM_FILE = "tde_program"
+_GUARD_TEXT = "guard.conf"
+
+# Those that the C program knows how to treat (c_ext/program/arguments.c).
+PROGRAMS_WITH_KEYS = (
+    "initdb",
+    "pg_basebackup",
+    "pg_checksums",
+    "pg_createsubscriber",
+    "pg_ctl",
+    "pg_receivewal",
+    "pg_resetwal",
+    "pg_rewind",
+    "pg_upgrade",
+    "pg_verifybackup",
+    "pg_waldump",
+    "postgres",
+    "postmaster",
+)
+
+
+@dataclass(frozen=True)
+class BinDirectory:
+    """What was installed.
+
+    Attributes:
+        path: the directory.
+        bindir: where PostgreSQL's own programs are.
+        keystore: opened by itself for encrypted clusters; ``None`` when all are plain.
+        with_keys: names of the programs that get keys when they need them.
+        linked: names of the programs that are PostgreSQL's own.
+    """
+
+    path: Path
+    bindir: Path
+    keystore: Path | None
+    with_keys: tuple[str, ...]
+    linked: tuple[str, ...]
+
+
+def install_bin_directory(
+    directory: Path,
+    binaries: PostgresBinaries,
+    os_user: OsUser | None,
+    *,
+    keystore: Keystore | None,
+    algorithm: Algorithm = Algorithm.AES256,
+    scope: Scope = Scope.CLUSTER,
+) -> BinDirectory:
+    """Make the directory, or bring an existing one up to date.
+
+    Every cluster that its initdb makes uses the keys of the one keystore, which are made here
+    if it has none. Clusters that share keys should belong together, as a primary and its
+    standbys do: see docs/threat-model.md.
+
+    Args:
+        directory: new, empty, or made by this function before.
+        binaries: the installation that the programs stand for.
+        os_user: the user that runs servers, when root installs for it.
+        keystore: open, with auto-open enabled; ``None`` makes a directory for plain clusters.
+        algorithm: for the keys, when the keystore has none yet.
+        scope: of the clusters that initdb makes.
+
+    Raises:
+        TdeError: the directory holds something else.
+        ClusterKeystoreError: the keystore does not open by itself, or is another user's.
+        UnsupportedServerError: the server cannot be encrypted.
+        InterposerError: the C programs were not built.
+        UnreachablePathError: the server's user cannot get at the directory or the programs.
+    """
+    directory = directory.absolute()
+    _require_ours(directory)
+    usable = reachable_binaries(binaries, os_user)
+    if keystore is not None:
+        require_supported_build(usable, os_user)
+        require_keystore_access(keystore.path, os_user)
+        _require_auto_open(keystore)
+        _ensure_keys(keystore, scope, algorithm)
+    create_parents(directory, None)
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o755)
+    names = sorted(path.name for path in usable.bindir.iterdir() if os.access(path, os.X_OK))
+    with_keys = tuple(name for name in names if keystore and name in PROGRAMS_WITH_KEYS)
+    if keystore is not None:
+        _write_texts(directory, usable, keystore, scope)
+    program = _program().read_bytes() if with_keys else b""
+    for name in names:
+        if name in with_keys:
+            replace_readable_file(directory / name, program, 0o755)
+        else:
+            _link(usable.bindir / name, directory / name)
+    require_reachable(os_user, directory / "postgres", "the directory of the programs")
+    return BinDirectory(
+        path=directory,
+        bindir=usable.bindir,
+        keystore=None if keystore is None else keystore.path,
+        with_keys=with_keys,
+        linked=tuple(name for name in names if name not in with_keys),
+    )
+
+
+def _require_ours(directory: Path) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise TdeError(f"{directory} exists and is not a directory")
+    entries = list(directory.iterdir())
+    ours = (directory / SETTINGS_FILE).exists() or all(entry.is_symlink() for entry in entries)
+    if entries and not ours:
+        raise TdeError(
+            f"{directory} is not empty and was not made by tde",
+            remedy="Name a directory that is new or empty, not PostgreSQL's own.",
+        )
+
+
+def _require_auto_open(keystore: Keystore) -> None:
+    from tde.keystore import can_open_automatically
+
+    if not can_open_automatically(keystore.path):
+        raise ClusterKeystoreError(
+            f"the keystore {keystore.path} does not open by itself, and nobody types a "
+            "passphrase when an init script starts a server",
+            remedy=f"Enable it: tde keystore auto-open enable --keystore {keystore.path}",
+        )
+
+
+def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None:
+    from tde.keystore import inspect_keystore
+
+    if not inspect_keystore(keystore.path).keys:
+        create_initial_keys(keystore, scope, algorithm)
+
+
+def _write_texts(
+    directory: Path, binaries: PostgresBinaries, keystore: Keystore, scope: Scope
+) -> None:
+    """Write what the C program reads, and the interposer, before the programs themselves."""
+    server = (binaries.bindir / "postgres").stat()
+    settings = {
+        "bindir": binaries.bindir,
+        "keystore": keystore.path,
+        "postgres_size": server.st_size,
+        "postgres_mtime_ns": server.st_mtime_ns,
+    }
+    _write(directory / SETTINGS_FILE, "".join(f"{k}={v}\n" for k, v in settings.items()))
+    _write(directory / _GUARD_TEXT, GUARD_SECTION)
+    _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
+    replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
+
+
+def _program() -> Path:
+    path = Path(str(importlib.resources.files("tde").joinpath(_PROGRAM_FILE)))
+    if path.is_file():
+        return path
+    raise InterposerError(
+        f"{_PROGRAM_FILE} is not installed with the tde package",
+        remedy="Reinstall tde; in a source checkout run: make build",
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    replace_readable_file(path, text.encode())
+
+
+def _link(target: Path, path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+    path.symlink_to(target)

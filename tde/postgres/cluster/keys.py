@@ -1,0 +1,133 @@
+"""The keys of a cluster: the records that its keystore must hold."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.algorithms import Algorithm
+from tde.errors import (
+    ClusterKeystoreError,
+    KeystoreClosedError,
+    KeystoreError,
+    KeystoreExistsError,
+    PlaintextEntryError,
+)
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import BUILT_IN_TABLESPACES
+
+if TYPE_CHECKING:
+    from tde.keystore import KeyOwner, Keystore
+
+_log = logging.getLogger(__name__)
+
+
+def require_unused_keystore(keystore: Path) -> None:
+    """Refuse a keystore that serves a cluster already.
+
+    Two clusters with the same keys would encrypt different pages under the same identity.
+
+    Raises:
+        ClusterKeystoreError: it has keys.
+        KeystoreError: it cannot be inspected.
+    """
+    from tde.keystore import inspect_keystore
+
+    if inspect_keystore(keystore).keys:
+        raise _already_used(keystore)
+
+
+def create_initial_keys(
+    keystore: Keystore, scope: Scope, algorithm: Algorithm
+) -> dict[Path, bytes]:
+    """Write the key records of a new cluster into a keystore that has none.
+
+    Returns:
+        What was written, for :meth:`~tde.keystore.Keystore.discard_records`: a failed creation
+        may remove its own records and never those of somebody who was faster.
+
+    Raises:
+        ClusterKeystoreError: it has keys, perhaps since a moment ago.
+        KeystoreError: a record cannot be written; those already written are removed again.
+    """
+    from tde.keystore import KeyOwner
+
+    require_open(keystore)
+    built_in = algorithm if scope is Scope.CLUSTER else None
+    wanted: dict[KeyOwner, Algorithm | None] = {KeyOwner.wal(): algorithm}
+    if built_in is not None:
+        # Whatever CREATE TABLESPACE makes, on this server or a standby, has a key at once.
+        wanted[KeyOwner.other_tablespaces()] = built_in
+    wanted.update({KeyOwner.tablespace(oid): built_in for oid in BUILT_IN_TABLESPACES})
+    try:
+        return keystore.create_first_keys(wanted)
+    except KeystoreExistsError as error:
+        raise _already_used(keystore.path) from error
+
+
+def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
+    """Check, before a start, that the keys of the cluster are there and can be unwrapped.
+
+    A damaged record of a tablespace that was dropped is logged as a warning: it protects
+    nothing any more, so it must not keep the cluster from starting.
+
+    Raises:
+        ClusterKeystoreError: a record that every cluster needs is missing.
+        KeystoreError: a record is damaged or belongs to another keystore.
+    """
+    from tde.keystore import KeyOwner
+    from tde.keystore.store.layout import list_owners
+
+    require_open(keystore)
+    owners = list_owners(keystore.path)
+    names = {KeyOwner.wal(): "the WAL"}
+    names.update({KeyOwner.tablespace(oid): name for oid, name in BUILT_IN_TABLESPACES.items()})
+    marker = read_marker(data_directory)
+    if marker is not None and marker.scope is Scope.CLUSTER:
+        names[KeyOwner.other_tablespaces()] = "tablespaces without a key of their own"
+    for owner, name in names.items():
+        if owner not in owners:
+            raise ClusterKeystoreError(
+                f"the keystore {keystore.path} has no key for {name}",
+                remedy="Restore the missing file of the directory keys/ from a backup of the "
+                "keystore; without it the data cannot be decrypted.",
+            )
+    in_use = {*names, KeyOwner.other_tablespaces()}
+    in_use.update(map(KeyOwner.tablespace, tablespace_oids(data_directory)))
+    for owner in owners:
+        try:
+            _authenticate(keystore, owner)
+        except KeystoreError as error:
+            if owner in in_use:
+                raise
+            _log.warning("%s; the cluster has no such tablespace", error)
+
+
+def _authenticate(keystore: Keystore, owner: KeyOwner) -> None:
+    """Unwrap a key, which proves that its record is authentic; the server would say ENOKEY."""
+    from tde.keystore.crypto.secret import wipe
+
+    try:
+        wipe(keystore.unwrap_key(owner))
+    except PlaintextEntryError:
+        return
+
+
+def require_open(keystore: Keystore) -> None:
+    """Refuse a closed keystore.
+
+    Raises:
+        KeystoreClosedError: its master key is not in memory.
+    """
+    if not keystore.is_open:
+        raise KeystoreClosedError
+
+
+def _already_used(keystore: Path) -> ClusterKeystoreError:
+    return ClusterKeystoreError(
+        f"the keystore {keystore} already has keys: it serves another cluster",
+        remedy="Create a keystore of its own for each cluster: tde keystore create",
+    )

@@ -1,0 +1,126 @@
+"""tde.json in an encrypted data directory: which keystore belongs to the cluster.
+
+The marker is a hint for finding and checking the keystore. It decides nothing about what is
+encrypted: that is in the authenticated key records.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from tde.errors import ClusterKeystoreError, DataDirectoryError
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.owned_files import write_owned_file
+
+MARKER_FILE = "tde.json"
+_FORMAT = "tde-cluster"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The content of tde.json.
+
+    Attributes:
+        keystore_uuid: the keystore that has the cluster's keys.
+        keystore: where that keystore was at the last start with tde, or at the creation.
+        scope: what the cluster was created to encrypt.
+    """
+
+    keystore_uuid: UUID
+    keystore: Path
+    scope: Scope
+
+    @property
+    def hint(self) -> str:
+        """Where to look for the keystore, in words for people."""
+        if self.keystore.exists():
+            return f"Its keystore was last used at {self.keystore}."
+        return (
+            f"Its keystore is no longer at {self.keystore}: name the directory where it is now "
+            "with --keystore."
+        )
+
+    def text(self) -> str:
+        """Return the content of the file; the C program of `tde pg install-bin` reads it too."""
+        document = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "keystore_uuid": self.keystore_uuid.hex,
+            "keystore": str(self.keystore),
+            "scope": self.scope.value,
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+    def write(self, data_directory: Path, os_user: OsUser | None) -> None:
+        """Write the marker into a data directory."""
+        write_owned_file(data_directory / MARKER_FILE, self.text(), os_user)
+
+
+def read_marker(data_directory: Path) -> Marker | None:
+    """Return the marker, or ``None`` for a cluster that is not encrypted.
+
+    Raises:
+        DataDirectoryError: the marker is there and cannot be used.
+    """
+    path = data_directory / MARKER_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise _damaged(path, "it is not a tde cluster marker")
+    if document.get("version") != _VERSION:
+        raise DataDirectoryError(
+            f"{path} has version {document.get('version')}, which this tde does not know",
+            remedy="Use the version of tde that the cluster was created with, or a newer one.",
+        )
+    try:
+        return Marker(
+            keystore_uuid=UUID(hex=document["keystore_uuid"]),
+            keystore=Path(document["keystore"]),
+            scope=Scope(document["scope"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"bad or missing field: {error}") from error
+
+
+def require_matching_keystore(
+    data_directory: Path, marker: Marker | None, keystore_uuid: UUID | None
+) -> None:
+    """Check that a cluster is used with its own keystore, or without one if it is not encrypted.
+
+    Raises:
+        ClusterKeystoreError: it is not.
+    """
+    if marker is None:
+        if keystore_uuid is not None:
+            raise ClusterKeystoreError(
+                f"the cluster {data_directory} is not encrypted, but a keystore was given",
+                remedy="Start it without the keystore; tde pg init creates encrypted clusters.",
+            )
+        return
+    if keystore_uuid is None:
+        raise ClusterKeystoreError(
+            f"the cluster {data_directory} is encrypted and needs its keystore",
+            remedy=marker.hint,
+        )
+    if keystore_uuid != marker.keystore_uuid:
+        raise ClusterKeystoreError(
+            f"the keystore {keystore_uuid.hex} does not belong to the cluster {data_directory}, "
+            f"which was created with the keystore {marker.keystore_uuid.hex}",
+            remedy=marker.hint,
+        )
+
+
+def _damaged(path: Path, reason: str) -> DataDirectoryError:
+    return DataDirectoryError(
+        f"{path} cannot be read: {reason}",
+        remedy="Restore it from a backup of the data directory; it holds no secrets.",
+    )

@@ -1,0 +1,150 @@
+"""The status of a cluster, found out without a connection and without a passphrase."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tde.errors import TdeError
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.cluster.protection import other_protection, tablespace_protections
+from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
+from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.control import read_major_version
+from tde.postgres.server.counters import IoCounters, io_counters
+from tde.postgres.server.interposer import is_interposed
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.pidfile import read_postmaster_file
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """A cluster as seen from outside.
+
+    Attributes:
+        running: whether a postmaster runs.
+        ready: whether it accepts connections (also as a standby).
+        server_version: version of the installation, for example ``15.18``.
+        state: the state in pg_control, for example ``in production``.
+        interposed: whether the server has the interposer loaded; ``None`` when it does not
+            run or cannot be examined.
+        encrypted: whether the cluster was created with a keystore.
+        keystore_problem: why the keystore could not be inspected; empty when it could.
+        protections: how the WAL and each tablespace with a key record is stored, by name
+            (or OID, for tablespaces that only SQL knows the name of).
+        tablespaces_without_key: OIDs of tablespaces that the server refuses to open.
+        counters: bytes encrypted and decrypted since the start.
+    """
+
+    data_directory: Path
+    running: bool
+    ready: bool
+    pid: int | None
+    port: int | None
+    socket_directory: str | None
+    server_version: str
+    state: str
+    data_checksums: bool
+    encrypted: bool
+    interposed: bool | None = None
+    keystore: Path | None = None
+    keystore_uuid: str | None = None
+    keystore_problem: str = ""
+    scope: str | None = None
+    protections: dict[str, str] = field(default_factory=dict)
+    tablespaces_without_key: list[int] = field(default_factory=list)
+    counters: IoCounters | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields as values that the json module can write."""
+        document = asdict(self)
+        document["data_directory"] = str(self.data_directory)
+        document["keystore"] = None if self.keystore is None else str(self.keystore)
+        return document
+
+
+def read_cluster_status(
+    data_directory: Path,
+    binaries: PostgresBinaries,
+    os_user: OsUser | None,
+    keystore: Path | None = None,
+) -> ClusterStatus:
+    """Collect the status of a cluster.
+
+    Args:
+        binaries: the installation that serves the cluster.
+        os_user: the user that runs the server.
+        keystore: where the keystore is now; where it was at creation when ``None``.
+
+    Raises:
+        NoDataDirectoryError: there is none.
+    """
+    read_major_version(data_directory)
+    running = read_postmaster_file(data_directory)
+    control = read_finished_control_data(data_directory, binaries, os_user)
+    marker = read_marker(data_directory)
+    return ClusterStatus(
+        data_directory=data_directory,
+        running=running is not None,
+        ready=running is not None and running.status in ("ready", "standby"),
+        pid=running.pid if running else None,
+        port=running.port if running else None,
+        socket_directory=running.socket_directory if running else None,
+        server_version=binaries.version_text,
+        state=control.state,
+        data_checksums=control.data_checksums,
+        encrypted=marker is not None,
+        interposed=_is_interposed(running.pid) if running else None,
+        counters=io_counters(running.pid) if running else None,
+        **_keystore_fields(data_directory, marker, keystore),
+    )
+
+
+def _is_interposed(pid: int) -> bool | None:
+    try:
+        return is_interposed(pid)
+    except OSError:
+        return None
+
+
+def _keystore_fields(
+    directory: Path, marker: Marker | None, keystore: Path | None
+) -> dict[str, Any]:
+    """Return what the marker and the keystore's records say.
+
+    A keystore that is not mounted must not hide the rest of the status.
+    """
+    if marker is None:
+        return {}
+    from tde.keystore import KeyOwner, inspect_keystore
+
+    path = keystore or marker.keystore
+    fields: dict[str, Any] = {
+        "keystore": path,
+        "keystore_uuid": marker.keystore_uuid.hex,
+        "scope": marker.scope.value,
+    }
+    try:
+        status = inspect_keystore(path)
+    except (TdeError, OSError) as error:
+        return {**fields, "keystore_problem": str(error)}
+    if status.uuid != marker.keystore_uuid:
+        problem = f"{path} is another keystore, {status.uuid.hex}"
+        return {**fields, "keystore_problem": problem}
+    wal = [r.algorithm.label for r in status.keys if r.owner == KeyOwner.wal() and r.algorithm]
+    by_oid = tablespace_protections(status.keys)
+    present = {*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}
+    protections = {"WAL": wal[0]} if wal else {}
+    other = other_protection(status.keys)
+    for oid in sorted(present):
+        protection = by_oid.get(oid, other)
+        if protection is not None:
+            protections[BUILT_IN_TABLESPACES.get(oid, str(oid))] = protection
+    return {
+        **fields,
+        "protections": protections,
+        "tablespaces_without_key": [] if other else sorted(present - by_oid.keys()),
+    }

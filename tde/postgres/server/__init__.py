@@ -1,0 +1,1 @@
+"""PostgreSQL installations and servers: found, started, asked, stopped."""

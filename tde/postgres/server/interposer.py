@@ -1,0 +1,65 @@
+"""The interposer libtde_io.so: where it is, whether a server has it, and how a lack of it shows."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from tde.errors import InterposerError
+from tde.machine.process_files import read_process_file
+
+INTERPOSER_NAME = "libtde_io.so"
+
+GUARD_FILE = "tde-start-this-cluster-with-tde-pg-start.conf"
+"""A configuration file that only the interposer makes appear; see tde.postgres.cluster.guard."""
+
+
+def find_interposer() -> Path:
+    """Return the path of libtde_io.so, which the build installs beside ``tde._core``.
+
+    Raises:
+        InterposerError: it was not built.
+    """
+    # An editable installation keeps the compiled files apart from the Python sources;
+    # importlib.resources knows both places.
+    path = Path(str(importlib.resources.files("tde").joinpath(INTERPOSER_NAME)))
+    if path.is_file():
+        return path
+    raise InterposerError(
+        f"{INTERPOSER_NAME} is not installed with the tde package",
+        remedy="Reinstall tde; in a source checkout run: make build",
+    )
+
+
+def is_interposed(pid: int) -> bool:
+    """Tell whether the interposer is loaded in a process.
+
+    Raises:
+        OSError: the process is gone, or its memory map may not be read.
+    """
+    maps = read_process_file(pid, "maps").decode(errors="replace")
+    # The kernel appends " (deleted)" when the library was reinstalled since.
+    return f"/{INTERPOSER_NAME}" in maps
+
+
+def require_interposed(output: str) -> None:
+    """Recognise a program's failure that only means that the interposer or its keys were missing.
+
+    Args:
+        output: what the program that failed has printed or logged.
+
+    Raises:
+        InterposerError: the output tells so; otherwise nothing happens.
+    """
+    ignored = "from LD_PRELOAD cannot be preloaded"
+    lines = [line for line in output.splitlines() if ignored in line and INTERPOSER_NAME in line]
+    if not lines and GUARD_FILE not in output:
+        return
+    reason = lines[0].strip() if lines else "it could not read its encrypted configuration"
+    raise InterposerError(
+        f"the server's program ran without the interposer or without keys: {reason}\n{output}",
+        remedy="Do not create the file that is named, and leave postgresql.conf as it is. "
+        "Reinstall tde (in a checkout: make build); the file system of libtde_io.so must not be "
+        "mounted noexec, and its architecture must be the server's. If tde.json is missing in "
+        "the data directory, restore it from a backup.",
+    )

@@ -1,0 +1,202 @@
+"""The operating-system user that runs a server, and running programs as that user.
+
+PostgreSQL refuses to run as root. When ``tde`` runs as root (containers, CI, a system
+administrator) every server program is therefore started as an unprivileged user; when it
+runs as an ordinary user nothing changes and :func:`server_os_user` returns ``None``.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.errors import OsUserError, UnreachablePathError
+from tde.ownership import Owner
+
+_FALLBACK_USERS = ("postgres", "nobody")
+
+
+@dataclass(frozen=True)
+class OsUser:
+    """An unprivileged account, with what is needed to become it."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+    @property
+    def owner(self) -> Owner:
+        """This user as one that directories are made for."""
+        return Owner(self.uid, self.gid, self.groups)
+
+    @classmethod
+    def from_passwd(cls, entry: pwd.struct_passwd) -> OsUser:
+        """Build the description from an entry of the password database."""
+        groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+        return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+
+
+def server_os_user(data_directory: Path | None, *, name: str | None = None) -> OsUser | None:
+    """Return the user that server programs must run as, or ``None`` for the current one.
+
+    As root, the owner of an existing data directory wins, because the server refuses any
+    other; then ``name``; then ``postgres``; then ``nobody``.
+
+    Raises:
+        OsUserError: ``name`` is unknown, is root, or does not own the data directory.
+    """
+    if os.geteuid() != 0:
+        if name is not None and name != current_user_name():
+            raise OsUserError(
+                f"cannot run the server as {name}: only root can change the user",
+                remedy="Run tde as that user, or leave --os-user out.",
+            )
+        return None
+    owner = _owner_of(data_directory)
+    if name is not None:
+        chosen = _lookup(name)
+        if owner is not None and owner.uid != chosen.uid:
+            raise OsUserError(
+                f"the data directory {data_directory} belongs to {owner.name}, not to {name}",
+                remedy="The server must run as the owner of its data directory: "
+                "leave --os-user out, or change the owner.",
+            )
+        return chosen
+    return owner or _first_known(_FALLBACK_USERS)
+
+
+def current_user_name() -> str:
+    """Return the name of the effective user, or its number when it has no name."""
+    return user_name(os.geteuid())
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user id, or the number as text when it has no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def run_as(
+    os_user: OsUser | None,
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    cwd: Path | None = None,
+    capture: bool = True,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` as ``os_user`` (``None``: unchanged) and return its result.
+
+    The working directory defaults to ``/``: the caller's own may be closed to the server's
+    user, and PostgreSQL's programs complain when they cannot return to it.
+
+    Args:
+        environment: the whole environment; the caller's own when ``None``.
+        pass_fds: descriptors that stay open in the program.
+        cwd: working directory of the program.
+        capture: collect standard output and error as text instead of inheriting them.
+        timeout: seconds to wait before :class:`subprocess.TimeoutExpired`.
+    """
+    return subprocess.run(
+        [str(part) for part in command],
+        env=user_environment(os_user, environment),
+        pass_fds=tuple(pass_fds),
+        cwd=cwd or "/",
+        capture_output=capture,
+        stdin=subprocess.DEVNULL if capture else None,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+        user=None if os_user is None else os_user.uid,
+        group=None if os_user is None else os_user.gid,
+        extra_groups=None if os_user is None else os_user.groups,
+    )
+
+
+def user_environment(
+    os_user: OsUser | None, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the environment for a program of ``os_user``: its home and name, not root's."""
+    result = dict(os.environ if environment is None else environment)
+    if os_user is not None:
+        result.update(HOME=os_user.home, USER=os_user.name, LOGNAME=os_user.name)
+    return result
+
+
+def can_access(os_user: OsUser | None, path: Path, mode: str) -> bool:
+    """Tell whether the user may access ``path``; ``mode`` is an operator of test(1), as ``-r``.
+
+    The user itself is asked, so access control lists and root-squashing file systems count.
+    """
+    return run_as(os_user, ["/usr/bin/test", mode, path]).returncode == 0
+
+
+def require_reachable(os_user: OsUser | None, path: Path, what: str) -> None:
+    """Raise :class:`UnreachablePathError` unless the user can search the parents of ``path``.
+
+    Args:
+        what: how the message calls the path, for example ``"the keystore"``.
+    """
+    for parent in reversed(path.absolute().parents):
+        if not parent.exists():
+            return
+        if not can_access(os_user, parent, "-x"):
+            name = current_user_name() if os_user is None else os_user.name
+            raise UnreachablePathError(
+                f"{what} {path} cannot be reached by {name}: it may not search {parent}",
+                remedy=f"Choose another place, or allow it with: chmod o+x {parent}",
+            )
+
+
+def _owner_of(path: Path | None) -> OsUser | None:
+    """Return the owner of an existing path unless that is root, who can run no server."""
+    if path is None:
+        return None
+    try:
+        uid = path.stat().st_uid
+    except FileNotFoundError:
+        return None
+    if uid == 0:
+        return None
+    try:
+        return OsUser.from_passwd(pwd.getpwuid(uid))
+    except KeyError:
+        # A container volume often belongs to a number without a name; its gid is the safe guess.
+        return OsUser(str(uid), uid, path.stat().st_gid, (), "/")
+
+
+def _lookup(name: str) -> OsUser:
+    try:
+        user = OsUser.from_passwd(pwd.getpwnam(name))
+    except KeyError:
+        raise OsUserError(
+            f'there is no operating-system user "{name}"',
+            remedy="Create it, or name another one with --os-user.",
+        ) from None
+    if user.uid == 0:
+        raise OsUserError(
+            "PostgreSQL does not run as root", remedy="Name an ordinary user with --os-user."
+        )
+    return user
+
+
+def _first_known(names: Sequence[str]) -> OsUser:
+    for name in names:
+        try:
+            return OsUser.from_passwd(pwd.getpwnam(name))
+        except KeyError:
+            continue
+    raise OsUserError(
+        f"running as root and none of the users {', '.join(names)} exists",
+        remedy="Create a user for PostgreSQL and name it with --os-user.",
+    )

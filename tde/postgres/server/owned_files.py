@@ -1,0 +1,87 @@
+"""Writing small files into a data directory, durably and with the owner that the server needs.
+
+As root we write into a directory that somebody else owns. So the directory is opened once, is
+checked to be the server user's, and all names are looked up in it without following links:
+whatever that user puts in the way, root changes nothing that the user could not have changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tde.errors import UnsafeDirectoryError
+from tde.postgres.server.os_user import OsUser
+
+_WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def write_owned_file(
+    path: Path, content: str, os_user: OsUser | None, *, mode: int = 0o600
+) -> None:
+    """Replace ``path`` atomically; the file belongs to the server's user.
+
+    Args:
+        content: text; bytes that were decoded with ``surrogateescape`` are written unchanged.
+        mode: permissions of the file.
+
+    Raises:
+        UnsafeDirectoryError: the directory does not belong to the server's user.
+        OSError: it cannot be written; an existing file is unchanged.
+    """
+    temporary = f".{path.name}.{os.getpid()}.tmp"
+    with _open_directory(path.parent, os_user) as directory:
+        descriptor = os.open(temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+        try:
+            with os.fdopen(
+                descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                file.write(content)
+                file.flush()
+                if os_user is not None:
+                    os.fchown(file.fileno(), os_user.uid, os_user.gid)
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+        os.fsync(directory)
+
+
+def append_to_file(path: Path, content: str, os_user: OsUser | None) -> None:
+    """Append to an existing file, which keeps its owner and mode; links are not followed.
+
+    Raises:
+        UnsafeDirectoryError: the directory or the file does not belong to the server's user.
+        OSError: it cannot be written.
+    """
+    with _open_directory(path.parent, os_user) as directory:
+        descriptor = os.open(path.name, _WRITE | os.O_APPEND, dir_fd=directory)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            # The file may be another name (a hard link) of one that is not the user's.
+            _require_owner(file.fileno(), path, os_user)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _open_directory(path: Path, os_user: OsUser | None) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _require_owner(descriptor, path, os_user)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _require_owner(descriptor: int, path: Path, os_user: OsUser | None) -> None:
+    if os_user is not None and os.fstat(descriptor).st_uid != os_user.uid:
+        raise UnsafeDirectoryError(
+            f"{path} does not belong to {os_user.name}, the user that runs the server",
+            remedy=f"See who owns it, and correct that: chown {os_user.name} {path}",
+        )

@@ -1,0 +1,101 @@
+"""The files through which a running server describes itself: postmaster.pid and postmaster.opts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tde.machine.process_files import identity, working_directory
+
+
+@dataclass(frozen=True)
+class PostmasterFile:
+    """The content of postmaster.pid (src/include/utils/pidfile.h of PostgreSQL).
+
+    Attributes:
+        pid: process id of the postmaster.
+        port: port number, which also names the Unix socket.
+        socket_directory: first Unix socket directory; empty when there is none.
+        listen_address: first TCP address; empty when there is none.
+        status: ``starting``, ``stopping``, ``ready`` or ``standby``.
+    """
+
+    pid: int
+    port: int
+    socket_directory: str
+    listen_address: str
+    status: str
+
+
+def read_postmaster_file(data_directory: Path) -> PostmasterFile | None:
+    """Return the description of the running server, or ``None`` when none runs.
+
+    A file that a killed server left behind counts as no server, also when its process id has
+    since been given to the server of another cluster.
+    """
+    try:
+        lines = (data_directory / "postmaster.pid").read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    # The server appends lines while it starts; what is not there yet reads as empty.
+    lines += [""] * (8 - len(lines))
+    try:
+        # A stand-alone backend writes its process id as a negative number.
+        pid = abs(int(lines[0]))
+    except ValueError:
+        return None
+    if not is_server_of(pid, data_directory):
+        return None
+    return PostmasterFile(
+        pid=pid,
+        port=int(lines[3] or 0),
+        socket_directory=lines[4].strip(),
+        listen_address=lines[5].strip(),
+        status=lines[7].strip(),
+    )
+
+
+def is_postgres_process(pid: int) -> bool:
+    """Tell whether ``pid`` is a live process named postgres (process ids are reused)."""
+    try:
+        process = psutil.Process(pid)
+        return process.name() in ("postgres", "postmaster") and (
+            process.status() != psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_server_of(pid: int, data_directory: Path) -> bool:
+    """Tell whether ``pid`` is a server that runs in this data directory.
+
+    A server's working directory is its data directory from before it writes postmaster.pid
+    until its end.
+    """
+    if not is_postgres_process(pid):
+        return False
+    try:
+        return working_directory(pid) == identity(data_directory.stat())
+    except OSError:
+        # The process is gone, or it is another user's and we are neither that user nor root.
+        return False
+
+
+def read_server_arguments(data_directory: Path) -> list[str]:
+    """Return the arguments of the last start without ``-D``, for a restart with the same ones.
+
+    postmaster.opts holds the program and then every argument in double quotes; an argument
+    with a double quote in it cannot be told apart, which is also pg_ctl's limitation.
+    """
+    try:
+        text = (data_directory / "postmaster.opts").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    arguments = re.findall(r'"([^"]*)"', text)
+    if "-D" in arguments:
+        position = arguments.index("-D")
+        del arguments[position : position + 2]
+    return arguments

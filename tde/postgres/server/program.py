@@ -1,0 +1,96 @@
+"""Running any PostgreSQL program (pg_basebackup, pg_waldump, …) as the server's user.
+
+With a keystore, the programs that read or write encrypted files run under the interposer, which
+knows what each may see in plain text. All others get neither the interposer nor the keys.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.launch import program_environment
+from tde.postgres.server.os_user import OsUser, can_access, run_as
+from tde.postgres.server.reachable import reachable_binaries
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+_INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
+
+# A program that gets the keys could print them, and psql runs any command that is typed into it.
+_PROGRAMS_WITH_KEYS = frozenset(
+    {
+        *("postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_receivewal", "pg_rewind"),
+        *("pg_waldump", "pg_resetwal", "pg_checksums", "pg_amcheck"),
+        "pg_verifybackup",  # Starts pg_waldump.
+    }
+)
+
+
+def needs_keys(program: str) -> bool:
+    """Tell whether a program works on encrypted files itself, or starts one that does."""
+    return program in _PROGRAMS_WITH_KEYS
+
+
+def run_program(
+    binaries: PostgresBinaries,
+    program: str,
+    args: Sequence[str],
+    *,
+    keystore: Keystore | None = None,
+    os_user: OsUser | None = None,
+    environment: Mapping[str, str] | None = None,
+    capture: bool = True,
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of an installation and return its result; a failure is not an exception.
+
+    Args:
+        program: name of the program, without a directory.
+        args: its arguments.
+        keystore: runs it under the interposer with these keys, if it :func:`needs_keys`.
+        os_user: the user to run as, or ``None`` for the current one.
+        environment: variables on top of the current environment.
+        capture: collect the output as text; otherwise it goes where the caller's goes.
+        timeout: seconds to wait before :class:`subprocess.TimeoutExpired`.
+
+    Raises:
+        BinariesNotFoundError: the installation does not have the program.
+        InterposerError: a keystore is given and the interposer was not built.
+    """
+    if not needs_keys(program):
+        keystore = None
+    usable = reachable_binaries(binaries, os_user)
+    command: list[str | Path] = [usable.program(program)]
+    command += program_arguments(program, args, keystore is not None)
+    # Relative paths among the arguments are the caller's, so its directory is kept if possible.
+    cwd = Path.cwd()
+    with program_environment(keystore, os_user, environment) as prepared:
+        return run_as(
+            os_user,
+            command,
+            environment=prepared.variables,
+            pass_fds=prepared.pass_fds,
+            cwd=cwd if can_access(os_user, cwd, "-x") else None,
+            capture=capture,
+            timeout=timeout,
+        )
+
+
+def program_arguments(program: str, args: Sequence[str], encrypted: bool) -> list[str]:
+    """Return the arguments with what encryption needs added.
+
+    A base backup sends the pages as they are on disk, so the server cannot verify their
+    checksums. The option goes last, where it wins, except that ``--help`` and ``--version``
+    work only as the first argument and need nothing.
+    """
+    result = list(args)
+    if not encrypted or program != "pg_basebackup":
+        return result
+    if result and result[0] in _INFORMATION_OPTIONS:
+        return result
+    return [*result, "--no-verify-checksums"]

@@ -1,0 +1,95 @@
+"""Settings that are looked at before a start: what cannot be encrypted, and the socket's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.errors import UnsupportedServerError
+from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.launch import ProgramEnvironment
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.settings import build_setting, cluster_setting
+from tde.postgres.server.sockets import (
+    SETTING,
+    create_private_directory,
+    is_configured,
+    usable_stock_directory,
+)
+
+
+def unsupported_settings(
+    value: Callable[[str], str], major: int
+) -> Iterator[UnsupportedServerError]:
+    """Yield a refusal for each setting with which rows would get past the interposer.
+
+    Args:
+        value: returns the value of a setting.
+        major: version of the server, which decides what settings there are.
+    """
+    if value("dynamic_shared_memory_type") == "mmap":
+        yield UnsupportedServerError(
+            "dynamic_shared_memory_type = mmap cannot be encrypted: the server maps the files "
+            "of pg_dynshmem, in which parallel queries exchange rows, into its memory",
+            remedy="Set dynamic_shared_memory_type to posix or sysv.",
+        )
+    if major >= 18 and value("io_method") == "io_uring":
+        yield UnsupportedServerError(
+            "io_method = io_uring cannot be encrypted: it bypasses the C library",
+            remedy="Set io_method to worker or sync.",
+        )
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """The settings that a server would have if it started now.
+
+    Attributes:
+        arguments: what will be on its command line.
+        program: its environment, with the interposer in it for an encrypted cluster.
+    """
+
+    data_directory: Path
+    binaries: PostgresBinaries
+    os_user: OsUser | None
+    arguments: Sequence[str]
+    program: ProgramEnvironment
+
+    def require_supported(self) -> None:
+        """Refuse settings with which rows would get past the interposer.
+
+        Raises:
+            UnsupportedServerError: with the setting and the value to choose instead.
+        """
+        for refusal in unsupported_settings(self._value, self.binaries.major):
+            raise refusal
+
+    def socket_arguments(self, stock_socket: bool) -> list[str]:
+        """Return the arguments that place the socket when the administrator has not done it.
+
+        Args:
+            stock_socket: also use the directory that was compiled in, when it is free.
+        """
+        stock = build_setting(SETTING, self.binaries, self.os_user)
+        if self._value(SETTING) != stock or is_configured(self.data_directory):
+            return []
+        directories = [create_private_directory(self.data_directory, self.os_user)]
+        if stock_socket:
+            port = int(self._value("port"))
+            usable = usable_stock_directory(stock, port, self.os_user)
+            if usable is not None:
+                # The first one is what postmaster.pid tells to tde psql.
+                directories.insert(0, usable)
+        return ["-c", f"{SETTING}={','.join(map(str, directories))}"]
+
+    def _value(self, name: str) -> str:
+        return cluster_setting(
+            name,
+            self.data_directory,
+            self.arguments,
+            self.binaries,
+            self.os_user,
+            environment=self.program.variables,
+            pass_fds=self.program.pass_fds,
+        )

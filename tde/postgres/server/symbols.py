@@ -1,0 +1,127 @@
+"""File calls of a server: does it reach its files only in ways that the interposer sees?
+
+A PostgreSQL release, or a build with other options, may start to use another call of the C
+library. The interposer would then not see that I/O, and rows would be stored as plaintext. So
+every start compares the symbols that the binary imports with those that the interposer exports.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from tde.errors import UnsupportedServerError
+
+# Calls that move file content or descriptors in a way the interposer has to know about. Names
+# that begin with one of these, after the underscores of FORTIFY's variants, are looked at.
+_FILE_IO = (
+    *("open", "close", "dup", "fcntl", "read", "write", "pread", "pwrite", "lseek"),
+    *("ftruncate", "truncate", "posix_fallocate", "fallocate", "copy_file_range", "sendfile"),
+    *("splice", "tee", "vmsplice", "link", "rename", "mmap", "mremap", "fopen", "freopen"),
+    *("fdopen", "fwrite", "fputs", "fputc", "aio_", "lio_", "io_submit", "syscall"),
+    # liburing's ways to make a ring; none of its other functions does anything without one.
+    *("io_uring_queue_init", "io_uring_setup"),
+    *("ioctl", "memfd", "mkstemp", "mkostemp", "tmpfile", "posix_spawn", "name_to_handle"),
+    "open_by_handle",
+)
+
+# Imported names that match, are not intercepted and need not be.
+_HARMLESS = {
+    "opendir": "reads names, not content",
+    "openlog": "the system log",
+    "closedir": "reads names, not content",
+    "closelog": "the system log",
+    "readdir": "reads names, not content",
+    "readlink": "reads names, not content",
+    "lseek": "positions are the same in plaintext and ciphertext",
+    # Streams: opening one for writing on a file of an encrypted class is refused by fopen, and
+    # PostgreSQL makes none from a descriptor of such a file (only from pipes and plain files).
+    "fdopen": "streams on pipes and plain files only",
+    "fputc": "streams on plain files only",
+    "fputs": "streams on plain files only",
+    "fwrite": "streams on plain files only",
+}
+
+# What the interposer looks up in the server to recognise base backups, which must carry
+# ciphertext, and clients that WAL must not be streamed to. A linker that hides the server's
+# own symbols leaves it blind.
+_NEEDED = frozenset({"MyWalSnd", "am_db_walsender", "GetConfigOption"})
+
+
+def require_interposable(binary: Path, interposer: Path) -> None:
+    """Refuse a server binary whose file I/O the interposer would not see.
+
+    Args:
+        binary: the ``postgres`` executable.
+        interposer: libtde_io.so; what it exports is what is handled.
+
+    Raises:
+        UnsupportedServerError: the binary is static, setuid, not an ELF file, or imports a
+            file call that is not handled, or hides a symbol that the interposer needs; the
+            message names it.
+    """
+    if binary.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
+        raise UnsupportedServerError(
+            f"{binary} is setuid or setgid, so the system would not load the interposer into it",
+            remedy=f"Remove the bit: chmod ug-s {binary}",
+        )
+    unhandled = unhandled_symbols(binary, interposer)
+    if unhandled:
+        raise UnsupportedServerError(
+            f"{binary} uses file calls that this version of tde does not encrypt: "
+            + ", ".join(unhandled),
+            remedy="Use a PostgreSQL release that this version of tde supports, or a newer tde.",
+        )
+    hidden = _NEEDED - _dynamic_symbols(binary, defined=True)
+    if hidden:
+        raise UnsupportedServerError(
+            f"{binary} does not export {', '.join(sorted(hidden))}, without which base backups "
+            "cannot be recognised and would carry plaintext",
+            remedy="Use a build that exports its symbols, such as your distribution's.",
+        )
+
+
+def unhandled_symbols(binary: Path, interposer: Path) -> list[str]:
+    """Return the imported file calls that the interposer does not stand in front of, sorted.
+
+    Raises:
+        UnsupportedServerError: the file has no dynamic symbols to look at.
+    """
+    handled = _dynamic_symbols(interposer, defined=True)
+    imported = _dynamic_symbols(binary, defined=False)
+    return sorted(
+        name
+        for name in imported - handled
+        if _plain_name(name).startswith(_FILE_IO) and _plain_name(name) not in _HARMLESS
+    )
+
+
+def _plain_name(name: str) -> str:
+    """Strip what FORTIFY and large-file support add to the name of a call."""
+    name = name.removeprefix("__")
+    for suffix in ("_chk", "_2", "64"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _dynamic_symbols(path: Path, *, defined: bool) -> set[str]:
+    """Return the names that an ELF file defines for others, or imports from them."""
+    try:
+        with path.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".dynsym")
+            if not isinstance(table, SymbolTableSection):
+                raise UnsupportedServerError(
+                    f"{path} is statically linked, so nothing can be loaded into it",
+                    remedy="Use a dynamically linked build, such as your distribution's.",
+                )
+            return {
+                symbol.name
+                for symbol in table.iter_symbols()
+                if symbol.name and (symbol["st_shndx"] != "SHN_UNDEF") is defined
+            }
+    except ELFError as error:
+        raise UnsupportedServerError(f"{path} is not an executable program: {error}") from error

@@ -1,0 +1,1 @@
+"""Tablespaces of a running cluster."""

@@ -1,0 +1,282 @@
+"""The commands of the pages, typed on real servers as a reader would, page by page."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from common import PASSPHRASE
+from support import CANARY, configure, files_with
+from terminal import run_on_terminal
+
+from tde.postgres import Cluster, OsUser
+
+DOCS = Path(__file__).parents[2] / "docs"
+# Where the pages keep everything: data, keystores, backups and the archive.
+PLACE = "/srv"
+MAIN = "/srv/pg/main"
+RESTORED = "/srv/pg/restored"
+# The ports in the pages; the first is that of a server whose port is not named.
+PORTS = ("5432", "5433", "5434")
+SETTINGS = ["fsync = off", "shared_buffers = 16MB", "listen_addresses = ''"]
+
+
+def commands(page: str, heading: str) -> list[str]:
+    """Return the lines of the indented blocks in one chapter of a page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    chapters = re.split(r"^#+ ", text, flags=re.MULTILINE)
+    (found,) = [chapter for chapter in chapters if chapter.startswith(f"{heading}\n")]
+    return [line.strip() for line in found.splitlines() if line.startswith("    ")]
+
+
+class Reader:
+    """Types commands of the pages, with another directory for /srv and free ports.
+
+    What is not ours runs as the server's user, as the pages say.
+    """
+
+    def __init__(self, directory: Path, os_user: OsUser | None) -> None:
+        self.directory = directory
+        self.os_user = os_user
+        with contextlib.ExitStack() as stack:
+            # All at once, so that they differ.
+            sockets = [stack.enter_context(socket.socket()) for _ in PORTS]
+            for one in sockets:
+                one.bind(("localhost", 0))
+            free = [str(one.getsockname()[1]) for one in sockets]
+        self.ports = dict(zip(PORTS, free, strict=True))
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "TDE_"))}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.environment = {**kept, "PATH": path, "PGPORT": free[0], "PAGER": "cat"}
+
+    def here(self, text: str) -> str:
+        """Return a text with the places and ports of this test."""
+        text = text.replace(PLACE, str(self.directory))
+        return re.sub(r"\b543[234]\b", lambda port: self.ports[port[0]], text)
+
+    def place(self, path: str) -> Path:
+        return Path(self.here(path))
+
+    def type(self, *lines: str, exit_codes: Sequence[int] = (0,)) -> str:
+        """Run lines one after the other and return what all of them showed."""
+        shown = ""
+        for line in lines:
+            typed = ["bash", "-c", self.here(line)]
+            if line.startswith("tde "):
+                answers = itertools.repeat(PASSPHRASE + b"\n")
+                output, code = run_on_terminal(typed, answers, self.environment)
+            else:
+                output, code = self._run_as_server(typed)
+            assert code in exit_codes, f"{line}\n{output}"
+            shown += output
+        return shown
+
+    def _run_as_server(self, command: list[str]) -> tuple[str, int]:
+        user: dict[str, Any] = {}
+        if self.os_user is not None:
+            user = {"user": self.os_user.uid, "group": self.os_user.gid, "extra_groups": []}
+        result = subprocess.run(
+            command,
+            env=self.environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            **user,
+        )
+        return result.stdout, result.returncode
+
+    def query(self, data: str, statement: str) -> object:
+        """Run a statement on the server of a data directory; return the first value, if any."""
+        cluster = Cluster(self.place(data), os_user=self.os_user)
+        with contextlib.closing(psycopg2.connect(**cluster.connection_parameters())) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchone()[0] if cursor.description else None
+
+    def wait_until(self, data: str, query: str, expected: object) -> None:
+        deadline = time.monotonic() + 30
+        while self.query(data, query) != expected:
+            assert time.monotonic() < deadline, f"{query} did not become {expected}"
+            time.sleep(0.1)
+
+    def fill(self, data: str) -> None:
+        """Make a table of 1000 rows with the text that must not be on any disk."""
+        text = CANARY.decode()
+        self.query(data, f"CREATE TABLE t AS SELECT '{text}' AS x FROM generate_series(1, 1000)")
+        self.query(data, "CHECKPOINT")
+
+
+@pytest.fixture
+def reader(encrypted_cluster_factory, os_user_tmp_path, os_user):
+    """A reader with the directories of the pages, all empty and the server's user's."""
+    for name in ("pg", "tde", "backup", "archive"):
+        directory = os_user_tmp_path / name
+        directory.mkdir()
+        if os_user is not None:
+            os.chown(directory, os_user.uid, os_user.gid)
+    for name in ("main", "standby", "restored", "unpacked"):
+        made = Cluster(os_user_tmp_path / "pg" / name, os_user=os_user)
+        encrypted_cluster_factory.track(made)
+    return Reader(os_user_tmp_path, os_user)
+
+
+@pytest.fixture
+def main(reader, encrypted_cluster_factory, any_binaries):
+    """An encrypted cluster that archives WAL, with rows; its server runs."""
+    made = encrypted_cluster_factory(any_binaries, name="pg/main", start=False)
+    (archive_command,) = commands("backup-and-restore.md", "Archive WAL")[:1]
+    configure(
+        made, [*SETTINGS, "wal_keep_size = 1GB", "archive_mode = on", reader.here(archive_command)]
+    )
+    reader.type(f"tde pg start -D {MAIN}")
+    reader.fill(MAIN)
+    return made
+
+
+def archive_all(reader: Reader) -> None:
+    """Finish a segment and wait until it is in the archive."""
+    segment = reader.query(MAIN, "SELECT pg_walfile_name(pg_switch_wal())")
+    reader.wait_until(MAIN, f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver", True)
+
+
+def test_encrypt_a_cluster_and_decrypt_it(reader, encrypted_cluster_factory, any_binaries):
+    made = encrypted_cluster_factory.plain(any_binaries, name="pg/main", start=False)
+    configure(made, SETTINGS)
+    reader.type(f"tde pg start -D {MAIN}")
+    reader.fill(MAIN)
+    page = "encrypt-a-cluster.md"
+    shown = reader.type(*commands(page, "Encrypt an existing cluster"))
+    assert "Server started, encrypted" in shown
+    assert reader.query(MAIN, "SELECT count(*) FROM t") == 1000
+    assert files_with(CANARY, reader.place(MAIN)) == []
+    # There is nothing left to continue.
+    reader.type(f"tde pg stop -D {MAIN}")
+    (again,) = commands(page, "If it was interrupted")
+    assert "encrypted already" in reader.type(again, exit_codes=(1,))
+    reader.type(f"tde pg start -D {MAIN}", *commands(page, "The way back"))
+    assert files_with(CANARY, reader.place(MAIN))
+    assert "not encrypted" in reader.type(f"tde pg start -D {MAIN}")
+    assert reader.query(MAIN, "SELECT count(*) FROM t") == 1000
+
+
+def test_doctor(reader, main):
+    lines = [
+        line.partition("#")[0]
+        for line in commands("doctor.md", "Is this machine fit for encryption?")
+    ]
+    # This machine need not be fit for encryption; 2 and more would be another failure.
+    *_, document = [reader.type(line, exit_codes=(0, 1)) for line in lines]
+    assert json.loads(document)["data_directory"] == reader.here(MAIN)
+    reader.type(f"tde pg stop -D {MAIN}")
+    off = f"tde pg exec -D {MAIN} pg_checksums --disable -D {MAIN}"
+    reader.type(off, f"tde pg start -D {MAIN}")
+    assert verdict_on_checksums(reader) == "problem"
+    reader.type(*commands("doctor.md", "Data checksums"))
+    assert verdict_on_checksums(reader) == "ok"
+
+
+def verdict_on_checksums(reader: Reader) -> str:
+    shown = reader.type(f"tde pg doctor -D {MAIN} --json", exit_codes=(0, 1))
+    (found,) = [f for f in json.loads(shown)["findings"] if f["check"] == "checksums"]
+    return str(found["verdict"])
+
+
+def test_audit(reader, main):
+    reader.type(commands("backup-and-restore.md", "Take a base backup")[0])
+    archive_all(reader)
+    reader.type(*commands("audit.md", "Prove that everything is encrypted"))
+    reader.type(*commands("audit.md", "Look for a row"))
+    # Somebody writes past tde: the same commands say so.
+    reader.place("/srv/archive/000000010000000000000001").write_bytes(CANARY * 40_000)
+    *_, with_archive = commands("audit.md", "Prove that everything is encrypted")
+    assert "plaintext" in reader.type(with_archive, exit_codes=(1,))
+
+
+def test_back_up_and_restore(reader, main):
+    page = "backup-and-restore.md"
+    reader.type(*commands(page, "Take a base backup"))
+    restore = commands(page, "Restore it")
+    reader.type(*restore)
+    assert reader.query(RESTORED, "SELECT count(*) FROM t") == 1000
+    reader.type(f"tde pg stop -D {RESTORED}", *commands(page, "Backups in tar format"))
+    assert reader.query("/srv/pg/unpacked", "SELECT count(*) FROM t") == 1000
+    reader.type("tde pg stop -D /srv/pg/unpacked", f"rm -r {RESTORED}")
+
+    reader.query(MAIN, "INSERT INTO t VALUES ('later')")
+    then = reader.query(MAIN, "SELECT clock_timestamp()::text")
+    reader.query(MAIN, "DELETE FROM t")
+    archive_all(reader)
+    reader.type(f"tde pg stop -D {MAIN}", *restore[:2])
+    recovery = [re.sub(r"'20\d\d-[^']+'", f"'{then}'", line) for line in recovery_of(page)]
+    assert f"recovery_target_time = '{then}'" in "".join(recovery)
+    reader.type(*recovery)
+    reader.wait_until(RESTORED, "SELECT pg_is_in_recovery()", False)
+    assert reader.query(RESTORED, "SELECT count(*) FROM t") == 1001
+    assert files_with(CANARY, *map(reader.place, (MAIN, RESTORED, "/srv/archive"))) == []
+
+
+def recovery_of(page: str) -> list[str]:
+    """Return the commands of a recovery, without the setting for compressed archives."""
+    lines = commands(page, "Recover to a point in time")
+    return [line for line in lines if not line.startswith("restore_command")]
+
+
+def test_standby_failover_and_rewind(reader, main):
+    page = "standbys.md"
+    standby = "/srv/pg/standby"
+    reader.type(*commands(page, "Make a standby"))
+    reader.query(MAIN, "INSERT INTO t VALUES ('streamed')")
+    reader.wait_until(standby, "SELECT count(*) FROM t", 1001)
+    reader.type(*commands(page, "Fail over"))
+    reader.query(standby, "INSERT INTO t VALUES ('of the new primary')")
+    reader.type(*commands(page, "Bring the old primary back"))
+    reader.wait_until(MAIN, "SELECT count(*) FROM t", 1002)
+    assert reader.query(MAIN, "SELECT pg_is_in_recovery()") is True
+
+
+def test_keystore(reader):
+    page = "keystore.md"
+    reader.type(*commands(page, "Make one"))
+    reader.type(f"tde pg init -D {MAIN} --keystore /srv/tde/keystore", f"tde pg start -D {MAIN}")
+    enable, disable = commands(page, "Start without a passphrase")
+    reader.type(enable, *commands(page, "Back it up"), disable)
+    restored = reader.place("/srv/tde/restored/keystore")
+    assert not (restored / "auto-open.key").exists()
+    reader.type("tde keystore status --keystore /srv/tde/restored/keystore")
+    reader.type(*commands(page, "Move it"))
+    reader.type(f"tde pg restart -D {MAIN}")
+
+
+def test_tablespaces(reader, main):
+    page = "tablespaces.md"
+    shown = reader.type(*commands(page, "Tablespaces and what each is encrypted with"))
+    assert "Created tablespace secret" in shown
+    reader.type("mkdir /srv/pg/archive")
+    reader.query(MAIN, f"CREATE TABLESPACE archive LOCATION '{reader.here('/srv/pg/archive')}'")
+    assert "has a key now" in reader.type(*commands(page, "A tablespace made in SQL"))
+
+
+def test_init_scripts(reader):
+    page = "init-scripts-and-cluster-managers.md"
+    *lines, stop = commands(page, "Init scripts, cluster managers and test suites")
+    reader.type(*lines)
+    reader.fill(MAIN)
+    assert reader.query(MAIN, "SELECT count(*) FROM t") == 1000
+    assert files_with(CANARY, reader.place(MAIN)) == []
+    reader.type(stop)
