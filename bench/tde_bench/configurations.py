@@ -1,4 +1,4 @@
-"""What is compared: ephemeral clusters with and without encryption, and the user's servers."""
+"""Configurations to compare: ephemeral clusters, encrypted or not, and the user's servers."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tde_bench.results import OltpResult, OltpRun
+from tde_bench.oltp.results import OltpResult, OltpRun
 
 
 def make_run(

@@ -1,4 +1,4 @@
-"""What is compared, and how existing servers are named."""
+"""Choosing what is compared, and naming existing servers."""
 
 from __future__ import annotations
 

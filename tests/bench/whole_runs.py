@@ -1,4 +1,4 @@
-"""What tests of whole runs share: a directory, and a signal at the right moment."""
+"""Help for tests of whole runs: a directory, and a signal at the right moment."""
 
 from __future__ import annotations
 

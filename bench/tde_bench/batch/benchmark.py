@@ -7,29 +7,23 @@ import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tde.postgres import find_binaries
 from tde_bench.batch.phases import Phase, phases, write_data
 from tde_bench.batch.results import BatchResult, BatchRun
 from tde_bench.batch.target import Answer, Measurement, Target
-from tde_bench.canary import CanaryReport
 from tde_bench.configurations import Configuration
 from tde_bench.errors import ConsistencyError
-from tde_bench.machine import (
-    check_steal,
-    compare_settings,
-    describe_canary,
-    describe_filesystem,
-    describe_machine,
-    describe_server,
-)
-from tde_bench.parameters import Parameters
-from tde_bench.progress import Observer
-from tde_bench.runner import Place, check_canary, running_servers
-from tde_bench.schedule import Slot, rotated
-from tde_bench.servers import EphemeralServer, server_settings
-from tde_bench.speed import measure_speeds
+from tde_bench.measure.cipher_speed import measure_speeds
+from tde_bench.measure.machine import check_steal
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.parameters import Parameters
+from tde_bench.measure.schedule import Slot, rotated
+from tde_bench.servers.benchmark import ServerBenchmark
+from tde_bench.servers.description import compare_settings, describe_server
+from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
+from tde_bench.servers.running import Place
+from tde_bench.servers.server import Server
 
 # More of a table in the page cache, and a scan of it is not cold.
 _MAXIMUM_CACHED = 0.01
@@ -54,7 +48,7 @@ class BatchParameters(Parameters):
         return cls(scale=1, rounds=2, shared_buffers="4MB")
 
 
-class BatchBenchmark:
+class BatchBenchmark(ServerBenchmark[BatchResult]):
     """One run of the benchmark.
 
     Args:
@@ -69,17 +63,14 @@ class BatchBenchmark:
         observer: Observer,
         save: Callable[[BatchResult], None],
     ) -> None:
-        self._configurations = configurations
         self._parameters = parameters
-        self._observer = observer
-        self._save = save
         self._phases = phases()
-        self._canaries: dict[str, CanaryReport | None] = {}
-        self.result = BatchResult(
+        result = BatchResult(
             parameters=asdict(parameters),
             labels={configuration.name: configuration.label for configuration in configurations},
             phases={phase.name: phase.label for phase in self._phases},
         )
+        super().__init__(configurations, result, observer, save)
 
     def run(self, *, bindir: Path | None, directory: Path | None, keep: bool) -> None:
         """Run everything; :attr:`result` holds what was measured, also after an exception.
@@ -88,30 +79,19 @@ class BatchBenchmark:
             BenchError: when the run cannot start or its results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers and files are gone.
         """
-        settings = server_settings(self._parameters.shared_buffers)
+        settings = ephemeral_settings(self._parameters.shared_buffers)
         place = Place(directory, find_binaries(bindir), settings, keep)
-        self.result.status = "failed"
-        try:
-            describe_machine(self.result)
-            with running_servers(self._configurations, place, self._observer) as running:
-                assert running.folder is not None
-                describe_filesystem(self.result, running.folder)
-                self._measure_all(running.servers)
-            self.result.status = "complete"
-        except KeyboardInterrupt:
-            self.result.status = "interrupted"
-            raise
-        finally:
-            self._save(self.result)
+        with self._recorded(), self._running(place) as servers:
+            self._measure_all(servers)
 
-    def _measure_all(self, servers: Sequence[Any]) -> None:
+    def _measure_all(self, servers: Sequence[Server]) -> None:
         with contextlib.ExitStack() as stack:
-            targets = []
+            targets: list[Target] = []
             for server in servers:
                 assert isinstance(server, EphemeralServer)
                 self._check(server)
                 # The first server writes the file for all of them, into its own folder.
-                file = servers[0].folder / _DATA_FILE
+                file = targets[0].data_file if targets else server.folder / _DATA_FILE
                 targets.append(Target(server, file))
                 stack.callback(targets[-1].close)
             self._observer.step("writing the file to load")
@@ -132,13 +112,6 @@ class BatchBenchmark:
                 f"The page cache kept up to {kept:.0%} of the table that the cold scan was to "
                 "read from the disk, so that scan was not cold."
             )
-
-    def _check(self, server: EphemeralServer) -> None:
-        label = server.configuration.label
-        self._observer.step(f"{label}: looking for a canary row on disk")
-        report = check_canary(server)
-        self._observer.note(f"{label}: {describe_canary(report)}")
-        self._canaries[server.configuration.name] = report
 
     def _round(self, number: int, targets: Sequence[Target]) -> None:
         for index, phase in enumerate(self._phases):

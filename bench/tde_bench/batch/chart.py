@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
-from tde_bench.palette import DARK_COLOURS, GREY, INK, colours, plain_frame
+from tde_bench.present.charts import heading, name_bars, times_shared_buffers, write_figure
+from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 
 def write_chart(result: BatchResult, path: Path) -> None:
     """Draw the totals as bars, as in the published reference, above the phases; PNG or SVG."""
     figure = draw(result, result.summaries())
-    figure.savefig(path, dpi=200, format=path.suffix.lower().lstrip("."))
+    write_figure(figure, path)
 
 
 def draw(result: BatchResult, summaries: list[PhaseSummary]) -> Figure:
@@ -29,7 +30,7 @@ def draw(result: BatchResult, summaries: list[PhaseSummary]) -> Figure:
     if totals:
         _bars(panels[0], totals)
     _phases(panels[-1], result, [s for s in summaries if s.phase != TOTAL])
-    figure.suptitle(_title(result), fontsize=13, fontweight="bold", color=INK)
+    figure.suptitle(heading("Batch", result), fontsize=13, fontweight="bold", color=INK)
     figure.supxlabel(_footnote(result), fontsize=8, color=GREY)
     return figure
 
@@ -40,18 +41,9 @@ def _bars(axes: Axes, totals: list[PhaseSummary]) -> None:
     chosen = colours(summary.configuration for summary in totals)
     positions = np.arange(len(totals))
     axes.bar(positions, heights, width=0.62, color=chosen)
-    labels = [f"{summary.label}\n{_ratio_text(summary)}" for summary in totals]
-    axes.set_xticks(positions, labels, fontsize=10, color=INK)
-    for position, height, colour in zip(positions, heights, chosen, strict=True):
-        axes.annotate(
-            f"{height:.1f} s",
-            (float(position), 0.04 * max(heights)),
-            ha="center",
-            va="bottom",
-            fontsize=12,
-            fontweight="bold",
-            color="white" if colour in DARK_COLOURS else INK,
-        )
+    names = [summary.label for summary in totals]
+    ratios = [summary.seconds_ratio for summary in totals]
+    name_bars(axes, names, ratios, heights, chosen, "{:.1f} s")
     axes.set_title("Elapsed seconds of all phases (lower is better)", fontsize=11, color=INK)
     plain_frame(axes)
 
@@ -95,30 +87,9 @@ def _phases(axes: Axes, result: BatchResult, summaries: list[PhaseSummary]) -> N
     plain_frame(axes)
 
 
-def _ratio_text(summary: PhaseSummary) -> str:
-    ratio = summary.seconds_ratio
-    if ratio is None:
-        return "baseline"
-    if ratio.low is None or ratio.high is None:
-        return f"× {ratio.median:.3f}"
-    return f"× {ratio.median:.3f}\n[{ratio.low:.3f}, {ratio.high:.3f}]"
-
-
-def _title(result: BatchResult) -> str:
-    machine = result.metadata.get("cpu", {})
-    version = result.facts.get(result.baseline, {}).get("server_version", "?").split()[0]
-    return (
-        f"Batch on PostgreSQL {version}, "
-        f"{machine.get('model', 'unknown CPU')}, {machine.get('count', '?')} CPUs"
-    )
-
-
 def _footnote(result: BatchResult) -> str:
-    facts = result.facts.get(result.baseline, {})
     parts = [f"scale {result.parameters['scale']}"]
-    if facts:
-        times = facts["database_bytes"] / facts["shared_buffers_bytes"]
-        parts.append(f"data {times:.1f} × shared_buffers")
+    parts += times_shared_buffers(result)
     rounds = 1 + max(run.round for run in result.runs)
     parts.append(f"{rounds} round{'s' if rounds > 1 else ''}, interleaved by phase")
     return (

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tde_bench.outcome import Outcome, median_or_none
-from tde_bench.results import paired, round_estimate
-from tde_bench.speed import CipherSpeed, cipher_seconds
-from tde_bench.statistics import Estimate, relative_noise
+from tde_bench.measure.cipher_speed import CipherSpeed, cipher_seconds
+from tde_bench.measure.result import BenchmarkResult
+from tde_bench.measure.statistics import (
+    Estimate,
+    median_or_none,
+    paired,
+    relative_noise,
+    round_estimate,
+)
 
 SCHEMA = {"name": "tde-bench/batch", "version": 1}
 
@@ -78,7 +82,7 @@ class PhaseSummary:
 
 
 @dataclass
-class BatchResult(Outcome):
+class BatchResult(BenchmarkResult):
     """Everything about one run of ``tde-bench batch``; it grows while the run goes on.
 
     Attributes:
@@ -183,8 +187,3 @@ def total_frame(frame: pd.DataFrame, phases: int) -> pd.DataFrame:
 
 
 _SUMMED = ("seconds", "_encrypted", "_decrypted")
-
-
-def write_csv(result: BatchResult, path: Path) -> None:
-    """Write the raw runs, one line each, for a spreadsheet."""
-    result.frame().to_csv(path, index=False)

@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tde_bench import page_cache
-from tde_bench.database import Connection, execute, fetch_all, fetch_row, fetch_value
+from tde_bench.batch import page_cache
 from tde_bench.errors import BenchError
-from tde_bench.servers import EphemeralServer
-from tde_bench.usage import Usage, read_usage
+from tde_bench.measure.usage import Usage, read_usage
+from tde_bench.servers.database import Connection, execute, fetch_all, fetch_row, fetch_value
+from tde_bench.servers.ephemeral import EphemeralServer
 
 # What a phase returns: rows that must be the same in every configuration.
 Answer = tuple[Any, ...]

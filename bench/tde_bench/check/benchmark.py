@@ -22,21 +22,18 @@ from tde_bench.check.works import (
     settle,
 )
 from tde_bench.configurations import Configuration, ephemeral
-from tde_bench.database import Connection
 from tde_bench.errors import BenchError
-from tde_bench.machine import (
-    check_steal,
-    describe_canary,
-    describe_filesystem,
-    describe_machine,
-    describe_server,
-)
-from tde_bench.parameters import Parameters
-from tde_bench.progress import Observer
-from tde_bench.runner import Place, check_canary, running_servers
-from tde_bench.servers import Server, server_settings
-from tde_bench.speed import check_version, find_openssl, measure_speed
-from tde_bench.usage import read_usage, steal_seconds
+from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
+from tde_bench.measure.machine import check_steal
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.parameters import Parameters
+from tde_bench.measure.usage import read_usage, steal_seconds
+from tde_bench.servers.benchmark import ServerBenchmark
+from tde_bench.servers.database import Connection
+from tde_bench.servers.description import describe_server
+from tde_bench.servers.ephemeral import ephemeral_settings
+from tde_bench.servers.running import Place
+from tde_bench.servers.server import Server
 
 _SHARED_BUFFERS = "16MB"
 # Only CPU time is compared. Waiting for the disk would take most of the two minutes.
@@ -54,7 +51,7 @@ class CheckParameters(Parameters):
     rounds: int = 9
 
 
-class CheckBenchmark:
+class CheckBenchmark(ServerBenchmark[CheckResult]):
     """One run of the check.
 
     Args:
@@ -70,17 +67,16 @@ class CheckBenchmark:
         comparison: Comparison | None = None,
     ) -> None:
         self._parameters = parameters
-        self._observer = observer
-        self._save = save
-        self._configurations = ephemeral([Algorithm.AES256])
+        configurations = ephemeral([Algorithm.AES256])
         units = {work.name: (f"{work.label} ÷ openssl", "byte") for work in cipher_works()}
         units |= {work.name: (f"{work.label} ÷ plain", work.unit) for work in server_works()}
-        self.result = CheckResult(
+        result = CheckResult(
             parameters={**asdict(parameters), "shared_buffers": _SHARED_BUFFERS},
-            labels={c.name: c.label for c in self._configurations},
+            labels={configuration.name: configuration.label for configuration in configurations},
             units=units,
             comparison=comparison,
         )
+        super().__init__(configurations, result, observer, save)
 
     def run(self, *, bindir: Path | None, directory: Path | None) -> None:
         """Run everything; :attr:`result` holds what was measured, also after an exception.
@@ -95,22 +91,12 @@ class CheckBenchmark:
                 "there is no openssl program to compare the cipher with",
                 remedy="Install it: apt-get install openssl",
             )
-        settings = {**server_settings(_SHARED_BUFFERS), **_SETTINGS}
+        settings = {**ephemeral_settings(_SHARED_BUFFERS), **_SETTINGS}
         place = Place(directory, find_binaries(bindir), settings, keep=False)
-        self.result.status = "failed"
-        try:
-            describe_machine(self.result)
+        with self._recorded():
             check_version(openssl, self.result, {"the page core": _core.openssl_version()})
-            with running_servers(self._configurations, place, self._observer) as running:
-                assert running.folder is not None
-                describe_filesystem(self.result, running.folder)
-                self._measure_all(running.servers[0], running.servers[1], openssl)
-            self.result.status = "complete"
-        except KeyboardInterrupt:
-            self.result.status = "interrupted"
-            raise
-        finally:
-            self._save(self.result)
+            with self._running(place) as (plain, encrypted):
+                self._measure_all(plain, encrypted, openssl)
 
     def _measure_all(self, plain: Server, encrypted: Server, openssl: Path) -> None:
         with contextlib.ExitStack() as stack:
@@ -127,9 +113,7 @@ class CheckBenchmark:
 
     def _set_up(self, server: Server) -> Connection:
         label = server.configuration.label
-        self._observer.step(f"{label}: looking for a canary row on disk")
-        report = check_canary(server)
-        self._observer.note(f"{label}: {describe_canary(report)}")
+        self._check(server)
         self._observer.step(f"{label}: creating the table")
         connection = server.connect()
         create_table(connection)
@@ -138,7 +122,7 @@ class CheckBenchmark:
         for work in server_works():
             work.run(connection, self._parameters.rounds)
             settle(connection)
-        describe_server(self.result, server, report)
+        describe_server(self.result, server, self._canaries[server.configuration.name])
         return connection
 
     def _round(self, number: int, plain: _Turn, encrypted: _Turn, openssl: Path) -> None:

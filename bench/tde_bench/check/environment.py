@@ -1,4 +1,4 @@
-"""What the cost of encryption depends on besides this project's code."""
+"""Causes of the cost of encryption besides this project's code, and where they differ."""
 
 from __future__ import annotations
 

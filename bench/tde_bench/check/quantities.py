@@ -1,4 +1,4 @@
-"""What a check measures, and what its rounds say about each quantity."""
+"""Quantities that a check measures, and their summaries over its rounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tde_bench.statistics import Estimate, median_estimate
+from tde_bench.measure.statistics import Estimate, median_estimate
 
 
 @dataclass(frozen=True)

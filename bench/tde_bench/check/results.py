@@ -11,8 +11,8 @@ from tde_bench.check.environment import differences, environment_of
 from tde_bench.check.quantities import CheckRun, Quantity, summarize
 from tde_bench.check.verdict import Comparison, Finding, judge
 from tde_bench.errors import BenchError
-from tde_bench.outcome import Outcome
-from tde_bench.statistics import Estimate
+from tde_bench.measure.result import BenchmarkResult
+from tde_bench.measure.statistics import Estimate
 
 SCHEMA = {"name": "tde-bench/check", "version": 2}
 # Version 1 lacks margin and findings; what a baseline needs is the same.
@@ -20,7 +20,7 @@ _BASELINE_VERSIONS = (1, 2)
 
 
 @dataclass
-class CheckResult(Outcome):
+class CheckResult(BenchmarkResult):
     """Everything about one run of ``tde-bench check``.
 
     Attributes:

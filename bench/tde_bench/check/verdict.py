@@ -9,7 +9,7 @@ from typing import Any
 
 from tde_bench.check.environment import Environment
 from tde_bench.check.quantities import Quantity
-from tde_bench.statistics import Estimate
+from tde_bench.measure.statistics import Estimate
 
 
 class Verdict(enum.Enum):

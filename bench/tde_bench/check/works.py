@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tde import Algorithm
-from tde_bench.database import Connection, execute, fetch_value
 from tde_bench.errors import ConsistencyError
 from tde_bench.pages.backends import PAGE_BYTES, TdeCore
 from tde_bench.pages.benchmark import random_pages, time_work
+from tde_bench.servers.database import Connection, execute, fetch_value
 
 TABLE = "check_rows"
 # About 51 MB, three times the shared_buffers of the check, so that pages have to move.

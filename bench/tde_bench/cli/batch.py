@@ -10,24 +10,18 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
-from tde.console.output import console, error_console
-from tde_bench.cli.common import (
-    End,
-    algorithms_of,
-    check_memory_size,
-    check_outputs,
-    show_and_end,
-    what_ended,
-)
-from tde_bench.options import (
-    AesListOption,
-    BindirOption,
+from tde.console.output import console
+from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs
+from tde_bench.cli.options import (
     ChartFileOption,
+    ComparedAesOption,
     CsvFileOption,
     DirectoryOption,
     JsonFileOption,
     KeepOption,
+    ServerProgramsOption,
 )
+from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
 
 if TYPE_CHECKING:
     from tde_bench.batch.benchmark import BatchParameters
@@ -86,12 +80,12 @@ def register(app: typer.Typer) -> None:
 
 
 def batch(
-    aes: AesListOption = None,
+    aes: ComparedAesOption = None,
     cipher: CipherOption = Cipher.BOTH,
     scale: BatchScaleOption = None,
     rounds: BatchRoundsOption = None,
     shared_buffers: BatchBuffersOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     keep: KeepOption = False,
     json_file: JsonFileOption = None,
@@ -145,14 +139,8 @@ def _run(
 ) -> tuple[BatchResult, End]:
     """Measure, saving after every phase; return the result and what ended the run early."""
     from tde_bench.batch.benchmark import BatchBenchmark, turns
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
 
-    def save(result: BatchResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
-
-    with live_progress(error_console, turns(configurations, parameters)) as observer:
+    with progress_and_saving(turns(configurations, parameters), json_file) as (observer, save):
         benchmark = BatchBenchmark(configurations, parameters, observer, save)
         end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory, keep=keep))
     return benchmark.result, end
@@ -161,11 +149,7 @@ def _run(
 def _present(result: BatchResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.batch.chart import write_chart
-    from tde_bench.batch.report import print_report
-    from tde_bench.batch.results import write_csv
+    from tde_bench.batch.tables import print_report
 
     print_report(result, console)
-    if csv_file is not None:
-        write_csv(result, csv_file)
-    if chart_file is not None and result.runs:
-        write_chart(result, chart_file)
+    write_files(result, csv_file, chart_file, write_chart)

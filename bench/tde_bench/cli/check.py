@@ -12,11 +12,11 @@ import typer
 from tde.console.apps import examples
 from tde.console.errors import EXIT_INTERRUPTED
 from tde.console.output import console, error_console
-from tde_bench.cli.common import check_outputs
 from tde_bench.cli.failures import in_plain_words
+from tde_bench.cli.option_checks import check_outputs
+from tde_bench.cli.options import DirectoryOption, JsonFileOption, ServerProgramsOption
+from tde_bench.cli.runs import progress_and_saving, what_ended
 from tde_bench.errors import NotMeasuredError
-from tde_bench.lifecycle import signals_interrupt
-from tde_bench.options import BindirOption, DirectoryOption, JsonFileOption
 
 if TYPE_CHECKING:
     from tde_bench.check.benchmark import CheckParameters
@@ -66,7 +66,7 @@ def check(
     baseline: BaselineOption = None,
     margin: MarginOption = 0.1,
     rounds: CheckRoundsOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     json_file: JsonFileOption = None,
     junit_file: JunitOption = None,
@@ -84,8 +84,8 @@ def check(
         check_outputs([json_file, junit_file], [])
         # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
         from tde_bench.check.benchmark import CheckParameters
-        from tde_bench.check.report import print_check
         from tde_bench.check.results import read_baseline
+        from tde_bench.check.tables import print_check
 
         # Read first: a baseline that cannot be used should not cost two minutes.
         comparison = None if baseline is None else read_baseline(baseline, margin)
@@ -148,18 +148,10 @@ def _run(
 ) -> tuple[CheckResult, bool]:
     """Measure, saving after every round; return the result and whether the run was finished."""
     from tde_bench.check.benchmark import CheckBenchmark, steps
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
 
-    def save(result: CheckResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
-
-    with live_progress(error_console, steps(parameters)) as observer:
+    with progress_and_saving(steps(parameters), json_file) as (observer, save):
         benchmark = CheckBenchmark(parameters, observer, save, comparison)
-        with signals_interrupt():
-            try:
-                benchmark.run(bindir=bindir, directory=directory)
-            except KeyboardInterrupt:
-                return benchmark.result, False
-    return benchmark.result, True
+        end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory))
+    if isinstance(end, Exception):
+        raise end
+    return benchmark.result, end is None

@@ -9,29 +9,23 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
-from tde.console.output import console, error_console
-from tde_bench.cli.common import (
-    End,
-    algorithms_of,
-    check_memory_size,
-    check_outputs,
-    show_and_end,
-    what_ended,
-)
-from tde_bench.options import (
-    AesListOption,
-    BindirOption,
+from tde.console.output import console
+from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs
+from tde_bench.cli.options import (
     ChartFileOption,
+    ComparedAesOption,
     CsvFileOption,
     DirectoryOption,
     JsonFileOption,
+    ServerProgramsOption,
 )
+from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
 
 if TYPE_CHECKING:
     from tde.postgres import PostgresBinaries
     from tde_bench.compare.peers import Peer
     from tde_bench.compare.results import CompareResult
-    from tde_bench.parameters import OltpParameters
+    from tde_bench.oltp.parameters import OltpParameters
 
 _EPILOG = examples(
     "tde-bench compare --json compare.json --chart compare.png",
@@ -77,14 +71,14 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    aes: AesListOption = None,
+    aes: ComparedAesOption = None,
     existing: ExistingPeerOption = None,
     scale: PeerScaleOption = None,
     clients: PeerClientsOption = None,
     duration: PeerDurationOption = None,
     rounds: PeerRoundsOption = None,
     shared_buffers: PeerBuffersOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     json_file: JsonFileOption = None,
     csv_file: CsvFileOption = None,
@@ -119,7 +113,7 @@ def compare(
 
 def _parameters(quick: bool) -> OltpParameters:
     """Return defaults for up to half a dozen servers."""
-    from tde_bench.parameters import OltpParameters
+    from tde_bench.oltp.parameters import OltpParameters
 
     if quick:
         return OltpParameters(
@@ -137,15 +131,9 @@ def _run(
 ) -> tuple[CompareResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
     from tde_bench.compare.benchmark import CompareBenchmark
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
-
-    def save(result: CompareResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
 
     able = sum(peer.reason is None for peer in peers)
-    with live_progress(error_console, parameters.load_seconds(able)) as observer:
+    with progress_and_saving(parameters.load_seconds(able), json_file) as (observer, save):
         benchmark = CompareBenchmark(peers, parameters, observer, save)
         end = what_ended(lambda: benchmark.run_peers(binaries, directory))
     return benchmark.result, end
@@ -153,12 +141,8 @@ def _run(
 
 def _present(result: CompareResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
-    from tde_bench.chart import write_chart
-    from tde_bench.compare.report import print_report
-    from tde_bench.results import write_csv
+    from tde_bench.compare.tables import print_report
+    from tde_bench.oltp.chart import write_chart
 
     print_report(result, console)
-    if csv_file is not None:
-        write_csv(result, csv_file)
-    if chart_file is not None and result.runs:
-        write_chart(result, chart_file)
+    write_files(result, csv_file, chart_file, write_chart)

@@ -93,7 +93,7 @@ def _of_process(error: psutil.Error) -> BenchError:
 
 
 def _of_database(error: psycopg2.Error) -> BenchError:
-    from tde_bench.labels import label_of
+    from tde_bench.servers.labelled_connections import label_of
 
     what, remedy = _explanation(error)
     label = label_of(error)

@@ -10,21 +10,11 @@ import typer
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
 from tde.console.output import console, error_console
-from tde_bench.cli.common import (
-    End,
-    algorithms_of,
-    check_memory_size,
-    check_outputs,
-    numbers,
-    show_and_end,
-    what_ended,
-)
-from tde_bench.errors import BenchError
-from tde_bench.options import (
-    AesListOption,
-    BindirOption,
+from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs, numbers
+from tde_bench.cli.options import (
     ChartFileOption,
     ClientsOption,
+    ComparedAesOption,
     ControlOption,
     CsvFileOption,
     DirectoryOption,
@@ -39,17 +29,20 @@ from tde_bench.options import (
     RoundsOption,
     ScaleOption,
     SeedOption,
+    ServerProgramsOption,
     SharedBuffersOption,
     SliceOption,
     WarmupOption,
     WorkloadOption,
 )
-from tde_bench.workload_names import WorkloadName
+from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
+from tde_bench.errors import BenchError
+from tde_bench.workloads.names import WorkloadName
 
 if TYPE_CHECKING:
     from tde_bench.configurations import Configuration
-    from tde_bench.parameters import OltpParameters
-    from tde_bench.results import OltpResult
+    from tde_bench.oltp.parameters import OltpParameters
+    from tde_bench.oltp.results import OltpResult
 
 _EPILOG = examples(
     "tde-bench oltp --aes 256",
@@ -74,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
 
 def oltp(
-    aes: AesListOption = None,
+    aes: ComparedAesOption = None,
     existing: ExistingOption = None,
     control: ControlOption = False,
     workload: WorkloadOption = WorkloadName.TPCB,
@@ -88,7 +81,7 @@ def oltp(
     rounds: RoundsOption = None,
     warmup: WarmupOption = None,
     shared_buffers: SharedBuffersOption = None,
-    bindir: BindirOption = None,
+    bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     keep: KeepOption = False,
     json_file: JsonFileOption = None,
@@ -104,7 +97,7 @@ def oltp(
     check_memory_size("--shared-buffers", shared_buffers)
     check_outputs([json_file, csv_file, chart_file], [chart_file])
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.
-    from tde_bench.parameters import OltpParameters
+    from tde_bench.oltp.parameters import OltpParameters
 
     configurations = _configurations(aes or [], existing or [], control=control)
     parameters = OltpParameters.choose(
@@ -139,16 +132,10 @@ def _run(
     keep: bool,
 ) -> tuple[OltpResult, End]:
     """Measure, saving after every turn; return the result and what ended the run early."""
-    from tde_bench.oltp import OltpBenchmark
-    from tde_bench.outcome import write_json
-    from tde_bench.progress import live_progress
-
-    def save(result: OltpResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
+    from tde_bench.oltp.benchmark import OltpBenchmark
 
     total = parameters.load_seconds(len(configurations))
-    with live_progress(error_console, total) as observer:
+    with progress_and_saving(total, json_file) as (observer, save):
         benchmark = OltpBenchmark(configurations, parameters, observer, save)
         end = what_ended(lambda: benchmark.run(bindir=bindir, directory=directory, keep=keep))
     return benchmark.result, end
@@ -172,10 +159,10 @@ def _configurations(
 
 def _check_parameters(parameters: OltpParameters) -> None:
     """Refuse what means nothing, and say before the run what would surprise after it."""
-    from tde_bench import workloads
+    from tde_bench.workloads import catalogue
 
     name = WorkloadName(parameters.workload)
-    chosen = workloads.workload(name)
+    chosen = catalogue.workload(name)
     if not chosen.options_apply and (parameters.rate or parameters.protocol != "simple"):
         raise BenchError(f"--rate and --protocol are options of pgbench, which {name.value} lacks")
     clients, scale = max(parameters.clients), min(parameters.scale)
@@ -188,12 +175,8 @@ def _check_parameters(parameters: OltpParameters) -> None:
 
 def _present(result: OltpResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
-    from tde_bench.chart import write_chart
-    from tde_bench.report import print_report
-    from tde_bench.results import write_csv
+    from tde_bench.oltp.chart import write_chart
+    from tde_bench.oltp.tables import print_report
 
     print_report(result, console)
-    if csv_file is not None:
-        write_csv(result, csv_file)
-    if chart_file is not None and result.runs:
-        write_chart(result, chart_file)
+    write_files(result, csv_file, chart_file, write_chart)

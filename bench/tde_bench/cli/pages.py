@@ -9,10 +9,11 @@ import typer
 
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
-from tde.console.output import console, error_console
-from tde_bench.cli.common import End, algorithms_of, check_outputs, show_and_end, what_ended
+from tde.console.output import console
+from tde_bench.cli.option_checks import algorithms_of, check_outputs
+from tde_bench.cli.options import ChartFileOption, ComparedAesOption, CsvFileOption, JsonFileOption
+from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
 from tde_bench.errors import BenchError
-from tde_bench.options import AesListOption, ChartFileOption, CsvFileOption, JsonFileOption
 
 if TYPE_CHECKING:
     from tde_bench.pages.backends import Backend
@@ -66,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
 def pages(
     backend: BackendOption = None,
-    aes: AesListOption = None,
+    aes: ComparedAesOption = None,
     pages: PagesOption = None,
     threads: ThreadsOption = None,
     rounds: PagesRoundsOption = None,
@@ -115,15 +116,9 @@ def _run(
     json_file: Path | None,
 ) -> tuple[PagesResult, End]:
     """Measure, saving after every round; return the result and what ended the run early."""
-    from tde_bench.outcome import write_json
     from tde_bench.pages.benchmark import PagesBenchmark
-    from tde_bench.progress import live_progress
 
-    def save(result: PagesResult) -> None:
-        if json_file is not None:
-            write_json(result, json_file)
-
-    with live_progress(error_console, parameters.rounds * len(algorithms)) as observer:
+    with progress_and_saving(parameters.rounds * len(algorithms), json_file) as (observer, save):
         benchmark = PagesBenchmark(backends, algorithms, parameters, observer, save)
         end = what_ended(benchmark.run)
     return benchmark.result, end
@@ -132,11 +127,7 @@ def _run(
 def _present(result: PagesResult, csv_file: Path | None, chart_file: Path | None) -> None:
     """Print the report and write the files that are made once, at the end."""
     from tde_bench.pages.chart import write_chart
-    from tde_bench.pages.report import print_report
-    from tde_bench.pages.results import write_csv
+    from tde_bench.pages.tables import print_report
 
     print_report(result, console)
-    if csv_file is not None:
-        write_csv(result, csv_file)
-    if chart_file is not None and result.runs:
-        write_chart(result, chart_file)
+    write_files(result, csv_file, chart_file, write_chart)

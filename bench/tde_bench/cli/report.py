@@ -9,7 +9,7 @@ import typer
 
 from tde.console.apps import examples
 from tde.console.output import console
-from tde_bench.cli.common import check_outputs
+from tde_bench.cli.option_checks import check_outputs
 from tde_bench.errors import BenchError
 
 _EPILOG = examples(
@@ -42,7 +42,7 @@ def report(files: FilesArgument, html: HtmlOption = None, markdown: MarkdownOpti
         raise BenchError("there is nothing to write", remedy="Add --html FILE or --markdown FILE.")
     check_outputs([html, markdown], [])
     # Imported here, because matplotlib takes a second that `--help` should not wait for.
-    from tde_bench.htmlreport.page import read_all, render_html, render_markdown
+    from tde_bench.report.page import read_all, render_html, render_markdown
 
     results = read_all(files)
     for path, render in ((html, render_html), (markdown, render_markdown)):

@@ -18,23 +18,19 @@ from tde_bench.compare.volumes import Volume, gocryptfs, luks
 from tde_bench.compare.workload import PeerWorkload
 from tde_bench.configurations import GOCRYPTFS, LUKS, Configuration
 from tde_bench.errors import BenchError, CanaryError
-from tde_bench.machine import (
-    check_steal,
-    compare_settings,
-    describe_filesystem,
-    describe_machine,
-    disown_shared_servers,
-)
-from tde_bench.oltp import OltpBenchmark
-from tde_bench.parameters import OltpParameters
-from tde_bench.progress import Observer
-from tde_bench.results import OltpRun, Point
-from tde_bench.runner import closing_all
-from tde_bench.schedule import Slot
-from tde_bench.servers import EphemeralServer, ExistingServer, Server, server_settings
-from tde_bench.turn import Turn
-from tde_bench.workloads import Driver
-from tde_bench.workspace import give_to, workspace
+from tde_bench.measure.machine import describe_filesystem
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.schedule import Slot
+from tde_bench.oltp.benchmark import OltpBenchmark
+from tde_bench.oltp.parameters import OltpParameters
+from tde_bench.oltp.results import OltpRun, Point
+from tde_bench.oltp.sliced_turn import Turn
+from tde_bench.servers.ephemeral import EphemeralServer
+from tde_bench.servers.existing import ExistingServer
+from tde_bench.servers.running import Place, closing_all
+from tde_bench.servers.server import Server
+from tde_bench.servers.workspace import give_to, workspace
+from tde_bench.workloads.base import Driver
 
 _VOLUMES = {GOCRYPTFS: gocryptfs, LUKS: luks}
 
@@ -78,19 +74,13 @@ class CompareBenchmark(OltpBenchmark):
         observer: Observer,
         save: Callable[[CompareResult], None],
     ) -> None:
-        able = [peer for peer in peers if peer.reason is None]
-        super().__init__(
-            [peer.configuration for peer in able],
-            parameters,
-            observer,
-            lambda result: save(self.result),
-        )
+        able = [peer.configuration for peer in peers if peer.reason is None]
+        super().__init__(able, parameters, observer, lambda result: save(self.result))
         self._workload = PeerWorkload(self.result.labels)
         # Those that are to be closed at the end.
         self._servers: list[Server] = []
         self.result = CompareResult(
-            parameters=self.result.parameters,
-            labels=self.result.labels,
+            **vars(self.result),
             unavailable={
                 peer.configuration.name: (peer.configuration.label, peer.reason)
                 for peer in peers
@@ -109,39 +99,15 @@ class CompareBenchmark(OltpBenchmark):
                 or results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers, mounts and files are gone.
         """
-        self.result.status = "failed"
-        try:
-            describe_machine(self.result)
-            with self._running(binaries, directory) as servers:
-                disown_shared_servers(self.result, servers)
-                program = binaries.program("pgbench")
-                self._measure_all([Driver(server, program) for server in servers])
-            self.result.status = "complete"
-        except KeyboardInterrupt:
-            self.result.status = "interrupted"
-            raise
-        finally:
-            self._save(self.result)
+        self._run_with(binaries, directory, keep=False)
 
-    def _measure_all(self, drivers: Sequence[Driver]) -> None:
-        """Measure the peers that manage what comes before the first round."""
-        (scale,) = self._parameters.scale
+    def _prepare(
+        self, drivers: Sequence[Driver], step: Callable[[Driver], None]
+    ) -> Sequence[Driver]:
+        """Leave out the peers that do not manage a step before the rounds."""
         for driver in drivers:
             with self._leaving_out(driver.server.configuration):
-                self._check(driver.server)
-                self._set_up(driver, scale)
-        for driver in self._left(drivers):
-            with self._leaving_out(driver.server.configuration):
-                self._warm_up(driver, scale)
-        compare_settings(self.result)
-        self._measure_scale(self._left(drivers), scale)
-        check_steal(
-            self.result,
-            stolen=sum(run.steal_seconds for run in self.result.runs),
-            seconds=sum(run.seconds for run in self.result.runs),
-        )
-
-    def _left(self, drivers: Sequence[Driver]) -> list[Driver]:
+                step(driver)
         return [driver for driver in drivers if driver.server in self._servers]
 
     def _check(self, server: Server) -> None:
@@ -166,14 +132,10 @@ class CompareBenchmark(OltpBenchmark):
             return super()._end(turn)
 
     @contextmanager
-    def _running(
-        self, binaries: PostgresBinaries, directory: Path | None
-    ) -> Iterator[Sequence[Server]]:
+    def _running(self, place: Place) -> Iterator[Sequence[Server]]:
         """Start a server per peer; on the way out stop them, unmount, and remove their files."""
-        parameters = self._parameters
-        settings = server_settings(parameters.shared_buffers, max(parameters.clients))
         with ExitStack() as stack:
-            folder = stack.enter_context(workspace(directory, keep=False))
+            folder = stack.enter_context(workspace(place.parent, keep=place.keep))
             describe_filesystem(self.result, folder)
             volumes: dict[str, Volume] = {}
             for configuration in [c for c in self._configurations if c.name in _VOLUMES]:
@@ -190,9 +152,9 @@ class CompareBenchmark(OltpBenchmark):
                         self._servers.append(existing)
                         existing.start()
                         continue
-                    server = _ephemeral(configuration, folder, binaries, volumes)
+                    server = _ephemeral(configuration, folder, place.binaries, volumes)
                     self._servers.append(server)
-                    server.start(settings, keep=False)
+                    server.start(place.settings, keep=place.keep)
             yield self._servers
 
     @contextmanager

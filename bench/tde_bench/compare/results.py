@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tde_bench.results import SCHEMA as OLTP_SCHEMA, OltpResult, read_oltp
+from tde_bench.oltp.results import SCHEMA as OLTP_SCHEMA, OltpResult, read_oltp
 
 # Version 2 came with version 3 of what it shares with ``oltp``.
 SCHEMA = {"name": "tde-bench/compare", "version": 2}

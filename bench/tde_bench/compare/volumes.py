@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde_bench.errors import BenchError
-from tde_bench.lifecycle import signals_wait
-from tde_bench.workspace import mounts_below
+from tde_bench.servers.signals import signals_wait
+from tde_bench.servers.workspace import mounts_below
 
 _MOUNT_SECONDS = 60
 # How long something may stay busy before it is undone the hard way.

@@ -6,8 +6,8 @@ import secrets
 from typing import ClassVar
 
 from tde_bench.configurations import PGCRYPTO
-from tde_bench.database import Connection, execute, fetch_row
 from tde_bench.errors import ConsistencyError
+from tde_bench.servers.database import Connection, execute, fetch_row
 from tde_bench.workloads.base import Driver, Load, LoadOptions, PgbenchWorkload, Progress, Workload
 from tde_bench.workloads.tpcb import TpcB
 

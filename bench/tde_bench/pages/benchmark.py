@@ -15,14 +15,15 @@ from cryptography.hazmat.backends.openssl import backend as cryptography_backend
 from tde import Algorithm, _core
 from tde_bench.configurations import CAPABILITIES, Configuration
 from tde_bench.errors import BenchError
-from tde_bench.machine import check_steal, describe_machine
+from tde_bench.measure.benchmark import Benchmark
+from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
+from tde_bench.measure.machine import check_steal
+from tde_bench.measure.observer import Observer
+from tde_bench.measure.parameters import Parameters
+from tde_bench.measure.schedule import Slot
+from tde_bench.measure.usage import steal_seconds
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesCase, PagesResult, PagesRun
-from tde_bench.parameters import Parameters
-from tde_bench.progress import Observer
-from tde_bench.schedule import Slot
-from tde_bench.speed import check_version, find_openssl, measure_speed
-from tde_bench.usage import steal_seconds
 
 IN_PLACE = "in place"
 OUT = "out"
@@ -54,7 +55,7 @@ class PagesParameters(Parameters):
         return cls(pages=(1, 128), rounds=3, sample=0.05)
 
 
-class PagesBenchmark:
+class PagesBenchmark(Benchmark[PagesResult]):
     """One run of the benchmark.
 
     Args:
@@ -71,14 +72,13 @@ class PagesBenchmark:
     ) -> None:
         self._parameters = parameters
         self._algorithms = algorithms
-        self._observer = observer
-        self._save = save
         self._openssl = find_openssl()
         labels = {backend.name: backend.label for backend in backends}
-        self.result = PagesResult(
+        result = PagesResult(
             parameters={key: _plain(value) for key, value in asdict(parameters).items()},
             labels={**labels, OPENSSL: "openssl speed", MEMCPY: "memcpy"},
         )
+        super().__init__(result, observer, save)
         self._backends = {}
         for backend in backends:
             if (reason := backend.missing()) is None:
@@ -95,9 +95,7 @@ class PagesBenchmark:
             BenchError: when a backend gives other bytes than the product.
             KeyboardInterrupt: after an interruption.
         """
-        self.result.status = "failed"
-        try:
-            describe_machine(self.result)
+        with self._recorded():
             if self._openssl is not None:
                 libraries = {"the page core": _core.openssl_version()}
                 check_version(self._openssl, self.result, libraries)
@@ -111,12 +109,6 @@ class PagesBenchmark:
             for algorithm in self._algorithms:
                 require_same_bytes([TdeCore(), *self._backends.values()], algorithm)
             self._measure_all()
-            self.result.status = "complete"
-        except KeyboardInterrupt:
-            self.result.status = "interrupted"
-            raise
-        finally:
-            self._save(self.result)
 
     def cases(self, algorithm: Algorithm) -> list[PagesCase]:
         """Return what is measured close together, so that it shares the state of the machine."""

@@ -10,12 +10,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
-from tde_bench.palette import GREY, INK, colours, plain_frame
+from tde_bench.present.charts import write_figure
+from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 
 def write_chart(result: PagesResult, path: Path) -> None:
     """Draw encryption in place, one panel per algorithm; PNG or SVG."""
-    draw(result).savefig(path, dpi=200, format=path.suffix.lower().lstrip("."))
+    write_figure(draw(result), path)
 
 
 def draw(result: PagesResult) -> Figure:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tde_bench.outcome import Outcome
-from tde_bench.statistics import Estimate, Values, median_estimate
+from tde_bench.measure.result import BenchmarkResult
+from tde_bench.measure.statistics import Estimate, Values, median_estimate
 
 SCHEMA = {"name": "tde-bench/pages", "version": 1}
 
@@ -66,7 +65,7 @@ class PagesSummary(PagesCase):
 
 
 @dataclass
-class PagesResult(Outcome):
+class PagesResult(BenchmarkResult):
     """Everything about one run of ``tde-bench pages``; labels name the backends."""
 
     runs: list[PagesRun] = field(default_factory=list)
@@ -141,8 +140,3 @@ def _paired(own: pd.DataFrame, other: pd.DataFrame, metric: str) -> Estimate | N
     pairs.columns = pd.Index(["own", "other"])
     ratios: Values = (pairs["own"] / pairs["other"]).to_numpy(dtype=np.float64)
     return median_estimate(ratios) if ratios.size else None
-
-
-def write_csv(result: PagesResult, path: Path) -> None:
-    """Write the raw samples, one line each, for a spreadsheet."""
-    result.frame().to_csv(path, index=False)

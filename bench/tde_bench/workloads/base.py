@@ -1,4 +1,4 @@
-"""What a workload is: data, a load, and a check that the data fits the load."""
+"""A workload: data, a load, and a check that the data fits the load."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tde_bench.database import Connection, execute
-from tde_bench.pgbench import Pgbench, PgbenchOptions, Summary
-from tde_bench.servers import Server
-from tde_bench.statistics import Values
+from tde_bench.measure.statistics import Values
+from tde_bench.servers.database import Connection, execute
+from tde_bench.servers.server import Server
+from tde_bench.workloads.pgbench import Pgbench, PgbenchOptions, Summary
 
 Progress = Callable[[float, float | None], None]
 
@@ -59,7 +59,8 @@ class Driver:
     @property
     def pgbench(self) -> Pgbench:
         """Return pgbench for the server."""
-        return self.server.pgbench(self.pgbench_program)
+        server = self.server
+        return Pgbench(self.pgbench_program, server.dsn, server.client_environment)
 
 
 class Workload(ABC):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tde_bench.database import Connection, fetch_value
 from tde_bench.errors import ConsistencyError
+from tde_bench.servers.database import Connection, fetch_value
 from tde_bench.workloads.base import Driver, PgbenchWorkload
 
 _ROWS_PER_SCALE = 100_000

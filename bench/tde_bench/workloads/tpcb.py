@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tde_bench import tpcb
-from tde_bench.database import Connection
 from tde_bench.errors import ConsistencyError
+from tde_bench.servers.database import Connection
 from tde_bench.workloads.base import Driver, PgbenchWorkload
+from tde_bench.workloads.tpcb_tables import TABLES, read_sums, require_consistent
 
 
 class TpcB(PgbenchWorkload):
     """pgbench's TPC-B: four rows change, one is inserted, in each transaction."""
 
     title: ClassVar[str] = "pgbench TPC-B"
-    tables: ClassVar[Sequence[str]] = tpcb.TABLES
+    tables: ClassVar[Sequence[str]] = TABLES
     arguments: ClassVar[Sequence[str]] = ("--builtin=tpcb-like",)
 
     def set_up(self, driver: Driver, scale: int) -> None:
@@ -24,7 +24,7 @@ class TpcB(PgbenchWorkload):
 
     def verify(self, connection: Connection, *, label: str, confirmed: int, in_turn: int) -> None:
         """Compare the four sums, and the history with what was confirmed."""
-        tpcb.require_consistent(tpcb.read_sums(connection), label=label, at_least=confirmed)
+        require_consistent(read_sums(connection), label=label, at_least=confirmed)
 
 
 class SelectOnly(TpcB):
@@ -35,7 +35,7 @@ class SelectOnly(TpcB):
 
     def verify(self, connection: Connection, *, label: str, confirmed: int, in_turn: int) -> None:
         """Compare the sums, which stay zero."""
-        tpcb.require_consistent(tpcb.read_sums(connection), label=label, at_least=0)
+        require_consistent(read_sums(connection), label=label, at_least=0)
 
 
 class SimpleUpdate(TpcB):
@@ -46,7 +46,7 @@ class SimpleUpdate(TpcB):
 
     def verify(self, connection: Connection, *, label: str, confirmed: int, in_turn: int) -> None:
         """Compare accounts and history, the two tables that change."""
-        sums = tpcb.read_sums(connection)
+        sums = read_sums(connection)
         if sums.accounts != sums.history or sums.tellers or sums.branches:
             raise ConsistencyError(f"the sums of {label} disagree: {sums}")
         if sums.transactions < confirmed:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tde_bench.database import Connection, execute, fetch_value
 from tde_bench.errors import ConsistencyError
+from tde_bench.servers.database import Connection, execute, fetch_value
 from tde_bench.workloads.base import Driver, PgbenchWorkload
 
 TABLE = "tde_bench_inserts"

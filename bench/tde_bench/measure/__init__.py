@@ -1,0 +1,1 @@
+"""Measuring and its arithmetic, of anything: CPU, cipher, machine, statistics."""

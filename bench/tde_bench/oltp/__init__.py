@@ -1,0 +1,1 @@
+"""``tde-bench oltp``: a transactional workload on every configuration, in interleaved slices."""

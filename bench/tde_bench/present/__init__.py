@@ -1,0 +1,1 @@
+"""The look of results, whichever command they come from."""
