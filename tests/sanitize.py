@@ -20,7 +20,7 @@ TESTS = (
     *("page", "keystore", "golden", "interposer", "audit/test_block_verdicts.py"),
     *("audit/test_plain_files.py", "convert/test_journal.py", "convert/test_torn_blocks.py"),
     *("postgres/server/test_pidfile_and_sockets.py", "postgres/server/test_reachable_copies.py"),
-    "postgres/server/test_unhandled_calls.py",
+    *("postgres/server/test_unhandled_calls.py", "doctor/test_machine_checks.py"),
 )
 
 # These look at the memory of a process, in which a sanitizer keeps what was freed, ignores

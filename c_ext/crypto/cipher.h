@@ -1,5 +1,5 @@
 /*
- * crypto/cipher.h - page encryption with OpenSSL EVP.  No Python, no I/O.
+ * crypto/cipher.h - AES-XTS with OpenSSL.  No Python, no I/O.
  *
  * Units are AES-XTS data units of at most 8192 bytes.  A cipher owns its OpenSSL
  * contexts and must be used by one thread at a time; make one per thread.

@@ -50,7 +50,8 @@ struct tde_tar {
 };
 
 enum tde_tar_place {
-    TDE_TAR_AT_HEADER,  /* for ..._tar_complete when a member is open, else for ..._tar_begin */
+    TDE_TAR_AT_HEADER,  /* for tde_format_tar_complete when a member is open, else for
+                           tde_format_tar_begin */
     TDE_TAR_IN_SEGMENT, /* WAL at offset - (header + 512) of the segment member.id */
     TDE_TAR_IN_PLAIN,   /* to be stored as it is */
     TDE_TAR_NOWHERE,    /* not a place where PostgreSQL writes */

@@ -53,7 +53,7 @@ int tde_python_convert_identity(PyObject *object, void *to)
 }
 
 /* (path) -> (class, tablespace, word 0, word 1, word 2, fork, first block, name or None) */
-static PyObject *core_parse_path(PyObject *Py_UNUSED(module), PyObject *path)
+static PyObject *parse_path(PyObject *Py_UNUSED(module), PyObject *path)
 {
     struct tde_identity id;
     enum tde_file_class file_class;
@@ -72,7 +72,7 @@ static PyObject *core_parse_path(PyObject *Py_UNUSED(module), PyObject *path)
 }
 
 /* (identity, block) -> 16 bytes */
-static PyObject *core_tweak(PyObject *module, PyObject *args)
+static PyObject *make_tweak(PyObject *module, PyObject *args)
 {
     struct tde_python_state *state = PyModule_GetState(module);
     struct tde_identity id;
@@ -89,14 +89,14 @@ static PyObject *core_tweak(PyObject *module, PyObject *args)
     return PyBytes_FromStringAndSize((const char *)tweak, sizeof tweak);
 }
 
-static PyObject *core_openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+static PyObject *openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyUnicode_FromString(OpenSSL_version(OPENSSL_VERSION));
 }
 
 static PyMethodDef functions[] = {
-    {"parse_path", core_parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
-    {"tweak", core_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
+    {"parse_path", parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
+    {"tweak", make_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
     {"xts", tde_python_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
     {"tail_mask", tde_python_tail_mask, METH_VARARGS,
      PyDoc_STR("Mask or unmask the last partial AES block of a file.")},
@@ -110,7 +110,7 @@ static PyMethodDef functions[] = {
      PyDoc_STR("Return PostgreSQL's checksum of a page.")},
     {"find_bytes", tde_python_find_bytes, METH_VARARGS,
      PyDoc_STR("Find bytes in a buffer, as bytes.find() does.")},
-    {"openssl_version", core_openssl_version, METH_NOARGS,
+    {"openssl_version", openssl_version, METH_NOARGS,
      PyDoc_STR("Return the version text of the OpenSSL library in use.")},
     {NULL, NULL, 0, NULL},
 };
@@ -152,7 +152,7 @@ static int add_constants(PyObject *module)
                : -1;
 }
 
-static int core_exec(PyObject *module)
+static int fill_module(PyObject *module)
 {
     PyObject *type;
     int result;
@@ -168,7 +168,7 @@ static int core_exec(PyObject *module)
     return result;
 }
 
-static int core_traverse(PyObject *module, visitproc visit, void *arg)
+static int visit_state(PyObject *module, visitproc visit, void *arg)
 {
     struct tde_python_state *state = PyModule_GetState(module);
 
@@ -179,7 +179,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     return 0;
 }
 
-static int core_clear(PyObject *module)
+static int clear_state(PyObject *module)
 {
     struct tde_python_state *state = PyModule_GetState(module);
 
@@ -190,13 +190,13 @@ static int core_clear(PyObject *module)
     return 0;
 }
 
-static void core_free(void *module)
+static void free_state(void *module)
 {
-    core_clear(module);
+    clear_state(module);
 }
 
 static PyModuleDef_Slot slots[] = {
-    {Py_mod_exec, core_exec},
+    {Py_mod_exec, fill_module},
     {0, NULL},
 };
 
@@ -207,9 +207,9 @@ static struct PyModuleDef definition = {
     .m_size = sizeof(struct tde_python_state),
     .m_methods = functions,
     .m_slots = slots,
-    .m_traverse = core_traverse,
-    .m_clear = core_clear,
-    .m_free = core_free,
+    .m_traverse = visit_state,
+    .m_clear = clear_state,
+    .m_free = free_state,
 };
 
 PyMODINIT_FUNC PyInit__core(void); /* CPython's macro declares it only with C++. */

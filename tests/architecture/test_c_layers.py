@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from elftools.elf.elffile import ELFFile
+
+from tde.postgres.server.interposer import find_interposer
+
 C_EXT = Path(__file__).parents[2] / "c_ext"
 HEADERS = sorted(C_EXT.rglob("*.h"))
 SOURCES = sorted(C_EXT.rglob("*.c"))
@@ -64,7 +68,10 @@ def test_symbols_begin_with_the_name_of_their_folder() -> None:
 
 def test_sources_declare_nothing_for_others() -> None:
     """What another file calls is in a header, which the layers can refuse to it."""
-    assert not [name(path) for path in SOURCES if re.search(r"\bextern\b", code(path))]
+    prototype = re.compile(r"^(?!static)[a-z][\w \t*]*\btde_\w+\([^{;]*\)\s*;", flags=re.MULTILINE)
+    for path in SOURCES:
+        assert not re.search(r"\bextern\b", code(path)), name(path)
+        assert not prototype.findall(code(path)), name(path)
 
 
 def test_includes_name_the_folder() -> None:
@@ -88,3 +95,20 @@ def test_the_format_is_pure() -> None:
     for path in (C_EXT / "format").iterdir():
         assert {file.split("/")[0] for file in includes(path, '"')} <= {"format", "crypto"}
         assert set(includes(path, "<")) <= PURE, name(path)
+
+
+def test_the_interposer_exports_its_wrappers_and_nothing_else() -> None:
+    """A leaked name of ours could be taken by another library's, or another's by ours."""
+    with find_interposer().open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        exported = {
+            symbol.name
+            for symbol in table.iter_symbols()
+            if symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["bind"] == "STB_GLOBAL"
+        }
+    wrappers = {
+        found
+        for path in (C_EXT / "interpose").rglob("*.c")
+        for found in re.findall(r"^TDE_EXPORT [^(]*?\**(\w+)\(", code(path), flags=re.MULTILINE)
+    }
+    assert exported == wrappers

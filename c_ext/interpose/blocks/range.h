@@ -1,5 +1,6 @@
 /*
- * blocks/range.h - reading and writing byte ranges of encrypted files.
+ * blocks/range.h - reading and writing byte ranges of encrypted files, and changing their length:
+ * what blocks/read.c, blocks/write.c and blocks/shape.c do.
  *
  * The calls have the meaning and the errors of pread, pwrite and ftruncate on a plain
  * file.  What is stored is position- and length-preserving: block N of the plaintext is

@@ -167,7 +167,7 @@ TDE_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 }
 
 /*
- * RWF_HIPRI is a hint.  Every other flag is a promise, not to wait or about what is written, that
+ * RWF_HIPRI is a hint.  Any other flag may be a promise, not to wait or about what is written, that
  * cannot be kept where one call becomes several, so it is refused as by a kernel without it.
  */
 static int check_flags(int flags)

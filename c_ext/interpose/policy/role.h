@@ -17,11 +17,12 @@ enum tde_role {
 };
 
 enum tde_access {
-    TDE_ACCESS_RAW,       /* the bytes of the file as they are */
-    TDE_ACCESS_ENCRYPTED, /* through the cipher */
-    TDE_ACCESS_COMPRESSED, /* a WAL segment, before its compressor (walfiles/compress.h) */
-    TDE_ACCESS_TAR,       /* the WAL segments in it through the cipher (walfiles/tar.h) */
-    TDE_ACCESS_REFUSED,   /* would put plaintext on disk */
+    TDE_ACCESS_RAW,        /* the bytes of the file as they are */
+    TDE_ACCESS_ENCRYPTED,  /* through the cipher */
+    TDE_ACCESS_COMPRESSED, /* a WAL segment, encrypted before its compressor gets it
+                              (walfiles/compress.h) */
+    TDE_ACCESS_TAR,        /* the WAL segments in it through the cipher (walfiles/tar.h) */
+    TDE_ACCESS_REFUSED,    /* would put plaintext on disk */
 };
 
 /* Find the role of the running program; called once, before any wrapper needs it. */
