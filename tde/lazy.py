@@ -2,7 +2,8 @@
 
 Such a package lists its names once, as imports in its stub ``__init__.pyi``, where type checkers
 and editors read them as well. So ``import tde`` costs nothing to a program that needs a part of
-it, and ``tde --help`` does not wait for libraries that it does not need.
+it, and ``tde --help`` does not wait for libraries that it does not need. A package that leaves out
+its stubs cannot be imported.
 """
 
 from __future__ import annotations

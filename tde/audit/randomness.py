@@ -1,4 +1,4 @@
-"""Whether bytes of an unknown key could be ciphertext.
+"""Statistics of bytes whose key is unknown: could they be ciphertext?
 
 Whole 512-byte sectors are judged in C (c_ext/format/page.c): the sum of the squares of the byte
 counts, which is chi-square up to a factor, is above the limit for one sector of ciphertext in

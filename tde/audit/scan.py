@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tde import Fork, _core
+from tde import _core
 from tde.audit.inventory import AuditedFile
 from tde.audit.keys import Protection
 from tde.audit.randomness import looks_random
@@ -15,6 +15,7 @@ from tde.audit.reading import BLOCK, CHUNK, MARGIN, OpenFile, Stopped, thread_bu
 from tde.audit.report import FileClass, FindingKind
 from tde.audit.tally import Tally
 from tde.audit.wal import WalSegment
+from tde.page.identity import Fork
 
 #: More hits in one stretch say nothing new.
 _MAXIMUM_CANARIES = 20

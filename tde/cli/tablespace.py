@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -25,9 +25,6 @@ from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
-
-if TYPE_CHECKING:
-    pass
 
 app = new_app(
     "Create and list encrypted tablespaces.",

@@ -18,6 +18,7 @@ def keystore_of_conversion(cluster: Cluster, keystore: Path | None) -> Path | No
     Raises:
         NoDataDirectoryError: there is no cluster.
         ConversionError: the state of an unfinished conversion is damaged.
+        DataDirectoryError: the marker of the cluster is damaged.
     """
     # Imported when it is asked, because `--help` must not wait for it.
     from tde.convert.state import read_state
@@ -26,8 +27,8 @@ def keystore_of_conversion(cluster: Cluster, keystore: Path | None) -> Path | No
     read_major_version(cluster.data_directory)
     if keystore is not None:
         return keystore
-    state = read_state(cluster.data_directory)
+    # Both are read, so that a damaged one is reported whatever the other says.
+    state, marker = read_state(cluster.data_directory), cluster.marker
     if state is not None:
         return state.keystore
-    marker = cluster.marker
     return None if marker is None else marker.keystore

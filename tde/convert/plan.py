@@ -18,6 +18,7 @@ from tde.postgres.cluster.links import (
     is_link_of_cluster,
     linked_directories,
 )
+from tde.postgres.cluster.plain_files import plain_rule
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
 from tde.postgres.facts import SEGMENT_PAGES
 
@@ -80,9 +81,6 @@ def make_plan(
     Raises:
         ConversionError: a file is not what a server leaves after a clean shutdown.
     """
-    # The auditor's package imports the cluster, which imports what tells unfinished conversions.
-    from tde.postgres.cluster.plain_files import plain_rule
-
     plan = Plan()
     archived = 0
     unknown: list[str] = []

@@ -31,7 +31,7 @@ from tde.convert.preparation import Options, Preparation
 from tde.convert.source import BatchSource
 from tde.convert.state import Phase, State, read_state
 from tde.convert.summary import ConversionSummary
-from tde.convert.worker import Outcome, ProgressListener, continuable, run_workers
+from tde.convert.worker import ProgressListener, WorkDone, continuable, run_workers
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.cluster import Cluster
@@ -142,7 +142,7 @@ class _Conversion:
                 # Only the removal of the journal was interrupted.
                 self._remove_journal()
                 if state.direction is self.direction:
-                    return self._summary(state, Outcome(), resumed=True)
+                    return self._summary(state, WorkDone(), resumed=True)
                 state = None
             self._require_no_records()
             return self._continue(self.preparation.run(state), resumed=False)
@@ -289,7 +289,7 @@ class _Conversion:
         with files_as(self.os_user):
             remove_journal(self.journal)
 
-    def _summary(self, state: State, outcome: Outcome, *, resumed: bool) -> ConversionSummary:
+    def _summary(self, state: State, outcome: WorkDone, *, resumed: bool) -> ConversionSummary:
         return ConversionSummary(
             direction=self.direction.value,
             data_directory=self.directory,

@@ -43,7 +43,7 @@ _POLL = 0.1  # Seconds.
 
 
 @dataclass
-class Outcome:
+class WorkDone:
     """What the workers did and found.
 
     Attributes:
@@ -80,7 +80,7 @@ def run_workers(
     jobs: int,
     look_for_lost_records: bool,
     listener: ProgressListener | None,
-) -> Outcome:
+) -> WorkDone:
     """Convert all batches and return when everything is on disk.
 
     Args:
@@ -91,7 +91,7 @@ def run_workers(
     Raises:
         ConversionError: the first problem of any worker. The cluster can be continued with.
     """
-    outcome = Outcome()
+    outcome = WorkDone()
     stop = threading.Event()
     with continuable(journal), files_as(os_user):
         done = DoneFiles(journal, run)
@@ -142,7 +142,7 @@ class _Worker:
         journal: BlockJournal,
         done: DoneFiles,
         direction: Direction,
-        outcome: Outcome,
+        outcome: WorkDone,
         *,
         look_for_lost_records: bool,
     ) -> None:

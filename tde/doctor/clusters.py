@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tde.doctor.examined import Examined
+from tde.doctor.examined import AS_OWNER, Examined
 from tde.doctor.settings import Settings
 from tde.errors import ConversionError, ProgramError, TdeError
 from tde.machine.process_files import working_directory
-from tde.machine.verdict import AS_OWNER, Outcome, ok, problem, unknown, warning
+from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.unfinished_conversion import (
     read_finished_control_data,

@@ -14,6 +14,8 @@ from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.os_user import OsUser
 
+AS_OWNER = "Run this as the owner of the data directory, or as root."
+
 
 @dataclass(frozen=True)
 class Examined:

@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What a checkup found.
+    """Everything that the doctor found.
 
     Attributes:
         data_directory: of the cluster, or ``None`` when only the machine was looked at.

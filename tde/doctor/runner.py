@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from tde.doctor import clusters, keystores, leftovers, programs
-from tde.doctor.examined import Examined
+from tde.doctor.examined import AS_OWNER, Examined
 from tde.doctor.report import DoctorReport, Finding, Group
 from tde.doctor.settings import Settings, read_settings
 from tde.errors import PostgresError, TdeError
 from tde.machine.checks import MACHINE_CHECKS, MachineCheck
 from tde.machine.kernel_files import MachineFiles
-from tde.machine.verdict import AS_OWNER, Outcome, outcomes_of
+from tde.machine.verdict import Outcome, outcomes_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
@@ -203,7 +203,7 @@ def _report(examined: Examined, groups: Collection[Group]) -> DoctorReport:
             continue  # The line Installation has said why.
         if check.needs is _Needs.CLUSTER and not (examined.cluster and examined.readable):
             continue
-        for outcome in outcomes_of(partial(check.run, examined)):
+        for outcome in outcomes_of(partial(check.run, examined), AS_OWNER):
             findings.append(Finding(check.name, check.group, check.title, **vars(outcome)))
     settings = examined.found_settings
     return DoctorReport(

@@ -249,6 +249,6 @@ def warn_of_machine(machine: MachineFiles | None = None) -> None:
     """
     files = machine or MachineFiles()
     for check in MACHINE_CHECKS:
-        for outcome in outcomes_of(partial(check.run, files, None)):
+        for outcome in outcomes_of(partial(check.run, files, None), ""):
             if outcome.verdict is Verdict.PROBLEM:
                 _log.warning("%s: %s. %s", check.title, outcome.detail, outcome.remedy)

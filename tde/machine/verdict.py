@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from tde.errors import TdeError
-
-AS_OWNER = "Run this as the owner of the data directory, or as root."
 
 
 class Verdict(str, Enum):
@@ -53,18 +51,11 @@ def unknown(why: str, remedy: str) -> Outcome:
     return Outcome(Verdict.UNKNOWN, why, remedy)
 
 
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict that matters most among several."""
-    order = (Verdict.PROBLEM, Verdict.UNKNOWN, Verdict.WARNING)
-    found = set(verdicts)
-    return next((verdict for verdict in order if verdict in found), Verdict.OK)
-
-
-def outcomes_of(check: Callable[[], Iterator[Outcome]]) -> Iterator[Outcome]:
-    """Run one check; whatever keeps it from looking is an outcome as well."""
+def outcomes_of(check: Callable[[], Iterator[Outcome]], remedy: str) -> Iterator[Outcome]:
+    """Run one check; whatever keeps it from looking is an outcome as well, with this remedy."""
     try:
         yield from check()
     except TdeError as error:
-        yield unknown(str(error), error.remedy or AS_OWNER)
+        yield unknown(str(error), error.remedy or remedy)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        yield unknown(str(error), AS_OWNER)
+        yield unknown(str(error), remedy)

@@ -1,12 +1,14 @@
-"""Facts about PostgreSQL that tde relies on: the one place where they are written in Python.
+"""Facts about PostgreSQL that several modules rely on, by major version where it matters.
 
-They were read in PostgreSQL's source. What differs between major versions is a table here.
-``tde.page.reference`` has constants of its own on purpose: it checks these.
+They were read in PostgreSQL's source. What one module alone knows (the layout of a page's header,
+say) stands there. ``tde.page.reference`` has constants of its own on purpose: it checks these.
 """
 
 from __future__ import annotations
 
 from tde.page.codec import PAGE_SIZE
+
+SUPPORTED_MAJOR_VERSIONS = (15, 16, 17, 18)
 
 PAGE_BYTES = PAGE_SIZE
 """BLCKSZ, which the format fixes; no other build can be encrypted."""

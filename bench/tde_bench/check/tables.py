@@ -81,7 +81,7 @@ def explanation(comparison: Comparison) -> str:
     )
 
 
-def outcome(findings: Sequence[Finding]) -> str:
+def conclusion(findings: Sequence[Finding]) -> str:
     """Say in one sentence whether the check has passed."""
     failed = [finding.label for finding in findings if finding.verdict.fails]
     text = f"The check failed: {', '.join(failed)}." if failed else "The check passed."
@@ -108,5 +108,5 @@ def print_check(result: CheckResult, console: Console) -> None:
             if finding.verdict is not Verdict.OK:
                 word = Text(f"{finding.verdict.value}: ", _STYLES.get(finding.verdict, ""))
                 console.print(word + Text(finding.reason, ""))
-        console.print(outcome(findings))
+        console.print(conclusion(findings))
     print_warnings(result, console)

@@ -11,7 +11,7 @@ import typer
 
 from tde.console.errors import EXIT_INTERRUPTED
 from tde.console.output import error_console
-from tde_bench.servers.signals import signals_interrupt
+from tde_bench.measure.signals import signals_interrupt
 
 if TYPE_CHECKING:
     from tde_bench.measure.observer import Observer

@@ -24,7 +24,7 @@ from tde_bench.measure.schedule import Slot
 from tde_bench.oltp.benchmark import OltpBenchmark
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.oltp.results import OltpRun, Point
-from tde_bench.oltp.sliced_turn import Turn
+from tde_bench.oltp.sliced_turn import SlicedTurn
 from tde_bench.servers.ephemeral import EphemeralServer
 from tde_bench.servers.existing import ExistingServer
 from tde_bench.servers.running import Place, closing_all
@@ -119,15 +119,15 @@ class CompareBenchmark(OltpBenchmark):
         self._observer.note(f"{label}: encrypted below the server, no canary row looked for")
         self._canaries[server.configuration.name] = None
 
-    def _begin(self, slot: Slot[Driver], point: Point, stack: ExitStack) -> Turn:
+    def _begin(self, slot: Slot[Driver], point: Point, stack: ExitStack) -> SlicedTurn:
         with _naming(slot.item.server.configuration):
             return super()._begin(slot, point, stack)
 
-    def _measure_slice(self, turn: Turn, number: int, seconds: int) -> None:
+    def _measure_slice(self, turn: SlicedTurn, number: int, seconds: int) -> None:
         with _naming(turn.driver.server.configuration):
             super()._measure_slice(turn, number, seconds)
 
-    def _end(self, turn: Turn) -> OltpRun:
+    def _end(self, turn: SlicedTurn) -> OltpRun:
         with _naming(turn.driver.server.configuration):
             return super()._end(turn)
 
@@ -202,7 +202,7 @@ class CompareBenchmark(OltpBenchmark):
 
 @contextmanager
 def _naming(configuration: Configuration) -> Iterator[None]:
-    """Turn every way in which a server fails into an error that names it.
+    """SlicedTurn every way in which a server fails into an error that names it.
 
     Raises:
         BenchError: when the ``with`` block fails.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde_bench.errors import BenchError
-from tde_bench.servers.signals import signals_wait
+from tde_bench.measure.signals import signals_wait
 from tde_bench.servers.workspace import mounts_below
 
 _MOUNT_SECONDS = 60

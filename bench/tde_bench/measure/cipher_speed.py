@@ -1,4 +1,4 @@
-"""How fast the cipher itself is: ``openssl speed``, measured in the same run.
+"""The speed of the cipher itself: ``openssl speed``, measured in the same run.
 
 What encryption must cost at the least is the bytes that go through the cipher times this many
 seconds per byte. How much more a server pays is the *limit* that results report:
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.algorithms import Algorithm
+from tde.page.codec import PAGE_SIZE
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
 from tde_bench.measure.observer import Observer
@@ -24,7 +25,7 @@ from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import median_or_none
 
 # A page of PostgreSQL, which is also the data unit of the cipher.
-_UNIT_BYTES = 8192
+_UNIT_BYTES = PAGE_SIZE
 _SECONDS = 1
 _RESULT = re.compile(r"^\+F:\d+:[^:]*:([\d.]+)", re.MULTILINE)
 _DEADLINE_SECONDS = 60

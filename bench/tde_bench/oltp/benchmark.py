@@ -16,7 +16,7 @@ from tde_bench.measure.observer import Observer
 from tde_bench.measure.schedule import Slot, rotated, rotated_rounds
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.oltp.results import OltpResult, OltpRun, Point
-from tde_bench.oltp.sliced_turn import Turn
+from tde_bench.oltp.sliced_turn import SlicedTurn
 from tde_bench.servers.benchmark import ServerBenchmark
 from tde_bench.servers.database import write_checkpoint
 from tde_bench.servers.description import compare_settings, describe_server, disown_shared_servers
@@ -73,8 +73,9 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
         drivers = self._prepare(drivers, lambda driver: self._check(driver.server))
         for scale in self._parameters.scale:
             drivers = self._prepare(drivers, functools.partial(self._set_up, scale=scale))
-            drivers = self._prepare(drivers, functools.partial(self._warm_up, scale=scale))
+            # Before the warm-up, so that a run which ends there says it as well.
             compare_settings(self.result)
+            drivers = self._prepare(drivers, functools.partial(self._warm_up, scale=scale))
             self._measure_scale(drivers, scale)
         check_steal(
             self.result,
@@ -151,7 +152,7 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
                 self.result.runs.append(self._end(turn))
         self._save(self.result)
 
-    def _title(self, turn: Turn) -> str:
+    def _title(self, turn: SlicedTurn) -> str:
         parameters, point = self._parameters, turn.point
         label = turn.driver.server.configuration.label
         title = f"round {turn.slot.round + 1}/{parameters.rounds}, {label}"
@@ -159,7 +160,7 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
             title += f", {self._workload.scale_unit} {point.scale}, clients {point.clients}"
         return title
 
-    def _begin(self, slot: Slot[Driver], point: Point, stack: contextlib.ExitStack) -> Turn:
+    def _begin(self, slot: Slot[Driver], point: Point, stack: contextlib.ExitStack) -> SlicedTurn:
         """Bring a server to the state that every turn starts from.
 
         It is a new server in each turn: where in memory one lies makes it 1 to 2 % faster or slower
@@ -168,14 +169,14 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
         self._observer.step(f"starting {slot.item.server.configuration.label} anew")
         slot.item.server.renew()
         connection = stack.enter_context(contextlib.closing(slot.item.server.connect()))
-        turn = Turn(slot, point, connection)
+        turn = SlicedTurn(slot, point, connection)
         self._observer.step(f"{self._title(turn)}: settling")
         self._workload.settle(connection)
         if slot.item.server.can_checkpoint:
             write_checkpoint(connection)
         return turn
 
-    def _measure_slice(self, turn: Turn, number: int, seconds: int) -> None:
+    def _measure_slice(self, turn: SlicedTurn, number: int, seconds: int) -> None:
         parameters = self._parameters
         turn.take_slice(
             lambda: self._load(
@@ -189,7 +190,7 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
         )
         self._observer.load_finished(None)
 
-    def _end(self, turn: Turn) -> OltpRun:
+    def _end(self, turn: SlicedTurn) -> OltpRun:
         """Write what is left to be written, and check what the turn has left behind."""
         server = turn.driver.server
         turn.read()

@@ -21,7 +21,7 @@ from tde_bench.workloads.base import Driver, Load
 from tde_bench.workloads.pgbench import summarize_latency
 
 
-class Turn:
+class SlicedTurn:
     """What is known about a turn while it goes on.
 
     Args:

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tde import Algorithm, PageCipher, RelationIdentity, _core
+from tde.page.codec import PAGE_SIZE
 
-PAGE_BYTES = 8192
+PAGE_BYTES = PAGE_SIZE
 IDENTITY = RelationIdentity(database=5, relfilenumber=16384)
 
 Pages = npt.NDArray[np.uint8]

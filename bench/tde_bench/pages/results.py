@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tde.page.codec import PAGE_SIZE
 from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import Estimate, Values, median_estimate
 
@@ -126,7 +127,7 @@ def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame) -> Pages
         **asdict(case),
         rounds=len(own),
         bytes_per_second=speed,
-        microseconds_per_page=1e6 * 8192 / speed,
+        microseconds_per_page=1e6 * PAGE_SIZE / speed,
         fraction=fraction,
         scaling=scaling,
     )

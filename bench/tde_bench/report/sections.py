@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from tde_bench.batch.results import TOTAL, BatchResult
 from tde_bench.batch.tables import phases_table, totals_table
 from tde_bench.check.results import CheckResult
-from tde_bench.check.tables import explanation, findings_table, outcome, quantities_table
+from tde_bench.check.tables import conclusion, explanation, findings_table, quantities_table
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.tables import compare_table, remarks
 from tde_bench.measure.result import BenchmarkResult
@@ -259,7 +259,7 @@ def _check(result: CheckResult, section: Section) -> None:
     if result.comparison is None or not findings:
         section.tables.append(from_rich(quantities_table(result)))
         return
-    section.sentences.append(outcome(findings))
+    section.sentences.append(conclusion(findings))
     section.sentences += [f"{finding.verdict.value}: {finding.reason}" for finding in findings]
     section.sentences.append(explanation(result.comparison))
     section.tables.append(from_rich(findings_table(findings)))

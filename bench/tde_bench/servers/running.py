@@ -10,10 +10,10 @@ from pathlib import Path
 from tde.postgres import PostgresBinaries
 from tde_bench.configurations import Configuration
 from tde_bench.measure.observer import Observer
+from tde_bench.measure.signals import signals_wait
 from tde_bench.servers.ephemeral import EphemeralServer
 from tde_bench.servers.existing import ExistingServer
 from tde_bench.servers.server import Server
-from tde_bench.servers.signals import signals_wait
 from tde_bench.servers.workspace import workspace
 
 

@@ -17,7 +17,7 @@ from tde.errors import UnreachablePathError
 from tde.postgres.server.os_user import OsUser, require_reachable, server_os_user
 from tde_bench.errors import BenchError
 from tde_bench.measure.metadata import filesystem_of
-from tde_bench.servers.signals import signals_wait
+from tde_bench.measure.signals import signals_wait
 
 _PREFIX = "tde-bench-"
 _REMOVE_ATTEMPTS = 20

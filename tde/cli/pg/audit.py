@@ -35,7 +35,7 @@ BackupOption = Annotated[
         "--backup", metavar="DIR", help="A base backup, unpacked; may be given several times."
     ),
 ]
-JobsOption = Annotated[
+AuditThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--jobs", "-j", metavar="N", min=1, max=64, help="Threads. Default: one per processor."
@@ -55,7 +55,7 @@ def audit(
     pgdata: PgDataOption,
     archive: ArchiveOption = None,
     backup: BackupOption = None,
-    jobs: JobsOption = None,
+    jobs: AuditThreadsOption = None,
     canary: CanaryOption = None,
     as_json: JsonOption = False,
     keystore: KeystoreOption = None,

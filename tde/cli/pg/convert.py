@@ -71,7 +71,7 @@ TablespaceOption = Annotated[
         "pg_global are possible.",
     ),
 ]
-ThreadsOption = Annotated[
+ConversionThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--jobs", "-j", metavar="N", min=1, help="Threads. Default: one per CPU, at most 8."
@@ -110,7 +110,7 @@ def encrypt(
     scope: ScopeOption = None,
     aes: AesOfNewKeysOption = None,
     tablespace: TablespaceOption = None,
-    jobs: ThreadsOption = None,
+    jobs: ConversionThreadsOption = None,
     allow_invalid_pages: InvalidOption = False,
     as_json: JsonOption = False,
     bindir: BindirOption = None,
@@ -161,7 +161,7 @@ def decrypt(
     directory: DirectoryArgument = None,
     pgdata: PgDataInsteadOption = None,
     keystore: KeystoreOption = None,
-    jobs: ThreadsOption = None,
+    jobs: ConversionThreadsOption = None,
     allow_invalid_pages: InvalidOption = False,
     as_json: JsonOption = False,
     bindir: BindirOption = None,

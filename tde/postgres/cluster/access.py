@@ -1,7 +1,7 @@
 """Access to a cluster: the cluster in a directory, and the keystore that serves it.
 
 Commands, web pages and cluster agents ask the same questions before they do anything: which
-cluster, which keystore, and how that opens. The answers are here. What they need is imported
+cluster, which keystore, and how that opens. The answers are here. What is slow to load is imported
 when they are asked, because `--help` must not wait for it.
 """
 

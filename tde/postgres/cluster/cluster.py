@@ -337,6 +337,7 @@ class Cluster:
         Raises:
             NoDataDirectoryError: there is no cluster.
         """
+        # Without a cluster that is the error, whatever installation there is.
         read_major_version(self.data_directory)
         return read_cluster_status(self.data_directory, self.binaries, self.os_user, keystore)
 

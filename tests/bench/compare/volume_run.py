@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import psutil
 from tde_bench.compare import volumes
+from tde_bench.measure.signals import signals_interrupt
 from tde_bench.servers import workspace as workspace_module
-from tde_bench.servers.signals import signals_interrupt
 from tde_bench.servers.workspace import workspace
 
 VOLUME_BYTES = 1 << 20
