@@ -106,7 +106,7 @@ def test_lost_record_is_not_replaced_by_a_derived_key(
     made.cluster.stop()
     record = made.keystore.path / "keys" / f"{created.oid}.key"
     record.rename(record.with_name("lost"))
-    made.cluster.start(made.keystore)
+    made.start()
     # Neither the pages that are there nor new ones: those would be lost with the record's return.
     for statement in ("SELECT count(*) FROM space", "CREATE TABLE new(a int) TABLESPACE space"):
         with pytest.raises(psycopg2.Error, match="Required key not available"):
