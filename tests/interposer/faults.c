@@ -153,7 +153,7 @@ static size_t total(const struct iovec *iov, int count)
 /* A read into memory where the kernel may tear an AES block is of two kinds. */
 static unsigned kinds(unsigned call, const void *memory)
 {
-    return call == CALL_READ && (uintptr_t)memory % 16 != 0 ? CALL_READ | CALL_UNALIGNED_READ
+    return call == CALL_READ && (uintptr_t)memory % 64 != 0 ? CALL_READ | CALL_UNALIGNED_READ
                                                             : call;
 }
 

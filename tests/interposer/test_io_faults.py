@@ -171,11 +171,11 @@ def test_short_writes_are_completed(disks: Disks, file: str, at_most: int) -> No
 
 @every_file
 def test_memory_that_is_not_aligned_gets_no_ciphertext(disks: Disks, file: str) -> None:
-    """The kernel may tear 16 bytes on their way into it: docs/format.md, section 4."""
+    """The kernel may tear AES blocks on their way into it: docs/format.md, section 4."""
     reads = [*READS, "pread 0 1000000 8", "preadv 0 8 0 8184 8192 300000 16384 0 9"]
     reads += ["preadv2 0 8192 0 8192 8192 8192", "readv 0 0 0 0 8192 8192 8192"]
-    lines = [*CONTENT, "pwrite 0 300000 2 40960", ON]
-    for shift in (1, 4, 8, 15, 16, 0):
+    lines = [*CONTENT, "pwrite 0 300032 2 40960", ON]
+    for shift in (1, 8, 15, 16, 32, 48, 0):
         lines.append(f"shift {shift}")
         for operation in reads:
             lines += ["lseek 0 0 0", operation, "lseek 0 0 1", "lseek 0 16384 0", operation]

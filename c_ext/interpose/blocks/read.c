@@ -4,15 +4,14 @@
  * PostgreSQL reads whole blocks nearly always; those are decrypted in place in the
  * caller's buffer.  What does not cover a unit (WALRead) goes through a copy of it.
  *
- * The kernel copies 16 bytes undivided only between addresses that are both multiples of 16.
- * Into any other it may deliver an AES block that is half of before a concurrent write and
- * half of after it, and that decrypts to noise, the bytes that nobody writes included.  So
- * such memory never gets ciphertext: it is read into the bounce buffer and decrypted from there.
+ * The kernel copies an AES block of a page undivided only into memory that lies in cache lines
+ * as the page does.  Into any other it may deliver a block that is half of before a concurrent
+ * write and half of after it, and that decrypts to noise, the bytes that nobody writes included.
+ * So such memory never gets ciphertext: it is read into the bounce buffer and decrypted from there.
  */
 #include <stdbool.h>
 #include <string.h>
 
-#include "crypto/cipher.h"
 #include "interpose/blocks/range.h"
 #include "interpose/blocks/stored.h"
 #include "interpose/blocks/unit.h"
@@ -21,7 +20,7 @@
 
 static bool is_aligned(const void *memory)
 {
-    return (uintptr_t)memory % TDE_CIPHER_BLOCK == 0;
+    return (uintptr_t)memory % TDE_CACHE_LINE == 0;
 }
 
 /* Read up to LENGTH bytes that do not cover a unit.  As pread. */
