@@ -24,6 +24,7 @@ static const char segment[] = "pg_wal/000000010000000000000001";
 /* What the interposer looks for in a server. */
 void *MyWalSnd = NULL;
 _Bool am_db_walsender = 0;
+const char *debug_query_string = NULL;
 const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged);
 const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged)
 {
