@@ -41,6 +41,7 @@ def operations(unit: int) -> st.SearchStrategy[str]:
         reads.map(lambda r: f"pread 0 {r[0]} {r[1]}"),
         st.builds("preadv 0 {} 0 {}".format, st.integers(0, LIMIT), parts),
         st.just("read 0 10000"),
+        st.sampled_from([0, 1, 8, 15]).map("shift {}".format),
     )
 
 

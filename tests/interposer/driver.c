@@ -17,6 +17,7 @@
 /* What the interposer looks for in a server: no walsender, no settings. */
 void *MyWalSnd = NULL;
 _Bool am_db_walsender = 0;
+const char *debug_query_string = NULL;
 
 const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged);
 const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged)

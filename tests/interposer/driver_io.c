@@ -6,8 +6,12 @@
 #include <sys/uio.h>
 
 #define MEMORY (1 << 20)
+#define SHIFTED (MEMORY + 4096)
 
-static __thread unsigned char memory[MEMORY] __attribute__((aligned(4096)));
+static __thread unsigned char memory[SHIFTED] __attribute__((aligned(4096)));
+
+/* How far from an aligned address reads go to, and how far apart the parts of a vector are. */
+static __thread size_t shift;
 
 /* Not a repeating pattern of 16 bytes; seed 0 means zeros. */
 static void fill(unsigned char *to, size_t length, unsigned long seed)
@@ -20,20 +24,42 @@ static void fill(unsigned char *to, size_t length, unsigned long seed)
     }
 }
 
-static uint64_t hash(const unsigned char *data, size_t length)
-{
-    uint64_t value = 14695981039346656037u;
+static const uint64_t hash_start = 14695981039346656037u;
 
+static uint64_t hash_on(uint64_t value, const unsigned char *data, size_t length)
+{
     for (size_t i = 0; i < length; i++)
         value = (value ^ data[i]) * 1099511628211u;
     return value;
 }
 
-static void data(struct run *run, const unsigned char *from, long length)
+static uint64_t hash(const unsigned char *data, size_t length)
 {
+    return hash_on(hash_start, data, length);
+}
+
+/* What a read into the parts of a vector returned; the bytes between the parts do not count. */
+static void vector_data(struct run *run, const struct iovec *iov, long length)
+{
+    uint64_t value = hash_start;
+
     result(run, length);
-    if (length > 0)
-        fprintf(run->output, "  %016llx\n", (unsigned long long)hash(from, (size_t)length));
+    if (length <= 0)
+        return;
+    for (size_t rest = (size_t)length; rest > 0; iov++) {
+        size_t here = iov->iov_len < rest ? iov->iov_len : rest;
+
+        value = hash_on(value, iov->iov_base, here);
+        rest -= here;
+    }
+    fprintf(run->output, "  %016llx\n", (unsigned long long)value);
+}
+
+static void data(struct run *run, unsigned char *from, long length)
+{
+    const struct iovec iov = {from, length > 0 ? (size_t)length : 0};
+
+    vector_data(run, &iov, length);
 }
 
 /*
@@ -42,7 +68,7 @@ static void data(struct run *run, const unsigned char *from, long length)
  */
 static __attribute__((noinline)) size_t prepare(unsigned char *to, long length)
 {
-    if (length < 0 || length > MEMORY)
+    if (length < 0 || length > SHIFTED)
         abort();
     memset(to, 0xEE, (size_t)length);
     return (size_t)length;
@@ -116,17 +142,27 @@ static void do_open(struct run *run)
     descriptor(run, (int)number(run, 1), fd);
 }
 
+/* shift BYTES: where the memory of the reads that follow begins behind an aligned address */
+static void do_shift(struct run *run)
+{
+    shift = (size_t)number(run, 1) % 64;
+}
+
 /* read SLOT LENGTH; pread SLOT LENGTH OFFSET; at most 1 MiB */
 static void do_read(struct run *run)
 {
     /* An array on the stack: FORTIFY knows its size and checks each read against it. */
     unsigned char to[MEMORY] __attribute__((aligned(4096)));
+    unsigned char *shifted = memory + shift;
     const char *name = run->words[0];
-    size_t size = prepare(to, number(run, 2));
+    size_t size = prepare(shift > 0 ? shifted : to, number(run, 2));
     off_t offset = number(run, 3);
     int fd = file(run, 1);
 
-    if (is(name, "read"))
+    if (shift > 0)
+        data(run, shifted,
+             is(name, "read") ? read(fd, shifted, size) : pread(fd, shifted, size, offset));
+    else if (is(name, "read"))
         data(run, to, read(fd, to, size));
     else if (is(name, "pread64"))
         data(run, to, pread64(fd, to, size, offset));
@@ -155,8 +191,8 @@ static void do_write(struct run *run)
         fprintf(run->output, "  the caller's buffer was changed\n");
 }
 
-/* COMMAND SLOT OFFSET SEED LENGTH…: parts that follow each other in memory */
-static int vector(struct run *run, struct iovec *iov)
+/* COMMAND SLOT OFFSET SEED LENGTH…: parts that follow each other in memory, GAP bytes apart */
+static int vector(struct run *run, struct iovec *iov, size_t gap)
 {
     int count = run->count - 4;
     size_t total = 0;
@@ -164,7 +200,7 @@ static int vector(struct run *run, struct iovec *iov)
     for (int i = 0; i < count; i++) {
         iov[i].iov_base = memory + total;
         iov[i].iov_len = (size_t)number(run, 4 + i);
-        total += iov[i].iov_len;
+        total += iov[i].iov_len + gap;
     }
     prepare(memory, (long)total);
     if (strstr(run->words[0], "write"))
@@ -176,20 +212,20 @@ static void do_read_vector(struct run *run)
 {
     const char *name = run->words[0];
     struct iovec iov[MAX_WORDS];
-    int count = vector(run, iov);
+    int count = vector(run, iov, shift);
     off_t offset = number(run, 2);
     int fd = file(run, 1);
 
     if (is(name, "readv"))
-        data(run, memory, readv(fd, iov, count));
+        vector_data(run, iov, readv(fd, iov, count));
     else if (is(name, "preadv"))
-        data(run, memory, preadv(fd, iov, count, offset));
+        vector_data(run, iov, preadv(fd, iov, count, offset));
     else if (is(name, "preadv64"))
-        data(run, memory, preadv64(fd, iov, count, offset));
+        vector_data(run, iov, preadv64(fd, iov, count, offset));
     else if (is(name, "preadv64v2"))
-        data(run, memory, preadv64v2(fd, iov, count, offset, 0));
+        vector_data(run, iov, preadv64v2(fd, iov, count, offset, 0));
     else
-        data(run, memory,
+        vector_data(run, iov,
              preadv2(fd, iov, count, offset, is(name, "preadv2nowait") ? RWF_NOWAIT : 0));
 }
 
@@ -197,7 +233,7 @@ static void do_write_vector(struct run *run)
 {
     const char *name = run->words[0];
     struct iovec iov[MAX_WORDS];
-    int count = vector(run, iov);
+    int count = vector(run, iov, 0);
     off_t offset = number(run, 2);
     int fd = file(run, 1);
 
@@ -217,5 +253,5 @@ const struct command io_commands[] = {
     {"open", do_open},           {"preadv", do_read_vector},   {"readv", do_read_vector},
     {"pread", do_read},          {"read", do_read},            {"pwritev", do_write_vector},
     {"writev", do_write_vector}, {"pwrite", do_write},         {"write", do_write},
-    {NULL, NULL},
+    {"shift", do_shift},         {NULL, NULL},
 };

@@ -24,7 +24,7 @@
 
 /* The same layout and numbers as in faults.py. */
 enum call { CALL_READ = 1, CALL_WRITE = 2, CALL_SYNC = 4, CALL_TRUNCATE = 8, CALL_OPEN = 16,
-            CALL_ALLOCATE = 32 };
+            CALL_ALLOCATE = 32, CALL_UNALIGNED_READ = 64 };
 
 #define RULES 8
 
@@ -72,28 +72,28 @@ static int strikes(struct rule *rule)
 }
 
 /* The first rule that strikes this call on this path, or NULL; each rule counts the call. */
-static struct rule *find(enum call call, const char *path)
+static struct rule *find(unsigned call, const char *path)
 {
     struct rule *first = NULL;
 
     for (struct rule *rule = plan; rule != NULL && rule < plan + RULES; rule++)
-        if ((rule->calls & (uint32_t)call) != 0 && fnmatch(rule->pattern, path, 0) == 0 &&
+        if ((rule->calls & call) != 0 && fnmatch(rule->pattern, path, 0) == 0 &&
             strikes(rule) && first == NULL)
             first = rule;
     return first;
 }
 
-static int is_planned(enum call call)
+static int is_planned(unsigned call)
 {
     if (off)
         return 0;
     for (struct rule *rule = plan; rule != NULL && rule < plan + RULES; rule++)
-        if ((rule->calls & (uint32_t)call) != 0)
+        if ((rule->calls & call) != 0)
             return 1;
     return 0;
 }
 
-static struct rule *find_fd(enum call call, int fd)
+static struct rule *find_fd(unsigned call, int fd)
 {
     char link[64];
     char path[PATH_MAX];
@@ -112,7 +112,7 @@ static struct rule *find_fd(enum call call, int fd)
 }
 
 /* Whether the call fails.  What it may transfer at most goes to *LENGTH. */
-static int fails(enum call call, int fd, size_t *length)
+static int fails(unsigned call, int fd, size_t *length)
 {
     struct rule *rule = find_fd(call, fd);
 
@@ -150,6 +150,22 @@ static size_t total(const struct iovec *iov, int count)
     return length;
 }
 
+/* A read into memory where the kernel may tear an AES block is of two kinds. */
+static unsigned kinds(unsigned call, const void *memory)
+{
+    return call == CALL_READ && (uintptr_t)memory % 64 != 0 ? CALL_READ | CALL_UNALIGNED_READ
+                                                            : call;
+}
+
+static unsigned kinds_of_vector(unsigned call, const struct iovec *iov, int count)
+{
+    unsigned all = call;
+
+    for (int i = 0; i < count; i++)
+        all |= kinds(call, iov[i].iov_base);
+    return all;
+}
+
 #define NEXT(name)                                                                         \
     static __typeof__(&name) next;                                                         \
     if (next == NULL)                                                                      \
@@ -159,7 +175,9 @@ static size_t total(const struct iovec *iov, int count)
     ssize_t name(int fd, pointer data, size_t length parameters)                           \
     {                                                                                      \
         NEXT(name);                                                                        \
-        return fails(call, fd, &length) ? -1 : next(fd, data, length __VA_ARGS__);         \
+        if (fails(kinds(call, data), fd, &length))                                         \
+            return -1;                                                                     \
+        return next(fd, data, length __VA_ARGS__);                                         \
     }
 
 #define COMMA ,
@@ -186,7 +204,7 @@ ssize_t __read_chk(int fd, void *data, size_t length, size_t size)
         struct iovec parts[IOV_MAX];                                                       \
         size_t length = total(iov, count);                                                 \
         size_t asked = length;                                                             \
-        if (fails(call, fd, &length))                                                      \
+        if (fails(kinds_of_vector(call, iov, count), fd, &length))                         \
             return -1;                                                                     \
         if (length == asked)                                                               \
             return next(fd, iov, count __VA_ARGS__);                                       \

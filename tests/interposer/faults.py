@@ -30,6 +30,7 @@ class Call(IntFlag):
     TRUNCATE = 8
     OPEN = 16
     ALLOCATE = 32
+    UNALIGNED_READ = 64  # Into memory of which any part begins at no multiple of 64.
 
 
 def build_faults(directory: Path) -> Path:

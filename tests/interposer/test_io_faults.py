@@ -170,12 +170,31 @@ def test_short_writes_are_completed(disks: Disks, file: str, at_most: int) -> No
 
 
 @every_file
+def test_memory_that_is_not_aligned_gets_no_ciphertext(disks: Disks, file: str) -> None:
+    """The kernel may tear AES blocks on their way into it: docs/format.md, section 4."""
+    reads = [*READS, "pread 0 1000000 8", "preadv 0 8 0 8184 8192 300000 16384 0 9"]
+    reads += ["preadv2 0 8192 0 8192 8192 8192", "readv 0 0 0 0 8192 8192 8192"]
+    lines = [*CONTENT, "pwrite 0 300032 2 40960", ON]
+    for shift in (1, 8, 15, 16, 32, 48, 0):
+        lines.append(f"shift {shift}")
+        for operation in reads:
+            lines += ["lseek 0 0 0", operation, "lseek 0 0 1", "lseek 0 16384 0", operation]
+    disks.encrypted.faults.fail(Call.UNALIGNED_READ, f"*/{file}", errno.EFAULT, times=FOREVER)
+    expected = disks.run(disks.plain, file, lines)
+    assert disks.run(disks.encrypted, file, lines) == expected
+    assert disks.encrypted.faults.hits == 0
+
+
+@every_file
+@pytest.mark.parametrize("shift", [0, 8])
 @pytest.mark.parametrize("at_most", [1, 15, 16, 100, 4096, 8191, 8192, 8193, 20000])
-def test_short_reads_return_no_other_bytes(disks: Disks, file: str, at_most: int) -> None:
+def test_short_reads_return_no_other_bytes(
+    disks: Disks, file: str, at_most: int, shift: int
+) -> None:
     """A read may return less than asked, as the system call did, but never nothing."""
     disks.encrypted.faults.shorten(Call.READ, f"*/{file}", at_most, times=FOREVER)
     lines = [line for operation in READS for line in (ON, operation, OFF, "lseek 0 0 0")]
-    seen = disks.run(disks.encrypted, file, [*CONTENT, *lines])
+    seen = disks.run(disks.encrypted, file, [*CONTENT, f"shift {shift}", *lines])
     results = [line for line in seen if line.startswith(("pread", "read"))]
     shorter = [
         f"pread 0 {line.split(': ')[1]} {start}"

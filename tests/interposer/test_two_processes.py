@@ -18,7 +18,14 @@ from tests.interposer.block_model import (
     common,
     operations,
 )
-from tests.interposer.harness import RELATION, SEGMENT, TEMPORARY, Harness, make_data_directory
+from tests.interposer.harness import (
+    RELATION,
+    SEGMENT,
+    TEMPORARY,
+    Harness,
+    build_program,
+    make_data_directory,
+)
 
 every_class = pytest.mark.parametrize(
     "file", [RELATION, SEGMENT, TEMPORARY], ids=["relation", "WAL", "temporary file"]
@@ -148,3 +155,18 @@ def test_wal_that_is_read_while_it_is_received(
     # What a single read returned and its digest, the same each time.
     assert len(reads) == 4000
     assert len(set(reads)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0, 8, 16])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_flushed_wal_is_not_torn_beside_the_walreceiver(
+    tmp_path: Path, keystore: Keystore, pieces: int, shift: int
+) -> None:
+    """PostgreSQL 15 replays from a buffer at 8 mod 16, where the kernel tears AES blocks."""
+    encrypted, _ = twins(tmp_path / "run", keystore)
+    reader = build_program(tmp_path, "torn_read.c", name="postgres", options=("-rdynamic",))
+    output = encrypted.execute(reader, [str(pieces), str(shift), "20"]).stdout
+    reads, wrong = (int(part.split()[0]) for part in output.split(","))
+    assert reads > 10_000
+    assert wrong == 0, output

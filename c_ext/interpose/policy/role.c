@@ -185,7 +185,8 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
                         "HINT: set dynamic_shared_memory_type = posix", path);
         return TDE_ACCESS_REFUSED;
     }
-    if (tde_policy_walsender_sends_backup(flags))
+    /* Ephemeral files are in no backup. */
+    if (file_class != TDE_CLASS_EPHEMERAL && tde_policy_walsender_sends_backup(flags))
         return TDE_ACCESS_RAW;
     if (file_class == TDE_CLASS_WAL && tde_policy_walsender_is_unsafe()) {
         tde_libc_report("refused to stream %s to a client that would store it in plaintext; HINT: "

@@ -27,6 +27,7 @@ bool tde_policy_walsender_is_supported(void)
 {
     return dlsym(RTLD_DEFAULT, "MyWalSnd") != NULL &&
            dlsym(RTLD_DEFAULT, "am_db_walsender") != NULL &&
+           dlsym(RTLD_DEFAULT, "debug_query_string") != NULL &&
            dlsym(RTLD_DEFAULT, "GetConfigOption") != NULL;
 }
 
@@ -40,10 +41,26 @@ static int state(void)
     return my_wal_sender == NULL || *my_wal_sender == NULL ? -1 : (*my_wal_sender)->state;
 }
 
+/*
+ * The state stays after a backup that succeeded, whatever the connection does next, so the
+ * command that runs is asked for as well.  The grammar of replication commands knows this one
+ * in capital letters only, and nothing else may begin with it.  No command at all counts as
+ * this one: what is sent must not be decrypted.
+ */
+static bool runs_base_backup(void)
+{
+    static const char command[] = "BASE_BACKUP";
+    const char *const *query = dlsym(RTLD_DEFAULT, "debug_query_string");
+
+    if (query == NULL || *query == NULL)
+        return true;
+    return strncmp(*query + strspn(*query, " \t\n\r\f\v"), command, sizeof command - 1) == 0;
+}
+
 /* The server opens relations O_RDWR for itself, so O_RDONLY tells a backup's reads from its own. */
 bool tde_policy_walsender_sends_backup(int flags)
 {
-    return (flags & O_ACCMODE) == O_RDONLY && state() == WALSNDSTATE_BACKUP;
+    return (flags & O_ACCMODE) == O_RDONLY && state() == WALSNDSTATE_BACKUP && runs_base_backup();
 }
 
 /* A walsender with a database decodes WAL: its client gets rows, as from a query, and no WAL. */

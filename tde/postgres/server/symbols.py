@@ -49,7 +49,7 @@ _HARMLESS = {
 # What the interposer looks up in the server to recognise base backups, which must carry
 # ciphertext, and clients that WAL must not be streamed to. A linker that hides the server's
 # own symbols leaves it blind.
-_NEEDED = frozenset({"MyWalSnd", "am_db_walsender", "GetConfigOption"})
+_NEEDED = frozenset({"MyWalSnd", "am_db_walsender", "debug_query_string", "GetConfigOption"})
 
 
 def require_interposable(binary: Path, interposer: Path) -> None:

@@ -61,12 +61,21 @@ def test_a_script_is_refused(tmp_path):
         require_interposable(script, find_interposer())
 
 
-@pytest.mark.parametrize("missing", ["MyWalSnd", "am_db_walsender", "GetConfigOption"])
+NEEDED = ("MyWalSnd", "am_db_walsender", "debug_query_string", "GetConfigOption")
+EXPORTS = """
+void *MyWalSnd;
+_Bool am_db_walsender;
+const char *debug_query_string;
+void GetConfigOption(void) {}
+"""
+
+
+@pytest.mark.parametrize("missing", NEEDED)
 def test_a_server_that_hides_what_the_interposer_needs_is_refused(tmp_path, missing):
-    exported = {"MyWalSnd", "am_db_walsender", "GetConfigOption"} - {missing}
+    exported = {*NEEDED} - {missing}
     (tmp_path / "list").write_text("{ " + " ".join(f"{name};" for name in exported) + " };\n")
     source = tmp_path / "symbols.c"
-    source.write_text("void *MyWalSnd;\n_Bool am_db_walsender;\nvoid GetConfigOption(void) {}\n")
+    source.write_text(EXPORTS)
     binary = build(tmp_path, "return argc;", str(source), f"-Wl,--dynamic-list={tmp_path / 'list'}")
     with pytest.raises(UnsupportedServerError, match=f"does not export {missing},") as caught:
         require_interposable(binary, find_interposer())
@@ -75,7 +84,7 @@ def test_a_server_that_hides_what_the_interposer_needs_is_refused(tmp_path, miss
 
 def test_a_server_that_exports_what_the_interposer_needs_is_accepted(tmp_path):
     source = tmp_path / "symbols.c"
-    source.write_text("void *MyWalSnd;\n_Bool am_db_walsender;\nvoid GetConfigOption(void) {}\n")
+    source.write_text(EXPORTS)
     require_interposable(
         build(tmp_path, "return argc;", str(source), "-rdynamic"), find_interposer()
     )
