@@ -58,6 +58,7 @@ def create_directory(path: Path, owner: Owner | None) -> None:
         with _open_parent(path, owner) as parent:
             os.mkdir(path.name, PRIVATE, dir_fd=parent)
             _give(path, parent, owner)
+    _make_durable(path)
 
 
 def create_file(path: Path, owner: Owner) -> None:
@@ -95,10 +96,11 @@ def create_parents(path: Path, owner: Owner | None) -> None:
         elif not _made_by(owner, parent, _SHARED):
             with _open_parent(parent, owner) as directory:
                 os.mkdir(parent.name, _SHARED, dir_fd=directory)
+        _make_durable(parent)
 
 
 def adopt_directory(path: Path, owner: Owner | None) -> None:
-    """Make sure that an existing directory belongs to ``owner``.
+    """Make sure that an existing directory belongs to ``owner``, and outlives a power cut.
 
     Root gives it away only if it is empty and root's own, and nobody else could have put it or
     a link to it there. A directory of another user stays as it is.
@@ -107,11 +109,32 @@ def adopt_directory(path: Path, owner: Owner | None) -> None:
         UnsafeDirectoryError: it belongs to somebody else and must not be given away.
         OSError: it is not a directory or cannot be opened.
     """
-    if owner is None or path.stat().st_uid == owner.uid:
-        return
-    real = path.resolve() if is_out_of_reach(path) else path
-    with _open_parent(real, owner) as parent:
-        _give(real, parent, owner)
+    if owner is not None and path.stat().st_uid != owner.uid:
+        real = path.resolve() if is_out_of_reach(path) else path
+        with _open_parent(real, owner) as parent:
+            _give(real, parent, owner)
+    # Whoever made it a moment ago with mkdir has not synced it.
+    _make_durable(path)
+
+
+def _make_durable(path: Path) -> None:
+    """Sync a directory and its name in its parent, where this user may read both.
+
+    PostgreSQL syncs what it makes inside and never the directory's own name, so a power cut
+    could take a tablespace whose creation is in the WAL already.
+    """
+    for directory in (path, path.parent):
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            continue  # A parent that may be written and not read.
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # As some network disks say.
+                raise
+        finally:
+            os.close(descriptor)
 
 
 def _made_by(owner: Owner, path: Path, mode: int) -> bool:

@@ -5,13 +5,25 @@
 
 #include <string.h>
 
-/* tde_crypto_encrypt or tde_crypto_decrypt */
-typedef int direction_function(struct tde_cipher *cipher, const uint8_t tweak[TDE_TWEAK_SIZE],
-                               const uint8_t *src, uint8_t *dst, size_t length);
+unsigned tde_format_unwritten_sectors(const uint8_t *stored, size_t length)
+{
+    unsigned unwritten = 0;
 
-static inline int blocks(direction_function *direction, struct tde_cipher *cipher,
-                         const struct tde_identity *id, uint64_t first, const uint8_t *src,
-                         uint8_t *dst, size_t count)
+    for (size_t at = 0; at + TDE_SECTOR_SIZE <= length; at += TDE_SECTOR_SIZE)
+        if (tde_crypto_is_zero(stored + at, TDE_SECTOR_SIZE))
+            unwritten |= 1u << (at / TDE_SECTOR_SIZE);
+    return unwritten;
+}
+
+void tde_format_clear_unwritten(uint8_t *plain, unsigned unwritten)
+{
+    for (unsigned sector = 0; unwritten >> sector != 0; sector++)
+        if ((unwritten >> sector & 1) != 0)
+            memset(plain + sector * TDE_SECTOR_SIZE, 0, TDE_SECTOR_SIZE);
+}
+
+int tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
 
@@ -20,21 +32,26 @@ static inline int blocks(direction_function *direction, struct tde_cipher *ciphe
             if (dst != src)
                 memset(dst, 0, TDE_BLOCK_SIZE);
         } else if (tde_format_tweak(id, first + i, tweak) != 0 ||
-                   direction(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0) {
+                   tde_crypto_encrypt(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0) {
             return -1;
         }
     }
     return 0;
 }
 
-int tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
-{
-    return blocks(tde_crypto_encrypt, cipher, id, first, src, dst, count);
-}
-
 int tde_format_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
                               uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
 {
-    return blocks(tde_crypto_decrypt, cipher, id, first, src, dst, count);
+    uint8_t tweak[TDE_TWEAK_SIZE];
+
+    for (size_t i = 0; i < count; i++, src += TDE_BLOCK_SIZE, dst += TDE_BLOCK_SIZE) {
+        unsigned unwritten = tde_format_unwritten_sectors(src, TDE_BLOCK_SIZE);
+
+        if (unwritten != TDE_BLOCK_ALL_SECTORS &&
+            (tde_format_tweak(id, first + i, tweak) != 0 ||
+             tde_crypto_decrypt(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0))
+            return -1;
+        tde_format_clear_unwritten(dst, unwritten);
+    }
+    return 0;
 }

@@ -9,10 +9,25 @@
 
 #include "crypto/cipher.h"
 #include "format/identity.h"
+#include "format/page.h"
+
+/* What tde_format_unwritten_sectors says of a block of zeros. */
+#define TDE_BLOCK_ALL_SECTORS 0xffffu
+
+/*
+ * The sectors of LENGTH stored bytes of one block that are zeros, one bit each; whole sectors only.
+ * No ciphertext has 512 bytes of zeros, so such a sector was never written: the block was zeros,
+ * and the power went while its first content was on the way to the disk.
+ */
+unsigned tde_format_unwritten_sectors(const uint8_t *stored, size_t length);
+
+/* What was never written reads as zeros, as in a file that is not encrypted. */
+void tde_format_clear_unwritten(uint8_t *plain, unsigned unwritten);
 
 /*
  * COUNT whole blocks, the first of them block FIRST of the file ID, with the rule that
- * a block of zeros stays a block of zeros.  DST may equal SRC.  0, or -1 when OpenSSL refuses
+ * a block of zeros stays a block of zeros, and when they are decrypted, sectors of zeros within a
+ * block are zeros as well.  DST may equal SRC.  0, or -1 when OpenSSL refuses
  * or a block number does not fit the identity.
  */
 int tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,

@@ -9,6 +9,7 @@
 #include "batch/pool.h"
 #include "crypto/cipher.h"
 #include "crypto/primitives.h"
+#include "format/block.h"
 #include "format/identity.h"
 #include "format/page.h"
 
@@ -48,6 +49,7 @@ static int judge_page(struct tde_cipher *cipher, const struct request *request, 
     if (tde_format_tweak(&request->id, number, tweak) != 0 ||
         tde_crypto_decrypt(cipher, tweak, stored, plain, TDE_BLOCK_SIZE) != 0)
         return -1;
+    tde_format_clear_unwritten(plain, tde_format_unwritten_sectors(stored, TDE_BLOCK_SIZE));
     if (!tde_format_page_has_header(plain))
         return tde_format_looks_random(stored, TDE_BLOCK_SIZE) ? TDE_AUDIT_NOISE
                                                                : TDE_AUDIT_NOT_RANDOM;

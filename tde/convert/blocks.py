@@ -146,13 +146,22 @@ def finish(
 
 def encrypted_digest(
     blocks: memoryview,
+    samples: bytes,
     cipher: PageCipher,
     identity: PageIdentity,
     first_block: int,
     direction: Direction,
 ) -> int:
-    """Return the digest of converted blocks in their encrypted form."""
+    """Return the digest of converted blocks in their encrypted form.
+
+    Args:
+        samples: of that form, as :func:`take_samples` returned them.
+    """
     if direction is Direction.ENCRYPT:
         return digest(blocks)
-    encrypted = cipher.encrypt_pages(blocks, identity=identity, first_block=first_block)
+    encrypted = bytearray(cipher.encrypt_pages(blocks, identity=identity, first_block=first_block))
+    # Encrypting gives no sector of zeros, but a power cut during a first write leaves them.
+    for sector in range(len(blocks) // SECTOR):
+        if not any(samples[sector * SAMPLE : (sector + 1) * SAMPLE]):
+            encrypted[sector * SECTOR : (sector + 1) * SECTOR] = bytes(SECTOR)
     return digest(memoryview(encrypted))

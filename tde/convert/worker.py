@@ -261,8 +261,9 @@ class _Worker:
         extent = journaled.extent
         identity = target.identity.identity
         place = (target.cipher, identity, target.identity.first_block + extent.first)
-        finish(view, journaled.read_samples(), *place, self._direction)
-        if encrypted_digest(view, *place, self._direction) != journaled.digest:
+        samples = journaled.read_samples()
+        finish(view, samples, *place, self._direction)
+        if encrypted_digest(view, samples, *place, self._direction) != journaled.digest:
             raise ConversionError(
                 f"blocks {extent.first} to {extent.first + extent.blocks - 1} of {target.path} "
                 "are not what an interrupted conversion leaves",

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from tde.page.identity import PageIdentity, RelationIdentity
 
 PAGE_SIZE = 8192
+SECTOR_SIZE = 512
 
 _FORMAT_VERSION = 1
 _CLASS_RELATION = 1
@@ -75,9 +76,20 @@ def _process(
     for number, start in enumerate(range(0, len(pages), PAGE_SIZE), first_block):
         page = pages[start : start + PAGE_SIZE]
         if any(page):
-            page = xts(key, tweak(identity, number), page, encrypt=encrypt)
+            stored, page = page, xts(key, tweak(identity, number), page, encrypt=encrypt)
+            if not encrypt:
+                page = _without_unwritten_sectors(stored, page)
         result.append(page)  # A page of zeros stays one.
     return b"".join(result)
+
+
+def _without_unwritten_sectors(stored: bytes, page: bytes) -> bytes:
+    """Return zeros where a stored sector is zeros: a power cut left it unwritten."""
+    sectors = []
+    for start in range(0, len(page), SECTOR_SIZE):
+        sector = slice(start, start + SECTOR_SIZE)
+        sectors.append(page[sector] if any(stored[sector]) else bytes(SECTOR_SIZE))
+    return b"".join(sectors)
 
 
 def encrypt_pages(key: bytes, pages: bytes, identity: PageIdentity, first_block: int = 0) -> bytes:

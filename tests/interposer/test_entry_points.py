@@ -360,3 +360,25 @@ def test_what_runs_at_the_same_time_is_not_disturbed(
         outputs.append([Path(script + ".out").read_text() for script in scripts])
     for expected, actual in zip(*outputs, strict=True):
         assert actual.splitlines() == expected.splitlines()
+
+
+@pytest.mark.parametrize("file", [RELATION, SEGMENT])
+def test_sectors_that_a_power_cut_left_unwritten_are_zeros(twins, driver, file):
+    """A first write that was torn is read, patched and written as in a plain file."""
+    twins.run(driver, f"open 0 {file} rw,creat\npwrite 0 16384 1 0\n")
+    for harness in (twins.encrypted, twins.plain):
+        path = harness.data / file
+        torn = bytearray(path.read_bytes())
+        for sector in (0, 5, 6, 7, 15, 20):
+            torn[512 * sector : 512 * (sector + 1)] = bytes(512)
+        path.write_bytes(torn)
+    twins.run(
+        driver,
+        f"open 0 {file} rw\npread 0 16384 0\npread 0 100 2600\npread 0 512 2560\npread 0 700 0\n"
+        "pread 0 16 7680\npread 0 4000 2700\npread 0 9000 3000\n"
+        # Into the middle of such sectors, from one into the next, and up to an edge.
+        "pwrite 0 16 2 2608\npread 0 16384 0\npwrite 0 48 3 3568\npread 0 16384 0\n"
+        "pwrite 0 100 4 7936\npread 0 16384 0\npwrite 0 112 5 400\npread 0 16384 0\n"
+        "pwrite 0 8 6 10248\npread 0 16384 0\nclose 0\n"
+        f"open 1 {file} ro\npread 1 16384 0\npread 1 100 2600\n",
+    )

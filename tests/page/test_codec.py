@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,22 @@ def test_zero_pages_stay_zero_and_are_written(cipher: PageCipher) -> None:
     assert out[:PAGE] == out[2 * PAGE :] == bytes(PAGE)
     assert out[PAGE : 2 * PAGE] == reference.encrypt_pages(KEY, PAGES[:PAGE], RELATION, 1)
     assert cipher.decrypt_pages(out, identity=RELATION) == pages
+
+
+@pytest.mark.parametrize(
+    "unwritten", [(0,), (15,), range(1, 16), range(8), range(8, 16), range(16)]
+)
+def test_sectors_that_were_never_written_are_zeros(
+    cipher: PageCipher, unwritten: Sequence[int]
+) -> None:
+    """A power cut leaves them in a block that was zeros before."""
+    stored, expected = bytearray(EXPECTED), bytearray(PAGES)
+    for torn in (stored, expected):
+        for sector in unwritten:
+            torn[PAGE + 512 * sector : PAGE + 512 * (sector + 1)] = bytes(512)
+    assert cipher.decrypt_pages(stored, identity=RELATION) == expected
+    assert reference.decrypt_pages(KEY, bytes(stored), RELATION) == expected
+    assert cipher.decrypt_pages(stored, stored, identity=RELATION) == expected
 
 
 @pytest.mark.parametrize("position", [0, 15, 16, 17, 4095, 4096, 8175, 8176, 8191])

@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "crypto/cipher.h"
+#include "format/block.h"
 #include "interpose/blocks/unit.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -45,6 +46,21 @@ static void put_back(int fd, off_t start, const struct tde_buffers *buffers, siz
     errno = saved;
 }
 
+/*
+ * A sector that the power cut left unwritten reads as zeros only as long as it is zeros.  Bytes
+ * written into it bring the whole sector: FROM or TO moves to its edge.
+ */
+static void take_whole_sectors(const uint8_t *stored, size_t old_length, size_t *from, size_t *to)
+{
+    unsigned unwritten = tde_format_unwritten_sectors(stored, old_length);
+    size_t first = *from / TDE_SECTOR_SIZE, last = *to / TDE_SECTOR_SIZE;
+
+    if ((unwritten >> first & 1) != 0)
+        *from = first * TDE_SECTOR_SIZE;
+    if (*to % TDE_SECTOR_SIZE != 0 && (unwritten >> last & 1) != 0)
+        *to = (last + 1) * TDE_SECTOR_SIZE;
+}
+
 int tde_blocks_store_unit(const struct tde_file *file, int fd, off_t start,
                           struct tde_buffers *buffers, size_t old_length, size_t new_length,
                           size_t from, size_t to)
@@ -61,6 +77,8 @@ int tde_blocks_store_unit(const struct tde_file *file, int fd, off_t start,
     from -= from % TDE_CIPHER_BLOCK;
     to = tde_blocks_smaller(to + (TDE_CIPHER_BLOCK - to % TDE_CIPHER_BLOCK) % TDE_CIPHER_BLOCK,
                             new_length);
+    take_whole_sectors(buffers->stored, old_length, &from, &to);
+    to = tde_blocks_smaller(to, new_length);
     if (was_zero != tde_crypto_is_zero(encoded, new_length)) {
         from = 0; /* The zero rule changes the stored form of every byte. */
         to = new_length;

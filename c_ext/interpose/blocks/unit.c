@@ -87,6 +87,7 @@ int tde_blocks_encode_unit(const struct tde_file *file, uint64_t unit, const uin
 int tde_blocks_decode_unit(const struct tde_file *file, uint64_t unit, const uint8_t *src,
                            uint8_t *dst, size_t length)
 {
+    unsigned unwritten = tde_format_unwritten_sectors(src, length);
     uint8_t tweak[TDE_TWEAK_SIZE];
     struct tde_cipher *cipher;
     int state = begin(file, unit, src, dst, length, &cipher, tweak);
@@ -103,6 +104,7 @@ int tde_blocks_decode_unit(const struct tde_file *file, uint64_t unit, const uin
     }
     if (tde_crypto_decrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
         return failed(EIO);
+    tde_format_clear_unwritten(dst, unwritten);
     tde_blocks_count_decrypted(file->id.file_class, length);
     return 0;
 }
