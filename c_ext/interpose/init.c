@@ -11,6 +11,7 @@
 #include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 #include "launch/preload.h"
@@ -45,9 +46,14 @@ static int keys_descriptor(void)
  */
 static const char *open_keystore(int fd)
 {
+    const char *problem;
+
     if (tde_policy_role() == TDE_ROLE_SERVER && !tde_policy_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
-    return tde_keys_open(fd);
+    problem = tde_keys_open(fd);
+    if (problem == NULL)
+        tde_policy_keystore_note(fd);
+    return problem;
 }
 
 /*
