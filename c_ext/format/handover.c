@@ -10,7 +10,7 @@
 enum {
     LENGTH = 8,
     RESERVED = 12,
-    KEYSTORE = 16,
+    KEYSTORE = TDE_HANDOVER_KEYSTORE,
     MASTER_KEY_ID = 32,
     MASTER_KEY = 48,
     PATH_LENGTH = 80,

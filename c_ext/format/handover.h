@@ -12,6 +12,7 @@
 /* The environment variable with the number of the memory file's descriptor. */
 #define TDE_HANDOVER_VARIABLE "TDE_IO_KEYS_FD"
 
+#define TDE_HANDOVER_KEYSTORE 16u /* offset of the keystore's UUID */
 #define TDE_HANDOVER_PATH 82u /* offset of the keystore's path, which comes last */
 #define TDE_HANDOVER_PATH_MAX 4096u
 #define TDE_HANDOVER_MAX (TDE_HANDOVER_PATH + TDE_HANDOVER_PATH_MAX)

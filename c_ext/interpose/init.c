@@ -10,6 +10,7 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/handover.h"
+#include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 
@@ -19,9 +20,14 @@
  */
 static const char *open_keystore(int fd)
 {
+    const char *problem;
+
     if (tde_policy_role() == TDE_ROLE_SERVER && !tde_policy_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
-    return tde_keys_open(fd);
+    problem = tde_keys_open(fd);
+    if (problem == NULL)
+        tde_policy_keystore_note(fd);
+    return problem;
 }
 
 /* Before the keys are in memory.  Those that only pass them on have a descriptor to hide. */

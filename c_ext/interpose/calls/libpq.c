@@ -1,5 +1,6 @@
 /*
- * calls/libpq.c - connections over which WAL is streamed say that it will be encrypted.
+ * calls/libpq.c - connections over which WAL is streamed say that it will be encrypted, and
+ * with which keystore.
  *
  * The walreceiver of a standby, pg_basebackup and pg_receivewal make them with one of two
  * calls of libpq.  Its declarations are repeated here: its header would be needed to build.
@@ -11,6 +12,7 @@
 
 #include "interpose/keys/ring.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 
@@ -88,8 +90,9 @@ static char *announcement(const char *const *keywords, const char *const *values
     }
     if (given == NULL)
         given = found != NULL ? found : getenv("PGOPTIONS");
-    if (asprintf(&options, "%s%s" TDE_WALSENDER_OPTION, given == NULL ? "" : given,
-                 given == NULL ? "" : " ") < 0)
+    if (asprintf(&options, "%s%s" TDE_WALSENDER_OPTION " -c " TDE_WALSENDER_KEYSTORE_SETTING "=%s",
+                 given == NULL ? "" : given, given == NULL ? "" : " ",
+                 tde_policy_keystore_uuid()) < 0)
         options = NULL;
     free(found);
     return options;

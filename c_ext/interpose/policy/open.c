@@ -78,6 +78,9 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     case TDE_ACCESS_REFUSED:
         errno = EOPNOTSUPP;
         return -1;
+    case TDE_ACCESS_FOREIGN:
+        errno = ENOKEY;
+        return -1;
     case TDE_ACCESS_COMPRESSED:
         tde_walfiles_compress_parse(path, &file->id);
         file->compressed = true;

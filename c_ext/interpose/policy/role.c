@@ -13,6 +13,7 @@
 
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/keystore.h"
 #include "interpose/policy/walsender.h"
 #include "interpose/walfiles/compress.h"
 
@@ -175,6 +176,27 @@ static bool is_shared_memory_file(const char *path, int flags)
     return (flags & O_CREAT) != 0 && strstr(path, "pg_dynshmem/mmap.") != NULL;
 }
 
+static enum tde_access server_wal_access(const char *path)
+{
+    const char *foreign;
+
+    if (tde_policy_walsender_is_unsafe()) {
+        tde_libc_report("refused to stream %s to a client that would store it in plaintext; HINT: "
+                        "use \"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or "
+                        "say that the client encrypts it with options='" TDE_WALSENDER_OPTION "' "
+                        "in its connection string", path);
+        return TDE_ACCESS_REFUSED;
+    }
+    foreign = tde_policy_walsender_foreign_keystore();
+    if (foreign == NULL)
+        return TDE_ACCESS_ENCRYPTED;
+    tde_libc_report("refused to stream %s to a client that would encrypt it with keystore %.64s, "
+                    "because this server uses keystore %s; HINT: give the client a copy of the "
+                    "server's keystore, with --keystore or TDE_KEYSTORE",
+                    path, foreign, tde_policy_keystore_uuid());
+    return TDE_ACCESS_FOREIGN;
+}
+
 static enum tde_access server_access(enum tde_file_class file_class, const char *path,
                                      int flags)
 {
@@ -188,14 +210,7 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
     /* Ephemeral files are in no backup. */
     if (file_class != TDE_CLASS_EPHEMERAL && tde_policy_walsender_sends_backup(flags))
         return TDE_ACCESS_RAW;
-    if (file_class == TDE_CLASS_WAL && tde_policy_walsender_is_unsafe()) {
-        tde_libc_report("refused to stream %s to a client that would store it in plaintext; HINT: "
-                        "use \"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or "
-                        "say that the client encrypts it with options='" TDE_WALSENDER_OPTION "' "
-                        "in its connection string", path);
-        return TDE_ACCESS_REFUSED;
-    }
-    return TDE_ACCESS_ENCRYPTED;
+    return file_class == TDE_CLASS_WAL ? server_wal_access(path) : TDE_ACCESS_ENCRYPTED;
 }
 
 enum tde_access tde_policy_access(enum tde_file_class file_class, const char *path, int flags)

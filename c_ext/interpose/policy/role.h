@@ -23,6 +23,7 @@ enum tde_access {
                               (walfiles/compress.h) */
     TDE_ACCESS_TAR,        /* the WAL segments in it through the cipher (walfiles/tar.h) */
     TDE_ACCESS_REFUSED,    /* would put plaintext on disk */
+    TDE_ACCESS_FOREIGN,    /* would be encrypted with the keys of another keystore */
 };
 
 /* Find the role of the running program; called once, before any wrapper needs it. */

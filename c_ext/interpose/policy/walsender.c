@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/types.h>
 
+#include "interpose/policy/keystore.h"
+
 /* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 18. */
 struct wal_sender {
     pid_t pid;
@@ -71,21 +73,42 @@ static bool is_logical(void)
     return am_db_walsender != NULL && *am_db_walsender;
 }
 
-static bool client_encrypts(void)
+/* What the client has set for its connection, or NULL. */
+static const char *setting(const char *name)
 {
     void *symbol = dlsym(RTLD_DEFAULT, "GetConfigOption");
     get_config_option_fn *get_config_option;
-    const char *value;
 
     if (symbol == NULL)
-        return false;
+        return NULL;
     /* ISO C has no cast from an object pointer to a function pointer. */
     memcpy(&get_config_option, &symbol, sizeof get_config_option);
-    value = get_config_option(TDE_WALSENDER_SETTING, true, false);
-    return value != NULL && strcmp(value, "encrypted") == 0;
+    return get_config_option(name, true, false);
+}
+
+static bool streams_wal(void)
+{
+    return state() >= WALSNDSTATE_CATCHUP && !is_logical();
 }
 
 bool tde_policy_walsender_is_unsafe(void)
 {
-    return state() >= WALSNDSTATE_CATCHUP && !is_logical() && !client_encrypts();
+    const char *value;
+
+    if (!streams_wal())
+        return false;
+    value = setting(TDE_WALSENDER_SETTING);
+    return value == NULL || strcmp(value, "encrypted") != 0;
+}
+
+const char *tde_policy_walsender_foreign_keystore(void)
+{
+    const char *theirs = streams_wal() ? setting(TDE_WALSENDER_KEYSTORE_SETTING) : NULL;
+
+    if (theirs == NULL || strcmp(theirs, tde_policy_keystore_uuid()) == 0)
+        return NULL;
+    /* Anybody may set it to anything, which must not reach the server's log. */
+    return strlen(theirs) <= 36 && theirs[strspn(theirs, "0123456789abcdef-")] == '\0'
+               ? theirs
+               : "of unknown name";
 }

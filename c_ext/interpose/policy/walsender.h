@@ -3,7 +3,8 @@
  *
  * A base backup is sent as it is on disk.  Streamed WAL is sent in plaintext, and whoever
  * stores it must encrypt it again: a standby under tde does, and so do pg_basebackup and
- * pg_receivewal under tde.  They say so with a setting of their connection (calls/libpq.c).
+ * pg_receivewal under tde.  They say so with a setting of their connection (calls/libpq.c), and
+ * with another which keystore they do it with: its keys must be the ones that WAL is read with.
  */
 #ifndef TDE_INTERPOSE_POLICY_WALSENDER_H
 #define TDE_INTERPOSE_POLICY_WALSENDER_H
@@ -12,6 +13,7 @@
 
 #define TDE_WALSENDER_SETTING "tde.streamed_wal"
 #define TDE_WALSENDER_OPTION "-c " TDE_WALSENDER_SETTING "=encrypted"
+#define TDE_WALSENDER_KEYSTORE_SETTING "tde.keystore"
 
 /* Whether this program has what the questions below need; a server that hides it is refused. */
 bool tde_policy_walsender_is_supported(void);
@@ -21,5 +23,11 @@ bool tde_policy_walsender_sends_backup(int flags);
 
 /* Whether this process streams WAL to a client that has not said that it encrypts it. */
 bool tde_policy_walsender_is_unsafe(void);
+
+/*
+ * The keystore that the client of this process encrypts streamed WAL with, when it is not ours;
+ * NULL when it is, or when the client did not say (those of the first release do not).
+ */
+const char *tde_policy_walsender_foreign_keystore(void);
 
 #endif
