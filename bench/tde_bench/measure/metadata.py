@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import datetime
 import importlib.metadata
@@ -17,7 +16,6 @@ from typing import Any
 import psutil
 
 from tde import _core
-from tde.postgres.server.published import read_published_status
 
 # Filesystems in memory: I/O there costs nothing, so encryption looks more expensive than it is.
 MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
@@ -97,10 +95,6 @@ def openssl_version(server_pid: int | None) -> str:
     that of the page core.
     """
     if server_pid is not None:
-        with contextlib.suppress(OSError):
-            published = read_published_status(server_pid)
-            if published is not None and published.libcrypto:
-                return _library_version(published.libcrypto)
         try:
             maps = Path(f"/proc/{server_pid}/maps").read_text(encoding="utf-8")
         except OSError:

@@ -57,8 +57,5 @@ void tde_libc_bind(void)
     BIND(mmap);
     BIND(fopen);
     BIND(freopen);
-    BIND(chdir);
-    BIND(system);
-    BIND(popen);
     tde_libc_bound = 1;
 }

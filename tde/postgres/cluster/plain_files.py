@@ -40,8 +40,7 @@ PLAIN_BY_DESIGN = (
     ),
     PlainRule(
         "the server's log",
-        "by default no statements and no rows; an error's first line can quote a typed value; "
-        "other settings log more",
+        "statements and constraint violations quote values",
         (r"(?:pg_)?log/.+", r"[^/]+\.log", r"current_logfiles"),
         decision=True,
     ),

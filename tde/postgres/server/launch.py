@@ -11,14 +11,13 @@ import math
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.errors import InterposerError, ServerStartError, ServerStillStartingError, ServerStopError
-from tde.machine.own_process import LockedPages
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.interposer import is_interposed, require_interposed
 from tde.postgres.server.os_user import OsUser, run_as
@@ -35,15 +34,10 @@ _LOG_LINES_SHOWN = 15
 
 @dataclass(frozen=True)
 class ProgramEnvironment:
-    """The environment of a PostgreSQL program and the descriptors that it must inherit.
-
-    Attributes:
-        let_go: closes the descriptors here. A program that was started has its own.
-    """
+    """The environment of a PostgreSQL program and the descriptors that it must inherit."""
 
     variables: dict[str, str]
     pass_fds: tuple[int, ...] = ()
-    let_go: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -69,15 +63,10 @@ def program_environment(
     preload = [str(reachable_interposer(os_user))]
     if variables.get("LD_PRELOAD"):
         preload.append(variables["LD_PRELOAD"])
-    with keystore.hand_over() as hand_over, LockedPages(hand_over.fd) as locked:
+    with keystore.hand_over() as hand_over:
         variables.update(hand_over.environment)
         variables["LD_PRELOAD"] = ":".join(preload)
-
-        def let_go() -> None:
-            locked.close()
-            hand_over.close()
-
-        yield ProgramEnvironment(variables, (hand_over.fd,), let_go)
+        yield ProgramEnvironment(variables, (hand_over.fd,))
 
 
 def start_server(
@@ -115,8 +104,6 @@ def start_server(
             environment=program.variables,
             pass_fds=program.pass_fds,
             timeout=timeout + _GRACE_SECONDS,
-            # pg_ctl lets go of its own once the server runs; recovery can take hours from there.
-            started=program.let_go,
         )
         output, failed = result.stdout + result.stderr, result.returncode != 0
     except subprocess.TimeoutExpired:

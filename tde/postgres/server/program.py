@@ -78,7 +78,6 @@ def run_program(
             cwd=cwd if can_access(os_user, cwd, "-x") else None,
             capture=capture,
             timeout=timeout,
-            started=prepared.let_go,
         )
 
 
