@@ -239,7 +239,7 @@ def test_a_server_that_is_started_in_the_last_moment_is_noticed(
 
     monkeypatch.setattr(preparation, "create_missing_keys", start_and_stop)
     # tde itself holds the lock of the cluster, so the server is started by other means.
-    monkeypatch.setattr("tde.postgres.cluster.cluster_lock", lambda *_, **__: nullcontext())
+    monkeypatch.setattr("tde.postgres.cluster.cluster.cluster_lock", lambda *_, **__: nullcontext())
     with pytest.raises(ConversionError, match="in the last moments"):
         encrypt_cluster(copy, keystore)
     monkeypatch.undo()

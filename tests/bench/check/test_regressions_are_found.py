@@ -27,7 +27,7 @@ from tde_bench import cli
 from tde_bench.check.benchmark import CheckBenchmark, CheckParameters
 from tde_bench.check.quantities import CheckRun, Quantity
 from tde_bench.check.results import CheckResult, read_baseline
-from tde_bench.check.tables import findings_table, outcome
+from tde_bench.check.tables import conclusion, findings_table
 from tde_bench.check.verdict import Comparison, Verdict, judge
 from tde_bench.errors import BenchError, NotMeasuredError
 from tde_bench.measure.result_files import write_json
@@ -123,9 +123,9 @@ def test_the_table_fits_a_terminal() -> None:
 
 def test_a_check_that_can_find_little_says_so() -> None:
     (quiet,) = judge([_quantity(AROUND_ONE)], Comparison({"scan": Estimate(1.0, 0.9, 1.1, 9)}, 0.1))
-    assert outcome([quiet]) == "The check passed."
+    assert conclusion([quiet]) == "The check passed."
     (blind,) = judge([_quantity(AROUND_ONE)], Comparison({"scan": Estimate(1.0, 0.5, 2.0, 9)}, 0.1))
-    assert "could not have found 50% more in scan" in outcome([blind])
+    assert "could not have found 50% more in scan" in conclusion([blind])
 
 
 def test_few_rounds_decide_nothing() -> None:

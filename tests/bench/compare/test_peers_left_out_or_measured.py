@@ -34,7 +34,7 @@ from tde_bench.measure.schedule import Slot
 from tde_bench.oltp.benchmark import OltpBenchmark
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.oltp.results import Point
-from tde_bench.oltp.sliced_turn import Turn
+from tde_bench.oltp.sliced_turn import SlicedTurn
 from tde_bench.present.progress import LiveProgress, live_progress
 from tde_bench.report.page import read_all, render_html, render_markdown
 from tde_bench.servers.database import Connection
@@ -240,7 +240,7 @@ def test_server_that_fails_in_a_round_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(OltpBenchmark, "_measure_slice", lost)
     run = Steps("", "", BenchError(""), at_end=None)
     driver = FakeDriver(run.fakes[1])
-    turn = Turn(Slot(0, 0, cast("Driver", driver)), Point(1, 1), cast("Connection", None))
+    turn = SlicedTurn(Slot(0, 0, cast("Driver", driver)), Point(1, 1), cast("Connection", None))
     with pytest.raises(BenchError, match=r"^A: connection lost$"):
         run._measure_slice(turn, 0, 1)
 
