@@ -10,23 +10,10 @@
  * A script line is "COMMAND ARGUMENT…"; files are named by slots 0 to 15.
  */
 #include "driver.h"
+#include "server_symbols.h"
 
 #include <pthread.h>
 #include <sys/wait.h>
-
-/* What the interposer looks for in a server: no walsender, no settings. */
-void *MyWalSnd = NULL;
-_Bool am_db_walsender = 0;
-const char *debug_query_string = NULL;
-
-const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged);
-const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged)
-{
-    (void)name;
-    (void)missing_ok;
-    (void)restrict_privileged;
-    return NULL;
-}
 
 static int exit_code(pid_t child)
 {

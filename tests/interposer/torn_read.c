@@ -15,24 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "server_symbols.h"
+
 #define PAGE 8192
 /* A record ends at a multiple of 8 bytes, here in the middle of an AES block. */
 #define FLUSHED (8 * 501)
 
 static const char segment[] = "pg_wal/000000010000000000000001";
-
-/* What the interposer looks for in a server. */
-void *MyWalSnd = NULL;
-_Bool am_db_walsender = 0;
-const char *debug_query_string = NULL;
-const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged);
-const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged)
-{
-    (void)name;
-    (void)missing_ok;
-    (void)restrict_privileged;
-    return NULL;
-}
 
 static void append_for_ever(void)
 {

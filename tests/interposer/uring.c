@@ -32,15 +32,7 @@ int io_uring_setup(unsigned entries, void *params)
     return (int)entries + *(int *)params;
 }
 #else
-/* What the interposer looks for in a server. */
-void *MyWalSnd = NULL;
-_Bool am_db_walsender = 0;
-const char *debug_query_string = NULL;
-const char *GetConfigOption(void);
-const char *GetConfigOption(void)
-{
-    return NULL;
-}
+#include "server_symbols.h"
 
 int main(void)
 {

@@ -1,0 +1,23 @@
+/*
+ * server_symbols.h - what the interposer looks for in a server, in a program that plays one: no
+ * walsender, no command, no settings.  One source of the program includes it.
+ */
+#ifndef TDE_TESTS_SERVER_SYMBOLS_H
+#define TDE_TESTS_SERVER_SYMBOLS_H
+
+#include <stddef.h>
+
+void *MyWalSnd = NULL;
+_Bool am_db_walsender = 0;
+const char *debug_query_string = NULL;
+
+const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged);
+const char *GetConfigOption(const char *name, int missing_ok, int restrict_privileged)
+{
+    (void)name;
+    (void)missing_ok;
+    (void)restrict_privileged;
+    return NULL;
+}
+
+#endif
