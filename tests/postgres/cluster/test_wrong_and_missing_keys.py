@@ -24,7 +24,7 @@ from tde.postgres import Cluster
 from tde.postgres.cluster import initialize
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.facts import PG_GLOBAL_OID
-from tde.postgres.server import launch, reachable
+from tde.postgres.server import interposer, launch, reachable
 from tde.postgres.server.interposer import GUARD_FILE
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_marker_is_refused(any_binaries, encrypted_cluster_factory):
 
 
 def test_a_start_without_an_installed_interposer_is_refused(shared, monkeypatch):
-    monkeypatch.setattr(reachable, "INTERPOSER_NAME", "libtde_missing.so")
+    monkeypatch.setattr(interposer, "INTERPOSER_NAME", "libtde_missing.so")
     expect_refusal(shared, InterposerError, "not installed")
 
 
