@@ -1,44 +1,18 @@
 /*
  * interpose/init.c - what happens when the interposer is loaded into a program.
  */
-#include <limits.h>
-#include <stdlib.h>
-#include <unistd.h>
+#include <stddef.h>
 
-#include "format/handover.h"
 #include "interpose/blocks/counters.h"
 #include "interpose/files/reach.h"
 #include "interpose/keys/ring.h"
+#include "interpose/libc/privacy.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/handover.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
-#include "launch/preload.h"
-
-static void remove_preload(void)
-{
-    char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
-
-    if (others != NULL && *others != '\0')
-        setenv("LD_PRELOAD", others, 1);
-    else
-        unsetenv("LD_PRELOAD");
-    free(others);
-}
-
-/* The number of the descriptor that the launcher left for us, or -1. */
-static int keys_descriptor(void)
-{
-    const char *text = getenv(TDE_HANDOVER_VARIABLE);
-    char *end;
-    long number;
-
-    if (text == NULL || *text == '\0')
-        return -1;
-    number = strtol(text, &end, 10);
-    return *end == '\0' && number > STDERR_FILENO && number <= INT_MAX ? (int)number : -1;
-}
 
 /*
  * The server must be able to tell base backups and streamed WAL from its own reads, or it
@@ -56,33 +30,33 @@ static const char *open_keystore(int fd)
     return problem;
 }
 
-/*
- * Programs that the server or a tool starts (archive_command, COPY FROM PROGRAM) see
- * files as they are, so the environment must not lead them to the keys.
- */
-static void forget_handover(int fd)
+/* Before the keys are in memory.  Those that only pass them on have a descriptor to hide. */
+static const char *begin_privacy(void)
 {
-    if (fd >= 0)
-        tde_libc()->close(fd);
-    unsetenv(TDE_HANDOVER_VARIABLE);
-    remove_preload();
+    if (tde_policy_role() == TDE_ROLE_SERVER)
+        tde_libc_privacy_keep_oom_adjustment();
+    return tde_libc_privacy_begin() == 0 ? NULL
+                                         : "the kernel does not close this process's memory to "
+                                           "others (PR_SET_DUMPABLE)";
 }
 
 __attribute__((constructor)) static void start(void)
 {
-    const char *problem;
+    const char *problem = NULL;
     int fd;
 
     tde_libc_bind();
     tde_policy_detect_role();
-    if (tde_policy_role() == TDE_ROLE_NONE)
-        return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */
-    fd = keys_descriptor();
-    problem = fd < 0 ? NULL : open_keystore(fd);
+    fd = tde_policy_handover_descriptor();
+    if (fd >= 0)
+        problem = begin_privacy();
+    if (fd >= 0 && problem == NULL && tde_policy_role() != TDE_ROLE_NONE)
+        problem = open_keystore(fd);
     if (problem != NULL)
         tde_libc_report("could not open the keystore: %s", problem);
-    if (tde_policy_role() != TDE_ROLE_REWIND) /* pg_rewind starts a server for crash recovery. */
-        forget_handover(fd);
+    tde_policy_handover_settle(fd);
+    if (tde_policy_role() == TDE_ROLE_NONE)
+        return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */
     if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_SERVER)
         tde_blocks_counters_create();
     tde_files_reach_create();

@@ -1,7 +1,8 @@
 /*
- * program/create.c - run initdb, then add tde.json and the guard in postgresql.conf.
+ * program/create.c - run initdb, then add tde.json and, in postgresql.conf, the guard and settings
+ * of the log.
  *
- * Both texts lie beside the program, where `tde pg install-bin` has put them.
+ * The texts lie beside the program, where `tde pg install-bin` has put them.
  */
 #include "program/create.h"
 
@@ -14,6 +15,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include "program/keys.h"
 
 #define TEXT_LIMIT 8192
 
@@ -45,6 +48,7 @@ static int run(const struct tde_program_settings *settings, const char *program,
                           strerror(errno));
         _exit(127);
     }
+    tde_program_forget_hand_over(); /* The child has its own descriptor. */
     return wait_for(child);
 }
 
@@ -72,6 +76,44 @@ static bool write_text(const char *directory, const char *name, int flags, mode_
 
     if (fd >= 0)
         close(fd);
+    return ok;
+}
+
+static bool copy(int from, int to)
+{
+    char buffer[TEXT_LIMIT];
+    ssize_t length;
+
+    while ((length = read(from, buffer, sizeof buffer)) > 0)
+        if (write(to, buffer, (size_t)length) != length)
+            return false;
+    return length == 0;
+}
+
+/* Put a text in front of a file, which keeps its mode: what stands below wins over it. */
+static bool put_before(const char *directory, const char *name, const char *text, ssize_t length)
+{
+    char path[PATH_MAX];
+    char made[PATH_MAX];
+    struct stat status;
+    bool ok = false;
+    int from;
+    int to;
+
+    if (tde_program_path(path, directory, name) != 0 ||
+        tde_program_path(made, directory, ".postgresql.conf.tmp") != 0)
+        return false;
+    from = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    to = open(made, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (from >= 0 && to >= 0 && fstat(from, &status) == 0)
+        ok = write(to, text, (size_t)length) == length && copy(from, to) &&
+             fchmod(to, status.st_mode & 07777) == 0 && fsync(to) == 0 && rename(made, path) == 0;
+    if (to >= 0 && !ok)
+        unlink(made);
+    if (from >= 0)
+        close(from);
+    if (to >= 0)
+        close(to);
     return ok;
 }
 
@@ -106,7 +148,10 @@ static bool mark(const char *from, const char *directory)
                                    mode_of_files(directory), text, length))
         return false;
     length = read_text(from, "guard.conf", text);
-    return length > 0 && write_text(directory, "postgresql.conf", O_APPEND, 0, text, length) &&
+    if (length <= 0 || !write_text(directory, "postgresql.conf", O_APPEND, 0, text, length))
+        return false;
+    length = read_text(from, "log.conf", text);
+    return length > 0 && put_before(directory, "postgresql.conf", text, length) &&
            sync_directory(directory);
 }
 

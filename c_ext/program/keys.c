@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -185,11 +186,7 @@ static int announce(const struct tde_program_settings *settings, int fd)
     return 0;
 }
 
-/*
- * A program of this kind that started us has left its own hand-over open, which servers and
- * what they start must not inherit.
- */
-static void close_inherited(void)
+void tde_program_forget_hand_over(void)
 {
     const char *number = getenv(TDE_HANDOVER_VARIABLE);
     long fd = number == NULL ? -1 : strtol(number, NULL, 10);
@@ -211,7 +208,12 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
     int fd;
     int result = -1;
 
-    close_inherited();
+    /*
+     * A program of this kind that started us has left its own hand-over open, which servers and
+     * what they start must not inherit.
+     */
+    tde_program_forget_hand_over();
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* Until the exec, as in c_ext/interpose/libc/privacy.c. */
     mlock(&secret, sizeof secret); /* Without it keys still work, only less protected. */
     if (load(settings, secret.record) != 0)
         return -1;

@@ -23,4 +23,7 @@ enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settin
  */
 int tde_program_hand_over(const struct tde_program_settings *settings);
 
+/* Close the hand-over of this process; the program that it was for has its own descriptor. */
+void tde_program_forget_hand_over(void);
+
 #endif

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from tde.console.apps import examples
 from tde.console.errors import reporting_errors
+from tde.machine.own_process import forbid_access
 
 # Name on the command line, module that holds its `app`, and the line that `tde --help` shows.
 COMMANDS = {
@@ -109,4 +110,5 @@ def root(
 
 def main() -> None:
     """Run the command line; the entry point of the installed script."""
+    forbid_access()
     app(prog_name="tde")

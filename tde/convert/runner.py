@@ -38,6 +38,7 @@ from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
 from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.cluster.log_settings import add_log_settings, remove_log_settings
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
@@ -274,9 +275,11 @@ class _Conversion:
             if self.direction is Direction.ENCRYPT:
                 marker = Marker(state.keystore_uuid, self.keystore.path.resolve(), state.scope)
                 marker.write(self.directory, self.os_user)
+                add_log_settings(self.directory, self.os_user)
                 if not has_guard(self.directory):
                     add_guard(self.directory, self.os_user)
             else:
+                remove_log_settings(self.directory, self.os_user)
                 if has_guard(self.directory):
                     remove_guard(self.directory, self.os_user)
                 with suppress(FileNotFoundError):

@@ -9,10 +9,12 @@ from tde.doctor.settings import Settings
 from tde.errors import PostgresError, TdeError
 from tde.machine.checks import ServerProcess
 from tde.machine.kernel_files import MachineFiles
+from tde.machine.process_files import forbids_access
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.published import read_published_status
 
 AS_OWNER = "Run this as the owner of the data directory, or as root."
 
@@ -49,7 +51,15 @@ class Examined:
     @property
     def server(self) -> ServerProcess | None:
         """The running server, as the machine is checked for it."""
-        return None if self.pid is None else ServerProcess(self.pid, self.is_encrypted)
+        if self.pid is None:
+            return None
+        published = read_published_status(self.pid)
+        return ServerProcess(
+            self.pid,
+            self.is_encrypted,
+            private=forbids_access(self.pid),
+            openssl_ia32cap=None if published is None else published.openssl_ia32cap,
+        )
 
     @property
     def is_encrypted(self) -> bool:

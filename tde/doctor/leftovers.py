@@ -12,6 +12,7 @@ from tde.doctor.settings import Settings
 from tde.machine.process_files import process_descriptors
 from tde.machine.storage import file_storage
 from tde.machine.verdict import Outcome, ok, problem, warning
+from tde.postgres.server.published import read_published_status
 
 _PASSWORD = re.compile(r"\b(ssl)?password\s*=", re.IGNORECASE)
 _STATEMENT_TEXTS = ("pg_stat_tmp/pgss_query_texts.stat", "pg_stat/pg_stat_statements.stat")
@@ -51,7 +52,11 @@ def _log_files(examined: Examined) -> list[Path]:
         names = [line.split(maxsplit=1)[1] for line in current.read_text().splitlines()]
         found += [directory / name for name in names]
     if examined.pid is not None:
-        target = process_descriptors(examined.pid).get(2, "")
+        published = read_published_status(examined.pid)
+        if published is None:
+            target = process_descriptors(examined.pid).get(2, "")
+        else:
+            target = published.standard_error
         found += [Path(target)] if target.startswith("/") else []
     if examined.cluster is not None:
         found.append(examined.cluster.default_log)
@@ -68,7 +73,7 @@ def check_statements_in_log(examined: Examined) -> Iterator[Outcome]:
     settings = examined.settings
     reasons = list(_logged(settings))
     if not reasons:
-        yield ok("statements and values are not logged")
+        yield ok("neither statements nor rows are logged with errors")
         return
     detail = "values of rows reach the log: " + ", ".join(name for name, _ in reasons)
     places = [file_storage(examined.machine, log) for log in _log_files(examined)]

@@ -19,6 +19,7 @@ KEY_RING_BYTES = 88 * 1024
 # anonymous memory, also in huge pages.
 _FILTER_OF_DATA = 0b0110_0011
 _DISCARDING = frozenset({"true", "false"})
+_IA32CAP = "OPENSSL_ia32cap"
 _AES_BIT = 1 << 57  # Of the first word of OPENSSL_ia32cap, see its manual page.
 
 _log = logging.getLogger(__name__)
@@ -31,10 +32,16 @@ class ServerProcess:
     Attributes:
         pid: of its postmaster.
         encrypted: whether its cluster is encrypted, so that it has keys in its memory.
+        private: whether it has closed its memory to others and forbidden core dumps, as the
+            interposer does.
+        openssl_ia32cap: that variable in its environment, where it tells it; ``None`` when the
+            environment has to be read.
     """
 
     pid: int
     encrypted: bool
+    private: bool = False
+    openssl_ia32cap: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,19 +104,23 @@ def _may_not_swap(machine: MachineFiles, pid: int) -> bool:
 
 
 def check_core_dumps(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
-    """Tell whether a crash writes the server's memory, key schedules included, anywhere."""
+    """Tell whether a crash writes the server's memory, key schedules included, anywhere.
+
+    Every server with keys forbids it itself. What is left are servers without keys, whose memory
+    holds rows, and those that an older tde has started.
+    """
+    if server is None:
+        yield ok("an encrypted server forbids them itself")
+    elif server.private:
+        yield ok("the running server forbids them itself")
+    else:
+        yield _core_dump(machine, server.pid, "the running server")
+
+
+def _core_dump(machine: MachineFiles, process: int, who: str) -> Outcome:
     pattern = machine.text("/proc/sys/kernel/core_pattern").strip()
-    processes: list[tuple[int | str, str]] = [("self", "a server started from here")]
-    if server is not None:
-        processes.insert(0, (server.pid, "the running server"))
     if _is_discarded(machine, pattern):
-        yield ok(f"the kernel discards them (core_pattern is {pattern or 'empty'})")
-        return
-    for process, who in processes:
-        yield _core_dump(machine, pattern, process, who)
-
-
-def _core_dump(machine: MachineFiles, pattern: str, process: int | str, who: str) -> Outcome:
+        return ok(f"the kernel discards them (core_pattern is {pattern or 'empty'})")
     contents = int(machine.process_text(process, "coredump_filter"), 16)
     if not contents & _FILTER_OF_DATA:
         return ok(f"{who}: they hold neither pages nor keys (coredump_filter {contents:#x})")
@@ -210,17 +221,24 @@ def check_aes(machine: MachineFiles, server: ServerProcess | None) -> Iterator[O
 
 
 def _masked_instructions(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
-    processes: list[tuple[int | str, str]] = [("self", "this environment")]
+    values = [(_ia32cap(machine, "self"), "this environment")]
     if server is not None:
-        processes.append((server.pid, "the running server's environment"))
-    for process, who in processes:
-        prefix = "OPENSSL_ia32cap="
-        for variable in machine.process_text(process, "environ").split("\0"):
-            if variable.startswith(prefix) and _masks_aes(variable.removeprefix(prefix)):
-                yield warning(
-                    f"{who} forbids OpenSSL the AES instructions ({variable})",
-                    "Unset OPENSSL_ia32cap and restart the server.",
-                )
+        told = server.openssl_ia32cap
+        value = _ia32cap(machine, server.pid) if told is None else told
+        values.append((value, "the running server's environment"))
+    for value, who in values:
+        if _masks_aes(value):
+            yield warning(
+                f"{who} forbids OpenSSL the AES instructions ({_IA32CAP}={value})",
+                f"Unset {_IA32CAP} and restart the server.",
+            )
+
+
+def _ia32cap(machine: MachineFiles, process: int | str) -> str:
+    for variable in machine.process_text(process, "environ").split("\0"):
+        if variable.startswith(f"{_IA32CAP}="):
+            return variable.removeprefix(f"{_IA32CAP}=")
+    return ""
 
 
 def _masks_aes(value: str) -> bool:

@@ -42,6 +42,8 @@ class MachineFiles:
 
     def process_text(self, process: int | str, name: str) -> str:
         """Return a file of ``/proc/<process>``; a server's are read as its user if need be."""
+        if self.root == _ROOT and (process, name) == ("self", "environ"):
+            return "".join(f"{key}={value}\0" for key, value in os.environ.items())
         if self.root != _ROOT or isinstance(process, str):
             return self.text(f"/proc/{process}/{name}")
         return read_process_file(process, name).decode(errors="replace")

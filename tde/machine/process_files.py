@@ -2,7 +2,8 @@
 
 The kernel lets only the owner, or root with CAP_SYS_PTRACE, look at the memory map and the
 descriptors of a process. Root in an ordinary container lacks that capability, so the reading
-is then done by a program that runs as the server's user.
+is then done by a program that runs as the server's user. A server with keys is closed to that
+user as well; tde.postgres.server.published says where it describes itself.
 """
 
 from __future__ import annotations
@@ -66,24 +67,73 @@ def process_descriptors(pid: int) -> dict[int, str]:
     return targets
 
 
-def _run_as_owner(pid: int, command: list[str]) -> bytes:
+def process_user(pid: int) -> int:
+    """Return the effective user id of a process, which everybody may ask for.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    return _owner_ids(pid)[0]
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since the machine did.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    # The second field is a name, which may hold spaces and parentheses.
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return int(fields[19])  # Field 22 of proc(5).
+
+
+def forbids_access(pid: int) -> bool:
+    """Tell whether a process is not dumpable: no core dumps, and its memory is closed.
+
+    The kernel gives the files of such a process in /proc to root.
+
+    Raises:
+        OSError: the process is gone.
+    """
+    user = process_user(pid)
+    return user != 0 and Path(f"/proc/{pid}/environ").stat().st_uid != user
+
+
+def read_as_owner(uid: int, path: Path) -> bytes:
+    """Return the content of a file that only its owner, whom root can become, may read.
+
+    Raises:
+        OSError: it may not be read.
+    """
+    return _run_as(uid, os.getegid(), ["cat", str(path)])
+
+
+def _owner_ids(pid: int) -> tuple[int, int]:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     ids = {
         line.split(":")[0]: int(line.split()[2])  # The effective one of four.
         for line in status.splitlines()
         if line.startswith(("Uid:", "Gid:"))
     }
+    return ids["Uid"], ids["Gid"]
+
+
+def _run_as_owner(pid: int, command: list[str]) -> bytes:
+    return _run_as(*_owner_ids(pid), command)
+
+
+def _run_as(uid: int, gid: int, command: list[str]) -> bytes:
     result = subprocess.run(
         command,
         capture_output=True,
         check=False,
         cwd="/",
-        user=ids["Uid"],
-        group=ids["Gid"],
+        user=uid,
+        group=gid,
         extra_groups=[],
     )
     if result.returncode != 0:
         raise PermissionError(
-            f"cannot run {command[0]} on process {pid}: {result.stderr.decode(errors='replace')}"
+            f"cannot run {command[0]} as user {uid}: {result.stderr.decode(errors='replace')}"
         )
     return result.stdout

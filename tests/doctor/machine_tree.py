@@ -23,6 +23,7 @@ class Machine:
         self.write("proc/cpuinfo", "processor : 0\nflags : fpu aes sse2\n")
         self.write("proc/self/mountinfo", "22 1 253:0 / / rw - ext4 /dev/vda rw\n")
         self.limits()
+        (root / "proc/4711").symlink_to("self")  # A server.
 
     def write(self, name: str, content: str) -> None:
         path = self.root / name

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tde.doctor import Verdict
-from tde.machine.checks import KEY_RING_BYTES
+from tde.doctor import MachineFiles, Verdict
+from tde.machine.checks import KEY_RING_BYTES, ServerProcess, check_core_dumps
 from tests.doctor.machine_tree import UNLIMITED, Machine
+
+# One that was started without keys, or by an older tde.
+SERVER = ServerProcess(4711, encrypted=False)
+
+
+def core_dumps(machine: Machine) -> Verdict:
+    (finding,) = check_core_dumps(MachineFiles(machine.root), SERVER)
+    return finding.verdict
 
 
 @pytest.fixture
@@ -123,38 +131,45 @@ def test_one_plaintext_device_among_several_is_found(machine):
 def test_a_core_pattern_is_judged_by_where_it_writes(machine, pattern, core, verdict):
     machine.write("proc/sys/kernel/core_pattern", pattern + "\n")
     machine.limits(core)
-    assert machine.verdicts("core_dumps") == {verdict}
+    assert core_dumps(machine) is verdict
+
+
+def test_a_server_that_forbids_core_dumps_needs_no_limit(machine):
+    machine.write("proc/sys/kernel/core_pattern", "|/usr/share/apport/apport -p%p\n")
+    machine.limits((UNLIMITED, UNLIMITED))
+    assert machine.verdicts("core_dumps") == {Verdict.OK}
+    server = ServerProcess(4711, encrypted=True, private=True)
+    (finding,) = check_core_dumps(MachineFiles(machine.root), server)
+    assert finding.verdict is Verdict.OK
 
 
 def test_each_remedy_for_core_dumps_works(machine):
     pattern = "proc/sys/kernel/core_pattern"
     machine.write(pattern, "/var/crash/core.%p\n")
     machine.limits((UNLIMITED, UNLIMITED))
-    report = machine.report()
-    (finding,) = report.problems
-    assert finding.check == "core_dumps"
+    (finding,) = check_core_dumps(MachineFiles(machine.root), SERVER)
     assert "ulimit -Hc 0" in finding.remedy
     assert "kernel.core_pattern='|/bin/false'" in finding.remedy
     machine.write(pattern, "|/bin/false\n")
-    assert machine.verdicts("core_dumps") == {Verdict.OK}
+    assert core_dumps(machine) is Verdict.OK
     machine.write(pattern, "/var/crash/core.%p\n")
     machine.limits((0, 0))
-    assert machine.verdicts("core_dumps") == {Verdict.OK}
+    assert core_dumps(machine) is Verdict.OK
 
 
 def test_an_empty_pattern_without_process_id_writes_nothing(machine):
     machine.write("proc/sys/kernel/core_pattern", "\n")
     machine.write("proc/sys/kernel/core_uses_pid", "0\n")
     machine.limits((UNLIMITED, UNLIMITED))
-    assert machine.verdicts("core_dumps") == {Verdict.OK}
+    assert core_dumps(machine) is Verdict.OK
 
 
 def test_a_filter_that_leaves_data_out_is_enough(machine):
     machine.limits((UNLIMITED, UNLIMITED))
     machine.write("proc/self/coredump_filter", "00000010\n")
-    assert machine.verdicts("core_dumps") == {Verdict.OK}
+    assert core_dumps(machine) is Verdict.OK
     machine.write("proc/self/coredump_filter", "00000012\n")  # Shared memory: the pages.
-    assert machine.verdicts("core_dumps") == {Verdict.PROBLEM}
+    assert core_dumps(machine) is Verdict.PROBLEM
 
 
 def test_too_little_locked_memory(machine):
@@ -188,10 +203,10 @@ def test_aes_that_the_environment_forbids(machine, value, verdicts):
 
 
 def test_what_cannot_be_read_is_unknown(machine):
-    for name in ("proc/swaps", "proc/sys/kernel/core_pattern", "proc/self/limits"):
+    for name in ("proc/swaps", "proc/self/limits"):
         (machine.root / name).unlink()
     report = machine.report()
     assert {finding.check for finding in report.of(Verdict.UNKNOWN)} == {
-        *("swap", "core_dumps", "locked_memory"),
+        *("swap", "locked_memory"),
     }
     assert not report.healthy

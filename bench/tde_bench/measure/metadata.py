@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import importlib.metadata
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 
 from tde import _core
+from tde.postgres.server.published import read_published_status
 
 # Filesystems in memory: I/O there costs nothing, so encryption looks more expensive than it is.
 MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
@@ -95,6 +97,10 @@ def openssl_version(server_pid: int | None) -> str:
     that of the page core.
     """
     if server_pid is not None:
+        with contextlib.suppress(OSError):
+            published = read_published_status(server_pid)
+            if published is not None and published.libcrypto:
+                return _library_version(published.libcrypto)
         try:
             maps = Path(f"/proc/{server_pid}/maps").read_text(encoding="utf-8")
         except OSError:

@@ -14,6 +14,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ServerNotRunningError, ServerStopError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, PostgresBinaries
+from tde.postgres.cluster.log_settings import LOG_SETTINGS
 from tde.postgres.server.os_user import server_os_user
 from tde.postgres.server.program import run_program
 from tde.postgres.server.sockets import remove_private_directory
@@ -39,6 +40,8 @@ def ephemeral_settings(shared_buffers: str, clients: int = 0) -> dict[str, str]:
     other, and leave everything that makes a transaction durable as it is by default.
     """
     return {
+        # An encrypted cluster begins with these; on the plain one they must not differ.
+        **LOG_SETTINGS,
         # Each server listens on its own private socket only, so no ports can collide.
         "listen_addresses": "",
         # Far smaller than the data, so that pages are read and written, which is where the

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import psutil
 
+from tde.machine.process_files import identity
+from tde.postgres.server.published import read_published_status
+
 _END_SECONDS = 10
 
 
@@ -20,7 +23,8 @@ def end_leftover_processes(data_directory: Path) -> None:
     left = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         arguments = process.info["cmdline"] or []
-        if str(data_directory) in arguments or process.info["cwd"] == str(data_directory):
+        in_place = process.info["cwd"] == str(data_directory)
+        if in_place or str(data_directory) in arguments or _tells(process.pid, data_directory):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
                 left.append(process)
@@ -28,3 +32,11 @@ def end_leftover_processes(data_directory: Path) -> None:
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def _tells(pid: int, data_directory: Path) -> bool:
+    """Tell whether a server that hides its working directory publishes this one."""
+    with contextlib.suppress(OSError):
+        published = read_published_status(pid)
+        return published is not None and published.directory == identity(data_directory.stat())
+    return False

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "interpose/blocks/buffer.h"
+#include "interpose/blocks/status.h"
 #include "interpose/files/table.h"
 #include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
@@ -25,6 +26,16 @@
  * that names the remedy (tde/postgres/cluster/guard.py).
  */
 static const char guard_file[] = "tde-start-this-cluster-with-tde-pg-start.conf";
+
+/* A server works in its data directory, by which tde finds it. */
+TDE_EXPORT int chdir(const char *path)
+{
+    int result = tde_libc()->chdir(path);
+
+    if (result == 0)
+        tde_blocks_status_directory();
+    return result;
+}
 
 /* A page that is mapped would be ciphertext to the program and plaintext on disk. */
 TDE_EXPORT void *mmap(void *address, size_t length, int protection, int flags, int fd,

@@ -57,5 +57,8 @@ void tde_libc_bind(void)
     BIND(mmap);
     BIND(fopen);
     BIND(freopen);
+    BIND(chdir);
+    BIND(system);
+    BIND(popen);
     tde_libc_bound = 1;
 }

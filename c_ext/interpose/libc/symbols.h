@@ -47,6 +47,9 @@ struct tde_libc {
     void *(*mmap)(void *, size_t, int, int, int, off_t);
     FILE *(*fopen)(const char *, const char *);
     FILE *(*freopen)(const char *, const char *, FILE *);
+    int (*chdir)(const char *);
+    int (*system)(const char *);
+    FILE *(*popen)(const char *, const char *);
 };
 
 extern struct tde_libc tde_libc_functions;

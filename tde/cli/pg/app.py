@@ -23,6 +23,7 @@ from tde.cli.options import (
     require_keystore,
 )
 from tde.cli.pg import audit, convert, doctor, install_bin
+from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
@@ -119,6 +120,7 @@ def init(
         markup=False,
         soft_wrap=True,
     )
+    print_log_note(cluster.data_directory)
     if not _sets_authentication(initdb_args or ()):
         error_console.print(
             "[bold yellow]Every local user may connect as the superuser[/] (initdb's default)"
@@ -307,6 +309,6 @@ def _report_started(cluster: Cluster, log: Path | None) -> None:
     if log.is_relative_to(cluster.data_directory):
         error_console.print(
             "[bold yellow]The log is inside the data directory[/] and base backups copy it; "
-            "the server logs statements, rows included. Choose another place with --log.",
+            "it is not encrypted. Choose another place with --log.",
             soft_wrap=True,
         )

@@ -28,6 +28,7 @@ from tde.cli.options import (
     PassphraseFileOption,
     require_keystore,
 )
+from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples
 from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
@@ -155,6 +156,7 @@ def encrypt(
             markup=False,
             soft_wrap=True,
         )
+        print_log_note(cluster.data_directory)
 
 
 def decrypt(

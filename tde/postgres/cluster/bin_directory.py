@@ -22,6 +22,7 @@ from tde.ownership import create_parents
 from tde.postgres.cluster.guard import GUARD_SECTION
 from tde.postgres.cluster.keys import create_initial_keys
 from tde.postgres.cluster.keystore_place import require_keystore_access
+from tde.postgres.cluster.log_settings import LOG_SECTION
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import PostgresBinaries
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "tde-bin.conf"
 _PROGRAM_FILE = "tde_program"
 _GUARD_TEXT = "guard.conf"
+_LOG_TEXT = "log.conf"
 
 # Those that the C program knows how to treat (c_ext/program/arguments.c).
 PROGRAMS_WITH_KEYS = (
@@ -180,6 +182,7 @@ def _write_texts(
     }
     _write(directory / SETTINGS_FILE, "".join(f"{k}={v}\n" for k, v in settings.items()))
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
+    _write(directory / _LOG_TEXT, LOG_SECTION)
     _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
     replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
 

@@ -168,8 +168,8 @@ class Cluster:
             keystore: the open keystore of an encrypted cluster, ``None`` for a plain one.
             options: settings for the command line, as ``{"shared_buffers": "1GB"}``.
             server_arguments: other arguments of postgres, placed before the settings.
-            log: file for the server's output; :attr:`default_log` when ``None``. It holds what
-                the server logs, statements with rows included, so keep it out of backups.
+            log: file for the server's output; :attr:`default_log` when ``None``. It is not
+                encrypted, so keep it out of backups.
             environment: variables on top of the current environment.
             timeout: seconds to wait.
             stock_socket: also listen in the socket directory that a plain psql looks in, when

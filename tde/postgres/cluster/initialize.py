@@ -22,6 +22,7 @@ from tde.postgres.cluster.keys import (
 )
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.cluster.log_settings import add_log_settings
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import PostgresBinaries
@@ -115,6 +116,7 @@ def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterato
 def _mark(data_directory: Path, os_user: OsUser | None, keystore: Keystore, scope: Scope) -> None:
     """Mark a cluster as encrypted and guard it, as far as that is not done yet."""
     Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
+    add_log_settings(data_directory, os_user)
     if not has_guard(data_directory):
         add_guard(data_directory, os_user)
 
@@ -131,7 +133,13 @@ def _run_initdb(
     # the caller asks for stands later and wins.
     command += ["--data-checksums", *initdb_args]
     with program_environment(keystore, os_user) as program:
-        result = run_as(os_user, command, environment=program.variables, pass_fds=program.pass_fds)
+        result = run_as(
+            os_user,
+            command,
+            environment=program.variables,
+            pass_fds=program.pass_fds,
+            started=program.let_go,
+        )
     if result.returncode != 0:
         require_interposed(result.stderr)
         output = (result.stderr.strip() or result.stdout.strip()).splitlines()

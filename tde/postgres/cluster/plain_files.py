@@ -40,7 +40,8 @@ PLAIN_BY_DESIGN = (
     ),
     PlainRule(
         "the server's log",
-        "statements and constraint violations quote values",
+        "by default no statements and no rows; an error's first line can quote a typed value; "
+        "other settings log more",
         (r"(?:pg_)?log/.+", r"[^/]+\.log", r"current_logfiles"),
         decision=True,
     ),

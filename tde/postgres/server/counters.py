@@ -5,11 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from tde.machine.process_files import process_descriptors, read_process_file
+from tde.postgres.server.published import PublishedStatus, read_published_status
 
-COUNTERS_MAGIC = 0x5444454354523031
-_LINK_PREFIX = "/memfd:tde-counters"
-_HEADER = struct.Struct("=4Q")  # Magic, number of stripes, words per stripe, words before them.
 _FIELDS = 6
 
 
@@ -60,29 +57,22 @@ def io_counters(pid: int) -> IoCounters | None:
     A server without encryption has none, and neither has a process that is gone.
     """
     try:
-        for number, target in process_descriptors(pid).items():
-            if target.startswith(_LINK_PREFIX):
-                return parse_counters(read_process_file(pid, f"fd/{number}"))
+        published = read_published_status(pid)
     except OSError:
         return None
-    return None
+    return None if published is None else sum_counters(published)
 
 
-def parse_counters(content: bytes) -> IoCounters | None:
-    """Sum the stripes of a counter area; ``None`` when it is of an unknown or torn format.
+def sum_counters(published: PublishedStatus) -> IoCounters | None:
+    """Sum the stripes of the counters; ``None`` when there are too few of them.
 
     The processes of a server write to different stripes, so that they do not wait for each other.
     """
-    if len(content) < _HEADER.size:
-        return None
-    magic, stripes, words, start = _HEADER.unpack_from(content)
-    if magic != COUNTERS_MAGIC or words < _FIELDS or start * 8 < _HEADER.size:
-        return None
-    if len(content) < (start + stripes * words) * 8:
+    words = published.words_per_stripe
+    if words < _FIELDS:
         return None
     sums = [0] * _FIELDS
-    for stripe in range(stripes):
-        offset = (start + stripe * words) * 8
-        for index, value in enumerate(struct.unpack_from(f"={_FIELDS}Q", content, offset)):
+    for stripe in struct.iter_unpack(f"={words}Q", published.stripes):
+        for index, value in enumerate(stripe[:_FIELDS]):
             sums[index] += value
     return IoCounters(*sums)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tde.errors import InterposerError
 from tde.machine.process_files import read_process_file
+from tde.postgres.server.published import read_published_status
 
 INTERPOSER_NAME = "libtde_io.so"
 
@@ -37,6 +38,9 @@ def is_interposed(pid: int) -> bool:
     Raises:
         OSError: the process is gone, or its memory map may not be read.
     """
+    if read_published_status(pid) is not None:
+        return True
+    # A server without keys does not hide its memory.
     maps = read_process_file(pid, "maps").decode(errors="replace")
     # The kernel appends " (deleted)" when the library was reinstalled since.
     return f"/{INTERPOSER_NAME}" in maps

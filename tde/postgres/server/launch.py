@@ -11,13 +11,14 @@ import math
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.errors import InterposerError, ServerStartError, ServerStillStartingError, ServerStopError
+from tde.machine.own_process import LockedPages
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.interposer import is_interposed, require_interposed
 from tde.postgres.server.os_user import OsUser, run_as
@@ -34,10 +35,15 @@ _LOG_LINES_SHOWN = 15
 
 @dataclass(frozen=True)
 class ProgramEnvironment:
-    """The environment of a PostgreSQL program and the descriptors that it must inherit."""
+    """The environment of a PostgreSQL program and the descriptors that it must inherit.
+
+    Attributes:
+        let_go: closes the descriptors here. A program that was started has its own.
+    """
 
     variables: dict[str, str]
     pass_fds: tuple[int, ...] = ()
+    let_go: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -63,10 +69,15 @@ def program_environment(
     preload = [str(reachable_interposer(os_user))]
     if variables.get("LD_PRELOAD"):
         preload.append(variables["LD_PRELOAD"])
-    with keystore.hand_over() as hand_over:
+    with keystore.hand_over() as hand_over, LockedPages(hand_over.fd) as locked:
         variables.update(hand_over.environment)
         variables["LD_PRELOAD"] = ":".join(preload)
-        yield ProgramEnvironment(variables, (hand_over.fd,))
+
+        def let_go() -> None:
+            locked.close()
+            hand_over.close()
+
+        yield ProgramEnvironment(variables, (hand_over.fd,), let_go)
 
 
 def start_server(
@@ -104,6 +115,8 @@ def start_server(
             environment=program.variables,
             pass_fds=program.pass_fds,
             timeout=timeout + _GRACE_SECONDS,
+            # pg_ctl lets go of its own once the server runs; recovery can take hours from there.
+            started=program.let_go,
         )
         output, failed = result.stdout + result.stderr, result.returncode != 0
     except subprocess.TimeoutExpired:

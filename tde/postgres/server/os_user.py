@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,7 @@ def run_as(
     cwd: Path | None = None,
     capture: bool = True,
     timeout: float | None = None,
+    started: Callable[[], None] = lambda: None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` as ``os_user`` (``None``: unchanged) and return its result.
 
@@ -105,22 +106,30 @@ def run_as(
         cwd: working directory of the program.
         capture: collect standard output and error as text instead of inheriting them.
         timeout: seconds to wait before :class:`subprocess.TimeoutExpired`.
+        started: called once the program has its own copies of ``pass_fds``.
     """
-    return subprocess.run(
+    output = subprocess.PIPE if capture else None
+    with subprocess.Popen(
         [str(part) for part in command],
         env=user_environment(os_user, environment),
         pass_fds=tuple(pass_fds),
         cwd=cwd or "/",
-        capture_output=capture,
+        stdout=output,
+        stderr=output,
         stdin=subprocess.DEVNULL if capture else None,
         text=True,
         errors="replace",
-        timeout=timeout,
-        check=False,
         user=None if os_user is None else os_user.uid,
         group=None if os_user is None else os_user.gid,
         extra_groups=None if os_user is None else os_user.groups,
-    )
+    ) as process:
+        try:
+            started()
+            stdout, stderr = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()  # As subprocess.run does; leaving the block waits for it.
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def user_environment(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from tde.machine.process_files import identity, working_directory
+from tde.machine.process_files import identity, process_user, working_directory
+from tde.postgres.server.published import read_published_status
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,19 @@ def is_server_of(pid: int, data_directory: Path) -> bool:
     if not is_postgres_process(pid):
         return False
     try:
-        return working_directory(pid) == identity(data_directory.stat())
+        directory = data_directory.stat()
     except OSError:
-        # The process is gone, or it is another user's and we are neither that user nor root.
         return False
+    try:
+        published = read_published_status(pid)
+        found = working_directory(pid) if published is None else published.directory
+        return found == identity(directory)
+    except PermissionError:
+        # It is another user's, and we are neither that user nor root; or it is a server with keys
+        # whose published status was removed: then better one server too many than two.
+        return os.geteuid() in (0, directory.st_uid) and process_user(pid) == directory.st_uid
+    except OSError:
+        return False  # The process is gone.
 
 
 def read_server_arguments(data_directory: Path) -> list[str]:

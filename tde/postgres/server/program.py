@@ -78,6 +78,7 @@ def run_program(
             cwd=cwd if can_access(os_user, cwd, "-x") else None,
             capture=capture,
             timeout=timeout,
+            started=prepared.let_go,
         )
 
 

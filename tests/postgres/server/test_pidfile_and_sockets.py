@@ -12,9 +12,10 @@ import pytest
 from tde.errors import DataDirectoryError, NoDataDirectoryError
 from tde.postgres.server import pidfile
 from tde.postgres.server.control import read_major_version
-from tde.postgres.server.counters import COUNTERS_MAGIC, IoCounters, io_counters, parse_counters
+from tde.postgres.server.counters import IoCounters, io_counters, sum_counters
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
 from tde.postgres.server.program import program_arguments
+from tde.postgres.server.published import parse_published_status
 from tde.postgres.server.sockets import (
     create_private_directory,
     is_configured,
@@ -83,26 +84,39 @@ def test_a_directory_without_a_version_is_no_data_directory(tmp_path, content):
         read_major_version(tmp_path)
 
 
-def counter_area(stripes: list[list[int]], words: int = 8) -> bytes:
-    start = 8  # In words: the stripes are aligned to cache lines.
-    header = struct.pack("=8Q", COUNTERS_MAGIC, len(stripes), words, start, 0, 0, 0, 0)
-    return header + b"".join(struct.pack(f"={words}Q", *stripe) for stripe in stripes)
+MAGIC = 0x5444455354415431
+TEXTS = b"/srv/log".ljust(4096, b"\0") + b"/lib/libcrypto.so.3".ljust(4096, b"\0") + bytes(256)
+
+
+def status_file(stripes: list[list[int]], words: int = 8, magic: int = MAGIC) -> bytes:
+    start = 64 + len(TEXTS)
+    header = struct.pack("=8Q", magic, 4711, 99, 5, 6, len(stripes), words, start)
+    return header + TEXTS + b"".join(struct.pack(f"={words}Q", *stripe) for stripe in stripes)
 
 
 def test_counters_are_summed_over_stripes():
-    area = counter_area([[1, 2, 3, 4, 5, 6, 0, 0], [10, 20, 30, 40, 50, 60, 9, 9]])
-    found = parse_counters(area)
+    area = status_file([[1, 2, 3, 4, 5, 6, 0, 0], [10, 20, 30, 40, 50, 60, 9, 9]])
+    published = parse_published_status(area, 4711, 99)
+    assert published is not None
+    assert (published.directory, published.standard_error) == ((5, 6), "/srv/log")
+    assert (published.libcrypto, published.openssl_ia32cap) == ("/lib/libcrypto.so.3", "")
+    found = sum_counters(published)
     assert found == IoCounters(11, 22, 33, 44, 55, 66)
     assert (found.bytes_encrypted, found.bytes_decrypted) == (99, 132)
     assert found - IoCounters(1, 2, 3, 4, 5, 6) == IoCounters(10, 20, 30, 40, 50, 60)
 
 
-def test_counters_that_are_not_understood_count_as_none():
-    area = counter_area([[1] * 8])
-    assert parse_counters(b"") is None
-    assert parse_counters(area[:-1]) is None
-    assert parse_counters(b"\0" * len(area)) is None
-    assert parse_counters(counter_area([[1] * 5], words=5)) is None
+def test_a_status_that_is_not_understood_or_of_another_process_counts_as_none():
+    area = status_file([[1] * 8])
+    assert parse_published_status(b"", 4711, 99) is None
+    assert parse_published_status(area[:-1], 4711, 99) is None
+    assert parse_published_status(b"\0" * len(area), 4711, 99) is None
+    assert parse_published_status(status_file([[1] * 8], magic=1), 4711, 99) is None
+    assert parse_published_status(area, 4712, 99) is None
+    assert parse_published_status(area, 4711, 98) is None  # A killed server had this number.
+    few = parse_published_status(status_file([[1] * 5], words=5), 4711, 99)
+    assert few is not None
+    assert sum_counters(few) is None
     assert io_counters(os.getpid()) is None
     assert io_counters(2**22 + 1) is None  # Above the kernel's limit for process ids.
 

@@ -1,0 +1,41 @@
+/*
+ * blocks/status.h - what a running server tells tde about itself.
+ *
+ * /proc/<pid> of a server with keys is closed, so the server publishes what tde needs in a file of
+ * memory that only its own user may open: /dev/shm/tde-<number of the pid namespace>-<pid>.  That
+ * the file exists, belongs to the process's user and names the process proves that the interposer
+ * is loaded in it and has keys: nobody but that user, who could do anything to the server, can
+ * make it.  tde/postgres/server/published.py has the same layout.
+ */
+#ifndef TDE_INTERPOSE_BLOCKS_STATUS_H
+#define TDE_INTERPOSE_BLOCKS_STATUS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define TDE_STATUS_STRIPES 64u
+#define TDE_STATUS_WORDS 8u
+#define TDE_STATUS_PATH 4096u
+
+struct tde_status {
+    _Atomic uint64_t magic; /* written last */
+    uint64_t pid;
+    uint64_t start_time;                 /* field 22 of /proc/<pid>/stat */
+    _Atomic uint64_t directory_device;   /* of the working directory, which is the data directory */
+    _Atomic uint64_t directory_inode;
+    uint64_t stripes;
+    uint64_t words_per_stripe;
+    uint64_t bytes_before_stripes;
+    char standard_error[TDE_STATUS_PATH]; /* the file that the server was started to log to */
+    char libcrypto[TDE_STATUS_PATH];
+    char openssl_ia32cap[256]; /* as in the environment: it can forbid the AES instructions */
+    _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
+};
+
+/* Publish the status of this server; NULL, after a report, when that is not possible. */
+struct tde_status *tde_blocks_status_create(void);
+
+/* The working directory has changed. */
+void tde_blocks_status_directory(void);
+
+#endif

@@ -1,0 +1,97 @@
+"""What a server with keys tells about itself, because /proc/<pid> of such a server is closed.
+
+The interposer makes the file (``c_ext/interpose/blocks/status.h`` has the same layout). Only the
+server's user could make another one, and that user may do anything to the server as well.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.machine.process_files import process_user, read_as_owner, start_time
+
+_MEMORY_DIRECTORY = Path("/dev/shm")
+_MAGIC = 0x5444455354415431
+_PATH = 4096
+# Magic, process id, start time, device and inode of the working directory, number of stripes,
+# words per stripe, bytes before them; then three texts.
+_LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
+
+
+@dataclass(frozen=True)
+class PublishedStatus:
+    """The part of a server's own account that does not change, and its counters as raw bytes.
+
+    Attributes:
+        directory: device and inode of the working directory.
+        standard_error: what the server was started to log to; empty when it is closed.
+        libcrypto: the library that encrypts.
+        openssl_ia32cap: the variable of that name in the server's environment; empty when unset.
+        words_per_stripe: how many counters a process has.
+        stripes: the counters of all processes, 64-bit integers in the machine's order.
+    """
+
+    directory: tuple[int, int]
+    standard_error: str
+    libcrypto: str
+    openssl_ia32cap: str
+    words_per_stripe: int
+    stripes: bytes
+
+
+def read_published_status(pid: int) -> PublishedStatus | None:
+    """Return what the server with this postmaster publishes; ``None`` when it has no keys.
+
+    Raises:
+        OSError: there is something, and it may not be read.
+    """
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        content = _read(_MEMORY_DIRECTORY / f"tde-{namespace}-{pid}", process_user(pid))
+        return None if content is None else parse_published_status(content, pid, start_time(pid))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def parse_published_status(content: bytes, pid: int, started: int) -> PublishedStatus | None:
+    """Return the content of a status file, or ``None`` when it is not this process's.
+
+    Args:
+        started: field 22 of /proc/<pid>/stat; a killed server's file names another time.
+    """
+    if len(content) < _LAYOUT.size:
+        return None
+    fields = _LAYOUT.unpack_from(content)
+    magic, of_pid, of_start, device, inode, stripes, words, before = fields[:8]
+    if (magic, of_pid, of_start) != (_MAGIC, pid, started):
+        return None
+    end = before + stripes * words * 8
+    if before < _LAYOUT.size or len(content) < end:
+        return None
+    error, libcrypto, capabilities = (os.fsdecode(text.split(b"\0", 1)[0]) for text in fields[8:])
+    return PublishedStatus(
+        (device, inode), error, libcrypto, capabilities, words, content[before:end]
+    )
+
+
+def _read(path: Path, owner: int) -> bytes | None:
+    """Read a file that must be a regular one and belong to the server's user."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        # Root without CAP_DAC_OVERRIDE may still become that user.
+        return read_as_owner(owner, path) if _is_plain(path.lstat(), owner) else None
+    except OSError as error:
+        if path.is_symlink():
+            return None
+        raise error
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read() if _is_plain(os.fstat(file.fileno()), owner) else None
+
+
+def _is_plain(status: os.stat_result, owner: int) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == owner

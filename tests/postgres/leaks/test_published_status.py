@@ -1,0 +1,138 @@
+"""What tde sees of a server whose /proc/<pid> is closed, as root and as the server's own user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from tde_bench.measure.cpu_time import tree_cpu_seconds
+from tde_bench.measure.metadata import openssl_version
+
+from tde.doctor import Verdict, doctor
+from tde.machine.process_files import forbids_access, read_process_file
+from tde.postgres import Cluster, io_counters, is_interposed
+from tde.postgres.server.pidfile import is_server_of, read_postmaster_file
+from tde.postgres.server.published import read_published_status
+from tests.postgres.leaks.plain_user import as_plain_user
+
+MEMORY = Path("/dev/shm")
+
+
+def status_files() -> set[str]:
+    return {path.name for path in MEMORY.glob("tde-*")}
+
+
+def test_the_servers_own_user_sees_that_it_encrypts(
+    any_binaries, encrypted_cluster_factory, os_user
+):
+    made = encrypted_cluster_factory(any_binaries)
+    made.query("CREATE TABLE t AS SELECT generate_series(1, 20000) AS id")
+    made.query("CHECKPOINT")
+    pid = made.cluster.pid
+    directory = made.data_directory
+
+    def look():
+        assert forbids_access(pid)
+        if os.geteuid() != 0:
+            with contextlib.suppress(PermissionError):
+                read_process_file(pid, "maps")
+                raise AssertionError("the server's memory map may be read")
+        assert read_postmaster_file(directory).pid == pid
+        assert not is_server_of(pid, directory.parent)
+        assert is_interposed(pid)
+        counters = io_counters(pid)
+        assert counters.relation_bytes_encrypted > 0
+        assert counters.wal_bytes_encrypted > 0
+        status = Cluster(directory, any_binaries).status()
+        assert (status.running, status.interposed, status.pid) == (True, True, pid)
+        assert openssl_version(pid).startswith("OpenSSL")
+        assert tree_cpu_seconds(pid) > 0
+        report = doctor(directory, any_binaries, keystore=made.keystore.path)
+        verdicts = {name: {f.verdict for f in report.named(name)} for name in ("server", "aes")}
+        assert verdicts == {"server": {Verdict.OK}, "aes": {Verdict.OK}}
+        (core,) = report.named("core_dumps")
+        assert (core.verdict, "itself" in core.detail) == (Verdict.OK, True)
+        (log,) = report.named("log_access")
+        assert str(made.cluster.default_log) in log.detail
+
+    look()
+    as_plain_user(os_user, look)
+
+
+def test_another_user_cannot_pass_for_the_server(any_binaries, encrypted_cluster_factory, os_user):
+    if os_user is None:
+        pytest.skip("takes root, to make a file of another user")
+    plain = encrypted_cluster_factory.plain(any_binaries)
+    pid = plain.cluster.pid
+    encrypted = encrypted_cluster_factory(any_binaries)
+    (genuine,) = [
+        path for path in MEMORY.glob("tde-*") if path.name.endswith(f"-{encrypted.cluster.pid}")
+    ]
+    forged = genuine.with_name(genuine.name.rpartition("-")[0] + f"-{pid}")
+    forged.write_bytes(genuine.read_bytes())  # Belongs to root, not to the server's user.
+    try:
+        assert not is_interposed(pid)
+        os.chown(forged, os_user.uid, os_user.gid)
+        assert not is_interposed(pid)  # Names another process.
+        forged.unlink()
+        forged.symlink_to(genuine)
+        assert not is_interposed(pid)
+        assert read_postmaster_file(plain.data_directory).pid == pid
+    finally:
+        forged.unlink()
+
+
+def test_a_server_whose_status_was_removed_still_counts_as_running(
+    any_binaries, encrypted_cluster_factory, os_user
+):
+    made = encrypted_cluster_factory(any_binaries)
+    pid = made.cluster.pid
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    (MEMORY / f"tde-{namespace}-{pid}").unlink()
+    assert as_plain_user(os_user, lambda: read_postmaster_file(made.data_directory).pid) == pid
+
+
+def test_the_file_goes_with_its_server(any_binaries, encrypted_cluster_factory):
+    before = status_files()
+    made = encrypted_cluster_factory(any_binaries)
+    (name,) = status_files() - before
+    status = (MEMORY / name).stat()
+    assert (status.st_mode & 0o777, status.st_uid) == (
+        0o600,
+        made.data_directory.stat().st_uid,
+    )
+    made.cluster.stop()
+    assert name not in status_files()
+    made.start()
+    pid = made.cluster.pid
+    (killed,) = (name for name in status_files() - before if name.endswith(f"-{pid}"))
+    processes = [psutil.Process(pid), *psutil.Process(pid).children()]
+    os.kill(pid, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=30)
+    assert read_published_status(pid) is None
+    made.start()  # Recovers, and clears away.
+    assert killed not in status_files()
+    assert io_counters(made.cluster.pid) is not None
+
+
+def test_children_give_up_the_postmasters_protection_from_the_oom_killer(
+    any_binaries, encrypted_cluster_factory
+):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    variables = {"PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE": "321"}
+    made.start(environment=variables)
+
+    def score(pid: int) -> str:
+        return Path(f"/proc/{pid}/oom_score_adj").read_text().strip()
+
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    pid = made.cluster.pid
+    assert score(pid) == own
+    children = psutil.Process(pid).children()
+    assert children
+    assert {score(child.pid) for child in children} == {"321"}
+    assert score(pid) == own
