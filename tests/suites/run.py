@@ -235,5 +235,5 @@ def _end_servers(folder: Path) -> None:
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid = int(pidfile.read_text().split()[0])
             # A stale file may hold the number of a process that is none of ours.
-            if Path(f"/proc/{pid}/cwd").resolve() == pidfile.parent.resolve():
+            if is_server_of(pid, pidfile.parent):
                 os.kill(pid, signal.SIGQUIT)
