@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "program/keys.h"
+
 #define TEXT_LIMIT 8192
 
 /* Both initdb and we get Ctrl-C from the terminal; initdb cleans up and tells us its status. */
@@ -115,7 +117,8 @@ int tde_program_create(const struct tde_program_settings *settings, const char *
 {
     int status = run(settings, program, argv);
 
-    if (status != 0 || mark(settings->directory, directory))
+    if (status != 0 || (tde_program_write_keymap(settings, directory) == 0 &&
+                        mark(settings->directory, directory)))
         return status;
     tde_program_error(settings->program, "Remove the cluster and create it again.",
                       "the cluster in %s is encrypted but could not be marked so: %s", directory,
