@@ -11,6 +11,7 @@
 #include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/rewind.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 #include "launch/preload.h"
@@ -75,6 +76,8 @@ __attribute__((constructor)) static void start(void)
     problem = fd < 0 ? NULL : open_keystore(fd);
     if (problem != NULL)
         tde_libc_report("could not open the keystore: %s", problem);
+    if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_REWIND)
+        tde_policy_rewind_require_same_keys();
     if (tde_policy_role() != TDE_ROLE_REWIND) /* pg_rewind starts a server for crash recovery. */
         forget_handover(fd);
     if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_SERVER)
