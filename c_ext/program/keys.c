@@ -1,5 +1,5 @@
 /*
- * program/keys.c - auto-open.key (docs/format.md, section 6) to the hand-over (section 7).
+ * program/keys.c - auto-open.key (docs/format.md, section 6) to the hand-over (section 8).
  */
 #include "program/keys.h"
 

@@ -1,5 +1,5 @@
 /*
- * policy/role.c - the table "who sees plaintext" of docs/format.md, section 8.
+ * policy/role.c - the table "who sees plaintext" of docs/format.md, section 9.
  */
 #include "interpose/policy/role.h"
 
