@@ -101,14 +101,14 @@ def build_driver(directory: Path, variant: str, program: str = "postgres") -> Pa
     return target
 
 
-def build_program(directory: Path, source: str, *core: str) -> Path:
+def build_program(directory: Path, source: str, *core: str, options: Sequence[str] = ()) -> Path:
     """Compile one C program of this folder with files of c_ext."""
     here = Path(__file__).parent
     c_ext = here.parents[1] / "c_ext"
     target = directory / Path(source).stem
     sources = [here / source, *(c_ext / name for name in core)]
-    options = ["-Wall", "-D_GNU_SOURCE", "-pthread", f"-I{c_ext}"]
-    subprocess.run(["cc", *options, *sources, "-o", target], check=True)
+    always = ["-Wall", "-D_GNU_SOURCE", "-pthread", f"-I{c_ext}"]
+    subprocess.run(["cc", *always, *sources, *options, "-o", target], check=True)
     return target
 
 

@@ -191,10 +191,16 @@ tde_key_index tde_keys_slots_find(uint32_t oid)
     for (uint32_t n = 0; n < PLACES; n++, at = (at + 1) % PLACES) {
         uint32_t place = atomic_load_explicit(&directory->places[at], memory_order_acquire);
 
+        tde_key_index index;
+
         if (place == PLACE_EMPTY)
             return TDE_KEY_NONE;
-        if (leads_to(place, oid))
-            return index_of(place - 1);
+        if (place == PLACE_LEFT || place > TDE_KEYS_SLOTS)
+            continue;
+        /* The generation is read first: with a later one the slot may have another key. */
+        index = index_of(place - 1);
+        if (leads_to(place, oid) && index_of(place - 1) == index)
+            return index;
     }
     return TDE_KEY_NONE;
 }
@@ -251,20 +257,29 @@ static uint32_t claim(void)
     return TDE_KEYS_SLOTS;
 }
 
-/* Dropped slots are taken in a circle, so that of the last ones most are still there. */
 static void drop(uint32_t oid)
 {
     uint32_t at = first_place(oid);
 
     for (uint32_t n = 0; n < PLACES; n++, at = (at + 1) % PLACES) {
         uint32_t place = atomic_load(&directory->places[at]);
+        struct slot *slot;
+        uint32_t left;
 
         if (place == PLACE_EMPTY)
             return;
         if (!leads_to(place, oid))
             continue;
-        atomic_compare_exchange_strong(&directory->places[at], &place, PLACE_LEFT);
-        atomic_store(&ring->slots[place - 1].state, SLOT_DROPPED);
+        slot = &ring->slots[place - 1];
+        if (!atomic_compare_exchange_strong(&directory->places[at], &place, PLACE_LEFT))
+            continue; /* Another process has dropped it. */
+        if (slot->entry.oid == oid) {
+            atomic_store(&slot->state, SLOT_DROPPED);
+            continue;
+        }
+        /* It was dropped and the slot given to another in between: put that one back. */
+        left = PLACE_LEFT;
+        atomic_compare_exchange_strong(&directory->places[at], &left, place);
     }
 }
 
@@ -272,6 +287,7 @@ static tde_key_index store(const struct tde_keymap_entry *entry, const struct td
 {
     uint32_t number = claim();
     struct slot *slot;
+    tde_key_index index;
 
     if (number == TDE_KEYS_SLOTS) {
         tde_libc_report("there is no room for the key of tablespace %u: one server has at most "
@@ -280,12 +296,13 @@ static tde_key_index store(const struct tde_keymap_entry *entry, const struct td
         return TDE_KEY_NONE;
     }
     slot = &ring->slots[number];
+    index = index_of(number); /* While it is ours; once it is ready others may drop it. */
     slot->entry = *entry;
     slot->key = *key;
     drop(entry->oid);
     atomic_store_explicit(&slot->state, SLOT_READY, memory_order_release);
     if (publish(number))
-        return index_of(number);
+        return index;
     atomic_store(&slot->state, SLOT_DROPPED);
     return TDE_KEY_NONE;
 }
@@ -319,6 +336,7 @@ static tde_key_index revive(const struct tde_keymap_entry *entry)
     for (uint32_t i = TDE_KEYS_FIRST_TABLESPACE; i < TDE_KEYS_SLOTS; i++) {
         struct slot *slot = &ring->slots[i];
         int state = SLOT_DROPPED;
+        tde_key_index index;
 
         if (atomic_load(&slot->state) == SLOT_EMPTY && i >= atomic_load(&directory->hint))
             break;
@@ -329,10 +347,11 @@ static tde_key_index revive(const struct tde_keymap_entry *entry)
             atomic_store(&slot->state, SLOT_DROPPED);
             continue;
         }
+        index = index_of(i);
         drop(entry->oid);
         atomic_store_explicit(&slot->state, SLOT_READY, memory_order_release);
         if (publish(i))
-            return index_of(i);
+            return index;
         atomic_store(&slot->state, SLOT_DROPPED);
     }
     return TDE_KEY_NONE;

@@ -286,14 +286,14 @@ def _made_directories(location: Path, own: Path, os_user: OsUser | None) -> Iter
         UnsafeDirectoryError: it is another user's, or would be made where others could
             mislead root.
     """
-    require_reachable(os_user, own, "the tablespace location")
-    owner = None if os_user is None else os_user.owner
-    made: list[Path] = []
     if location.exists() and not location.is_dir():
         raise TablespaceError(
             f"the location {location} is not a directory",
             remedy="Name a directory, or one that does not exist.",
         )
+    require_reachable(os_user, own, "the tablespace location")
+    owner = None if os_user is None else os_user.owner
+    made: list[Path] = []
     try:
         if not location.exists():
             create_parents(location, owner)

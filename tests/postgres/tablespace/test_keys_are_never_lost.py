@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import Scope, create_tablespace, list_tablespaces
+from tde.postgres.server.os_user import run_as
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
 
@@ -188,7 +188,8 @@ def test_exhausted_descriptors_are_what_they_are_without_tde(
         made.query(f"CREATE TABLE t{number} TABLESPACE space AS SELECT {number} AS x")
     made.cluster.restart(made.keystore)
     # No backend that is forked from here on can open what the server believes it could.
-    resource.prlimit(made.cluster.pid, resource.RLIMIT_NOFILE, (45, 45))
+    limit = ["prlimit", f"--pid={made.cluster.pid}", "--nofile=50:50"]
+    assert run_as(made.cluster.os_user, limit).returncode == 0
     statement = " UNION ALL ".join(f"SELECT x FROM t{number}" for number in range(60))
     assert len(made.query(statement)) == 60
     connection = psycopg2.connect(**made.cluster.connection_parameters())
