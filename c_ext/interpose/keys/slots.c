@@ -85,17 +85,27 @@ static void *map_anonymous(size_t size)
     return made == MAP_FAILED ? NULL : made;
 }
 
+/* The secrets of the start come first, so a low limit is used for them. */
 static void *map_locked(size_t size)
 {
     void *made = map_anonymous(size);
+    size_t part = size / 2;
 
     if (made == NULL)
         return NULL;
     madvise(made, size, MADV_DONTDUMP);
-    if (mlock(made, size) != 0)
+    if (mlock(made, size) == 0)
+        return made;
+    while (part > 0 && mlock(made, part) != 0)
+        part /= 2;
+    if (part == 0)
         tde_libc_report("could not lock the key memory (%s), so keys may reach swap space; "
                         "HINT: raise the limit on locked memory (ulimit -l) to at least %zu kB",
                         strerror(errno), size / 1024 + 1);
+    else
+        tde_libc_report("could lock only %zu of %zu kB for keys, so those of many tablespaces may "
+                        "reach swap space; HINT: raise the limit on locked memory (ulimit -l)",
+                        part / 1024, size / 1024 + 1);
     return made;
 }
 
