@@ -151,12 +151,19 @@ def unwrap_key_record(
     master_key: Buffer,
     owner: int,
     oid: int,
+    key_id: Buffer = ...,
     /,
 ) -> tuple[int, bytes]:
-    """Check and unwrap a 144-byte key record exactly as the server does.
+    """Check and unwrap a key record exactly as the server does; ``key_id`` of a named key.
 
     Returns (algorithm code, key), the key being empty for a plaintext entry.  Raises
     ValueError that says what is wrong with the record.
+    """
+
+def check_keymap(map: Buffer, keystore: Buffer, key: Buffer, /) -> int:
+    """Check a key map exactly as the server does, and return how many bytes are authentic.
+
+    Raises ValueError that says what is wrong with it.
     """
 
 def audit_random(stored: Buffer, /) -> bytes:

@@ -40,3 +40,8 @@ class Algorithm(Enum):
             return {128: cls.AES128, 256: cls.AES256}[bits]
         except KeyError:
             raise ValueError(f"AES key size must be 128 or 256, not {bits}") from None
+
+    @classmethod
+    def of_key(cls, key: bytes | bytearray) -> Algorithm:
+        """Return the algorithm that a whole XTS key is for, which its length tells."""
+        return next(known for known in cls if known.key_bytes == len(key))

@@ -174,6 +174,10 @@ class ClusterKeystoreError(PostgresError):
     exit_code = 5  # As every keystore error on the command line.
 
 
+class KeyMapError(ClusterKeystoreError):
+    """The file that says what key each tablespace has is missing, damaged or too old."""
+
+
 class ConversionError(PostgresError):
     """A cluster cannot be encrypted or decrypted in place, or not be continued with."""
 
@@ -183,4 +187,4 @@ class ProgramError(PostgresError):
 
 
 class TablespaceError(PostgresError):
-    """A tablespace cannot be created or given a key."""
+    """A tablespace cannot be created."""

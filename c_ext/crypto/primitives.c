@@ -10,6 +10,7 @@
 #include <openssl/params.h>
 #include <openssl/rand.h>
 
+#include <stdlib.h>
 #include <string.h>
 
 int tde_crypto_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
@@ -53,6 +54,59 @@ int tde_crypto_derive(const uint8_t *key, size_t key_size, const uint8_t *info, 
     EVP_KDF_CTX_free(context);
     EVP_KDF_free(kdf);
     return ok ? 0 : -1;
+}
+
+struct tde_hmac {
+    EVP_MAC *algorithm;
+    EVP_MAC_CTX *context;
+};
+
+struct tde_hmac *tde_crypto_hmac_new(const uint8_t *key, size_t key_size)
+{
+    struct tde_hmac *hmac = calloc(1, sizeof *hmac);
+    char digest[] = "SHA256";
+    OSSL_PARAM parameters[] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_end(),
+    };
+
+    if (hmac == NULL)
+        return NULL;
+    hmac->algorithm = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    hmac->context = hmac->algorithm == NULL ? NULL : EVP_MAC_CTX_new(hmac->algorithm);
+    if (hmac->context != NULL && EVP_MAC_init(hmac->context, key, key_size, parameters) == 1)
+        return hmac;
+    tde_crypto_hmac_free(hmac);
+    return NULL;
+}
+
+void tde_crypto_hmac_free(struct tde_hmac *hmac)
+{
+    if (hmac == NULL)
+        return;
+    EVP_MAC_CTX_free(hmac->context);
+    EVP_MAC_free(hmac->algorithm);
+    free(hmac);
+}
+
+int tde_crypto_hmac(struct tde_hmac *hmac, const uint8_t *first, size_t first_size,
+                    const uint8_t *second, size_t second_size, uint8_t code[TDE_DIGEST_SIZE])
+{
+    size_t length = 0;
+
+    /* Without a key the context begins anew with the one that it has. */
+    return EVP_MAC_init(hmac->context, NULL, 0, NULL) == 1 &&
+                   EVP_MAC_update(hmac->context, first, first_size) == 1 &&
+                   EVP_MAC_update(hmac->context, second, second_size) == 1 &&
+                   EVP_MAC_final(hmac->context, code, &length, TDE_DIGEST_SIZE) == 1 &&
+                   length == TDE_DIGEST_SIZE
+               ? 0
+               : -1;
+}
+
+bool tde_crypto_equal(const void *a, const void *b, size_t length)
+{
+    return CRYPTO_memcmp(a, b, length) == 0;
 }
 
 int tde_crypto_digest(const void *data, size_t length, uint8_t digest[TDE_DIGEST_SIZE])

@@ -1,7 +1,7 @@
 /*
  * format/handover.h - how the key of an open keystore reaches a program.
  *
- * Pure: the caller has the memory file.  The bytes are those of docs/format.md, section 7;
+ * Pure: the caller has the memory file.  The bytes are those of docs/format.md, section 8;
  * tde/keystore/handover.py is the same in Python.
  */
 #ifndef TDE_FORMAT_HANDOVER_H

@@ -282,6 +282,14 @@ enum tde_file_class tde_format_parse_path(const char *path, struct tde_identity 
     return id->file_class;
 }
 
+bool tde_format_parse_tablespace_link(const char *path, uint32_t *oid)
+{
+    struct components parts;
+
+    split(path, &parts);
+    return is_number(&parts.at[0], oid) && *oid != 0 && equals(&parts.at[1], "pg_tblspc");
+}
+
 static void store_be32(uint8_t *to, uint32_t value)
 {
     to[0] = (uint8_t)(value >> 24);

@@ -9,6 +9,7 @@
 #ifndef TDE_FORMAT_IDENTITY_H
 #define TDE_FORMAT_IDENTITY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "crypto/sizes.h"
@@ -56,6 +57,12 @@ struct tde_identity {
  */
 enum tde_file_class tde_format_parse_path(const char *path, struct tde_identity *id,
                                           const char **name);
+
+/*
+ * Whether PATH is the name of a tablespace in the data directory, pg_tblspc/<OID>, and nothing
+ * below it; *OID is then set.
+ */
+bool tde_format_parse_tablespace_link(const char *path, uint32_t *oid);
 
 /*
  * Write the tweak of block BLOCK of the file (counted from the file's own first block)

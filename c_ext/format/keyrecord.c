@@ -8,21 +8,27 @@
 
 #include <string.h>
 
-/* Offsets of the record's fields; everything before the ciphertext is authenticated. */
+/* Offsets of the fields that both versions have; everything before the key is authenticated. */
 enum {
     AT_MAGIC = 0,
+    AT_VERSION = 7,
     AT_OWNER = 8,
     AT_ALGORITHM = 9,
     AT_OID = 12,
     AT_KEYSTORE = 16,
     AT_MASTER_KEY_ID = 32,
     AT_NONCE = 48,
-    AT_CIPHERTEXT = 64,
-    AT_TAG = 128,
+    AT_KEY_ID = 64, /* only in version 2; in version 1 the key is here */
 };
 
-/* The last byte is the version of the format. */
-static const uint8_t magic[8] = {'T', 'D', 'E', 'K', 'E', 'Y', 0, 1};
+static const uint8_t magic[7] = {'T', 'D', 'E', 'K', 'E', 'Y', 0};
+
+/* What is wanted: the key of an owner, or with an id the key that has it. */
+struct wanted {
+    enum tde_key_owner owner;
+    uint32_t oid;
+    const uint8_t *key_id;
+};
 
 uint32_t tde_format_load_be32(const uint8_t *from)
 {
@@ -33,19 +39,28 @@ uint32_t tde_format_load_be32(const uint8_t *from)
  * These checks only choose a better message: every one of the fields is bound by the
  * record's tag, so a record that lies about them does not unwrap.
  */
-static const char *check_header(const uint8_t *record, const struct tde_key_scope *scope,
-                                enum tde_key_owner owner, uint32_t oid)
+static const char *check_header(const uint8_t *record, size_t length,
+                                const struct tde_key_scope *scope, const struct wanted *wanted)
 {
-    if (memcmp(record + AT_MAGIC, magic, sizeof magic - 1) != 0)
+    uint8_t version = wanted->key_id == NULL ? 1 : 2;
+
+    if (length <= AT_KEY_ID)
+        return "its length is not that of a key record";
+    if (memcmp(record + AT_MAGIC, magic, sizeof magic) != 0)
         return "it is not a tde key record";
-    if (record[AT_MAGIC + 7] != magic[7])
+    if (record[AT_VERSION] != 1 && record[AT_VERSION] != 2)
         return "its format version is not known to this version of tde";
+    if (length != (record[AT_VERSION] == 1 ? TDE_KEYRECORD_SIZE : TDE_KEYRECORD_NAMED_SIZE))
+        return "its length is not that of a key record";
     if (memcmp(record + AT_KEYSTORE, scope->keystore, TDE_UUID_SIZE) != 0)
         return "it belongs to another keystore";
     if (memcmp(record + AT_MASTER_KEY_ID, scope->master_key_id, TDE_UUID_SIZE) != 0)
         return "it is wrapped with another master key than the one that is open";
-    if (record[AT_OWNER] != owner || tde_format_load_be32(record + AT_OID) != oid)
+    if (record[AT_VERSION] != version || record[AT_OWNER] != wanted->owner ||
+        tde_format_load_be32(record + AT_OID) != wanted->oid)
         return "it is the key of another owner";
+    if (wanted->key_id != NULL && memcmp(record + AT_KEY_ID, wanted->key_id, TDE_UUID_SIZE) != 0)
+        return "it is another key than its name says";
     return NULL;
 }
 
@@ -62,30 +77,47 @@ static const char *check_key(const uint8_t *key, int algorithm)
     return NULL;
 }
 
-const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
-                                        const struct tde_key_scope *scope, enum tde_key_owner owner,
-                                        uint32_t oid, struct tde_key *key)
+static const char *unwrap(const uint8_t *record, size_t length, const struct tde_key_scope *scope,
+                          const struct wanted *wanted, struct tde_key *key)
 {
+    size_t header = wanted->key_id == NULL ? AT_KEY_ID : AT_KEY_ID + TDE_UUID_SIZE;
     const char *problem;
 
     memset(key, 0, sizeof *key);
-    if (length != TDE_KEYRECORD_SIZE)
-        return "its length is not that of a key record";
-    problem = check_header(record, scope, owner, oid);
+    problem = check_header(record, length, scope, wanted);
     if (problem != NULL)
         return problem;
-    if (tde_crypto_gcm_decrypt(scope->master_key, record + AT_NONCE, record, AT_CIPHERTEXT,
-                               record + AT_CIPHERTEXT, TDE_MAX_KEY_SIZE, record + AT_TAG,
-                               key->bytes) != 0)
+    if (tde_crypto_gcm_decrypt(scope->master_key, record + AT_NONCE, record, header,
+                               record + header, TDE_MAX_KEY_SIZE,
+                               record + header + TDE_MAX_KEY_SIZE, key->bytes) != 0)
         return "it is damaged or was altered";
     key->algorithm = record[AT_ALGORITHM];
     problem = check_key(key->bytes, key->algorithm);
-    if (problem == NULL && owner != TDE_OWNER_TABLESPACE &&
-        key->algorithm == TDE_ALGORITHM_PLAINTEXT)
+    if (problem == NULL && key->algorithm == TDE_ALGORITHM_PLAINTEXT &&
+        wanted->owner != TDE_OWNER_TABLESPACE && wanted->owner != TDE_OWNER_NAMED)
         problem = "only a tablespace of its own can have a plaintext entry";
     if (problem != NULL)
         tde_crypto_wipe(key, sizeof *key);
     return problem;
+}
+
+const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
+                                        const struct tde_key_scope *scope, enum tde_key_owner owner,
+                                        uint32_t oid, struct tde_key *key)
+{
+    const struct wanted wanted = {owner, oid, NULL};
+
+    return unwrap(record, length, scope, &wanted, key);
+}
+
+const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t length,
+                                              const struct tde_key_scope *scope,
+                                              const uint8_t key_id[TDE_UUID_SIZE],
+                                              struct tde_key *key)
+{
+    const struct wanted wanted = {TDE_OWNER_NAMED, 0, key_id};
+
+    return unwrap(record, length, scope, &wanted, key);
 }
 
 int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key)

@@ -1,5 +1,5 @@
 /*
- * format/keyrecord.h - the 144-byte key records of a keystore (docs/format.md, section 6).
+ * format/keyrecord.h - the key records of a keystore (docs/format.md, section 6).
  * Pure: the caller reads the file.  tde/keystore/store/record.py is the same in Python.
  */
 #ifndef TDE_FORMAT_KEYRECORD_H
@@ -10,13 +10,16 @@
 
 #include "crypto/sizes.h"
 
-#define TDE_KEYRECORD_SIZE 144u
+#define TDE_KEYRECORD_SIZE 144u       /* version 1, which names its owner */
+#define TDE_KEYRECORD_NAMED_SIZE 160u /* version 2, which has a name of its own, a key id */
+#define TDE_KEYRECORD_LONGEST TDE_KEYRECORD_NAMED_SIZE
 #define TDE_UUID_SIZE 16u
 
 enum tde_key_owner {
     TDE_OWNER_WAL = 1,
     TDE_OWNER_TABLESPACE = 2,
     TDE_OWNER_OTHER_TABLESPACES = 3, /* all that have no record of their own */
+    TDE_OWNER_NAMED = 4, /* a tablespace whose key the map of the cluster names by its id */
 };
 
 /* What a record is checked against: the keystore that is open and the key that is wanted. */
@@ -35,6 +38,12 @@ struct tde_key {
 const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
                                         const struct tde_key_scope *scope, enum tde_key_owner owner,
                                         uint32_t oid, struct tde_key *key);
+
+/* The same for a record of version 2, whose key has the id KEY_ID. */
+const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t length,
+                                              const struct tde_key_scope *scope,
+                                              const uint8_t key_id[TDE_UUID_SIZE],
+                                              struct tde_key *key);
 
 /*
  * The key of tablespace OID, derived from that of the record for other tablespaces.  0 or -1.

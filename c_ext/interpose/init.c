@@ -11,6 +11,7 @@
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/handover.h"
 #include "interpose/policy/keystore.h"
+#include "interpose/policy/rewind.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 
@@ -54,6 +55,8 @@ __attribute__((constructor)) static void start(void)
         problem = open_keystore(fd);
     if (problem != NULL)
         tde_libc_report("could not open the keystore: %s", problem);
+    if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_REWIND)
+        tde_policy_rewind_require_same_keys();
     tde_policy_handover_settle(fd);
     if (tde_policy_role() == TDE_ROLE_NONE)
         return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */

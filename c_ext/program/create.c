@@ -160,7 +160,8 @@ int tde_program_create(const struct tde_program_settings *settings, const char *
 {
     int status = run(settings, program, argv);
 
-    if (status != 0 || mark(settings->directory, directory))
+    if (status != 0 || (tde_program_write_keymap(settings, directory) == 0 &&
+                        mark(settings->directory, directory)))
         return status;
     tde_program_error(settings->program, "Remove the cluster and create it again.",
                       "the cluster in %s is encrypted but could not be marked so: %s", directory,

@@ -1,5 +1,5 @@
 /*
- * program/keys.c - auto-open.key (docs/format.md, section 6) to the hand-over (section 7).
+ * program/keys.c - auto-open.key (docs/format.md, section 6) to the hand-over (section 8).
  */
 #include "program/keys.h"
 
@@ -17,6 +17,7 @@
 #include "crypto/cipher.h"
 #include "crypto/primitives.h"
 #include "format/handover.h"
+#include "format/keymap.h"
 #include "format/keyrecord.h"
 #include "launch/preload.h"
 
@@ -96,8 +97,33 @@ static const char *find_uuid(const char *marker)
     return at == NULL ? NULL : at + sizeof name - 1;
 }
 
+/*
+ * A cluster that was last started by a release before the key map gets one by "tde pg start",
+ * which can look at pages; where the map should be and is not, nothing may be guessed.
+ */
+static enum tde_cluster_state require_keymap(const struct tde_program_settings *settings,
+                                             const char *marker, const char *directory)
+{
+    char path[PATH_MAX];
+
+    if (strstr(marker, "\"version\": 1,") != NULL) {
+        tde_program_error(settings->program, "Run once: tde pg start -D, with this directory.",
+                          "the cluster in %s was last started by an older release of tde, and has "
+                          "no key map yet",
+                          directory);
+        return TDE_CLUSTER_UNUSABLE;
+    }
+    if (tde_program_path(path, directory, TDE_KEYMAP_FILE) == 0 && access(path, F_OK) == 0)
+        return TDE_CLUSTER_OURS;
+    tde_program_error(settings->program,
+                      "Restore " TDE_KEYMAP_FILE " from a base backup or a standby of the cluster.",
+                      "the key map %s/" TDE_KEYMAP_FILE " cannot be used: %s", directory,
+                      strerror(errno));
+    return TDE_CLUSTER_UNUSABLE;
+}
+
 static enum tde_cluster_state compare_marker(const struct tde_program_settings *settings,
-                                             const char *marker)
+                                             const char *marker, const char *directory)
 {
     uint8_t record[AUTO_SIZE];
     char uuid[2 * TDE_UUID_SIZE + 1];
@@ -109,7 +135,7 @@ static enum tde_cluster_state compare_marker(const struct tde_program_settings *
         snprintf(uuid + 2 * i, 3, "%02x", record[AUTO_KEYSTORE + i]);
     tde_crypto_wipe(record, sizeof record);
     if (found != NULL && strncmp(found, uuid, sizeof uuid - 1) == 0)
-        return TDE_CLUSTER_OURS;
+        return require_keymap(settings, marker, directory);
     tde_program_error(settings->program, "Use tde pg with the cluster's keystore.",
                       "the cluster belongs to another keystore than %s (%s)", settings->keystore,
                       uuid);
@@ -138,7 +164,7 @@ enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settin
     }
     close(fd);
     marker[length] = '\0';
-    return compare_marker(settings, marker);
+    return compare_marker(settings, marker, directory);
 }
 
 /* The master key of a record and what it belongs to; 0, or -1 when it is not authentic. */
@@ -194,6 +220,72 @@ void tde_program_forget_hand_over(void)
     if (fd > STDERR_FILENO && fd <= INT_MAX)
         close((int)fd);
     unsetenv(TDE_HANDOVER_VARIABLE);
+}
+
+/* The key of the map, from the record of the WAL's key.  0, or -1 after a message. */
+static int load_map_key(const struct tde_program_settings *settings,
+                        const struct tde_key_scope *scope, uint8_t map_key[TDE_KEYMAP_KEY_SIZE])
+{
+    uint8_t wrapped[TDE_KEYRECORD_SIZE];
+    char path[PATH_MAX];
+    const char *problem;
+    struct tde_key key;
+    int result = -1;
+
+    if (tde_program_path(path, settings->keystore, "keys/wal.key") != 0 ||
+        read_private(settings, path, wrapped, sizeof wrapped) != 0)
+        return -1;
+    problem = tde_format_keyrecord_unwrap(wrapped, sizeof wrapped, scope, TDE_OWNER_WAL, 0, &key);
+    if (problem == NULL)
+        result = tde_format_keymap_key(&key, map_key);
+    if (result != 0)
+        tde_program_error(settings->program, NULL, "could not use key file %s: %s", path,
+                          problem == NULL ? "its key cannot be derived from" : problem);
+    tde_crypto_wipe(&key, sizeof key);
+    return result;
+}
+
+static int write_map(const struct tde_program_settings *settings, const char *directory,
+                     const uint8_t map[TDE_KEYMAP_UNIT])
+{
+    char version[PATH_MAX];
+    char path[PATH_MAX];
+    struct stat status;
+    int fd;
+
+    if (tde_program_path(path, directory, TDE_KEYMAP_FILE) != 0 ||
+        tde_program_path(version, directory, "PG_VERSION") != 0)
+        return -1;
+    /* A cluster with group access has files that the group may read. */
+    if (stat(version, &status) != 0)
+        return -1;
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, status.st_mode & 0777);
+    if (fd >= 0 && write(fd, map, TDE_KEYMAP_UNIT) == TDE_KEYMAP_UNIT && fsync(fd) == 0) {
+        close(fd);
+        return 0;
+    }
+    tde_program_error(settings->program, NULL, "could not write %s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+int tde_program_write_keymap(const struct tde_program_settings *settings, const char *directory)
+{
+    uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
+    uint8_t map[TDE_KEYMAP_UNIT];
+    uint8_t record[AUTO_SIZE];
+    struct tde_key_scope scope;
+    int result = -1;
+
+    if (load(settings, record) == 0 && unwrap(record, &scope) == 0 &&
+        load_map_key(settings, &scope, map_key) == 0 &&
+        tde_format_keymap_begin(scope.keystore, map_key, map) == 0)
+        result = write_map(settings, directory, map);
+    tde_crypto_wipe(record, sizeof record);
+    tde_crypto_wipe(&scope, sizeof scope);
+    tde_crypto_wipe(map_key, sizeof map_key);
+    return result;
 }
 
 int tde_program_hand_over(const struct tde_program_settings *settings)

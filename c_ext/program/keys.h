@@ -18,6 +18,12 @@ enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settin
                                                  const char *directory);
 
 /*
+ * Write an empty key map (format/keymap.h) into a cluster that initdb has just made in DIRECTORY.
+ * 0, or -1 after a message.
+ */
+int tde_program_write_keymap(const struct tde_program_settings *settings, const char *directory);
+
+/*
  * Put the interposer and the master key into the environment of the program that is executed
  * next.  0, or -1 after a message.
  */

@@ -102,6 +102,8 @@ static PyMethodDef functions[] = {
      PyDoc_STR("Mask or unmask the last partial AES block of a file.")},
     {"unwrap_key_record", tde_python_unwrap_key_record, METH_VARARGS,
      PyDoc_STR("Check and unwrap a key record as the server does.")},
+    {"check_keymap", tde_python_check_keymap, METH_VARARGS,
+     PyDoc_STR("Check a key map as the server does; how many of its bytes are authentic.")},
     {"audit_random", tde_python_audit_random, METH_O,
      PyDoc_STR("Judge whether stored bytes could be ciphertext.")},
     {"sector_skew", tde_python_sector_skew, METH_O,

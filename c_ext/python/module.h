@@ -35,5 +35,6 @@ int tde_python_convert_identity(PyObject *object, void *to);
 PyObject *tde_python_xts(PyObject *module, PyObject *args);
 PyObject *tde_python_tail_mask(PyObject *module, PyObject *args);
 PyObject *tde_python_unwrap_key_record(PyObject *module, PyObject *args);
+PyObject *tde_python_check_keymap(PyObject *module, PyObject *args);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "crypto/cipher.h"
 #include "crypto/primitives.h"
+#include "format/keymap.h"
 #include "format/keyrecord.h"
 
 #include <string.h>
@@ -126,12 +127,21 @@ static int fill_scope(struct tde_key_scope *scope, const Py_buffer *keystore,
 }
 
 static PyObject *unwrap(const Py_buffer *record, const struct tde_key_scope *scope, int owner,
-                        uint32_t oid)
+                        uint32_t oid, const Py_buffer *key_id)
 {
+    size_t length = (size_t)record->len;
     struct tde_key key;
     PyObject *result = NULL;
-    const char *problem = tde_format_keyrecord_unwrap(record->buf, (size_t)record->len, scope,
-                                                      (enum tde_key_owner)owner, oid, &key);
+    const char *problem;
+
+    if (owner != TDE_OWNER_NAMED)
+        problem = tde_format_keyrecord_unwrap(record->buf, length, scope,
+                                              (enum tde_key_owner)owner, oid, &key);
+    else if (key_id->len == TDE_UUID_SIZE)
+        problem = tde_format_keyrecord_unwrap_named(record->buf, length, scope, key_id->buf,
+                                                    &key);
+    else
+        problem = "a key id has 16 bytes";
 
     if (problem != NULL)
         PyErr_Format(PyExc_ValueError, "the key record cannot be used: %s", problem);
@@ -142,27 +152,55 @@ static PyObject *unwrap(const Py_buffer *record, const struct tde_key_scope *sco
     return result;
 }
 
-/* (record, keystore, master key id, master key, owner, oid) -> (algorithm, key) */
+/* (record, keystore, master key id, master key, owner, oid, key id) -> (algorithm, key) */
 PyObject *tde_python_unwrap_key_record(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer record;
     Py_buffer keystore;
     Py_buffer master_key_id;
     Py_buffer master_key;
+    Py_buffer key_id = {0};
     struct tde_key_scope scope;
     PyObject *result = NULL;
     int owner;
     uint32_t oid;
 
-    if (!PyArg_ParseTuple(args, "y*y*y*y*iO&:unwrap_key_record", &record, &keystore,
-                          &master_key_id, &master_key, &owner, tde_python_convert_uint32, &oid))
+    if (!PyArg_ParseTuple(args, "y*y*y*y*iO&|y*:unwrap_key_record", &record, &keystore,
+                          &master_key_id, &master_key, &owner, tde_python_convert_uint32, &oid,
+                          &key_id))
         return NULL;
     if (fill_scope(&scope, &keystore, &master_key_id, &master_key) == 0)
-        result = unwrap(&record, &scope, owner, oid);
+        result = unwrap(&record, &scope, owner, oid, &key_id);
     tde_crypto_wipe(&scope, sizeof scope);
     PyBuffer_Release(&record);
     PyBuffer_Release(&keystore);
     PyBuffer_Release(&master_key_id);
     PyBuffer_Release(&master_key);
+    PyBuffer_Release(&key_id);
+    return result;
+}
+
+/* (map, keystore, key) -> the number of authentic bytes */
+PyObject *tde_python_check_keymap(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    Py_buffer map;
+    Py_buffer keystore;
+    Py_buffer key;
+    PyObject *result = NULL;
+    const char *problem = "the keystore's id has 16 bytes and the key 32";
+    size_t usable;
+
+    if (!PyArg_ParseTuple(args, "y*y*y*:check_keymap", &map, &keystore, &key))
+        return NULL;
+    if (keystore.len == TDE_UUID_SIZE && key.len == TDE_KEYMAP_KEY_SIZE)
+        problem = tde_format_keymap_check(map.buf, (size_t)map.len, keystore.buf, key.buf,
+                                          &usable);
+    if (problem != NULL)
+        PyErr_Format(PyExc_ValueError, "the key map cannot be used: %s", problem);
+    else
+        result = PyLong_FromSize_t(usable);
+    PyBuffer_Release(&map);
+    PyBuffer_Release(&keystore);
+    PyBuffer_Release(&key);
     return result;
 }

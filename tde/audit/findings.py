@@ -87,14 +87,14 @@ def canary_finding(file: AuditedFile, offsets: tuple[int, ...], by_decision: boo
 
 
 def no_key_finding(oid: int, directory: Path) -> Finding:
-    """Return the finding for a tablespace that the keystore says nothing about."""
+    """Return the finding for a tablespace whose key is not known."""
     return Finding(
         FindingKind.NO_KEY,
         directory,
-        f"tablespace {oid} ({directory}) has neither a key nor a plaintext entry, so its files "
-        "were not judged",
-        "If it is new and empty: tde tablespace protect. If its key file was lost, restore it "
-        "from a backup of the keystore.",
+        f"tablespace {oid} ({directory}) has no key that is in the keystore, so its files were not "
+        "judged",
+        "If it was made while the audit ran, repeat it. If its key file was lost, restore it from "
+        "a backup of the keystore.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tde import _core
@@ -10,6 +11,7 @@ from tde.closing import Closing
 from tde.errors import KeyMissingError
 from tde.keystore import KeyOwner, Keystore
 from tde.keystore.crypto.secret import wipe
+from tde.postgres.cluster.keymap import KeyMap
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,13 @@ class Protection:
     plaintext: bool = False
 
 
-def key_for_tablespace(keystore: Keystore, oid: int) -> tuple[Algorithm, bytearray] | None:
-    """Return the key of a tablespace, own or derived; ``None`` for a plaintext entry.
-
-    Raises:
-        KeyMissingError: it has neither.
-        KeystoreError: the record cannot be used.
-    """
-    return keystore.tablespace_key(oid)
-
-
 class AuditKeys(Closing):
     """Ciphers by tablespace and for the WAL, made on first use."""
 
-    def __init__(self, keystore: Keystore) -> None:
+    def __init__(self, keystore: Keystore, read_map: Callable[[], KeyMap]) -> None:
         self._keystore = keystore
+        self._read_map = read_map
+        self._keymap = read_map()
         self._tablespaces: dict[int, Protection] = {}
         self.wal = _protection_of_wal(keystore)
 
@@ -60,8 +54,10 @@ class AuditKeys(Closing):
         return self._tablespaces
 
     def _load(self, oid: int) -> Protection:
+        if self._keymap.find(oid) is None:
+            self._keymap = self._read_map()  # A tablespace that was made meanwhile is in it now.
         try:
-            found = key_for_tablespace(self._keystore, oid)
+            found = self._keymap.key_of(self._keystore, oid)
         except KeyMissingError:
             return Protection()
         if found is None:
@@ -78,8 +74,7 @@ class AuditKeys(Closing):
 
 def _protection_of_wal(keystore: Keystore) -> Protection:
     key = keystore.unwrap_key(KeyOwner.wal())
-    algorithm = next(known for known in Algorithm if known.key_bytes == len(key))
-    return _protection(algorithm, key)
+    return _protection(Algorithm.of_key(key), key)
 
 
 def _protection(algorithm: Algorithm, key: bytearray) -> Protection:

@@ -19,7 +19,9 @@ from tde.audit.report import AuditReport, FileClass
 from tde.audit.scan import Stretch, Task, scan
 from tde.audit.tally import Tally
 from tde.errors import ClusterKeystoreError
+from tde.postgres.cluster.keymap import map_key
 from tde.postgres.cluster.keys import require_cluster_keys
+from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import require_matching_keystore
 from tde.postgres.cluster.unfinished_conversion import require_not_converting
 
@@ -93,7 +95,8 @@ def audit(
     require_cluster_keys(keystore, directory)
     started = time.monotonic()
     places = find_places(cluster, archives, backups)
-    with AuditKeys(keystore) as keys:
+    authentication = map_key(keystore)
+    with AuditKeys(keystore, lambda: known_map(directory, keystore.path, authentication)) as keys:
         run = _Run(keys, Ledger(keys, marker.scope), needles, observer or _Silent())
         run.audit(places, jobs or len(os.sched_getaffinity(0)))
         return AuditReport(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.table import Table
@@ -23,6 +24,7 @@ from tde.cli.options import (
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
+from tde.errors import TablespaceError
 from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
@@ -48,6 +50,8 @@ UsernameOption = Annotated[
     epilog=examples(
         "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret",
         "tde tablespace create fast -D /srv/pg/main --location /nvme/pg --aes 128",
+        "# With standbys that have keystores of their own, first:",
+        "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret --prepare",
         "# In a cluster of scope tablespaces:",
         "tde tablespace create open -D /srv/pg/main --location /srv/pg/open --plaintext",
     )
@@ -57,12 +61,24 @@ def create(
     pgdata: PgDataOption,
     location: Annotated[
         Path,
-        typer.Option("--location", metavar="DIR", help="Its directory; made if it is missing."),
+        typer.Option(
+            "--location",
+            metavar="DIR",
+            help="Where its own directory, tde-<key id>, is made; made if it is missing.",
+        ),
     ],
     aes: AesOption = 256,
     plaintext: Annotated[
         bool, typer.Option("--plaintext", help="Without encryption (scope tablespaces only).")
     ] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option("--prepare", help="Only write the key, and say what to copy to the standbys."),
+    ] = False,
+    key: Annotated[
+        UUID | None,
+        typer.Option("--key", metavar="ID", help="Use the key that --prepare has written."),
+    ] = None,
     keystore: KeystoreOption = None,
     username: UsernameOption = None,
     bindir: BindirOption = None,
@@ -71,60 +87,49 @@ def create(
     passphrase_command: PassphraseCommandOption = None,
 ) -> None:
     """Create a tablespace with a key of its own while the server runs."""
-    from tde.postgres import create_tablespace, standby_notice
+    from tde.postgres import create_tablespace, prepare_key, prepared_notice, standby_notice
 
+    if prepare and key is not None:
+        raise typer.BadParameter("--prepare makes a key, and --key names one")
     algorithm = None if plaintext else algorithm_of(aes)
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
+    connection = _connection(username)
     with encrypted_cluster_keystore(cluster, keystore, source, remedy=_OF_PLAIN) as opened:
+        if prepare:
+            prepared = prepare_key(cluster, opened, location, algorithm)
+            text = (
+                f"Prepared key {prepared.key_id.hex}\n{prepared_notice(prepared)}\n"
+                f"Then repeat this command with --key {prepared.key_id.hex} instead of --prepare."
+            )
+            console.print(text, markup=False, soft_wrap=True)
+            return
         made = create_tablespace(
-            cluster, opened, name, location, algorithm, connection=_connection(username)
+            cluster, opened, name, location, algorithm, key_id=key, connection=connection
         )
-        notice = standby_notice(cluster, opened, made, connection=_connection(username))
+        notice = standby_notice(cluster, opened, made, connection=connection)
     console.print(
-        f"Created tablespace {made.name} (OID {made.oid}, {made.protection}) in {made.location}",
+        f"Created tablespace {made.name} (OID {made.oid}, {made.protection}) in {made.location}\n"
+        f"Its key is the file keys/{made.key_file} of the keystore: back it up.",
         markup=False,
         soft_wrap=True,
     )
-    _print_notice(notice)
+    if notice:
+        error_console.print(Text(notice, "bold yellow"), soft_wrap=True)
 
 
 @app.command(
-    epilog=examples(
-        "# After CREATE TABLESPACE in SQL, which makes a tablespace without a key:",
-        "tde tablespace protect secret -D /srv/pg/main --aes 256",
-    )
+    hidden=True,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
-def protect(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the tablespace.")],
-    pgdata: PgDataOption,
-    aes: AesOption = 256,
-    keystore: KeystoreOption = None,
-    username: UsernameOption = None,
-    bindir: BindirOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
-) -> None:
-    """Give a key to an empty tablespace that was made in SQL, while the server runs."""
-    from tde.postgres import protect_tablespace, standby_notice
-
-    algorithm = algorithm_of(aes)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
-    cluster = find_cluster(pgdata, bindir, None)
-    cluster.connection_parameters()  # No passphrase is asked for when no server runs.
-    with encrypted_cluster_keystore(cluster, keystore, source, remedy=_OF_PLAIN) as opened:
-        made = protect_tablespace(
-            cluster, opened, name, algorithm, connection=_connection(username)
-        )
-        notice = standby_notice(cluster, opened, made, connection=_connection(username))
-    console.print(
-        f"Tablespace {made.name} (OID {made.oid}) has a key now, {made.protection}",
-        markup=False,
-        soft_wrap=True,
+def protect() -> None:
+    """Say what has become of this command."""
+    raise TablespaceError(
+        "tde tablespace protect was removed: a tablespace keeps the key that it began with",
+        remedy="Make another one with tde tablespace create, and move the tables: "
+        "ALTER TABLE ... SET TABLESPACE.",
     )
-    _print_notice(notice)
 
 
 @app.command(
@@ -150,21 +155,17 @@ def list_(
     if as_json:
         print_json([asdict(tablespace) for tablespace in found])
         return
-    table = Table("Name", "OID", "Encryption", "Location")
+    table = Table("Name", "OID", "Encryption", "Key file", "Location")
     for tablespace in found:
         style = "bold red" if tablespace.protection == NO_KEY else ""
         table.add_row(
             Text(tablespace.name),
             str(tablespace.oid),
             Text(tablespace.protection, style),
+            Text(tablespace.key_file or ""),
             Text(tablespace.location or "in the data directory"),
         )
     console.print(table)
-
-
-def _print_notice(notice: str) -> None:
-    if notice:
-        error_console.print(Text(notice, "bold yellow"), soft_wrap=True)
 
 
 def _connection(username: str | None) -> dict[str, object]:

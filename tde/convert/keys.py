@@ -16,7 +16,9 @@ from tde.errors import (
 )
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
+from tde.postgres.cluster.keymap import map_key
 from tde.postgres.cluster.keys import require_unused_keystore
+from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
@@ -113,13 +115,14 @@ def open_ciphers(
         records = {
             record.owner: record.algorithm for record in inspect_keystore(keystore.path).keys
         }
+        keymap = known_map(data_directory, keystore.path, map_key(keystore))
         wal = keystore.unwrap_key(KeyOwner.wal())
         try:
             ciphers[None] = PageCipher(wal, records[KeyOwner.wal()] or Algorithm.AES256)
         finally:
             wipe(wal)
         for oid in {*BUILT_IN_TABLESPACES, *tablespace_oids(data_directory)}:
-            found = keystore.tablespace_key(oid)
+            found = keymap.key_of(keystore, oid)
             if found is None:
                 continue
             algorithm, key = found

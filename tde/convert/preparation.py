@@ -29,6 +29,7 @@ from tde.convert.state import Phase, State
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.cluster.keys import require_cluster_keys, require_unused_keystore
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
@@ -136,6 +137,9 @@ class Preparation:
             require_unused_keystore(self.keystore.path)
         state = self._state(scope, algorithm, named, plan)
         self._write_journal(state)
+        with files_as(self.os_user):
+            # What was left by an earlier life of this cluster, which is plain now, says nothing.
+            (self.directory / KEYMAP_FILE).unlink(missing_ok=True)
         create_missing_keys(self.keystore, wanted, begun=begun)
         return state
 

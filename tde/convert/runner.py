@@ -36,7 +36,9 @@ from tde.errors import ClusterKeystoreError, ConversionError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
+from tde.postgres.cluster.keymap import KEYMAP_FILE, write_map
 from tde.postgres.cluster.keys import require_open
+from tde.postgres.cluster.landed_keys import landed_entries
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.log_settings import add_log_settings, remove_log_settings
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
@@ -141,7 +143,7 @@ class _Conversion:
                 return self._continue(state, resumed=True)
             if state is not None and state.phase is Phase.FINISHING:
                 # Only the removal of the journal was interrupted.
-                self._remove_journal()
+                self._clean_up()
                 if state.direction is self.direction:
                     return self._summary(state, WorkDone(), resumed=True)
                 state = None
@@ -201,6 +203,10 @@ class _Conversion:
 
     def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
         """Do what is left to do; pg_control has its other name."""
+        if self.direction is Direction.ENCRYPT and not (self.directory / KEYMAP_FILE).exists():
+            # Before the first block that needs it, and also after a run of an earlier release.
+            entries = landed_entries(self.directory, self.keystore.path)
+            write_map(self.directory, entries, self.keystore, self.os_user)
         with open_ciphers(self.keystore, self.directory) as ciphers:
             self._require_same_keys(state, ciphers)
             with files_as(self.os_user):
@@ -269,7 +275,7 @@ class _Conversion:
     def _finish(self, state: State) -> None:
         with files_as(self.os_user):
             state.finishing().write(self.directory, self.os_user)
-            for name in (MARKER_FILE, "postgresql.conf"):
+            for name in (MARKER_FILE, KEYMAP_FILE, "postgresql.conf"):
                 for stale in self.directory.glob(f".{name}.*.tmp"):
                     stale.unlink()  # An earlier run was killed while it wrote this.
             if self.direction is Direction.ENCRYPT:
@@ -286,10 +292,13 @@ class _Conversion:
                     (self.directory / MARKER_FILE).unlink()
             sync_directory(self.directory)
             move_control(self.directory, back=True)
-        self._remove_journal()
+        self._clean_up()
 
-    def _remove_journal(self) -> None:
+    def _clean_up(self) -> None:
+        """Remove what only an unfinished conversion needs."""
         with files_as(self.os_user):
+            if self.direction is Direction.DECRYPT:
+                (self.directory / KEYMAP_FILE).unlink(missing_ok=True)
             remove_journal(self.journal)
 
     def _summary(self, state: State, outcome: WorkDone, *, resumed: bool) -> ConversionSummary:

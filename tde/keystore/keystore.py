@@ -17,7 +17,7 @@ from tde.errors import (
     KeystoreExistsError,
     PlaintextEntryError,
 )
-from tde.keystore.crypto.derivation import derive_tablespace_key
+from tde.keystore.crypto.derivation import derive_authentication_key, derive_tablespace_key
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
@@ -39,7 +39,7 @@ from tde.keystore.store.layout import (
     record_path,
     refuse_foreign_content,
 )
-from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, OwnerKind, RecordHeader
+from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, RecordHeader
 
 MASTER_KEY_BYTES = 32
 
@@ -187,6 +187,20 @@ class Keystore(Closing):
         """
         self._store(KeyOwner.tablespace(oid), None)
 
+    def create_named_key(self, algorithm: Algorithm | None) -> UUID:
+        """Store a key that has a name, for a tablespace to be, and return its name.
+
+        Args:
+            algorithm: None makes a plaintext entry.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+            KeystoreError: the record cannot be written.
+        """
+        key_id = uuid4()
+        self._store(KeyOwner.named(key_id), algorithm)
+        return key_id
+
     def create_first_keys(self, wanted: Mapping[KeyOwner, Algorithm | None]) -> dict[Path, bytes]:
         """Make the keys of a new cluster, all or none, in a keystore that has none at all.
 
@@ -255,34 +269,46 @@ class Keystore(Closing):
                 raise PlaintextEntryError(f"{owner} is recorded as not encrypted, so it has no key")
             return bytearray(view[: header.algorithm.key_bytes])
 
-    def tablespace_key(self, oid: int) -> tuple[Algorithm, bytearray] | None:
-        """Return what encrypts tablespace ``oid``: the key of its record, or the derived one.
+    def key_of(self, owner: KeyOwner) -> tuple[Algorithm, bytearray] | None:
+        """Return the algorithm and the XTS key of an owner, which the caller wipes.
 
         Returns:
-            The algorithm and the XTS key, which the caller wipes; None when the tablespace has a
-            plaintext entry.
+            None when the owner has a plaintext entry.
 
         Raises:
-            KeyMissingError: there is neither a record for it nor one for other tablespaces.
-            KeystoreDamagedError: a record was altered, or swapped with another.
-            KeystoreClosedError: the keystore was closed.
+            KeystoreError: as :meth:`unwrap_key`.
         """
-        owner = KeyOwner.tablespace(oid)
-        own = record_path(self.path, owner).exists()
-        if not own and record_path(self.path, KeyOwner.other_tablespaces()).exists():
-            owner = KeyOwner.other_tablespaces()
-        algorithm = read_record(self.path, owner).header.algorithm
         try:
             key = self.unwrap_key(owner)
         except PlaintextEntryError:
             return None
-        assert algorithm is not None  # The record is authentic now.
-        if owner.kind is OwnerKind.TABLESPACE:
-            return algorithm, key
+        # The record is authentic, so its header tells what the key is for.
+        return Algorithm.of_key(key), key
+
+    def derived_key(self, oid: int) -> tuple[Algorithm, bytearray]:
+        """Return the key of tablespace ``oid`` derived from that of other tablespaces.
+
+        Raises:
+            KeystoreError: as :meth:`unwrap_key`, of the key that it is derived from.
+        """
+        base = self.unwrap_key(KeyOwner.other_tablespaces())
         try:
-            return algorithm, derive_tablespace_key(key, oid, algorithm)
+            algorithm = Algorithm.of_key(base)
+            return algorithm, derive_tablespace_key(base, oid, algorithm)
         finally:
-            wipe(key)
+            wipe(base)
+
+    def authentication_key(self, label: bytes) -> bytes:
+        """Return a key derived from that of the WAL, to authenticate what a label names.
+
+        Raises:
+            KeystoreError: as :meth:`unwrap_key`.
+        """
+        base = self.unwrap_key(KeyOwner.wal())
+        try:
+            return derive_authentication_key(base, label)
+        finally:
+            wipe(base)
 
     def hand_over(self) -> HandOver:
         """Return the master key in a form that a server started now can inherit.

@@ -12,8 +12,8 @@ from tde.machine.kernel_files import MachineFiles, read_limit
 from tde.machine.storage import Storage, device_name, device_storage, file_storage, unescape
 from tde.machine.verdict import Outcome, Verdict, ok, outcomes_of, problem, unknown, warning
 
-# What the interposer locks: the ring of 1024 keys, 85 KiB in whole pages (c_ext/interpose/keys/).
-KEY_RING_BYTES = 88 * 1024
+# What the interposer locks: 32,768 slots for keys, in whole pages (c_ext/interpose/keys/slots.c).
+KEY_RING_BYTES = 3208 * 1024
 
 # Kinds of memory in coredump_filter that hold pages, rows or key schedules: private and shared
 # anonymous memory, also in huge pages.
@@ -169,12 +169,14 @@ def check_locked_memory(machine: MachineFiles, server: ServerProcess | None) -> 
     """Tell whether the keys can be, and are, locked into memory."""
     need = KEY_RING_BYTES // 1024
     remedy = (
-        f"Raise the limit to {need} kB or more (ulimit -l; systemd: LimitMEMLOCK=1M; "
+        f"Raise the limit to {need} kB or more (ulimit -l; systemd: LimitMEMLOCK=8M; "
         "/etc/security/limits.d: memlock) and restart the server."
     )
     if server is not None and server.encrypted:
         locked = _locked_kib(machine, server.pid)
-        if locked >= need:
+        if _has_secret_memory(machine, server.pid):
+            yield ok("the running server has its keys in memory that no other process can read")
+        elif locked >= need:
             yield ok(f"the running server has locked {locked} kB")
         else:
             yield problem(
@@ -189,6 +191,14 @@ def check_locked_memory(machine: MachineFiles, server: ServerProcess | None) -> 
         yield problem(
             f"a server started from here may lock {_kib(soft)}, its keys need {need} kB", remedy
         )
+
+
+def _has_secret_memory(machine: MachineFiles, pid: int) -> bool:
+    """Tell whether a server has memory of memfd_secret; only its owner and root can see that."""
+    try:
+        return "/secretmem" in machine.process_text(pid, "maps")
+    except OSError:
+        return False
 
 
 def _locked_kib(machine: MachineFiles, pid: int) -> int:

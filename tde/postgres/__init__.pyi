@@ -21,12 +21,13 @@ from tde.postgres.server.counters import IoCounters as IoCounters, io_counters a
 from tde.postgres.server.interposer import is_interposed as is_interposed
 from tde.postgres.server.os_user import OsUser as OsUser, server_os_user as server_os_user
 from tde.postgres.server.program import run_program as run_program
-from tde.postgres.tablespace.protect import (
-    protect_tablespace as protect_tablespace,
+from tde.postgres.tablespace.standbys import (
+    prepared_notice as prepared_notice,
     standby_notice as standby_notice,
 )
 from tde.postgres.tablespace.tablespaces import (
     Tablespace as Tablespace,
     create_tablespace as create_tablespace,
     list_tablespaces as list_tablespaces,
+    prepare_key as prepare_key,
 )

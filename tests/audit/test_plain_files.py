@@ -48,6 +48,8 @@ def test_the_documentation_shows_the_same_list():
         "postgresql.auto.conf.tmp",
         "conf.d/memory.conf",
         "tde.json",
+        "tde.keymap",
+        ".tde.keymap.4711.tmp",
         ".tde.json.4711.tmp",
     ],
 )

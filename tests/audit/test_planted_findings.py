@@ -18,9 +18,18 @@ from tde.audit import FileClass, FindingKind
 from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
+from tde.postgres.cluster.keymap import (
+    KEYMAP_FILE,
+    KeySource,
+    MapEntry,
+    map_key,
+    pack_map,
+    read_map,
+)
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY, settle
 from tests.postgres.cluster_copies import base_backup, make_directory
+from tests.postgres.tablespace_keys import key_of_tablespace
 
 PAGE = 8192
 TEXT = CANARY.decode()
@@ -51,7 +60,7 @@ class Prepared:
         key = (
             (Algorithm.AES256, self.keystore.unwrap_key(KeyOwner.wal()))
             if oid is None
-            else self.keystore.tablespace_key(oid)
+            else key_of_tablespace(self.keystore, oid)
         )
         assert key is not None
         return PageCipher(key[1], key[0])
@@ -263,6 +272,11 @@ def test_a_tablespace_in_plaintext_in_scope_cluster(copy, original):
         space = copy.root.parent / "plain"
         (space / "PG_x").mkdir(parents=True)
         (copy.root / "pg_tblspc" / str(oid)).symlink_to(space)
+        known = read_map(copy.root, copy.keystore.uuid, None).entries.values()
+        entries = [*known, MapEntry(oid, KeySource.RECORD)]
+        (copy.root / KEYMAP_FILE).write_bytes(
+            pack_map(entries, copy.keystore.uuid, map_key(copy.keystore))
+        )
         finding = next(f for f in copy.audit().findings if f.kind is FindingKind.POLICY)
         assert str(oid) in finding.problem
         assert finding.remedy
@@ -284,8 +298,9 @@ def test_plaintext_by_decision_is_no_finding(
     canaries = audit(made.cluster, made.keystore, canary=TEXT).findings
     assert canaries
     assert all("by decision" in finding.remedy for finding in canaries)
+    # Made in SQL under a release before the key map, which did not refuse that.
     location = make_directory(made, os_user_tmp_path / "nokey")
-    made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
+    (made.data_directory / "pg_tblspc" / "77777").symlink_to(location)
     finding = only_finding(audit(made.cluster, made.keystore))
     assert finding.kind is FindingKind.NO_KEY
     assert finding.file == location

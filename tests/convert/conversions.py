@@ -15,6 +15,7 @@ from tde.keystore.crypto.secret import wipe
 from tde.postgres import Cluster
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster_copies import make_directory
+from tests.postgres.tablespace_keys import key_of_tablespace
 from tests.postgres.tpcb import pgbench
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 ROWS = 20_000
 # Files that say something about a conversion, not about the data.
-OURS = {"tde.json", "postgresql.conf"}
+OURS = {"tde.json", "tde.keymap", "postgresql.conf"}
 
 
 @dataclass
@@ -127,7 +128,7 @@ def _cipher(keystore: Keystore, tablespace: int | None) -> PageCipher | None:
         algorithm = records[KeyOwner.wal()]
         assert algorithm is not None
     else:
-        found = keystore.tablespace_key(tablespace)
+        found = key_of_tablespace(keystore, tablespace)
         if found is None:
             return None
         algorithm, key = found

@@ -113,7 +113,8 @@ static bool is_allowed(int owner, int algorithm, const uint8_t key[TDE_MAX_KEY_S
                                                       : 0;
 
     if (algorithm > TDE_ALGORITHM_AES256 ||
-        (algorithm == TDE_ALGORITHM_PLAINTEXT && owner != TDE_OWNER_TABLESPACE))
+        (algorithm == TDE_ALGORITHM_PLAINTEXT && owner != TDE_OWNER_TABLESPACE &&
+         owner != TDE_OWNER_NAMED))
         return false;
     if (used > 0 && memcmp(key, key + used / 2, used / 2) == 0)
         return false;

@@ -35,6 +35,7 @@ TARGETS = (
     Target("identity", ("format/identity.c",), 256),
     Target("tar", ("format/identity.c", "format/tar.c"), 640),
     Target("keyrecord", (*_CRYPTO, "format/keyrecord.c"), 256),
+    Target("keymap", (*_CRYPTO, "format/keyrecord.c", "format/keymap.c"), 1024),
     Target("handover", (*_CRYPTO, "format/keyrecord.c", "format/handover.c"), 4400),
 )
 

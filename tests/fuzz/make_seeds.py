@@ -55,10 +55,29 @@ TAR = {
 }
 
 
+def map_entry(oid: int, kind: int, key_id: bytes = b"") -> bytes:
+    """Return what the target makes an entry of: its kind, OID and key id."""
+    return bytes([kind]) + oid.to_bytes(4, "big") + key_id.ljust(16, b"\0")
+
+
+KEYMAP = {  # mode 0: raw; 1: entries; 2: entries, of which one byte is changed
+    "raw": bytes([0]) + b"TDEMAP\0\1" + bytes(56),
+    "empty": bytes([1]),
+    "entries": bytes([1])
+    + map_entry(16384, 1)
+    + map_entry(16385, 2)
+    + map_entry(16384, 3, KEY[:16]),
+    "unknown-kind": bytes([1]) + map_entry(16384, 4),
+    "changed": bytes([2, 100, 1]) + map_entry(16384, 1) + map_entry(16385, 3, KEY[:16]),
+    "location": bytes([3]) + b"/srv/tde-00112233445566778899aabbccddeeff/x",
+}
+
+
 def main() -> None:
     seeds = {"identity": {f"{i:02}": name.encode() for i, name in enumerate(NAMES)}}
     seeds["keyrecord"] = WRAPPED
     seeds["tar"] = TAR
+    seeds["keymap"] = KEYMAP
     seeds["handover"] = {
         "short": hand_over(b"/"),
         "usual": hand_over(b"/var/lib/tde/keystore"),

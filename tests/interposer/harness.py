@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tde import Algorithm
 from tde.keystore import KeyOwner, Keystore
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeySource, MapEntry, map_key, pack_map
 from tde.postgres.server.interposer import find_interposer
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
@@ -42,6 +43,7 @@ SANITIZED = {"ASAN_OPTIONS": "detect_leaks=1"} if UNDER_ASAN else {}
 # Tablespaces of the test keystore beside pg_default (AES-256) and pg_global (AES-128).
 AES128_TABLESPACE = 16400
 PLAINTEXT_TABLESPACE = 16401
+RECORDED = (AES128_TABLESPACE, PLAINTEXT_TABLESPACE)
 
 RELATION = "base/5/16384"
 SEGMENT = "pg_wal/000000010000000000000001"
@@ -152,6 +154,10 @@ class Harness:
         environment = {**os.environ, **SANITIZED, **(environment or {})}
         if self.keystore is None:
             return self._run(command, environment, (), check)
+        if not (self.data / KEYMAP_FILE).exists():
+            entries = [MapEntry(oid, KeySource.RECORD) for oid in RECORDED]
+            content = pack_map(entries, self.keystore.uuid, map_key(self.keystore))
+            (self.data / KEYMAP_FILE).write_bytes(content)
         with self.keystore.hand_over() as keys:
             environment |= {**keys.environment, "LD_PRELOAD": preload()}
             return self._run(command, environment, (keys.fd,), check)

@@ -307,6 +307,18 @@ def test_the_table_of_descriptors_has_room_for_all(tmp_path: Path) -> None:
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "ok\n"
 
 
+def test_keys_are_never_taken_for_others(tmp_path: Path) -> None:
+    """The memory of keys itself, with so few slots that they are used again at once."""
+    program = build_program(
+        tmp_path,
+        "key_slots.c",
+        *("interpose/keys/slots.c", "interpose/libc/report.c", "interpose/libc/symbols.c"),
+        *("crypto/primitives.c", "crypto/cipher.c", "crypto/xts.c"),
+        options=("-DTDE_KEYS_SLOTS=32u", "-lcrypto"),
+    )
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "done\n"
+
+
 def test_direct_io(twins, driver):
     twins.run(
         driver,

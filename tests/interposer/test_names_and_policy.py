@@ -71,7 +71,7 @@ def test_a_tablespace_without_a_key_cannot_be_opened(twins, build):
     assert run.stdout == "open: -1 Required key not available\n"
     assert not (twins.encrypted.data / path).exists()
     assert "16402" in run.stderr
-    assert "tde tablespace protect" in run.stderr
+    assert "tde tablespace create" in run.stderr
 
 
 def test_a_key_that_appears_while_the_program_runs_is_found(tmp_path, twins, build):

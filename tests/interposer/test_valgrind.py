@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tde.keystore import Keystore
+from tde import Algorithm
+from tde.keystore import KeyOwner, Keystore
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeySource, MapEntry, map_key, pack_map
 from tests.interposer.harness import (
     RELATION,
     SEGMENT,
@@ -17,6 +19,7 @@ from tests.interposer.harness import (
     UNDER_ASAN,
     Harness,
     make_data_directory,
+    make_keystore,
     valgrind,
 )
 
@@ -98,3 +101,34 @@ def test_nothing_is_kept_for_thousands_of_opened_files(
 ) -> None:
     few, many = (check(tmp_path, keystore, build(), rounds) for rounds in (2, 400))
     assert many == few
+
+
+DERIVED = 16402
+
+
+def instructions(harness: Harness, driver: Path, path: str, opens: int) -> int:
+    """Return how many instructions a program executes that opens a file so often."""
+    (harness.data / path).touch()
+    script = harness.data / "script.txt"
+    script.write_text(f"open 0 {path} rw\nclose 0\n" * opens)
+    counting = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
+    run = harness.execute(driver, [str(script)], under=counting)
+    collected = re.search(r"Collected : (\d+)", run.stderr)
+    assert collected is not None, run.stderr
+    return int(collected[1])
+
+
+def test_a_derived_key_costs_nothing_at_an_open(tmp_path: Path, build: Callable[..., Path]) -> None:
+    """No file is read and nothing derived again: an open costs what it does in pg_default."""
+    costs = []
+    with make_keystore(tmp_path / "keystore") as keystore:
+        keystore.create_key(KeyOwner.other_tablespaces(), Algorithm.AES256)
+        harness = Harness(make_data_directory(tmp_path / "data"), keystore)
+        entries = [MapEntry(DERIVED, KeySource.DERIVED)]
+        content = pack_map(entries, keystore.uuid, map_key(keystore))
+        (harness.data / KEYMAP_FILE).write_bytes(content)
+        for path in (RELATION, f"pg_tblspc/{DERIVED}/PG_15_202209061/5/1"):
+            few, many = (instructions(harness, build(), path, opens) for opens in (100, 1100))
+            costs.append((many - few) / 1000)
+    # The longer path is looked at, too.
+    assert costs[1] < 1.5 * costs[0], costs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, strategies as st
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreDamagedError, KeystoreVersionError
 from tde.keystore.store.record import (
+    NAMED_RECORD_BYTES,
     RECORD_BYTES,
     KeyOwner,
     KeyRecord,
@@ -25,7 +27,10 @@ owners_and_algorithms = st.one_of(
         st.sampled_from([KeyOwner.wal(), KeyOwner.other_tablespaces()]),
         st.sampled_from(Algorithm),
     ),
-    st.tuples(oids.map(KeyOwner.tablespace), st.none() | st.sampled_from(Algorithm)),
+    st.tuples(
+        oids.map(KeyOwner.tablespace) | st.uuids().map(KeyOwner.named),
+        st.none() | st.sampled_from(Algorithm),
+    ),
 )
 
 
@@ -48,7 +53,8 @@ def records(draw: st.DrawFn) -> KeyRecord:
 @given(records())
 def test_record_survives_packing_and_parsing(record: KeyRecord) -> None:
     packed = record.pack()
-    assert len(packed) == RECORD_BYTES
+    named = record.header.owner.kind is OwnerKind.NAMED
+    assert len(packed) == (NAMED_RECORD_BYTES if named else RECORD_BYTES)
     assert parse_record(packed, "x.key") == record
 
 
@@ -80,10 +86,44 @@ def test_layout_is_the_documented_one() -> None:
     )
 
 
+def named_record() -> KeyRecord:
+    return replace(
+        example_record(),
+        header=replace(example_record().header, owner=KeyOwner.named(UUID(int=0x33 << 120))),
+    )
+
+
+def test_layout_of_version_2_is_the_documented_one() -> None:
+    assert named_record().pack() == (
+        b"TDEKEY\x00\x02"
+        b"\x04"
+        b"\x02"
+        b"\x00\x00"
+        b"\x00\x00\x00\x00"
+        + (b"\x11" + bytes(15))
+        + (b"\x22" + bytes(15))
+        + b"nonce-nonce-"
+        + bytes(4)
+        + (b"\x33" + bytes(15))
+        + b"c" * 64
+        + b"t" * 16
+    )
+    assert named_record().header.owner.file_name == "33" + "0" * 30 + ".key"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_version_and_length_belong_together(version: int) -> None:
+    other = named_record() if version == 1 else example_record()
+    data = bytearray(other.pack())
+    data[7] = version
+    with pytest.raises(KeystoreDamagedError, match=f"bytes, and format {version}"):
+        parse_record(bytes(data), "7.key")
+
+
 @pytest.mark.parametrize("length", [*range(RECORD_BYTES), RECORD_BYTES + 1])
 def test_any_other_length_is_refused(length: int) -> None:
     data = (example_record().pack() + b"\x00")[:length]
-    with pytest.raises(KeystoreDamagedError, match=f"{length} bytes instead of 144"):
+    with pytest.raises(KeystoreDamagedError, match=f"{length} bytes instead of 144 or 160"):
         parse_record(data, "7.key")
 
 
@@ -92,7 +132,8 @@ def test_any_other_length_is_refused(length: int) -> None:
     [
         (0, 0x55, "does not start like a key record"),
         (8, 0, "OwnerKind"),
-        (8, 4, "OwnerKind"),
+        (8, 5, "OwnerKind"),
+        (8, OwnerKind.NAMED.value, "NAMED key's owner"),
         (9, 3, "Algorithm"),
         (10, 1, "reserved bytes"),
         (11, 1, "reserved bytes"),
@@ -110,8 +151,8 @@ def test_field_outside_its_range_is_refused(offset: int, value: int, message: st
 
 def test_newer_format_version_is_refused_by_name() -> None:
     data = bytearray(example_record().pack())
-    data[7] = 2
-    with pytest.raises(KeystoreVersionError, match="format 2; this release knows 1"):
+    data[7] = 3
+    with pytest.raises(KeystoreVersionError, match="format 3; this release knows 1 and 2"):
         parse_record(bytes(data), "7.key")
 
 

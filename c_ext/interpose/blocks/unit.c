@@ -61,7 +61,7 @@ static int begin(const struct tde_file *file, uint64_t unit, const uint8_t *src,
     }
     *cipher = tde_keys_cipher(file->key);
     if (*cipher == NULL)
-        return failed(ENOMEM);
+        return -1;
     if (tde_format_tweak(&file->id, unit, tweak) != 0)
         return failed(EFBIG);
     return 0;
@@ -126,7 +126,7 @@ int tde_blocks_encode_units(const struct tde_file *file, uint64_t first, const u
     struct tde_cipher *cipher = tde_keys_cipher(file->key);
 
     if (cipher == NULL)
-        return failed(ENOMEM);
+        return -1;
     if (tde_format_encrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
     tde_blocks_count_encrypted(file->id.file_class, ciphered(dst, count));
@@ -139,7 +139,7 @@ int tde_blocks_decode_units(const struct tde_file *file, uint64_t first, const u
     struct tde_cipher *cipher = tde_keys_cipher(file->key);
 
     if (cipher == NULL)
-        return failed(ENOMEM);
+        return -1;
     if (tde_format_decrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
     tde_blocks_count_decrypted(file->id.file_class, ciphered(dst, count));

@@ -54,6 +54,13 @@ void tde_libc_bind(void)
     BIND(rename);
     BIND(renameat);
     BIND(renameat2);
+    BIND(symlink);
+    BIND(symlinkat);
+    BIND(mkdir);
+    BIND(mkdirat);
+    BIND(unlink);
+    BIND(unlinkat);
+    BIND(rmdir);
     BIND(mmap);
     BIND(fopen);
     BIND(freopen);

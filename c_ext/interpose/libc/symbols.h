@@ -44,6 +44,13 @@ struct tde_libc {
     int (*rename)(const char *, const char *);
     int (*renameat)(int, const char *, int, const char *);
     int (*renameat2)(int, const char *, int, const char *, unsigned int);
+    int (*symlink)(const char *, const char *);
+    int (*symlinkat)(const char *, int, const char *);
+    int (*mkdir)(const char *, mode_t);
+    int (*mkdirat)(int, const char *, mode_t);
+    int (*unlink)(const char *);
+    int (*unlinkat)(int, const char *, int);
+    int (*rmdir)(const char *);
     void *(*mmap)(void *, size_t, int, int, int, off_t);
     FILE *(*fopen)(const char *, const char *);
     FILE *(*freopen)(const char *, const char *, FILE *);

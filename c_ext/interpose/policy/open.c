@@ -99,10 +99,8 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     file->key = tde_keys_find(&file->id, path[0] == '/' || dirfd == AT_FDCWD ? path : NULL);
     if (file->key == TDE_KEY_PLAINTEXT)
         return 0;
-    if (file->key == TDE_KEY_NONE) {
-        errno = ENOKEY;
+    if (file->key == TDE_KEY_NONE)
         return -1;
-    }
     if (name != NULL && digest_name(name, &file->id) != 0) {
         errno = EIO;
         return -1;
@@ -117,7 +115,9 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
         return -1;
     }
     /* Here a shortage of memory is an error; in the middle of a write it could be a panic. */
-    if (tde_keys_cipher(file->key) == NULL || tde_blocks_buffers() == NULL) {
+    if (tde_keys_cipher(file->key) == NULL)
+        return -1;
+    if (tde_blocks_buffers() == NULL) {
         errno = ENOMEM;
         return -1;
     }

@@ -1,5 +1,5 @@
 /*
- * policy/role.c - the table "who sees plaintext" of docs/format.md, section 8.
+ * policy/role.c - the table "who sees plaintext" of docs/format.md, section 9.
  */
 #include "interpose/policy/role.h"
 
@@ -8,19 +8,16 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/keystore.h"
+#include "interpose/policy/rewind.h"
 #include "interpose/policy/walsender.h"
 #include "interpose/walfiles/compress.h"
 
 static enum tde_role role = TDE_ROLE_NONE;
-
-/* The WAL directory of the cluster that pg_rewind rewinds; st_ino is 0 when unknown. */
-static struct stat rewind_target;
 
 enum tde_role tde_policy_role(void)
 {
@@ -49,46 +46,6 @@ static enum tde_role role_of(const char *program)
     return TDE_ROLE_NONE;
 }
 
-/* The value of -D or --target-pgdata among the NUL-separated arguments, or NULL. */
-static const char *target_argument(const char *arguments, const char *end)
-{
-    static const char option[] = "--target-pgdata";
-    const size_t option_length = sizeof option - 1;
-
-    for (const char *arg = arguments; arg < end; arg += strlen(arg) + 1) {
-        const char *next = arg + strlen(arg) + 1;
-
-        if (strcmp(arg, "-D") == 0 || strcmp(arg, option) == 0)
-            return next < end ? next : NULL;
-        if (strncmp(arg, "-D", 2) == 0)
-            return arg + 2;
-        if (strncmp(arg, option, option_length) == 0 && arg[option_length] == '=')
-            return arg + option_length + 1;
-    }
-    return NULL;
-}
-
-static void find_rewind_target(void)
-{
-    static char arguments[65536];
-    char path[PATH_MAX];
-    const char *target;
-    int fd = tde_libc()->open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
-    ssize_t length;
-
-    if (fd < 0)
-        return;
-    length = tde_libc()->read(fd, arguments, sizeof arguments - 1);
-    tde_libc()->close(fd);
-    if (length <= 0)
-        return;
-    target = target_argument(arguments, arguments + length);
-    if (target == NULL || snprintf(path, sizeof path, "%s/pg_wal", target) >= (int)sizeof path)
-        return;
-    if (stat(path, &rewind_target) != 0)
-        rewind_target.st_ino = 0;
-}
-
 void tde_policy_detect_role(void)
 {
     char path[PATH_MAX];
@@ -104,21 +61,7 @@ void tde_policy_detect_role(void)
         return;
     role = role_of(slash == NULL ? path : slash + 1);
     if (role == TDE_ROLE_REWIND)
-        find_rewind_target();
-}
-
-static bool is_in_rewind_target(const char *path)
-{
-    char directory[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    struct stat status;
-
-    if (slash == NULL || rewind_target.st_ino == 0 || slash - path >= PATH_MAX)
-        return false;
-    memcpy(directory, path, (size_t)(slash - path));
-    directory[slash - path] = '\0';
-    return stat(directory, &status) == 0 && status.st_dev == rewind_target.st_dev &&
-           status.st_ino == rewind_target.st_ino;
+        tde_policy_rewind_find();
 }
 
 /*
@@ -224,7 +167,7 @@ enum tde_access tde_policy_access(enum tde_file_class file_class, const char *pa
         return wal_receiver_access(file_class, path, flags);
     case TDE_ROLE_REWIND:
         encrypted = file_class == TDE_CLASS_WAL && (flags & O_ACCMODE) == O_RDONLY &&
-                    is_in_rewind_target(path);
+                    tde_policy_rewind_is_in_target(path);
         break;
     case TDE_ROLE_TOOL:
         /* No other process has the key of the server's ephemeral files. */

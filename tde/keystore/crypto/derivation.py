@@ -1,4 +1,4 @@
-"""Keys of tablespaces that have no record of their own, derived from the record for all others.
+"""Keys that are derived: of tablespaces that are made in SQL, and to authenticate.
 
 One key for several tablespaces would repeat tweaks, because relfilenumbers are unique only
 within a tablespace. HKDF (RFC 5869) gives each an independent key, and whoever has the one
@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from tde.algorithms import Algorithm
 
 _LABEL = b"tde tablespace\x00"
+_AUTHENTICATION_BYTES = 32
 
 
 def derive_tablespace_key(base: bytearray, oid: int, algorithm: Algorithm) -> bytearray:
@@ -25,3 +26,9 @@ def derive_tablespace_key(base: bytearray, oid: int, algorithm: Algorithm) -> by
     """
     info = _LABEL + oid.to_bytes(4, "big")
     return bytearray(HKDF(SHA256(), algorithm.key_bytes, salt=None, info=info).derive(bytes(base)))
+
+
+def derive_authentication_key(base: bytearray, label: bytes) -> bytes:
+    """Return a key for HMAC-SHA256 over what ``label`` names."""
+    info = label + b"\x00"
+    return HKDF(SHA256(), _AUTHENTICATION_BYTES, salt=None, info=info).derive(bytes(base))

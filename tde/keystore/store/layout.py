@@ -3,13 +3,15 @@
 keystore.json          the wrapped master key and how to derive the key that wraps it
 keys/wal.key           one record per key (docs/format.md)
 keys/other.key         of all tablespaces without a record of their own
-keys/<OID>.key
+keys/<OID>.key         of a built-in tablespace, or one made by a release without key ids
+keys/<key id>.key      of the tablespace that the map of a cluster gives it to
 lock                   taken by whoever writes; always empty
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from stat import S_ISDIR
 from uuid import UUID
@@ -31,9 +33,10 @@ from tde.keystore.store.files import (
     read_private_file,
     temporary_path,
 )
-from tde.keystore.store.record import RECORD_BYTES, KeyOwner, KeyRecord, parse_record
+from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, KeyRecord, parse_record
 from tde.ownership import Owner, adopt_directory
 
+_NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 _DOCUMENT_LIMIT = 64 * 1024  # Bytes; a real one has about 700.
 
 
@@ -82,7 +85,7 @@ def read_record(directory: Path, owner: KeyOwner) -> KeyRecord:
     path = record_path(directory, owner)
     try:
         check_private_directory(keys_path(directory))
-        return parse_record(read_private_file(path, RECORD_BYTES), str(path))
+        return parse_record(read_private_file(path, NAMED_RECORD_BYTES), str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise KeyMissingError(
             f"the keystore has no key for {owner}: {path} does not exist",
@@ -110,7 +113,7 @@ def check_belongs(record: KeyRecord, path: Path, owner: KeyOwner, keystore: UUID
 
 
 def list_owners(directory: Path) -> list[KeyOwner]:
-    """Return whose keys are in the keystore: WAL, other tablespaces, then tablespaces by OID.
+    """Return whose keys are in the keystore: WAL, other tablespaces, tablespaces by OID, key ids.
 
     Files with other names, such as old versions, are passed over.
     """
@@ -126,7 +129,12 @@ def list_owners(directory: Path) -> list[KeyOwner]:
     shared = [KeyOwner.wal(), KeyOwner.other_tablespaces()]
     oids = sorted(int(name[:-4]) for name in names if _is_tablespace_record(name))
     present = [owner for owner in shared if owner.file_name in names]
-    return present + [KeyOwner.tablespace(oid) for oid in oids]
+    ids = sorted(name[:-4] for name in names if _NAMED_RECORD.fullmatch(name))
+    return [
+        *present,
+        *(KeyOwner.tablespace(oid) for oid in oids),
+        *(KeyOwner.named(UUID(hex=key_id)) for key_id in ids),
+    ]
 
 
 def check_place(directory: Path) -> None:
@@ -260,4 +268,10 @@ def _no_document(directory: Path) -> KeystoreError:
 def _is_tablespace_record(name: str) -> bool:
     stem = name.removesuffix(".key")
     # The number must be written as tde writes it: 007.key is not the key of tablespace 7.
-    return name != stem and stem.isascii() and stem.isdigit() and stem == str(int(stem))
+    return (
+        name != stem
+        and stem.isascii()
+        and stem.isdigit()
+        and stem == str(int(stem))
+        and int(stem) in range(1, 1 << 32)
+    )

@@ -1,4 +1,7 @@
-"""The key record: 144 bytes that hold one wrapped key (docs/format.md).
+"""The key record: 144 or 160 bytes that hold one wrapped key (docs/format.md).
+
+Version 1 names the owner of its key. Version 2 has a name of its own, a key id, which the map of
+a cluster refers to: such a key is written before anybody knows the OID of its tablespace.
 
 Pure functions over bytes, without files or keys. The interposer reads the same records in
 C (c_ext/format/keyrecord.c); the layout is frozen by its format version.
@@ -16,11 +19,13 @@ from tde.errors import KeystoreDamagedError, KeystoreVersionError
 from tde.keystore.crypto.wrapping import Wrapped
 
 RECORD_BYTES = 144
-HEADER_BYTES = 64
+NAMED_RECORD_BYTES = 160
+_KEY_ID_BYTES = 16
 # Every record wraps this many bytes, whatever the key's length, so that its size tells nothing.
 PAYLOAD_BYTES = 64
 MAGIC = b"TDEKEY\x00"
 FORMAT_VERSION = 1
+NAMED_FORMAT_VERSION = 2
 PLAINTEXT_CODE = 0
 
 # magic, version, owner kind, algorithm, two zeros, owner OID, keystore UUID, master key id,
@@ -34,20 +39,29 @@ class OwnerKind(Enum):
     WAL = 1
     TABLESPACE = 2
     OTHER_TABLESPACES = 3
+    NAMED = 4
 
 
 @dataclass(frozen=True)
 class KeyOwner:
-    """The WAL, one tablespace by its OID, or all tablespaces without a record of their own."""
+    """The WAL, one tablespace by its OID or by its key's id, or all other tablespaces.
+
+    Attributes:
+        oid: of the tablespace, for kind ``TABLESPACE``; 0 for the others.
+        key_id: the name of the key, for kind ``NAMED``; else ``None``.
+    """
 
     kind: OwnerKind
     oid: int
+    key_id: UUID | None = None
 
     def __post_init__(self) -> None:
         of_one = self.kind is OwnerKind.TABLESPACE
         allowed = range(1, 1 << 32) if of_one else range(1)
         if self.oid not in allowed:
             raise ValueError(f"{self.oid} is not the OID of a {self.kind.name} key's owner")
+        if (self.key_id is not None) is not (self.kind is OwnerKind.NAMED):
+            raise ValueError(f"only a named key has an id, not a {self.kind.name} key")
 
     @classmethod
     def wal(cls) -> KeyOwner:
@@ -68,14 +82,28 @@ class KeyOwner:
         """Return the owner of the key from which those of all other tablespaces are derived."""
         return cls(OwnerKind.OTHER_TABLESPACES, 0)
 
+    @classmethod
+    def named(cls, key_id: UUID) -> KeyOwner:
+        """Return the owner of a key that has a name: whatever tablespace a map gives it to."""
+        return cls(OwnerKind.NAMED, 0, key_id)
+
+    @property
+    def can_be_plaintext(self) -> bool:
+        """Whether its record may say that the owner is deliberately not encrypted."""
+        return self.kind in (OwnerKind.TABLESPACE, OwnerKind.NAMED)
+
     @property
     def file_name(self) -> str:
         """The record's name inside the keystore's directory ``keys``."""
+        if self.key_id is not None:
+            return f"{self.key_id.hex}.key"
         return {OwnerKind.WAL: "wal.key", OwnerKind.OTHER_TABLESPACES: "other.key"}.get(
             self.kind, f"{self.oid}.key"
         )
 
     def __str__(self) -> str:
+        if self.key_id is not None:
+            return f"key {self.key_id.hex}"
         return {OwnerKind.WAL: "the WAL", OwnerKind.OTHER_TABLESPACES: "other tablespaces"}.get(
             self.kind, f"tablespace {self.oid}"
         )
@@ -97,10 +125,11 @@ class RecordHeader:
     nonce: bytes
 
     def pack(self) -> bytes:
-        """Return the 64 bytes of the header, which are also the wrapping's context."""
-        return _HEADER.pack(
+        """Return the header, 64 or 80 bytes, which is also the wrapping's context."""
+        key_id = self.owner.key_id
+        fields = _HEADER.pack(
             MAGIC,
-            FORMAT_VERSION,
+            FORMAT_VERSION if key_id is None else NAMED_FORMAT_VERSION,
             self.owner.kind.value,
             PLAINTEXT_CODE if self.algorithm is None else self.algorithm.value,
             b"",
@@ -110,6 +139,7 @@ class RecordHeader:
             self.nonce,
             b"",
         )
+        return fields if key_id is None else fields + key_id.bytes
 
 
 @dataclass(frozen=True)
@@ -126,7 +156,7 @@ class KeyRecord:
         return Wrapped(self.header.nonce, self.ciphertext, self.tag)
 
     def pack(self) -> bytes:
-        """Return the 144 bytes of the record."""
+        """Return the 144 or 160 bytes of the record."""
         return self.header.pack() + self.ciphertext + self.tag
 
 
@@ -139,32 +169,37 @@ def parse_record(data: bytes, source: str) -> KeyRecord:
         KeystoreDamagedError: the length or a field is not what tde writes.
         KeystoreVersionError: the record has another format version.
     """
-    if len(data) != RECORD_BYTES:
-        raise _damaged(source, f"it has {len(data)} bytes instead of {RECORD_BYTES}")
+    if len(data) not in (RECORD_BYTES, NAMED_RECORD_BYTES):
+        raise _damaged(
+            source, f"it has {len(data)} bytes instead of {RECORD_BYTES} or {NAMED_RECORD_BYTES}"
+        )
     fields = _HEADER.unpack_from(data)
     magic, version, kind, algorithm, zeros, oid, keystore, master_key_id, nonce, more_zeros = fields
     if magic != MAGIC:
         raise _damaged(source, "it does not start like a key record")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, NAMED_FORMAT_VERSION):
         raise KeystoreVersionError(
-            f"{source} has key record format {version}; this release knows {FORMAT_VERSION}",
+            f"{source} has key record format {version}; this release knows {FORMAT_VERSION} and "
+            f"{NAMED_FORMAT_VERSION}",
             remedy="Use the release of tde that wrote it.",
         )
+    has_name = version == NAMED_FORMAT_VERSION
+    if has_name is not (len(data) == NAMED_RECORD_BYTES):
+        raise _damaged(source, f"it has {len(data)} bytes, and format {version}")
     if any(zeros) or any(more_zeros):
         raise _damaged(source, "its reserved bytes are not zero")
+    header_bytes = _HEADER.size + (_KEY_ID_BYTES if has_name else 0)
+    key_id = UUID(bytes=data[_HEADER.size : header_bytes]) if has_name else None
     try:
-        owner = KeyOwner(OwnerKind(kind), oid)
+        owner = KeyOwner(OwnerKind(kind), oid, key_id)
         of_key = None if algorithm == PLAINTEXT_CODE else Algorithm(algorithm)
     except ValueError as error:
         raise _damaged(source, str(error)) from error
-    if of_key is None and owner.kind is not OwnerKind.TABLESPACE:
+    if of_key is None and not owner.can_be_plaintext:
         raise _damaged(source, f"{owner} cannot have a plaintext entry")
     header = RecordHeader(owner, of_key, UUID(bytes=keystore), UUID(bytes=master_key_id), nonce)
-    return KeyRecord(
-        header,
-        data[HEADER_BYTES : HEADER_BYTES + PAYLOAD_BYTES],
-        data[HEADER_BYTES + PAYLOAD_BYTES :],
-    )
+    end = header_bytes + PAYLOAD_BYTES
+    return KeyRecord(header, data[header_bytes:end], data[end:])
 
 
 def _damaged(source: str, why: str) -> KeystoreDamagedError:

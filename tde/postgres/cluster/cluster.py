@@ -17,6 +17,7 @@ from tde.machine.checks import warn_of_machine
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
+from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
@@ -204,6 +205,8 @@ class Cluster:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
         self._require_keystore(keystore)
+        if keystore is not None:
+            ensure_map(self.data_directory, keystore, self.os_user)
         with program_environment(keystore, self.os_user, environment) as program:
             settings = StartSettings(
                 self.data_directory, self.binaries, self.os_user, arguments, program

@@ -15,6 +15,7 @@ from tde.algorithms import Algorithm
 from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.cluster.guard import add_guard, has_guard
+from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.keys import (
     create_initial_keys,
     require_cluster_keys,
@@ -115,6 +116,7 @@ def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterato
 
 def _mark(data_directory: Path, os_user: OsUser | None, keystore: Keystore, scope: Scope) -> None:
     """Mark a cluster as encrypted and guard it, as far as that is not done yet."""
+    write_map(data_directory, (), keystore, os_user)
     Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
     add_log_settings(data_directory, os_user)
     if not has_guard(data_directory):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.errors import (
     ClusterKeystoreError,
+    KeyMapError,
     KeystoreClosedError,
     KeystoreError,
     KeystoreExistsError,
     PlaintextEntryError,
 )
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key
+from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.cluster.scope import Scope
@@ -75,7 +79,8 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
     nothing any more, so it must not keep the cluster from starting.
 
     Raises:
-        ClusterKeystoreError: a record that every cluster needs is missing.
+        ClusterKeystoreError: a record that the cluster needs is missing.
+        KeyMapError: the key map is missing, cannot be used, or does not know a tablespace.
         KeystoreError: a record is damaged or belongs to another keystore.
     """
     from tde.keystore import KeyOwner
@@ -95,8 +100,9 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
                 remedy="Restore the missing file of the directory keys/ from a backup of the "
                 "keystore; without it the data cannot be decrypted.",
             )
+    keymap = known_map(data_directory, keystore.path, map_key(keystore))
     in_use = {*names, KeyOwner.other_tablespaces()}
-    in_use.update(map(KeyOwner.tablespace, tablespace_oids(data_directory)))
+    in_use.update(_owners_in_use(data_directory, keystore.path, keymap, owners))
     for owner in owners:
         try:
             _authenticate(keystore, owner)
@@ -104,6 +110,41 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
             if owner in in_use:
                 raise
             _log.warning("%s; the cluster has no such tablespace", error)
+
+
+def _owners_in_use(
+    data_directory: Path, keystore: Path, keymap: KeyMap, present: Collection[KeyOwner]
+) -> Iterator[KeyOwner]:
+    """Yield whose keys the tablespaces of the cluster have, and check that these are there."""
+    for oid in sorted(tablespace_oids(data_directory)):
+        entry = keymap.find(oid)
+        if entry is None:
+            _require_explained(data_directory, oid)
+        elif entry.owner not in present:
+            raise ClusterKeystoreError(
+                f"the key of tablespace {oid} is missing: there is no key file "
+                f"{keystore / 'keys' / entry.owner.file_name}",
+                remedy="On a standby copy that file from the primary's keystore into this "
+                "directory; else restore it from a backup of the keystore.",
+            )
+        else:
+            yield entry.owner
+
+
+def _require_explained(data_directory: Path, oid: int) -> None:
+    """Refuse a tablespace that the map does not know, unless there is a reason for that."""
+    # Recovery of a backup repeats CREATE TABLESPACE, and so decides, if the map was copied first.
+    if (data_directory / "backup_label").exists():
+        return
+    marker = read_marker(data_directory)
+    if marker is not None and marker.scope is Scope.TABLESPACES:
+        _log.warning("tablespace %d was made without tde and has no key", oid)
+        return
+    raise KeyMapError(
+        f"{data_directory / KEYMAP_FILE} does not say what key tablespace {oid} has",
+        remedy=f"It is older than the tablespace: restore {KEYMAP_FILE} from a newer base backup "
+        "or a standby of this cluster.",
+    )
 
 
 def _authenticate(keystore: Keystore, owner: KeyOwner) -> None:

@@ -18,7 +18,9 @@ from tde.postgres.server.owned_files import write_owned_file
 
 MARKER_FILE = "tde.json"
 _FORMAT = "tde-cluster"
-_VERSION = 1
+_VERSION = 2
+# What was written before there was a key map; such a cluster gets one at its next start.
+_VERSION_WITHOUT_MAP = 1
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,14 @@ class Marker:
         keystore_uuid: the keystore that has the cluster's keys.
         keystore: where that keystore was at the last start with tde, or at the creation.
         scope: what the cluster was created to encrypt.
+        has_map: whether tde.keymap says what key each tablespace has. Where it should and the file
+            is missing, nothing may be guessed.
     """
 
     keystore_uuid: UUID
     keystore: Path
     scope: Scope
+    has_map: bool = True
 
     @property
     def hint(self) -> str:
@@ -49,7 +54,7 @@ class Marker:
         """Return the content of the file; the C program of `tde pg install-bin` reads it too."""
         document = {
             "format": _FORMAT,
-            "version": _VERSION,
+            "version": _VERSION if self.has_map else _VERSION_WITHOUT_MAP,
             "keystore_uuid": self.keystore_uuid.hex,
             "keystore": str(self.keystore),
             "scope": self.scope.value,
@@ -76,9 +81,10 @@ def read_marker(data_directory: Path) -> Marker | None:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise _damaged(path, "it is not a tde cluster marker")
-    if document.get("version") != _VERSION:
+    version = document.get("version")
+    if version not in (_VERSION_WITHOUT_MAP, _VERSION):
         raise DataDirectoryError(
-            f"{path} has version {document.get('version')}, which this tde does not know",
+            f"{path} has version {version}, which this tde does not know",
             remedy="Use the version of tde that the cluster was created with, or a newer one.",
         )
     try:
@@ -86,6 +92,7 @@ def read_marker(data_directory: Path) -> Marker | None:
             keystore_uuid=UUID(hex=document["keystore_uuid"]),
             keystore=Path(document["keystore"]),
             scope=Scope(document["scope"]),
+            has_map=version == _VERSION,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"bad or missing field: {error}") from error

@@ -99,6 +99,11 @@ PLAIN_BY_DESIGN = (
             r"[^/]+\.(?:crt|key|pem|crl)",
         ),
     ),
+    PlainRule(
+        "`tde.keymap`",
+        "which key of the keystore each tablespace has: names of keys, no keys",
+        (r"\.?tde\.keymap",),
+    ),
     PlainRule("`tde.json`", "UUID and path of the keystore", (r"\.?tde\.json",)),
 )
 

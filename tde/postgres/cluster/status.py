@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tde.errors import TdeError
+from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker, read_marker
-from tde.postgres.cluster.protection import other_protection, tablespace_protections
+from tde.postgres.cluster.protection import NO_KEY, Protections
 from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.binaries import PostgresBinaries
@@ -32,8 +33,9 @@ class ClusterStatus:
         interposed: whether the server has the interposer loaded; ``None`` when it does not
             run or cannot be examined.
         encrypted: whether the cluster was created with a keystore.
-        keystore_problem: why the keystore could not be inspected; empty when it could.
-        protections: how the WAL and each tablespace with a key record is stored, by name
+        keystore_problem: why the keystore, or the key map, could not be inspected; empty when
+            both could.
+        protections: how the WAL and each tablespace with a key is stored, by name
             (or OID, for tablespaces that only SQL knows the name of).
         tablespaces_without_key: OIDs of tablespaces that the server refuses to open.
         counters: bytes encrypted and decrypted since the start.
@@ -135,16 +137,16 @@ def _keystore_fields(
         problem = f"{path} is another keystore, {status.uuid.hex}"
         return {**fields, "keystore_problem": problem}
     wal = [r.algorithm.label for r in status.keys if r.owner == KeyOwner.wal() and r.algorithm]
-    by_oid = tablespace_protections(status.keys)
-    present = {*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}
     protections = {"WAL": wal[0]} if wal else {}
-    other = other_protection(status.keys)
-    for oid in sorted(present):
-        protection = by_oid.get(oid, other)
-        if protection is not None:
+    try:
+        known = Protections(known_map(directory, path, None), status.keys)
+    except TdeError as error:
+        return {**fields, "keystore_problem": str(error), "protections": protections}
+    without_key = []
+    for oid in sorted({*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}):
+        protection = known.of(oid)
+        if protection == NO_KEY:
+            without_key.append(oid)
+        else:
             protections[BUILT_IN_TABLESPACES.get(oid, str(oid))] = protection
-    return {
-        **fields,
-        "protections": protections,
-        "tablespaces_without_key": [] if other else sorted(present - by_oid.keys()),
-    }
+    return {**fields, "protections": protections, "tablespaces_without_key": without_key}

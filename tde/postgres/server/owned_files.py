@@ -19,12 +19,13 @@ _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write_owned_file(
-    path: Path, content: str, os_user: OsUser | None, *, mode: int = 0o600
+    path: Path, content: str | bytes, os_user: OsUser | None, *, mode: int = 0o600
 ) -> None:
     """Replace ``path`` atomically; the file belongs to the server's user.
 
     Args:
-        content: text; bytes that were decoded with ``surrogateescape`` are written unchanged.
+        content: bytes, or text; in it bytes that were decoded with ``surrogateescape`` are
+            written unchanged.
         mode: permissions of the file.
 
     Raises:
@@ -35,10 +36,12 @@ def write_owned_file(
     with _open_directory(path.parent, os_user) as directory:
         descriptor = os.open(temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
         try:
-            with os.fdopen(
-                descriptor, "w", encoding="utf-8", errors="surrogateescape", newline=""
-            ) as file:
-                file.write(content)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(
+                    content
+                    if isinstance(content, bytes)
+                    else content.encode(errors="surrogateescape")
+                )
                 file.flush()
                 if os_user is not None:
                     os.fchown(file.fileno(), os_user.uid, os_user.gid)
@@ -50,6 +53,18 @@ def write_owned_file(
                 os.unlink(temporary, dir_fd=directory)
             raise
         os.fsync(directory)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; one that may not be opened is left alone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def append_to_file(path: Path, content: str, os_user: OsUser | None) -> None:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg2
 from psycopg2 import sql
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, TablespaceError
+from tde.errors import ClusterKeystoreError, KeyMissingError, TablespaceError
 from tde.ownership import adopt_directory, create_directory, create_parents
+from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
-from tde.postgres.cluster.protection import (
-    NO_KEY,
-    PLAINTEXT,
-    other_protection,
-    tablespace_protections,
-)
+from tde.postgres.cluster.protection import PLAINTEXT, Protections
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.os_user import OsUser, require_reachable
+from tde.postgres.server.owned_files import sync_directory
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
-
-# From choosing a key to creating the file takes a backend microseconds.
-_SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -38,15 +33,53 @@ class Tablespace:
 
     Attributes:
         location: directory, or empty for the built-in ones.
-        protection: label of the algorithm, ``plaintext``, or ``NO KEY`` when the keystore has
-            no record for it or for other tablespaces, in which case the server refuses to open
-            its files.
+        protection: label of the algorithm, ``plaintext``, or ``NO KEY`` when its key is not in the
+            keystore, in which case the server refuses to open its files.
+        key_file: the file in the keystore's directory ``keys`` that it depends on; ``None`` when
+            nobody knows, and in a plain cluster.
     """
 
     name: str
     oid: int
     location: str
     protection: str
+    key_file: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedKey:
+    """A key for a tablespace to be.
+
+    Attributes:
+        key_id: what :func:`create_tablespace` takes.
+        file: its record in the keystore, which standbys need first.
+        location: the directory of the tablespace, the same on every node.
+    """
+
+    key_id: UUID
+    file: Path
+    location: Path
+
+
+def prepare_key(
+    cluster: Cluster, keystore: Keystore, location: Path, algorithm: Algorithm | None
+) -> PreparedKey:
+    """Write the key of a tablespace that is created later, so that standbys can get it first.
+
+    Raises:
+        TablespaceError: a tablespace in plain text is not possible in this scope.
+        ClusterKeystoreError: the keystore is not the cluster's.
+        KeystoreError: the key cannot be written.
+    """
+    marker = require_running_keystore(cluster, keystore)
+    _require_possible(marker, cluster, algorithm)
+    key_id = keystore.create_named_key(algorithm)
+    return PreparedKey(key_id, _file_of(keystore, key_id), location_of(location, key_id))
+
+
+def location_of(location: Path, key_id: UUID) -> Path:
+    """Return the directory of a tablespace, whose name says to every node which key it has."""
+    return location.absolute() / f"tde-{key_id.hex}"
 
 
 def create_tablespace(
@@ -56,43 +89,42 @@ def create_tablespace(
     location: Path,
     algorithm: Algorithm | None,
     *,
+    key_id: UUID | None = None,
     connection: Mapping[str, object] | None = None,
 ) -> Tablespace:
     """Create a tablespace and its key while the server runs; no restart is needed.
 
-    The key is written after CREATE TABLESPACE because its record is bound to the OID that the
-    server chooses. Until then the server refuses to open files there or, in scope ``CLUSTER``,
-    uses the key derived from that of other tablespaces, so nothing can be written in plain text.
-    A tablespace whose key cannot be written is dropped again.
+    The key is durable in the keystore first. The tablespace's own directory, which is made in
+    ``location``, is named after the key; so the server, and every standby that replays CREATE
+    TABLESPACE, knows the key before the first file, or refuses. Whatever fails afterwards, the
+    key stays: it may have been used.
 
     Args:
-        location: a directory for the data, empty or not there yet.
+        location: a directory, made if it is missing, in which the tablespace's own is made.
         algorithm: ``None`` for a tablespace in plain text, possible in scope ``TABLESPACES``.
+        key_id: of :func:`prepare_key`; by default a new key is made.
         connection: arguments for ``psycopg2.connect`` that replace the cluster's own.
 
     Raises:
         TablespaceError: the server refused it, or the location cannot be used.
         ClusterKeystoreError: the keystore is not the cluster's.
+        KeystoreError: the key cannot be written, or the prepared one cannot be used.
         ServerNotRunningError: there is no server.
     """
     parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
     marker = require_running_keystore(cluster, keystore)
-    if algorithm is None and marker.scope is not Scope.TABLESPACES:
-        raise TablespaceError(
-            f"the scope of the cluster {cluster.data_directory} is {marker.scope.value}: "
-            "it has no tablespaces in plain text",
-            remedy="Give the tablespace an algorithm: --aes 256",
-        )
-    location = location.absolute()
-    created = _prepare_location(location, cluster.os_user)
-    try:
-        links = cluster.data_directory / "pg_tblspc"
-        oid = _create_with_key(parameters, keystore, name, location, algorithm, links)
-    except BaseException:
-        if created:
-            location.rmdir()
-        raise
-    return Tablespace(name, oid, str(location), algorithm.label if algorithm else PLAINTEXT)
+    _require_outside(cluster, location)
+    if key_id is not None:
+        algorithm = _algorithm_of(keystore, key_id)
+    _require_possible(marker, cluster, algorithm)
+    _require_new_name(parameters, name)
+    if key_id is None:
+        key_id = keystore.create_named_key(algorithm)
+    own = location_of(location, key_id)
+    with _made_directories(location.absolute(), own, cluster.os_user):
+        oid = _create(parameters, name, own)
+    protection = PLAINTEXT if algorithm is None else algorithm.label
+    return Tablespace(name, oid, str(own), protection, _file_of(keystore, key_id).name)
 
 
 def list_tablespaces(
@@ -107,76 +139,41 @@ def list_tablespaces(
     Raises:
         ServerNotRunningError: there is no server.
         TablespaceError: the query failed.
+        KeyMapError: the key map is missing or cannot be used.
         KeystoreError: the keystore cannot be inspected.
     """
     from tde.keystore import inspect_keystore
 
     parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
     marker = cluster.marker
-    protections: dict[int, str] = {}
-    missing = PLAINTEXT
-    if marker is not None:
-        status = inspect_keystore(keystore_path or marker.keystore)
-        require_matching_keystore(cluster.data_directory, marker, status.uuid)
-        protections = tablespace_protections(status.keys)
-        missing = other_protection(status.keys) or NO_KEY
     query = "SELECT spcname, oid, pg_tablespace_location(oid) FROM pg_tablespace ORDER BY oid"
-    try:
-        connected = psycopg2.connect(**parameters)
-        try:
-            with connected.cursor() as cursor:
-                cursor.execute(query)
-                rows: list[tuple[str, int, str]] = cursor.fetchall()
-        finally:
-            connected.close()
-    except psycopg2.Error as error:
-        raise TablespaceError(f"cannot list the tablespaces: {str(error).strip()}") from error
+    rows: list[tuple[str, int, str]] = run_query(parameters, query)
+    if marker is None:
+        return [Tablespace(name, oid, location, PLAINTEXT) for name, oid, location in rows]
+    path = keystore_path or marker.keystore
+    status = inspect_keystore(path)
+    require_matching_keystore(cluster.data_directory, marker, status.uuid)
+    known = Protections(known_map(cluster.data_directory, path, None), status.keys)
     return [
-        Tablespace(name, oid, location, protections.get(oid, missing))
+        Tablespace(name, oid, location, known.of(oid), known.key_file(oid))
         for name, oid, location in rows
     ]
 
 
-def create_own_key(
-    keystore: Keystore, oid: int, name: str, algorithm: Algorithm, directory: Path
-) -> None:
-    """Write the key record of an empty tablespace, which decides for every file opened later.
-
-    Args:
-        directory: the tablespace's entry in pg_tblspc.
+def run_query(
+    parameters: Mapping[str, Any], statement: str, arguments: tuple[object, ...] = ()
+) -> list[Any]:
+    """Return the rows of a query about the cluster.
 
     Raises:
-        TablespaceError: it has files, which are encrypted with the key derived for it or, in
-            scope ``TABLESPACES``, cannot be; the record is removed again.
-        KeystoreExistsError: it has a key record.
+        TablespaceError: it failed.
     """
-    from tde.keystore import KeyOwner
-
-    _require_no_file(directory, name)
-    written = keystore.create_key(KeyOwner.tablespace(oid), algorithm)
     try:
-        # A backend that chose the derived key just before the record appeared has created its
-        # file by now; its file and the record cannot both stay.
-        time.sleep(_SETTLE_SECONDS)
-        _require_no_file(directory, name)
-    except BaseException:
-        keystore.discard_records(written)
-        raise
-
-
-def _require_no_file(directory: Path, name: str) -> None:
-    try:
-        files = (path for path in directory.resolve().rglob("*") if not path.is_dir())
-        file = next(files, None)
-    except OSError as error:
-        raise TablespaceError(f"cannot look at {directory}: {error.strerror}") from error
-    if file is not None:
-        # With another key the server would decrypt what was never encrypted with it.
-        raise TablespaceError(
-            f'the tablespace "{name}" has files already: {file}',
-            remedy="Create another tablespace with tde tablespace create and move the tables: "
-            "ALTER TABLE ... SET TABLESPACE. After DROP TABLE, files go with the next CHECKPOINT.",
-        )
+        with closing(psycopg2.connect(**parameters)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, arguments or None)
+            return list(cursor.fetchall())
+    except psycopg2.Error as error:
+        raise TablespaceError(f"cannot look at the tablespaces: {str(error).strip()}") from error
 
 
 def require_running_keystore(cluster: Cluster, keystore: Keystore) -> Marker:
@@ -197,74 +194,132 @@ def require_running_keystore(cluster: Cluster, keystore: Keystore) -> Marker:
             if marker.keystore.exists()
             else f"If the keystore has moved: tde pg restart --keystore {keystore.path}",
         )
+    if not marker.has_map:
+        raise ClusterKeystoreError(
+            f"the server in {cluster.data_directory} was started by a release of tde that decided "
+            "keys in another way",
+            remedy="Restart it: tde pg restart",
+        )
     return marker
 
 
-def _create_with_key(
-    parameters: dict[str, Any],
-    keystore: Keystore,
-    name: str,
-    location: Path,
-    algorithm: Algorithm | None,
-    links: Path,
-) -> int:
-    """Create the tablespace, write its key record, and return its OID."""
+def _require_possible(marker: Marker, cluster: Cluster, algorithm: Algorithm | None) -> None:
+    if algorithm is None and marker.scope is not Scope.TABLESPACES:
+        raise TablespaceError(
+            f"the scope of the cluster {cluster.data_directory} is {marker.scope.value}: "
+            "it has no tablespaces in plain text",
+            remedy="Give the tablespace an algorithm: --aes 256",
+        )
+
+
+def _require_outside(cluster: Cluster, location: Path) -> None:
+    if location.absolute().resolve().is_relative_to(cluster.data_directory.resolve()):
+        raise TablespaceError(
+            f"the location {location} is inside the data directory",
+            remedy="Name a directory outside it: every base backup would copy it twice.",
+        )
+
+
+def _require_new_name(parameters: Mapping[str, Any], name: str) -> None:
+    """Find out before a key is made, which would stay."""
+    rows = run_query(parameters, "SELECT oid FROM pg_tablespace WHERE spcname = %s", (name,))
+    if rows:
+        raise TablespaceError(
+            f'the tablespace "{name}" exists already', remedy="See tde tablespace list."
+        )
+
+
+def _algorithm_of(keystore: Keystore, key_id: UUID) -> Algorithm | None:
+    from tde.keystore import KeyOwner
+    from tde.keystore.crypto.secret import wipe
+
+    try:
+        found = keystore.key_of(KeyOwner.named(key_id))
+    except KeyMissingError as error:
+        raise KeyMissingError(
+            str(error), remedy="Prepare a key on this machine: tde tablespace create --prepare"
+        ) from error
+    if found is None:
+        return None
+    algorithm, key = found
+    wipe(key)
+    return algorithm
+
+
+def _file_of(keystore: Keystore, key_id: UUID) -> Path:
+    from tde.keystore import KeyOwner
+
+    return keystore.path / "keys" / KeyOwner.named(key_id).file_name
+
+
+def _create(parameters: Mapping[str, Any], name: str, location: Path) -> int:
+    """Create the tablespace and return its OID."""
     statement = sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(
         sql.Identifier(name), sql.Literal(str(location))
     )
     try:
-        connection = psycopg2.connect(**parameters)
-        try:
+        with closing(psycopg2.connect(**parameters)) as connection:
             # CREATE TABLESPACE cannot run inside a transaction block.
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)
-                return _write_key(cursor, keystore, name, algorithm, links)
-        finally:
-            connection.close()
+                cursor.execute("SELECT oid FROM pg_tablespace WHERE spcname = %s", (name,))
+                oid: int = cursor.fetchone()[0]
+                return oid
     except psycopg2.Error as error:
         raise TablespaceError(
-            f'the tablespace "{name}" was not created: {str(error).strip()}'
+            f'the tablespace "{name}" was not created: {str(error).strip()}',
+            remedy="See the server's log, and tde tablespace list.",
         ) from error
 
 
-def _write_key(
-    cursor: Any, keystore: Keystore, name: str, algorithm: Algorithm | None, links: Path
-) -> int:
-    """Write the key record of a new tablespace, or drop the tablespace again."""
-    try:
-        cursor.execute("SELECT oid FROM pg_tablespace WHERE spcname = %s", (name,))
-        oid: int = cursor.fetchone()[0]
-        if algorithm is None:
-            keystore.create_plaintext_entry(oid)
-        else:
-            create_own_key(keystore, oid, name, algorithm, links / str(oid))
-    except BaseException:
-        cursor.execute(sql.SQL("DROP TABLESPACE {}").format(sql.Identifier(name)))
-        raise
-    return oid
+@contextmanager
+def _made_directories(location: Path, own: Path, os_user: OsUser | None) -> Iterator[None]:
+    """Make the tablespace's own directory for the server's user, and what it lies in.
 
-
-def _prepare_location(location: Path, os_user: OsUser | None) -> bool:
-    """Create the directory if it is missing, for the server's user; tell whether it was.
+    When the body fails, what was made is removed again as far as it is empty: after a lost
+    connection or Ctrl-C the tablespace may exist all the same.
 
     Raises:
-        TablespaceError: it exists and is not an empty directory.
+        TablespaceError: the location is not a directory, or cannot be made.
         UnreachablePathError: the server's user cannot get there.
         UnsafeDirectoryError: it is another user's, or would be made where others could
             mislead root.
     """
-    require_reachable(os_user, location, "the tablespace location")
-    created = not location.exists()
-    if not created and (not location.is_dir() or any(location.iterdir())):
+    if location.exists() and not location.is_dir():
         raise TablespaceError(
-            f"the location {location} is not an empty directory",
-            remedy="Name a directory that is empty or does not exist.",
+            f"the location {location} is not a directory",
+            remedy="Name a directory, or one that does not exist.",
         )
+    require_reachable(os_user, own, "the tablespace location")
     owner = None if os_user is None else os_user.owner
-    if created:
-        create_parents(location, owner)
-        create_directory(location, owner)
-    else:
-        adopt_directory(location, owner)
-    return created
+    made: list[Path] = []
+    try:
+        if not location.exists():
+            create_parents(location, owner)
+            create_directory(location, owner)
+            made.append(location)
+        elif not any(location.iterdir()):
+            adopt_directory(location, owner)
+        create_directory(own, owner)
+        made.append(own)
+        # PostgreSQL syncs neither: after a power failure the tablespace would be a broken link.
+        for directory in (location, location.parent):
+            sync_directory(directory)
+    except FileExistsError:
+        # Prepared by hand for a prepared key, as on a standby.
+        if any(own.iterdir()):
+            raise TablespaceError(
+                f"the location {own} is not empty",
+                remedy="Its key has been used: create the tablespace with a new one.",
+            ) from None
+        adopt_directory(own, owner)
+    except OSError as error:
+        raise TablespaceError(f"the location {own} cannot be made: {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        for directory in reversed(made):
+            with suppress(OSError):
+                directory.rmdir()
+        raise

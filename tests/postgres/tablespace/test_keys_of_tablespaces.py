@@ -11,7 +11,7 @@ from tde import PageCipher
 from tde.algorithms import Algorithm
 from tde.errors import (
     ClusterKeystoreError,
-    KeystoreExistsError,
+    KeyMissingError,
     ServerNotRunningError,
     TablespaceError,
 )
@@ -21,7 +21,7 @@ from tde.postgres import (
     Scope,
     create_tablespace,
     list_tablespaces,
-    protect_tablespace,
+    prepare_key,
     standby_notice,
 )
 from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
@@ -56,20 +56,17 @@ def test_a_tablespace_with_a_key_is_made_while_the_server_runs(
     assert made.query("SELECT count(*) FROM space") == [(100,)]
 
 
-def test_tablespace_without_key_is_closed_and_listed(
+def test_sql_makes_no_tablespace_where_it_cannot_say_how(
     binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
     made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
     location = os_user_tmp_path / "nokey"
     make_directory(made, location)
-    made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
     with pytest.raises(psycopg2.Error, match="Required key not available"):
-        made.query("CREATE TABLE t(a int) TABLESPACE nokey")
-    oid = made.query("SELECT oid FROM pg_tablespace WHERE spcname = 'nokey'")[0][0]
-    assert made.cluster.status().tablespaces_without_key == [oid]
-    protections = {t.name: t.protection for t in list_tablespaces(made.cluster, None)}
-    assert protections["nokey"] == "NO KEY"
-    assert protections["pg_default"] == "plaintext"
+        made.query(f"CREATE TABLESPACE nokey LOCATION '{location}'")
+    assert 'use "tde tablespace create"' in made.cluster.default_log.read_text()
+    assert len(list_tablespaces(made.cluster, None)) == 2
+    assert made.cluster.status().tablespaces_without_key == []
 
 
 def test_tablespace_made_in_sql_has_a_derived_key(
@@ -86,7 +83,7 @@ def test_tablespace_made_in_sql_has_a_derived_key(
     )[0]
     assert made.cluster.status().protections[str(oid)] == "AES-128-XTS"
     # The server's derivation is the library's: the page on disk decrypts to the rows.
-    algorithm, key = made.keystore.tablespace_key(oid)
+    algorithm, key = made.keystore.derived_key(oid)
     database, relation = (int(part) for part in path.split("/")[-2:])
     page = (made.data_directory / path).read_bytes()[:8192]
     identity = RelationIdentity(database, relation)
@@ -96,7 +93,7 @@ def test_tablespace_made_in_sql_has_a_derived_key(
     assert made.query("SELECT count(*) FROM space") == [(100,)]
 
 
-def test_lost_record_is_not_replaced_by_a_derived_key(
+def test_a_lost_key_is_named_at_the_start_and_never_replaced(
     binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
     made = encrypted_cluster_factory(binaries)
@@ -104,54 +101,74 @@ def test_lost_record_is_not_replaced_by_a_derived_key(
     created = create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES128)
     assert not rows_are_on_disk(made, "space")
     made.cluster.stop()
-    record = made.keystore.path / "keys" / f"{created.oid}.key"
+    record = made.keystore.path / "keys" / created.key_file
     record.rename(record.with_name("lost"))
-    made.start()
-    # Neither the pages that are there nor new ones: those would be lost with the record's return.
-    for statement in ("SELECT count(*) FROM space", "CREATE TABLE new(a int) TABLESPACE space"):
-        with pytest.raises(psycopg2.Error, match="Required key not available"):
-            made.query(statement)
+    with pytest.raises(ClusterKeystoreError, match=f"no key file {record}") as caught:
+        made.cluster.start(made.keystore)
+    assert "copy that file from the primary's keystore" in caught.value.remedy
+    assert made.cluster.status().tablespaces_without_key == [created.oid]
     record.with_name("lost").rename(record)
+    made.start()
     assert made.query("SELECT count(*) FROM space") == [(100,)]
 
 
-def test_own_key_replaces_a_derived_one_only_while_there_is_no_file(
-    binaries, encrypted_cluster_factory, os_user_tmp_path
-):
-    made = encrypted_cluster_factory(binaries, algorithm=Algorithm.AES128)
-    location = make_directory(made, os_user_tmp_path / "space")
-    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
-    # A backend that has used the derived key must take the record once it is there.
-    made.query("CREATE TABLE early(a int) TABLESPACE space")
-    with pytest.raises(TablespaceError, match="has files already"):
-        protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES256)
-    made.query("DROP TABLE early")
-    made.query("CHECKPOINT")
-    protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES256)
-    assert not rows_are_on_disk(made, "space")
-    made.cluster.restart(made.keystore)
-    assert made.query("SELECT count(*) FROM space") == [(100,)]
-    assert list_tablespaces(made.cluster, None)[-1].protection == "AES-256-XTS"
-
-
-def test_rolled_back_when_the_key_cannot_be_written(
-    any_binaries, encrypted_cluster_factory, os_user_tmp_path, monkeypatch
+def test_the_key_stays_whatever_fails_afterwards(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
     made = encrypted_cluster_factory(any_binaries)
-    before = inspect_keystore(made.keystore.path).keys
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(made.keystore, "create_key", fail)
+    before = {record.file for record in inspect_keystore(made.keystore.path).keys}
     location = os_user_tmp_path / "space"
-    with pytest.raises(OSError, match="No space left"):
-        create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES256)
+    with pytest.raises(TablespaceError, match='prefix "pg_" is reserved'):
+        create_tablespace(made.cluster, made.keystore, "pg_space", location, Algorithm.AES256)
     assert not location.exists()
     assert len(list_tablespaces(made.cluster, None)) == 2
-    assert inspect_keystore(made.keystore.path).keys == before
-    monkeypatch.undo()
+    assert len({r.file for r in inspect_keystore(made.keystore.path).keys} - before) == 1
     create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES256)
+    # A name that is taken costs no key.
+    with pytest.raises(TablespaceError, match="exists already"):
+        create_tablespace(made.cluster, made.keystore, "space", location, Algorithm.AES256)
+    assert len({r.file for r in inspect_keystore(made.keystore.path).keys} - before) == 2
+
+
+def test_a_prepared_key_is_used(any_binaries, encrypted_cluster_factory, os_user_tmp_path):
+    made = encrypted_cluster_factory(any_binaries)
+    location = os_user_tmp_path / "space"
+    prepared = prepare_key(made.cluster, made.keystore, location, Algorithm.AES128)
+    assert prepared.file.exists()
+    assert not location.exists()
+    created = create_tablespace(
+        made.cluster, made.keystore, "space", location, None, key_id=prepared.key_id
+    )
+    assert created.location == str(prepared.location)
+    assert created.protection == "AES-128-XTS"
+    assert created in list_tablespaces(made.cluster, None)
+    assert not rows_are_on_disk(made, "space")
+    with pytest.raises(TablespaceError, match="is not empty"):
+        create_tablespace(
+            made.cluster, made.keystore, "again", location, None, key_id=prepared.key_id
+        )
+    with pytest.raises(KeyMissingError, match="does not exist"):
+        create_tablespace(
+            made.cluster, made.keystore, "other", location, None, key_id=made.keystore.uuid
+        )
+
+
+def test_one_key_is_not_used_for_two_tablespaces(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    made = encrypted_cluster_factory(any_binaries)
+    first = create_tablespace(
+        made.cluster, made.keystore, "one", os_user_tmp_path / "one", Algorithm.AES256
+    )
+    name = first.location.rsplit("/", 1)[1]
+    location = make_directory(made, os_user_tmp_path / name)
+    with pytest.raises(psycopg2.Error, match="Required key not available"):
+        made.query(f"CREATE TABLESPACE two LOCATION '{location}'")
+    assert f"that of tablespace {first.oid}" in made.cluster.default_log.read_text()
+    # The same place can be used again once nothing else has the key.
+    made.query("DROP TABLESPACE one")
+    made.query(f"CREATE TABLESPACE again LOCATION '{first.location}'")
+    assert not rows_are_on_disk(made, "again")
 
 
 def test_tablespaces_that_cannot_be_made_are_refused(
@@ -166,8 +183,11 @@ def test_tablespaces_that_cannot_be_made_are_refused(
         create(algorithm=None)
     with pytest.raises(ClusterKeystoreError, match="does not belong"):
         create(keystore=keystore_factory("other"))
-    with pytest.raises(TablespaceError, match="not an empty directory"):
+    with pytest.raises(TablespaceError, match="inside the data directory"):
         create(directory=made.data_directory.name)
+    (os_user_tmp_path / "file").touch()
+    with pytest.raises(TablespaceError, match="not a directory"):
+        create(directory="file")
     with pytest.raises(TablespaceError, match='prefix "pg_" is reserved'):
         create(name="pg_mine")
     assert not (os_user_tmp_path / "space").exists()
@@ -187,42 +207,6 @@ def test_a_plain_cluster_lists_its_tablespaces_as_plaintext(
     ]
 
 
-def test_a_tablespace_made_in_sql_gets_a_key_of_its_own(
-    binaries, encrypted_cluster_factory, os_user_tmp_path
-):
-    made = encrypted_cluster_factory(binaries, scope=Scope.TABLESPACES)
-    location = make_directory(made, os_user_tmp_path / "space")
-    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
-    with pytest.raises(psycopg2.Error, match="Required key not available"):
-        made.query("CREATE TABLE early(a int) TABLESPACE space")
-    protected = protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
-    assert protected in list_tablespaces(made.cluster, None)
-    assert standby_notice(made.cluster, made.keystore, protected) == ""
-    assert not rows_are_on_disk(made, "space")
-    with pytest.raises(TablespaceError, match="has files already") as caught:
-        protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
-    assert caught.value.remedy
-    with pytest.raises(TablespaceError, match="no tablespace"):
-        protect_tablespace(made.cluster, made.keystore, "other", Algorithm.AES128)
-    with pytest.raises(KeystoreExistsError):
-        protect_tablespace(made.cluster, made.keystore, "pg_default", Algorithm.AES128)
-
-
-def test_files_without_a_key_are_not_taken_for_encrypted(
-    any_binaries, encrypted_cluster_factory, os_user_tmp_path
-):
-    made = encrypted_cluster_factory(any_binaries, scope=Scope.TABLESPACES)
-    location = os_user_tmp_path / "space"
-    make_directory(made, location)
-    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
-    version = next(location.iterdir())
-    (version / "5").mkdir()
-    (version / "5" / "16384").write_bytes(b"\1" * 8192)
-    with pytest.raises(TablespaceError, match="16384"):
-        protect_tablespace(made.cluster, made.keystore, "space", Algorithm.AES128)
-    assert made.cluster.status().tablespaces_without_key
-
-
 def test_standbys_are_told_about_a_new_key(
     any_binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
@@ -238,5 +222,5 @@ def test_standbys_are_told_about_a_new_key(
     location = os_user_tmp_path / "space"
     made = create_tablespace(primary.cluster, primary.keystore, "space", location, Algorithm.AES128)
     notice = standby_notice(primary.cluster, primary.keystore, made)
-    assert str(primary.keystore.path / "keys" / f"{made.oid}.key") in notice
+    assert str(primary.keystore.path / "keys" / made.key_file) in notice
     assert "walreceiver" in notice

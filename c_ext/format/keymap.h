@@ -1,0 +1,78 @@
+/*
+ * format/keymap.h - tde.keymap, which says what key each tablespace of a cluster has
+ * (docs/format.md, section 7).  Pure: the caller has the file.
+ * tde/postgres/cluster/keymap.py is the same in Python.
+ *
+ * The file only grows: a header and one entry for each decision, of which the last for an OID
+ * counts.  Every entry is authenticated together with all before it, so a copy that ends too
+ * early (a backup tool copies as many bytes as there were when it began) is an older map and
+ * not a damaged one.
+ */
+#ifndef TDE_FORMAT_KEYMAP_H
+#define TDE_FORMAT_KEYMAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format/keyrecord.h"
+
+#define TDE_KEYMAP_FILE "tde.keymap"
+#define TDE_KEYMAP_UNIT 64u /* of the header, and of an entry */
+#define TDE_KEYMAP_KEY_SIZE 32u
+#define TDE_KEYMAP_LONGEST (64u << 20) /* a million tablespaces were made by then */
+#define TDE_KEYMAP_HEX 33u /* a key id in hexadecimal digits, with the zero byte */
+
+/* Where a tablespace's key comes from. */
+enum tde_keymap_kind {
+    TDE_KEYMAP_DERIVED = 1, /* from the key of other tablespaces, and the OID */
+    TDE_KEYMAP_RECORD = 2,  /* keys/<OID>.key, which releases before the map wrote */
+    TDE_KEYMAP_NAMED = 3,   /* keys/<key id>.key */
+};
+
+struct tde_keymap_entry {
+    uint32_t oid;
+    enum tde_keymap_kind kind;
+    uint8_t key_id[TDE_UUID_SIZE]; /* zeros unless it is named */
+};
+
+/* The key that authenticates the map, from that of the WAL.  0 or -1. */
+int tde_format_keymap_key(const struct tde_key *wal, uint8_t key[TDE_KEYMAP_KEY_SIZE]);
+
+/* Write the header of a new map.  0 or -1. */
+int tde_format_keymap_begin(const uint8_t keystore[TDE_UUID_SIZE],
+                            const uint8_t key[TDE_KEYMAP_KEY_SIZE], uint8_t to[TDE_KEYMAP_UNIT]);
+
+/* Write what comes behind LAST, the header or the entry at the end of a map.  0 or -1. */
+int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
+                             const uint8_t key[TDE_KEYMAP_KEY_SIZE],
+                             const struct tde_keymap_entry *entry, uint8_t to[TDE_KEYMAP_UNIT]);
+
+/*
+ * What is wrong with a map; NULL when its first *USABLE bytes are authentic.  What may be behind
+ * them is an entry that was being written when the machine failed.
+ */
+const char *tde_format_keymap_check(const uint8_t *map, size_t length,
+                                    const uint8_t keystore[TDE_UUID_SIZE],
+                                    const uint8_t key[TDE_KEYMAP_KEY_SIZE], size_t *usable);
+
+/* Read the entry with a number, from 0 on, of a map that was checked. */
+void tde_format_keymap_entry(const uint8_t *map, size_t number, struct tde_keymap_entry *entry);
+
+/* The number of entries in USABLE bytes. */
+size_t tde_format_keymap_count(size_t usable);
+
+/* The entry that counts for a tablespace; false when there is none. */
+bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
+                            struct tde_keymap_entry *entry);
+
+/*
+ * The key id in the location of a tablespace, the last component "tde-<32 digits>" of it; false
+ * when there is none.
+ */
+bool tde_format_keymap_parse_location(const char *location, uint8_t key_id[TDE_UUID_SIZE]);
+
+/* A key id as it stands in file names and locations. */
+void tde_format_keymap_hex(const uint8_t key_id[TDE_UUID_SIZE], char to[TDE_KEYMAP_HEX]);
+
+#endif

@@ -1,0 +1,160 @@
+/*
+ * keys/decide.c - see keys/decide.h.
+ */
+#include "interpose/keys/decide.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "crypto/cipher.h"
+#include "crypto/primitives.h"
+#include "interpose/keys/map.h"
+#include "interpose/keys/records.h"
+#include "interpose/keys/slots.h"
+#include "interpose/libc/report.h"
+
+struct decision {
+    enum tde_keys_moment moment;
+    const char *location;
+    struct tde_keymap_entry entry; /* what is decided */
+};
+
+static int no_key(void)
+{
+    errno = ENOKEY;
+    return -1;
+}
+
+/* One key for two tablespaces would repeat tweaks: relfilenumbers are unique within one. */
+static int require_unused(const struct tde_keys_map *map, const struct tde_keymap_entry *wanted)
+{
+    for (size_t number = tde_format_keymap_count(map->usable); number-- > 0;) {
+        struct tde_keymap_entry other;
+        struct tde_keymap_entry counts;
+
+        tde_format_keymap_entry(map->content, number, &other);
+        if (other.kind != TDE_KEYMAP_NAMED || other.oid == wanted->oid ||
+            memcmp(other.key_id, wanted->key_id, sizeof other.key_id) != 0 ||
+            !tde_keys_map_is_linked(map, other.oid) ||
+            !tde_format_keymap_find(map->content, map->usable, other.oid, &counts) ||
+            counts.kind != TDE_KEYMAP_NAMED ||
+            memcmp(counts.key_id, wanted->key_id, sizeof counts.key_id) != 0)
+            continue;
+        tde_libc_report("the key that the location names is that of tablespace %u; HINT: make "
+                        "tablespaces with \"tde tablespace create\", which makes a key for each",
+                        other.oid);
+        return no_key();
+    }
+    return 0;
+}
+
+static int derive(struct decision *decision)
+{
+    decision->entry.kind = TDE_KEYMAP_DERIVED;
+    if (tde_keys_scope()->other.algorithm != TDE_ALGORITHM_PLAINTEXT)
+        return 0;
+    tde_libc_report("refused to create tablespace %u without a key: only tablespaces that are made "
+                    "with tde are encrypted in this cluster (scope tablespaces), and SQL cannot "
+                    "say whether this one should be; HINT: use \"tde tablespace create\", with "
+                    "--plaintext for a tablespace in plain text",
+                    decision->entry.oid);
+    return no_key();
+}
+
+/* A location that names no key: all nodes derive the same one. */
+static int decide_unnamed(struct decision *decision, const struct tde_keymap_entry *before)
+{
+    int has;
+
+    /* Recovery repeats what was decided when the record was written, on this node or another. */
+    if (decision->moment != TDE_KEYS_COMMAND && before->kind != 0 &&
+        before->kind != TDE_KEYMAP_NAMED) {
+        decision->entry = *before;
+        return 0;
+    }
+    has = tde_keys_records_has(decision->entry.oid);
+    if (has < 0)
+        return -1;
+    if (has == 0)
+        return derive(decision);
+    if (decision->moment == TDE_KEYS_COMMAND) {
+        /* A node that replays this could not tell it from one of a release before the map. */
+        tde_libc_report("refused to create tablespace %u: the keystore has a key for another "
+                        "tablespace with this OID; HINT: repeat the command, it will get another "
+                        "OID",
+                        decision->entry.oid);
+        errno = EEXIST;
+        return -1;
+    }
+    decision->entry.kind = TDE_KEYMAP_RECORD;
+    return 0;
+}
+
+static int decide(const struct tde_keys_map *map, struct decision *decision)
+{
+    struct tde_keymap_entry before;
+    bool is_directory = decision->location == NULL;
+    bool found = tde_format_keymap_find(map->content, map->usable, decision->entry.oid, &before);
+
+    /*
+     * A backup's link may be made to any place, and recovery makes a directory for a tablespace
+     * that is dropped later on; the map knows the key of both.
+     */
+    if (found && (decision->moment == TDE_KEYS_RESTORE ||
+                  (is_directory && decision->moment == TDE_KEYS_REPLAY))) {
+        decision->entry = before;
+        return 0;
+    }
+    if (is_directory ||
+        !tde_format_keymap_parse_location(decision->location, decision->entry.key_id))
+        return decide_unnamed(decision, &before);
+    decision->entry.kind = TDE_KEYMAP_NAMED;
+    return decision->moment == TDE_KEYS_COMMAND ? require_unused(map, &decision->entry) : 0;
+}
+
+static int load(const struct tde_keymap_entry *entry)
+{
+    struct tde_key key;
+    int result = -1;
+
+    if (tde_keys_slots_has(entry) || tde_keys_slots_revive(entry) >= 0)
+        return 0;
+    if (tde_keys_records_resolve(entry, &key) == 0 && tde_keys_slots_store(entry, &key) >= 0)
+        result = 0;
+    tde_crypto_wipe(&key, sizeof key);
+    return result;
+}
+
+static bool is_recorded(const struct tde_keys_map *map, const struct tde_keymap_entry *entry)
+{
+    struct tde_keymap_entry before;
+
+    return tde_format_keymap_find(map->content, map->usable, entry->oid, &before) &&
+           before.kind == entry->kind &&
+           memcmp(before.key_id, entry->key_id, sizeof before.key_id) == 0;
+}
+
+int tde_keys_decide(enum tde_keys_moment moment, const char *link, uint32_t oid,
+                    const char *location)
+{
+    struct decision decision = {moment, location, {.oid = oid}};
+    struct tde_keys_map map;
+    int result = -1;
+
+    if (tde_keys_scope() == NULL) {
+        tde_libc_report("refused to create tablespace %u: the keystore is not open", oid);
+        return no_key();
+    }
+    if (tde_keys_map_open(&map, link, true) != 0)
+        return -1;
+    /* The key first: a decision that cannot be followed is not written down. */
+    if (decide(&map, &decision) == 0 && load(&decision.entry) == 0) {
+        result = is_recorded(&map, &decision.entry) ? 0
+                                                    : tde_keys_map_append(&map, &decision.entry);
+        if (result != 0)
+            tde_keys_slots_drop(oid);
+    }
+    tde_keys_map_close(&map);
+    return result;
+}

@@ -1,0 +1,148 @@
+/*
+ * keys/map.c - see keys/map.h.
+ */
+#include "interpose/keys/map.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "interpose/keys/records.h"
+#include "interpose/keys/slots.h"
+#include "interpose/libc/report.h"
+#include "interpose/libc/symbols.h"
+#include "interpose/libc/transfer.h"
+
+/* The last "pg_tblspc/" of a path; a data directory may itself lie below another's. */
+static size_t directory_length(const char *path)
+{
+    const char *found = NULL;
+
+    for (const char *at = path; at != NULL && (at = strstr(at, "pg_tblspc/")) != NULL; at++)
+        if (at == path || at[-1] == '/')
+            found = at;
+    return found == NULL ? 0 : (size_t)(found - path);
+}
+
+static int lock(int fd)
+{
+    while (flock(fd, LOCK_EX) != 0)
+        if (errno != EINTR)
+            return -1;
+    return 0;
+}
+
+static int refuse(const struct tde_keys_map *map, const char *problem)
+{
+    tde_libc_report("the key map %s cannot be used: %s; HINT: restore " TDE_KEYMAP_FILE " from a "
+                    "base backup or a standby of this cluster; without it nobody knows which key "
+                    "a tablespace has",
+                    map->path, problem);
+    errno = ENOKEY;
+    return -1;
+}
+
+static int read_content(struct tde_keys_map *map)
+{
+    const struct tde_keys_scope *scope = tde_keys_scope();
+    off_t size = tde_libc_file_size(map->fd);
+    const char *problem;
+    ssize_t length;
+
+    if (size < 0)
+        return -1;
+    if (size > (off_t)TDE_KEYMAP_LONGEST)
+        return refuse(map, "it is too long");
+    map->content = malloc((size_t)size + TDE_KEYMAP_UNIT);
+    if (map->content == NULL)
+        return -1;
+    length = tde_libc_read_fully(map->fd, map->content, (size_t)size, 0);
+    if (length < 0)
+        return -1;
+    problem = tde_format_keymap_check(map->content, (size_t)length, scope->scope.keystore,
+                                      scope->map_key, &map->usable);
+    return problem == NULL ? 0 : refuse(map, problem);
+}
+
+int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends)
+{
+    size_t length = path == NULL ? 0 : directory_length(path);
+    int flags = O_CLOEXEC | O_NOFOLLOW | (appends ? O_RDWR : O_RDONLY);
+
+    memset(map, 0, sizeof *map);
+    map->fd = -1;
+    if (length + sizeof TDE_KEYMAP_FILE > sizeof map->path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    if (length > 0)
+        memcpy(map->path, path, length);
+    strcpy(map->path + length, TDE_KEYMAP_FILE);
+    map->fd = tde_libc()->open(map->path, flags);
+    if (map->fd < 0) {
+        int cause = errno;
+
+        return tde_keys_records_blame() ? refuse(map, strerror(cause)) : -1;
+    }
+    if ((appends && lock(map->fd) != 0) || read_content(map) != 0) {
+        int cause = errno;
+
+        if (cause != ENOKEY && tde_keys_records_blame())
+            refuse(map, strerror(cause));
+        tde_keys_map_close(map);
+        return -1;
+    }
+    return 0;
+}
+
+void tde_keys_map_close(struct tde_keys_map *map)
+{
+    int saved = errno;
+
+    if (map->fd >= 0)
+        tde_libc()->close(map->fd);
+    free(map->content);
+    map->fd = -1;
+    map->content = NULL;
+    errno = saved;
+}
+
+int tde_keys_map_append(struct tde_keys_map *map, const struct tde_keymap_entry *entry)
+{
+    uint8_t *end = map->content + map->usable;
+    off_t usable = (off_t)map->usable;
+
+    if (tde_format_keymap_append(end - TDE_KEYMAP_UNIT, tde_keys_scope()->map_key, entry,
+                                 end) != 0) {
+        errno = EIO;
+        return -1;
+    }
+    /* What an earlier append has left behind its last whole entry is cut off first. */
+    if (tde_libc()->ftruncate(map->fd, usable) == 0 &&
+        tde_libc_write_fully(map->fd, end, TDE_KEYMAP_UNIT, usable) == TDE_KEYMAP_UNIT &&
+        fsync(map->fd) == 0)
+        return 0;
+    int cause = errno;
+
+    tde_libc_report("could not write the key map %s: %s", map->path, strerror(cause));
+    if (tde_libc()->ftruncate(map->fd, usable) != 0)
+        tde_libc_report("could not cut the key map %s: %s", map->path, strerror(errno));
+    errno = cause;
+    return -1;
+}
+
+bool tde_keys_map_is_linked(const struct tde_keys_map *map, uint32_t oid)
+{
+    char link[PATH_MAX];
+    struct stat status;
+    int length = (int)(strlen(map->path) - strlen(TDE_KEYMAP_FILE));
+
+    return snprintf(link, sizeof link, "%.*spg_tblspc/%u", length, map->path, oid) <
+               (int)sizeof link &&
+           lstat(link, &status) == 0;
+}

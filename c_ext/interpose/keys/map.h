@@ -1,0 +1,37 @@
+/*
+ * keys/map.h - tde.keymap of a data directory (format/keymap.h): reading and appending.
+ */
+#ifndef TDE_INTERPOSE_KEYS_MAP_H
+#define TDE_INTERPOSE_KEYS_MAP_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format/keymap.h"
+
+struct tde_keys_map {
+    char path[PATH_MAX];
+    int fd; /* with a lock, when it was opened to append; -1 otherwise */
+    uint8_t *content;
+    size_t usable; /* bytes of CONTENT that are authentic */
+};
+
+/*
+ * Read the map of the data directory that PATH begins with: what stands before "pg_tblspc/" in
+ * it, or the working directory.  With APPENDS the map stays locked until it is closed; the
+ * kernel frees the lock of a process that dies.  0; or -1 with errno, after a report when it is
+ * ENOKEY.
+ */
+int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends);
+
+void tde_keys_map_close(struct tde_keys_map *map);
+
+/* Add an entry durably to a map that was opened to append.  0, or -1 with errno. */
+int tde_keys_map_append(struct tde_keys_map *map, const struct tde_keymap_entry *entry);
+
+/* Whether the data directory has something under pg_tblspc/<OID>. */
+bool tde_keys_map_is_linked(const struct tde_keys_map *map, uint32_t oid);
+
+#endif

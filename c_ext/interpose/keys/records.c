@@ -1,0 +1,173 @@
+/*
+ * keys/records.c - see keys/records.h.
+ */
+#include "interpose/keys/records.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "crypto/cipher.h"
+#include "crypto/primitives.h"
+#include "interpose/keys/slots.h"
+#include "interpose/libc/report.h"
+#include "interpose/libc/symbols.h"
+#include "interpose/libc/transfer.h"
+
+#define NAME_SIZE 40 /* 32 digits and ".key" */
+#define PATH_SIZE (TDE_HANDOVER_PATH_MAX + 64)
+
+bool tde_keys_records_blame(void)
+{
+    switch (errno) {
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+    case ENOSPC:
+    case EDQUOT:
+    case EINTR:
+        return false;
+    default:
+        errno = ENOKEY;
+        return true;
+    }
+}
+
+static void path_of(const char *name, char path[PATH_SIZE])
+{
+    snprintf(path, PATH_SIZE, "%s/keys/%s", tde_keys_scope()->keystore, name);
+}
+
+static void name_by_owner(enum tde_key_owner owner, uint32_t oid, char name[NAME_SIZE])
+{
+    if (owner == TDE_OWNER_WAL)
+        strcpy(name, "wal.key");
+    else if (owner == TDE_OWNER_OTHER_TABLESPACES)
+        strcpy(name, "other.key");
+    else
+        snprintf(name, NAME_SIZE, "%u.key", oid);
+}
+
+static void name_by_id(const uint8_t key_id[TDE_UUID_SIZE], char name[NAME_SIZE])
+{
+    tde_format_keymap_hex(key_id, name);
+    strcat(name, ".key");
+}
+
+/* One byte more than a record is read, so that a file that is too long is noticed. */
+static ssize_t read_file(const char *path, uint8_t record[TDE_KEYRECORD_LONGEST + 1])
+{
+    int fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t length;
+    int saved;
+
+    if (fd < 0)
+        return -1;
+    length = tde_libc_read_fully(fd, record, TDE_KEYRECORD_LONGEST + 1, 0);
+    saved = errno;
+    tde_libc()->close(fd);
+    errno = saved;
+    return length;
+}
+
+/* As tde_keys_records_read, by the name of the file. */
+static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
+                       const uint8_t *key_id, struct tde_key *key)
+{
+    uint8_t record[TDE_KEYRECORD_LONGEST + 1];
+    const struct tde_key_scope *scope = &tde_keys_scope()->scope;
+    char path[PATH_SIZE];
+    const char *problem;
+    ssize_t length;
+
+    memset(key, 0, sizeof *key);
+    path_of(name, path);
+    length = read_file(path, record);
+    if (length < 0 && errno == ENOENT)
+        return -1;
+    if (length < 0) {
+        int cause = errno;
+
+        if (tde_keys_records_blame())
+            tde_libc_report("could not read key file %s: %s", path, strerror(cause));
+        return -1;
+    }
+    problem = key_id == NULL ? tde_format_keyrecord_unwrap(record, (size_t)length, scope, owner,
+                                                           oid, key)
+                             : tde_format_keyrecord_unwrap_named(record, (size_t)length, scope,
+                                                                 key_id, key);
+    if (problem == NULL)
+        return 0;
+    tde_libc_report("could not use key file %s: %s; HINT: restore it from the keystore's backup",
+                    path, problem);
+    errno = ENOKEY;
+    return -1;
+}
+
+int tde_keys_records_read(enum tde_key_owner owner, uint32_t oid, struct tde_key *key)
+{
+    char name[NAME_SIZE];
+
+    name_by_owner(owner, oid, name);
+    return read_record(name, owner, oid, NULL, key);
+}
+
+static int derive(uint32_t oid, struct tde_key *key)
+{
+    if (tde_keys_scope()->other.algorithm != TDE_ALGORITHM_PLAINTEXT &&
+        tde_format_keyrecord_derive(&tde_keys_scope()->other, oid, key) == 0)
+        return 0;
+    tde_libc_report("the key of tablespace %u cannot be derived: there is no key file "
+                    "%s/keys/other.key; HINT: restore it from the keystore's backup",
+                    oid, tde_keys_scope()->keystore);
+    errno = ENOKEY;
+    return -1;
+}
+
+int tde_keys_records_resolve(const struct tde_keymap_entry *entry, struct tde_key *key)
+{
+    const char *keystore = tde_keys_scope()->keystore;
+    char name[NAME_SIZE];
+    bool named = entry->kind == TDE_KEYMAP_NAMED;
+
+    if (entry->kind == TDE_KEYMAP_DERIVED)
+        return derive(entry->oid, key);
+    if (named)
+        name_by_id(entry->key_id, name);
+    else
+        name_by_owner(TDE_OWNER_TABLESPACE, entry->oid, name);
+    if (read_record(name, TDE_OWNER_TABLESPACE, entry->oid, named ? entry->key_id : NULL,
+                    key) == 0)
+        return 0;
+    if (errno == ENOENT)
+        tde_libc_report("the key of tablespace %u is missing: there is no key file %s/keys/%s; "
+                        "HINT: on a standby copy that file from the primary's keystore into this "
+                        "directory, else restore it from the keystore's backup; then start the "
+                        "server again if it has stopped",
+                        entry->oid, keystore, name);
+    tde_keys_records_blame();
+    return -1;
+}
+
+int tde_keys_records_has(uint32_t oid)
+{
+    char name[NAME_SIZE];
+    char path[PATH_SIZE];
+
+    name_by_owner(TDE_OWNER_TABLESPACE, oid, name);
+    path_of(name, path);
+    if (access(path, F_OK) == 0)
+        return 1;
+    /* A keystore that is not mounted has no files at all, so its absence says nothing. */
+    path_of("wal.key", path);
+    if (errno == ENOENT && access(path, F_OK) == 0)
+        return 0;
+    int cause = errno;
+
+    if (tde_keys_records_blame())
+        tde_libc_report("could not look into the keystore at %s/keys: %s",
+                        tde_keys_scope()->keystore, strerror(cause));
+    return -1;
+}

@@ -1,0 +1,38 @@
+/*
+ * keys/records.h - the key records of the keystore, which a running server reads itself.
+ */
+#ifndef TDE_INTERPOSE_KEYS_RECORDS_H
+#define TDE_INTERPOSE_KEYS_RECORDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "format/keymap.h"
+#include "format/keyrecord.h"
+
+/*
+ * Read and unwrap the record of an owner.  0; or -1 with errno: ENOENT, unreported, when there is
+ * none, ENOKEY after a report when it cannot be used, or what the caller can mend.
+ */
+int tde_keys_records_read(enum tde_key_owner owner, uint32_t oid, struct tde_key *key);
+
+/*
+ * The key that an entry of the map means, from the keystore or derived.  0; or -1 with errno:
+ * ENOKEY after a report, or what the caller can mend.
+ */
+int tde_keys_records_resolve(const struct tde_keymap_entry *entry, struct tde_key *key);
+
+/*
+ * Whether the keystore has keys/<OID>.key, which only releases before the map wrote.  1 or 0, or
+ * -1 with errno when the keystore cannot be asked.
+ */
+int tde_keys_records_has(uint32_t oid);
+
+/*
+ * Make errno what PostgreSQL should see: its own shortages stay what they are, because it knows
+ * what to do about them (it closes files and tries again); everything else is ENOKEY.  True when
+ * it is ENOKEY now, and worth a report.
+ */
+bool tde_keys_records_blame(void);
+
+#endif

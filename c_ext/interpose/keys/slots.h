@@ -1,0 +1,80 @@
+/*
+ * keys/slots.h - the memory that keys are kept in, shared by all processes of a server.
+ *
+ * It is made before any fork, so a key that one backend unwraps is there for all.  The secrets
+ * lie in one mapping that is read-only except while a key is added, and which the kernel keeps
+ * from others where it can (memfd_secret); what finds a slot by its OID is no secret and lies in
+ * another.
+ */
+#ifndef TDE_INTERPOSE_KEYS_SLOTS_H
+#define TDE_INTERPOSE_KEYS_SLOTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "crypto/sizes.h"
+#include "format/handover.h"
+#include "format/keymap.h"
+#include "format/keyrecord.h"
+#include "interpose/keys/ring.h"
+
+/* Memory for so many keys is reserved; it is used as far as there are tablespaces. */
+#ifndef TDE_KEYS_SLOTS
+#define TDE_KEYS_SLOTS 32768u
+#endif
+
+/* Whose keys these are; written once, at the start. */
+struct tde_keys_scope {
+    struct tde_key_scope scope;
+    uint8_t tail_key[TDE_TAIL_KEY_SIZE];
+    uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
+    struct tde_key other; /* what keys are derived from; algorithm 0 in scope tablespaces */
+    char keystore[TDE_HANDOVER_PATH_MAX + 1];
+};
+
+/* Slots with a fixed place. */
+enum { TDE_KEYS_EPHEMERAL, TDE_KEYS_WAL, TDE_KEYS_FIRST_TABLESPACE };
+
+/* False when there is no memory.  The scope is writable until the first call of lock. */
+bool tde_keys_slots_create(void);
+void tde_keys_slots_destroy(void);
+
+/* The scope, or NULL when no keystore is open. */
+struct tde_keys_scope *tde_keys_scope(void);
+
+/* From here on the memory is read-only.  0, or -1 with errno. */
+int tde_keys_slots_protect(void);
+
+/* Put a key into a slot with a fixed place, before the first fork. */
+void tde_keys_slots_set(unsigned int slot, const struct tde_key *key);
+
+/* The key of a tablespace, or TDE_KEY_NONE; no system call. */
+tde_key_index tde_keys_slots_find(uint32_t oid);
+
+/* Whether the key of a tablespace that is in memory is the one that ENTRY of the map means. */
+bool tde_keys_slots_has(const struct tde_keymap_entry *entry);
+
+/*
+ * Keep the key of a tablespace, in the place of another that it had.  TDE_KEY_NONE with errno
+ * ENOMEM when there is no room.
+ */
+tde_key_index tde_keys_slots_store(const struct tde_keymap_entry *entry,
+                                   const struct tde_key *key);
+
+/*
+ * The key of a tablespace that was dropped stays in memory until its slot is needed, so that
+ * recovery, which drops and makes the link again, does not depend on the keystore.
+ */
+void tde_keys_slots_drop(uint32_t oid);
+
+/* Find again the key of a tablespace that was dropped; TDE_KEY_NONE when it is gone. */
+tde_key_index tde_keys_slots_revive(const struct tde_keymap_entry *entry);
+
+/* Copy the key out of its slot; -1 when the slot has another by now. */
+int tde_keys_slots_read(tde_key_index index, struct tde_key *key);
+
+/* Whether all that the map says has been loaded since the start of the server. */
+bool tde_keys_slots_loaded(void);
+void tde_keys_slots_set_loaded(void);
+
+#endif

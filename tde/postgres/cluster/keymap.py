@@ -1,0 +1,210 @@
+"""tde.keymap in an encrypted data directory: what key each tablespace has (docs/format.md).
+
+The server decides when a tablespace is made, and appends an entry (c_ext/interpose/keys/decide.c);
+here is the same format in Python, for those that make a cluster or look at one. Of several
+entries for one OID the last counts. Entries are authenticated in a chain, each with all before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tde.errors import KeyMapError, KeyMissingError
+from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.owned_files import write_owned_file
+
+if TYPE_CHECKING:
+    from tde.algorithms import Algorithm
+    from tde.keystore import KeyOwner, Keystore
+
+KEYMAP_FILE = "tde.keymap"
+LABEL = b"tde key map"
+
+_UNIT = 64
+_CODE = 32
+_MAGIC = b"TDEMAP\x00\x01"
+_HEADER = struct.Struct(">8s8x16s")
+_ENTRY = struct.Struct(">IB11s16s")
+_LONGEST = 64 << 20  # Bytes, as in C.
+
+
+class KeySource(Enum):
+    """Where the key of a tablespace comes from; the value is the code in the map."""
+
+    DERIVED = 1
+    RECORD = 2
+    NAMED = 3
+
+
+@dataclass(frozen=True)
+class MapEntry:
+    """What was decided for one tablespace.
+
+    Attributes:
+        key_id: of a named key; else ``None``.
+    """
+
+    oid: int
+    source: KeySource
+    key_id: UUID | None = None
+
+    @property
+    def owner(self) -> KeyOwner:
+        """Whose record in the keystore has the key, or the key that it is derived from."""
+        from tde.keystore import KeyOwner
+
+        if self.key_id is not None:
+            return KeyOwner.named(self.key_id)
+        if self.source is KeySource.RECORD:
+            return KeyOwner.tablespace(self.oid)
+        return KeyOwner.other_tablespaces()
+
+
+class KeyMap:
+    """The decisions of a cluster, by OID. Built-in tablespaces always have their own records."""
+
+    def __init__(self, entries: Iterable[MapEntry] = ()) -> None:
+        self.entries: Mapping[int, MapEntry] = {entry.oid: entry for entry in entries}
+
+    def find(self, oid: int) -> MapEntry | None:
+        """Return the decision for a tablespace, or ``None`` when there is none."""
+        if oid in BUILT_IN_TABLESPACES:
+            return MapEntry(oid, KeySource.RECORD)
+        return self.entries.get(oid)
+
+    def key_of(self, keystore: Keystore, oid: int) -> tuple[Algorithm, bytearray] | None:
+        """Return the algorithm and the key of a tablespace; ``None`` when it is in plaintext.
+
+        Raises:
+            KeyMissingError: the map has no entry for it, or its key is not in the keystore.
+            KeystoreError: the key's record cannot be used.
+        """
+        entry = self.find(oid)
+        if entry is None:
+            raise KeyMissingError(
+                f"{KEYMAP_FILE} does not say what key tablespace {oid} has",
+                remedy=f"Restore {KEYMAP_FILE} from a newer base backup or a standby.",
+            )
+        if entry.source is KeySource.DERIVED:
+            return keystore.derived_key(oid)
+        return keystore.key_of(entry.owner)
+
+
+def pack_map(entries: Iterable[MapEntry], keystore: UUID, key: bytes) -> bytes:
+    """Return the content of a map.
+
+    Args:
+        keystore: the keystore that has the keys.
+        key: authenticates it; :func:`map_key` has it.
+    """
+    header = _HEADER.pack(_MAGIC, keystore.bytes)
+    content = header + _code(key, header)
+    for entry in entries:
+        key_id = bytes(16) if entry.key_id is None else entry.key_id.bytes
+        body = _ENTRY.pack(entry.oid, entry.source.value, b"", key_id)
+        content += body + _code(key, content[-_CODE:] + body)
+    return content
+
+
+def parse_map(data: bytes, path: Path, keystore: UUID, key: bytes | None) -> KeyMap:
+    """Return the map in ``data``; ``path`` names it in messages.
+
+    Args:
+        key: without it only the form is checked, which is enough to show the map.
+
+    Raises:
+        KeyMapError: it is damaged, was altered, or is another cluster's.
+    """
+    if len(data) < _UNIT:
+        raise _unusable(path, "it is shorter than its header")
+    magic, owner = _HEADER.unpack_from(data)
+    if magic[:-1] != _MAGIC[:-1]:
+        raise _unusable(path, "it is not a key map")
+    if magic != _MAGIC:
+        raise _unusable(path, "its format version is not known to this version of tde")
+    if owner != keystore.bytes:
+        raise _unusable(path, "it belongs to another keystore")
+    _check_code(key, data[: _UNIT - _CODE], data[_UNIT - _CODE : _UNIT], path)
+    entries = []
+    for at in range(_UNIT, len(data) - _UNIT + 1, _UNIT):
+        body, code = data[at : at + _CODE], data[at + _CODE : at + _UNIT]
+        if not any(data[at:]):
+            break  # The file had become longer when the machine failed, but had no content yet.
+        _check_code(key, data[at - _CODE : at] + body, code, path)
+        entries.append(_parse_entry(body, path))
+    return KeyMap(entries)
+
+
+def _parse_entry(body: bytes, path: Path) -> MapEntry:
+    oid, source, zeros, key_id = _ENTRY.unpack(body)
+    try:
+        known = KeySource(source)
+    except ValueError:
+        known = None
+    named = known is KeySource.NAMED
+    if known is None or oid == 0 or any(zeros) or (any(key_id) and not named):
+        raise _unusable(path, "it has an entry that is not known to this version of tde")
+    return MapEntry(oid, known, UUID(bytes=key_id) if named else None)
+
+
+def map_key(keystore: Keystore) -> bytes:
+    """Return the key that authenticates the map of the keystore's cluster.
+
+    Raises:
+        KeystoreError: the WAL key, which it is derived from, cannot be used.
+    """
+    return keystore.authentication_key(LABEL)
+
+
+def read_map(data_directory: Path, keystore: UUID, key: bytes | None) -> KeyMap:
+    """Return the map of a cluster; the arguments are those of :func:`parse_map`.
+
+    Raises:
+        KeyMapError: it is missing or cannot be used.
+    """
+    path = data_directory / KEYMAP_FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    return parse_map(data, path, keystore, key)
+
+
+def write_map(
+    data_directory: Path, entries: Iterable[MapEntry], keystore: Keystore, os_user: OsUser | None
+) -> None:
+    """Write a new map into a cluster whose server does not run.
+
+    Raises:
+        KeystoreError: the WAL key cannot be used.
+        OSError: it cannot be written.
+    """
+    content = pack_map(entries, keystore.uuid, map_key(keystore))
+    write_owned_file(data_directory / KEYMAP_FILE, content, os_user)
+
+
+def _code(key: bytes, data: bytes) -> bytes:
+    return hmac.new(key, data, hashlib.sha256).digest()
+
+
+def _check_code(key: bytes | None, data: bytes, code: bytes, path: Path) -> None:
+    if key is not None and not hmac.compare_digest(_code(key, data), code):
+        raise _unusable(path, "it is damaged or was altered")
+
+
+def _unusable(path: Path, why: str) -> KeyMapError:
+    return KeyMapError(
+        f"the key map {path} cannot be used: {why}",
+        remedy=f"Restore {KEYMAP_FILE} from a base backup or a standby of this cluster; without it "
+        "nobody knows which key a tablespace has.",
+    )

@@ -1,0 +1,166 @@
+"""Clusters of releases before the key map: what their tablespaces' keys are.
+
+These releases decided at each open: a tablespace has the key of ``keys/<OID>.key`` if that file is
+there, else one derived from its OID. Whether a file was lost shows only in the pages, so some of
+them are looked at before the decision is written down for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.errors import ClusterKeystoreError, IdentityError
+from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.identity import FileIdentity
+from tde.postgres.cluster.keymap import (
+    KEYMAP_FILE,
+    KeyMap,
+    KeySource,
+    MapEntry,
+    map_key,
+    read_map,
+    write_map,
+)
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.server.os_user import OsUser
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+_log = logging.getLogger(__name__)
+
+# A page may be torn after a crash, so one that does not fit is not yet a proof.
+_SAMPLE_PAGES = 16
+_HEADER = struct.Struct("<8xHHHHHH4x")  # checksum, flags, lower, upper, special, size and version
+_SIZE_AND_VERSION = PAGE_SIZE | 4
+_VALID_FLAGS = 7
+
+
+def known_map(data_directory: Path, keystore_path: Path, key: bytes | None) -> KeyMap:
+    """Return the map of an encrypted cluster, or what a release before the map would decide.
+
+    Args:
+        keystore_path: the cluster's keystore, which is not opened.
+        key: authenticates the map; ``None`` to look only at its form.
+
+    Raises:
+        KeyMapError: it is missing or cannot be used.
+        KeystoreError: the keystore cannot be inspected.
+    """
+    from tde.keystore import keystore_uuid
+
+    marker = read_marker(data_directory)
+    if marker is not None and marker.has_map:
+        return read_map(data_directory, marker.keystore_uuid, key)
+    # The marker goes first when a cluster is decrypted, which may have been interrupted then.
+    if marker is None and (data_directory / KEYMAP_FILE).exists():
+        return read_map(data_directory, keystore_uuid(keystore_path), key)
+    return KeyMap(landed_entries(data_directory, keystore_path))
+
+
+def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
+    """Return what a release before the map would decide, from the names of files alone."""
+    from tde.keystore import KeyOwner
+    from tde.keystore.store.layout import list_owners
+
+    owners = set(list_owners(keystore_path))
+    entries = []
+    for oid in sorted(tablespace_oids(data_directory)):
+        if KeyOwner.tablespace(oid) in owners:
+            entries.append(MapEntry(oid, KeySource.RECORD))
+        elif KeyOwner.other_tablespaces() in owners:
+            entries.append(MapEntry(oid, KeySource.DERIVED))
+    return entries
+
+
+def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None) -> None:
+    """Give a cluster of a release before the map its map; the server does not run.
+
+    Raises:
+        ClusterKeystoreError: the key file of a tablespace was lost.
+        KeystoreError: a key cannot be used.
+    """
+    marker = read_marker(data_directory)
+    if marker is None or marker.has_map:
+        return
+    entries = landed_entries(data_directory, keystore.path)
+    for entry in entries:
+        if entry.source is KeySource.DERIVED:
+            _require_derived_key(data_directory, keystore, entry.oid)
+    write_map(data_directory, entries, keystore, os_user)
+    # Read again as a start will, before the marker says for good that there is a map.
+    read_map(data_directory, keystore.uuid, map_key(keystore))
+    _mark(data_directory, marker, os_user)
+    _log.info("%s: wrote %s for %d tablespaces", data_directory, KEYMAP_FILE, len(entries))
+
+
+def _mark(data_directory: Path, marker: Marker, os_user: OsUser | None) -> None:
+    replace(marker, has_map=True).write(data_directory, os_user)
+
+
+def _require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> None:
+    """Check that the pages of a tablespace fit the key that is derived for it.
+
+    Raises:
+        ClusterKeystoreError: none does, so it has a key of its own, whose file was lost.
+    """
+    from tde.keystore.crypto.secret import wipe
+
+    algorithm, key = keystore.derived_key(oid)
+    try:
+        with PageCipher(key, algorithm) as cipher:
+            pages = [_fits(cipher, *sample) for sample in _samples(data_directory, oid)]
+    finally:
+        wipe(key)
+    if any(pages):
+        return
+    name = f"{keystore.path / 'keys' / str(oid)}.key"
+    if pages:
+        raise ClusterKeystoreError(
+            f"the files of tablespace {oid} have a key of their own, but {name} does not exist",
+            remedy="Restore that file from a backup of the keystore, or on a standby copy it from "
+            "the primary's keystore.",
+        )
+    if (data_directory / "standby.signal").exists():
+        _log.warning(
+            "tablespace %d is empty and %s does not exist, so its key is derived; if the "
+            "primary's keystore has that file, make this standby again",
+            oid,
+            name,
+        )
+
+
+def _samples(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
+    """Yield first pages of relations of a tablespace that are not zeros."""
+    base = data_directory / "pg_tblspc" / str(oid)
+    return islice(_first_pages(base), _SAMPLE_PAGES)
+
+
+def _first_pages(base: Path) -> Iterator[tuple[FileIdentity, bytes]]:
+    for path in base.glob("PG_*/*/*"):
+        try:
+            identity = FileIdentity.from_path(path)
+        except IdentityError:
+            continue
+        with path.open("rb") as file:
+            page = file.read(PAGE_SIZE)
+        if len(page) == PAGE_SIZE and any(page):
+            yield identity, page
+
+
+def _fits(cipher: PageCipher, where: FileIdentity, page: bytes) -> bool:
+    plain = cipher.decrypt_pages(page, identity=where.identity, first_block=where.first_block)
+    fields: tuple[int, ...] = _HEADER.unpack_from(plain)
+    _, flags, lower, upper, special, size = fields
+    return (
+        size == _SIZE_AND_VERSION
+        and flags & ~_VALID_FLAGS == 0
+        and _HEADER.size <= lower <= upper <= special <= PAGE_SIZE
+    )

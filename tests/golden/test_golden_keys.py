@@ -1,0 +1,72 @@
+"""Key records and the key map are read exactly as they are on users' disks, in C and in Python."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tde import Algorithm, _core
+from tde.keystore import KeyOwner
+from tde.keystore.store.record import parse_record
+from tde.postgres.cluster.keymap import KeySource, MapEntry, pack_map, parse_map
+from tests.golden import make_keys
+from tests.golden.make_keys import KEY, KEY_ID, KEYSTORE, MAP_KEY, MASTER_KEY, MASTER_KEY_ID
+
+HERE = Path(__file__).parent
+SHA256 = {
+    "v1-tablespace.key": "de3752516c48100fbed3b04fbf60f0d87281981f72e06c6f6f31ab47cfe3571c",
+    "v2-named.key": "41f38d271ccd15d153e849d0c5ef6d46e1b1ec0235a846aa062a223b4e818a40",
+    "v1-tde.keymap": "81bb00582b680520763c3ffdb35e64e28291abc6ae00101564b3613a9676a3aa",
+}
+
+
+@pytest.mark.parametrize("name", SHA256)
+def test_the_files_are_as_released(name: str) -> None:
+    content = (HERE / name).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256[name]
+    assert content == make_keys.FILES[name]
+
+
+def test_the_records_unwrap() -> None:
+    scope = (KEYSTORE, MASTER_KEY_ID, MASTER_KEY)
+    first = (HERE / "v1-tablespace.key").read_bytes()
+    named = (HERE / "v2-named.key").read_bytes()
+    assert _core.unwrap_key_record(first, *scope, 2, 1663) == (2, KEY)
+    assert _core.unwrap_key_record(named, *scope, 4, 0, KEY_ID) == (2, KEY)
+    with pytest.raises(ValueError, match="another key than its name says"):
+        _core.unwrap_key_record(named, *scope, 4, 0, KEY_ID[::-1])
+    with pytest.raises(ValueError, match="another owner"):
+        _core.unwrap_key_record(first, *scope, 4, 0, KEY_ID)
+    for content, owner in (
+        (first, KeyOwner.tablespace(1663)),
+        (named, KeyOwner.named(UUID(bytes=KEY_ID))),
+    ):
+        record = parse_record(content, "golden")
+        assert record.header.owner == owner
+        assert record.header.algorithm is Algorithm.AES256
+        assert record.pack() == content
+
+
+def test_the_map_is_read_and_written() -> None:
+    path = HERE / "v1-tde.keymap"
+    content = path.read_bytes()
+    entries = (
+        MapEntry(16384, KeySource.DERIVED),
+        MapEntry(16385, KeySource.RECORD),
+        MapEntry(16386, KeySource.NAMED, UUID(bytes=KEY_ID)),
+        MapEntry(16384, KeySource.NAMED, UUID(bytes=KEY_ID[::-1])),
+    )
+    found = parse_map(content, path, UUID(bytes=KEYSTORE), MAP_KEY)
+    assert found.entries == {entry.oid: entry for entry in entries}
+    assert pack_map(entries, UUID(bytes=KEYSTORE), MAP_KEY) == content
+    assert _core.check_keymap(content, KEYSTORE, MAP_KEY) == len(content)
+    for length in range(64, len(content)):
+        assert _core.check_keymap(content[:length], KEYSTORE, MAP_KEY) == length // 64 * 64
+    for at in range(len(content)):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        with pytest.raises(ValueError, match="cannot be used"):
+            _core.check_keymap(changed, KEYSTORE, MAP_KEY)

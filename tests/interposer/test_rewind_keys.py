@@ -1,0 +1,52 @@
+"""pg_rewind between clusters that have different keys for one tablespace."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeySource, MapEntry, map_key, pack_map
+from tests.interposer.harness import Harness
+
+COMMON = MapEntry(16384, KeySource.DERIVED)
+ONE = MapEntry(16500, KeySource.NAMED, UUID(int=1))
+OTHER = MapEntry(16500, KeySource.NAMED, UUID(int=2))
+NEW = MapEntry(16600, KeySource.DERIVED)
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "message"),
+    [
+        ((COMMON, ONE), (COMMON, ONE), ""),
+        # What only one of them has is removed, or copied as a whole.
+        ((COMMON, ONE), (COMMON, NEW), ""),
+        ((COMMON, ONE), (COMMON, NEW, OTHER), "tablespace 16500 has one key in"),
+        ((COMMON,), None, "has no key map"),
+        (None, (COMMON,), "has no key map"),
+        (None, None, ""),
+    ],
+)
+def test_keys_are_compared_before_anything_is_changed(
+    tmp_path, keystore, build, target, source, message
+):
+    data = tmp_path / "run"
+    data.mkdir()
+    (data / KEYMAP_FILE).touch()  # The harness makes none here.
+    (data / "script.txt").write_text("fopen script.txt r\n")
+    for name, entries in (("target", target), ("source", source)):
+        (tmp_path / name / "pg_wal").mkdir(parents=True)
+        if entries is not None:
+            content = pack_map(entries, keystore.uuid, map_key(keystore))
+            (tmp_path / name / KEYMAP_FILE).write_bytes(content)
+    run = Harness(data, keystore).execute(
+        build("plain", "pg_rewind"),
+        [
+            *("script.txt", "-R", f"--target-pgdata={tmp_path / 'target'}"),
+            *("--source-pgdata", str(tmp_path / "source")),
+        ],
+        check=False,
+    )
+    assert message in run.stderr
+    assert ("nothing was changed" in run.stderr) is bool(message)
+    assert run.returncode == (1 if message else 0)
