@@ -174,6 +174,10 @@ class ClusterKeystoreError(PostgresError):
     exit_code = 5  # As every keystore error on the command line.
 
 
+class DamagedPagesError(PostgresError):
+    """Pages of an encrypted cluster are not what the server wrote."""
+
+
 class ConversionError(PostgresError):
     """A cluster cannot be encrypted or decrypted in place, or not be continued with."""
 

@@ -69,7 +69,7 @@ __attribute__((constructor)) static void start(void)
 
     tde_libc_bind();
     tde_policy_detect_role();
-    if (tde_policy_role() == TDE_ROLE_NONE)
+    if (tde_policy_role() == TDE_ROLE_NONE || tde_policy_role() == TDE_ROLE_STATE)
         return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */
     fd = keys_descriptor();
     problem = fd < 0 ? NULL : open_keystore(fd);

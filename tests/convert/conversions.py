@@ -15,6 +15,7 @@ from tde.keystore.crypto.secret import wipe
 from tde.postgres import Cluster
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster_copies import make_directory
+from tests.postgres.control_files import hidden_state
 from tests.postgres.tpcb import pgbench
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ def encrypted_form(plain: dict[str, bytes], keystore: Keystore) -> dict[str, byt
 
         result = {}
         for name, data in plain.items():
+            if name == "global/pg_control":
+                result[name] = hidden_state(data)
+                continue
             try:
                 found = FileIdentity.from_path(name)
             except IdentityError:
