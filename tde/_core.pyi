@@ -38,6 +38,13 @@ AUDIT_NOT_RANDOM: int
 AUDIT_BAD_CHECKSUM: int
 AUDIT_NOISE: int
 
+#: Verdicts of find_overwritten (c_ext/python/repair.c).
+REPAIR_ZERO: int
+REPAIR_UNTOUCHED: int
+REPAIR_FOUND: int
+REPAIR_AMBIGUOUS: int
+REPAIR_NO_PAGE: int
+
 @final
 class Cipher:
     """One XTS key and a pool of OpenSSL contexts; threads may share it.
@@ -164,6 +171,26 @@ def check_keymap(map: Buffer, keystore: Buffer, key: Buffer, /) -> int:
     """Check a key map exactly as the server does, and return how many bytes are authentic.
 
     Raises ValueError that says what is wrong with it.
+    """
+
+def control_state(sector: Buffer, hide: bool, /) -> bytes:
+    """Return the first 512 bytes of pg_control with the state hidden, or shown again.
+
+    They are returned unchanged where there is nothing to hide or to show.
+    """
+
+def find_overwritten(
+    algorithm: int,
+    key: Buffer,
+    stored: Buffer,
+    identity: _Identity,
+    first_block: int,
+    newest_lsn: int,
+    /,
+) -> bytes:
+    """Find what stood in bytes 8 and 9 of stored blocks before pg_checksums without keys.
+
+    Returns 3 bytes for each block: a verdict REPAIR_…, and with REPAIR_FOUND the two bytes.
     """
 
 def audit_random(stored: Buffer, /) -> bytes:

@@ -178,6 +178,10 @@ class KeyMapError(ClusterKeystoreError):
     """The file that says what key each tablespace has is missing, damaged or too old."""
 
 
+class DamagedPagesError(PostgresError):
+    """Pages of an encrypted cluster are not what the server wrote."""
+
+
 class ConversionError(PostgresError):
     """A cluster cannot be encrypted or decrypted in place, or not be continued with."""
 

@@ -51,14 +51,14 @@ __attribute__((constructor)) static void start(void)
     fd = tde_policy_handover_descriptor();
     if (fd >= 0)
         problem = begin_privacy();
-    if (fd >= 0 && problem == NULL && tde_policy_role() != TDE_ROLE_NONE)
+    if (fd >= 0 && problem == NULL && tde_policy_uses_keys())
         problem = open_keystore(fd);
     if (problem != NULL)
         tde_libc_report("could not open the keystore: %s", problem);
     if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_REWIND)
         tde_policy_rewind_require_same_keys();
     tde_policy_handover_settle(fd);
-    if (tde_policy_role() == TDE_ROLE_NONE)
+    if (!tde_policy_uses_keys())
         return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */
     if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_SERVER)
         tde_blocks_counters_create();

@@ -191,12 +191,11 @@ static int sealed_file(const uint8_t *content, size_t length)
     return -1;
 }
 
-static int announce(const struct tde_program_settings *settings, int fd)
+int tde_program_preload(const struct tde_program_settings *settings)
 {
     /* pg_upgrade starts other programs of this kind, which have the interposer already. */
     char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
     char preload[2 * PATH_MAX];
-    char number[16];
     int length;
 
     if (others == NULL)
@@ -204,12 +203,17 @@ static int announce(const struct tde_program_settings *settings, int fd)
     length = snprintf(preload, sizeof preload, "%s/" TDE_INTERPOSER "%s%s", settings->directory,
                       *others == '\0' ? "" : ":", others);
     free(others);
-    snprintf(number, sizeof number, "%d", fd);
     if (length < 0 || (size_t)length >= sizeof preload)
         return -1;
-    if (setenv("LD_PRELOAD", preload, 1) != 0 || setenv(TDE_HANDOVER_VARIABLE, number, 1) != 0)
-        return -1;
-    return 0;
+    return setenv("LD_PRELOAD", preload, 1);
+}
+
+static int announce(const struct tde_program_settings *settings, int fd)
+{
+    char number[16];
+
+    snprintf(number, sizeof number, "%d", fd);
+    return tde_program_preload(settings) != 0 ? -1 : setenv(TDE_HANDOVER_VARIABLE, number, 1);
 }
 
 void tde_program_forget_hand_over(void)

@@ -17,6 +17,9 @@ enum tde_cluster_state { TDE_CLUSTER_PLAIN, TDE_CLUSTER_OURS, TDE_CLUSTER_UNUSAB
 enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settings *settings,
                                                  const char *directory);
 
+/* Put the interposer, without keys, into the environment of the program that is executed next. */
+int tde_program_preload(const struct tde_program_settings *settings);
+
 /*
  * Write an empty key map (format/keymap.h) into a cluster that initdb has just made in DIRECTORY.
  * 0, or -1 after a message.

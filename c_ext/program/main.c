@@ -37,7 +37,8 @@ static char **real_arguments(char *path, int argc, char *argv[], bool add_no_ver
 static int wants_keys(const struct tde_program_settings *settings,
                       const struct tde_arguments *arguments)
 {
-    if (settings->keystore[0] == '\0' || arguments->need == TDE_NEED_NOTHING)
+    if (settings->keystore[0] == '\0' || arguments->need == TDE_NEED_NOTHING ||
+        arguments->need == TDE_NEED_STATE)
         return 0;
     if (arguments->need != TDE_NEED_CLUSTER)
         return 1;
@@ -65,6 +66,9 @@ int main(int argc, char *argv[])
     arguments = tde_program_examine_arguments(settings.program, argc, argv, getenv("PGDATA"));
     keys = wants_keys(&settings, &arguments);
     if (keys < 0 || tde_program_path(path, settings.bindir, settings.program) != 0)
+        return 1;
+    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_STATE &&
+        tde_program_preload(&settings) != 0)
         return 1;
     if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||
                      tde_program_hand_over(&settings) != 0))

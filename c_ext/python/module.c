@@ -104,6 +104,10 @@ static PyMethodDef functions[] = {
      PyDoc_STR("Check and unwrap a key record as the server does.")},
     {"check_keymap", tde_python_check_keymap, METH_VARARGS,
      PyDoc_STR("Check a key map as the server does; how many of its bytes are authentic.")},
+    {"control_state", tde_python_control_state, METH_VARARGS,
+     PyDoc_STR("Hide or show the state in the first sector of pg_control.")},
+    {"find_overwritten", tde_python_find_overwritten, METH_VARARGS,
+     PyDoc_STR("Find what stood where pg_checksums without keys has written.")},
     {"audit_random", tde_python_audit_random, METH_O,
      PyDoc_STR("Judge whether stored bytes could be ciphertext.")},
     {"sector_skew", tde_python_sector_skew, METH_O,
@@ -160,7 +164,8 @@ static int fill_module(PyObject *module)
     int result;
 
     if (import_errors(PyModule_GetState(module)) != 0 || add_constants(module) != 0 ||
-        tde_python_audit_add_constants(module) != 0)
+        tde_python_audit_add_constants(module) != 0 ||
+        tde_python_repair_add_constants(module) != 0)
         return -1;
     type = PyType_FromModuleAndSpec(module, &tde_python_cipher_spec, NULL);
     if (type == NULL)

@@ -37,4 +37,11 @@ PyObject *tde_python_tail_mask(PyObject *module, PyObject *args);
 PyObject *tde_python_unwrap_key_record(PyObject *module, PyObject *args);
 PyObject *tde_python_check_keymap(PyObject *module, PyObject *args);
 
+/* In python/repair.c. */
+PyObject *tde_python_find_overwritten(PyObject *module, PyObject *args);
+int tde_python_repair_add_constants(PyObject *module);
+
+/* In python/control.c. */
+PyObject *tde_python_control_state(PyObject *module, PyObject *args);
+
 #endif

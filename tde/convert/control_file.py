@@ -11,10 +11,11 @@ import os
 import sys
 from pathlib import Path
 
+from tde import _core
 from tde.convert.journal import sync_directory
 from tde.errors import ConversionError
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
-from tde.postgres.facts import CONTROL_CATALOG_VERSION, CONTROL_FILE
+from tde.postgres.facts import CONTROL_CATALOG_VERSION, CONTROL_FILE, CONTROL_SECTOR_BYTES
 
 
 def is_control_moved(data_directory: Path) -> bool:
@@ -70,3 +71,20 @@ def moved_catalog_version(data_directory: Path) -> int:
     with (data_directory / MOVED_CONTROL).open("rb") as file:
         content = file.read(CONTROL_CATALOG_VERSION.stop)
     return int.from_bytes(content[CONTROL_CATALOG_VERSION], sys.byteorder)
+
+
+def store_state(data_directory: Path, *, hidden: bool) -> None:
+    """Store the state as an encrypted cluster has it, or as PostgreSQL has it; durable on return.
+
+    A plain server would take a hidden state for a crash, and empty its unlogged tables. It is one
+    sector, which disks write as a whole, so a repetition finds the old or the new form.
+    """
+    descriptor = os.open(data_directory / MOVED_CONTROL, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        sector = os.pread(descriptor, CONTROL_SECTOR_BYTES, 0)
+        wanted = _core.control_state(sector, hidden)
+        if wanted != sector:
+            os.pwrite(descriptor, wanted, 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,7 +4,8 @@
 2. state.json is written, then (to encrypt) the key records, then checks of the keys.
 3. global/pg_control gets another name. From here on no server starts, and blocks are overwritten.
 4. All files are converted and synced.
-5. state.json says so. The marker and the guard of encrypted clusters are written or removed.
+5. state.json says so. The marker, the guard and the hidden state of encrypted clusters are
+   written or removed.
 6. global/pg_control gets its name back, which is the moment of success. The journal is removed.
 
 After an interruption the name of pg_control tells what to do: before step 3 everything begins
@@ -22,7 +23,12 @@ from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.convert.blocks import Direction
-from tde.convert.control_file import is_control_moved, move_control, moved_catalog_version
+from tde.convert.control_file import (
+    is_control_moved,
+    move_control,
+    moved_catalog_version,
+    store_state,
+)
 from tde.convert.file_user import files_as
 from tde.convert.journal import has_records, read_earlier_runs, remove_journal, sync_directory
 from tde.convert.keys import key_checks, open_ciphers
@@ -291,6 +297,7 @@ class _Conversion:
                 with suppress(FileNotFoundError):
                     (self.directory / MARKER_FILE).unlink()
             sync_directory(self.directory)
+            store_state(self.directory, hidden=self.direction is Direction.ENCRYPT)
             move_control(self.directory, back=True)
         self._clean_up()
 

@@ -118,13 +118,37 @@ def check_checksums(examined: Examined) -> Iterator[Outcome]:
     if control.data_checksums:
         yield ok("on")
         return
-    directory = examined.data_directory
-    command = "tde pg exec" if examined.is_encrypted else "tde pg exec (or plain)"
     yield problem(
         "off: a block that was altered or decrypted as another one would not be noticed",
-        f"tde pg stop -D {directory}; {command} -D {directory} pg_checksums --enable "
-        f"-D {directory}; tde pg start -D {directory}",
+        _enable_checksums(examined),
     )
+
+
+def _enable_checksums(examined: Examined) -> str:
+    """Return the remedy; on encrypted files PostgreSQL's own program would destroy every page."""
+    directory = examined.data_directory
+    if isinstance(examined.found_marker, TdeError) or (
+        examined.marker is None and _has_guard(directory)
+    ):
+        return (
+            "First see the line Encryption: until tde knows that this cluster is encrypted, "
+            "nothing may turn checksums on."
+        )
+    if examined.marker is None:
+        enable = f"{examined.binaries.program('pg_checksums')} --enable -D {directory}"
+        return f"Stop the server, run {enable}, and start it again."
+    return (
+        f"tde pg stop -D {directory}; tde pg exec -D {directory} pg_checksums --enable "
+        f"-D {directory}; tde pg start -D {directory}. Only with tde pg exec: pg_checksums "
+        "by itself has no keys and would destroy every page."
+    )
+
+
+def _has_guard(directory: Path) -> bool:
+    try:
+        return has_guard(directory)
+    except OSError:
+        return False
 
 
 def check_full_page_writes(examined: Examined) -> Iterator[Outcome]:
@@ -151,7 +175,7 @@ def check_wal_log_hints(examined: Examined) -> Iterator[Outcome]:
     else:
         yield warning(
             "off, and no data checksums: pg_rewind cannot bring back an old primary",
-            "ALTER SYSTEM SET wal_log_hints = on, then restart the server; or enable checksums.",
+            "ALTER SYSTEM SET wal_log_hints = on, then restart the server; or see Data checksums.",
         )
 
 

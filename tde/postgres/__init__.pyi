@@ -3,6 +3,10 @@ from tde.convert.runner import (
     decrypt_cluster as decrypt_cluster,
     encrypt_cluster as encrypt_cluster,
 )
+from tde.convert.stock_checksums import (
+    RepairSummary as RepairSummary,
+    repair_stock_checksums as repair_stock_checksums,
+)
 from tde.convert.summary import ConversionSummary as ConversionSummary
 from tde.doctor import DoctorReport as DoctorReport, doctor as doctor
 from tde.postgres.cluster.bin_directory import (

@@ -27,11 +27,20 @@ BUILT_IN_TABLESPACES = {PG_DEFAULT_OID: "pg_default", PG_GLOBAL_OID: "pg_global"
 TABLESPACE_CATALOG_OID = 1213
 """TableSpaceRelationId: the catalog pg_tablespace."""
 
+FIRST_NORMAL_OID = 16384
+"""FirstNormalObjectId (transam.h): smaller relfilenumbers are those of initdb's catalogs."""
+
+CHECKSUM_BYTES = slice(8, 10)
+"""Where a page has pd_checksum (bufpage.h), in the byte order of the machine."""
+
 CONTROL_FILE = "global/pg_control"
 
 CONTROL_CATALOG_VERSION = slice(12, 16)
 """Where pg_control has catalog_version_no, behind the system identifier (8 bytes) and its own
 version (4 bytes), in the byte order of the machine; the same in all major versions."""
+
+CONTROL_SECTOR_BYTES = 512
+"""PG_CONTROL_MAX_SAFE_SIZE: what pg_control keeps its data within."""
 
 CLEAN_STATES = ("shut down", "shut down in recovery")
 """The states that pg_controldata prints for a cluster that was stopped cleanly."""

@@ -15,8 +15,7 @@ from tde.keystore.crypto.secret import wipe
 from tde.postgres import Cluster
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster_copies import make_directory
-from tests.postgres.tablespace_keys import key_of_tablespace
-from tests.postgres.tpcb import pgbench
+bafrom tests.postgres.tpcb import pgbench
 
 if TYPE_CHECKING:
     from tde.postgres import PostgresBinaries
@@ -105,6 +104,9 @@ def encrypted_form(plain: dict[str, bytes], keystore: Keystore) -> dict[str, byt
 
         result = {}
         for name, data in plain.items():
+            if name == "global/pg_control":
+                result[name] = hidden_state(data)
+                continue
             try:
                 found = FileIdentity.from_path(name)
             except IdentityError:

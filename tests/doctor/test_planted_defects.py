@@ -201,6 +201,15 @@ def test_checksums_that_are_off(stopped, settings):
     assert only(report, "wal_log_hints", Verdict.WARNING)
     settings("wal_log_hints = on")
     require_ok(examine(stopped), "wal_log_hints")
+    # Without its marker the cluster is taken for a plain one, and the stock program would be fatal.
+    marker = stopped.data_directory / "tde.json"
+    marker.rename(marker.with_suffix(".away"))
+    try:
+        remedy = only(examine(stopped), "checksums", Verdict.PROBLEM).remedy
+    finally:
+        marker.with_suffix(".away").rename(marker)
+    assert "pg_checksums" not in remedy
+    assert "Encryption" in remedy
     pg_checksums("--enable")
     require_ok(examine(stopped), "checksums")
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "interpose/blocks/range.h"
+#include "interpose/control/control.h"
 #include "interpose/files/table.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -46,10 +47,19 @@ static off_t write_offset(const struct tde_file *file, int fd, off_t offset)
     return file->append ? tde_libc_file_size(fd) : offset;
 }
 
-/* What a write means depends on where in a tar file it is. */
+/* What a read means depends on what the file is. */
+static ssize_t load(const struct tde_file *file, int fd, void *to, size_t length, off_t offset)
+{
+    return file->control ? tde_control_pread(fd, to, length, offset)
+                         : tde_blocks_pread(file, fd, to, length, offset);
+}
+
+/* What a write means also depends on where in a tar file it is. */
 static ssize_t store(struct tde_file *file, int fd, const struct iovec *iov, int count,
                      off_t offset)
 {
+    if (file->control)
+        return tde_control_pwritev(fd, iov, count, offset);
     return file->is_tar ? tde_walfiles_tar_pwritev(fd, iov, count, offset)
                         : tde_blocks_pwritev(file, fd, iov, count, offset);
 }
@@ -88,7 +98,7 @@ TDE_EXPORT ssize_t pread(int fd, void *to, size_t length, off_t offset)
         return tde_libc()->pread(fd, to, length, offset);
     if (file->write_only)
         return not_open_for_reading();
-    return tde_blocks_pread(file, fd, to, length, offset);
+    return load(file, fd, to, length, offset);
 }
 
 TDE_EXPORT ssize_t pwrite(int fd, const void *from, size_t length, off_t offset)
@@ -114,7 +124,7 @@ TDE_EXPORT ssize_t read(int fd, void *to, size_t length)
     offset = position(fd);
     if (offset < 0)
         return -1;
-    return advance(fd, offset, tde_blocks_pread(file, fd, to, length, offset));
+    return advance(fd, offset, load(file, fd, to, length, offset));
 }
 
 TDE_EXPORT ssize_t write(int fd, const void *from, size_t length)
@@ -135,6 +145,9 @@ TDE_EXPORT ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offs
         return tde_libc()->preadv(fd, iov, count, offset);
     if (file->write_only)
         return not_open_for_reading();
+    if (file->control) /* Nobody reads it in pieces; a state that is hidden stays hidden then. */
+        return count == 1 ? load(file, fd, iov->iov_base, iov->iov_len, offset)
+                          : tde_libc()->preadv(fd, iov, count, offset);
     return tde_blocks_preadv(file, fd, iov, count, offset);
 }
 

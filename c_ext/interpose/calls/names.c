@@ -111,7 +111,7 @@ TDE_EXPORT int ftruncate(int fd, off_t length)
         return tde_walfiles_compress_refuse(fd);
     if (file != NULL && file->is_tar)
         return tde_walfiles_tar_truncate(fd, length);
-    if (file != NULL && length >= 0)
+    if (file != NULL && !file->control && length >= 0)
         return tde_blocks_truncate(file, fd, length);
     return tde_libc()->ftruncate(fd, length);
 }
@@ -160,7 +160,7 @@ TDE_EXPORT int posix_fallocate(int fd, off_t offset, off_t length)
 {
     const struct tde_file *file = tde_files_find(fd);
 
-    if (file != NULL && offset >= 0 && length > 0) {
+    if (file != NULL && !file->control && offset >= 0 && length > 0) {
         int saved = errno;
 
         if (prepare_growth(file, fd, offset + length) != 0) {
@@ -182,7 +182,7 @@ TDE_EXPORT int fallocate(int fd, int mode, off_t offset, off_t length)
         errno = EOPNOTSUPP;
         return -1;
     }
-    if (file != NULL && mode == 0 && offset >= 0 && length > 0 &&
+    if (file != NULL && !file->control && mode == 0 && offset >= 0 && length > 0 &&
         prepare_growth(file, fd, offset + length) != 0)
         return -1;
     return tde_libc()->fallocate(fd, mode, offset, length);

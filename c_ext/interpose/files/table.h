@@ -21,6 +21,7 @@ struct tde_file {
     bool append;     /* opened O_APPEND by the caller, which we do not pass on */
     bool is_tar;     /* pg_wal.tar: only written, and the identity is that of its open member */
     bool compressed; /* by the program itself: a segment (walfiles/compress.h) or a tar file */
+    bool control;    /* pg_control: not encrypted, but its state is (control/control.h) */
     tde_key_index key;
     struct tde_identity id;
     off_t base; /* where the first byte of what has this identity is; 0 except in a tar file */

@@ -100,17 +100,17 @@ static bool is_pg_ctl(void)
 
 void tde_policy_handover_settle(int fd)
 {
-    enum tde_role role = tde_policy_role();
+    bool rewinds = tde_policy_role() == TDE_ROLE_REWIND;
 
     held.fd = fd;
-    if (role != TDE_ROLE_NONE && role != TDE_ROLE_REWIND) {
+    if (tde_policy_uses_keys() && !rewinds) {
         let_go();
         return;
     }
     if (fd < 0)
         return;
     lock_pages();
-    if (role == TDE_ROLE_REWIND) {
+    if (rewinds) {
         const char *preload = getenv("LD_PRELOAD");
 
         held.preload = strdup(preload == NULL ? "" : preload);

@@ -75,6 +75,11 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     switch (tde_policy_access(classify(dirfd, path, &file->id, &name, absolute), path, flags)) {
     case TDE_ACCESS_RAW:
         return 0;
+    case TDE_ACCESS_CONTROL:
+        file->control = true;
+        file->encrypted = true; /* Which sends reads and writes through their translation. */
+        file->key = TDE_KEY_PLAINTEXT;
+        return 0;
     case TDE_ACCESS_REFUSED:
         errno = EOPNOTSUPP;
         return -1;
@@ -125,6 +130,20 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     return 0;
 }
 
+/* pg_control has no units, so it is opened as the caller says. */
+static int open_control(int dirfd, const char *path, int flags, mode_t mode,
+                        const struct tde_file *file)
+{
+    int fd = tde_libc()->openat(dirfd, path, flags, mode);
+    int error = fd < 0 ? 0 : tde_files_set(fd, file);
+
+    if (error == 0)
+        return fd;
+    tde_libc()->close(fd);
+    errno = error;
+    return -1;
+}
+
 int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
 {
     struct tde_file file;
@@ -134,6 +153,8 @@ int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
         return tde_libc()->openat(dirfd, path, flags, mode);
     if (tde_policy_describe(dirfd, path, flags, &file) != 0)
         return -1;
+    if (file.control)
+        return open_control(dirfd, path, flags, mode, &file);
     if (file.encrypted && file.is_tar)
         file.write_only = true; /* Its members are not decrypted, and nothing reads them here. */
     if (file.encrypted && file.compressed)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "interpose/control/control.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/keystore.h"
@@ -24,6 +25,11 @@ enum tde_role tde_policy_role(void)
     return role;
 }
 
+bool tde_policy_uses_keys(void)
+{
+    return role != TDE_ROLE_NONE && role != TDE_ROLE_STATE;
+}
+
 static enum tde_role role_of(const char *program)
 {
     static const struct {
@@ -31,12 +37,16 @@ static enum tde_role role_of(const char *program)
         enum tde_role role;
     } roles[] = {
         {"postgres", TDE_ROLE_SERVER},
+        {"pg_ctl", TDE_ROLE_STATE},
+        {"pg_controldata", TDE_ROLE_STATE},
+        {"pg_createsubscriber", TDE_ROLE_STATE},
         {"pg_basebackup", TDE_ROLE_WAL_RECEIVER},
         {"pg_receivewal", TDE_ROLE_WAL_RECEIVER},
         {"pg_rewind", TDE_ROLE_REWIND},
         {"pg_waldump", TDE_ROLE_TOOL},
         {"pg_resetwal", TDE_ROLE_TOOL},
         {"pg_checksums", TDE_ROLE_TOOL},
+        {"pg_checksums_ext", TDE_ROLE_TOOL}, /* postgresql-NN-pg-checksums of Debian */
         {"pg_amcheck", TDE_ROLE_TOOL},
     };
 
@@ -156,10 +166,23 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
     return file_class == TDE_CLASS_WAL ? server_wal_access(path) : TDE_ACCESS_ENCRYPTED;
 }
 
+/*
+ * Base backups send and store the file as it is.  Everything else that this library is loaded
+ * into either works on the cluster with its keys, or decides by its state what to do next.
+ */
+static bool sees_state(const char *path, int flags)
+{
+    return role != TDE_ROLE_NONE && role != TDE_ROLE_WAL_RECEIVER && (flags & O_APPEND) == 0 &&
+           tde_control_is_path(path) &&
+           !(role == TDE_ROLE_SERVER && tde_policy_walsender_sends_backup(flags));
+}
+
 enum tde_access tde_policy_access(enum tde_file_class file_class, const char *path, int flags)
 {
     bool encrypted = file_class != TDE_CLASS_PLAIN;
 
+    if (!encrypted && sees_state(path, flags))
+        return TDE_ACCESS_CONTROL;
     switch (role) {
     case TDE_ROLE_SERVER:
         return server_access(file_class, path, flags);
@@ -174,6 +197,7 @@ enum tde_access tde_policy_access(enum tde_file_class file_class, const char *pa
         encrypted = encrypted && file_class != TDE_CLASS_EPHEMERAL;
         break;
     case TDE_ROLE_NONE:
+    case TDE_ROLE_STATE:
     default:
         encrypted = false;
         break;

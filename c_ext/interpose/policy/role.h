@@ -9,7 +9,8 @@
 #include "format/identity.h"
 
 enum tde_role {
-    TDE_ROLE_NONE,        /* initdb, pg_ctl, sh, …: nothing is touched, the environment is kept */
+    TDE_ROLE_NONE,        /* initdb, sh, …: nothing is touched, the environment is kept */
+    TDE_ROLE_STATE,       /* pg_ctl, pg_controldata, …: as NONE, but sees the state in pg_control */
     TDE_ROLE_SERVER,      /* postgres and its children: everything is decrypted and encrypted */
     TDE_ROLE_WAL_RECEIVER, /* pg_basebackup, pg_receivewal: WAL comes in plain, relations raw */
     TDE_ROLE_REWIND,      /* pg_rewind: parses the target's WAL, copies everything else raw */
@@ -18,6 +19,7 @@ enum tde_role {
 
 enum tde_access {
     TDE_ACCESS_RAW,        /* the bytes of the file as they are */
+    TDE_ACCESS_CONTROL,    /* pg_control with its true state (control/control.h) */
     TDE_ACCESS_ENCRYPTED,  /* through the cipher */
     TDE_ACCESS_COMPRESSED, /* a WAL segment, encrypted before its compressor gets it
                               (walfiles/compress.h) */
@@ -29,6 +31,9 @@ enum tde_access {
 /* Find the role of the running program; called once, before any wrapper needs it. */
 void tde_policy_detect_role(void);
 enum tde_role tde_policy_role(void);
+
+/* Whether this program reads or writes with keys; others only pass them on. */
+bool tde_policy_uses_keys(void);
 
 /* What opening PATH, of class FILE_CLASS, with open(2) FLAGS means in this process now. */
 enum tde_access tde_policy_access(enum tde_file_class file_class, const char *path, int flags);

@@ -22,7 +22,7 @@ from tde.cli.options import (
     PgDataOption,
     require_keystore,
 )
-from tde.cli.pg import audit, convert, doctor, install_bin
+from tde.cli.pg import audit, convert, doctor, install_bin, repair
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
@@ -287,6 +287,7 @@ install_bin.register(app)
 audit.register(app)
 doctor.register(app)
 convert.register(app)
+repair.register(app)
 
 
 def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:

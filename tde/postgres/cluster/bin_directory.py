@@ -44,6 +44,8 @@ PROGRAMS_WITH_KEYS = (
     "initdb",
     "pg_basebackup",
     "pg_checksums",
+    "pg_checksums_ext",  # In Debian's postgresql-NN-pg-checksums.
+    "pg_controldata",  # No keys: the interposer shows it the true state.
     "pg_createsubscriber",
     "pg_ctl",
     "pg_receivewal",

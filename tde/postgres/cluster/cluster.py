@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ServerNotRunningError, ServerStartError, ServerStillStartingError, TdeError
+from tde.errors import (
+    ProgramError,
+    ServerNotRunningError,
+    ServerStartError,
+    ServerStillStartingError,
+    TdeError,
+)
 from tde.machine.checks import warn_of_machine
+from tde.postgres.cluster.catalog_pages import require_readable_catalogs
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
@@ -23,9 +30,10 @@ from tde.postgres.cluster.marker import Marker, read_marker, require_matching_ke
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.status import ClusterStatus, read_cluster_status
 from tde.postgres.cluster.unfinished_conversion import require_not_converting
+from tde.postgres.facts import CLEAN_STATES
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
 from tde.postgres.server.build import require_supported_build
-from tde.postgres.server.control import read_major_version
+from tde.postgres.server.control import read_control_data, read_major_version
 from tde.postgres.server.launch import (
     program_environment,
     require_interposer,
@@ -185,6 +193,7 @@ class Cluster:
             ServerStartError: it runs already, or did not start.
             ClusterBusyError: another command is starting, stopping or creating it.
             InterposerError: the interposer is missing or not active.
+            DamagedPagesError: the cluster was shut down and its catalogs cannot be read.
         """
         self.require_stopped()
         arguments = [*server_arguments]
@@ -214,6 +223,7 @@ class Cluster:
             if keystore is not None:
                 require_supported_build(self.binaries, self.os_user)
                 settings.require_supported()
+                self._require_readable_catalogs(keystore)
                 warn_of_machine()
             if log is None:
                 log = self.default_log
@@ -239,6 +249,15 @@ class Cluster:
             self._confirm_encryption(keystore)
         if late is not None:
             raise late
+
+    def _require_readable_catalogs(self, keystore: Keystore) -> None:
+        """Read catalog pages of a cluster that was shut down, as the server will."""
+        try:
+            control = read_control_data(self.data_directory, self.binaries, self.os_user)
+        except ProgramError:
+            return  # The server says what is wrong with pg_control.
+        if control.state in CLEAN_STATES:
+            require_readable_catalogs(self.data_directory, keystore)
 
     def _confirm_encryption(self, keystore: Keystore) -> None:
         """Check the new server, ready or not, and remember where its keystore is now."""

@@ -1,6 +1,8 @@
 """The control file of a cluster, as pg_controldata prints it, and PG_VERSION.
 
-``pg_control`` stays in plain text by design, so this works without the keystore.
+``pg_control`` stays in plain text by design, so this works without the keystore. That an encrypted
+cluster was shut down is hidden from PostgreSQL's own programs, which would take it for one that
+they may work on; pg_controldata is therefore run under the interposer, which shows the true state.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.errors import NoDataDirectoryError, ProgramError
+from tde.errors import InterposerError, NoDataDirectoryError, ProgramError, UnreachablePathError
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.server.reachable import reachable_interposer
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class ControlData:
             directories that tablespaces have.
         redo_segment: name of the WAL segment where the next start begins to read.
         wal_segment_bytes: size of a WAL segment.
+        checkpoint: where the last checkpoint's record begins in the WAL.
     """
 
     state: str
@@ -38,6 +42,7 @@ class ControlData:
     catalog_version: int
     redo_segment: str
     wal_segment_bytes: int
+    checkpoint: int
 
 
 def read_control_data(
@@ -52,7 +57,7 @@ def read_control_data(
         os_user,
         [binaries.program("pg_controldata"), "-D", data_directory],
         # The labels below are translated otherwise.
-        environment={**os.environ, "LC_ALL": "C"},
+        environment={**os.environ, "LC_ALL": "C", **state_environment(os_user)},
     )
     if result.returncode != 0:
         raise ProgramError(f"pg_controldata failed on {data_directory}: {result.stderr.strip()}")
@@ -68,11 +73,33 @@ def read_control_data(
             catalog_version=int(fields["Catalog version number"]),
             redo_segment=fields["Latest checkpoint's REDO WAL file"],
             wal_segment_bytes=int(fields["Bytes per WAL segment"]),
+            checkpoint=_position(fields["Latest checkpoint location"]),
         )
     except (KeyError, ValueError) as error:
         raise ProgramError(
             f"pg_controldata printed something unexpected for {data_directory}: {error}"
         ) from error
+
+
+def _position(text: str) -> int:
+    """Return a WAL position that is printed as two hexadecimal numbers."""
+    log, _, offset = text.partition("/")
+    return int(log, 16) << 32 | int(offset, 16)
+
+
+def state_environment(os_user: OsUser | None) -> dict[str, str]:
+    """Return the variables under which pg_controldata shows the true state; no keys are needed.
+
+    Without the interposer there are none, and a cluster that was shut down looks as if it were
+    not, which every caller refuses to work on.
+    """
+    try:
+        preload = [str(reachable_interposer(os_user))]
+    except (InterposerError, UnreachablePathError):
+        return {}
+    if os.environ.get("LD_PRELOAD"):
+        preload.append(os.environ["LD_PRELOAD"])
+    return {"LD_PRELOAD": ":".join(preload)}
 
 
 def read_major_version(data_directory: Path) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.control import state_environment
 from tde.postgres.server.launch import program_environment
 from tde.postgres.server.os_user import OsUser, can_access, run_as
 from tde.postgres.server.reachable import reachable_binaries
@@ -25,7 +26,7 @@ _INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
 _PROGRAMS_WITH_KEYS = frozenset(
     {
         *("postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_receivewal", "pg_rewind"),
-        *("pg_waldump", "pg_resetwal", "pg_checksums", "pg_amcheck"),
+        *("pg_waldump", "pg_resetwal", "pg_checksums", "pg_checksums_ext", "pg_amcheck"),
         "pg_verifybackup",  # Starts pg_waldump.
     }
 )
@@ -64,6 +65,8 @@ def run_program(
     """
     if not needs_keys(program):
         keystore = None
+    if program == "pg_controldata":
+        environment = {**state_environment(os_user), **(environment or {})}
     usable = reachable_binaries(binaries, os_user)
     command: list[str | Path] = [usable.program(program)]
     command += program_arguments(program, args, keystore is not None)

@@ -1,0 +1,26 @@
+/*
+ * format/control.h - the state of a cluster in pg_control: as PostgreSQL sees it, and as stored.
+ *
+ * A program without keys must not take a cleanly stopped encrypted cluster for one that it may
+ * work on (docs/format.md, section 9).  So of the two states "shut down" the file says "in
+ * production", and the true one stands in free bytes of the same sector.  Pure.
+ */
+#ifndef TDE_FORMAT_CONTROL_H
+#define TDE_FORMAT_CONTROL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What PostgreSQL keeps its data within, because disks write it as a whole. */
+#define TDE_CONTROL_SECTOR 512u
+
+/*
+ * Store: replace a state "shut down" by "in production" and note the true one.  False, with
+ * SECTOR as it was, when there is nothing to hide or the sector is no valid control file.
+ */
+bool tde_format_control_hide(uint8_t sector[TDE_CONTROL_SECTOR]);
+
+/* Load: the reverse.  False, with SECTOR as it was, when no state is hidden in it. */
+bool tde_format_control_show(uint8_t sector[TDE_CONTROL_SECTOR]);
+
+#endif
