@@ -14,7 +14,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz postgres-suites reference sanitize valgrind lint clean
+.PHONY: help setup build bench test test-long fuzz postgres-suites power-loss reference sanitize valgrind lint clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ fuzz: setup ## Fuzz the parsers of file names, tar headers, key records and hand
 
 postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
 	$(BIN)/python -m tests.suites.postgres_suites run $(SUITES_ARGS)
+
+power-loss: setup ## Power cuts, stock beside tde (hours; POWER_LOSS_ARGS="--version 15 --states 50")
+	$(BIN)/python -m tests.power_loss.run $(POWER_LOSS_ARGS)
 
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)
