@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tde.errors import KeystoreError, UnsafeDirectoryError
+from tde.errors import KeystoreError, UnreachablePathError, UnsafeDirectoryError
 from tde.keystore import KdfParameters, Keystore, inspect_keystore
 from tde.ownership import Owner, adopt_directory, create_directory, create_parents
 from tde.postgres import OsUser
 from tde.postgres.cluster.initialize import initialize_cluster
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
-from tde.postgres.tablespace.tablespaces import _prepare_location
+from tde.postgres.tablespace.tablespaces import _made_directories
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories away")
 
@@ -128,8 +128,12 @@ def test_keystore_of_another_user_is_not_taken(place):
 
 def test_tablespace_location_behind_a_link(place, roots):
     (place / "space").symlink_to(roots)
-    with pytest.raises(UnsafeDirectoryError):
-        _prepare_location(place / "space", USER)
+    location = place / "space"
+    with (
+        pytest.raises((UnsafeDirectoryError, UnreachablePathError)),
+        _made_directories(location, location / "tde-key", USER),
+    ):
+        pytest.fail("a directory was made")
 
 
 def test_data_directory_behind_a_link(place, roots, any_binaries):

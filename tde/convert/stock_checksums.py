@@ -28,7 +28,9 @@ from tde.errors import ClusterKeystoreError, ConversionError, DamagedPagesError,
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.keymap import map_key
 from tde.postgres.cluster.keys import require_open
+from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import require_matching_keystore
@@ -122,9 +124,10 @@ def _open_keys(keystore: Keystore, directory: Path) -> Iterator[dict[int, _Key]]
     from tde.keystore.crypto.secret import wipe
 
     keys: dict[int, _Key] = {}
+    keymap = known_map(directory, keystore.path, map_key(keystore))
     try:
         for oid in {*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}:
-            found = keystore.tablespace_key(oid)
+            found = keymap.key_of(keystore, oid)
             if found is not None:
                 keys[oid] = _Key(*found)
         yield keys

@@ -15,7 +15,9 @@ from tde.keystore.crypto.secret import wipe
 from tde.postgres import Cluster
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster_copies import make_directory
-bafrom tests.postgres.tpcb import pgbench
+from tests.postgres.control_files import hidden_state
+from tests.postgres.tablespace_keys import key_of_tablespace
+from tests.postgres.tpcb import pgbench
 
 if TYPE_CHECKING:
     from tde.postgres import PostgresBinaries

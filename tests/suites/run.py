@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tde.postgres import OsUser
+from tde.postgres.server.pidfile import is_server_of
 from tests.suites.results import (
     FAIL,
     PASS,

@@ -18,6 +18,7 @@ from tde import _core
 from tde.errors import DamagedPagesError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity
+from tde.postgres.cluster.keymap import KeyMap, map_key, read_map
 from tde.postgres.facts import CHECKSUM_BYTES, FIRST_NORMAL_OID
 
 if TYPE_CHECKING:
@@ -47,8 +48,11 @@ def require_readable_catalogs(data_directory: Path, keystore: Keystore) -> None:
 
     Raises:
         DamagedPagesError: no catalog of some directory begins with a valid page.
+        KeyMapError: the key map is missing or cannot be used.
+        KeystoreError: a key is missing or cannot be used.
     """
-    with _Ciphers(keystore) as ciphers:
+    keymap = read_map(data_directory, keystore.uuid, map_key(keystore))
+    with _Ciphers(keystore, keymap) as ciphers:
         for directory in _catalog_directories(data_directory):
             found = _look_at(directory, ciphers)
             if len(found.damaged) >= _FEWEST_DAMAGED and not found.readable:
@@ -139,8 +143,9 @@ def was_changed_by_stock_checksums(page: bytes, block: int) -> bool:
 class _Ciphers:
     """Ciphers by tablespace, made on first use and wiped at the end."""
 
-    def __init__(self, keystore: Keystore) -> None:
+    def __init__(self, keystore: Keystore, keymap: KeyMap) -> None:
         self._keystore = keystore
+        self._keymap = keymap
         self._made: dict[int, _core.Cipher | None] = {}
 
     def __enter__(self) -> _Ciphers:
@@ -156,7 +161,7 @@ class _Ciphers:
         from tde.keystore.crypto.secret import wipe
 
         if oid not in self._made:
-            found = self._keystore.tablespace_key(oid)
+            found = self._keymap.key_of(self._keystore, oid)
             self._made[oid] = None
             if found is not None:
                 algorithm, key = found
