@@ -2,7 +2,7 @@
  * format/control.h - the state of a cluster in pg_control: as PostgreSQL sees it, and as stored.
  *
  * A program without keys must not take a cleanly stopped encrypted cluster for one that it may
- * work on (docs/format.md, section 9).  So of the two states "shut down" the file says "in
+ * work on (docs/format.md, section 10).  So of the two states "shut down" the file says "in
  * production", and the true one stands in free bytes of the same sector.  Pure.
  */
 #ifndef TDE_FORMAT_CONTROL_H

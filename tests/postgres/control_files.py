@@ -1,4 +1,4 @@
-"""pg_control as docs/format.md, section 9, describes it, written without the C core."""
+"""pg_control as docs/format.md, section 10, describes it, written without the C core."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 /*
- * policy/handover.c - see policy/handover.h, and docs/format.md, sections 7 and 8.
+ * policy/handover.c - see policy/handover.h, and docs/format.md, sections 8 and 9.
  */
 #include "interpose/policy/handover.h"
 
