@@ -29,7 +29,6 @@ from tde.postgres.cluster.keymap import (
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY, settle
 from tests.postgres.cluster_copies import base_backup, make_directory
-from tests.postgres.tablespace_keys import key_of_tablespace
 
 PAGE = 8192
 TEXT = CANARY.decode()
@@ -60,7 +59,9 @@ class Prepared:
         key = (
             (Algorithm.AES256, self.keystore.unwrap_key(KeyOwner.wal()))
             if oid is None
-            else key_of_tablespace(self.keystore, oid)
+            else read_map(self.root, self.keystore.uuid, map_key(self.keystore)).key_of(
+                self.keystore, oid
+            )
         )
         assert key is not None
         return PageCipher(key[1], key[0])
@@ -93,7 +94,7 @@ def original(module_cluster_factory, any_binaries, module_os_user_tmp_path) -> P
         for table in ("heap", "other", "moved")
     ]
     backup = directory / "backup"
-    mapping = f"--tablespace-mapping={directory}/space={directory}/backup-space"
+    mapping = f"--tablespace-mapping={space.location}={directory}/backup-space"
     base_backup(made, backup, mapping)
     made.cluster.stop()
     return Prepared(
