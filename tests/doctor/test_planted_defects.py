@@ -361,6 +361,7 @@ def apply(running, remedy: str) -> None:
 def test_values_in_the_log(running):
     running.query("ALTER SYSTEM SET log_statement = 'all'")
     running.query("ALTER SYSTEM SET log_min_duration_statement = 250")
+    running.query("ALTER SYSTEM SET log_min_error_statement = 'error'")
     running.query("SELECT pg_reload_conf()")
     report = examine(running, LEFTOVERS)
     found = only(report, "log_content", Verdict.WARNING)
@@ -371,6 +372,9 @@ def test_values_in_the_log(running):
 
 
 def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):
+    settings = stopped.data_directory / "postgresql.auto.conf"
+    before = settings.read_bytes()
+    settings.write_bytes(before + b"log_min_error_statement = error\n")
     log = stopped.cluster.default_log
     log.touch(mode=0o600)
     if stopped.cluster.os_user is not None:
@@ -384,6 +388,7 @@ def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):
     report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
     assert only(report, "log_content", Verdict.WARNING)
     log.unlink()
+    settings.write_bytes(before)
 
 
 def test_a_log_that_others_may_read(running):
