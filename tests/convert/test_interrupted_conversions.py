@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tde.algorithms import Algorithm
 from tde.convert import journal, preparation, worker
 from tde.convert.blocks import SECTOR
 from tde.convert.state import State
 from tde.doctor import Group, Verdict
-from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, ConversionError, KeyMissingError, ServerStartError
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres import Cluster, audit, decrypt_cluster, doctor, encrypt_cluster, run_program
@@ -218,7 +218,7 @@ def test_a_key_that_was_lost_between_the_runs_is_noticed(original, copy, keystor
     before = content(copy.data_directory)
     record = keystore.path / "keys" / "1663.key"
     record.rename(record.with_name("away"))
-    with pytest.raises(KeyMissingError, match="keys/1663.key does not exist") as caught:
+    with pytest.raises(KeyMissingError, match=r"keys/1663\.key does not exist") as caught:
         encrypt_cluster(copy, keystore)
     assert "from a backup of the keystore" in caught.value.remedy
     keystore.create_key(KeyOwner.tablespace(1663), Algorithm.AES256)
