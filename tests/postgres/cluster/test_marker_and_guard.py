@@ -33,7 +33,7 @@ def test_marker_is_read_as_written(tmp_path):
     "change",
     [
         {"format": "other"},
-        {"version": 2},
+        {"version": 3},
         {"scope": "everything"},
         {"keystore_uuid": "123"},
         {"keystore_uuid": None},
