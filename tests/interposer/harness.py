@@ -110,7 +110,7 @@ def build_program(
     target = directory / (name or Path(source).stem)
     sources = [here / source, *(c_ext / file for file in core)]
     usual = ["-Wall", "-D_GNU_SOURCE", "-pthread", f"-I{c_ext}"]
-    subprocess.run(["cc", *usual, *options, *sources, "-o", target], check=True)
+    subprocess.run(["cc", *usual, *sources, *options, "-o", target], check=True)
     return target
 
 
