@@ -14,7 +14,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz postgres-suites power-loss reference sanitize valgrind lint clean
+.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss reference sanitize valgrind lint clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test-long: setup ## The tests that take minutes each
 
 fuzz: setup ## Fuzz the parsers of file names, tar headers, key records and hand-overs (needs clang)
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
+
+attacks: setup ## Do every attack of docs/attacks.md again, and print its table
+	$(BIN)/python -m tests.attacks.table -- -n auto $(PYTEST_ARGS)
 
 postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUITES_ARGS="--version 18")
 	$(BIN)/python -m tests.suites.postgres_suites run $(SUITES_ARGS)

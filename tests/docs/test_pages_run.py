@@ -270,7 +270,14 @@ def test_tablespaces(reader, main):
     assert "Created tablespace secret" in shown
     reader.type("mkdir /srv/pg/archive")
     reader.query(MAIN, f"CREATE TABLESPACE archive LOCATION '{reader.here('/srv/pg/archive')}'")
-    assert "has a key now" in reader.type(*commands(page, "A tablespace made in SQL"))
+    listed = reader.type(f"tde tablespace list -D {MAIN}")
+    assert "archive" in listed
+    assert "NO KEY" not in listed
+    reader.query(MAIN, "DROP TABLESPACE secret")
+    (prepare,) = commands(page, "With standbys")
+    prepared = reader.type(prepare)
+    (key,) = set(re.findall(r"--key (\S+)", prepared))
+    assert "Created tablespace secret" in reader.type(prepare.replace("--prepare", f"--key {key}"))
 
 
 def test_init_scripts(reader):
