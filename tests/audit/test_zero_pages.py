@@ -1,4 +1,4 @@
-"""Rows removed without a key: a page of zeros in the middle of a relation, or marked all-visible."""
+"""Rows removed without a key: a page of zeros before others, or marked all-visible."""
 
 from __future__ import annotations
 
