@@ -5,6 +5,8 @@ The attack: who may write to the volume, and has no key, adds archive_command to
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import subprocess
@@ -13,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from tde.keystore import KeyOwner, Keystore
 from tests.conftest import RunningCluster
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.cluster_copies import configure
@@ -158,3 +163,21 @@ def test_options_of_the_last_start_are_looked_at(made, tde):
     assert str(options) in line
     assert "archive_command = 'theft %p'" in line
     assert "theft" in tde("restart").stderr
+
+
+def test_the_record_is_as_the_format_says(made, tde):
+    """docs/format.md, section 6, written a second time."""
+    configure(made, ["Archive_Command = 'it''s %p'"])
+    tde("accept")
+    (record,) = made.keystore.path.glob("accepted-lines.*")
+    place = hashlib.sha256(os.fsencode(made.data_directory.resolve())).hexdigest()
+    assert record.name == f"accepted-lines.{place[:32]}"
+    assert record.stat().st_mode & 0o777 == 0o600
+    content = record.read_bytes()
+    assert content[:16] == b"TDELIN\x00\x01" + bytes(8)
+    line = hashlib.sha256(content[16:32] + b"archive_command\x00it's %p").digest()
+    assert content[32:64] == line
+    with Keystore.open(made.keystore.path, PASSPHRASE) as opened:
+        wal = bytes(opened.unwrap_key(KeyOwner.wal()))
+    key = HKDF(SHA256(), 32, salt=None, info=b"tde accepted lines\x00").derive(wal)
+    assert content[64:] == hmac.digest(key, record.name.encode() + content[:64], "sha256")
