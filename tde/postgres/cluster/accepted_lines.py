@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import KeystoreDamagedError, TdeError
+from tde.errors import KeystoreDamagedError, KeystoreError, TdeError
 from tde.postgres.server.config_files import ProgramLine, program_lines
 from tde.postgres.server.os_user import OsUser, run_as
 
@@ -104,7 +104,7 @@ class LinesOfStart:
             new = new_lines(
                 data_directory, keystore.path, arguments, keystore.authentication_key(LABEL)
             )
-        except KeystoreDamagedError as error:
+        except KeystoreError as error:
             self.messages.append(f"{error}. {error.remedy}")
             new = self._lines
         except OSError as error:

@@ -42,6 +42,7 @@ _LINE = re.compile(
 )  # fmt: skip
 _ESCAPE = re.compile(rb"''|\\([0-7]{1,3}|.)", re.DOTALL)
 _CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_DEEPEST = 10  # CONF_FILE_MAX_DEPTH of PostgreSQL, which reads nothing when there are more.
 _SHOWN = 60  # Characters of a value.
 COMMAND_LINE = "postmaster.opts"
 
@@ -90,10 +91,10 @@ def program_lines(data_directory: Path, arguments: Sequence[str]) -> tuple[Progr
     # Both, because postmaster.opts lies in the data directory and could name a harmless one.
     files = [data_directory / "postgresql.conf"]
     if "config_file" in given:
-        files.append(data_directory / os.fsdecode(given["config_file"]))
+        files.append(data_directory / _name(given["config_file"]))
     files.append(data_directory / "postgresql.auto.conf")
     seen: set[str] = set()
-    found = [line for file in files for line in _lines_of(file, seen, required=True)]
+    found = [line for file in files for line in _lines_of(file, seen)]
     options = data_directory / COMMAND_LINE
     found += [
         ProgramLine(name, value, options, 0)
@@ -103,13 +104,13 @@ def program_lines(data_directory: Path, arguments: Sequence[str]) -> tuple[Progr
     return tuple(found)
 
 
-def _lines_of(file: Path, seen: set[str], *, required: bool = False) -> Iterator[ProgramLine]:
+def _lines_of(file: Path, seen: set[str], depth: int = 0) -> Iterator[ProgramLine]:
     """Yield the lines of a file and of those that it includes, each file once."""
     real = os.path.realpath(file)
-    if real in seen:
+    if real in seen or depth > _DEEPEST:
         return
     seen.add(real)
-    for number, text in enumerate(_content(file, required=required).split(b"\n"), 1):
+    for number, text in enumerate(_content(file, required=depth == 0).split(b"\n"), 1):
         match = _LINE.match(text)
         if match is None:
             continue  # A comment, or an error with which the server reads nothing of it.
@@ -121,9 +122,9 @@ def _lines_of(file: Path, seen: set[str], *, required: bool = False) -> Iterator
         yield ProgramLine(name, value, file, number)
         if name in _INCLUDES:
             # As AbsoluteConfigLocation: relative to the file that has the line.
-            target = file.parent / os.fsdecode(value.partition(b"\0")[0])
+            target = file.parent / _name(value)
             for included in _directory(target) if name == "include_dir" else [target]:
-                yield from _lines_of(included, seen)
+                yield from _lines_of(included, seen, depth + 1)
 
 
 def _content(file: Path, *, required: bool) -> bytes:
@@ -147,6 +148,11 @@ def _content(file: Path, *, required: bool) -> bytes:
             return opened.read()
     finally:
         os.close(descriptor)
+
+
+def _name(value: bytes) -> str:
+    """Return a name as the server sees it, whose strings end at a zero byte."""
+    return os.fsdecode(value.partition(b"\0")[0])
 
 
 def _directory(path: Path) -> list[Path]:

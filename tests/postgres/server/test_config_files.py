@@ -112,7 +112,12 @@ def test_arguments_of_the_server(data):
 def test_what_cannot_be_read_breaks_nothing(data):
     (data / "loop").symlink_to(data / "loop")
     os.mkfifo(data / "fifo")
-    lines = [f"include_if_exists '{name}'" for name in ("loop", "fifo", "data", "missing", ".")]
+    for number in range(2000):
+        (data / f"{number}.conf").write_text(f"include_if_exists '{number + 1}.conf'")
+    lines = [
+        f"include_if_exists '{name}'"
+        for name in ("loop", "fifo", "data", "missing", ".", "a\0b", "0.conf")
+    ]
     write(data / "postgresql.conf", "\n".join([*lines, "include 'postgresql.conf'", "'"]))
     write(data / "postgresql.auto.conf", "archive_command = 'a\x1b[2Jb'\n")
     *_, found = program_lines(data, [])
