@@ -10,8 +10,9 @@ from pathlib import Path
 from tde.audit.findings import canary_finding, issue_finding, no_key_finding, policy_finding
 from tde.audit.inventory import AuditedFile, Place, PlaceKind, unknown_file
 from tde.audit.keys import AuditKeys
-from tde.audit.report import AuditLine, FileClass, Finding, PlainFiles
+from tde.audit.report import AuditLine, FileClass, Finding, FindingKind, PlainFiles
 from tde.audit.tally import Issue, Tally
+from tde.audit.zeros import ZeroPages
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.plain_files import PLAIN_BY_DESIGN
 from tde.postgres.cluster.scope import Scope
@@ -47,6 +48,8 @@ class Ledger:
         self._files: dict[AuditedFile, _FileState] = {}
         self._plain: dict[str, Counter[str]] = {}
         self._findings: dict[tuple[Path, str], Finding] = {}
+        self._zeros = ZeroPages(keys)
+        self._warnings: list[Finding] = []
         self._locations: dict[_LineKey, str] = {}
 
     def add_places(self, places: Sequence[Place]) -> None:
@@ -105,10 +108,20 @@ class Ledger:
             counts = self._line(file)
             for name in _COUNTS:
                 counts[name] += getattr(tally, name)
+        self._zeros.add(file, tally)
         if tally.issues or tally.canaries:
             state = self._files.setdefault(file, _FileState())
             state.issues += tally.issues
             state.canaries += tally.canaries
+
+    def judge_zeros(self) -> None:
+        """Judge pages of zeros, which takes all files of their relations."""
+        for file, finding in self._zeros.findings():
+            if finding.kind is FindingKind.ZERO_PAGES:
+                self._warnings.append(finding)
+            else:
+                self.add_findings([finding])
+                self._line(file)["findings"] += 1
 
     def _is_judged(self, file: AuditedFile) -> bool:
         if file.tablespace is not None:
@@ -127,6 +140,10 @@ class Ledger:
                 offsets = tuple(sorted(state.canaries))
                 found.append(canary_finding(file, offsets, self._by_decision(file)))
         return tuple(sorted(found, key=lambda f: (str(f.file), f.block or 0)))
+
+    def warnings(self) -> tuple[Finding, ...]:
+        """Return what is no finding, but should be looked at, sorted by file and block."""
+        return tuple(sorted(self._warnings, key=lambda f: (str(f.file), f.block or 0)))
 
     def _by_decision(self, file: AuditedFile) -> bool:
         return (

@@ -36,11 +36,14 @@ class FindingKind(str, Enum):
     POLICY = "outside the policy"
     UNKNOWN_FILE = "unknown file"
     UNREADABLE = "unreadable"
+    LOST_PAGES = "lost pages"
+    ZERO_PAGES = "zero pages"
+    """Only ever a warning: a healthy server leaves such pages too."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that must not be in an encrypted cluster.
+    """Something that must not be in an encrypted cluster, or that should be looked at.
 
     Attributes:
         file: the file, or a directory when all of it is meant.
@@ -124,6 +127,7 @@ class AuditReport:
         scope: ``cluster`` or ``tablespaces``, what the cluster was created to encrypt.
         checksums: whether pages carry checksums, which makes a verified page proof of all of it.
         statistical_error: probability per 512-byte sector of a false alarm by statistics.
+        warnings: what should be looked at, but may be in a healthy cluster too.
         canary: whether a text was searched for.
         seconds: how long it took.
     """
@@ -134,6 +138,7 @@ class AuditReport:
     checksums: bool
     lines: tuple[AuditLine, ...]
     findings: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
     plain: tuple[PlainFiles, ...]
     canary: bool
     seconds: float
@@ -155,6 +160,6 @@ class AuditReport:
         document["data_directory"] = str(self.data_directory)
         for line in document["lines"]:
             line["algorithm"] = line["algorithm"].label if line["algorithm"] else None
-        for finding in document["findings"]:
+        for finding in (*document["findings"], *document["warnings"]):
             finding["file"] = str(finding["file"])
         return {"clean": self.clean, **document}

@@ -106,6 +106,7 @@ def audit(
             checksums=places[0].control.data_checksums,
             lines=run.ledger.lines(),
             findings=run.ledger.findings(),
+            warnings=run.ledger.warnings(),
             plain=run.ledger.plain(),
             canary=canary is not None,
             seconds=time.monotonic() - started,
@@ -143,6 +144,7 @@ class _Run:
             self.ledger.add_places(places)
             seen.update(file.path for file in files)
             self._judge(files, jobs)
+        self.ledger.judge_zeros()
 
     def _judge(self, files: Sequence[AuditedFile], jobs: int) -> None:
         explainer = Explainer(self.keys, files)

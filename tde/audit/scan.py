@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tde.page.identity import Fork
 
 #: More hits in one stretch say nothing new.
 _MAXIMUM_CANARIES = 20
+_ZERO = bytes([_core.AUDIT_ZERO])
+_ZEROS = re.compile(re.escape(_ZERO) + b"+")
 _GOOD = (_core.AUDIT_ZERO, _core.AUDIT_VERIFIED)
 _KINDS = {
     _core.AUDIT_PLAIN_PAGE: FindingKind.PLAIN_PAGE,
@@ -121,6 +124,8 @@ class _Scan:
         verdicts = self._verdicts(chunk[:whole], first)
         tally = self.tally
         tally.zero += verdicts.count(_core.AUDIT_ZERO)
+        if self.file.file_class is FileClass.RELATION:
+            self._note_zeros(first, verdicts)
         good = verdicts.count(_core.AUDIT_VERIFIED)
         if self.file.file_class is FileClass.EPHEMERAL:
             tally.random += good
@@ -134,6 +139,15 @@ class _Scan:
                     self._bad_block(first + index, verdict, chunk[index * BLOCK :][:BLOCK])
         if whole < len(chunk):
             self._judge_tail(first + whole // BLOCK, bytes(chunk[whole:]))
+
+    def _note_zeros(self, first: int, verdicts: bytes) -> None:
+        """Remember where zeros are; what they mean is judged when the whole fork was read."""
+        written = len(verdicts.rstrip(_ZERO))
+        if written:
+            self.tally.last_written = first + written - 1
+        self.tally.zero_runs += [
+            (first + run.start(), run.end() - run.start()) for run in _ZEROS.finditer(verdicts)
+        ]
 
     def _verdicts(self, blocks: memoryview, first: int) -> bytes:
         file = self.file

@@ -24,6 +24,8 @@ class Tally:
     Attributes:
         exists: whether the file was still there to be read.
         canaries: offsets in the file.
+        zero_runs: (first block, number) of the blocks of zeros, counted in the file.
+        last_written: the last block that is not zeros; -1 when there is none.
     """
 
     exists: bool = True
@@ -37,6 +39,8 @@ class Tally:
     too_short: int = 0
     issues: list[Issue] = field(default_factory=list)
     canaries: list[int] = field(default_factory=list)
+    zero_runs: list[tuple[int, int]] = field(default_factory=list)
+    last_written: int = -1
 
     def add_issue(self, kind: FindingKind, block: int, note: str = "") -> None:
         """Add a block to the last run, or begin a new one."""

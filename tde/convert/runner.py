@@ -40,6 +40,7 @@ from tde.convert.summary import ConversionSummary
 from tde.convert.worker import ProgressListener, WorkDone, continuable, run_workers
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.page.codec import PageCipher
+from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
 from tde.postgres.cluster.keymap import KEYMAP_FILE, write_map
@@ -299,6 +300,8 @@ class _Conversion:
             sync_directory(self.directory)
             store_state(self.directory, hidden=self.direction is Direction.ENCRYPT)
             move_control(self.directory, back=True)
+        if self.direction is Direction.ENCRYPT and self.keystore.by_hand:
+            LinesOfStart(self.directory, self.keystore, ()).accept()
         self._clean_up()
 
     def _clean_up(self) -> None:

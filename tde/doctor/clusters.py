@@ -13,6 +13,7 @@ from tde.doctor.settings import Settings
 from tde.errors import ConversionError, ProgramError, TdeError
 from tde.machine.process_files import working_directory
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
+from tde.postgres.cluster.accepted_lines import accept_hint, new_lines
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.unfinished_conversion import (
     read_finished_control_data,
@@ -20,7 +21,7 @@ from tde.postgres.cluster.unfinished_conversion import (
 )
 from tde.postgres.server.interposer import GUARD_FILE, is_interposed
 from tde.postgres.server.os_user import current_user_name, user_name
-from tde.postgres.server.pidfile import is_postgres_process
+from tde.postgres.server.pidfile import is_postgres_process, read_server_arguments
 from tde.postgres.server.start_settings import unsupported_settings
 
 _ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
@@ -96,6 +97,22 @@ def check_configuration(examined: Examined) -> Iterator[Outcome]:
         )
     else:
         yield ok(f"as read from {examined.settings.source}")
+
+
+def check_new_lines(examined: Examined) -> Iterator[Outcome]:
+    """Name the lines that run programs or load libraries, and that nobody has accepted."""
+    if examined.keystore is None:
+        yield ok("not looked at in a cluster without encryption")
+        return
+    directory = examined.data_directory
+    found = new_lines(directory, examined.keystore, read_server_arguments(directory))
+    for line in found:
+        yield problem(
+            f"{line} was not there when the cluster was last started by hand",
+            accept_hint(directory),
+        )
+    if not found:
+        yield ok("no line that runs a program or loads a library is new")
 
 
 def check_io_settings(examined: Examined) -> Iterator[Outcome]:

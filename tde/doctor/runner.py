@@ -74,6 +74,7 @@ CHECKS = (
             ("auto_open", "Auto-open", keystores.check_auto_open),
             ("data_directory", "Data directory", clusters.check_data_directory),
             ("configuration", "Configuration", clusters.check_configuration),
+            ("new_lines", "Programs and libraries", clusters.check_new_lines),
             ("io_settings", "I/O settings", clusters.check_io_settings),
             ("checksums", "Data checksums", clusters.check_checksums),
             ("full_page_writes", "full_page_writes", clusters.check_full_page_writes),

@@ -51,7 +51,10 @@ class Keystore(Closing):
         path: absolute path of the directory.
         uuid: identity of this keystore; every key record carries it.
         master_key_id: identity of the master key; every key record carries it.
+        by_hand: whether a person has typed the passphrase on a terminal to open it.
     """
+
+    by_hand = False
 
     def __init__(self, path: Path, header: KeystoreHeader, master_key: SecretBuffer) -> None:
         """Hold an unwrapped master key; use :meth:`create` or :meth:`open` instead."""

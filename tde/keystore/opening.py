@@ -33,6 +33,9 @@ def open_keystore(directory: Path, source: PassphraseSource = PROMPT) -> Keystor
         return Keystore.open_automatically(directory)
     passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
     try:
-        return Keystore.open(directory, passphrase)
+        opened = Keystore.open(directory, passphrase)
+        # Files, descriptors and commands may be those of a unit that starts the server at boot.
+        opened.by_hand = source == PROMPT
+        return opened
     finally:
         wipe(passphrase)

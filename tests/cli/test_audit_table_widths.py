@@ -25,7 +25,7 @@ def report() -> AuditReport:
                   bytes=8192, random=1),
         AuditLine("backup /srv/b", *relation, files=3, bytes=532_500, by_decision=True),
     )  # fmt: skip
-    return AuditReport(Path("/srv/pg"), True, "cluster", True, lines, (), (), False, 1.0)
+    return AuditReport(Path("/srv/pg"), True, "cluster", True, lines, (), (), (), False, 1.0)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 132, 250])

@@ -22,7 +22,7 @@ from tde.cli.options import (
     PgDataOption,
     require_keystore,
 )
-from tde.cli.pg import audit, convert, doctor, install_bin, repair
+from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
@@ -286,6 +286,7 @@ def execute(
 install_bin.register(app)
 audit.register(app)
 doctor.register(app)
+accept.register(app)
 convert.register(app)
 repair.register(app)
 

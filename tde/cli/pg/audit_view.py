@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from tde.audit import AuditLine, AuditObserver, AuditReport, FileClass
+from tde.audit import AuditLine, AuditObserver, AuditReport, FileClass, Finding
 from tde.console.output import console, error_console
 
 # More findings than this are left to --json: a person acts on the first ones.
@@ -73,7 +73,8 @@ def print_report(report: AuditReport) -> None:
     title = f"Audit of {report.data_directory} (server {state}, scope {report.scope})"
     console.print(Text(title, "bold"), soft_wrap=True)
     _print_lines(report)
-    _print_findings(report)
+    _print_findings(report.findings, "Findings", "red")
+    _print_findings(report.warnings, "Warnings", "yellow")
     _print_plain(report)
     _print_verdict(report)
 
@@ -154,15 +155,15 @@ def _verdict(line: AuditLine) -> Text:
     return Text("encrypted" if line.verified or line.recycled else "nothing stored", "green")
 
 
-def _print_findings(report: AuditReport) -> None:
-    if not report.findings:
+def _print_findings(findings: Sequence[Finding], title: str, color: str) -> None:
+    if not findings:
         return
-    console.print(Text(f"\nFindings ({len(report.findings):,})", "bold red"))
-    for finding in report.findings[:_FINDINGS_SHOWN]:
-        console.print(Text.assemble((f"{finding.kind.value}: ", "red"), finding.problem))
+    console.print(Text(f"\n{title} ({len(findings):,})", f"bold {color}"))
+    for finding in findings[:_FINDINGS_SHOWN]:
+        console.print(Text.assemble((f"{finding.kind.value}: ", color), finding.problem))
         console.print(Padding(Text(finding.remedy, "dim"), (0, 0, 0, 4)))
-    if len(report.findings) > _FINDINGS_SHOWN:
-        console.print(f"… and {len(report.findings) - _FINDINGS_SHOWN:,} more; see --json")
+    if len(findings) > _FINDINGS_SHOWN:
+        console.print(f"… and {len(findings) - _FINDINGS_SHOWN:,} more; see --json")
 
 
 def _print_plain(report: AuditReport) -> None:

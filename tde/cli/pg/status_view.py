@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tde.console.output import console
+from tde.postgres.cluster.accepted_lines import accept_hint
 from tde.postgres.cluster.status import ClusterStatus
 from tde.postgres.server.counters import IoCounters
 
@@ -57,6 +58,11 @@ def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
         facts.add_row(label, protection)
     for oid in status.tablespaces_without_key:
         facts.add_row(f"Tablespace {oid}", "[bold red]NO KEY[/]: the server refuses to open it")
+    for n, line in enumerate(status.new_lines):
+        facts.add_row("New lines" if n == 0 else "", Text(line, "bold red"))
+    if status.new_lines:
+        hint = f"Each runs a program or loads a library. {accept_hint(status.data_directory)}"
+        facts.add_row("", Text(hint))
     if status.counters is not None:
         facts.add_row("Since start", _traffic(status.counters))
 

@@ -20,6 +20,7 @@ from tde.errors import (
     TdeError,
 )
 from tde.machine.checks import warn_of_machine
+from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.catalog_pages import require_readable_catalogs
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.keys import require_cluster_keys
@@ -229,6 +230,10 @@ class Cluster:
                 log = self.default_log
                 prepare_log(log, self.os_user)
             arguments += settings.socket_arguments(stock_socket)
+            lines = None
+            if keystore is not None:
+                lines = LinesOfStart(self.data_directory, keystore, arguments)
+                lines.tell(log.absolute(), self.os_user)
             late: ServerStillStartingError | None = None
             try:
                 start_server(
@@ -247,6 +252,8 @@ class Cluster:
                 raise
         if keystore is not None:
             self._confirm_encryption(keystore)
+        if lines is not None:
+            lines.accept()
         if late is not None:
             raise late
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tde.algorithms import Algorithm
 from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
+from tde.postgres.cluster.accepted_lines import accept_lines
 from tde.postgres.cluster.guard import add_guard, has_guard
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.keys import (
@@ -61,6 +62,7 @@ def initialize_cluster(
             _mark(data_directory, os_user, keystore, scope)
             # Success is reported only for a cluster whose keys are still in the keystore.
             require_cluster_keys(keystore, data_directory)
+            accept_lines(data_directory, keystore, ())
         except BaseException:
             if _is_empty(data_directory):
                 keystore.discard_records(created)

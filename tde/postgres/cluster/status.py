@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tde.errors import TdeError
+from tde.postgres.cluster.accepted_lines import new_lines
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker, read_marker
@@ -18,7 +19,7 @@ from tde.postgres.server.control import read_major_version
 from tde.postgres.server.counters import IoCounters, io_counters
 from tde.postgres.server.interposer import is_interposed
 from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.pidfile import read_postmaster_file
+from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class ClusterStatus:
         protections: how the WAL and each tablespace with a key is stored, by name
             (or OID, for tablespaces that only SQL knows the name of).
         tablespaces_without_key: OIDs of tablespaces that the server refuses to open.
+        new_lines: lines of the configuration that run a program or load a library, and were not
+            there when the cluster was last started by hand.
         counters: bytes encrypted and decrypted since the start.
     """
 
@@ -58,6 +61,7 @@ class ClusterStatus:
     scope: str | None = None
     protections: dict[str, str] = field(default_factory=dict)
     tablespaces_without_key: list[int] = field(default_factory=list)
+    new_lines: list[str] = field(default_factory=list)
     counters: IoCounters | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -112,6 +116,16 @@ def _is_interposed(pid: int) -> bool | None:
         return None
 
 
+def _new_lines(directory: Path, keystore: Path) -> list[str]:
+    arguments = read_server_arguments(directory)
+    try:
+        return [str(line) for line in new_lines(directory, keystore, arguments)]
+    except TdeError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"the configuration could not be looked at: {error}"]
+
+
 def _keystore_fields(
     directory: Path, marker: Marker | None, keystore: Path | None
 ) -> dict[str, Any]:
@@ -128,6 +142,7 @@ def _keystore_fields(
         "keystore": path,
         "keystore_uuid": marker.keystore_uuid.hex,
         "scope": marker.scope.value,
+        "new_lines": _new_lines(directory, path),
     }
     try:
         status = inspect_keystore(path)

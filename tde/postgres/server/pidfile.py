@@ -102,7 +102,7 @@ def read_server_arguments(data_directory: Path) -> list[str]:
     with a double quote in it cannot be told apart, which is also pg_ctl's limitation.
     """
     try:
-        text = (data_directory / "postmaster.opts").read_text(encoding="utf-8")
+        text = (data_directory / "postmaster.opts").read_text("utf-8", "surrogateescape")
     except FileNotFoundError:
         return []
     arguments = re.findall(r'"([^"]*)"', text)

@@ -1,0 +1,197 @@
+"""The lines of configuration files that run a program or load a library.
+
+Read as PostgreSQL reads them (guc-file.l): tokens, quotes, comments and the three kinds of include.
+All lines count, not only the last of each setting: what is named too often costs a look, and a
+difference to the server in which one wins would cost more. The running server is not asked: what
+counts is what the next reload or start will read, and status needs no connection.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.postgres.server.interposer import GUARD_FILE
+
+_INCLUDES = frozenset({"include", "include_if_exists", "include_dir"})
+_SETTINGS = frozenset(
+    {
+        *("archive_command", "restore_command", "recovery_end_command"),
+        *("archive_cleanup_command", "ssl_passphrase_command"),
+        *("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"),
+        *("archive_library", "oauth_validator_libraries", "jit_provider"),
+        *("dynamic_library_path", "extension_control_path"),
+        *("plperl.on_init", "plperl.on_plperl_init", "plperl.on_plperlu_init"),
+        *("pljava.libjvm_location", "pljava.vmoptions", "pltcl.start_proc", "pltclu.start_proc"),
+    }
+)
+# Settings of modules that nobody here knows, by the words that PostgreSQL's own end with.
+_OF_MODULES = re.compile(r"[^.]+\..*(?:command|program|library|libraries)")
+# libpq loads an OpenSSL engine where this key has a colon, and that is a library.
+_ENGINE = re.compile(rb"sslkey.*(?::|%3a)", re.IGNORECASE | re.DOTALL)
+
+_LETTER = rb"[A-Za-z_\x80-\xff]"
+_WORD = rb"[A-Za-z_0-9\x80-\xff]"
+_LINE = re.compile(
+    rb"[ \t\r]*(?P<name>" + _LETTER + _WORD + rb"*(?:\." + _LETTER + _WORD + rb"*)?)(?!" + _WORD
+    + rb")[ \t\r]*=?[ \t\r]*(?:'(?P<quoted>(?:[^'\\\n]|\\.|'')*)'|(?P<bare>[^\s'#=]+))"
+)  # fmt: skip
+_ESCAPE = re.compile(rb"''|\\([0-7]{1,3}|.)", re.DOTALL)
+_CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_DEEPEST = 10  # CONF_FILE_MAX_DEPTH of PostgreSQL, which reads nothing when there are more.
+_SHOWN = 60  # Characters of a value.
+COMMAND_LINE = "postmaster.opts"
+
+
+@dataclass(frozen=True)
+class ProgramLine:
+    """A line that runs a program, loads a library, or takes lines from another file.
+
+    Attributes:
+        name: the setting, in lower case, or the kind of include.
+        value: without quotes, as it is stored.
+        line: its number; 0 for an argument on the command line.
+    """
+
+    name: str
+    value: bytes
+    file: Path
+    line: int
+
+    @property
+    def place(self) -> str:
+        """The file and the number, as ``file:line``."""
+        return f"{self.file}:{self.line}" if self.line else f"command line ({self.file})"
+
+    @property
+    def shown(self) -> str:
+        """The value for people: shortened, and without bytes that steer a terminal or a log."""
+        text = self.value.decode(errors="backslashreplace")
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.name} = '{self.shown}'"
+
+
+def program_lines(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
+    """Return the lines of a cluster's configuration, and the arguments, that matter.
+
+    Args:
+        arguments: of the server, which may name another configuration file.
+
+    Raises:
+        OSError: a configuration file is there and cannot be read.
+    """
+    given = dict(_given(arguments))
+    # Both, because postmaster.opts lies in the data directory and could name a harmless one.
+    files = [data_directory / "postgresql.conf"]
+    if "config_file" in given:
+        files.append(data_directory / _name(given["config_file"]))
+    files.append(data_directory / "postgresql.auto.conf")
+    seen: set[str] = set()
+    found = [line for file in files for line in _lines_of(file, seen)]
+    options = data_directory / COMMAND_LINE
+    found += [
+        ProgramLine(name, value, options, 0)
+        for name, value in _given(arguments)
+        if _matters(name, value)
+    ]
+    return tuple(found)
+
+
+def _lines_of(file: Path, seen: set[str], depth: int = 0) -> Iterator[ProgramLine]:
+    """Yield the lines of a file and of those that it includes, each file once."""
+    real = os.path.realpath(file)
+    if real in seen or depth > _DEEPEST:
+        return
+    seen.add(real)
+    for number, text in enumerate(_content(file, required=depth == 0).split(b"\n"), 1):
+        match = _LINE.match(text)
+        if match is None:
+            continue  # A comment, or an error with which the server reads nothing of it.
+        name = match["name"].decode("latin-1").lower()
+        quoted = match["quoted"]
+        value = match["bare"] if quoted is None else _ESCAPE.sub(_unescaped, quoted)
+        if not _matters(name, value):
+            continue
+        yield ProgramLine(name, value, file, number)
+        if name in _INCLUDES:
+            # As AbsoluteConfigLocation: relative to the file that has the line.
+            target = file.parent / _name(value)
+            for included in _directory(target) if name == "include_dir" else [target]:
+                yield from _lines_of(included, seen, depth + 1)
+
+
+def _content(file: Path, *, required: bool) -> bytes:
+    """Return what is in a file; nothing when there is none, or when it is no ordinary file.
+
+    PostgreSQL passes over what it cannot read if the line is include_if_exists, and does not start
+    otherwise. The include itself is named in any case.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return b""
+    except OSError:
+        if required:
+            raise
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        with open(descriptor, "rb", closefd=False) as opened:
+            return opened.read()
+    finally:
+        os.close(descriptor)
+
+
+def _name(value: bytes) -> str:
+    """Return a name as the server sees it, whose strings end at a zero byte."""
+    return os.fsdecode(value.partition(b"\0")[0])
+
+
+def _directory(path: Path) -> list[Path]:
+    """Return the files that include_dir takes from a directory."""
+    try:
+        found = sorted(path.iterdir())
+    except (OSError, ValueError):
+        return []
+    return [file for file in found if file.name.endswith(".conf") and file.name[0] != "."]
+
+
+def _matters(name: str, value: bytes) -> bool:
+    if name in _INCLUDES:
+        return value != GUARD_FILE.encode()
+    if name == "primary_conninfo":
+        return _ENGINE.search(value) is not None
+    return bool(value) and (name in _SETTINGS or _OF_MODULES.fullmatch(name) is not None)
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    """Return what an escape in quotes stands for (GUC_scanstr)."""
+    escaped: bytes | None = match[1]
+    if escaped is None:
+        return b"'"
+    if escaped[:1].isdigit() and escaped[:1] < b"8":
+        return bytes([int(escaped, 8) & 0xFF])
+    return _CONTROLS.get(escaped, escaped)
+
+
+def _given(arguments: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the settings on a command line of postgres: ``-c a=b``, ``-ca=b``, ``--a=b``."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "-c":
+            setting = next(rest, "")
+        elif argument.startswith(("-c", "--")):
+            setting = argument[2:]
+        else:
+            continue
+        name, equals, value = setting.partition("=")
+        if equals:
+            yield name.replace("-", "_").lower(), os.fsencode(value)
