@@ -24,6 +24,7 @@ from tde.postgres.server.pidfile import is_postgres_process
 from tde.postgres.server.start_settings import unsupported_settings
 
 _ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
+_LOOK_INTO = "Let a superuser connect to it (ALTER DATABASE {} ALLOW_CONNECTIONS true), and repeat."
 _REFUSED_VALUE = re.compile(r'invalid value for parameter "(\w+)": "(\w+)"')
 _LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] (LOG: +|FATAL: +)?")
 _GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
@@ -78,6 +79,26 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
         )
     else:
         yield ok(f"scope {examined.marker.scope.value}; a start without tde is stopped early")
+
+
+def check_plain_copies(examined: Examined) -> Iterator[Outcome]:
+    """Tell what holds rows of encrypted tables in plain tablespaces."""
+    found = examined.plain_copies
+    if found is None or not found.possible:
+        yield ok("every tablespace is encrypted" if examined.marker else "nothing is encrypted")
+        return
+    for copy in found.copies:
+        yield problem(copy.problem, copy.remedy)
+    if found.obstacle:
+        how = "Start the server" if examined.pid is None else "Name a superuser with --username"
+        yield unknown(
+            f"not looked for, because only the server knows them: {found.obstacle}",
+            f"{how}, and repeat this.",
+        )
+    for database, why in found.unread.items():
+        yield unknown(f"not looked for in database {database}: {why}", _LOOK_INTO.format(database))
+    if not found.copies and found.all_seen:
+        yield ok("none of rows in encrypted tablespaces")
 
 
 def check_configuration(examined: Examined) -> Iterator[Outcome]:
