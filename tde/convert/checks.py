@@ -55,7 +55,6 @@ def require_stopped_cleanly(cluster: Cluster) -> ControlData:
             remedy=f"Only {PAGE_BYTES} bytes and {SEGMENT_PAGES} pages, the defaults, can be "
             "encrypted: dump the database and restore it into such a cluster.",
         )
-    _require_own_configuration(directory / "postgresql.conf")
     return control
 
 
@@ -68,16 +67,6 @@ def require_encrypting_server(binaries: PostgresBinaries, os_user: OsUser | None
         InterposerError: the interposer was not built.
     """
     require_supported_build(binaries, os_user)
-
-
-def _require_own_configuration(path: Path) -> None:
-    """Check that the guard can be put into postgresql.conf (or taken out)."""
-    if path.is_symlink() or not path.is_file():
-        raise ConversionError(
-            f"{path} is {'a link' if path.is_symlink() else 'missing'}",
-            remedy="The data directory must hold its own configuration. Where a distribution "
-            f"keeps it in /etc, copy it: cp /etc/postgresql/VERSION/NAME/postgresql.conf {path}",
-        )
 
 
 def require_room(data_directory: Path, plan: Plan, jobs: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from tde.algorithms import Algorithm
 from tde.errors import ProgramError, TdeError
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.configuration import configuration_arguments, configuration_files
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.keys import create_initial_keys
 from tde.postgres.cluster.questions import ask_server
@@ -102,10 +103,9 @@ def _ask_server(
 
 def _ask_files(cluster: Cluster, names: Sequence[str]) -> dict[str, str | None]:
     arguments = read_server_arguments(cluster.data_directory)
-    try:
-        guarded = has_guard(cluster.data_directory)
-    except FileNotFoundError:
-        guarded = False  # postgres will say that there is no configuration.
+    arguments += configuration_arguments(cluster.data_directory, arguments)
+    # Where there is no file at all, postgres will say so.
+    guarded = any(has_guard(path) for path in configuration_files(cluster.data_directory))
     with _configuration_environment(cluster.os_user, guarded=guarded) as program:
         return {name: _ask_for(name, cluster, arguments, program) for name in names}
 
