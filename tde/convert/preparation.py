@@ -13,6 +13,7 @@ from tde.convert.checks import (
     require_room,
     require_stopped_cleanly,
     require_usable_files,
+    require_writable_control,
 )
 from tde.convert.configuration import require_usable_configuration
 from tde.convert.control_file import take_out_of_service
@@ -100,6 +101,8 @@ class Preparation:
             require_matching_keystore(self.directory, marker, self.keystore.uuid)
         content = (self.directory / CONTROL_FILE).read_bytes()
         control = require_stopped_cleanly(self.cluster)
+        with files_as(self.os_user):
+            require_writable_control(self.directory)
         require_usable_configuration(
             self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
         )

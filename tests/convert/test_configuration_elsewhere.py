@@ -228,6 +228,14 @@ def test_a_copy_that_cannot_be_read_is_found_before_anything_changes(copy, keyst
     encrypt_cluster(copy, keystore)
 
 
+def test_a_control_file_that_cannot_be_written_is_found_before_anything_changes(
+    copy, keystore_factory
+):
+    """Its state is stored when everything else is converted."""
+    (copy.data_directory / "global" / "pg_control").chmod(0o400)
+    refuse(copy, keystore_factory(), "pg_control for reading and writing: Permission denied")
+
+
 def test_the_next_start_guards_what_an_earlier_release_did_not(debian, keystore_factory):
     copy = debian.cluster
     keystore = keystore_factory()
