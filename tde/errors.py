@@ -132,6 +132,10 @@ class DataDirectoryError(PostgresError):
     """The data directory is not what the operation needs."""
 
 
+class ConfigurationFileError(DataDirectoryError):
+    """The configuration file that a cluster's server uses is missing, or cannot be changed."""
+
+
 class NoDataDirectoryError(DataDirectoryError):
     """There is no PostgreSQL data directory at the given path."""
 

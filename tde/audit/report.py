@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from tde.algorithms import Algorithm
+from tde.postgres.tablespace.plain_copies import PlainCopies
 
 #: Probability that one 512-byte sector of ciphertext is taken for plaintext by the statistics.
 STATISTICAL_ERROR = 2.0**-50
@@ -130,6 +131,7 @@ class AuditReport:
         warnings: what should be looked at, but may be in a healthy cluster too.
         canary: whether a text was searched for.
         seconds: how long it took.
+        plain_copies: what holds rows of encrypted tables outside the encrypted tablespaces.
     """
 
     data_directory: Path
@@ -143,11 +145,12 @@ class AuditReport:
     canary: bool
     seconds: float
     statistical_error: float = STATISTICAL_ERROR
+    plain_copies: PlainCopies = field(default_factory=lambda: PlainCopies(possible=False))
 
     @property
     def clean(self) -> bool:
-        """Whether everything that should be ciphertext is, and nothing else was found."""
-        return not self.findings
+        """Whether nothing was found; plain copies may not have been looked for."""
+        return not self.findings and not self.plain_copies.copies
 
     @property
     def bytes_read(self) -> int:
@@ -162,4 +165,5 @@ class AuditReport:
             line["algorithm"] = line["algorithm"].label if line["algorithm"] else None
         for finding in (*document["findings"], *document["warnings"]):
             finding["file"] = str(finding["file"])
+        document["plain_copies"] = self.plain_copies.as_json()
         return {"clean": self.clean, **document}

@@ -24,6 +24,7 @@ from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import require_matching_keystore
 from tde.postgres.cluster.unfinished_conversion import require_not_converting
+from tde.postgres.tablespace.plain_copies import find_plain_copies
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -60,10 +61,12 @@ def audit(
     jobs: int | None = None,
     canary: str | None = None,
     observer: AuditObserver | None = None,
+    username: str | None = None,
 ) -> AuditReport:
     """Prove, file by file, that what should be ciphertext is.
 
-    The server may run or not. Nothing is written.
+    The server may run or not. Nothing is written. A running server is asked for plaintext copies
+    of encrypted rows where only some tablespaces are encrypted.
 
     Args:
         keystore: the cluster's, open.
@@ -72,6 +75,8 @@ def audit(
         jobs: threads; as many as there are processors by default.
         canary: a text to search for, 1 to 1024 bytes in UTF-8 and UTF-16.
         observer: is told about the progress.
+        username: a superuser of the database, to ask the server as; by default the one that
+            initdb made.
 
     Raises:
         ClusterKeystoreError: the cluster is not encrypted, or the keystore is not its own or
@@ -110,6 +115,7 @@ def audit(
             plain=run.ledger.plain(),
             canary=canary is not None,
             seconds=time.monotonic() - started,
+            plain_copies=find_plain_copies(cluster, keystore.path, username=username),
         )
 
 

@@ -15,7 +15,7 @@ from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
-from tde.postgres.facts import CLEAN_STATES, PAGE_BYTES, SEGMENT_PAGES
+from tde.postgres.facts import CLEAN_STATES, CONTROL_FILE, PAGE_BYTES, SEGMENT_PAGES
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.control import ControlData
@@ -55,7 +55,6 @@ def require_stopped_cleanly(cluster: Cluster) -> ControlData:
             remedy=f"Only {PAGE_BYTES} bytes and {SEGMENT_PAGES} pages, the defaults, can be "
             "encrypted: dump the database and restore it into such a cluster.",
         )
-    _require_own_configuration(directory / "postgresql.conf")
     return control
 
 
@@ -70,14 +69,23 @@ def require_encrypting_server(binaries: PostgresBinaries, os_user: OsUser | None
     require_supported_build(binaries, os_user)
 
 
-def _require_own_configuration(path: Path) -> None:
-    """Check that the guard can be put into postgresql.conf (or taken out)."""
-    if path.is_symlink() or not path.is_file():
+def require_writable_control(data_directory: Path) -> None:
+    """Check that the state can be stored in pg_control, which is the last step of a conversion.
+
+    The caller has the rights of the server's user.
+
+    Raises:
+        ConversionError: that user cannot write it.
+    """
+    path = data_directory / CONTROL_FILE
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except OSError as error:
         raise ConversionError(
-            f"{path} is {'a link' if path.is_symlink() else 'missing'}",
-            remedy="The data directory must hold its own configuration. Where a distribution "
-            f"keeps it in /etc, copy it: cp /etc/postgresql/VERSION/NAME/postgresql.conf {path}",
-        )
+            f"cannot open {path} for reading and writing: {error.strerror}",
+            remedy="The server's user must be able to write it. No file of the cluster has been "
+            "changed.",
+        ) from error
 
 
 def require_room(data_directory: Path, plan: Plan, jobs: int) -> None:

@@ -13,7 +13,9 @@ from tde.convert.checks import (
     require_room,
     require_stopped_cleanly,
     require_usable_files,
+    require_writable_control,
 )
+from tde.convert.configuration import require_usable_configuration
 from tde.convert.control_file import take_out_of_service
 from tde.convert.file_user import files_as
 from tde.convert.journal import sync_directory
@@ -99,6 +101,11 @@ class Preparation:
             require_matching_keystore(self.directory, marker, self.keystore.uuid)
         content = (self.directory / CONTROL_FILE).read_bytes()
         control = require_stopped_cleanly(self.cluster)
+        with files_as(self.os_user):
+            require_writable_control(self.directory)
+        require_usable_configuration(
+            self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
+        )
         version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
         if self.direction is Direction.ENCRYPT:
             require_encrypting_server(self.cluster.binaries, self.os_user)

@@ -23,6 +23,11 @@ from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.convert.blocks import Direction
+from tde.convert.configuration import (
+    guard_configuration,
+    release_configuration,
+    require_usable_configuration,
+)
 from tde.convert.control_file import (
     is_control_moved,
     move_control,
@@ -42,12 +47,10 @@ from tde.errors import ClusterKeystoreError, ConversionError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
 from tde.postgres.cluster.keymap import KEYMAP_FILE, write_map
 from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.landed_keys import landed_entries
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.log_settings import add_log_settings, remove_log_settings
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
@@ -147,6 +150,9 @@ class _Conversion:
                 if state is None:
                     raise _lost_journal(self.journal)
                 self._require_same(state)
+                require_usable_configuration(
+                    self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
+                )
                 return self._continue(state, resumed=True)
             if state is not None and state.phase is Phase.FINISHING:
                 # Only the removal of the journal was interrupted.
@@ -282,19 +288,15 @@ class _Conversion:
     def _finish(self, state: State) -> None:
         with files_as(self.os_user):
             state.finishing().write(self.directory, self.os_user)
-            for name in (MARKER_FILE, KEYMAP_FILE, "postgresql.conf"):
+            for name in (MARKER_FILE, KEYMAP_FILE):
                 for stale in self.directory.glob(f".{name}.*.tmp"):
                     stale.unlink()  # An earlier run was killed while it wrote this.
             if self.direction is Direction.ENCRYPT:
                 marker = Marker(state.keystore_uuid, self.keystore.path.resolve(), state.scope)
                 marker.write(self.directory, self.os_user)
-                add_log_settings(self.directory, self.os_user)
-                if not has_guard(self.directory):
-                    add_guard(self.directory, self.os_user)
+                guard_configuration(self.directory, self.os_user)
             else:
-                remove_log_settings(self.directory, self.os_user)
-                if has_guard(self.directory):
-                    remove_guard(self.directory, self.os_user)
+                release_configuration(self.directory, self.os_user)
                 with suppress(FileNotFoundError):
                     (self.directory / MARKER_FILE).unlink()
             sync_directory(self.directory)

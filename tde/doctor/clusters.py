@@ -10,10 +10,11 @@ from pathlib import Path
 
 from tde.doctor.examined import AS_OWNER, Examined
 from tde.doctor.settings import Settings
-from tde.errors import ConversionError, ProgramError, TdeError
+from tde.errors import ConfigurationFileError, ConversionError, ProgramError, TdeError
 from tde.machine.process_files import working_directory
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.cluster.accepted_lines import accept_hint, new_lines
+from tde.postgres.cluster.configuration import configuration_files
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.unfinished_conversion import (
     read_finished_control_data,
@@ -25,6 +26,7 @@ from tde.postgres.server.pidfile import is_postgres_process, read_server_argumen
 from tde.postgres.server.start_settings import unsupported_settings
 
 _ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
+_LOOK_INTO = "Let a superuser connect to it (ALTER DATABASE {} ALLOW_CONNECTIONS true), and repeat."
 _REFUSED_VALUE = re.compile(r'invalid value for parameter "(\w+)": "(\w+)"')
 _LOG_PREFIX = re.compile(r"\d{4}-\d\d-\d\d \S+ \S+ \[\d+\] (LOG: +|FATAL: +)?")
 _GROUP_READ = 0o750  # What initdb --allow-group-access makes, and the server accepts.
@@ -51,34 +53,61 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
     if isinstance(examined.found_marker, TdeError):
         yield problem(str(examined.found_marker), examined.found_marker.remedy)
         return
-    try:
-        guarded = has_guard(directory)
-    except FileNotFoundError:
+    files = configuration_files(directory)
+    if not files:
         yield unknown(
             f"there is no postgresql.conf in {directory}, so a start without tde may not be "
             "stopped early",
             f"See that the configuration file in use has the line: include '{GUARD_FILE}'",
         )
         return
-    if examined.marker is None and guarded:
+    unguarded = [path for path in files if not has_guard(path)]
+    if examined.marker is None and len(unguarded) < len(files):
+        guarded = next(path for path in files if path not in unguarded)
         yield problem(
-            "postgresql.conf is that of an encrypted cluster, but tde.json is missing",
+            f"{guarded} is that of an encrypted cluster, but tde.json is missing",
             f"Restore {directory}/tde.json from a backup of the data directory.",
         )
     elif examined.marker is None:
         yield warning("this cluster is not encrypted", _ENCRYPT_IT)
-    elif (directory / GUARD_FILE).exists():
+    elif made := [path for path in _guard_places(directory, files) if path.exists()]:
         yield problem(
-            f"somebody has created {GUARD_FILE}, so a start without tde is not stopped early",
-            f"Remove it: rm {directory / GUARD_FILE}",
+            f"somebody has created {made[0]}, so a start without tde is not stopped early",
+            f"Remove it: rm {made[0]}",
         )
-    elif not guarded:
-        yield problem(
-            "postgresql.conf lacks the line that stops a start without tde",
-            f"Append to {directory}/postgresql.conf: include '{GUARD_FILE}'",
-        )
+    elif unguarded:
+        for path in unguarded:
+            yield problem(
+                f"{path} lacks the line that stops a start without tde",
+                f"Append to {path}: include '{GUARD_FILE}'",
+            )
     else:
         yield ok(f"scope {examined.marker.scope.value}; a start without tde is stopped early")
+
+
+def _guard_places(directory: Path, files: list[Path]) -> list[Path]:
+    """Return where the file that must not exist would be found: beside each that includes it."""
+    return [place / GUARD_FILE for place in dict.fromkeys([directory, *(f.parent for f in files)])]
+
+
+def check_plain_copies(examined: Examined) -> Iterator[Outcome]:
+    """Tell what holds rows of encrypted tables in plain tablespaces."""
+    found = examined.plain_copies
+    if found is None or not found.possible:
+        yield ok("every tablespace is encrypted" if examined.marker else "nothing is encrypted")
+        return
+    for copy in found.copies:
+        yield problem(copy.problem, copy.remedy)
+    if found.obstacle:
+        how = "Start the server" if examined.pid is None else "Name a superuser with --username"
+        yield unknown(
+            f"not looked for, because only the server knows them: {found.obstacle}",
+            f"{how}, and repeat this.",
+        )
+    for database, why in found.unread.items():
+        yield unknown(f"not looked for in database {database}: {why}", _LOOK_INTO.format(database))
+    if not found.copies and found.all_seen:
+        yield ok("none of rows in encrypted tablespaces")
 
 
 def check_configuration(examined: Examined) -> Iterator[Outcome]:
@@ -163,8 +192,8 @@ def _enable_checksums(examined: Examined) -> str:
 
 def _has_guard(directory: Path) -> bool:
     try:
-        return has_guard(directory)
-    except OSError:
+        return any(has_guard(path) for path in configuration_files(directory))
+    except (OSError, ConfigurationFileError):
         return False
 
 

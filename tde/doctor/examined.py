@@ -15,6 +15,7 @@ from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.published import read_published_status
+from tde.postgres.tablespace.plain_copies import PlainCopies
 
 AS_OWNER = "Run this as the owner of the data directory, or as root."
 
@@ -31,6 +32,7 @@ class Examined:
         keystore: where the cluster's keystore is.
         found_binaries: the installation, or why there is none.
         found_settings: the settings, or why they could not be read.
+        plain_copies: of encrypted rows; ``None`` when they were not looked for.
     """
 
     machine: MachineFiles
@@ -42,6 +44,7 @@ class Examined:
     keystore: Path | None = None
     found_binaries: PostgresBinaries | TdeError | None = None
     found_settings: Settings | TdeError | None = None
+    plain_copies: PlainCopies | None = None
 
     @property
     def marker(self) -> Marker | None:

@@ -23,6 +23,7 @@ from tde.postgres.server.binaries import PostgresBinaries, find_binaries
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.os_user import OsUser, server_os_user
 from tde.postgres.server.reachable import reachable_binaries
+from tde.postgres.tablespace.plain_copies import find_plain_copies
 
 
 class _Needs(Enum):
@@ -72,6 +73,7 @@ CHECKS = (
             ("server", "Server", clusters.check_server),
             ("keystore", "Keystore", keystores.check_keystore),
             ("auto_open", "Auto-open", keystores.check_auto_open),
+            ("plain_copies", "Plaintext copies", clusters.check_plain_copies),
             ("data_directory", "Data directory", clusters.check_data_directory),
             ("configuration", "Configuration", clusters.check_configuration),
             ("new_lines", "Programs and libraries", clusters.check_new_lines),
@@ -132,6 +134,8 @@ def doctor(
             examined = _examine(cluster, files, keystore)
             if not {Group.CLUSTER, Group.LEFTOVERS}.isdisjoint(groups):
                 examined = _with_settings(examined, cluster, username)
+            if Group.CLUSTER in groups:
+                examined = _with_copies(examined, cluster, username)
         else:
             found = _installation(binaries, cluster.os_user)
             examined = Examined(
@@ -186,6 +190,13 @@ def _with_settings(examined: Examined, cluster: Cluster, username: str | None) -
         return replace(examined, found_settings=error)
     except (OSError, subprocess.SubprocessError) as error:
         return replace(examined, found_settings=PostgresError(str(error), remedy=AS_OWNER))
+
+
+def _with_copies(examined: Examined, cluster: Cluster, username: str | None) -> Examined:
+    if examined.marker is None or not examined.has_binaries:
+        return examined
+    copies = find_plain_copies(cluster, examined.keystore, username=username)
+    return replace(examined, plain_copies=copies)
 
 
 def _marker_of(cluster: Cluster) -> Marker | TdeError | None:

@@ -8,7 +8,6 @@ need a passphrase, so keys are made for this and thrown away: ``-C`` reads no en
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -20,11 +19,13 @@ from pathlib import Path
 from tde.algorithms import Algorithm
 from tde.errors import ProgramError, TdeError
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.configuration import configuration_arguments, configuration_files
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.keys import create_initial_keys
+from tde.postgres.cluster.questions import ask_server
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.launch import ProgramEnvironment, program_environment
-from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_server_arguments
 from tde.postgres.server.settings import cluster_setting
 
@@ -42,7 +43,6 @@ _SINCE_18 = ("io_method",)
 _UNKNOWN_SETTING = "unrecognized configuration parameter"
 # Not TMPDIR, which may be closed to the server's user.
 _TEMPORARY = Path("/tmp")
-_CONNECT_SECONDS = "5"
 
 
 @dataclass(frozen=True)
@@ -92,30 +92,20 @@ def read_settings(cluster: Cluster, *, username: str | None) -> Settings:
 def _ask_server(
     cluster: Cluster, names: Sequence[str], username: str | None
 ) -> dict[str, str | None]:
-    """Ask with psql as the operating-system user of the server, whom peer authentication knows."""
-    parameters = cluster.connection_parameters()
     # Settings of a module that this session has not loaded are not in pg_settings.
     query = (
         "SELECT json_object_agg(n, coalesce((SELECT setting FROM pg_settings WHERE name = n), "
         f"current_setting(n, true))) FROM unnest('{{{','.join(names)}}}'::text[]) n"
     )
-    command: list[str | Path] = [cluster.binaries.program("psql"), "-X", "-w", "-A", "-t", "-q"]
-    command += ["-h", str(parameters["host"]), "-p", str(parameters["port"])]
-    command += ["-U", username or str(parameters["user"]), "-d", "postgres", "-c", query]
-    environment = {**os.environ, "LC_ALL": "C", "PGCONNECT_TIMEOUT": _CONNECT_SECONDS}
-    result = run_as(cluster.os_user, command, environment=environment, timeout=30)
-    if result.returncode != 0:
-        raise ProgramError(f"psql could not ask the server: {result.stderr.strip()}")
-    values: dict[str, str | None] = json.loads(result.stdout)
+    values: dict[str, str | None] = ask_server(cluster, query, username=username)
     return values
 
 
 def _ask_files(cluster: Cluster, names: Sequence[str]) -> dict[str, str | None]:
     arguments = read_server_arguments(cluster.data_directory)
-    try:
-        guarded = has_guard(cluster.data_directory)
-    except FileNotFoundError:
-        guarded = False  # postgres will say that there is no configuration.
+    arguments += configuration_arguments(cluster.data_directory, arguments)
+    # Where there is no file at all, postgres will say so.
+    guarded = any(has_guard(path) for path in configuration_files(cluster.data_directory))
     with _configuration_environment(cluster.os_user, guarded=guarded) as program:
         return {name: _ask_for(name, cluster, arguments, program) for name in names}
 

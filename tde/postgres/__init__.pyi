@@ -25,6 +25,12 @@ from tde.postgres.server.counters import IoCounters as IoCounters, io_counters a
 from tde.postgres.server.interposer import is_interposed as is_interposed
 from tde.postgres.server.os_user import OsUser as OsUser, server_os_user as server_os_user
 from tde.postgres.server.program import run_program as run_program
+from tde.postgres.tablespace.plain_copies import (
+    CopyKind as CopyKind,
+    PlainCopies as PlainCopies,
+    PlainCopy as PlainCopy,
+    find_plain_copies as find_plain_copies,
+)
 from tde.postgres.tablespace.standbys import (
     prepared_notice as prepared_notice,
     standby_notice as standby_notice,

@@ -23,6 +23,7 @@ from tde.cli.options import (
     require_keystore,
 )
 from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
+from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
@@ -219,20 +220,26 @@ def status(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
+    username: AskingUsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
     """Show what is encrypted, with which algorithm, and whether the running server encrypts.
 
+    Where only some tablespaces are, the server is asked what copies their rows into the others.
+
     Exit code 0: running; 3: not running; 4: no data directory.
     """
     from tde.cli.pg.status_view import print_status
+    from tde.postgres import find_plain_copies
 
-    found = find_cluster(pgdata, bindir, os_user).status(keystore)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    found = cluster.status(keystore)
+    copies = find_plain_copies(cluster, keystore, username=username)
     if as_json:
-        print_json(found.as_json())
+        print_json({**found.as_json(), "plain_copies": copies.as_json()})
     else:
-        print_status(found)
+        print_status(found, copies)
     if not found.running:
         raise typer.Exit(ServerNotRunningError.exit_code)
 

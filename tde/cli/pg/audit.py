@@ -17,6 +17,7 @@ from tde.cli.options import (
     PassphraseFileOption,
     PgDataOption,
 )
+from tde.cli.pg.doctor import AskingUsernameOption
 from tde.console.apps import examples
 from tde.console.output import print_json
 from tde.keystore.providers.passphrase_source import PassphraseSource
@@ -58,6 +59,7 @@ def audit(
     jobs: AuditThreadsOption = None,
     canary: CanaryOption = None,
     as_json: JsonOption = False,
+    username: AskingUsernameOption = None,
     keystore: KeystoreOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
@@ -68,8 +70,9 @@ def audit(
     """Prove, file by file, that what should be ciphertext is; the server may run.
 
     Every block of every relation and WAL segment is read and must decrypt, with the key of its
-    tablespace and the identity in its name, to a valid page. Exit code 0: nothing found; 1:
-    plaintext, or something else that must not be there.
+    tablespace and the identity in its name, to a valid page. Where only some tablespaces are
+    encrypted, a running server is asked what copies their rows into the others. Exit code 0:
+    nothing found; 1: plaintext, or something else that must not be there.
     """
     from tde.cli.pg.audit_view import auditing, print_report
     from tde.postgres import audit as run_audit
@@ -90,6 +93,7 @@ def audit(
             jobs=jobs,
             canary=canary,
             observer=observer,
+            username=username,
         )
     if as_json:
         print_json(report.as_json())

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tde.audit import AuditLine, AuditObserver, AuditReport, FileClass, Finding
+from tde.cli.pg.copies_view import not_seen
 from tde.console.output import console, error_console
 
 # More findings than this are left to --json: a person acts on the first ones.
@@ -74,6 +75,7 @@ def print_report(report: AuditReport) -> None:
     console.print(Text(title, "bold"), soft_wrap=True)
     _print_lines(report)
     _print_findings(report.findings, "Findings", "red")
+    _print_copies(report)
     _print_findings(report.warnings, "Warnings", "yellow")
     _print_plain(report)
     _print_verdict(report)
@@ -166,6 +168,18 @@ def _print_findings(findings: Sequence[Finding], title: str, color: str) -> None
         console.print(f"… and {len(findings) - _FINDINGS_SHOWN:,} more; see --json")
 
 
+def _print_copies(report: AuditReport) -> None:
+    found = report.plain_copies
+    if found.copies:
+        title = f"Plaintext copies of encrypted tables ({len(found.copies):,})"
+        console.print(Text(f"\n{title}", "bold red"))
+    for copy in found.copies[:_FINDINGS_SHOWN]:
+        console.print(Text.assemble((f"{copy.kind.value}: ", "red"), copy.problem))
+        console.print(Padding(Text(copy.remedy, "dim"), (0, 0, 0, 4)))
+    if len(found.copies) > _FINDINGS_SHOWN:
+        console.print(f"… and {len(found.copies) - _FINDINGS_SHOWN:,} more; see --json")
+
+
 def _print_plain(report: AuditReport) -> None:
     console.print(Text("\nPlain by design", "bold"))
     facts = Table.grid(padding=(0, 2))
@@ -187,10 +201,20 @@ def _print_verdict(report: AuditReport) -> None:
     speed = decimal(int(report.bytes_read / max(report.seconds, 0.001)))
     read = f"{size} in {report.seconds:.1f} s, {speed}/s"
     canary = " The canary is in no file." if report.canary else ""
-    if report.clean:
+    copies = report.plain_copies
+    if report.clean and copies.all_seen:
         console.print(
             Text.assemble(("\nEverything that should be ciphertext is.", "bold green"), canary)
         )
+    elif report.clean:
+        proven = "\nEvery file of the encrypted tablespaces is ciphertext."
+        console.print(Text.assemble((proven, "bold green"), canary))
     else:
-        console.print(Text(f"\n{_plural(len(report.findings), 'finding')}, see above.", "bold red"))
+        counts = [_plural(len(report.findings), "finding")] if report.findings else []
+        if copies.copies:
+            what = "plaintext copy" if len(copies.copies) == 1 else "plaintext copies"
+            counts.append(f"{len(copies.copies):,} {what} of encrypted tables")
+        console.print(Text(f"\n{', '.join(counts)}, see above.", "bold red"))
+    for line in not_seen(copies):
+        console.print(Text(line, "bold yellow"))
     console.print(Text(read, "dim"))

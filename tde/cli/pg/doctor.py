@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from tde.console.output import console, print_json
 if TYPE_CHECKING:
     from tde.doctor import DoctorReport, Finding
 
+_SHOWN = 10  # Findings of one check; a person acts on the first ones, --json has all.
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "unknown": "magenta"}
 
 OptionalPgDataOption = Annotated[
@@ -89,7 +91,17 @@ def _print_report(report: DoctorReport) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     group = None
+    numbers: Counter[str] = Counter()
+    totals = Counter(finding.check for finding in report.findings)
+    shown: list[Finding] = []
     for finding in report.findings:
+        numbers[finding.check] += 1
+        if numbers[finding.check] > _SHOWN:
+            if numbers[finding.check] == totals[finding.check]:
+                more = totals[finding.check] - _SHOWN
+                table.add_row("", Text(finding.title), f"… and {more:,} more; see --json")
+            continue
+        shown.append(finding)
         if finding.group is not group:
             group = finding.group
             table.add_row(Text(group.value, "bold"))
@@ -98,7 +110,7 @@ def _print_report(report: DoctorReport) -> None:
             Text(f"  {verdict}", _STYLES[verdict]), Text(finding.title), Text(finding.detail)
         )
     console.print(table)
-    todo = [finding for finding in report.findings if finding.remedy]
+    todo = [finding for finding in shown if finding.remedy]
     if todo:
         console.print()
         console.print(_remedies(todo))

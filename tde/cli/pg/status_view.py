@@ -5,15 +5,18 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from tde.cli.pg.copies_view import not_seen
 from tde.console.output import console
 from tde.postgres.cluster.accepted_lines import accept_hint
 from tde.postgres.cluster.status import ClusterStatus
 from tde.postgres.server.counters import IoCounters
+from tde.postgres.tablespace.plain_copies import PlainCopies
 
 _MEBIBYTE = 1 << 20
+_COPIES_SHOWN = 5
 
 
-def print_status(status: ClusterStatus) -> None:
+def print_status(status: ClusterStatus, copies: PlainCopies) -> None:
     """Print the status as a table of facts; what needs attention is red."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
@@ -26,6 +29,7 @@ def print_status(status: ClusterStatus) -> None:
     facts.add_row("Encryption", _encryption(status))
     if status.encrypted:
         _add_encryption_rows(facts, status)
+        _add_copies(facts, copies)
     console.print(facts)
 
 
@@ -65,6 +69,23 @@ def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
         facts.add_row("", Text(hint))
     if status.counters is not None:
         facts.add_row("Since start", _traffic(status.counters))
+
+
+def _add_copies(facts: Table, found: PlainCopies) -> None:
+    title = "Plaintext copies"
+    for copy in found.copies[:_COPIES_SHOWN]:
+        facts.add_row(title, Text(copy.problem, "bold red"))
+        title = ""
+    if found.copies:
+        more = len(found.copies) - _COPIES_SHOWN
+        several = f"… and {more:,} more; see --json. " if more > 0 else ""
+        facts.add_row("", f"{several}What to do: tde pg doctor")
+        title = ""
+    elif found.possible and found.all_seen:
+        facts.add_row(title, "[green]none[/] of rows in encrypted tablespaces")
+    for line in not_seen(found):
+        facts.add_row(title, Text(line, "yellow"))
+        title = ""
 
 
 def _traffic(counters: IoCounters) -> str:

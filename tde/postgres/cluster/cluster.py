@@ -22,6 +22,8 @@ from tde.errors import (
 from tde.machine.checks import warn_of_machine
 from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.catalog_pages import require_readable_catalogs
+from tde.postgres.cluster.configuration import configuration_arguments
+from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
@@ -215,8 +217,10 @@ class Cluster:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
         self._require_keystore(keystore)
+        arguments += configuration_arguments(self.data_directory, arguments)
         if keystore is not None:
             ensure_map(self.data_directory, keystore, self.os_user)
+            ensure_guards(self.data_directory, arguments, self.os_user)
         with program_environment(keystore, self.os_user, environment) as program:
             settings = StartSettings(
                 self.data_directory, self.binaries, self.os_user, arguments, program

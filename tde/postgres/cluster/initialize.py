@@ -15,6 +15,7 @@ from tde.algorithms import Algorithm
 from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.cluster.accepted_lines import accept_lines
+from tde.postgres.cluster.configuration import CONFIGURATION_FILE
 from tde.postgres.cluster.guard import add_guard, has_guard
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.keys import (
@@ -120,9 +121,10 @@ def _mark(data_directory: Path, os_user: OsUser | None, keystore: Keystore, scop
     """Mark a cluster as encrypted and guard it, as far as that is not done yet."""
     write_map(data_directory, (), keystore, os_user)
     Marker(keystore.uuid, keystore.path.resolve(), scope).write(data_directory, os_user)
-    add_log_settings(data_directory, os_user)
-    if not has_guard(data_directory):
-        add_guard(data_directory, os_user)
+    configuration = data_directory / CONFIGURATION_FILE
+    add_log_settings(configuration, os_user)
+    if not has_guard(configuration):
+        add_guard(configuration, os_user)
 
 
 def _run_initdb(

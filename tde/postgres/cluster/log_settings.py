@@ -30,27 +30,25 @@ UNDO_LOG_SETTINGS = " ".join(f'-c "{sql}"' for sql in [*_UNDO, "SELECT pg_reload
 """Arguments of psql that bring back PostgreSQL's own way."""
 
 
-def add_log_settings(data_directory: Path, os_user: OsUser | None) -> None:
-    """Put the settings at the top of postgresql.conf; where they are already, nothing changes.
+def add_log_settings(path: Path, os_user: OsUser | None) -> None:
+    """Put the settings at the top of a configuration file; where they are already, nothing changes.
 
     Raises:
         UnsafeDirectoryError: the directory does not belong to the server's user.
         OSError: the file cannot be read or written.
     """
-    path = data_directory / "postgresql.conf"
     content = _read(path)
     if LOG_SECTION not in content:
         _write(path, LOG_SECTION + content, os_user)
 
 
-def remove_log_settings(data_directory: Path, os_user: OsUser | None) -> None:
+def remove_log_settings(path: Path, os_user: OsUser | None) -> None:
     """Take them out again, unless somebody has edited them.
 
     Raises:
         UnsafeDirectoryError: the directory does not belong to the server's user.
         OSError: the file cannot be read or written.
     """
-    path = data_directory / "postgresql.conf"
     content = _read(path)
     if LOG_SECTION in content:
         _write(path, content.replace(LOG_SECTION, "", 1), os_user)

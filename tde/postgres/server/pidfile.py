@@ -101,12 +101,17 @@ def read_server_arguments(data_directory: Path) -> list[str]:
     postmaster.opts holds the program and then every argument in double quotes; an argument
     with a double quote in it cannot be told apart, which is also pg_ctl's limitation.
     """
-    try:
-        text = (data_directory / "postmaster.opts").read_text("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return []
-    arguments = re.findall(r'"([^"]*)"', text)
+    arguments = read_whole_arguments(data_directory)
     if "-D" in arguments:
         position = arguments.index("-D")
         del arguments[position : position + 2]
     return arguments
+
+
+def read_whole_arguments(data_directory: Path) -> list[str]:
+    """Return the arguments of the last start, ``-D`` included; empty when there was none."""
+    try:
+        text = (data_directory / "postmaster.opts").read_text("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return []
+    return re.findall(r'"([^"]*)"', text)

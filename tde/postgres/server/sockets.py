@@ -30,14 +30,18 @@ SETTING = "unix_socket_directories"
 _SETTING_LINE = re.compile(rf"^\s*{SETTING}\s*[=\s]", re.MULTILINE)
 
 
-def is_configured(data_directory: Path) -> bool:
+def is_configured(data_directory: Path, configuration: Path | None = None) -> bool:
     """Tell whether the cluster's own files set unix_socket_directories.
 
     Files that they include are not searched; there the value differing from the default tells.
+
+    Args:
+        configuration: the file that the server begins with, when it is not the cluster's own.
     """
-    for name in ("postgresql.conf", "postgresql.auto.conf"):
+    first = configuration or data_directory / "postgresql.conf"
+    for path in (first, data_directory / "postgresql.auto.conf"):
         try:
-            text = (data_directory / name).read_text(encoding="utf-8", errors="replace")
+            text = path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             continue
         if _SETTING_LINE.search(text):

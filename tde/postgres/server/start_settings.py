@@ -72,7 +72,9 @@ class StartSettings:
             stock_socket: also use the directory that was compiled in, when it is free.
         """
         stock = build_setting(SETTING, self.binaries, self.os_user)
-        if self._value(SETTING) != stock or is_configured(self.data_directory):
+        if self._value(SETTING) != stock or is_configured(
+            self.data_directory, Path(self._value("config_file"))
+        ):
             return []
         directories = [create_private_directory(self.data_directory, self.os_user)]
         if stock_socket:

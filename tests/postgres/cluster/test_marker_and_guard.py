@@ -60,7 +60,7 @@ def test_marker_that_is_not_json_is_refused(tmp_path, content):
 def test_guard_is_included(tmp_path):
     configuration = tmp_path / "postgresql.conf"
     configuration.write_text("port = 5432\n")
-    add_guard(tmp_path, None)
+    add_guard(configuration, None)
     text = configuration.read_text()
     assert text.startswith("port = 5432\n")
     assert text.endswith(f"\ninclude '{GUARD_FILE}'\n")

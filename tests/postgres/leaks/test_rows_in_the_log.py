@@ -115,10 +115,10 @@ def test_the_file_is_as_before_afterwards(tmp_path: Path):
     path = tmp_path / "postgresql.conf"
     path.write_bytes(b"port = 1\r\n# \xff\n")
     path.chmod(0o640)
-    add_log_settings(tmp_path, None)
-    add_log_settings(tmp_path, None)
+    add_log_settings(path, None)
+    add_log_settings(path, None)
     assert path.read_text(errors="replace").count(LOG_SECTION) == 1
     assert path.read_bytes().endswith(b"port = 1\r\n# \xff\n")
-    remove_log_settings(tmp_path, None)
+    remove_log_settings(path, None)
     assert path.read_bytes() == b"port = 1\r\n# \xff\n"
     assert path.stat().st_mode & 0o777 == 0o640

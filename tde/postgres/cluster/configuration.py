@@ -1,0 +1,144 @@
+"""The configuration files that servers of a cluster begin with: not always the one in PGDATA.
+
+Debian keeps postgresql.conf in /etc and starts its servers with ``-c config_file=...``. What has
+to stand in the configuration (the guard above all) must stand in every file that a server may
+really begin with; in a copy that nobody uses it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from tde.errors import ConfigurationFileError
+from tde.postgres.server.pidfile import read_whole_arguments
+
+CONFIGURATION_FILE = "postgresql.conf"
+# Debian's programs look below this directory, or where this variable says.
+_DEBIAN_VARIABLE = "PG_CLUSTER_CONF_ROOT"
+_DEBIAN_ROOT = "/etc/postgresql"
+_DATA_DIRECTORY = re.compile(
+    r"^[ \t]*data_directory[ \t]*(?:=|[ \t])[ \t]*(?:'((?:[^'\n]|'')*)'|([^\s#']+))",
+    re.MULTILINE | re.IGNORECASE,
+)
+_CONFIG_FILE = re.compile(r"(?:--|-c)?config[_-]file=(.*)", re.DOTALL)
+
+
+def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
+    """Return every file that a server of this cluster may begin its configuration with.
+
+    These are the cluster's own postgresql.conf, the file that the last start has named, and
+    Debian's file for this data directory; links are resolved. The one that a start with these
+    arguments uses comes first.
+
+    Args:
+        arguments: of a start that is about to happen.
+
+    Raises:
+        ConfigurationFileError: a file that was named is missing, or cannot be told.
+    """
+    found = [
+        *_named_file(data_directory, arguments),
+        *_own_file(data_directory),
+        *_file_of_last_start(data_directory),
+        *_debian_files(data_directory),
+    ]
+    return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def configuration_arguments(data_directory: Path, arguments: Sequence[str]) -> list[str]:
+    """Return what a start has to add to its arguments because PGDATA has no postgresql.conf.
+
+    Raises:
+        ConfigurationFileError: a file that was named is missing, or cannot be told.
+    """
+    if any(_named_file(data_directory, arguments)) or any(_own_file(data_directory)):
+        return []
+    files = configuration_files(data_directory)
+    return ["-c", f"config_file={files[0]}"] if files else []
+
+
+def _own_file(data_directory: Path) -> Iterator[Path]:
+    path = data_directory / CONFIGURATION_FILE
+    if os.path.lexists(path):
+        yield path
+
+
+def _named_file(data_directory: Path, arguments: Sequence[str]) -> Iterator[Path]:
+    """Yield the file that arguments name; a server takes the last one of several."""
+    named = None
+    for argument in arguments:
+        match = _CONFIG_FILE.fullmatch(argument)
+        named = match[1] if match else named
+    if named is None:
+        return
+    path = Path(named)
+    if not path.is_absolute():
+        raise ConfigurationFileError(
+            f"the server of {data_directory} is started with config_file={named}, and where that "
+            "is depends on the directory in which it is started",
+            remedy="Start the server once with the whole path, and stop it.",
+        )
+    if not path.exists():
+        raise ConfigurationFileError(
+            f"the server of {data_directory} is started with config_file={path}, which is missing",
+            remedy="If it is started with another file now: start it so, stop it, and repeat the "
+            "command. Else restore the file.",
+        )
+    yield path
+
+
+def _file_of_last_start(data_directory: Path) -> Iterator[Path]:
+    """Yield what postmaster.opts says, unless it came here with a copy of another cluster."""
+    arguments = read_whole_arguments(data_directory)
+    directory = dict(pairwise(arguments)).get("-D")
+    is_own = directory is None or _is_same(Path(directory), data_directory)
+    if directory is not None and not is_own:
+        # A server finds data_directory in the postgresql.conf of the directory that -D names.
+        path = Path(directory) / CONFIGURATION_FILE
+        if path.is_absolute() and _data_directory_of(path) == data_directory.resolve():
+            yield path
+    try:
+        named = list(_named_file(data_directory, arguments))
+    except ConfigurationFileError:
+        if is_own:
+            raise
+        return
+    for path in named:
+        found = _data_directory_of(path)
+        if found == data_directory.resolve() or (found is None and directory and is_own):
+            yield path
+
+
+def _debian_files(data_directory: Path) -> Iterator[Path]:
+    """Yield the files by which Debian's pg_ctlcluster starts this cluster."""
+    root = Path(os.environ.get(_DEBIAN_VARIABLE) or _DEBIAN_ROOT)
+    for path in sorted(root.glob(f"*/*/{CONFIGURATION_FILE}")):
+        if _data_directory_of(path) == data_directory.resolve():
+            yield path
+
+
+def _data_directory_of(configuration: Path) -> Path | None:
+    """Return what a configuration file says; None also when this user may not read it.
+
+    The server's own user can, and so can root.
+    """
+    try:
+        text = configuration.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    named = _DATA_DIRECTORY.findall(text)
+    if not named:
+        return None
+    quoted, bare = named[-1]
+    return Path(quoted.replace("''", "'") or bare).resolve()
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
