@@ -100,12 +100,24 @@ def _version_outcome(who_uses: str, version: str) -> Outcome:
     return ok(f"{who_uses} {version}")
 
 
+def _mapped_files(examined: Examined) -> list[str]:
+    """Return the files in the running server's memory; empty when none runs, or it is closed.
+
+    A server with keys is closed to its own user too.
+    """
+    if examined.pid is None:
+        return []
+    try:
+        maps = examined.machine.process_text(examined.pid, "maps").splitlines()
+    except PermissionError:
+        return []
+    return [line.split(maxsplit=5)[5] for line in maps if len(line.split(maxsplit=5)) == 6]
+
+
 def _library_of_server(examined: Examined) -> Path | None:
     """Return the libcrypto that the running server has mapped, or that a start would load."""
-    if examined.pid is not None:
-        maps = examined.machine.process_text(examined.pid, "maps").splitlines()
-        paths = [line.split(maxsplit=5)[5] for line in maps if len(line.split(maxsplit=5)) == 6]
-    else:
+    paths = _mapped_files(examined)
+    if not paths:
         paths, _ = _objects_of(examined, reachable_interposer(examined.os_user))
     for path in paths:
         if Path(path).name.startswith("libcrypto") and Path(path).is_file():
