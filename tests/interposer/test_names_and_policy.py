@@ -148,7 +148,7 @@ def test_a_closed_keystore_refuses_data_and_nothing_else(twins, build):
 def test_what_cannot_be_encrypted_is_refused(twins, build):
     output = twins.encrypted.run(
         build(),
-        f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 plain rw,creat\n"
+        f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 postgresql.conf rw,creat\n"
         f"mmap 0\nsendfile 0 1\npunch 0\nfopen {RELATION} r+\nfopen {SEGMENT} w\n"
         f"open 2 {RELATION} rw,append\npwrite 0 8200 1 8192\n",
     )
