@@ -153,7 +153,7 @@ def test_open_fails_as_on_a_plain_file(disks: Disks, file: str, error: int) -> N
     expected = disks.run(disks.plain, file, lines)
     assert f"open: -1 {os.strerror(error)}" in expected
     assert disks.run(disks.encrypted, file, lines) == expected
-    names = [harness.data / "plain-file" for harness in (disks.plain, disks.encrypted)]
+    names = [harness.data / "postgresql.conf" for harness in (disks.plain, disks.encrypted)]
     assert names[0].read_bytes() == names[1].read_bytes()
 
 
