@@ -178,6 +178,7 @@ EVERY_KIND = [
     "CREATE DATABASE elsewhere TABLESPACE secret STRATEGY file_copy",
     "VACUUM FULL pg_class",
     "VACUUM FULL pg_database",
+    "CREATE PUBLICATION everything FOR ALL TABLES",
     "SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')",
     "CREATE TABLE many (x text)",
     "INSERT INTO many SELECT repeat('y', 100) || g FROM generate_series(1, 5000) g",
@@ -216,7 +217,6 @@ def test_a_server_writes_all_its_own_files(binaries, encrypted_cluster_factory, 
     plugin = "test_decoding" if has_plugin else "pgoutput"
     for statement in EVERY_KIND:
         if plugin == "pgoutput" and "peek_changes" in statement:
-            cluster.query("CREATE PUBLICATION everything FOR ALL TABLES")
             statement = (
                 "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('decoded', NULL, NULL, "
                 "'proto_version', '1', 'publication_names', 'everything')"
