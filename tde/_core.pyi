@@ -135,6 +135,12 @@ def parse_path(
     the name is given for ephemeral files only: the part of the path that identifies them.
     """
 
+def plain_rules() -> tuple[tuple[str, str, bool], ...]:
+    """Return the list of files that are plain by design: (files, reason, decision)."""
+
+def find_plain_rule(name: str, /) -> tuple[int, bool]:
+    """Return the number of a file's rule (-1: it has none), and whether the server writes it."""
+
 def tweak(identity: _Identity, block: int, /) -> bytes:
     """Return the 16-byte tweak of a block; IdentityError when the file cannot have it."""
 

@@ -122,6 +122,21 @@ int tde_format_parse_segment_name(const char *name, struct tde_identity *id)
     return 0;
 }
 
+/* The history of a base backup, which has the name of the segment where it began. */
+static bool is_backup_history(const char *rest)
+{
+    static const char suffix[] = ".backup";
+    size_t digits = 0;
+
+    if (*rest++ != '.')
+        return false;
+    while (digits < 8 && hex_value(rest[digits]) >= 0)
+        digits++;
+    rest += digits;
+    return digits == 8 && strncmp(rest, suffix, sizeof suffix - 1) == 0 &&
+           (rest[sizeof suffix - 1] == '.' || rest[sizeof suffix - 1] == '\0');
+}
+
 /* 24 hexadecimal digits, with or without ".partial", and basic_archive's archtemp.SEGMENT.* */
 static bool parse_wal(const struct component *file, struct tde_identity *id)
 {
@@ -132,7 +147,8 @@ static bool parse_wal(const struct component *file, struct tde_identity *id)
     if (has_prefix(file, archtemp)) {
         name += sizeof archtemp - 1;
         length -= sizeof archtemp - 1;
-        if (length <= SEGMENT_NAME_LENGTH || name[SEGMENT_NAME_LENGTH] != '.')
+        if (length <= SEGMENT_NAME_LENGTH || name[SEGMENT_NAME_LENGTH] != '.' ||
+            is_backup_history(name + SEGMENT_NAME_LENGTH))
             return false;
     } else if (length != SEGMENT_NAME_LENGTH &&
                !(length == SEGMENT_NAME_LENGTH + 8 && has_suffix(file, ".partial"))) {

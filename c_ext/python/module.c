@@ -4,6 +4,7 @@
 #include "python/module.h"
 
 #include "format/identity.h"
+#include "format/plain.h"
 #include "python/audit.h"
 
 #include <openssl/crypto.h>
@@ -71,6 +72,40 @@ static PyObject *parse_path(PyObject *Py_UNUSED(module), PyObject *path)
     return result;
 }
 
+/* () -> ((files, reason, decision), …) */
+static PyObject *plain_rules(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    size_t count = tde_format_plain_count();
+    PyObject *result = PyTuple_New((Py_ssize_t)count);
+
+    for (size_t number = 0; result != NULL && number < count; number++) {
+        const struct tde_plain_rule *rule = tde_format_plain_rule(number);
+        PyObject *row = Py_BuildValue("(ssO)", rule->files, rule->reason,
+                                      rule->decision ? Py_True : Py_False);
+
+        if (row == NULL)
+            Py_CLEAR(result);
+        else
+            PyTuple_SET_ITEM(result, (Py_ssize_t)number, row);
+    }
+    return result;
+}
+
+/* (name) -> (number of the rule or -1, whether the server writes it) */
+static PyObject *find_plain_rule(PyObject *Py_UNUSED(module), PyObject *name)
+{
+    PyObject *bytes;
+    PyObject *result;
+
+    if (!PyUnicode_FSConverter(name, &bytes))
+        return NULL;
+    result = Py_BuildValue(
+        "(iO)", tde_format_plain_find(PyBytes_AS_STRING(bytes)),
+        tde_format_plain_is_written_by_server(PyBytes_AS_STRING(bytes)) ? Py_True : Py_False);
+    Py_DECREF(bytes);
+    return result;
+}
+
 /* (identity, block) -> 16 bytes */
 static PyObject *make_tweak(PyObject *module, PyObject *args)
 {
@@ -96,6 +131,10 @@ static PyObject *openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSE
 
 static PyMethodDef functions[] = {
     {"parse_path", parse_path, METH_O, PyDoc_STR("Classify a PostgreSQL file name.")},
+    {"plain_rules", plain_rules, METH_NOARGS,
+     PyDoc_STR("Return the list of files that are plain by design.")},
+    {"find_plain_rule", find_plain_rule, METH_O,
+     PyDoc_STR("Find the rule that makes a file plain by design.")},
     {"tweak", make_tweak, METH_VARARGS, PyDoc_STR("Return the tweak of one block.")},
     {"xts", tde_python_xts, METH_VARARGS, PyDoc_STR("Run XTS over one raw data unit.")},
     {"tail_mask", tde_python_tail_mask, METH_VARARGS,

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from tde.audit.randomness import _LIMITS, SHORTEST, looks_random
-from tde.postgres.cluster.plain_files import PLAIN_BY_DESIGN, plain_rule
+from tde.postgres.cluster.plain_files import (
+    PLAIN_BY_DESIGN,
+    is_written_by_server,
+    plain_rule,
+)
 
 COVERAGE = Path(__file__).parents[2] / "docs/coverage.md"
 
@@ -26,37 +30,78 @@ def test_the_documentation_shows_the_same_list():
         assert any(line.startswith(f"| {rule.files} | {rule.reason} |") for line in lines[end:])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "global/pg_control",
-        "base/5/PG_VERSION",
-        "pg_tblspc/16384/PG_15_202209061/5/pg_internal.init.4711",
-        "pg_xact/0000",
-        "pg_multixact/members/0001",
-        "pg_twophase/0000000A",
-        "pg_twophase/0000000000000A1B",
-        "pg_logical/mappings/map-5-4eb-0_60D7A8-2ed-2ed",
-        "pg_replslot/standby/state.tmp",
-        "pg_wal/00000002.history",
-        "00000002.history",
-        "000000010000000000000005.00000028.backup",
-        "pg_wal/archive_status/000000010000000000000001.ready",
-        "pg_wal/summaries/0000000100000000010000280000000001000100.summary",
-        "pg_stat/pgstat.stat",
-        "backup_label.old",
-        "postgresql.auto.conf.tmp",
-        "conf.d/memory.conf",
-        "tde.json",
-        "tde.keymap",
-        ".tde.keymap.4711.tmp",
-        ".tde.json.4711.tmp",
-    ],
-)
+# What PostgreSQL 15 to 19 and modules of contrib write, wherever its names come from.
+SERVER_NAMES = [
+    "global/pg_control",
+    "PG_VERSION",
+    "base/5/PG_VERSION",
+    "base/5/pg_filenode.map.tmp",
+    "global/pg_filenode.map",
+    "global/pg_internal.init.4711",
+    "pg_tblspc/16384/PG_15_202209061/5/pg_internal.init.4711",
+    "pg_tblspc/16384/PG_18_202506291/5/PG_VERSION",
+    "pg_xact/0000",
+    "pg_xact/000000000000ABC",
+    "pg_subtrans/0000",
+    "pg_serial/000000000000001",
+    "pg_commit_ts/0001",
+    "pg_multixact/offsets/0000",
+    "pg_multixact/members/0001",
+    "pg_twophase/0000000A",
+    "pg_twophase/0000000000000A1B",
+    "pg_logical/mappings/map-5-4eb-0_60D7A8-2ed-2ed",
+    "pg_logical/replorigin_checkpoint.tmp",
+    "pg_logical/snapshots/0-1565A20.snap",
+    "pg_logical/snapshots/0-1565A20.snap.4711.tmp",
+    "pg_replslot/standby/state.tmp",
+    "pg_replslot/standby.tmp/state",
+    "pg_snapshots/00000003-0000001B-1.tmp",
+    "pg_wal/00000002.history",
+    "00000002.history",
+    "000000010000000000000005.00000028.backup",
+    "archive/archtemp.00000002.history.4711.1700000000000",
+    "archive/archtemp.000000010000000000000005.00000028.backup.4711.17",
+    "pg_wal/archive_status/000000010000000000000001.ready",
+    "pg_wal/archive_status/00000002.history.done",
+    "pg_wal/summaries/temp.summary",
+    "pg_wal/summaries/0000000100000000010000280000000001000100.summary",
+    "pg_stat/pgstat.stat",
+    "pg_stat/pgstat.tmp",
+    "backup_label.old",
+    "tablespace_map.old",
+    "postgresql.auto.conf.tmp",
+    "postmaster.pid",
+    "postmaster.opts",
+    "promote",
+    "autoprewarm.blocks.tmp",
+    "pg_stash_advice.tsv",
+    ".s.PGSQL.5432.lock",
+    "sockets/.s.PGSQL.5432.lock",
+]
+# What only other programs put there.
+OTHER_NAMES = [
+    "conf.d/memory.conf",
+    "server.key",
+    "tde.json",
+    "tde.keymap",
+    ".tde.keymap.4711.tmp",
+    ".tde.json.4711.tmp",
+    "pg_upgrade_output.d/20261128T163006.123/log/pg_upgrade_internal.log",
+]
+
+
+@pytest.mark.parametrize("name", [*SERVER_NAMES, *OTHER_NAMES])
 def test_files_without_row_data_are_plain_by_design(name):
     rule = plain_rule(name)
     assert rule is not None
     assert not rule.decision
+
+
+def test_a_server_writes_its_own_files_and_no_others():
+    assert [name for name in SERVER_NAMES if not is_written_by_server(name)] == []
+    assert [name for name in (*OTHER_NAMES, "log/a.log") if is_written_by_server(name)] == []
+    assert is_written_by_server("pg_stat_tmp/pgss_query_texts.stat")
+    assert is_written_by_server("pg_stat/pg_stat_statements.stat.tmp")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +122,12 @@ def test_files_that_may_hold_pieces_of_rows_are_to_be_decided(name):
         "global/pg_control.d",
         "pg_xact/rows.txt",
         "pg_wal/rows",
+        "pg_wal/rows.history",
+        "base/5/PG_VERSION/rows",
+        "postgresql.conf.rows",
+        "pg_replslot/a/b/state",
+        "pg_xact/",
+        "",
         "tde_convert/journal",
         "core",
     ],

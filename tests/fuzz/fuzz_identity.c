@@ -92,6 +92,9 @@ static void check_wal(const struct tde_identity *id, const char *path, const cha
     snprintf(digits, sizeof digits, "%08X%08X%08X", id->word[0], id->word[1], id->word[2]);
     require(strncmp(rest, digits, 24) == 0, "another segment", path);
     rest += 24;
+    require(!archived || strlen(rest) != 16 || strcmp(rest + 9, ".backup") != 0 ||
+                strspn(rest + 1, "0123456789ABCDEF") != 8,
+            "the history of a backup is no WAL", path);
     require(archived ? *rest == '.' : *rest == '\0' || strcmp(rest, ".partial") == 0,
             "more than the name of a segment", path);
 }

@@ -14,6 +14,7 @@ NAMES = (
     *("pg_tblspc/16400/PG_18_202506291/pgsql_tmp/pgsql_tmp7.1.fileset/i1of4.p0.0",),
     *("./pg_wal//xlogtemp.4711", "pg_notify/0000", "pg_replslot/s/xid-7-lsn-0-1000000.spill"),
     *("global/pg_control", "base/05/1", "base/5/4294967296", "pg_wal/00000002.history"),
+    "archive/archtemp.0000000200000000000000FE.00000028.backup.12.1",
 )
 KEY = bytes(range(1, 65))
 WRAPPED = {  # mode 2: owner, algorithm, tablespace OID, key

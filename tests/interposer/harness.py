@@ -47,6 +47,8 @@ RECORDED = (AES128_TABLESPACE, PLAINTEXT_TABLESPACE)
 
 RELATION = "base/5/16384"
 SEGMENT = "pg_wal/000000010000000000000001"
+# A name that the list of plain files has (c_ext/format/plain.c).
+PLAIN = "postgresql.conf"
 TEMPORARY = "base/pgsql_tmp/pgsql_tmp77.0"
 DIRECTORIES = (
     "base/5",

@@ -13,6 +13,7 @@ from tde import RelationIdentity, WalIdentity
 from tde.keystore import KeyOwner
 from tests.interposer.harness import (
     AES128_TABLESPACE,
+    PLAIN,
     PLAINTEXT_TABLESPACE,
     RELATION,
     SEGMENT,
@@ -162,12 +163,12 @@ def test_copies_of_a_descriptor_encrypt(twins, driver, how):
 def test_a_descriptor_that_is_used_again_is_not_encrypted(twins, driver, close):
     twins.run(
         driver,
-        f"open 0 {RELATION} rw,creat\n{close} 0\nopen 0 plain rw,creat\npwrite 0 100 1 0\n"
+        f"open 0 {RELATION} rw,creat\n{close} 0\nopen 0 {PLAIN} rw,creat\npwrite 0 100 1 0\n"
         # The end for reading gets the number of the relation; nobody is told of it.
         f"open 1 {RELATION} rw\n{close} 1\npipe 1 2\nwrite 2 100 3\nread 1 100\n",
     )
-    plain = (twins.plain.data / "plain").read_bytes()
-    assert (twins.encrypted.data / "plain").read_bytes() == plain
+    plain = (twins.plain.data / PLAIN).read_bytes()
+    assert (twins.encrypted.data / PLAIN).read_bytes() == plain
 
 
 def test_a_descriptor_that_is_only_marked_for_closing_encrypts(twins, driver):
@@ -204,7 +205,7 @@ def test_every_way_to_rename_encodes_for_the_new_name(twins, driver, how):
 
 def test_an_unnamed_file_gets_the_mode_it_asks_for(twins, driver):
     """O_TMPFILE has a third argument, as O_CREAT has."""
-    output = twins.run(driver, "open 0 base/5 rw tmpfile\nmode 0\nwrite 0 100 1\npread 0 100 0\n")
+    output = twins.run(driver, "open 0 .. rw tmpfile\nmode 0\nwrite 0 100 1\npread 0 100 0\n")
     assert "mode: 416\n" in output  # 0640
 
 
@@ -212,11 +213,11 @@ def test_copies_between_an_encrypted_and_a_plain_file(twins, driver):
     twins.run(
         driver,
         f"open 0 {RELATION} rw,creat\npwrite 0 200000 1 0\npwrite 0 704 2 200000\n"
-        "open 1 plain rw,creat\ncopyrange 0 1 300000\npread 1 300000 0\n"
+        f"open 1 {PLAIN} rw,creat\ncopyrange 0 1 300000\npread 1 300000 0\n"
         f"open 2 {RELATION}_fsm rw,creat\ncopyat 1 2 16 8192 100000\npread 2 300000 0\n"
         "lseek 1 0 1\nlseek 2 0 1\n",
     )
-    contents = [(harness.data / "plain").read_bytes() for harness in (twins.encrypted, twins.plain)]
+    contents = [(harness.data / PLAIN).read_bytes() for harness in (twins.encrypted, twins.plain)]
     assert contents[0] == contents[1]
 
 
@@ -237,22 +238,23 @@ REFUSED = {
 
 
 def test_what_has_no_encrypted_meaning_is_refused_in_every_spelling(twins, driver):
-    prepare = f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 plain rw,creat\n"
+    prepare = f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 {PLAIN} rw,creat\n"
     output = twins.encrypted.run(driver, prepare + "\n".join(REFUSED))
     assert output.splitlines()[3:] == [
         f"{line.split()[0]}: -1 {why}" for line, why in REFUSED.items()
     ]
-    assert (twins.encrypted.data / "plain").stat().st_size == 0
+    assert (twins.encrypted.data / PLAIN).stat().st_size == 0
 
 
 def test_the_same_calls_work_on_plain_files(twins, driver):
     """What is refused for encrypted files, and only for them."""
     twins.run(
         driver,
-        "open 0 a rw,creat\npwrite 0 8192 1 0\nopen 1 b rw,creat\nmmap 0\nmmap64 0\nmmapnone 0\n"
+        f"open 0 {PLAIN} rw,creat\npwrite 0 8192 1 0\nopen 1 pg_hba.conf rw,creat\n"
+        "mmap 0\nmmap64 0\nmmapnone 0\n"
         "sendfile 0 1\nsendfile64 0 1\nlseek 0 0 0\nsplice 0\npunch 0\npread 0 8192 0\n"
         "pwritev2append 1 0 1 8192\npreadv2nowait 0 0 0 100\nappending 1\nwrite 1 9 2\n"
-        "fopen a r+\nfreopen c w\nfopen c a\npread 1 99999 0\n",
+        f"fopen {PLAIN} r+\nfreopen pg_ident.conf w\nfopen pg_ident.conf a\npread 1 99999 0\n",
     )
 
 

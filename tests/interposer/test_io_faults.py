@@ -146,14 +146,14 @@ def test_a_write_whose_block_cannot_be_read(disks: Disks, file: str) -> None:
 def test_open_fails_as_on_a_plain_file(disks: Disks, file: str, error: int) -> None:
     """What is opened after that is not taken for the file that could not be opened."""
     lines = [*CONTENT, ON, f"open 1 {file} rw", "pread 1 9 0"]
-    lines += ["open 1 plain-file rw,creat", "pwrite 1 100 3 0", "pread 1 100 0"]
+    lines += ["open 1 postgresql.conf rw,creat", "pwrite 1 100 3 0", "pread 1 100 0"]
     lines += [f"open 2 {file} rw", "pread 2 9 0"]
     for harness in (disks.plain, disks.encrypted):
         harness.faults.fail(Call.OPEN, file, error)
     expected = disks.run(disks.plain, file, lines)
     assert f"open: -1 {os.strerror(error)}" in expected
     assert disks.run(disks.encrypted, file, lines) == expected
-    names = [harness.data / "plain-file" for harness in (disks.plain, disks.encrypted)]
+    names = [harness.data / "postgresql.conf" for harness in (disks.plain, disks.encrypted)]
     assert names[0].read_bytes() == names[1].read_bytes()
 
 

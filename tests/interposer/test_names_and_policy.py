@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from tde import Algorithm, WalIdentity
 from tde.keystore import KeyOwner
 from tests.interposer.harness import (
     AES128_TABLESPACE,
+    PLAIN,
     PLAINTEXT_TABLESPACE,
     RELATION,
     SEGMENT,
@@ -148,7 +150,7 @@ def test_a_closed_keystore_refuses_data_and_nothing_else(twins, build):
 def test_what_cannot_be_encrypted_is_refused(twins, build):
     output = twins.encrypted.run(
         build(),
-        f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 plain rw,creat\n"
+        f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\nopen 1 postgresql.conf rw,creat\n"
         f"mmap 0\nsendfile 0 1\npunch 0\nfopen {RELATION} r+\nfopen {SEGMENT} w\n"
         f"open 2 {RELATION} rw,append\npwrite 0 8200 1 8192\n",
     )
@@ -170,6 +172,90 @@ def test_shared_memory_files_are_refused(twins, build):
     run = twins.encrypted.execute(build(), [path])
     assert run.stdout == "open: -1 Operation not supported\n"
     assert "dynamic_shared_memory_type" in run.stderr
+
+
+# Ways to make a file of a name that nobody knows; @ is that name.
+MAKERS = {
+    "open": "open 0 @ rw,creat",
+    "for writing only": "open 0 @ wo,creat,excl",
+    "creat": "open 0 @ creat",
+    "stream": "fopen @ w",
+    "appended stream": "fopen @ a+",
+    "reopened stream": "freopen @ w",
+    "renamed": f"rename {PLAIN} @",
+    "linked": f"linkat {PLAIN} @",
+    "renamed ephemeral file": f"rename {TEMPORARY} @",
+}
+UNKNOWN = [
+    *("rows", "./rows", "base/5/16384.dat", "base/rows", "pg_wal/rows", "pg_wal/../global/rows"),
+    *("new/part.1", f"pg_tblspc/{AES128_TABLESPACE}/PG_15_202209061/5/rows", "log/rows.log"),
+]
+
+
+@pytest.mark.parametrize("how", MAKERS.values(), ids=list(MAKERS))
+def test_no_plaintext_gets_a_name_in_the_cluster_that_nobody_knows(twins, build, how):
+    harness = twins.encrypted
+    prepare = f"open 1 {PLAIN} rw,creat\nopen 2 {TEMPORARY} rw,creat\nwrite 2 100 1\n"
+    harness.run(build(), prepare)
+    for directory in ("new", "log"):
+        (harness.data / directory).mkdir()
+    for name in (*UNKNOWN, str(harness.data / "rows"), f"../{harness.data.name}/base/rows"):
+        path = script(harness, how.replace("@", name) + "\n")
+        run = harness.execute(build(), [path])
+        assert run.stdout.endswith(": -1 Operation not supported\n"), name
+        assert f"refused to create {name}: " in run.stderr
+        assert "HINT: write it to a directory outside" in run.stderr
+        assert not (harness.data / name).exists()
+
+
+def test_directories_may_have_any_name(twins, driver):
+    """PostgreSQL renames those of replication slots and of temporary files."""
+    for harness in (twins.plain, twins.encrypted):
+        (harness.data / "pg_replslot/slot.tmp").mkdir(parents=True)
+    twins.run(driver, "rename pg_replslot/slot.tmp pg_replslot/slot\nrename pg_replslot moved\n")
+    assert (twins.encrypted.data / "moved/slot").is_dir()
+
+
+def test_a_file_without_a_name_is_refused_in_the_cluster(twins, build):
+    output = twins.encrypted.run(build(), "open 0 base/5 rw tmpfile\nopen 1 . rw tmpfile\n")
+    assert output == "open: -1 Operation not supported\n" * 2
+
+
+@pytest.mark.parametrize("name", [RELATION, SEGMENT, TEMPORARY, "pg_notify/0000", "rows"])
+def test_outside_of_the_cluster_a_name_proves_nothing(twins, driver, name):
+    outside = []
+    for harness in (twins.plain, twins.encrypted):
+        outside.append(harness.data.parent / f"{harness.data.name}-outside")
+        (outside[-1] / name).parent.mkdir(parents=True)
+    for harness, directory in zip((twins.plain, twins.encrypted), outside, strict=True):
+        for path in (f"../{directory.name}/{name}", str(directory / name)):
+            harness.run(
+                driver,
+                f"open 0 {path} wo,creat,trunc\nwrite 0 5000 1\nclose 0\nfopen {path} a\n"
+                f"truncate {path} 4999\nopen 1 {path} ro\nmmap 1\nrename {path} {path}.old\n",
+            )
+    stored = [(directory / f"{name}.old").read_bytes() for directory in outside]
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 4999
+
+
+@pytest.mark.parametrize(
+    ("process", "encrypted"),
+    [
+        *(("archiver", True), ("walreceiver", True), ("a process to come", True)),
+        *(("client backend", False), ("walsender", False), ("background worker", False)),
+    ],
+)
+def test_wal_outside_of_the_cluster_is_that_of_processes_without_sql(
+    twins, build, process, encrypted
+):
+    segment = twins.encrypted.data.parent / Path(SEGMENT).name
+    path = script(twins.encrypted, f"open 0 {segment} rw,creat,excl\npwrite 0 8192 1 0\n")
+    environment = {"PLAYED_PROCESS": process}
+    twins.encrypted.execute(build(), [path], environment=environment)
+    twins.plain.run(build(), f"open 0 {RELATION} rw,creat\npwrite 0 8192 1 0\n")
+    plain = (twins.plain.data / RELATION).read_bytes()
+    assert (segment.read_bytes() != plain) is encrypted
 
 
 @pytest.mark.parametrize("how", ["wo", "rw"])

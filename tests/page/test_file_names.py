@@ -56,6 +56,8 @@ SEGMENTS = [
     f"/archive/{WAL}",
     f"pg_wal/{WAL}.partial",
     f"/mnt/archive/archtemp.{WAL}.4711.1700000000000",
+    f"/mnt/archive/archtemp.{WAL}.partial.4711.1700000000000",
+    f"/mnt/archive/archtemp.{WAL}.00000028.backups.4711",
     f"base/5/{WAL}",
     f"./pg_wal//{WAL}",
 ]
@@ -140,6 +142,7 @@ PLAIN = [
     "pg_wal/RECOVERYXLOG",
     "xlogtemp.4711",
     "archive/archtemp.00000002.history.4711.17",
+    f"archive/archtemp.{WAL}.00000028.backup.4711.17",
     # Nearly WAL segments.
     f"pg_wal/{WAL.lower()}",
     f"pg_wal/{WAL[:-1]}",

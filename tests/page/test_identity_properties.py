@@ -17,7 +17,9 @@ PLAIN = (0, 0, 0, 0, 0, 0, 0, None)
 
 NUMBER = r"(?:0|[1-9][0-9]*)"
 WAL = re.compile(
-    r"(?P<wal>[0-9A-F]{24})(?:\.partial)?|archtemp\.(?P<temporary>[0-9A-F]{24})\..*", re.DOTALL
+    r"(?P<wal>[0-9A-F]{24})(?:\.partial)?|archtemp\.(?P<temporary>[0-9A-F]{24})"
+    r"\.(?![0-9A-F]{8}\.backup(?:\.|\Z)).*",
+    re.DOTALL,
 )
 RELATION = re.compile(
     rf"(?:t(?P<backend>{NUMBER})_)?(?P<number>{NUMBER})(?:_(?P<fork>fsm|vm|init))?"
@@ -98,7 +100,19 @@ wal_files = st.builds(
     lambda head, digits, tail: head + digits + tail,
     st.sampled_from(["", "", "archtemp.", "x", "archtemp"]),
     st.text("0123456789ABCDEFabg", min_size=22, max_size=26),
-    st.sampled_from(["", "", ".partial", ".", ".1.2", ".ready", ".00000028.backup", ".history"]),
+    st.sampled_from(
+        [
+            "",
+            "",
+            ".partial",
+            ".",
+            ".1.2",
+            ".ready",
+            ".00000028.backup",
+            ".history",
+            ".00000028.backup.1",
+        ]
+    ),
 )
 ephemeral_files = st.sampled_from(
     ["pgsql_tmp1.0", "pgsql_tmp1.0.fileset", "xlogtemp.1", "xlogtemp", "x.spill", "x.spill2"]

@@ -3,7 +3,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "interpose/blocks/range.h"
@@ -22,6 +24,13 @@ static bool same_identity(const struct tde_file *a, const struct tde_file *b)
     return a->encrypted == b->encrypted && a->id.file_class == b->id.file_class &&
            a->id.word[0] == b->id.word[0] && a->id.word[1] == b->id.word[1] &&
            a->id.word[2] == b->id.word[2];
+}
+
+static bool is_directory(int dirfd, const char *path)
+{
+    struct stat status;
+
+    return fstatat(dirfd, path, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(status.st_mode);
 }
 
 /*
@@ -43,7 +52,11 @@ static int recode_for(int old_dir, const char *old_path, int new_dir, const char
         return 0;
     if (tde_policy_describe(old_dir, old_path, O_RDWR, &from) != 0)
         return -1;
-    if (!from.encrypted || from.id.file_class != TDE_CLASS_EPHEMERAL)
+    if (from.encrypted && from.id.file_class != TDE_CLASS_EPHEMERAL)
+        return 0; /* Whatever its name is, its bytes stay ciphertext. */
+    if (!is_directory(old_dir, old_path) && tde_policy_may_have_name(new_dir, new_path) != 0)
+        return -1;
+    if (!from.encrypted)
         return 0;
     if (tde_policy_describe(new_dir, new_path, O_RDWR, &to) != 0)
         return -1;

@@ -19,6 +19,7 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/role.h"
+#include "interpose/policy/unknown.h"
 
 /*
  * An encrypted cluster includes this file from postgresql.conf; it exists nowhere.  A
@@ -146,10 +147,14 @@ static int is_refused_stream(const char *path, const char *mode)
 {
     struct tde_identity id;
     const char *name;
+    int file_class;
 
-    if (tde_policy_role() != TDE_ROLE_SERVER || strpbrk(mode, "wa+") == NULL ||
-        tde_format_parse_path(path, &id, &name) == TDE_CLASS_PLAIN)
+    if (tde_policy_role() != TDE_ROLE_SERVER || strpbrk(mode, "wa+") == NULL)
         return 0;
+    file_class = tde_policy_unknown_settle(tde_format_parse_path(path, &id, &name), AT_FDCWD, path,
+                                           strpbrk(mode, "wa") != NULL);
+    if (file_class <= TDE_CLASS_PLAIN)
+        return file_class < 0;
     tde_libc_report("refused to write %s as a stream: its blocks would not be encrypted", path);
     errno = EOPNOTSUPP;
     return 1;

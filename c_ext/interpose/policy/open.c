@@ -17,6 +17,7 @@
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
 #include "interpose/policy/role.h"
+#include "interpose/policy/unknown.h"
 #include "interpose/walfiles/compress.h"
 #include "interpose/walfiles/tar_gzip.h"
 
@@ -66,13 +67,35 @@ static enum tde_file_class classify(int dirfd, const char *path, struct tde_iden
     return tde_format_parse_path(absolute, id, name);
 }
 
+int tde_policy_may_have_name(int dirfd, const char *path)
+{
+    struct tde_identity id;
+    char absolute[PATH_MAX];
+    const char *name;
+
+    if (tde_policy_role() != TDE_ROLE_SERVER)
+        return 0;
+    return tde_policy_unknown_settle(classify(dirfd, path, &id, &name, absolute), dirfd, path,
+                                     true) < 0
+               ? -1
+               : 0;
+}
+
 int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file *file)
 {
     char absolute[PATH_MAX];
     const char *name;
+    int file_class;
 
     memset(file, 0, sizeof *file);
-    switch (tde_policy_access(classify(dirfd, path, &file->id, &name, absolute), path, flags)) {
+    file_class = (int)classify(dirfd, path, &file->id, &name, absolute);
+    if (tde_policy_role() == TDE_ROLE_SERVER) {
+        file_class = tde_policy_unknown_settle((enum tde_file_class)file_class, dirfd, path,
+                                               tde_policy_unknown_makes(flags));
+        if (file_class < 0)
+            return -1;
+    }
+    switch (tde_policy_access((enum tde_file_class)file_class, path, flags)) {
     case TDE_ACCESS_RAW:
         return 0;
     case TDE_ACCESS_CONTROL:

@@ -15,6 +15,12 @@
  */
 int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file *file);
 
+/*
+ * In a server: whether a file of its own, with bytes that are not encrypted, may get this name.  0,
+ * or -1 with errno, after a report when it may not.
+ */
+int tde_policy_may_have_name(int dirfd, const char *path);
+
 /* openat with encryption; MODE counts only where FLAGS create a file. */
 int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode);
 

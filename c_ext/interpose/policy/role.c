@@ -120,15 +120,6 @@ static enum tde_access wal_receiver_access(enum tde_file_class file_class, const
     return TDE_ACCESS_REFUSED;
 }
 
-/*
- * dynamic_shared_memory_type = mmap keeps what parallel workers exchange, rows included,
- * in files of this directory, and no page of a mapping passes through here.
- */
-static bool is_shared_memory_file(const char *path, int flags)
-{
-    return (flags & O_CREAT) != 0 && strstr(path, "pg_dynshmem/mmap.") != NULL;
-}
-
 static enum tde_access server_wal_access(const char *path)
 {
     const char *foreign;
@@ -153,13 +144,8 @@ static enum tde_access server_wal_access(const char *path)
 static enum tde_access server_access(enum tde_file_class file_class, const char *path,
                                      int flags)
 {
-    if (file_class == TDE_CLASS_PLAIN) {
-        if (!is_shared_memory_file(path, flags))
-            return TDE_ACCESS_RAW;
-        tde_libc_report("refused to create %s: rows in it would not be encrypted; "
-                        "HINT: set dynamic_shared_memory_type = posix", path);
-        return TDE_ACCESS_REFUSED;
-    }
+    if (file_class == TDE_CLASS_PLAIN)
+        return TDE_ACCESS_RAW;
     /* Ephemeral files are in no backup. */
     if (file_class != TDE_CLASS_EPHEMERAL && tde_policy_walsender_sends_backup(flags))
         return TDE_ACCESS_RAW;

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #include "interpose/policy/keystore.h"
+#include "interpose/policy/process.h"
 
 /* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 18. */
 struct wal_sender {
@@ -21,9 +22,6 @@ struct wal_sender {
 
 /* enum WalSndState: what comes after WALSNDSTATE_CATCHUP streams too. */
 enum { WALSNDSTATE_BACKUP = 1, WALSNDSTATE_CATCHUP = 2 };
-
-typedef const char *get_config_option_fn(const char *name, bool missing_ok,
-                                         bool restrict_privileged);
 
 bool tde_policy_walsender_is_supported(void)
 {
@@ -73,19 +71,6 @@ static bool is_logical(void)
     return am_db_walsender != NULL && *am_db_walsender;
 }
 
-/* What the client has set for its connection, or NULL. */
-static const char *setting(const char *name)
-{
-    void *symbol = dlsym(RTLD_DEFAULT, "GetConfigOption");
-    get_config_option_fn *get_config_option;
-
-    if (symbol == NULL)
-        return NULL;
-    /* ISO C has no cast from an object pointer to a function pointer. */
-    memcpy(&get_config_option, &symbol, sizeof get_config_option);
-    return get_config_option(name, true, false);
-}
-
 static bool streams_wal(void)
 {
     return state() >= WALSNDSTATE_CATCHUP && !is_logical();
@@ -97,13 +82,14 @@ bool tde_policy_walsender_is_unsafe(void)
 
     if (!streams_wal())
         return false;
-    value = setting(TDE_WALSENDER_SETTING);
+    value = tde_policy_process_setting(TDE_WALSENDER_SETTING);
     return value == NULL || strcmp(value, "encrypted") != 0;
 }
 
 const char *tde_policy_walsender_foreign_keystore(void)
 {
-    const char *theirs = streams_wal() ? setting(TDE_WALSENDER_KEYSTORE_SETTING) : NULL;
+    const char *theirs =
+        streams_wal() ? tde_policy_process_setting(TDE_WALSENDER_KEYSTORE_SETTING) : NULL;
 
     if (theirs == NULL || strcmp(theirs, tde_policy_keystore_uuid()) == 0)
         return NULL;

@@ -1,0 +1,23 @@
+/*
+ * policy/process.h - which process of a server this is, and how the server is set.
+ *
+ * Everything asked here is exported by every postgres since 15, for extensions; a program that
+ * lacks it is no process of a server.
+ */
+#ifndef TDE_INTERPOSE_POLICY_PROCESS_H
+#define TDE_INTERPOSE_POLICY_PROCESS_H
+
+#include <stdbool.h>
+
+/* Whether this is the process that PostgreSQL calls KIND, for example "archiver". */
+bool tde_policy_process_is(const char *kind);
+
+bool tde_policy_process_is_postmaster(void);
+
+/* The value of a setting in this process, or NULL. */
+const char *tde_policy_process_setting(const char *name);
+
+/* The data directory of the server. */
+const char *tde_policy_process_data_directory(void);
+
+#endif
