@@ -35,6 +35,8 @@ for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:
     if _name != "PG_CONFIG":  # Which says where PostgreSQL is.
         del os.environ[_name]
 
+_MEMORY_NEEDED = 4 << 30  # Bytes; a cluster has 40 to 60 MB, and few are there at once.
+
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
 
@@ -67,23 +69,29 @@ def postgres_installations() -> dict[int, PostgresBinaries]:
     return _installations()
 
 
-@pytest.fixture(scope="session", params=_installations().values(), ids=lambda b: f"pg{b.major}")
-def binaries(request: pytest.FixtureRequest) -> PostgresBinaries:
-    """Each installation in turn: a test that asks for it runs on every major version."""
-    result: PostgresBinaries = request.param
-    return result
-
-
-def _older_are_slow() -> list[Any]:
-    """Return the installations as parameters; all but the newest version are marked slow."""
-    newest = max(_installations(), default=None)
+def _slow_but(*majors: int | None) -> list[Any]:
+    """Return the installations as parameters; all but some versions are marked slow."""
     return [
-        pytest.param(found, id=f"pg{major}", marks=() if major == newest else (pytest.mark.slow,))
+        pytest.param(found, id=f"pg{major}", marks=() if major in majors else (pytest.mark.slow,))
         for major, found in _installations().items()
     ]
 
 
-@pytest.fixture(scope="session", params=_older_are_slow())
+_OLDEST = min(_installations(), default=None)
+_NEWEST = max(_installations(), default=None)
+
+
+@pytest.fixture(scope="session", params=_slow_but(_OLDEST, _NEWEST))
+def binaries(request: pytest.FixtureRequest) -> PostgresBinaries:
+    """Each installation in turn: a test that asks for it runs on every major version.
+
+    Those between the oldest and the newest run with ``-m slow``.
+    """
+    result: PostgresBinaries = request.param
+    return result
+
+
+@pytest.fixture(scope="session", params=_slow_but(_NEWEST))
 def binaries_older_slow(request: pytest.FixtureRequest) -> PostgresBinaries:
     """As binaries, for long tests: only the newest version runs without ``-m slow``."""
     result: PostgresBinaries = request.param
@@ -103,19 +111,21 @@ def os_user() -> OsUser | None:
 
 
 @pytest.fixture
-def os_user_tmp_path(os_user: OsUser | None) -> Iterator[Path]:
+def os_user_tmp_path(request: pytest.FixtureRequest, os_user: OsUser | None) -> Iterator[Path]:
     """A temporary directory that belongs to the server's user.
 
     pytest's own tmp_path is below a directory that only its creator may enter.
     """
-    with _temporary_directory(os_user) as directory:
+    with _temporary_directory(os_user, _place_of_clusters(request.node)) as directory:
         yield directory
 
 
 @pytest.fixture(scope="module")
-def module_os_user_tmp_path(os_user: OsUser | None) -> Iterator[Path]:
+def module_os_user_tmp_path(
+    request: pytest.FixtureRequest, os_user: OsUser | None
+) -> Iterator[Path]:
     """As os_user_tmp_path, for all tests of a module."""
-    with _temporary_directory(os_user) as directory:
+    with _temporary_directory(os_user, _place_of_clusters(request.node)) as directory:
         yield directory
 
 
@@ -256,10 +266,20 @@ class ClusterFactory:
                 stack.callback(_stop_for_good, cluster)
 
 
+def _place_of_clusters(node: pytest.Item | pytest.Collector) -> str:
+    """Return a directory in memory, where thousands of short-lived files cost little.
+
+    Not below TMPDIR: its parents may be closed to the server's user.
+    """
+    memory = Path("/dev/shm")
+    if node.get_closest_marker("on_disk") is not None or not memory.is_dir():
+        return "/tmp"
+    return str(memory) if shutil.disk_usage(memory).free >= _MEMORY_NEEDED else "/tmp"
+
+
 @contextlib.contextmanager
-def _temporary_directory(os_user: OsUser | None) -> Iterator[Path]:
-    # Not below TMPDIR: its parents may be closed to the server's user.
-    directory = Path(tempfile.mkdtemp(prefix="tde-test-", dir="/tmp"))
+def _temporary_directory(os_user: OsUser | None, place: str) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="test-of-tde-", dir=place))
     try:
         if os_user is not None:
             os.chown(directory, os_user.uid, os_user.gid)

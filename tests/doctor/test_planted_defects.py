@@ -26,6 +26,9 @@ from tests.doctor.machine_tree import Machine
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.cluster_copies import configure
 
+# Some defects are those of files on a disk that is not encrypted.
+pytestmark = pytest.mark.on_disk
+
 CLUSTER = (Group.CLUSTER,)
 LEFTOVERS = (Group.LEFTOVERS,)
 

@@ -13,7 +13,7 @@ from tests.power_loss.load import MixedLoad
 from tests.power_loss.replay import Recording, record, replay
 from tests.power_loss.site import Side, Site
 
-STATES = 12
+STATES = 8
 SEED = 20261128
 SECONDS = 3
 
@@ -23,7 +23,7 @@ def made_up_site(side: Side, binaries: PostgresBinaries, tmp_path: Path) -> Site
     return Site(Path("/tmp") / f"tde-power-loss-{os.getpid()}-{tmp_path.name}", side, binaries)
 
 
-@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("side", [Side.TDE, pytest.param(Side.STOCK, marks=pytest.mark.slow)])
 def test_nothing_is_lost_when_the_power_goes_under_load(
     side: Side, any_binaries: PostgresBinaries, recorder: Path, tmp_path: Path
 ) -> None:

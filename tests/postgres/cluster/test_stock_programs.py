@@ -231,6 +231,7 @@ def test_pg_ctl_sees_that_recovery_ended_at_its_target(
             "recovery_target = immediate",
             "recovery_target_action = shutdown",
             "restore_command = false",
+            "hot_standby = off",  # Or it accepts connections for a moment, which is a start, too.
         ],
     )
     (directory / "recovery.signal").touch()

@@ -113,7 +113,7 @@ def test_an_index_and_statistics_are_named_until_their_remedies_were_applied(mad
     ]
     assert len(leaked(made)) >= 2  # The index and pg_statistic at least.
 
-    text = tde("status", exit_code=0)
+    text = " ".join(tde("status", exit_code=0).split())  # Without the breaks of a narrow terminal.
     assert "index app.by_name copies rows of app.people in plaintext in tablespace pg_def" in text
     listed = json.loads(tde("status", "--json", exit_code=0))["plain_copies"]
     assert len(listed["copies"]) == 4

@@ -125,13 +125,13 @@ def test_nobody_keeps_the_keys_through_a_long_recovery(
     directory = os_user_tmp_path / "copy"
     base_backup(primary, directory, "--wal-method=fetch")
     copy = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
-    program, report = spy(os_user_tmp_path, "sleep 20; exit 1")
+    program, report = spy(os_user_tmp_path, "sleep 8; exit 1")
     configure(copy, [f"restore_command = '{program} %f'"])
     (directory / "recovery.signal").touch()
 
     def start() -> None:
         with contextlib.suppress(TdeError):
-            copy.start(timeout=60)
+            copy.start(timeout=15)
 
     starting = threading.Thread(target=start)
     starting.start()
