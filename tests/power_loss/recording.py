@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("recorder.c")
 NOTES = ".notes"
+_CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
 
 
 class RecorderError(Exception):
@@ -25,8 +27,12 @@ def why_unavailable() -> str | None:
     """Return what is missing on this machine for a recording, or None."""
     if not Path("/dev/fuse").exists():
         return "/dev/fuse is missing (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "/dev/fuse is closed to this user"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse cannot be opened: {error.strerror}"
+    if os.geteuid() == 0 and not _may_mount():
+        return "this root may not mount (in a container: --cap-add SYS_ADMIN)"
     if shutil.which(_compiler()[0]) is None:
         return "there is no C compiler"
     if not Path("/usr/include/fuse3/fuse.h").exists():
@@ -34,6 +40,12 @@ def why_unavailable() -> str | None:
     if shutil.which("fusermount3") is None:
         return "fusermount3 is missing; run: apt-get install fuse3"
     return None
+
+
+def _may_mount() -> bool:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (effective,) = re.findall(r"^CapEff:\s+([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(int(effective, 16) & _CAP_SYS_ADMIN)
 
 
 def build_recorder(directory: Path) -> Path:
