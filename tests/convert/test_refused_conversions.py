@@ -81,11 +81,11 @@ def test_clusters_that_cannot_be_converted_are_refused(original, copy, keystore_
     )
     refuse(copy, keystore, "scope cluster encrypts every", tablespaces=[1663])
     wal = directory / "pg_wal"
-    wal.rename(tmp_path / "wal")
+    wal.rename(wal.parent.with_name("wal"))
     wal.mkdir()
     refuse(copy, keystore, "pg_wal lacks")
     wal.rmdir()
-    (tmp_path / "wal").rename(wal)
+    wal.parent.with_name("wal").rename(wal)
     with pytest.raises(ConversionError, match="is not encrypted"):
         decrypt_cluster(copy, keystore)
 
