@@ -9,7 +9,9 @@
 
 #include <string.h>
 
+#include "crypto/cipher.h"
 #include "crypto/primitives.h"
+#include "format/bytes.h"
 
 /* enum DBState */
 #define STATE_SHUT_DOWN 1u
@@ -58,11 +60,6 @@ static void store_native(uint8_t *to, uint32_t value)
     memcpy(to, &value, sizeof value);
 }
 
-static uint32_t load_big_endian(const uint8_t *from)
-{
-    return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
-}
-
 /*
  * Not another CRC-32C: over bytes that hold their own CRC-32C it is the same whatever they are, so
  * it would fit the note of any other moment.
@@ -72,22 +69,6 @@ static bool digest_note(const uint8_t sector[TDE_CONTROL_SECTOR], uint8_t to[TDE
     return tde_crypto_digest(sector, NOTE_DIGEST_AT, to) == 0;
 }
 
-static void store_big_endian(uint8_t *to, uint32_t value)
-{
-    to[0] = (uint8_t)(value >> 24);
-    to[1] = (uint8_t)(value >> 16);
-    to[2] = (uint8_t)(value >> 8);
-    to[3] = (uint8_t)value;
-}
-
-static bool is_zero(const uint8_t *data, size_t length)
-{
-    for (size_t i = 0; i < length; i++)
-        if (data[i] != 0)
-            return false;
-    return true;
-}
-
 /* Where PostgreSQL's checksum is: it fits what is before it, and zeros follow.  0 when nowhere. */
 static size_t find_crc(const uint8_t sector[TDE_CONTROL_SECTOR])
 {
@@ -95,7 +76,7 @@ static size_t find_crc(const uint8_t sector[TDE_CONTROL_SECTOR])
 
     for (size_t at = SMALLEST_CRC_AT; at + CRC_STEP <= NOTE_AT; at += CRC_STEP) {
         if (load_native(sector + at) == ~crc &&
-            is_zero(sector + at + CRC_STEP, NOTE_AT - at - CRC_STEP))
+            tde_crypto_is_zero(sector + at + CRC_STEP, NOTE_AT - at - CRC_STEP))
             return at;
         crc = crc_update(crc, sector + at, CRC_STEP);
     }
@@ -120,7 +101,8 @@ bool tde_format_control_hide(uint8_t sector[TDE_CONTROL_SECTOR])
     uint8_t digest[TDE_DIGEST_SIZE];
     size_t crc_at;
 
-    if (!is_shut_down(state) || !is_zero(sector + NOTE_AT, TDE_CONTROL_SECTOR - NOTE_AT))
+    if (!is_shut_down(state) ||
+        !tde_crypto_is_zero(sector + NOTE_AT, TDE_CONTROL_SECTOR - NOTE_AT))
         return false;
     crc_at = find_crc(sector);
     if (crc_at == 0)
@@ -128,7 +110,7 @@ bool tde_format_control_hide(uint8_t sector[TDE_CONTROL_SECTOR])
     memcpy(stored, sector, sizeof stored);
     set_state(stored, crc_at, STATE_IN_PRODUCTION);
     memcpy(stored + NOTE_AT, note_magic, sizeof note_magic);
-    store_big_endian(stored + NOTE_STATE_AT, state);
+    tde_format_store_be32(stored + NOTE_STATE_AT, state);
     if (!digest_note(stored, digest))
         return false;
     memcpy(stored + NOTE_DIGEST_AT, digest, NOTE_DIGEST_SIZE);
@@ -138,7 +120,7 @@ bool tde_format_control_hide(uint8_t sector[TDE_CONTROL_SECTOR])
 
 bool tde_format_control_show(uint8_t sector[TDE_CONTROL_SECTOR])
 {
-    uint32_t state = load_big_endian(sector + NOTE_STATE_AT);
+    uint32_t state = tde_format_load_be32(sector + NOTE_STATE_AT);
     uint8_t digest[TDE_DIGEST_SIZE];
     size_t crc_at;
 

@@ -4,6 +4,7 @@
 #include "format/handover.h"
 
 #include "crypto/cipher.h"
+#include "format/bytes.h"
 
 #include <string.h>
 

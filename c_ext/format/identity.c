@@ -8,6 +8,7 @@
  */
 #include "format/identity.h"
 
+#include "format/bytes.h"
 #include "format/constants.h"
 
 #include <stdbool.h>
@@ -306,14 +307,6 @@ bool tde_format_parse_tablespace_link(const char *path, uint32_t *oid)
     return is_number(&parts.at[0], oid) && *oid != 0 && equals(&parts.at[1], "pg_tblspc");
 }
 
-static void store_be32(uint8_t *to, uint32_t value)
-{
-    to[0] = (uint8_t)(value >> 24);
-    to[1] = (uint8_t)(value >> 16);
-    to[2] = (uint8_t)(value >> 8);
-    to[3] = (uint8_t)value;
-}
-
 /*
  * Within one key no two blocks share a tweak: the words and the block number are
  * PostgreSQL's own unique name of the block, and the class in the last byte keeps
@@ -328,21 +321,21 @@ int tde_format_tweak(const struct tde_identity *id, uint64_t block,
     if (block > UINT32_MAX || number > UINT32_MAX ||
         (id->file_class == TDE_CLASS_WAL && number >= 1u << 24))
         return -1;
-    store_be32(tweak, id->word[0]);
-    store_be32(tweak + 4, id->word[1]);
+    tde_format_store_be32(tweak, id->word[0]);
+    tde_format_store_be32(tweak + 4, id->word[1]);
     switch (id->file_class) {
     case TDE_CLASS_WAL:
-        store_be32(tweak + 8, id->word[2]);
-        store_be32(tweak + 12, (uint32_t)number << 8);
+        tde_format_store_be32(tweak + 8, id->word[2]);
+        tde_format_store_be32(tweak + 12, (uint32_t)number << 8);
         break;
     case TDE_CLASS_EPHEMERAL:
-        store_be32(tweak + 8, (uint32_t)number);
-        store_be32(tweak + 12, id->word[2] & 0xFFFFFF00u);
+        tde_format_store_be32(tweak + 8, (uint32_t)number);
+        tde_format_store_be32(tweak + 12, id->word[2] & 0xFFFFFF00u);
         break;
     case TDE_CLASS_RELATION:
     case TDE_CLASS_TEMP_RELATION:
-        store_be32(tweak + 8, (uint32_t)number);
-        store_be32(tweak + 12, (uint32_t)id->fork << 24 | TDE_FORMAT_VERSION << 8);
+        tde_format_store_be32(tweak + 8, (uint32_t)number);
+        tde_format_store_be32(tweak + 12, (uint32_t)id->fork << 24 | TDE_FORMAT_VERSION << 8);
         break;
     case TDE_CLASS_PLAIN:
     default:

@@ -7,6 +7,7 @@
 
 #include "crypto/cipher.h"
 #include "crypto/primitives.h"
+#include "format/bytes.h"
 
 /* Offsets in the header and in an entry; both end with a code. */
 enum {
@@ -55,8 +56,7 @@ int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
     int result = -1;
 
     memset(to, 0, TDE_KEYMAP_UNIT);
-    for (size_t i = 0; i < 4; i++)
-        to[ENTRY_OID + i] = (uint8_t)(entry->oid >> (24 - 8 * i));
+    tde_format_store_be32(to + ENTRY_OID, entry->oid);
     to[ENTRY_KIND] = (uint8_t)entry->kind;
     if (entry->kind == TDE_KEYMAP_NAMED)
         memcpy(to + ENTRY_KEY_ID, entry->key_id, TDE_UUID_SIZE);

@@ -5,6 +5,7 @@
 
 #include "crypto/cipher.h"
 #include "crypto/primitives.h"
+#include "format/bytes.h"
 
 #include <string.h>
 
@@ -29,11 +30,6 @@ struct wanted {
     uint32_t oid;
     const uint8_t *key_id;
 };
-
-uint32_t tde_format_load_be32(const uint8_t *from)
-{
-    return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
-}
 
 /*
  * These checks only choose a better message: every one of the fields is bound by the
@@ -131,8 +127,7 @@ int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct
         return -1;
     /* The label's terminating zero separates it from the OID. */
     memcpy(info, label, sizeof label);
-    for (size_t i = 0; i < 4; i++)
-        info[sizeof label + i] = (uint8_t)(oid >> (24 - 8 * i));
+    tde_format_store_be32(info + sizeof label, oid);
     key->algorithm = base->algorithm;
     return tde_crypto_derive(base->bytes, size, info, sizeof info, key->bytes, size);
 }

@@ -54,7 +54,4 @@ const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t leng
  */
 int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key);
 
-/* The big-endian number at FROM; all integers of the format are big-endian. */
-uint32_t tde_format_load_be32(const uint8_t *from);
-
 #endif

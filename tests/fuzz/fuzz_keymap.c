@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "crypto/primitives.h"
+#include "format/bytes.h"
 #include "format/keymap.h"
 
 #define INPUT_ENTRY 21u /* kind, OID, key id */

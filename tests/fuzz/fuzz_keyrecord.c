@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "crypto/cipher.h"
+#include "format/bytes.h"
 #include "format/keyrecord.h"
 
 enum { AT_OWNER = 8, AT_ALGORITHM = 9, AT_OID = 12, AT_KEYSTORE = 16, AT_MASTER = 32 };
