@@ -52,7 +52,9 @@ def declared(header: Path) -> set[str]:
 def test_the_headers_are_understood() -> None:
     workers = {"tde_batch_workers_open", "tde_batch_workers_close"}
     assert declared(C_EXT / "batch/workers.h") == workers
-    symbols = {"tde_libc", "tde_libc_bind", "tde_libc_bound", "tde_libc_functions"}
+    symbols = {
+        *("tde_libc", "tde_libc_bind", "tde_libc_bound", "tde_libc_find", "tde_libc_functions"),
+    }
     assert declared(C_EXT / "interpose/libc/symbols.h") == symbols
 
 

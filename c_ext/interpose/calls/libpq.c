@@ -37,15 +37,6 @@ PGconn *PQconnectStartParams(const char *const *keywords, const char *const *val
 PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
                           int expand_dbname);
 
-/* ISO C has no cast from an object pointer to a function pointer: TO is one. */
-static bool bind_next(const char *name, void *to)
-{
-    void *symbol = dlsym(RTLD_NEXT, name);
-
-    memcpy(to, &symbol, sizeof symbol);
-    return symbol != NULL;
-}
-
 static const char *value_of(const char *keyword, const char *const *keywords,
                             const char *const *values)
 {
@@ -66,7 +57,8 @@ static char *options_of(const char *conninfo)
     struct conninfo_option *parsed;
     char *options = NULL;
 
-    if (!bind_next("PQconninfoParse", &parse) || !bind_next("PQconninfoFree", &release))
+    if (!tde_libc_find(RTLD_NEXT, "PQconninfoParse", &parse) ||
+        !tde_libc_find(RTLD_NEXT, "PQconninfoFree", &release))
         return NULL;
     parsed = parse(conninfo, NULL);
     for (const struct conninfo_option *at = parsed; at != NULL && at->keyword != NULL; at++)
@@ -142,7 +134,7 @@ static PGconn *connect_with(const char *name, const char *const *keywords,
 {
     connect_fn *next;
 
-    if (!bind_next(name, &next))
+    if (!tde_libc_find(RTLD_NEXT, name, &next))
         return NULL;
     return streams_wal(keywords, values)
                ? announce_and_connect(next, keywords, values, expand_dbname)

@@ -36,13 +36,9 @@ struct libpq {
     void (*clear)(PGresult *);
 };
 
-/* ISO C has no cast from an object pointer to a function pointer: TO is one. */
-static bool bind(const char *name, void *to)
+static bool bind(const char *name, void *function)
 {
-    void *symbol = dlsym(RTLD_DEFAULT, name);
-
-    memcpy(to, &symbol, sizeof symbol);
-    return symbol != NULL;
+    return tde_libc_find(RTLD_DEFAULT, name, function);
 }
 
 static bool bind_all(struct libpq *libpq)
@@ -94,11 +90,9 @@ TDE_EXPORT PGconn *PQconnectdb(const char *conninfo)
     PGconn *(*next)(const char *);
     struct libpq libpq;
     PGconn *connection;
-    void *symbol = dlsym(RTLD_NEXT, "PQconnectdb");
 
-    if (symbol == NULL)
+    if (!tde_libc_find(RTLD_NEXT, "PQconnectdb", &next))
         return NULL;
-    memcpy(&next, &symbol, sizeof next);
     connection = next(conninfo);
     if (tde_policy_role() == TDE_ROLE_REWIND && tde_keys_are_open() && connection != NULL &&
         bind_all(&libpq) && libpq.status(connection) == CONNECTION_OK)

@@ -69,3 +69,11 @@ void tde_libc_bind(void)
     BIND(popen);
     tde_libc_bound = 1;
 }
+
+bool tde_libc_find(void *handle, const char *name, void *function)
+{
+    void *symbol = dlsym(handle, name);
+
+    memcpy(function, &symbol, sizeof symbol);
+    return symbol != NULL;
+}

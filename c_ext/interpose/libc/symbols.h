@@ -4,6 +4,7 @@
 #ifndef TDE_INTERPOSE_LIBC_SYMBOLS_H
 #define TDE_INTERPOSE_LIBC_SYMBOLS_H
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -63,6 +64,13 @@ extern struct tde_libc tde_libc_functions;
 extern _Atomic int tde_libc_bound;
 
 void tde_libc_bind(void);
+
+/*
+ * A function of another library or of the server, for HANDLE as dlsym has it, into *FUNCTION: a
+ * pointer to it, because ISO C has no cast from an object pointer to a function pointer.  NULL
+ * and false when there is none.
+ */
+bool tde_libc_find(void *handle, const char *name, void *function);
 
 /* Constructors of other libraries may call a wrapper before ours has run. */
 static inline const struct tde_libc *tde_libc(void)

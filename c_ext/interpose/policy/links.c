@@ -3,7 +3,6 @@
  */
 #include "interpose/policy/links.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -17,15 +16,8 @@
 #include "interpose/keys/slots.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/process.h"
 #include "interpose/policy/role.h"
-
-/* A variable that every postgres since 15 exports for extensions. */
-static bool is_set(const char *name)
-{
-    const bool *variable = dlsym(RTLD_DEFAULT, name);
-
-    return variable != NULL && *variable;
-}
 
 /*
  * The startup process makes the links of tablespace_map before it replays anything, and then
@@ -33,9 +25,9 @@ static bool is_set(const char *name)
  */
 static enum tde_keys_moment moment(void)
 {
-    if (is_set("IsBinaryUpgrade"))
+    if (tde_policy_process_has_set("IsBinaryUpgrade"))
         return TDE_KEYS_UPGRADE;
-    if (is_set("InRecovery"))
+    if (tde_policy_process_has_set("InRecovery"))
         return TDE_KEYS_REPLAY;
     return access("tablespace_map", F_OK) == 0 ? TDE_KEYS_RESTORE : TDE_KEYS_COMMAND;
 }

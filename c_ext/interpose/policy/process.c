@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "interpose/libc/symbols.h"
+
 typedef const char *get_config_option_fn(const char *name, bool missing_ok,
                                          bool restrict_privileged);
 typedef const char *get_backend_type_desc_fn(int type);
@@ -15,34 +17,34 @@ typedef const char *get_backend_type_desc_fn(int type);
 bool tde_policy_process_is(const char *kind)
 {
     const int *type = dlsym(RTLD_DEFAULT, "MyBackendType");
-    void *symbol = dlsym(RTLD_DEFAULT, "GetBackendTypeDesc");
     get_backend_type_desc_fn *describe;
     const char *description;
 
-    if (type == NULL || symbol == NULL)
+    if (type == NULL || !tde_libc_find(RTLD_DEFAULT, "GetBackendTypeDesc", &describe))
         return false;
-    /* ISO C has no cast from an object pointer to a function pointer. */
-    memcpy(&describe, &symbol, sizeof describe);
     description = describe(*type);
     return description != NULL && strcmp(description, kind) == 0;
 }
 
+bool tde_policy_process_has_set(const char *name)
+{
+    const bool *variable = dlsym(RTLD_DEFAULT, name);
+
+    return variable != NULL && *variable;
+}
+
 bool tde_policy_process_is_postmaster(void)
 {
-    const bool *has_postmaster = dlsym(RTLD_DEFAULT, "IsPostmasterEnvironment");
-    const bool *is_child = dlsym(RTLD_DEFAULT, "IsUnderPostmaster");
-
-    return has_postmaster != NULL && is_child != NULL && *has_postmaster && !*is_child;
+    return tde_policy_process_has_set("IsPostmasterEnvironment") &&
+           !tde_policy_process_has_set("IsUnderPostmaster");
 }
 
 const char *tde_policy_process_setting(const char *name)
 {
-    void *symbol = dlsym(RTLD_DEFAULT, "GetConfigOption");
     get_config_option_fn *get_config_option;
 
-    if (symbol == NULL)
+    if (!tde_libc_find(RTLD_DEFAULT, "GetConfigOption", &get_config_option))
         return NULL;
-    memcpy(&get_config_option, &symbol, sizeof get_config_option);
     return get_config_option(name, true, false);
 }
 

@@ -12,6 +12,9 @@
 /* Whether this is the process that PostgreSQL calls KIND, for example "archiver". */
 bool tde_policy_process_is(const char *kind);
 
+/* A variable of type bool that every postgres since 15 exports; false where there is none. */
+bool tde_policy_process_has_set(const char *name);
+
 bool tde_policy_process_is_postmaster(void);
 
 /* The value of a setting in this process, or NULL. */

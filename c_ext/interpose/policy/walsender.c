@@ -66,9 +66,7 @@ bool tde_policy_walsender_sends_backup(int flags)
 /* A walsender with a database decodes WAL: its client gets rows, as from a query, and no WAL. */
 static bool is_logical(void)
 {
-    const bool *am_db_walsender = dlsym(RTLD_DEFAULT, "am_db_walsender");
-
-    return am_db_walsender != NULL && *am_db_walsender;
+    return tde_policy_process_has_set("am_db_walsender");
 }
 
 static bool streams_wal(void)
