@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tde import _core
 from tde.convert.journal import sync_directory
+from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tde.postgres.facts import CONTROL_CATALOG_VERSION, CONTROL_FILE, CONTROL_SECTOR_BYTES
@@ -79,12 +80,14 @@ def store_state(data_directory: Path, *, hidden: bool) -> None:
     A plain server would take a hidden state for a crash, and empty its unlogged tables. It is one
     sector, which disks write as a whole, so a repetition finds the old or the new form.
     """
-    descriptor = os.open(data_directory / MOVED_CONTROL, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    path = data_directory / MOVED_CONTROL
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        sector = os.pread(descriptor, CONTROL_SECTOR_BYTES, 0)
+        sector = bytearray(CONTROL_SECTOR_BYTES)
+        read_at(descriptor, memoryview(sector), 0, path)
         wanted = _core.control_state(sector, hidden)
         if wanted != sector:
-            os.pwrite(descriptor, wanted, 0)
+            write_at(descriptor, wanted, 0)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -24,6 +24,7 @@ from tde.algorithms import Algorithm
 from tde.convert.checks import require_stopped_cleanly
 from tde.convert.file_user import files_as
 from tde.convert.plan import PlannedFile, make_plan
+from tde.convert.transfers import read_at, write_at
 from tde.errors import ClusterKeystoreError, ConversionError, DamagedPagesError, ProgramError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
@@ -202,7 +203,7 @@ class _Repair:
                 try:
                     for change in wanted:
                         offset = change.block * PAGE_SIZE + CHECKSUM_BYTES.start
-                        os.pwrite(descriptor, change.value, offset)
+                        write_at(descriptor, change.value, offset)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
@@ -238,8 +239,10 @@ class _Repair:
             path = self._directory / file.path
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                for first in range(0, file.size // PAGE_SIZE, _BATCH_PAGES):
-                    stored = os.pread(descriptor, _BATCH_PAGES * PAGE_SIZE, first * PAGE_SIZE)
+                pages = file.size // PAGE_SIZE
+                for first in range(0, pages, _BATCH_PAGES):
+                    stored = bytearray(min(_BATCH_PAGES, pages - first) * PAGE_SIZE)
+                    read_at(descriptor, memoryview(stored), first * PAGE_SIZE, path)
                     self._search_batch(file, first, stored, changes, ambiguous)
             finally:
                 os.close(descriptor)
@@ -249,7 +252,7 @@ class _Repair:
         self,
         file: PlannedFile,
         first: int,
-        stored: bytes,
+        stored: bytearray,
         changes: list[_Change],
         ambiguous: list[str],
     ) -> None:

@@ -30,6 +30,7 @@ from tde.convert.extents import BATCH_BLOCKS, Batch
 from tde.convert.file_user import files_as
 from tde.convert.journal import BlockJournal, DoneFiles, Extent, JournaledExtent
 from tde.convert.source import BatchSource, Target
+from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
@@ -186,7 +187,7 @@ class _Worker:
         for extent, view in zip(extents, views, strict=True):
             target, descriptor = files[extent.file]
             with continuable(target.path):
-                _read(descriptor, view, extent.first * PAGE_SIZE, target.path)
+                read_at(descriptor, view, extent.first * PAGE_SIZE, target.path)
         writes = self._convert_new(batch.new, views, files)
         for journaled, view in zip(batch.touched, views[len(batch.new) :], strict=True):
             self._finish(journaled, view, files[journaled.extent.file][0])
@@ -194,7 +195,7 @@ class _Worker:
         for extent, view in writes:
             target, descriptor = files[extent.file]
             with continuable(target.path):
-                _write(descriptor, view, extent.first * PAGE_SIZE)
+                write_at(descriptor, view, extent.first * PAGE_SIZE)
             self._outcome.add_written(len(view))
         for extent in extents:
             if self._source.complete(extent):
@@ -287,23 +288,6 @@ def _parts(buffer: memoryview, extents: Sequence[Extent]) -> Iterator[memoryview
         size = extent.blocks * PAGE_SIZE
         yield buffer[position : position + size]
         position += size
-
-
-def _read(descriptor: int, view: memoryview, offset: int, path: Path) -> None:
-    done = 0
-    while done < len(view):
-        count = os.preadv(descriptor, [view[done:]], offset + done)
-        if count == 0:
-            raise ConversionError(
-                f"{path} has become shorter", remedy="Restore the cluster from a backup."
-            )
-        done += count
-
-
-def _write(descriptor: int, view: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(descriptor, view[done:], offset + done)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def die_in_write(number: int, seed: int) -> Callable[[], None]:
                     os.pwrite(descriptor, view[start : start + SECTOR], offset + start)
             die()
 
-        worker._write = tearing
+        worker.write_at = tearing
 
     return prepare
 
