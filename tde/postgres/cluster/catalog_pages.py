@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde import _core
+from tde.closing import Closing
 from tde.errors import DamagedPagesError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity
@@ -140,7 +141,7 @@ def was_changed_by_stock_checksums(page: bytes, block: int) -> bool:
     return stored == _core.page_checksum(page, block)
 
 
-class _Ciphers:
+class _Ciphers(Closing):
     """Ciphers by tablespace, made on first use and wiped at the end."""
 
     def __init__(self, keystore: Keystore, keymap: KeyMap) -> None:
@@ -148,10 +149,7 @@ class _Ciphers:
         self._keymap = keymap
         self._made: dict[int, _core.Cipher | None] = {}
 
-    def __enter__(self) -> _Ciphers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for cipher in self._made.values():
             if cipher is not None:
                 cipher.close()
