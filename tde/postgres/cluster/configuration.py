@@ -8,23 +8,18 @@ really begin with; in a copy that nobody uses it does nothing.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from tde.errors import ConfigurationFileError
+from tde.postgres.server.config_files import given_settings, name_of, settings_in
 from tde.postgres.server.pidfile import read_whole_arguments
 
 CONFIGURATION_FILE = "postgresql.conf"
 # Debian's programs look below this directory, or where this variable says.
 _DEBIAN_VARIABLE = "PG_CLUSTER_CONF_ROOT"
 _DEBIAN_ROOT = "/etc/postgresql"
-_DATA_DIRECTORY = re.compile(
-    r"^[ \t]*data_directory[ \t]*(?:=|[ \t])[ \t]*(?:'((?:[^'\n]|'')*)'|([^\s#']+))",
-    re.MULTILINE | re.IGNORECASE,
-)
-_CONFIG_FILE = re.compile(r"(?:--|-c)?config[_-]file=(.*)", re.DOTALL)
 
 
 def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
@@ -69,12 +64,10 @@ def _own_file(data_directory: Path) -> Iterator[Path]:
 
 def _named_file(data_directory: Path, arguments: Sequence[str]) -> Iterator[Path]:
     """Yield the file that arguments name; a server takes the last one of several."""
-    named = None
-    for argument in arguments:
-        match = _CONFIG_FILE.fullmatch(argument)
-        named = match[1] if match else named
-    if named is None:
+    given = dict(given_settings(arguments)).get("config_file")
+    if given is None:
         return
+    named = name_of(given)
     path = Path(named)
     if not path.is_absolute():
         raise ConfigurationFileError(
@@ -127,14 +120,11 @@ def _data_directory_of(configuration: Path) -> Path | None:
     The server's own user can, and so can root.
     """
     try:
-        text = configuration.read_text(encoding="utf-8", errors="replace")
+        content = configuration.read_bytes()
     except OSError:
         return None
-    named = _DATA_DIRECTORY.findall(text)
-    if not named:
-        return None
-    quoted, bare = named[-1]
-    return Path(quoted.replace("''", "'") or bare).resolve()
+    named = [value for _, name, value in settings_in(content) if name == "data_directory"]
+    return Path(name_of(named[-1])).resolve() if named else None
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -87,18 +87,18 @@ def program_lines(data_directory: Path, arguments: Sequence[str]) -> tuple[Progr
     Raises:
         OSError: a configuration file is there and cannot be read.
     """
-    given = dict(_given(arguments))
+    given = dict(given_settings(arguments))
     # Both, because postmaster.opts lies in the data directory and could name a harmless one.
     files = [data_directory / "postgresql.conf"]
     if "config_file" in given:
-        files.append(data_directory / _name(given["config_file"]))
+        files.append(data_directory / name_of(given["config_file"]))
     files.append(data_directory / "postgresql.auto.conf")
     seen: set[str] = set()
     found = [line for file in files for line in _lines_of(file, seen)]
     options = data_directory / COMMAND_LINE
     found += [
         ProgramLine(name, value, options, 0)
-        for name, value in _given(arguments)
+        for name, value in given_settings(arguments)
         if _matters(name, value)
     ]
     return tuple(found)
@@ -110,21 +110,26 @@ def _lines_of(file: Path, seen: set[str], depth: int = 0) -> Iterator[ProgramLin
     if real in seen or depth > _DEEPEST:
         return
     seen.add(real)
-    for number, text in enumerate(_content(file, required=depth == 0).split(b"\n"), 1):
-        match = _LINE.match(text)
-        if match is None:
-            continue  # A comment, or an error with which the server reads nothing of it.
-        name = match["name"].decode("latin-1").lower()
-        quoted = match["quoted"]
-        value = match["bare"] if quoted is None else _ESCAPE.sub(_unescaped, quoted)
+    for number, name, value in settings_in(_content(file, required=depth == 0)):
         if not _matters(name, value):
             continue
         yield ProgramLine(name, value, file, number)
         if name in _INCLUDES:
             # As AbsoluteConfigLocation: relative to the file that has the line.
-            target = file.parent / _name(value)
+            target = file.parent / name_of(value)
             for included in _directory(target) if name == "include_dir" else [target]:
                 yield from _lines_of(included, seen, depth + 1)
+
+
+def settings_in(content: bytes) -> Iterator[tuple[int, str, bytes]]:
+    """Yield the settings of a file: the number of the line, the name in lower case, the value."""
+    for number, text in enumerate(content.split(b"\n"), 1):
+        match = _LINE.match(text)
+        if match is None:
+            continue  # A comment, or an error with which the server reads nothing of it.
+        quoted = match["quoted"]
+        value = match["bare"] if quoted is None else _ESCAPE.sub(_unescaped, quoted)
+        yield number, match["name"].decode("latin-1").lower(), value
 
 
 def _content(file: Path, *, required: bool) -> bytes:
@@ -150,7 +155,7 @@ def _content(file: Path, *, required: bool) -> bytes:
         os.close(descriptor)
 
 
-def _name(value: bytes) -> str:
+def name_of(value: bytes) -> str:
     """Return a name as the server sees it, whose strings end at a zero byte."""
     return os.fsdecode(value.partition(b"\0")[0])
 
@@ -182,7 +187,7 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
     return _CONTROLS.get(escaped, escaped)
 
 
-def _given(arguments: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def given_settings(arguments: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the settings on a command line of postgres: ``-c a=b``, ``-ca=b``, ``--a=b``."""
     rest = iter(arguments)
     for argument in rest:
