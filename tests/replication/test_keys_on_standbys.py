@@ -12,6 +12,7 @@ import pytest
 from tde.algorithms import Algorithm
 from tde.errors import ServerStartError
 from tde.keystore import Keystore
+from tde.page.codec import PAGE_SIZE as PAGE
 from tde.postgres import prepare_key
 from tde.postgres.cluster.keymap import KeySource, map_key, read_map
 from tests.keystore.cheap_passphrase import PASSPHRASE
@@ -48,6 +49,16 @@ def make_location(cluster, location: Path) -> None:
     if not spaces.exists():
         make_directory(cluster, spaces)
     make_directory(cluster, spaces / location.name)
+
+
+def without_new_blocks(content: bytes) -> bytes:
+    """Take the blocks of zeros from the end: PostgreSQL 16 extends a table by more than it needs.
+
+    What replays that does not do the same; a pair of plain servers of 16 differs as well.
+    """
+    while content.endswith(bytes(PAGE)):
+        content = content[:-PAGE]
+    return content
 
 
 @pytest.fixture
@@ -109,7 +120,9 @@ def test_a_standby_without_the_key_stops_and_goes_on_with_it(pair):
     name = standby.query("SELECT pg_relation_filepath('t')")[0][0]
     version = Path(name).relative_to(Path(*Path(name).parts[:2]))
     files = [c.data_directory / "spaces" / prepared.location.name / version for c in pair]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    stored = [without_new_blocks(file.read_bytes()) for file in files]
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 7 * PAGE  # 1,500 rows: the blocks of a plain server.
     maps = [read_map(c.data_directory, c.keystore.uuid, map_key(c.keystore)).entries for c in pair]
     assert maps[0] == maps[1]
 
