@@ -22,8 +22,9 @@ from tests.postgres.leaks.plain_user import as_plain_user
 MEMORY = Path("/dev/shm")
 
 
-def status_files() -> set[str]:
-    return {path.name for path in MEMORY.glob("tde-*")}
+def status_files(pid: int) -> set[str]:
+    """Of one server: others run beside these tests."""
+    return {path.name for path in MEMORY.glob(f"tde-*-{pid}")}
 
 
 def test_the_servers_own_user_sees_that_it_encrypts(
@@ -70,9 +71,8 @@ def test_another_user_cannot_pass_for_the_server(any_binaries, encrypted_cluster
     plain = encrypted_cluster_factory.plain(any_binaries)
     pid = plain.cluster.pid
     encrypted = encrypted_cluster_factory(any_binaries)
-    (genuine,) = [
-        path for path in MEMORY.glob("tde-*") if path.name.endswith(f"-{encrypted.cluster.pid}")
-    ]
+    (name,) = status_files(encrypted.cluster.pid)
+    genuine = MEMORY / name
     forged = genuine.with_name(genuine.name.rpartition("-")[0] + f"-{pid}")
     forged.write_bytes(genuine.read_bytes())  # Belongs to root, not to the server's user.
     try:
@@ -98,25 +98,25 @@ def test_a_server_whose_status_was_removed_still_counts_as_running(
 
 
 def test_the_file_goes_with_its_server(any_binaries, encrypted_cluster_factory):
-    before = status_files()
     made = encrypted_cluster_factory(any_binaries)
-    (name,) = status_files() - before
+    pid = made.cluster.pid
+    (name,) = status_files(pid)
     status = (MEMORY / name).stat()
     assert (status.st_mode & 0o777, status.st_uid) == (
         0o600,
         made.data_directory.stat().st_uid,
     )
     made.cluster.stop()
-    assert name not in status_files()
+    assert not status_files(pid)
     made.start()
     pid = made.cluster.pid
-    (killed,) = (name for name in status_files() - before if name.endswith(f"-{pid}"))
+    (killed,) = status_files(pid)
     processes = [psutil.Process(pid), *psutil.Process(pid).children()]
     os.kill(pid, signal.SIGKILL)
     psutil.wait_procs(processes, timeout=30)
     assert read_published_status(pid) is None
     made.start()  # Recovers, and clears away.
-    assert killed not in status_files()
+    assert not (MEMORY / killed).exists()
     assert io_counters(made.cluster.pid) is not None
 
 
