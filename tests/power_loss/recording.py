@@ -94,13 +94,14 @@ class Mounted:
 
 @contextlib.contextmanager
 def recording(root: Path, base: Path, journal: Path, program: Path) -> Iterator[Mounted]:
-    """Record what happens below ``root``, whose content is moved to ``base`` and copied first.
+    """Record what happens below ``root``, whose content is copied to ``base`` first.
 
     ``base`` is what was there before, and everything in it counts as durable. ``root`` is empty
     afterwards, and only the base and the journal remain.
     """
-    backing = base.with_name(base.name + "-backing")
-    shutil.move(root, backing)
+    # Beside it, because a move to another file system would not keep the owners.
+    backing = root.with_name(root.name + "-backing")
+    root.rename(backing)
     _copy_tree(backing, base)
     root.mkdir(mode=0o755)
     command = [str(program), str(backing), str(journal), str(root)]

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -158,7 +159,7 @@ class Site:
             for process in _processes_of(cluster.data_directory):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-                    process.wait(timeout=30)
+                    _wait_until_dead(process)
         for socket in private_directory(cluster.data_directory, self.os_user).glob(".s.PGSQL.*"):
             socket.unlink()
         remove_private_directory(cluster.data_directory, self.os_user)
@@ -208,6 +209,15 @@ def try_to(action: Any) -> str | None:
     except (TdeError, psycopg2.Error, OSError) as error:
         return f"{type(error).__name__}: {str(error).strip()}"
     return None
+
+
+def _wait_until_dead(process: psutil.Process) -> None:
+    """Wait for the end of a process; the system's first one may take seconds to collect it."""
+    deadline = time.monotonic() + 30
+    while process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            raise psutil.TimeoutExpired(30, process.pid)
+        time.sleep(0.005)
 
 
 def _processes_of(data_directory: Path) -> list[psutil.Process]:
