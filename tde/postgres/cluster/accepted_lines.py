@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.errors import KeystoreDamagedError, KeystoreError, TdeError
+from tde.postgres.cluster.configuration import files_to_look_through
 from tde.postgres.server.config_files import ProgramLine, program_lines
 from tde.postgres.server.os_user import OsUser, run_as
 
@@ -58,7 +59,7 @@ def new_lines(
         KeystoreError: the record cannot be used.
         OSError: the configuration cannot be read.
     """
-    found = program_lines(data_directory, arguments)
+    found = _lines_of(data_directory, arguments)
     if not found:
         return ()
     record = _read(record_file(keystore, data_directory), key)
@@ -86,7 +87,7 @@ def accept_lines(
         KeystoreError: the record cannot be written.
         OSError: the configuration cannot be read.
     """
-    lines = program_lines(data_directory, arguments)
+    lines = _lines_of(data_directory, arguments)
     _write(data_directory, keystore, lines)
     return lines
 
@@ -100,7 +101,7 @@ class LinesOfStart:
         self._lines: tuple[ProgramLine, ...] = ()
         self.messages: list[str] = []
         try:
-            self._lines = program_lines(data_directory, arguments)
+            self._lines = _lines_of(data_directory, arguments)
             new = new_lines(
                 data_directory, keystore.path, arguments, keystore.authentication_key(LABEL)
             )
@@ -143,6 +144,11 @@ class LinesOfStart:
             _write(self._directory, self._keystore, self._lines)
         except (TdeError, OSError) as error:
             _log.warning("the lines of the configuration stay new: %s", error)
+
+
+def _lines_of(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
+    files = files_to_look_through(data_directory, arguments)
+    return program_lines(files, data_directory, arguments)
 
 
 def _write(data_directory: Path, keystore: Keystore, lines: Iterable[ProgramLine]) -> None:

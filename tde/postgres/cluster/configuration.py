@@ -7,6 +7,7 @@ really begin with; in a copy that nobody uses it does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -17,6 +18,8 @@ from tde.postgres.server.config_files import given_settings, name_of, settings_i
 from tde.postgres.server.pidfile import read_whole_arguments
 
 CONFIGURATION_FILE = "postgresql.conf"
+# What ALTER SYSTEM writes. Every server reads it after the file it begins with.
+AUTOMATIC_FILE = "postgresql.auto.conf"
 # Debian's programs look below this directory, or where this variable says.
 _DEBIAN_VARIABLE = "PG_CLUSTER_CONF_ROOT"
 _DEBIAN_ROOT = "/etc/postgresql"
@@ -42,6 +45,28 @@ def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> 
         *_debian_files(data_directory),
     ]
     return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
+    """Return the same files, and that of ALTER SYSTEM, for somebody who only reads them.
+
+    They have the names by which a server opens them, because what a file includes is looked for
+    beside its link. What is missing or cannot be told is left out: a line of postmaster.opts,
+    which lies in the data directory, must not keep the other files from being looked at.
+
+    Args:
+        arguments: of a start that is about to happen, or of the last one.
+    """
+    found: list[Path] = []
+    for files in (
+        _own_file(data_directory),
+        _named_file(data_directory, arguments),
+        _file_of_last_start(data_directory),
+        _debian_files(data_directory),
+    ):
+        with contextlib.suppress(ConfigurationFileError, OSError):
+            found += files
+    return [*found, data_directory / AUTOMATIC_FILE]
 
 
 def configuration_arguments(data_directory: Path, arguments: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,21 +78,18 @@ class ProgramLine:
         return f"{self.place}: {self.name} = '{self.shown}'"
 
 
-def program_lines(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
-    """Return the lines of a cluster's configuration, and the arguments, that matter.
+def program_lines(
+    files: Iterable[Path], data_directory: Path, arguments: Sequence[str]
+) -> tuple[ProgramLine, ...]:
+    """Return the lines of configuration files, and the arguments, that matter.
 
     Args:
-        arguments: of the server, which may name another configuration file.
+        files: with which a server may begin; those that they include are found.
+        arguments: of the server.
 
     Raises:
         OSError: a configuration file is there and cannot be read.
     """
-    given = dict(given_settings(arguments))
-    # Both, because postmaster.opts lies in the data directory and could name a harmless one.
-    files = [data_directory / "postgresql.conf"]
-    if "config_file" in given:
-        files.append(data_directory / name_of(given["config_file"]))
-    files.append(data_directory / "postgresql.auto.conf")
     seen: set[str] = set()
     found = [line for file in files for line in _lines_of(file, seen)]
     options = data_directory / COMMAND_LINE
