@@ -103,6 +103,14 @@ def _logged(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.value("log_error_verbosity") not in ("", "terse"):
         value = settings.value("log_error_verbosity")
         yield f"log_error_verbosity = {value}", "log_error_verbosity = terse"
+    destinations = {kind.strip() for kind in settings.value("log_destination").split(",")}
+    if structured := sorted(destinations & {"csvlog", "jsonlog"}):
+        # Their writers do not look at log_error_verbosity.
+        value = settings.value("log_destination")
+        yield f"log_destination = {value} ({', '.join(structured)})", "log_destination = stderr"
+    if settings.value("log_min_messages") in ("debug", "debug2", "debug3", "debug4", "debug5"):
+        # Each statement of the extended protocol is logged when it is parsed.
+        yield f"log_min_messages = {settings.value('log_min_messages')}", "log_min_messages = info"
     if settings.value("log_parameter_max_length_on_error") not in ("", "0"):
         name = "log_parameter_max_length_on_error"
         yield f"{name} = {settings.value(name)}", f"{name} = 0"

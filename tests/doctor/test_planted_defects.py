@@ -374,6 +374,21 @@ def test_values_in_the_log(running):
     require_ok(examine(running, LEFTOVERS), "log_content")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("log_destination", "stderr,csvlog"), ("log_destination", "jsonlog"),
+     ("log_min_messages", "debug2")],
+)  # fmt: skip
+def test_logs_that_do_not_heed_the_verbosity(running, name, value):
+    """The attack: csvlog wrote DETAIL, which quotes the row, and doctor said that it does not."""
+    running.query(f"ALTER SYSTEM SET {name} = '{value}'")
+    running.query("SELECT pg_reload_conf()")
+    found = only(examine(running, LEFTOVERS), "log_content", Verdict.WARNING)
+    assert f"{name} = {value}" in found.detail
+    apply(running, found.remedy)
+    require_ok(examine(running, LEFTOVERS), "log_content")
+
+
 def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):
     settings = stopped.data_directory / "postgresql.auto.conf"
     before = settings.read_bytes()

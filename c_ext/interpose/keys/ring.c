@@ -284,6 +284,8 @@ static const char *load_wal(struct tde_keys_scope *scope)
         problem = "the WAL key is not usable";
     else if (tde_format_keymap_key(&key, scope->map_key) != 0)
         problem = "the key of the key map could not be derived";
+    else if (tde_format_keyrecord_wal_proof(&key, scope->wal_proof) != 0)
+        problem = "the proof of the WAL key could not be derived";
     else
         tde_keys_slots_set(TDE_KEYS_WAL, &key);
     tde_crypto_wipe(&key, sizeof key);

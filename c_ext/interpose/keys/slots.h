@@ -28,6 +28,7 @@ struct tde_keys_scope {
     struct tde_key_scope scope;
     uint8_t tail_key[TDE_TAIL_KEY_SIZE];
     uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
+    uint8_t wal_proof[TDE_WAL_PROOF_SIZE]; /* no secret */
     struct tde_key other; /* what keys are derived from; algorithm 0 in scope tablespaces */
     char keystore[TDE_HANDOVER_PATH_MAX + 1];
 };

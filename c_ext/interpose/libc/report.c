@@ -10,9 +10,20 @@
 
 #include "interpose/libc/symbols.h"
 
+/* Long enough for two paths and the hint behind them; short enough to be written in one piece. */
+#define LONGEST 4096
+
+/* Names of files come from anybody, and must not begin a line of the log or steer a terminal. */
+static void make_printable(char *text, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+            text[i] = '?';
+}
+
 void tde_libc_report(const char *format, ...)
 {
-    char text[1024] = "tde: ";
+    char text[LONGEST] = "tde: ";
     int saved = errno;
     va_list arguments;
     int length;
@@ -25,6 +36,7 @@ void tde_libc_report(const char *format, ...)
 
         if (used > sizeof text - 2)
             used = sizeof text - 2;
+        make_printable(text, used);
         text[used++] = '\n';
         ssize_t ignored = tde_libc()->write(STDERR_FILENO, text, used);
         (void)ignored;

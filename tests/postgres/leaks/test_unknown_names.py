@@ -126,7 +126,13 @@ def test_it_does_not_matter_how_a_path_leads_into_the_cluster(place):
     link = place.outside / "link"
     link.symlink_to(place.data / "base")
     version = spelled(place, "{version}")
+    # A link to a file that does not exist yet: what creates the file follows it.
+    dangling, through = place.outside / "dangling", place.outside / "through"
+    dangling.symlink_to(place.data / "base/5/new_rows")
+    through.symlink_to("dangling")
     for path in (
+        dangling,
+        through,
         link / "rows",
         link / "5/16384_rows",
         place.location / "rows",
