@@ -74,6 +74,7 @@ def make_original(
     )
     made.query("CREATE INDEX ON t (x, n)")
     made.query("CREATE UNLOGGED TABLE u AS SELECT %s::text AS x", (CANARY.decode(),))
+    made.query("CREATE INDEX ON u (x)")  # Its init fork has a page.
     made.query("VACUUM")
     oid = made.query("SELECT oid FROM pg_tablespace WHERE spcname = 'secret'")[0][0]
     path = made.data_directory / made.query("SELECT pg_relation_filepath('u')")[0][0]

@@ -10,8 +10,9 @@ import pytest
 
 from tde import _core
 from tde.convert.control_file import require_known_layout
+from tde.doctor import Group, Verdict
 from tde.errors import ConversionError
-from tde.postgres import Cluster, Scope, decrypt_cluster, encrypt_cluster
+from tde.postgres import Cluster, Scope, decrypt_cluster, doctor, encrypt_cluster
 from tde.postgres.server.control import read_control_data
 from tests.convert.conversions import (
     content,
@@ -212,3 +213,15 @@ def test_pages_that_no_server_reads_are_told_from_those_without_checksum():
         _core.set_checksums(bytearray(2 * PAGE), 2**32 - 1)
     with pytest.raises((TypeError, BufferError)):
         _core.set_checksums(zeros, 0)
+
+
+def test_doctor_names_the_command_that_turns_them_on(original, copy, keystore_factory):
+    def found():
+        report = doctor(copy.data_directory, copy.binaries, groups=[Group.CLUSTER])
+        return next(finding for finding in report.findings if finding.check == "checksums")
+
+    assert found().verdict is Verdict.PROBLEM
+    assert "tde pg encrypt turns them on" in found().remedy
+    assert f"pg_checksums --enable -D {copy.data_directory}" in found().remedy
+    encrypt_cluster(copy, keystore_factory())
+    assert found().verdict is Verdict.OK

@@ -32,11 +32,12 @@ from tests.postgres.canaries import CANARY
 def original(module_cluster_factory, binaries):
     """A stopped cluster that has never had checksums, on the oldest and the newest version."""
     made = make_original(module_cluster_factory, binaries, data_checksums=False)
-    # A page of a second segment file, whose checksum begins to count at block 131072.
-    first = next(p for p in (made.made.data_directory / "base/5").iterdir() if p.name == "1259")
-    second = first.with_name("99999.1")
-    shutil.copyfile(first, second)
-    os.chown(second, first.stat().st_uid, first.stat().st_gid)
+    first = made.made.data_directory / "base/5/1259"
+    # A second segment file, whose checksums begin to count at block 131072, and a temporary table
+    # of a backend that was killed.
+    for name in ("99999.1", "t7_88888"):
+        shutil.copyfile(first, first.with_name(name))
+        os.chown(first.with_name(name), first.stat().st_uid, first.stat().st_gid)
     return made
 
 
