@@ -69,6 +69,8 @@ def test_the_commands_give_every_page_its_checksum(
     programs = ["--bindir", copy.binaries.bindir]
     secret = ["--passphrase-fd", 0]
     shown = tde_command("pg", "encrypt", data, "-k", keystore.path, *secret, *programs, "--json")
+    stopped = tde_command("pg", "status", "-D", data, *programs, "--json", exit_code=3)
+    assert json.loads(stopped.stdout)["data_checksums"] is True
     summary = json.loads(shown.stdout)
     assert (summary["checksums_turned_on"], summary["data_checksums"]) == (True, True)
     assert summary["invalid_pages"] == 0
@@ -78,8 +80,6 @@ def test_the_commands_give_every_page_its_checksum(
     check = ["pg_checksums", "--check", "-D", data]
     checked = tde_command("pg", "exec", "-D", data, *secret, *programs, *check).stdout
     assert "Bad checksums:  0" in checked
-    stopped = tde_command("pg", "status", "-D", data, *programs, "--json", exit_code=3)
-    assert json.loads(stopped.stdout)["data_checksums"] is True
 
     made = RunningCluster(copy, keystore)
     made.start()
