@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from tde.console.apps import examples
 from tde.console.errors import reporting_errors
-from tde.machine.own_process import forbid_access
+from tde.machine.own_process import fill_standard_descriptors, forbid_access
 
 # Name on the command line, module that holds its `app`, and the line that `tde --help` shows.
 COMMANDS = {
@@ -110,5 +110,6 @@ def root(
 
 def main() -> None:
     """Run the command line; the entry point of the installed script."""
+    fill_standard_descriptors()
     forbid_access()
     app(prog_name="tde")

@@ -24,12 +24,13 @@ from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
 from tde.keystore.handover import HandOver
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path, pack_auto_open
 from tde.keystore.providers.passphrase import PassphraseProvider
-from tde.keystore.providers.passphrase_source import check_length
+from tde.keystore.providers.passphrase_form import check_new_passphrase
 from tde.keystore.providers.provider import MasterKeyProvider
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, write_atomically
 from tde.keystore.store.layout import (
     check_belongs,
+    check_place,
     document_path,
     list_owners,
     prepare_directory,
@@ -84,27 +85,36 @@ class Keystore(Closing):
             owner: (uid, gid) to give the keystore to, which only root can do.
 
         Raises:
-            PassphraseError: the passphrase is too short or too long.
+            TypeError: the passphrase is not bytes.
+            PassphraseError: the passphrase is too short or too long, or has a form in which it
+                cannot be typed.
             KeystoreExistsError: there is a keystore already, or the directory is not empty.
             KeystorePermissionError: the directory is open to others or not ours.
             KeystoreError: it could not be written.
         """
-        check_length(passphrase)
-        prepare_directory(path.absolute(), owner)
-        path = path.resolve()
-        with exclusive_lock(path):
-            refuse_foreign_content(path)
-            prepare_keys_directory(path)
-            header = KeystoreHeader(
-                uuid=uuid4(),
-                created=datetime.now(timezone.utc).replace(microsecond=0),
-                kdf=kdf or KdfParameters(),
-                salt=os.urandom(SALT_BYTES),
-                master_key_id=uuid4(),
-            )
-            master_key = random_secret(MASTER_KEY_BYTES)
+        check_new_passphrase(passphrase)
+        check_place(path.absolute())
+        # Everything that may fail for want of memory or of an algorithm comes before the first
+        # directory, so that no half of a keystore is left.
+        header = KeystoreHeader(
+            uuid=uuid4(),
+            created=datetime.now(timezone.utc).replace(microsecond=0),
+            kdf=kdf or KdfParameters(),
+            salt=os.urandom(SALT_BYTES),
+            master_key_id=uuid4(),
+        )
+        master_key = random_secret(MASTER_KEY_BYTES)
+        try:
             document = PassphraseProvider(passphrase).wrap_master_key(header, master_key)
-            write_atomically(document_path(path), document.encode())
+            prepare_directory(path.absolute(), owner)
+            path = path.resolve()
+            with exclusive_lock(path):
+                refuse_foreign_content(path)
+                prepare_keys_directory(path)
+                write_atomically(document_path(path), document.encode())
+        except BaseException:
+            master_key.close()
+            raise
         return cls(path, header, master_key)
 
     @classmethod
@@ -152,7 +162,6 @@ class Keystore(Closing):
         content = pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
         try:
             with exclusive_lock(self.path):
-                path.unlink(missing_ok=True)  # Old versions of this file are of no use.
                 write_atomically(path, content)
         finally:
             wipe(content)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tde.algorithms import Algorithm
 from tde.errors import (
     KeystoreClosedError,
     KeystoreDamagedError,
+    KeystoreError,
     KeystoreMissingError,
     KeystorePermissionError,
 )
@@ -37,6 +40,19 @@ def test_enabling_again_leaves_no_old_file(keystore_factory) -> None:
     keystore.close()
     with pytest.raises(KeystoreClosedError):
         keystore.enable_auto_open()
+
+
+def test_enabling_again_never_leaves_it_disabled(keystore_factory, monkeypatch) -> None:
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+
+    def disk_full(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(KeystoreError, match="No space left"):
+        keystore.enable_auto_open()
+    Keystore.open_automatically(keystore.path).close()
 
 
 def test_every_flipped_bit_is_noticed(keystore_factory) -> None:

@@ -50,12 +50,27 @@ class PassphraseSource:
 PROMPT = PassphraseSource()
 
 
+def require_bytes(passphrase: object) -> None:
+    """Refuse a ``str``, whose bytes depend on an encoding, before anything is written.
+
+    Raises:
+        TypeError: it is not bytes.
+    """
+    if not isinstance(passphrase, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"a passphrase is bytes, not {type(passphrase).__name__}: encode it, as in "
+            'text.encode("utf-8")'
+        )
+
+
 def check_length(passphrase: bytes | bytearray) -> None:
     """Refuse a passphrase that does not have 8 to 200 bytes.
 
     Raises:
+        TypeError: it is not bytes at all, such as a ``str``.
         PassphraseError: it is too short or too long.
     """
+    require_bytes(passphrase)
     if len(passphrase) not in LENGTHS:
         raise PassphraseError(
             "passphrase is too short or too long",

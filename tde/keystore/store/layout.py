@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from stat import S_ISDIR
 from uuid import UUID
@@ -115,7 +116,7 @@ def check_belongs(record: KeyRecord, path: Path, owner: KeyOwner, keystore: UUID
 def list_owners(directory: Path) -> list[KeyOwner]:
     """Return whose keys are in the keystore: WAL, other tablespaces, tablespaces by OID, key ids.
 
-    Files with other names, such as old versions, are passed over.
+    Files with other names are passed over.
     """
     keys = keys_path(directory)
     try:
@@ -155,10 +156,18 @@ def check_place(directory: Path) -> None:
         if not directory.parent.is_dir():
             raise KeystoreMissingError(
                 f"the directory {directory.parent} does not exist",
-                remedy=f"mkdir -p {directory.parent}",
+                remedy=_remedy_of_missing_parent(directory),
             ) from None
     else:
         refuse_foreign_content(directory)
+
+
+def _remedy_of_missing_parent(directory: Path) -> str:
+    if any(part.endswith(":") for part in directory.parts):
+        return "A keystore is a directory; addresses such as vault:// are not known here."
+    if any(part.startswith("~") for part in directory.parts):
+        return "Write out the home directory: the shell has left ~ as it is."
+    return f"mkdir -p {shlex.quote(str(directory.parent))}"
 
 
 def prepare_directory(directory: Path, owner: tuple[int, int] | None) -> None:

@@ -163,7 +163,6 @@ def _write(data_directory: Path, keystore: Keystore, lines: Iterable[ProgramLine
     digests = sorted(_digest(salt, line) for line in wanted.values())
     content = _MAGIC + bytes(8) + salt + b"".join(digests)
     with exclusive_lock(keystore.path):
-        path.unlink(missing_ok=True)  # Old versions of this file are of no use.
         write_atomically(path, content + _code(key, path, content))
 
 
