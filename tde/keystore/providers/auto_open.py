@@ -20,8 +20,8 @@ from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import read_private_file
+from tde.keystore.store.layout import AUTO_OPEN_NAME
 
-FILE_NAME = "auto-open.key"
 RECORD_BYTES = 136
 MAGIC = b"TDEAUTO\x01"
 _CONTEXT = struct.Struct(">8s16s16s")
@@ -31,7 +31,7 @@ _REST = struct.Struct(">32s12s4s32s16s")
 
 def auto_open_path(directory: Path) -> Path:
     """Return the path of the file in a keystore directory."""
-    return directory / FILE_NAME
+    return directory / AUTO_OPEN_NAME
 
 
 def can_open_automatically(directory: Path) -> bool:

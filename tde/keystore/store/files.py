@@ -24,6 +24,7 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 LOCK_NAME = "lock"
 LOCK_TIMEOUT = 10.0  # Seconds; a writer holds the lock for about one key derivation.
+_RESTORE_FILE = "Put a file in its place, from a backup of the keystore; a link is not followed."
 _LOCK_POLL = 0.02  # Seconds.
 
 
@@ -55,6 +56,17 @@ def read_private_file(path: Path, limit: int) -> bytes:
         limit: refuse files with more bytes than this.
 
     Raises:
+        FileNotFoundError, KeystoreError: as :func:`read_file_of`.
+    """
+    return read_file_of(path.parent.stat().st_uid, str(path), limit)
+
+
+def read_file_of(owner: int, path: str, limit: int) -> bytes:
+    """Return the content of a file of the keystore; its owner is that of its directory.
+
+    The path is text, because to read thousands of records as paths takes most of the time.
+
+    Raises:
         FileNotFoundError: there is no such file.
         KeystorePermissionError: others have access, it has another owner than its
             directory, or it is not a regular file.
@@ -69,20 +81,38 @@ def read_private_file(path: Path, limit: int) -> bytes:
     except PermissionError as error:
         raise _no_access(path) from error
     except OSError as error:
-        raise KeystoreError(f"could not read {path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb", buffering=0) as file:
+        raise KeystoreError(
+            f"could not read {path}: {error.strerror}", remedy=_RESTORE_FILE
+        ) from error
+    try:
         # The open file is examined, not its name, which could point elsewhere a moment later.
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise KeystorePermissionError(f"{path} is not a regular file")
-        _check_owner(path, status, path.parent.stat().st_uid)
+            raise KeystorePermissionError(f"{path} is not a regular file", remedy=_RESTORE_FILE)
+        _check_owner(path, status, owner)
         check_mode(path, status, FILE_MODE)
-        data = file.read(limit + 1)
+        data = _read_up_to(fd, limit + 1)
+    except OSError as error:
+        raise KeystoreError(
+            f"could not read {path}: {error.strerror}", remedy=_RESTORE_FILE
+        ) from error
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise KeystoreDamagedError(
             f"{path} is damaged: it has more than {limit} bytes",
-            remedy="Restore this file from a backup of the keystore.",
+            remedy=_RESTORE_FILE,
         )
+    return data
+
+
+def _read_up_to(fd: int, size: int) -> bytes:
+    data = os.read(fd, size)
+    while 0 < len(data) < size:
+        more = os.read(fd, size - len(data))
+        if not more:
+            break
+        data += more
     return data
 
 
@@ -236,7 +266,7 @@ def _give_to_owner_of(directory: Path, fd: int) -> None:
         os.fchown(fd, status.st_uid, status.st_gid)
 
 
-def check_mode(path: Path, status: os.stat_result, wanted: int) -> None:
+def check_mode(path: Path | str, status: os.stat_result, wanted: int) -> None:
     """Refuse what the group or the world can read, write or enter.
 
     Raises:
@@ -249,7 +279,7 @@ def check_mode(path: Path, status: os.stat_result, wanted: int) -> None:
         )
 
 
-def _check_owner(path: Path, status: os.stat_result, owner: int) -> None:
+def _check_owner(path: Path | str, status: os.stat_result, owner: int) -> None:
     if status.st_uid != owner:
         raise KeystorePermissionError(
             f"{path} belongs to user {status.st_uid} instead of user {owner}",
@@ -257,7 +287,7 @@ def _check_owner(path: Path, status: os.stat_result, owner: int) -> None:
         )
 
 
-def _no_access(path: Path) -> KeystorePermissionError:
+def _no_access(path: Path | str) -> KeystorePermissionError:
     return KeystorePermissionError(
         f"no permission to use {path}",
         remedy="Run this as the owner of the keystore or as root.",

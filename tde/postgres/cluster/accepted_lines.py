@@ -146,6 +146,18 @@ class LinesOfStart:
             _log.warning("the lines of the configuration stay new: %s", error)
 
 
+def check_record(path: Path, key: bytes | None) -> None:
+    """Check a record as it lies in a keystore.
+
+    Args:
+        key: authenticates it; without it only its form is checked.
+
+    Raises:
+        KeystoreError: it cannot be used.
+    """
+    _read(path, key)
+
+
 def _lines_of(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
     files = files_to_look_through(data_directory, arguments)
     return program_lines(files, data_directory, arguments)
