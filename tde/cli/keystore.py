@@ -202,13 +202,9 @@ def enable(
 )
 def disable(keystore: KeystoreOption = None) -> None:
     """Remove that file: the passphrase is needed again. Running servers go on."""
-    from tde.keystore import can_open_automatically, keystore_uuid
-    from tde.keystore.providers.auto_open import auto_open_path
+    from tde.keystore.providers.auto_open import disable_auto_open
 
-    directory = require_keystore(keystore)
-    keystore_uuid(directory)
-    if not can_open_automatically(directory):
+    if disable_auto_open(require_keystore(keystore)):
+        console.print("The passphrase is needed again.")
+    else:
         console.print("The keystore did not open by itself.")
-        return
-    auto_open_path(directory).unlink()
-    console.print("The passphrase is needed again.")

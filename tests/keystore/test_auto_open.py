@@ -15,7 +15,8 @@ from tde.errors import (
     KeystorePermissionError,
 )
 from tde.keystore import KeyOwner, Keystore, can_open_automatically, inspect_keystore
-from tde.keystore.providers.auto_open import RECORD_BYTES, auto_open_path
+from tde.keystore.providers import auto_open
+from tde.keystore.providers.auto_open import RECORD_BYTES, auto_open_path, disable_auto_open
 
 
 def test_opens_the_same_keys(keystore_factory) -> None:
@@ -53,6 +54,22 @@ def test_enabling_again_never_leaves_it_disabled(keystore_factory, monkeypatch) 
     with pytest.raises(KeystoreError, match="No space left"):
         keystore.enable_auto_open()
     Keystore.open_automatically(keystore.path).close()
+
+
+def test_disabling_is_durable_and_tells_whether_it_was_enabled(
+    keystore_factory, monkeypatch, tmp_path
+) -> None:
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    synced = []
+    monkeypatch.setattr(auto_open, "sync_directory", synced.append)
+    assert disable_auto_open(keystore.path)
+    # Or a power failure brings the file back after the operator was told that it is gone.
+    assert synced == [keystore.path]
+    assert not disable_auto_open(keystore.path)
+    with pytest.raises(KeystoreMissingError):
+        disable_auto_open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_flipped_bit_is_noticed(keystore_factory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,9 @@ from tde.keystore import (
     add_missing_keys,
     back_up_keystore,
     change_passphrase,
+    list_keys,
     restore_keystore,
+    verify_keystore,
 )
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
@@ -189,3 +192,40 @@ def test_keys_that_were_being_added_are_whole_and_the_others_untouched(
         assert content(place[0]) == everything
 
     happen(prepare, check)
+
+
+def test_several_verbs_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "ks"
+    keystore = make_keystore(path)
+
+    def change_often() -> None:
+        for number in range(6):
+            old, new = (PASSPHRASE, NEW) if number % 2 == 0 else (NEW, PASSPHRASE)
+            change_passphrase(path, PassphraseProvider(old), new)
+
+    def make_keys() -> None:
+        for _ in range(30):
+            keystore.create_named_key(Algorithm.AES256)
+
+    def make_backups() -> None:
+        for number in range(6):
+            back_up_keystore(path, tmp_path / f"backup{number}")
+
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=verb) for verb in (change_often, make_keys, make_backups)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0, 0]
+    assert opens(path, PASSPHRASE)
+    assert len(list_keys(keystore)) == 33
+    for number in range(6):
+        backup = tmp_path / f"backup{number}"
+        assert opens(backup, PASSPHRASE) + opens(backup, NEW) == 1
+        with Keystore.open_with(backup, PassphraseProvider(opened_by(backup))) as opened:
+            assert all(file.good for file in verify_keystore(backup, opened))
+
+
+def opened_by(path: Path) -> bytes:
+    return PASSPHRASE if opens(path, PASSPHRASE) else NEW
