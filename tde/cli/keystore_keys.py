@@ -20,7 +20,7 @@ from tde.cli.options import (
 from tde.console.apps import examples
 from tde.console.output import console, error_console, print_json
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import CheckedFile, KeyInfo, KeyOwner
@@ -101,11 +101,13 @@ def verify(
     Every key must open with the master key. Exit code 0: all is well; 1: something is damaged or
     missing, and is named with what to do.
     """
+    from tde.keystore import can_open_automatically
     from tde.postgres.cluster.keystore_verification import check_keystore_files, needed_keys
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     directory = require_keystore(keystore)
     needed: list[NeededKeys] = []
+    by_itself = source == PROMPT and can_open_automatically(directory)
     if _is_damaged(directory):
         # It does not open, so the rest can be looked at only from outside.
         files = check_keystore_files(directory, None)
@@ -121,6 +123,7 @@ def verify(
             {
                 "path": str(directory.resolve()),
                 "good": good,
+                "opened_by_itself": by_itself,
                 "files": [_file_document(file) for file in files],
                 "backups": [_needed_document(one) for one in needed],
             }
@@ -131,6 +134,12 @@ def verify(
             _print_needed(one)
         for path in unchecked:
             _print_problem(f"the keys of {path} were not looked for: the keystore does not open")
+    if by_itself:
+        error_console.print(
+            "The keystore opened by itself, so its passphrase was not tried. To do that: "
+            "--passphrase-file, --passphrase-fd or --passphrase-command",
+            soft_wrap=True,
+        )
     if not good:
         raise typer.Exit(_EXIT_FINDINGS)
 
@@ -151,8 +160,8 @@ def _print_files(directory: Path, files: list[CheckedFile]) -> None:
     for file in bad:
         _print_problem(file.problem, file.remedy)
     for file in files:
-        if file.good and not file.what.startswith(("key of", "the wrapped")):
-            console.print(f"{file.file.name}: {file.what}", markup=False, soft_wrap=True)
+        if file.unused:
+            console.print(f"note: {file.file} is {file.what}", markup=False, soft_wrap=True)
     count = sum(file.what.startswith("key of") and file.good for file in files)
     result = f"{len(bad)} files are damaged or missing" if bad else "every file is as tde wrote it"
     console.print(f"{directory}: {count} keys are good, {result}", markup=False, soft_wrap=True)
@@ -228,6 +237,7 @@ def _file_document(file: CheckedFile) -> dict[str, Any]:
         "file": str(file.file),
         "what": file.what,
         "good": file.good,
+        "unused": file.unused,
         "problem": file.problem or None,
         "remedy": file.remedy or None,
     }

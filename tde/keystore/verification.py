@@ -36,12 +36,14 @@ class CheckedFile:
         what: what it holds, for people.
         problem: what is wrong with it; empty when nothing is.
         remedy: what to do about that.
+        unused: whether nothing reads it, so that it may go.
     """
 
     file: Path
     what: str
     problem: str = ""
     remedy: str = ""
+    unused: bool = False
 
     @property
     def good(self) -> bool:
@@ -66,8 +68,8 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         *_check_records(path, keystore),
         *_check_auto_open(path, keystore),
         *_check_lock(path),
-        *(CheckedFile(file, _REMAINS) for file in remains(path)),
-        *(CheckedFile(file, _FOREIGN) for file in foreign_files(path)),
+        *(CheckedFile(file, _REMAINS, unused=True) for file in remains(path)),
+        *(CheckedFile(file, _FOREIGN, unused=True) for file in foreign_files(path)),
     ]
 
 

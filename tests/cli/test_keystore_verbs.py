@@ -205,6 +205,18 @@ def test_verify_finds_what_status_does_not(keystore: Path, place: Path) -> None:
     assert file["remedy"]
 
 
+def test_verify_says_when_the_passphrase_was_not_tried(keystore: Path, place: Path) -> None:
+    with Keystore.open(keystore, PASSPHRASE) as opened:
+        opened.enable_auto_open()
+    (keystore / "notes.txt").touch()
+    shown = run("verify", "-k", keystore)
+    assert "its passphrase was not tried" in shown.stderr
+    assert f"note: {keystore / 'notes.txt'} is no file of a keystore" in shown.stdout
+    assert json.loads(run("verify", "-k", keystore, "--json").stdout)["opened_by_itself"]
+    shown = run("verify", "-k", keystore, *secret_file(place, PASSPHRASE))
+    assert "not tried" not in shown.stderr
+
+
 def test_verify_of_a_keystore_that_cannot_be_opened(keystore: Path, place: Path) -> None:
     document = keystore / "keystore.json"
     document.write_bytes(document.read_bytes()[:-1])
