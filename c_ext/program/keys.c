@@ -178,8 +178,14 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
 /* A sealed memory file that the next program inherits, or -1. */
 static int sealed_file(const uint8_t *content, size_t length)
 {
-    int fd = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+    int made = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+    int fd = made;
 
+    /* pg_ctl gives 0 to 2 to other files, and a caller may have closed its own. */
+    if (made >= 0 && made <= STDERR_FILENO) {
+        fd = fcntl(made, F_DUPFD, STDERR_FILENO + 1);
+        close(made);
+    }
     if (fd < 0)
         return -1;
     if (write(fd, content, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0 &&
@@ -312,7 +318,9 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
     if (load(settings, secret.record) != 0)
         return -1;
     if (unwrap(secret.record, &secret.scope) != 0)
-        tde_program_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
+        tde_program_error(settings->program, ENABLE,
+                          "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
+                          "(OPENSSL_CONF) leaves out AES-256-GCM",
                           settings->keystore);
     else {
         length = tde_format_handover_write(secret.content, &secret.scope, settings->keystore);

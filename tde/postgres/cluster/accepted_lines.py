@@ -146,6 +146,18 @@ class LinesOfStart:
             _log.warning("the lines of the configuration stay new: %s", error)
 
 
+def check_record(path: Path, key: bytes | None) -> None:
+    """Check a record as it lies in a keystore.
+
+    Args:
+        key: authenticates it; without it only its form is checked.
+
+    Raises:
+        KeystoreError: it cannot be used.
+    """
+    _read(path, key)
+
+
 def _lines_of(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
     files = files_to_look_through(data_directory, arguments)
     return program_lines(files, data_directory, arguments)
@@ -163,7 +175,6 @@ def _write(data_directory: Path, keystore: Keystore, lines: Iterable[ProgramLine
     digests = sorted(_digest(salt, line) for line in wanted.values())
     content = _MAGIC + bytes(8) + salt + b"".join(digests)
     with exclusive_lock(keystore.path):
-        path.unlink(missing_ok=True)  # Old versions of this file are of no use.
         write_atomically(path, content + _code(key, path, content))
 
 

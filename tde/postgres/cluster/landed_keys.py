@@ -95,7 +95,7 @@ def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None)
     entries = landed_entries(data_directory, keystore.path)
     for entry in entries:
         if entry.source is KeySource.DERIVED:
-            _require_derived_key(data_directory, keystore, entry.oid)
+            require_derived_key(data_directory, keystore, entry.oid)
     write_map(data_directory, entries, keystore, os_user)
     # Read again as a start will, before the marker says for good that there is a map.
     read_map(data_directory, keystore.uuid, map_key(keystore))
@@ -126,7 +126,7 @@ def _mark(data_directory: Path, marker: Marker, os_user: OsUser | None) -> None:
     replace(marker, has_map=True).write(data_directory, os_user)
 
 
-def _require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> None:
+def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> None:
     """Check that the pages of a tablespace fit the key that is derived for it.
 
     Raises:

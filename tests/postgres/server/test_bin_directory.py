@@ -96,6 +96,17 @@ def test_every_program_works_on_a_cluster_of_its_initdb(
     assert programs.sql("SELECT count(*) FROM t") == "1000"
 
 
+def test_programs_start_with_closed_standard_descriptors(
+    programs: Programs, os_user_tmp_path: Path
+) -> None:
+    data = os_user_tmp_path / "data"
+    programs.run("initdb", "-N", "-A", "trust", data)
+    start = f'exec "$0" start -w -s -D {data} -l {data}.log -o "$1" <&- >&- 2>&-'
+    options = f"-k {os_user_tmp_path} -h ''"
+    result = run_as(programs.os_user, ["sh", "-c", start, programs.directory / "pg_ctl", options])
+    assert result.returncode == 0, Path(f"{data}.log").read_text()
+
+
 def test_pg_ctl_creates_an_encrypted_cluster_too(programs: Programs, os_user_tmp_path: Path):
     data = os_user_tmp_path / "data"
     programs.run("pg_ctl", "initdb", "-D", data, "-o", "-N -A trust")
