@@ -126,7 +126,8 @@ def require_usable_files(
         ConversionError: a file cannot be opened, or is not in the form to convert from.
     """
     invalid: list[str] = []
-    for file in plan.files:
+    files = (*plan.files, *plan.plain_files)
+    for file in files:
         path = data_directory / file.path
         first = _read_first_page(path)
         if first is not None and not _is_page(file, first, ciphers, direction):
@@ -134,7 +135,7 @@ def require_usable_files(
     if invalid and not allow_invalid:
         form = "plain" if direction is Direction.ENCRYPT else "encrypted"
         raise ConversionError(
-            f"{len(invalid)} of {len(plan.files)} files do not begin with a valid {form} page: "
+            f"{len(invalid)} of {len(files)} files do not begin with a valid {form} page: "
             + ", ".join(invalid[:_MOST_NAMED])
             + (", …" if len(invalid) > _MOST_NAMED else ""),
             remedy=f"Perhaps they are not {form} at all, or damaged (see pg_checksums, tde pg "

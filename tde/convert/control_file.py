@@ -74,18 +74,57 @@ def moved_catalog_version(data_directory: Path) -> int:
     return int.from_bytes(content[CONTROL_CATALOG_VERSION], sys.byteorder)
 
 
-def store_state(data_directory: Path, *, hidden: bool) -> None:
+def require_known_layout(content: bytes, data_directory: Path) -> None:
+    """Check that pg_control can say that pages have checksums, before any page gets one.
+
+    Raises:
+        ConversionError: its layout is not that of PostgreSQL's own versions.
+    """
+    try:
+        _core.control_checksums(content[:CONTROL_SECTOR_BYTES])
+    except ValueError as error:
+        raise ConversionError(
+            f"data checksums cannot be turned on in {data_directory / CONTROL_FILE}: {error}",
+            remedy="Turn them on with this server's pg_checksums --enable, and repeat the command; "
+            "or leave them off with --no-checksums. No file of the cluster has been changed.",
+        ) from error
+
+
+def moved_control_has_checksums(data_directory: Path) -> bool:
+    """Tell whether pg_control says that pages have checksums, while it has its other name."""
+    with (data_directory / MOVED_CONTROL).open("rb") as file:
+        sector = _core.control_state(file.read(CONTROL_SECTOR_BYTES), False)
+    return _with_checksums(sector, data_directory) == sector
+
+
+def _with_checksums(sector: bytes, data_directory: Path) -> bytes:
+    try:
+        return _core.control_checksums(sector)
+    except ValueError as error:
+        raise ConversionError(
+            f"{data_directory / MOVED_CONTROL} cannot be used: {error}",
+            remedy="It was right when the conversion began. Restore the cluster from a backup.",
+        ) from error
+
+
+def store_state(data_directory: Path, *, hidden: bool, turn_on_checksums: bool) -> None:
     """Store the state as an encrypted cluster has it, or as PostgreSQL has it; durable on return.
 
     A plain server would take a hidden state for a crash, and empty its unlogged tables. It is one
     sector, which disks write as a whole, so a repetition finds the old or the new form.
+
+    Args:
+        turn_on_checksums: say also that pages have checksums, as all of them have by now.
     """
     path = data_directory / MOVED_CONTROL
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         sector = bytearray(CONTROL_SECTOR_BYTES)
         read_at(descriptor, memoryview(sector), 0, path)
-        wanted = _core.control_state(sector, hidden)
+        wanted = _core.control_state(sector, False)
+        if turn_on_checksums:
+            wanted = _with_checksums(wanted, data_directory)
+        wanted = _core.control_state(wanted, hidden)
         if wanted != sector:
             write_at(descriptor, wanted, 0)
         os.fsync(descriptor)

@@ -16,7 +16,7 @@ from tde.convert.checks import (
     require_writable_control,
 )
 from tde.convert.configuration import require_usable_configuration
-from tde.convert.control_file import take_out_of_service
+from tde.convert.control_file import require_known_layout, take_out_of_service
 from tde.convert.file_user import files_as
 from tde.convert.journal import sync_directory
 from tde.convert.keys import (
@@ -53,6 +53,7 @@ class Options:
     tablespaces: tuple[int, ...] | None
     jobs: int
     allow_invalid: bool
+    checksums: bool | None
     listener: ProgressListener | None
 
 
@@ -109,7 +110,13 @@ class Preparation:
         version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
         if self.direction is Direction.ENCRYPT:
             require_encrypting_server(self.cluster.binaries, self.os_user)
-            state = self._begin_encrypt(earlier, version, control.redo_segment)
+            begun = earlier if self._is_same_aim(earlier) else None
+            turn_on = not control.data_checksums and self._wants_checksums(begun)
+            if turn_on:
+                require_known_layout(content, self.directory)
+            state = self._begin_encrypt(
+                version, control.redo_segment, begun=begun is not None, turn_on_checksums=turn_on
+            )
         else:
             assert marker is not None  # Checked above.
             state = self._begin_decrypt(marker, version, control.redo_segment)
@@ -120,13 +127,31 @@ class Preparation:
             take_out_of_service(self.directory, content)
         return state
 
-    def _begin_encrypt(self, earlier: State | None, version: str, redo: str) -> State:
+    def _is_same_aim(self, earlier: State | None) -> bool:
+        """Tell whether an earlier run may have written keys for what this one does."""
+        return (
+            earlier is not None
+            and earlier.direction is self.direction
+            and earlier.keystore_uuid == self.keystore.uuid
+        )
+
+    def _wants_checksums(self, begun: State | None) -> bool:
+        """Tell whether checksums are to be on; what a first run was told holds for a repetition."""
+        if self.options.checksums is not None:
+            return self.options.checksums
+        return begun is None or begun.turn_on_checksums
+
+    def _begin_encrypt(
+        self, version: str, redo: str, *, begun: bool, turn_on_checksums: bool
+    ) -> State:
         scope = self.options.scope or Scope.CLUSTER
         algorithm = self.options.algorithm or Algorithm.AES256
         named = self.options.tablespaces or ()
         encrypted = encrypted_tablespaces(self.directory, scope, named)
         wanted = wanted_keys(self.directory, scope, algorithm, named)
-        plan = self._plan(version, redo, lambda oid: oid in encrypted)
+        plan = self._plan(
+            version, redo, lambda oid: oid in encrypted, turn_on_checksums=turn_on_checksums
+        )
         with files_as(self.os_user):
             require_usable_files(
                 self.directory,
@@ -135,14 +160,9 @@ class Preparation:
                 self.direction,
                 allow_invalid=self.options.allow_invalid,
             )
-        begun = (
-            earlier is not None
-            and earlier.direction is self.direction
-            and earlier.keystore_uuid == self.keystore.uuid
-        )
         if not begun:
             require_unused_keystore(self.keystore.path)
-        state = self._state(scope, algorithm, named, plan)
+        state = self._state(scope, algorithm, named, plan, turn_on_checksums=turn_on_checksums)
         self._write_journal(state)
         with files_as(self.os_user):
             # What was left by an earlier life of this cluster, which is plain now, says nothing.
@@ -155,7 +175,7 @@ class Preparation:
 
         require_cluster_keys(self.keystore, self.directory)
         with open_ciphers(self.keystore, self.directory) as ciphers:
-            plan = self._plan(version, redo, lambda oid: oid in ciphers)
+            plan = self._plan(version, redo, lambda oid: oid in ciphers, turn_on_checksums=False)
             with files_as(self.os_user):
                 require_usable_files(
                     self.directory,
@@ -166,13 +186,22 @@ class Preparation:
                 )
         records = {r.owner: r.algorithm for r in inspect_keystore(self.keystore.path).keys}
         algorithm = records[KeyOwner.wal()] or Algorithm.AES256
-        state = self._state(marker.scope, algorithm, (), plan)
+        state = self._state(marker.scope, algorithm, (), plan, turn_on_checksums=False)
         self._write_journal(state)
         return state
 
-    def _plan(self, version: str, redo: str, is_encrypted: Callable[[int], bool]) -> Plan:
+    def _plan(
+        self,
+        version: str,
+        redo: str,
+        is_encrypted: Callable[[int], bool],
+        *,
+        turn_on_checksums: bool,
+    ) -> Plan:
         with files_as(self.os_user):
-            plan = make_plan(self.directory, version, is_encrypted)
+            plan = make_plan(
+                self.directory, version, is_encrypted, turn_on_checksums=turn_on_checksums
+            )
         if f"pg_wal/{redo}" not in {file.path for file in plan.files}:
             raise ConversionError(
                 f"{self.directory}/pg_wal lacks {redo}, the segment that the next start reads",
@@ -184,7 +213,13 @@ class Preparation:
         return plan
 
     def _state(
-        self, scope: Scope, algorithm: Algorithm, named: tuple[int, ...], plan: Plan
+        self,
+        scope: Scope,
+        algorithm: Algorithm,
+        named: tuple[int, ...],
+        plan: Plan,
+        *,
+        turn_on_checksums: bool,
     ) -> State:
         return State(
             direction=self.direction,
@@ -195,6 +230,8 @@ class Preparation:
             algorithm=algorithm,
             tablespaces=named,
             files=tuple(plan.files),
+            turn_on_checksums=turn_on_checksums,
+            plain_files=tuple(plan.plain_files),
             worthless=tuple(plan.worthless),
         )
 

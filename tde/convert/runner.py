@@ -3,9 +3,10 @@
 1. Everything that can be checked is checked; nothing is changed.
 2. state.json is written, then (to encrypt) the key records, then checks of the keys.
 3. global/pg_control gets another name. From here on no server starts, and blocks are overwritten.
-4. All files are converted and synced.
+4. All files are converted and synced. Where checksums are turned on, pages get them before they
+   are encrypted, and those of plaintext tablespaces too.
 5. state.json says so. The marker, the guard and the hidden state of encrypted clusters are
-   written or removed.
+   written or removed, and pg_control says that checksums are on.
 6. global/pg_control gets its name back, which is the moment of success. The journal is removed.
 
 After an interruption the name of pg_control tells what to do: before step 3 everything begins
@@ -32,6 +33,7 @@ from tde.convert.control_file import (
     is_control_moved,
     move_control,
     moved_catalog_version,
+    moved_control_has_checksums,
     store_state,
 )
 from tde.convert.file_user import files_as
@@ -55,7 +57,7 @@ from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
 from tde.postgres.facts import CONTROL_FILE
-from tde.postgres.server.control import read_major_version
+from tde.postgres.server.control import read_control_data, read_major_version
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -70,6 +72,7 @@ def encrypt_cluster(
     scope: Scope | None = None,
     algorithm: Algorithm | None = None,
     tablespaces: Iterable[int] | None = None,
+    checksums: bool | None = None,
     jobs: int = DEFAULT_JOBS,
     allow_invalid_pages: bool = False,
     progress: ProgressListener | None = None,
@@ -86,6 +89,8 @@ def encrypt_cluster(
         algorithm: for everything that is encrypted; AES-256 by default.
         tablespaces: OIDs of the tablespaces to encrypt in scope ``TABLESPACES``; 1663 is
             pg_default, 1664 pg_global. All others get a plaintext entry.
+        checksums: give every page a data checksum, also those of plaintext tablespaces, where the
+            cluster has none; True by default. Checksums that are on stay on.
         jobs: number of threads.
         allow_invalid_pages: go on when files do not begin with a valid page.
         progress: called now and then, in this thread, with the bytes done and in all.
@@ -100,7 +105,7 @@ def encrypt_cluster(
         ClusterBusyError: another command works on the cluster.
     """
     named = None if tablespaces is None else tuple(sorted(set(tablespaces)))
-    options = Options(scope, algorithm, named, jobs, allow_invalid_pages, progress)
+    options = Options(scope, algorithm, named, jobs, allow_invalid_pages, checksums, progress)
     return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
 
 
@@ -117,7 +122,7 @@ def decrypt_cluster(
     The keystore is left as it is: backups and archived WAL of the cluster still need it.
     Arguments and errors are those of :func:`encrypt_cluster`.
     """
-    options = Options(None, None, None, jobs, allow_invalid_pages, progress)
+    options = Options(None, None, None, jobs, allow_invalid_pages, None, progress)
     return _Conversion(cluster, keystore, Direction.DECRYPT, options).run()
 
 
@@ -207,10 +212,18 @@ class _Conversion:
             (asked.tablespaces, state.tablespaces, "tablespaces"),
         ):
             if given is not None and given != before:
-                raise ConversionError(
-                    f"the conversion of {self.directory} was begun with another {name}",
-                    remedy="Repeat the command with the options of its first run, or with none.",
-                )
+                raise self._begun_with(f"another {name}")
+        turned_on = state.turn_on_checksums
+        if asked.checksums is False and turned_on:
+            raise self._begun_with("data checksums to be turned on")
+        if asked.checksums and not turned_on and not moved_control_has_checksums(self.directory):
+            raise self._begun_with("--no-checksums")
+
+    def _begun_with(self, what: str) -> ConversionError:
+        return ConversionError(
+            f"the conversion of {self.directory} was begun with {what}",
+            remedy="Repeat the command with the options of its first run, or with none.",
+        )
 
     # Converting and finishing.
 
@@ -231,7 +244,9 @@ class _Conversion:
             if resumed:
                 self._require_same_files(state, ciphers)
             try:
-                source = BatchSource(self.directory, state.files, ciphers, earlier)
+                source = BatchSource(
+                    self.directory, state.files, state.plain_files, ciphers, earlier
+                )
                 outcome = run_workers(
                     source,
                     self.journal,
@@ -239,6 +254,7 @@ class _Conversion:
                     self.direction,
                     self.os_user,
                     jobs=self.options.jobs,
+                    turn_on_checksums=state.turn_on_checksums,
                     look_for_lost_records=resumed and not self.options.allow_invalid,
                     listener=self.options.listener,
                 )
@@ -263,13 +279,19 @@ class _Conversion:
     def _require_same_files(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
         """Check that nobody has added or removed files since the first run.
 
-        An added one would stay as it is, and the cluster be called converted.
+        An added one would stay as it is, and the cluster be called converted, or said to have
+        checksums in every page.
         """
         version = f"PG_{read_major_version(self.directory)}_{moved_catalog_version(self.directory)}"
         with files_as(self.os_user):
-            plan = make_plan(self.directory, version, lambda oid: oid in ciphers)
-        before = {file.path for file in state.files}
-        now = {file.path for file in plan.files}
+            plan = make_plan(
+                self.directory,
+                version,
+                lambda oid: oid in ciphers,
+                turn_on_checksums=state.turn_on_checksums,
+            )
+        before = {file.path for file in (*state.files, *state.plain_files)}
+        now = {file.path for file in (*plan.files, *plan.plain_files)}
         if added := sorted(now - before):
             raise ConversionError(
                 f"{self.directory / added[0]} was not there when the conversion began"
@@ -300,7 +322,11 @@ class _Conversion:
                 with suppress(FileNotFoundError):
                     (self.directory / MARKER_FILE).unlink()
             sync_directory(self.directory)
-            store_state(self.directory, hidden=self.direction is Direction.ENCRYPT)
+            store_state(
+                self.directory,
+                hidden=self.direction is Direction.ENCRYPT,
+                turn_on_checksums=state.turn_on_checksums,
+            )
             move_control(self.directory, back=True)
         if self.direction is Direction.ENCRYPT and self.keystore.by_hand:
             LinesOfStart(self.directory, self.keystore, ()).accept()
@@ -314,6 +340,7 @@ class _Conversion:
             remove_journal(self.journal)
 
     def _summary(self, state: State, outcome: WorkDone, *, resumed: bool) -> ConversionSummary:
+        control = read_control_data(self.directory, self.cluster.binaries, self.os_user)
         return ConversionSummary(
             direction=self.direction.value,
             data_directory=self.directory,
@@ -326,6 +353,8 @@ class _Conversion:
             bytes_written=outcome.written,
             plaintext_files=self.preparation.plaintext,
             removed_files=len(state.worthless),
+            data_checksums=control.data_checksums,
+            checksums_turned_on=state.turn_on_checksums,
             invalid_pages=outcome.invalid_pages,
             invalid_examples=outcome.examples,
             seconds=time.monotonic() - self.begun,

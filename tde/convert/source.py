@@ -23,13 +23,13 @@ class Target:
     Attributes:
         path: where it is.
         identity: what its blocks are encrypted for.
-        cipher: with the key for it.
+        cipher: with the key for it; None for a file that stays plain and gets checksums only.
     """
 
     path: Path
     size: int
     identity: FileIdentity
-    cipher: PageCipher
+    cipher: PageCipher | None
 
     def open(self) -> int:
         """Open the file for reading and writing.
@@ -54,6 +54,8 @@ class BatchSource:
     """All batches of a conversion; workers share one.
 
     Args:
+        files: to convert.
+        plain_files: that stay plain and get checksums; they are numbered behind the others.
         ciphers: by tablespace OID, and None for the WAL.
         earlier: what earlier runs have journaled.
     """
@@ -62,19 +64,21 @@ class BatchSource:
         self,
         data_directory: Path,
         files: Sequence[PlannedFile],
+        plain_files: Sequence[PlannedFile],
         ciphers: Mapping[int | None, PageCipher],
         earlier: EarlierRuns,
     ) -> None:
         self._root = data_directory
-        self._files = files
+        self._files = (*files, *plain_files)
+        self._converted = len(files)
         self._ciphers = ciphers
         self._earlier = earlier
         self._lock = threading.Lock()
         self._batches = self._make_batches()
         self._remaining: dict[int, int] = {}  # Blocks of the files that are in work.
         self._targets: dict[int, Target] = {}
-        self.total = sum(file.size for file in files)
-        self.progress = sum(files[number].size for number in earlier.done)
+        self.total = sum(file.size for file in self._files)
+        self.progress = sum(self._files[number].size for number in earlier.done)
 
     def next(self) -> Batch | None:
         """Return a batch that nobody else has, or None when there is none left."""
@@ -119,7 +123,7 @@ class BatchSource:
     ) -> list[Extent]:
         """Start on a file: note how much there is to do, and return its new extents."""
         identity = file.identity
-        cipher = self._ciphers[identity.tablespace]
+        cipher = self._ciphers[identity.tablespace] if number < self._converted else None
         target = Target(self._root / file.path, file.size, identity, cipher)
         taken = sorted((t.extent.first, t.extent.first + t.extent.blocks) for t in touched)
         descriptor = target.open()

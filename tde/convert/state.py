@@ -38,6 +38,9 @@ class State:
     Attributes:
         tablespaces: OIDs that the operator named, for scope ``tablespaces``.
         files: what is converted, in the order that the journal numbers refer to.
+        turn_on_checksums: whether pages get data checksums, which they had not before.
+        plain_files: of plaintext tablespaces, in which pages get checksums only; the journal
+            counts them behind ``files``.
         worthless: temporary files that are removed.
         key_checks: what identifies the keys, once they exist.
     """
@@ -50,6 +53,8 @@ class State:
     algorithm: Algorithm
     tablespaces: tuple[int, ...]
     files: tuple[PlannedFile, ...]
+    turn_on_checksums: bool = False
+    plain_files: tuple[PlannedFile, ...] = ()
     worthless: tuple[str, ...] = ()
     key_checks: Mapping[str, str] = field(default_factory=dict)
 
@@ -64,6 +69,8 @@ class State:
             "algorithm": self.algorithm.name,
             "tablespaces": list(self.tablespaces),
             "files": [[file.path, file.size] for file in self.files],
+            "turn_on_checksums": self.turn_on_checksums,
+            "plain_files": [[file.path, file.size] for file in self.plain_files],
             "worthless": list(self.worthless),
             "key_checks": dict(self.key_checks),
         }
@@ -92,6 +99,8 @@ def read_state(data_directory: Path) -> State | None:
         algorithm=Algorithm[body["algorithm"]],
         tablespaces=tuple(body["tablespaces"]),
         files=tuple(PlannedFile(path, size) for path, size in body["files"]),
+        turn_on_checksums=body["turn_on_checksums"],
+        plain_files=tuple(PlannedFile(path, size) for path, size in body["plain_files"]),
         worthless=tuple(body["worthless"]),
         key_checks=body["key_checks"],
     )

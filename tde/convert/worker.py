@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tde import _core
 from tde.convert.blocks import (
     Direction,
     convert,
@@ -23,6 +24,7 @@ from tde.convert.blocks import (
     digest,
     encrypted_digest,
     finish,
+    finish_with_checksums,
     invalid_pages,
     take_samples,
 )
@@ -32,7 +34,7 @@ from tde.convert.journal import BlockJournal, DoneFiles, Extent, JournaledExtent
 from tde.convert.source import BatchSource, Target
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
-from tde.page.codec import PAGE_SIZE
+from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
 from tde.postgres.server.os_user import OsUser
 
@@ -79,6 +81,7 @@ def run_workers(
     os_user: OsUser | None,
     *,
     jobs: int,
+    turn_on_checksums: bool,
     look_for_lost_records: bool,
     listener: ProgressListener | None,
 ) -> WorkDone:
@@ -87,6 +90,7 @@ def run_workers(
     Args:
         journal: the directory for the records.
         run: number of this run, for the names of the records.
+        turn_on_checksums: give every page of a relation its data checksum before it is encrypted.
         look_for_lost_records: stop at a block that is converted although no record says so.
 
     Raises:
@@ -104,6 +108,7 @@ def run_workers(
                 done,
                 direction,
                 outcome,
+                turn_on_checksums=turn_on_checksums,
                 look_for_lost_records=look_for_lost_records,
             )
             for number in range(jobs)
@@ -145,6 +150,7 @@ class _Worker:
         direction: Direction,
         outcome: WorkDone,
         *,
+        turn_on_checksums: bool,
         look_for_lost_records: bool,
     ) -> None:
         self._source = source
@@ -152,6 +158,7 @@ class _Worker:
         self._done = done
         self._direction = direction
         self._outcome = outcome
+        self._turn_on_checksums = turn_on_checksums
         self._look_for_lost_records = look_for_lost_records
 
     def run(self, stop: threading.Event, os_user: OsUser | None) -> None:
@@ -214,7 +221,14 @@ class _Worker:
         records: list[tuple[Extent, int, bytes]] = []
         writes: list[tuple[Extent, memoryview]] = []
         for extent, view in zip(extents, views, strict=False):
-            crc, samples = self._convert(extent, view, files[extent.file][0])
+            target = files[extent.file][0]
+            if target.cipher is None:
+                # Two bytes of a page change, which no power cut can tear, and a repetition writes
+                # the same: this needs no journal.
+                self._prepare_pages(extent, view, target)
+                writes.append((extent, view))
+                continue
+            crc, samples = self._convert(extent, view, target, target.cipher)
             if samples.count(0) != len(samples):
                 records.append((extent, crc, samples))
                 writes.append((extent, view))
@@ -223,35 +237,50 @@ class _Worker:
                 self._journal.append(records)
         return writes
 
-    def _convert(self, extent: Extent, view: memoryview, target: Target) -> tuple[int, bytes]:
+    def _convert(
+        self, extent: Extent, view: memoryview, target: Target, cipher: PageCipher
+    ) -> tuple[int, bytes]:
         """Convert an extent in memory; return the digest and samples of its encrypted form."""
         identity = target.identity.identity
-        place = (target.cipher, identity, target.identity.first_block + extent.first)
+        place = (cipher, identity, target.identity.first_block + extent.first)
         encrypting = self._direction is Direction.ENCRYPT
         if encrypting:
-            self._check_pages(extent, view, target)
+            self._require_records(extent, view, target, cipher)
+            self._prepare_pages(extent, view, target)
             convert(view, *place, self._direction)
         result = digest(view), take_samples(view)
         if not encrypting:
             convert(view, *place, self._direction)
-            self._check_pages(extent, view, target)
+            self._require_records(extent, view, target, cipher)
+            self._prepare_pages(extent, view, target)
         return result
 
-    def _check_pages(self, extent: Extent, plain: memoryview, target: Target) -> None:
-        """Count blocks that are no pages.
+    def _require_records(
+        self, extent: Extent, plain: memoryview, target: Target, cipher: PageCipher
+    ) -> None:
+        """Check that no block was converted before; converting it again would spoil it.
 
         Raises:
-            ConversionError: a block was converted before, and converting it again would spoil it.
+            ConversionError: a block was, but the journal does not say so.
         """
         if self._look_for_lost_records:
             identity, first = target.identity.identity, target.identity.first_block + extent.first
-            again = converted_before(plain, target.cipher, identity, first, self._direction)
+            again = converted_before(plain, cipher, identity, first, self._direction)
             if again:
                 raise _lost_records(target.path, extent.first + again[0], self._journal.directory)
-        if isinstance(target.identity.identity, RelationIdentity):
-            found = invalid_pages(plain)
-            if found:
-                self._outcome.add_invalid(target.path, [extent.first + n for n in found])
+
+    def _prepare_pages(self, extent: Extent, plain: memoryview, target: Target) -> None:
+        """Set checksums where they are wanted, and count blocks of relations that are no pages."""
+        if not isinstance(target.identity.identity, RelationIdentity):
+            return
+        found = invalid_pages(plain)
+        if self._turn_on_checksums:
+            first = target.identity.first_block + extent.first
+            refused = _core.set_checksums(plain, first)
+            if any(refused):
+                found = sorted({*found, *(n for n, no_page in enumerate(refused) if no_page)})
+        if found:
+            self._outcome.add_invalid(target.path, [extent.first + n for n in found])
 
     def _finish(self, journaled: JournaledExtent, view: memoryview, target: Target) -> None:
         """Finish an extent of an earlier run in memory.
@@ -261,9 +290,13 @@ class _Worker:
         """
         extent = journaled.extent
         identity = target.identity.identity
+        assert target.cipher is not None  # Files that stay plain are not journaled.
         place = (target.cipher, identity, target.identity.first_block + extent.first)
         samples = journaled.read_samples()
-        finish(view, samples, *place, self._direction)
+        if self._turn_on_checksums and isinstance(identity, RelationIdentity):
+            finish_with_checksums(view, samples, *place)
+        else:
+            finish(view, samples, *place, self._direction)
         if encrypted_digest(view, samples, *place, self._direction) != journaled.digest:
             raise ConversionError(
                 f"blocks {extent.first} to {extent.first + extent.blocks - 1} of {target.path} "

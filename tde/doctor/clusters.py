@@ -182,7 +182,10 @@ def _enable_checksums(examined: Examined) -> str:
         )
     if examined.marker is None:
         enable = f"{examined.binaries.program('pg_checksums')} --enable -D {directory}"
-        return f"Stop the server, run {enable}, and start it again."
+        return (
+            "tde pg encrypt turns them on as it encrypts. Without encryption: stop the server, run "
+            f"{enable}, and start it again."
+        )
     return (
         f"tde pg stop -D {directory}; tde pg exec -D {directory} pg_checksums --enable "
         f"-D {directory}; tde pg start -D {directory}. Only with tde pg exec: pg_checksums "

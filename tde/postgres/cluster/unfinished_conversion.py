@@ -22,7 +22,9 @@ JOURNAL_DIRECTORY = "tde_convert"
 MOVED_CONTROL = "global/pg_control.tde-converting"
 
 _FORMAT = "tde-convert"
-_VERSION = 1
+_VERSION = 2
+# Version 1 is of releases that turned no checksums on.
+_NEW_IN_VERSION_2 = {"turn_on_checksums": False, "plain_files": []}
 
 
 def require_not_converting(data_directory: Path) -> None:
@@ -78,15 +80,16 @@ def read_state_document(data_directory: Path) -> dict[str, Any] | None:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise _damaged(path, "it is not the state of a conversion")
-    if document.get("version") != _VERSION:
+    version = document.get("version")
+    if version not in (1, _VERSION):
         raise ConversionError(
-            f"{path} has version {document.get('version')}, which this tde does not know",
+            f"{path} has version {version}, which this tde does not know",
             remedy="Finish the conversion with the version of tde that began it.",
         )
     body = document.get("conversion")
     if not isinstance(body, dict) or document.get("checksum") != _checksum(body):
         raise _damaged(path, "its checksum is wrong")
-    return body
+    return {**_NEW_IN_VERSION_2, **body} if version == 1 else body
 
 
 def pack_state_document(body: dict[str, Any]) -> str:
