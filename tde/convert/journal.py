@@ -2,7 +2,7 @@
 
 A directory ``tde_convert`` in the data directory holds:
 
-state.json       what is being done and to which files; replaced as a whole, with a checksum
+state.json       what is being done and to which files; replaced as a whole
 blocks-R-W-N     for each batch of blocks, their samples (see :mod:`.blocks`), written by worker W
                  of run R before the batch is overwritten; N counts the files of a worker
 done-R           numbers of the files that are converted and on disk
@@ -18,21 +18,30 @@ interruption, of the process or of the machine, loses a block:
   and finished. That may be interrupted and repeated as often as one likes: the samples stay
   the same, and every sector is in one of the two forms at any time.
 * What a later run relies on must survive a power failure even if the earlier run was killed
-  before it could sync: therefore a run syncs the records it finds before it uses them.
+  before it could sync, or its sync failed: after an error Linux takes pages for clean that never
+  reached the disk, and a second sync succeeds. Therefore a run writes the samples that it
+  finds into a record of its own, and syncs that, before it overwrites their blocks.
 * A file that is noted as done was synced before. If the note itself is lost, the file's
   blocks are looked at again and found to be finished.
-* Finished blocks are written once more, so that an earlier failure to sync them, after which
-  Linux takes pages for clean that never reached the disk, is repaired or reported.
+* Finished blocks are written once more, so that an earlier failure to sync them is repaired or
+  reported.
+
+Whoever may write to the volume could add records: of a file that is "done" and stays plain, or with
+samples that make plain blocks look encrypted. So records have a code, with a key that only this
+conversion has. A note or a last record whose code is wrong counts as torn.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
+import re
+import stat
 import struct
 import threading
-import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,11 +50,37 @@ from tde.errors import ConversionError
 
 ROTATE_BYTES = 64 << 20
 
-_RECORD = struct.Struct(">4sIII")  # Magic, number of extents, bytes of payload, CRC of payload.
+_CODE_BYTES = 16
+_RECORD = struct.Struct(">4sII16s")  # Magic, number of extents, bytes of payload, code.
 _MAGIC = b"TDEB"
 _EXTENT = struct.Struct(">IIII")  # File, first block in it, number of blocks, digest.
-_DONE = struct.Struct(">II")  # File, CRC of it.
+_DONE = struct.Struct(">I16s")  # File, code.
 _LARGEST_RECORD = 1 << 20
+_RECORD_NAME = re.compile(r"blocks-(\d{1,9})-\d+-\d+|done-(\d{1,9})")
+_STATE_NAME = "state.json"
+
+
+class RecordKey:
+    """The key of the records of one conversion.
+
+    Args:
+        key: from the keystore.
+        conversion: a name that no other conversion has, so that its records count for it alone.
+    """
+
+    def __init__(self, key: bytes, conversion: str) -> None:
+        self._key = hmac.new(key, b"records\0" + conversion.encode(), hashlib.sha256).digest()
+
+    def code(self, *parts: bytes) -> bytes:
+        """Return the code of a record."""
+        made = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in parts:
+            made.update(part)
+        return made.digest()[:_CODE_BYTES]
+
+    def fits(self, code: bytes, *parts: bytes) -> bool:
+        """Tell whether a code is that of a record."""
+        return hmac.compare_digest(self.code(*parts), code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +98,31 @@ class JournaledExtent:
 
     Attributes:
         digest: of its encrypted form.
-        samples: descriptor and offset of its samples in the journal.
+        samples: file and offset of its samples in the journal.
+        samples_digest: shows whether they are still those of the record.
     """
 
     extent: Extent
     digest: int
-    samples: tuple[int, int]
+    samples: tuple[Path, int]
+    samples_digest: bytes
 
     def read_samples(self) -> bytes:
-        """Return the samples of the encrypted form."""
-        descriptor, offset = self.samples
-        return os.pread(descriptor, self.extent.blocks * SAMPLES_PER_BLOCK, offset)
+        """Return the samples of the encrypted form.
+
+        The file is opened for it: hundreds of interrupted runs leave more files than a process may
+        have open.
+
+        Raises:
+            ConversionError: they have changed since they were found.
+            OSError: they cannot be read.
+        """
+        path, offset = self.samples
+        with open_record_file(path) as descriptor:
+            samples = os.pread(descriptor, self.extent.blocks * SAMPLES_PER_BLOCK, offset)
+        if _samples_digest(samples) != self.samples_digest:
+            raise _damaged(path, offset)
+        return samples
 
 
 class BlockJournal:
@@ -83,8 +132,11 @@ class BlockJournal:
         directory: where the records are.
     """
 
-    def __init__(self, directory: Path, run: int, worker: int, done: DoneFiles) -> None:
+    def __init__(
+        self, directory: Path, run: int, worker: int, done: DoneFiles, key: RecordKey
+    ) -> None:
         self.directory = directory
+        self._key = key
         self._prefix = f"blocks-{run}-{worker}"
         self._done = done
         self._number = 0
@@ -104,7 +156,9 @@ class BlockJournal:
             self._begin_file()
         head = b"".join(_EXTENT.pack(e.file, e.first, e.blocks, crc) for e, crc, _ in extents)
         payload = b"".join([head, *(samples for _, _, samples in extents)])
-        record = _RECORD.pack(_MAGIC, len(extents), len(payload), zlib.crc32(payload)) + payload
+        record = _RECORD.pack(_MAGIC, len(extents), len(payload), bytes(_CODE_BYTES))
+        code = self._key.code(record, payload)
+        record = record[:-_CODE_BYTES] + code + payload
         write_all(self._descriptor, record)
         os.fdatasync(self._descriptor)
         self._bytes += len(record)
@@ -138,17 +192,18 @@ class BlockJournal:
 class DoneFiles:
     """The numbers of files that are converted and synced, for all workers of one run."""
 
-    def __init__(self, directory: Path, run: int) -> None:
+    def __init__(self, directory: Path, run: int, key: RecordKey) -> None:
         self._descriptor = create_file(directory / f"done-{run}")
+        self._key = key
         self._lock = threading.Lock()
         self._files: set[int] = set()
         self._durable: frozenset[int] = frozenset()
 
     def add(self, file: int) -> None:
         """Note a file that was synced. The note need not be durable: see the invariant."""
-        number = file.to_bytes(4, "big")
+        code = self._key.code(file.to_bytes(4, "big"))
         with self._lock:
-            write_all(self._descriptor, _DONE.pack(file, zlib.crc32(number)))
+            write_all(self._descriptor, _DONE.pack(file, code))
             self._files.add(file)
 
     def sync(self) -> frozenset[int]:
@@ -177,16 +232,9 @@ class EarlierRuns:
     run: int = 1
     done: set[int] = field(default_factory=set)
     touched: dict[int, list[JournaledExtent]] = field(default_factory=dict)
-    _open: list[int] = field(default_factory=list)
-
-    def close(self) -> None:
-        """Close the journal's files."""
-        for descriptor in self._open:
-            os.close(descriptor)
-        self._open.clear()
 
 
-def read_earlier_runs(directory: Path) -> EarlierRuns:
+def read_earlier_runs(directory: Path, key: RecordKey) -> EarlierRuns:
     """Read and sync what earlier runs have written.
 
     Raises:
@@ -194,24 +242,24 @@ def read_earlier_runs(directory: Path) -> EarlierRuns:
         OSError: it cannot be read or synced.
     """
     result = EarlierRuns()
-    try:
-        for path in sorted(directory.iterdir()):
-            kind, *numbers = path.name.split("-")
-            if kind == "done" or kind == "blocks":
-                result.run = max(result.run, int(numbers[0]) + 1)
-            if kind == "done":
-                result.done |= _read_done(path)
-        for path in sorted(directory.glob("blocks-*")):
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            result._open.append(descriptor)
-            os.fsync(descriptor)
-            for found in _read_blocks(descriptor, path):
-                if found.extent.file not in result.done:
-                    result.touched.setdefault(found.extent.file, []).append(found)
-        sync_directory(directory)
-    except BaseException:
-        result.close()
-        raise
+    touched: dict[Extent, JournaledExtent] = {}
+    names = sorted(p.name for p in directory.iterdir() if _RECORD_NAME.fullmatch(p.name))
+    for name in names:
+        result.run = max(result.run, _run_of(name) + 1)
+        if name.startswith("done-"):
+            result.done |= _read_done(directory / name, key)
+    for name in names:
+        if name.startswith("blocks-"):
+            with open_record_file(directory / name) as descriptor:
+                os.fsync(descriptor)
+                # Several runs that were interrupted at one place have written the same samples.
+                touched.update(
+                    (e.extent, e) for e in _read_blocks(descriptor, directory / name, key)
+                )
+    for extent, found in touched.items():
+        if extent.file not in result.done:
+            result.touched.setdefault(extent.file, []).append(found)
+    sync_directory(directory)
     return result
 
 
@@ -220,31 +268,42 @@ def has_records(directory: Path) -> bool:
     return any(path.name.startswith(("blocks-", "done-")) for path in directory.glob("*"))
 
 
-def _read_done(path: Path) -> set[int]:
-    data = path.read_bytes()
+def _run_of(name: str) -> int:
+    return int(name.split("-")[1])
+
+
+@contextmanager
+def open_record_file(path: Path) -> Iterator[int]:
+    """Open a file of an earlier run for reading; yields the descriptor."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read_done(path: Path, key: RecordKey) -> set[int]:
+    with open_record_file(path) as descriptor:
+        data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     found = set()
     for position in range(0, len(data) - _DONE.size + 1, _DONE.size):
-        file, crc = _DONE.unpack_from(data, position)
-        if crc == zlib.crc32(file.to_bytes(4, "big")):
+        file, code = _DONE.unpack_from(data, position)
+        if key.fits(code, file.to_bytes(4, "big")):
             found.add(file)
     return found
 
 
-def _read_blocks(descriptor: int, path: Path) -> list[JournaledExtent]:
+def _read_blocks(descriptor: int, path: Path, key: RecordKey) -> list[JournaledExtent]:
     """Return the extents of all whole records; a torn one may stand at the end only."""
     found: list[JournaledExtent] = []
     size = os.fstat(descriptor).st_size
     position = 0
     while position < size:
         head = os.pread(descriptor, _RECORD.size, position)
-        record = _parse_record(descriptor, head, position)
+        record = _parse_record(descriptor, path, head, position, key)
         if record is None:
-            if _more_follows(descriptor, position, size):
-                raise ConversionError(
-                    f"{path} is damaged at byte {position}",
-                    remedy="The blocks that were being overwritten cannot be told apart. Restore "
-                    "this file or the whole cluster from a backup.",
-                )
+            if _more_follows(descriptor, path, position, size, key):
+                raise _damaged(path, position)
             break
         extents, length = record
         found += extents
@@ -252,7 +311,7 @@ def _read_blocks(descriptor: int, path: Path) -> list[JournaledExtent]:
     return found
 
 
-def _more_follows(descriptor: int, position: int, size: int) -> bool:
+def _more_follows(descriptor: int, path: Path, position: int, size: int, key: RecordKey) -> bool:
     """Tell whether something stands behind a damaged record, which is then not a torn last one."""
     if size - position > _LARGEST_RECORD:
         return True
@@ -260,34 +319,62 @@ def _more_follows(descriptor: int, position: int, size: int) -> bool:
     place = rest.find(_MAGIC, 1)
     while place >= 0:
         head = rest[place : place + _RECORD.size]
-        if _parse_record(descriptor, head, position + place) is not None:
+        if _parse_record(descriptor, path, head, position + place, key) is not None:
             return True
         place = rest.find(_MAGIC, place + 1)
     return False
 
 
 def _parse_record(
-    descriptor: int, head: bytes, position: int
+    descriptor: int, path: Path, head: bytes, position: int, key: RecordKey
 ) -> tuple[list[JournaledExtent], int] | None:
     if len(head) < _RECORD.size:
         return None
-    magic, count, length, crc = _RECORD.unpack(head)
+    magic, count, length, code = _RECORD.unpack(head)
     if magic != _MAGIC or length > _LARGEST_RECORD or count * _EXTENT.size > length:
         return None
     start = position + _RECORD.size
     payload = os.pread(descriptor, length, start)
-    if len(payload) != length or zlib.crc32(payload) != crc:
+    uncoded = head[:-_CODE_BYTES] + bytes(_CODE_BYTES)
+    if len(payload) != length or not key.fits(code, uncoded, payload):
         return None
     found = []
     samples = count * _EXTENT.size
     for number in range(count):
         file, first, blocks, digest = _EXTENT.unpack_from(payload, number * _EXTENT.size)
-        place = (descriptor, start + samples)
-        found.append(JournaledExtent(Extent(file, first, blocks), digest, place))
-        samples += blocks * SAMPLES_PER_BLOCK
+        end = samples + blocks * SAMPLES_PER_BLOCK
+        place, kept = (path, start + samples), _samples_digest(payload[samples:end])
+        found.append(JournaledExtent(Extent(file, first, blocks), digest, place, kept))
+        samples = end
     if samples != length:
         return None
     return found, _RECORD.size + length
+
+
+def _samples_digest(samples: bytes) -> bytes:
+    return hashlib.sha256(samples).digest()[:_CODE_BYTES]
+
+
+def _damaged(path: Path, position: int) -> ConversionError:
+    return ConversionError(
+        f"{path} is damaged at byte {position}",
+        remedy="The blocks that were being overwritten cannot be told apart. Restore "
+        "this file or the whole cluster from a backup.",
+    )
+
+
+def require_own_directory(directory: Path) -> None:
+    """Check that the journal, if there is one, is a directory and no link to another one.
+
+    Raises:
+        ConversionError: it is something else; files would be written and removed elsewhere.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(directory.lstat().st_mode):
+            raise ConversionError(
+                f"{directory} is not a directory",
+                remedy="tde makes no link there. Find out who did, and remove it.",
+            )
 
 
 def create_file(path: Path) -> int:
@@ -320,13 +407,23 @@ def sync_directory(path: Path) -> None:
 
 def remove_journal(directory: Path) -> None:
     """Remove the journal; state.json goes last because it explains the rest."""
-    if not directory.exists():
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(directory, flags)
+    except FileNotFoundError:
         return
-    for path in directory.iterdir():
-        if path.name != "state.json":
-            path.unlink()
-    sync_directory(directory)
-    with suppress(FileNotFoundError):
-        (directory / "state.json").unlink()
+    # Only what a conversion writes, and in the directory that was opened: whoever may write to the
+    # volume could put a link to another one in its place.
+    try:
+        with os.scandir(descriptor) as found:
+            names = [entry.name for entry in found]
+        for name in names:
+            if _RECORD_NAME.fullmatch(name) or name.startswith(f".{_STATE_NAME}."):
+                os.unlink(name, dir_fd=descriptor)
+        os.fsync(descriptor)
+        with suppress(FileNotFoundError):
+            os.unlink(_STATE_NAME, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
     directory.rmdir()
     sync_directory(directory.parent)

@@ -102,7 +102,8 @@ class BatchSource:
     def _make_batches(self) -> Iterator[Batch]:
         """Yield batches; runs under the lock."""
         gathered: list[Extent] = []
-        room = BATCH_BLOCKS
+        again: list[JournaledExtent] = []
+        room = room_again = BATCH_BLOCKS
         for number, file in enumerate(self._files):
             if number in self._earlier.done or file.size == 0:
                 continue
@@ -114,9 +115,14 @@ class BatchSource:
                 gathered.append(extent)
                 room -= extent.blocks
             for journaled in touched:
-                yield Batch(touched=[journaled])
-        if gathered:
+                if journaled.extent.blocks > room_again:
+                    yield Batch(touched=again)
+                    again, room_again = [], BATCH_BLOCKS
+                again.append(journaled)
+                room_again -= journaled.extent.blocks
+        if gathered or again:
             yield Batch(new=gathered)
+            yield Batch(touched=again)
 
     def _begin(
         self, number: int, file: PlannedFile, touched: Sequence[JournaledExtent]
