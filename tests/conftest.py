@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +166,25 @@ def module_cluster_factory(
         yield factory
     finally:
         factory.close()
+
+
+@pytest.fixture
+def tde_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``tde`` with the passphrase on standard input, and checks its exit code."""
+    program = Path(sys.executable).with_name("tde")
+
+    def run(*arguments: object, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [program, *map(str, arguments)],
+            input=PASSPHRASE.decode(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == exit_code, result.stdout + result.stderr
+        return result
+
+    return run
 
 
 @dataclass

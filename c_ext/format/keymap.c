@@ -217,3 +217,8 @@ void tde_format_keymap_hex(const uint8_t key_id[TDE_UUID_SIZE], char to[TDE_KEYM
     }
     to[2 * TDE_UUID_SIZE] = '\0';
 }
+
+bool tde_format_keymap_is_older(const char *marker)
+{
+    return strstr(marker, "\"version\": 1,") != NULL;
+}

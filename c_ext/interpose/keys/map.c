@@ -47,6 +47,39 @@ static int refuse(const struct tde_keys_map *map, const char *problem)
     return -1;
 }
 
+/* Whether the map is not there because no release that writes one has started the cluster yet. */
+static bool is_of_older_release(const struct tde_keys_map *map)
+{
+    char path[sizeof map->path];
+    char marker[TDE_MARKER_LIMIT + 1];
+    size_t length = strlen(map->path) - strlen(TDE_KEYMAP_FILE);
+    ssize_t count;
+    int fd;
+
+    memcpy(path, map->path, length);
+    strcpy(path + length, TDE_MARKER_FILE); /* which is shorter */
+    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return false;
+    count = tde_libc_read_fully(fd, marker, TDE_MARKER_LIMIT, 0);
+    tde_libc()->close(fd);
+    if (count < 0)
+        return false;
+    marker[count] = '\0';
+    return tde_format_keymap_is_older(marker);
+}
+
+static int refuse_missing(const struct tde_keys_map *map)
+{
+    if (!is_of_older_release(map))
+        return refuse(map, strerror(ENOENT));
+    tde_libc_report("the key map %s is missing: the cluster was last started by an older release "
+                    "of tde; HINT: start and stop it once with \"tde pg start\", which writes it",
+                    map->path);
+    errno = ENOKEY;
+    return -1;
+}
+
 static int read_content(struct tde_keys_map *map)
 {
     const struct tde_keys_scope *scope = tde_keys_scope();
@@ -87,7 +120,9 @@ int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends)
     if (map->fd < 0) {
         int cause = errno;
 
-        return tde_keys_records_blame() ? refuse(map, strerror(cause)) : -1;
+        if (!tde_keys_records_blame())
+            return -1;
+        return cause == ENOENT ? refuse_missing(map) : refuse(map, strerror(cause));
     }
     if ((appends && lock(map->fd) != 0) || read_content(map) != 0) {
         int cause = errno;

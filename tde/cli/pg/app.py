@@ -271,7 +271,8 @@ def execute(
     passphrase is needed.
     """
     from tde.postgres import run_program
-    from tde.postgres.server.program import needs_keys
+    from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
+    from tde.postgres.server.program import needs_keys, works_on_tablespaces
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
@@ -279,6 +280,8 @@ def execute(
     if needs_keys(program):
         opening = open_cluster_keystore(cluster, keystore, source)
     with opening as opened:
+        if opened is not None and works_on_tablespaces(program, arguments or ()):
+            ensure_map_of_stopped(cluster.data_directory, opened, cluster.os_user)
         result = run_program(
             cluster.binaries,
             program,

@@ -28,8 +28,10 @@ from tde.postgres.cluster.keymap import (
     write_map,
 )
 from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.pidfile import read_postmaster_file
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -99,6 +101,25 @@ def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None)
     read_map(data_directory, keystore.uuid, map_key(keystore))
     _mark(data_directory, marker, os_user)
     _log.info("%s: wrote %s for %d tablespaces", data_directory, KEYMAP_FILE, len(entries))
+
+
+def ensure_map_of_stopped(data_directory: Path, keystore: Keystore, os_user: OsUser | None) -> None:
+    """Give a cluster its map, as a start does, before another program works on its tablespaces.
+
+    While a server runs there is nothing to do: one of an earlier release makes tablespaces that
+    a map would not have, and the programs that need one refuse to work beside a server.
+
+    Raises:
+        ClusterBusyError: another command works on the cluster.
+        ClusterKeystoreError: the key file of a tablespace was lost.
+        KeystoreError: a key cannot be used.
+    """
+    marker = read_marker(data_directory)
+    if marker is None or marker.has_map or read_postmaster_file(data_directory) is not None:
+        return
+    with cluster_lock(data_directory):
+        if read_postmaster_file(data_directory) is None:
+            ensure_map(data_directory, keystore, os_user)
 
 
 def _mark(data_directory: Path, marker: Marker, os_user: OsUser | None) -> None:

@@ -32,6 +32,17 @@ _PROGRAMS_WITH_KEYS = frozenset(
 )
 
 
+# Those that open relations in the data directory, or start a server that does.
+_PROGRAMS_ON_TABLESPACES = frozenset(
+    {"postgres", "pg_ctl", "pg_rewind", "pg_resetwal", "pg_checksums", "pg_checksums_ext"}
+)
+
+
+def works_on_tablespaces(program: str, args: Sequence[str]) -> bool:
+    """Tell whether a program has to know what key each tablespace has."""
+    return program in _PROGRAMS_ON_TABLESPACES and not _INFORMATION_OPTIONS.intersection(args[:1])
+
+
 def needs_keys(program: str) -> bool:
     """Tell whether a program works on encrypted files itself, or starts one that does."""
     return program in _PROGRAMS_WITH_KEYS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from uuid import UUID
 
 import psycopg2
@@ -25,6 +23,7 @@ from tde.postgres.cluster.keymap import (
     write_map,
 )
 from tests.postgres.cluster_copies import make_directory
+from tests.postgres.older_releases import landed
 
 KEYSTORE = UUID(int=0x11 << 120)
 KEY = bytes(range(32))
@@ -108,14 +107,6 @@ def test_damage_is_refused_by_the_start_and_by_the_server(
     path.write_bytes(good)
     made.start()
     assert made.query("SELECT x FROM t") == [(1,)]
-
-
-def landed(made) -> None:
-    """Make a stopped cluster one of a release before the key map."""
-    (made.data_directory / KEYMAP_FILE).unlink()
-    marker = replace(made.cluster.marker, has_map=False)
-    marker.write(made.data_directory, made.cluster.os_user)
-    assert json.loads((made.data_directory / "tde.json").read_text())["version"] == 1
 
 
 def test_a_cluster_of_an_earlier_release_gets_its_map(
