@@ -41,11 +41,10 @@ from tde.convert.control_file import (
     store_state,
     stored_control,
 )
+from tde.convert.earlier_runs import has_records, read_earlier_runs
 from tde.convert.file_user import files_as
 from tde.convert.journal import (
     RecordKey,
-    has_records,
-    read_earlier_runs,
     remove_journal,
     require_own_directory,
     sync_directory,

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.convert.earlier_runs import EarlierRuns, JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch, cut, data_ranges, without
-from tde.convert.journal import EarlierRuns, Extent, JournaledExtent
+from tde.convert.journal import Extent
 from tde.convert.plan import PlannedFile
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE, PageCipher

@@ -28,9 +28,10 @@ from tde.convert.blocks import (
     invalid_pages,
     take_samples,
 )
+from tde.convert.earlier_runs import JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch
 from tde.convert.file_user import files_as
-from tde.convert.journal import BlockJournal, DoneFiles, Extent, JournaledExtent, RecordKey
+from tde.convert.journal import BlockJournal, DoneFiles, Extent, RecordKey
 from tde.convert.source import BatchSource, Target
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError

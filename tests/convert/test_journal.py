@@ -8,8 +8,9 @@ import pytest
 
 from tde.convert import journal
 from tde.convert.blocks import SAMPLES_PER_BLOCK
+from tde.convert.earlier_runs import read_earlier_runs
 from tde.convert.extents import Extent, data_ranges, without
-from tde.convert.journal import BlockJournal, DoneFiles, RecordKey, read_earlier_runs
+from tde.convert.journal import BlockJournal, DoneFiles, RecordKey
 from tde.errors import ConversionError
 
 KEY = RecordKey(b"k" * 32, "this one")
