@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Mapping
 from functools import lru_cache
@@ -29,6 +30,9 @@ _LEFTOVERS = {
 }
 _MOST_NAMED = 3
 _HEADROOM = 1 << 20  # Bytes for what is in the journal besides samples.
+# Of each thread: a file, its record file, a directory that is synced; and what the process opens.
+_FILES_OF_THREAD = 4
+_OTHER_FILES = 24
 
 
 def require_stopped_cleanly(cluster: Cluster) -> ControlData:
@@ -104,6 +108,27 @@ def require_room(data_directory: Path, plan: Plan, jobs: int) -> None:
             f"{free >> 20} MiB are free",
             remedy="Make room. No file of the cluster has been changed.",
         )
+
+
+def require_descriptors(jobs: int) -> None:
+    """Raise the limit on open files if it is too low for the threads.
+
+    Raises:
+        ConversionError: it may not be raised so far.
+    """
+    now = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    needed = now + jobs * _FILES_OF_THREAD + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConversionError(
+            f"a process may have {hard} files open, and a conversion with {jobs} threads needs "
+            f"{needed}",
+            remedy="Raise the limit (ulimit -n), or give fewer --jobs. No file of the cluster has "
+            "been changed.",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def require_usable_files(

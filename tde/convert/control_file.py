@@ -7,6 +7,7 @@ name from before the first block is changed until after the last.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tde.postgres.facts import CONTROL_CATALOG_VERSION, CONTROL_FILE, CONTROL_SECTOR_BYTES
+
+_IDENTIFIER = slice(0, 8)  # ControlFileData.system_identifier is its first member.
 
 
 def is_control_moved(data_directory: Path) -> bool:
@@ -107,6 +110,37 @@ def _with_checksums(sector: bytes, data_directory: Path) -> bytes:
         ) from error
 
 
+def control_digest(content: bytes) -> str:
+    """Return what tells one content of pg_control from every other one."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def system_identifier(data_directory: Path) -> int:
+    """Read the cluster's system identifier, whichever name pg_control has."""
+    moved = is_control_moved(data_directory)
+    with (data_directory / (MOVED_CONTROL if moved else CONTROL_FILE)).open("rb") as file:
+        return identifier_in(file.read(_IDENTIFIER.stop))
+
+
+def identifier_in(content: bytes) -> int:
+    """Return the system identifier in a content of pg_control."""
+    return int.from_bytes(content[_IDENTIFIER], sys.byteorder)
+
+
+def stored_control(data_directory: Path, *, hidden: bool, turn_on_checksums: bool) -> bytes:
+    """Return what pg_control, which has its other name, will be after :func:`store_state`."""
+    content = (data_directory / MOVED_CONTROL).read_bytes()
+    sector, rest = content[:CONTROL_SECTOR_BYTES], content[CONTROL_SECTOR_BYTES:]
+    return _stored(sector, data_directory, hidden, turn_on_checksums) + rest
+
+
+def _stored(sector: bytes, data_directory: Path, hidden: bool, turn_on_checksums: bool) -> bytes:
+    wanted = _core.control_state(sector, False)
+    if turn_on_checksums:
+        wanted = _with_checksums(wanted, data_directory)
+    return _core.control_state(wanted, hidden)
+
+
 def store_state(data_directory: Path, *, hidden: bool, turn_on_checksums: bool) -> None:
     """Store the state as an encrypted cluster has it, or as PostgreSQL has it; durable on return.
 
@@ -121,10 +155,7 @@ def store_state(data_directory: Path, *, hidden: bool, turn_on_checksums: bool) 
     try:
         sector = bytearray(CONTROL_SECTOR_BYTES)
         read_at(descriptor, memoryview(sector), 0, path)
-        wanted = _core.control_state(sector, False)
-        if turn_on_checksums:
-            wanted = _with_checksums(wanted, data_directory)
-        wanted = _core.control_state(wanted, hidden)
+        wanted = _stored(bytes(sector), data_directory, hidden, turn_on_checksums)
         if wanted != sector:
             write_at(descriptor, wanted, 0)
         os.fsync(descriptor)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
+from tde.convert.authentic import encrypted_already
 from tde.convert.blocks import Direction
 from tde.convert.checks import (
+    require_descriptors,
     require_encrypting_server,
     require_room,
     require_stopped_cleanly,
@@ -16,7 +18,12 @@ from tde.convert.checks import (
     require_writable_control,
 )
 from tde.convert.configuration import require_usable_configuration
-from tde.convert.control_file import require_known_layout, take_out_of_service
+from tde.convert.control_file import (
+    control_digest,
+    identifier_in,
+    require_known_layout,
+    take_out_of_service,
+)
 from tde.convert.file_user import files_as
 from tde.convert.journal import sync_directory
 from tde.convert.keys import (
@@ -27,13 +34,12 @@ from tde.convert.keys import (
     wanted_keys,
 )
 from tde.convert.plan import Plan, make_plan
-from tde.convert.state import Phase, State
+from tde.convert.state import Phase, State, conversion_key
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.cluster.keys import require_cluster_keys, require_unused_keystore
-from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
@@ -62,6 +68,7 @@ class Preparation:
 
     Attributes:
         plaintext: relation files that stay as they are.
+        worthless: temporary files that are to be removed.
         warnings: what the operator should know.
     """
 
@@ -76,7 +83,9 @@ class Preparation:
         self.os_user = cluster.os_user
         self.journal = self.directory / JOURNAL_DIRECTORY
         self.plaintext = 0
+        self.worthless: list[str] = []
         self.warnings: list[str] = []
+        self._identifier = 0
 
     def run(self, earlier: State | None) -> State:
         """Check everything, write the journal and the keys, and take the cluster out of service.
@@ -84,16 +93,10 @@ class Preparation:
         Args:
             earlier: of a run that was interrupted before it changed the cluster.
         """
-        require_separate(self.directory, self.keystore.path)
-        require_keystore_access(self.keystore.path, self.os_user)
         marker = self.cluster.marker
         if self.direction is Direction.ENCRYPT:
             if marker is not None:
-                raise ConversionError(
-                    f"the cluster {self.directory} is encrypted already, with the keystore "
-                    f"{marker.keystore_uuid.hex}",
-                    remedy="There is nothing to do.",
-                )
+                raise encrypted_already(self.directory, marker)
         elif marker is None:
             raise ConversionError(
                 f"the cluster {self.directory} is not encrypted", remedy="There is nothing to do."
@@ -104,6 +107,8 @@ class Preparation:
         control = require_stopped_cleanly(self.cluster)
         with files_as(self.os_user):
             require_writable_control(self.directory)
+        require_descriptors(self.options.jobs)
+        self._identifier = identifier_in(content)
         require_usable_configuration(
             self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
         )
@@ -121,9 +126,10 @@ class Preparation:
             assert marker is not None  # Checked above.
             state = self._begin_decrypt(marker, version, control.redo_segment)
         with open_ciphers(self.keystore, self.directory) as ciphers:
-            state = replace(state, key_checks=key_checks(ciphers))
+            checks = key_checks(ciphers)
+        state = replace(state, key_checks=checks, control=(control_digest(content),))
         with files_as(self.os_user):
-            state.write(self.directory, self.os_user)
+            state.write(self.directory, self.os_user, conversion_key(self.keystore))
             take_out_of_service(self.directory, content)
         return state
 
@@ -209,6 +215,7 @@ class Preparation:
             )
         require_room(self.directory, plan, self.options.jobs)
         self.plaintext = plan.plaintext
+        self.worthless = plan.worthless
         self.warnings += plan.warnings
         return plan
 
@@ -232,14 +239,15 @@ class Preparation:
             files=tuple(plan.files),
             turn_on_checksums=turn_on_checksums,
             plain_files=tuple(plan.plain_files),
-            worthless=tuple(plan.worthless),
+            system_identifier=self._identifier,
         )
 
     def _write_journal(self, state: State) -> None:
         """Write state.json into a new directory, or one in which there is nothing but it."""
+        key = conversion_key(self.keystore)
         with files_as(self.os_user):
             self.journal.mkdir(mode=0o700, exist_ok=True)
             for stale in self.journal.glob(".state.json.*"):
                 stale.unlink()
-            state.write(self.directory, self.os_user)
+            state.write(self.directory, self.os_user, key)
             sync_directory(self.directory)

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.convert.earlier_runs import EarlierRuns, JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch, cut, data_ranges, without
-from tde.convert.journal import EarlierRuns, Extent, JournaledExtent
+from tde.convert.journal import Extent
 from tde.convert.plan import PlannedFile
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE, PageCipher
@@ -102,7 +103,8 @@ class BatchSource:
     def _make_batches(self) -> Iterator[Batch]:
         """Yield batches; runs under the lock."""
         gathered: list[Extent] = []
-        room = BATCH_BLOCKS
+        again: list[JournaledExtent] = []
+        room = room_again = BATCH_BLOCKS
         for number, file in enumerate(self._files):
             if number in self._earlier.done or file.size == 0:
                 continue
@@ -114,9 +116,14 @@ class BatchSource:
                 gathered.append(extent)
                 room -= extent.blocks
             for journaled in touched:
-                yield Batch(touched=[journaled])
-        if gathered:
+                if journaled.extent.blocks > room_again:
+                    yield Batch(touched=again)
+                    again, room_again = [], BATCH_BLOCKS
+                again.append(journaled)
+                room_again -= journaled.extent.blocks
+        if gathered or again:
             yield Batch(new=gathered)
+            yield Batch(touched=again)
 
     def _begin(
         self, number: int, file: PlannedFile, touched: Sequence[JournaledExtent]

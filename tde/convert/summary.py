@@ -20,7 +20,7 @@ class ConversionSummary:
         bytes_written: what this run has overwritten; less than ``bytes`` because pages of zeros
             stay as they are, and because of earlier runs.
         plaintext_files: relation files that stay plain in scope ``tablespaces``.
-        removed_files: temporary files that the server would have removed at its start.
+        removed_files: temporary files that this run has removed, as the server would at its start.
         data_checksums: whether pages have checksums now.
         checksums_turned_on: whether this conversion has given them to the pages.
         invalid_pages: blocks that are no valid pages in their plain form. They were converted

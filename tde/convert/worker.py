@@ -10,9 +10,9 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,9 +28,10 @@ from tde.convert.blocks import (
     invalid_pages,
     take_samples,
 )
+from tde.convert.earlier_runs import JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch
 from tde.convert.file_user import files_as
-from tde.convert.journal import BlockJournal, DoneFiles, Extent, JournaledExtent
+from tde.convert.journal import BlockJournal, DoneFiles, Extent, RecordKey
 from tde.convert.source import BatchSource, Target
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
@@ -77,6 +78,7 @@ def run_workers(
     source: BatchSource,
     journal: Path,
     run: int,
+    key: RecordKey,
     direction: Direction,
     os_user: OsUser | None,
     *,
@@ -90,6 +92,7 @@ def run_workers(
     Args:
         journal: the directory for the records.
         run: number of this run, for the names of the records.
+        key: authenticates the records.
         turn_on_checksums: give every page of a relation its data checksum before it is encrypted.
         look_for_lost_records: stop at a block that is converted although no record says so.
 
@@ -99,12 +102,12 @@ def run_workers(
     outcome = WorkDone()
     stop = threading.Event()
     with continuable(journal), files_as(os_user):
-        done = DoneFiles(journal, run)
+        done = DoneFiles(journal, run, key)
     try:
         workers = [
             _Worker(
                 source,
-                BlockJournal(journal, run, number, done),
+                BlockJournal(journal, run, number, done, key),
                 done,
                 direction,
                 outcome,
@@ -172,70 +175,80 @@ class _Worker:
                         batch = self._source.next()
                     if batch is None:
                         return
-                    with ExitStack() as stack:
-                        self._do(batch, buffer, stack)
+                    self._do(batch, buffer)
             except BaseException:
                 stop.set()
                 raise
             finally:
                 self._journal.close()
 
-    def _do(self, batch: Batch, buffer: memoryview, stack: ExitStack) -> None:
-        files: dict[int, tuple[Target, int]] = {}
+    def _do(self, batch: Batch, buffer: memoryview) -> None:
+        """Convert a batch. It may be of thousands of files, which are opened one after the other.
+
+        Each is opened twice, to read and to write: a process may not have all of them open.
+        """
         extents = [*batch.new, *(journaled.extent for journaled in batch.touched)]
-        for extent in extents:
-            if extent.file not in files:
-                target = self._source.target(extent.file)
-                with continuable(target.path):
-                    descriptor = target.open()
-                stack.callback(os.close, descriptor)
-                files[extent.file] = (target, descriptor)
-        views = list(_parts(buffer, extents))
-        for extent, view in zip(extents, views, strict=True):
-            target, descriptor = files[extent.file]
-            with continuable(target.path):
-                read_at(descriptor, view, extent.first * PAGE_SIZE, target.path)
-        writes = self._convert_new(batch.new, views, files)
-        for journaled, view in zip(batch.touched, views[len(batch.new) :], strict=True):
-            self._finish(journaled, view, files[journaled.extent.file][0])
-            writes.append((journaled.extent, view))
-        for extent, view in writes:
-            target, descriptor = files[extent.file]
-            with continuable(target.path):
-                write_at(descriptor, view, extent.first * PAGE_SIZE)
-            self._outcome.add_written(len(view))
-        for extent in extents:
-            if self._source.complete(extent):
-                target, descriptor = files[extent.file]
-                with continuable(target.path):
+        views = dict(zip(extents, _parts(buffer, extents), strict=True))
+        for target, part in self._by_file(extents):
+            with self._opened(target) as descriptor:
+                for extent in part:
+                    read_at(descriptor, views[extent], extent.first * PAGE_SIZE, target.path)
+        records: list[tuple[Extent, int, bytes]] = []
+        writes = set(self._convert_new(batch.new, views, records))
+        for journaled in batch.touched:
+            samples = self._finish(journaled, views[journaled.extent])
+            # The earlier run may have failed to sync its record, and nobody would say so now.
+            records.append((journaled.extent, journaled.digest, samples))
+            writes.add(journaled.extent)
+        if records:
+            with continuable(self._journal.directory):
+                self._journal.append(records)
+        for target, part in self._by_file(extents):
+            with self._opened(target) as descriptor:
+                for extent in part:
+                    if extent in writes:
+                        write_at(descriptor, views[extent], extent.first * PAGE_SIZE)
+                        self._outcome.add_written(len(views[extent]))
+                completed = [self._source.complete(extent) for extent in part]
+                if any(completed):
                     os.fdatasync(descriptor)
-                    self._done.add(extent.file)
+                    self._done.add(part[0].file)
+
+    def _by_file(self, extents: Sequence[Extent]) -> Iterator[tuple[Target, list[Extent]]]:
+        by_file: dict[int, list[Extent]] = {}
+        for extent in extents:
+            by_file.setdefault(extent.file, []).append(extent)
+        for file, part in by_file.items():
+            yield self._source.target(file), part
+
+    @contextmanager
+    def _opened(self, target: Target) -> Iterator[int]:
+        with continuable(target.path):
+            descriptor = target.open()
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
 
     def _convert_new(
         self,
         extents: Sequence[Extent],
-        views: Sequence[memoryview],
-        files: dict[int, tuple[Target, int]],
-    ) -> list[tuple[Extent, memoryview]]:
-        """Convert and journal extents; return what is to be written, which leaves out zeros."""
-        records: list[tuple[Extent, int, bytes]] = []
-        writes: list[tuple[Extent, memoryview]] = []
-        for extent, view in zip(extents, views, strict=False):
-            target = files[extent.file][0]
+        views: Mapping[Extent, memoryview],
+        records: list[tuple[Extent, int, bytes]],
+    ) -> Iterator[Extent]:
+        """Convert extents, add their records, and yield those to write, which leaves out zeros."""
+        for extent in extents:
+            target, view = self._source.target(extent.file), views[extent]
             if target.cipher is None:
                 # Two bytes of a page change, which no power cut can tear, and a repetition writes
                 # the same: this needs no journal.
                 self._prepare_pages(extent, view, target)
-                writes.append((extent, view))
+                yield extent
                 continue
             crc, samples = self._convert(extent, view, target, target.cipher)
             if samples.count(0) != len(samples):
                 records.append((extent, crc, samples))
-                writes.append((extent, view))
-        if records:
-            with continuable(self._journal.directory):
-                self._journal.append(records)
-        return writes
+                yield extent
 
     def _convert(
         self, extent: Extent, view: memoryview, target: Target, cipher: PageCipher
@@ -282,17 +295,19 @@ class _Worker:
         if found:
             self._outcome.add_invalid(target.path, [extent.first + n for n in found])
 
-    def _finish(self, journaled: JournaledExtent, view: memoryview, target: Target) -> None:
-        """Finish an extent of an earlier run in memory.
+    def _finish(self, journaled: JournaledExtent, view: memoryview) -> bytes:
+        """Finish an extent of an earlier run in memory; return the samples of its record.
 
         Raises:
             ConversionError: it holds neither the old nor the new form, nor a mixture.
         """
         extent = journaled.extent
+        target = self._source.target(extent.file)
         identity = target.identity.identity
         assert target.cipher is not None  # Files that stay plain are not journaled.
         place = (target.cipher, identity, target.identity.first_block + extent.first)
-        samples = journaled.read_samples()
+        with continuable(self._journal.directory):
+            samples = journaled.read_samples()
         if self._turn_on_checksums and isinstance(identity, RelationIdentity):
             finish_with_checksums(view, samples, *place)
         else:
@@ -304,6 +319,7 @@ class _Worker:
                 remedy="Somebody has changed the file meanwhile, or the disk has lost data. "
                 "Restore the cluster from a backup.",
             )
+        return samples
 
 
 def _lost_records(path: Path, block: int, journal: Path) -> ConversionError:

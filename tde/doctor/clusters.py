@@ -17,6 +17,8 @@ from tde.postgres.cluster.accepted_lines import accept_hint, new_lines
 from tde.postgres.cluster.configuration import configuration_files
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.unfinished_conversion import (
+    left_journal,
+    left_journal_remedy,
     read_finished_control_data,
     require_not_converting,
 )
@@ -50,6 +52,8 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
     except ConversionError as error:
         yield problem(str(error), error.remedy)
         return
+    if left := left_journal(directory):
+        yield warning(left, left_journal_remedy(directory))
     if isinstance(examined.found_marker, TdeError):
         yield problem(str(examined.found_marker), examined.found_marker.remedy)
         return

@@ -347,6 +347,19 @@ class Keystore(Closing):
         finally:
             wipe(base)
 
+    def first_authentication_key(self, label: bytes) -> bytes:
+        """Return a key derived from the master key, to authenticate what is written before any key.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        with self._open_master_key().view as master_key:
+            base = bytearray(master_key)
+        try:
+            return derive_authentication_key(base, label)
+        finally:
+            wipe(base)
+
     def hand_over(self) -> HandOver:
         """Return the master key in a form that a server started now can inherit.
 

@@ -71,9 +71,9 @@ def die_at_sync(number: int, *, of_finish: bool = False) -> Callable[[], None]:
         if of_finish:
             finishing = State.finishing
 
-            def begin(state: State) -> State:
+            def begin(state: State, control: str) -> State:
                 left[0] = number
-                return finishing(state)
+                return finishing(state, control)
 
             State.finishing = begin  # type: ignore[method-assign]
 

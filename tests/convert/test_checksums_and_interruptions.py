@@ -107,27 +107,39 @@ def test_what_a_run_was_told_that_changed_nothing_yet_holds_too(original, copy, 
     assert not encrypt_cluster(copy, keystore).data_checksums
 
 
-def test_a_conversion_of_an_earlier_release_ends_as_it_began(original, copy, keystore_factory):
-    """Its finished blocks have no checksums, so none may be turned on."""
-    before = content(copy.data_directory)
+def test_a_conversion_of_an_earlier_release_is_left_to_that(original, copy, keystore_factory):
+    """It turned no checksums on, and nothing vouches for its journal."""
     keystore = keystore_factory()
-    off = lambda: encrypt_cluster(copy, keystore, checksums=False)  # noqa: E731
-    assert run_until(die_in_write(20, 1), off)
+    assert run_until(die_in_write(20, 1), lambda: encrypt_cluster(copy, keystore))
     path = copy.data_directory / "tde_convert/state.json"
     body = json.loads(path.read_text())["conversion"]
-    del body["turn_on_checksums"], body["plain_files"]
     checksum = zlib.crc32(json.dumps(body, sort_keys=True).encode())
     document = {"format": "tde-convert", "checksum": checksum, "conversion": body}
+    before = content(copy.data_directory)
     path.write_text(json.dumps({**document, "version": 3}))
     with pytest.raises(ConversionError, match="has version 3, which this tde does not know"):
         encrypt_cluster(copy, keystore)
     path.write_text(json.dumps({**document, "version": 1}))
-    summary = encrypt_cluster(copy, keystore)
-    assert summary.resumed
-    assert not summary.data_checksums
-    assert without_ours(content(copy.data_directory)) == without_ours(
-        encrypted_form(before, keystore)
-    )
+    for act in (lambda: encrypt_cluster(copy, keystore), lambda: copy.start(None), copy.status):
+        with pytest.raises(ConversionError, match="of an earlier release of tde") as caught:
+            act()
+        assert "finish it with the release that began it" in caught.value.remedy
+    before["tde_convert/state.json"] = path.read_bytes()
+    assert content(copy.data_directory) == before
+
+
+def test_what_an_earlier_release_left_of_a_finished_conversion_may_go(
+    original, copy, keystore_factory
+):
+    journal = copy.data_directory / "tde_convert"
+    journal.mkdir()
+    document = {"format": "tde-convert", "version": 1, "checksum": 0, "conversion": {}}
+    (journal / "state.json").write_text(json.dumps(document))
+    with pytest.raises(ConversionError, match="of an earlier release of tde") as caught:
+        encrypt_cluster(copy, keystore_factory())
+    assert f"remove {journal}" in caught.value.remedy
+    shutil.rmtree(journal)
+    encrypt_cluster(copy, keystore_factory("fresh"))
 
 
 def test_a_file_added_to_a_plaintext_tablespace_meanwhile_is_noticed(

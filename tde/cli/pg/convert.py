@@ -32,7 +32,7 @@ from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples
 from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
-from tde.convert.access import keystore_of_conversion
+from tde.convert.access import keystore_to_decrypt, keystore_to_encrypt
 from tde.errors import TdeError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource
@@ -104,7 +104,7 @@ def register(app: typer.Typer) -> None:
             "# Only the WAL and one tablespace:",
             "tde pg encrypt /srv/pg/main -k /etc/tde/main --scope tablespaces --tablespace secrets",
             "# After an interruption, whatever it was:",
-            "tde pg encrypt /srv/pg/main",
+            "tde pg encrypt /srv/pg/main --keystore /etc/tde/main",
         )
     )(encrypt)
     app.command(epilog=examples("tde pg stop -D /srv/pg/main", "tde pg decrypt /srv/pg/main"))(
@@ -143,7 +143,7 @@ def encrypt(
     algorithm = None if aes is None else algorithm_of(aes)
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = require_keystore(keystore_of_conversion(cluster, keystore))
+    path = require_keystore(keystore_to_encrypt(cluster, keystore))
     named = resolve_tablespaces(cluster.data_directory, tablespace) if tablespace else None
     with open_keystore(path, source) as opened, _progress_bar("Encrypting") as progress:
         summary = encrypt_cluster(
@@ -193,7 +193,7 @@ def decrypt(
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = require_keystore(keystore_of_conversion(cluster, keystore))
+    path = keystore_to_decrypt(cluster, keystore)
     with open_keystore(path, source) as opened, _progress_bar("Decrypting") as progress:
         summary = decrypt_cluster(
             cluster,

@@ -32,7 +32,10 @@ from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.status import ClusterStatus, read_cluster_status
-from tde.postgres.cluster.unfinished_conversion import require_not_converting
+from tde.postgres.cluster.unfinished_conversion import (
+    require_not_converting,
+    warn_of_left_journal,
+)
 from tde.postgres.facts import CLEAN_STATES
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
 from tde.postgres.server.build import require_supported_build
@@ -217,6 +220,7 @@ class Cluster:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
         self._require_keystore(keystore)
+        warn_of_left_journal(self.data_directory)
         arguments += configuration_arguments(self.data_directory, arguments)
         if keystore is not None:
             ensure_map(self.data_directory, keystore, self.os_user)
