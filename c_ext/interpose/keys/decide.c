@@ -106,6 +106,9 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
         decision->entry = before;
         return 0;
     }
+    /* The tablespace was there when the backup began, and in the map before that. */
+    if (decision->moment == TDE_KEYS_RESTORE)
+        return tde_keys_map_refuse_unknown(map, decision->entry.oid);
     if (is_directory ||
         !tde_format_keymap_parse_location(decision->location, decision->entry.key_id))
         return decide_unnamed(decision, &before);

@@ -20,16 +20,16 @@
 #include "interpose/policy/role.h"
 
 /*
- * The startup process makes the links of tablespace_map before it replays anything, and then
- * gives that file another name.
+ * Recovery makes the links of tablespace_map before it replays anything, and then gives that
+ * file another name.  It says InRecovery from the start, so only the file tells the two apart.
  */
 static enum tde_keys_moment moment(void)
 {
     if (tde_policy_process_has_set("IsBinaryUpgrade"))
         return TDE_KEYS_UPGRADE;
-    if (tde_policy_process_has_set("InRecovery"))
-        return TDE_KEYS_REPLAY;
-    return access("tablespace_map", F_OK) == 0 ? TDE_KEYS_RESTORE : TDE_KEYS_COMMAND;
+    if (!tde_policy_process_has_set("InRecovery") && !tde_policy_process_is("startup"))
+        return TDE_KEYS_COMMAND;
+    return access("tablespace_map", F_OK) == 0 ? TDE_KEYS_RESTORE : TDE_KEYS_REPLAY;
 }
 
 static bool is_ours(const char *link, uint32_t *oid)

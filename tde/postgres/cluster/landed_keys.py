@@ -27,7 +27,7 @@ from tde.postgres.cluster.keymap import (
     read_map,
     write_map,
 )
-from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.links import restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.server.os_user import OsUser
 
@@ -72,7 +72,7 @@ def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
 
     owners = set(list_owners(keystore_path))
     entries = []
-    for oid in sorted(tablespace_oids(data_directory)):
+    for oid in sorted({*tablespace_oids(data_directory), *restored_tablespaces(data_directory)}):
         if KeyOwner.tablespace(oid) in owners:
             entries.append(MapEntry(oid, KeySource.RECORD))
         elif KeyOwner.other_tablespaces() in owners:
@@ -139,14 +139,16 @@ def _require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> 
 
 def _samples(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
     """Yield first pages of relations of a tablespace that are not zeros."""
-    base = data_directory / "pg_tblspc" / str(oid)
-    return islice(_first_pages(base), _SAMPLE_PAGES)
+    link = data_directory / "pg_tblspc" / str(oid)
+    place = restored_tablespaces(data_directory).get(oid, link)
+    return islice(_first_pages(link, place), _SAMPLE_PAGES)
 
 
-def _first_pages(base: Path) -> Iterator[tuple[FileIdentity, bytes]]:
-    for path in base.glob("PG_*/*/*"):
+def _first_pages(link: Path, place: Path) -> Iterator[tuple[FileIdentity, bytes]]:
+    """Yield the pages that lie in a place now, by the names that the server knows."""
+    for path in place.glob("PG_*/*/*"):
         try:
-            identity = FileIdentity.from_path(path)
+            identity = FileIdentity.from_path(link / path.relative_to(place))
         except IdentityError:
             continue
         with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def is_link_of_cluster(path: str) -> bool:
 def directory_id(status: os.stat_result) -> DirectoryId:
     """Return what identifies a directory."""
     return (status.st_dev, status.st_ino)
+
+
+def restored_tablespaces(data_directory: Path) -> dict[int, Path]:
+    """Return the tablespaces of a base backup whose links the server makes at its first start.
+
+    A backup in tar format has them in tablespace_map, which counts beside a backup_label only.
+    """
+    file = data_directory / "tablespace_map"
+    if not file.exists() or not (data_directory / "backup_label").exists():
+        return {}
+    # A newline or a backslash within a location stands behind a backslash.
+    lines = re.findall(r"(?:\\.|[^\\\n])+", file.read_text("utf-8", "surrogateescape"), re.DOTALL)
+    named = (re.sub(r"\\(.)", r"\1", line, flags=re.DOTALL).partition(" ") for line in lines)
+    return {int(oid): Path(location) for oid, _, location in named if oid.isdigit()}
 
 
 def tablespace_oids(data_directory: Path) -> list[int]:
