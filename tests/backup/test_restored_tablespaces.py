@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +157,46 @@ def test_a_map_that_is_older_than_the_backup_is_refused(
     path.write_bytes(whole)
     copy.start()
     require_rows(copy, "named", "derived")
+
+
+def test_a_backup_that_is_taken_while_tablespaces_are_made_opens(
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path, os_user
+):
+    """Whatever its tablespace_map lists is in its map, which is copied later; WAL has the rest."""
+    made = encrypted_cluster_factory(binaries_older_slow)
+    spaces = [f"s{number}" for number in range(30)]
+    stop = threading.Event()
+
+    def create() -> None:
+        for number, name in enumerate(spaces):
+            place = os_user_tmp_path / name
+            if number % 2:
+                make_in_sql(made, name, place)
+            else:
+                create_tablespace(made.cluster, made.keystore, name, place, Algorithm.AES256)
+            made.query(f"CREATE TABLE {name} TABLESPACE {name} AS SELECT {number} AS g")
+            if stop.is_set() and number > 10:
+                return
+
+    thread = threading.Thread(target=create)
+    thread.start()
+    try:
+        time.sleep(1)
+        slowly = ["--format=tar", "--wal-method=fetch", "--max-rate=12M"]
+        base_backup(made, os_user_tmp_path / "tar", *slowly)
+    finally:
+        stop.set()
+        thread.join()
+    directory = unpack(os_user_tmp_path / "tar", os_user_tmp_path / "copy", os_user)
+    listed = len((directory / "tablespace_map").read_text().splitlines())
+    # Replay makes the tablespaces of after the backup's begin again, where they were.
+    made.cluster.stop()
+    copy = open_copy(encrypted_cluster_factory, made, directory, made.keystore)
+    copy.start()
+    tables = copy.query("SELECT tablename FROM pg_tables WHERE tablename ~ '^s[0-9]+$'")
+    assert 0 < listed < len(tables), "no tablespace was made during the backup"
+    for (name,) in tables:
+        assert copy.query(f"SELECT g FROM {name}") == [(int(name[1:]),)]
 
 
 def test_a_tar_backup_of_a_release_before_the_map_gets_one(

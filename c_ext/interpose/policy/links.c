@@ -38,11 +38,21 @@ static bool is_ours(const char *link, uint32_t *oid)
            tde_format_parse_tablespace_link(link, oid);
 }
 
-int tde_policy_links_begin(const char *location, const char *link)
+int tde_policy_links_begin(const char *location, const char *link, int *lock)
 {
     uint32_t oid;
 
-    return is_ours(link, &oid) ? tde_keys_decide(moment(), link, oid, location) : 0;
+    *lock = -1;
+    return is_ours(link, &oid) ? tde_keys_decide(moment(), link, oid, location, lock) : 0;
+}
+
+void tde_policy_links_end(int lock)
+{
+    int saved = errno;
+
+    if (lock >= 0)
+        tde_libc()->close(lock);
+    errno = saved;
 }
 
 /* PATH, or with PARENT what it lies in.  What may not be opened cannot be synced. */

@@ -18,7 +18,7 @@ from tde.errors import (
 )
 from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key
 from tde.postgres.cluster.landed_keys import known_map
-from tde.postgres.cluster.links import restored_tablespaces, tablespace_oids
+from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
@@ -142,7 +142,8 @@ def _require_explained(data_directory: Path, oid: int, *, is_in_backup: bool) ->
     if (data_directory / "backup_label").exists() and not is_in_backup:
         return
     marker = read_marker(data_directory)
-    if marker is not None and marker.scope is Scope.TABLESPACES:
+    had_entry = is_in_backup or names_its_key(data_directory, oid)
+    if marker is not None and marker.scope is Scope.TABLESPACES and not had_entry:
         _log.warning("tablespace %d was made without tde and has no key", oid)
         return
     raise KeyMapError(

@@ -10,6 +10,9 @@ from pathlib import Path
 #: What a directory is, by whatever path it is reached: device and inode.
 DirectoryId = tuple[int, int]
 
+# As the server reads it (c_ext/format/keymap.c); only `tde tablespace create` makes it.
+_NAMED_KEY = re.compile(r"tde-[0-9a-f]{32}")
+
 
 def linked_directories(data_directory: Path) -> frozenset[DirectoryId]:
     """Return where the links of pg_wal and of pg_tblspc lead to.
@@ -52,6 +55,16 @@ def restored_tablespaces(data_directory: Path) -> dict[int, Path]:
     lines = re.findall(r"(?:\\.|[^\\\n])+", file.read_text("utf-8", "surrogateescape"), re.DOTALL)
     named = (re.sub(r"\\(.)", r"\1", line, flags=re.DOTALL).partition(" ") for line in lines)
     return {int(oid): Path(location) for oid, _, location in named if oid.isdigit()}
+
+
+def names_its_key(data_directory: Path, oid: int) -> bool:
+    """Tell whether a tablespace was made with a key that its location names.
+
+    A restore to another place may have lost the name.
+    """
+    link = data_directory / "pg_tblspc" / str(oid)
+    place = os.readlink(link) if link.is_symlink() else ""
+    return any(_NAMED_KEY.fullmatch(part) for part in place.split("/"))
 
 
 def tablespace_oids(data_directory: Path) -> list[int]:
