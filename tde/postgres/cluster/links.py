@@ -63,7 +63,7 @@ def names_its_key(data_directory: Path, oid: int) -> bool:
     A restore to another place may have lost the name.
     """
     link = data_directory / "pg_tblspc" / str(oid)
-    place = os.readlink(link) if link.is_symlink() else ""
+    place = str(link.readlink()) if link.is_symlink() else ""
     return any(_NAMED_KEY.fullmatch(part) for part in place.split("/"))
 
 
