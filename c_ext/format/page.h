@@ -3,7 +3,7 @@
  * relation or of the WAL, and whether its bytes look like ciphertext; and its checksum.  Pure.
  *
  * Layouts and the checksum are those of PostgreSQL's bufpage.h, xlog_internal.h and
- * checksum_impl.h (15 to 18), in the byte order of this machine, as the server writes them.
+ * checksum_impl.h (15 to 19), in the byte order of this machine, as the server writes them.
  */
 #ifndef TDE_FORMAT_PAGE_H
 #define TDE_FORMAT_PAGE_H

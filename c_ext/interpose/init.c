@@ -10,6 +10,7 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/handover.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/rewind.h"
 #include "interpose/policy/role.h"
@@ -26,8 +27,10 @@ static const char *open_keystore(int fd)
     if (tde_policy_role() == TDE_ROLE_SERVER && !tde_policy_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
     problem = tde_keys_open(fd);
-    if (problem == NULL)
+    if (problem == NULL) {
         tde_policy_keystore_note(fd);
+        tde_policy_harm_note();
+    }
     return problem;
 }
 

@@ -74,6 +74,9 @@ tde_key_index tde_keys_slots_revive(const struct tde_keymap_entry *entry);
 /* Copy the key out of its slot; -1 when the slot has another by now. */
 int tde_keys_slots_read(tde_key_index index, struct tde_key *key);
 
+/* The same for what is no secret of it. */
+int tde_keys_slots_algorithm(tde_key_index index, int *algorithm);
+
 /* Whether all that the map says has been loaded since the start of the server. */
 bool tde_keys_slots_loaded(void);
 void tde_keys_slots_set_loaded(void);

@@ -14,7 +14,7 @@
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/process.h"
 
-/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 18. */
+/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 19. */
 struct wal_sender {
     pid_t pid;
     int state;

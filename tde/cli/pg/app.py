@@ -249,7 +249,7 @@ def status(
     # Everything after the program's name belongs to the program.
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog=examples(
-        "tde pg exec -D /srv/pg/main pg_waldump -p /srv/pg/main/pg_wal -n 20",
+        "tde pg exec -D /srv/pg/main pg_waldump -n 20 /srv/pg/main/pg_wal/000000010000000000000001",
         "tde pg exec -D /srv/pg/main pg_basebackup -D /srv/backup -h /tmp -X stream",
         "tde pg exec -D /srv/pg/main pg_checksums --check -D /srv/pg/main",
     ),
