@@ -69,6 +69,19 @@ bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
                             struct tde_keymap_entry *entry);
 
 /*
+ * A tablespace to which two maps give different keys; 0 when there is none.  One that only one of
+ * them knows does no harm to who copies blocks from one cluster to the other.
+ */
+uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const uint8_t *other,
+                                    size_t other_usable);
+
+/* How much of a map would be usable if it was authentic, for who has no key; 0 if it is none. */
+size_t tde_format_keymap_length(const uint8_t *map, size_t length);
+
+/* Whether two maps are those of one keystore. */
+bool tde_format_keymap_same_keystore(const uint8_t *one, const uint8_t *other);
+
+/*
  * The key id in the location of a tablespace, the last component "tde-<32 digits>" of it; false
  * when there is none.
  */

@@ -38,7 +38,7 @@ static int wants_keys(const struct tde_program_settings *settings,
                       const struct tde_arguments *arguments)
 {
     if (settings->keystore[0] == '\0' || arguments->need == TDE_NEED_NOTHING ||
-        arguments->need == TDE_NEED_STATE)
+        arguments->need == TDE_NEED_PRELOAD)
         return 0;
     if (arguments->need != TDE_NEED_CLUSTER)
         return 1;
@@ -67,7 +67,7 @@ int main(int argc, char *argv[])
     keys = wants_keys(&settings, &arguments);
     if (keys < 0 || tde_program_path(path, settings.bindir, settings.program) != 0)
         return 1;
-    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_STATE &&
+    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_PRELOAD &&
         tde_program_preload(&settings) != 0)
         return 1;
     if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||

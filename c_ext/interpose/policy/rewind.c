@@ -129,30 +129,21 @@ static void open_map(struct tde_keys_map *map, const char *directory)
         refuse();
 }
 
-/* A tablespace that only one of them has does no harm: it is removed, or copied as a whole. */
 static void compare(const uint8_t *map, size_t usable)
 {
     struct tde_keys_map ours;
+    uint32_t oid;
 
     open_map(&ours, target);
-    for (size_t number = tde_format_keymap_count(ours.usable); number-- > 0;) {
-        struct tde_keymap_entry entry;
-        struct tde_keymap_entry here;
-        struct tde_keymap_entry there;
-
-        tde_format_keymap_entry(ours.content, number, &entry);
-        if (!tde_format_keymap_find(ours.content, ours.usable, entry.oid, &here) ||
-            !tde_format_keymap_find(map, usable, entry.oid, &there) ||
-            (here.kind == there.kind &&
-             memcmp(here.key_id, there.key_id, sizeof here.key_id) == 0))
-            continue;
-        tde_libc_report("tablespace %u has one key in %s and another in the source: both made a "
-                        "tablespace with this OID after they had parted; HINT: make the standby "
-                        "again from a base backup",
-                        entry.oid, target);
-        refuse();
-    }
+    oid = tde_format_keymap_conflict(ours.content, ours.usable, map, usable);
     tde_keys_map_close(&ours);
+    if (oid == 0)
+        return;
+    tde_libc_report("tablespace %u has one key in %s and another in the source: both made a "
+                    "tablespace with this OID after they had parted; HINT: make the standby "
+                    "again from a base backup",
+                    oid, target);
+    refuse();
 }
 
 static void refuse_without_map(const char *which)

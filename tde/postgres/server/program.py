@@ -1,7 +1,7 @@
 """Running any PostgreSQL program (pg_basebackup, pg_waldump, …) as the server's user.
 
 With a keystore, the programs that read or write encrypted files run under the interposer, which
-knows what each may see in plain text. All others get neither the interposer nor the keys.
+knows what each may see in plain text. All others get no keys, and most of them no interposer.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def works_on_tablespaces(program: str, args: Sequence[str]) -> bool:
     return program in _PROGRAMS_ON_TABLESPACES and not _INFORMATION_OPTIONS.intersection(args[:1])
 
 
+# What the interposer does for these needs no keys: it shows the true state in pg_control, and
+# compares the key maps of backups.
+_PROGRAMS_WITHOUT_KEYS = frozenset({"pg_controldata", "pg_combinebackup"})
+
+
 def needs_keys(program: str) -> bool:
     """Tell whether a program works on encrypted files itself, or starts one that does."""
     return program in _PROGRAMS_WITH_KEYS
@@ -76,7 +81,7 @@ def run_program(
     """
     if not needs_keys(program):
         keystore = None
-    if program == "pg_controldata":
+    if program in _PROGRAMS_WITHOUT_KEYS:
         environment = {**state_environment(os_user), **(environment or {})}
     usable = reachable_binaries(binaries, os_user)
     command: list[str | Path] = [usable.program(program)]
