@@ -34,7 +34,6 @@ from tde.convert.control_file import (
     moved_catalog_version,
     store_state,
 )
-from tde.convert.file_user import files_as
 from tde.convert.journal import has_records, read_earlier_runs, remove_journal, sync_directory
 from tde.convert.keys import key_checks, open_ciphers
 from tde.convert.plan import make_plan
@@ -56,6 +55,7 @@ from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
 from tde.postgres.facts import CONTROL_FILE
 from tde.postgres.server.control import read_major_version
+from tde.postgres.server.file_user import files_as
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore

@@ -26,7 +26,11 @@ from tde.postgres.cluster.configuration import configuration_arguments
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.keys import require_cluster_keys
-from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
+from tde.postgres.cluster.keystore_place import (
+    require_keystore_access,
+    require_not_of_keystore,
+    require_separate,
+)
 from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
@@ -44,7 +48,12 @@ from tde.postgres.server.launch import (
     stop_server,
 )
 from tde.postgres.server.os_user import OsUser, server_os_user, user_name
-from tde.postgres.server.pidfile import PostmasterFile, read_postmaster_file, read_server_arguments
+from tde.postgres.server.pidfile import (
+    PostmasterFile,
+    read_postmaster_file,
+    read_server_arguments,
+    read_whole_arguments,
+)
 from tde.postgres.server.reachable import reachable_binaries
 from tde.postgres.server.server_log import default_log, prepare_log
 from tde.postgres.server.sockets import (
@@ -217,21 +226,28 @@ class Cluster:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
         self._require_keystore(keystore)
+        read_whole_arguments(self.data_directory)  # The server writes over this file.
         arguments += configuration_arguments(self.data_directory, arguments)
         if keystore is not None:
             ensure_map(self.data_directory, keystore, self.os_user)
-            ensure_guards(self.data_directory, arguments, self.os_user)
+            ensure_guards(self.data_directory, keystore.path, arguments, self.os_user)
         with program_environment(keystore, self.os_user, environment) as program:
             settings = StartSettings(
                 self.data_directory, self.binaries, self.os_user, arguments, program
             )
+            settings.require_own_directory()
             if keystore is not None:
                 require_supported_build(self.binaries, self.os_user)
                 settings.require_supported()
+                for what, path in settings.written_files():
+                    require_not_of_keystore(path, keystore.path, what)
                 self._require_readable_catalogs(keystore)
                 warn_of_machine()
-            if log is None:
-                log = self.default_log
+            own_log = log is None
+            log = log or self.default_log
+            if keystore is not None:
+                require_not_of_keystore(log.absolute(), keystore.path, f"the log {log}")
+            if own_log:
                 prepare_log(log, self.os_user)
             arguments += settings.socket_arguments(stock_socket)
             lines = None

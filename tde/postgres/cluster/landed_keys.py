@@ -29,6 +29,7 @@ from tde.postgres.cluster.keymap import (
 )
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.os_user import OsUser
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ def _first_pages(base: Path) -> Iterator[tuple[FileIdentity, bytes]]:
             identity = FileIdentity.from_path(path)
         except IdentityError:
             continue
-        with path.open("rb") as file:
-            page = file.read(PAGE_SIZE)
+        page = read_beginning(path.parent, path.name, PAGE_SIZE)
         if len(page) == PAGE_SIZE and any(page):
             yield identity, page
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+
+_OID = re.compile(r"[1-9][0-9]{0,9}")
 
 #: What a directory is, by whatever path it is reached: device and inode.
 DirectoryId = tuple[int, int]
@@ -42,4 +45,5 @@ def directory_id(status: os.stat_result) -> DirectoryId:
 def tablespace_oids(data_directory: Path) -> list[int]:
     """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
     entries = (data_directory / "pg_tblspc").iterdir()
-    return [int(entry.name) for entry in entries if entry.name.isdigit()]
+    # Other digits than those of ASCII are digits, too, and superscripts are no numbers.
+    return [int(entry.name) for entry in entries if _OID.fullmatch(entry.name)]
