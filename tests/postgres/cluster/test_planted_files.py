@@ -68,6 +68,13 @@ def own(made: RunningCluster, *paths: Path) -> None:
         os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
 
 
+def write_options(made: RunningCluster, text: str) -> None:
+    """Write what the last start is said to have been, as the server's user."""
+    options = made.data_directory / "postmaster.opts"
+    options.write_text(text)
+    own(made, options)
+
+
 def findings(shown: subprocess.CompletedProcess[str]) -> dict[str, str]:
     found = json.loads(shown.stdout)["findings"]
     return {finding["check"]: finding["verdict"] for finding in found}
@@ -107,8 +114,7 @@ def test_a_configuration_that_the_server_may_not_read_is_not_read_for_it(made, t
     secret = tmp_path / "secret.conf"
     secret.write_text("archive_command = 'canary-of-root'\n")
     secret.chmod(0o600)
-    options = made.data_directory / "postmaster.opts"
-    options.write_text(f'postgres "-c" "config_file={secret}"\n')
+    write_options(made, f'postgres "-c" "config_file={secret}"\n')
     configure(made, [f"include '{secret}'", THEFT])
     for verb in ("status", "doctor"):
         shown = tde(verb)
@@ -118,7 +124,14 @@ def test_a_configuration_that_the_server_may_not_read_is_not_read_for_it(made, t
 
 @pytest.mark.parametrize(
     "name",
-    ["postmaster.opts", "postmaster.pid", "tde.json", "tde.keymap", "postgresql.conf", "PG_VERSION"],
+    [
+        "postmaster.opts",
+        "postmaster.pid",
+        "tde.json",
+        "tde.keymap",
+        "postgresql.conf",
+        "PG_VERSION",
+    ],
 )
 def test_a_pipe_holds_nobody_up(made, tde, name):
     path = made.data_directory / name
@@ -138,8 +151,7 @@ def test_a_pipe_holds_nobody_up(made, tde, name):
 
 
 def test_a_device_that_never_ends_is_not_read(made, tde):
-    options = made.data_directory / "postmaster.opts"
-    options.write_text('postgres "-c" "config_file=/dev/zero"\n')
+    write_options(made, 'postgres "-c" "config_file=/dev/zero"\n')
     configure(made, [THEFT])
     (line,) = new_lines(tde)
     assert "archive_command" in line
@@ -213,9 +225,8 @@ def test_the_guard_is_appended_to_nothing_but_a_configuration(made, tde):
     linked.symlink_to(key)
     own(made, other, linked)
     before = {path: path.read_bytes() for path in (key, other)}
-    options = made.data_directory / "postmaster.opts"
     for path in (key, other, linked):
-        options.write_text(f'postgres "-c" "config_file={path}"\n')
+        write_options(made, f'postgres "-D" "{made.data_directory}" "-c" "config_file={path}"\n')
         shown = tde("start")
         assert shown.returncode == 0, shown.stderr
         assert "has no guard" in shown.stderr
@@ -240,8 +251,7 @@ def test_a_file_name_steers_neither_the_terminal_nor_the_log(made, tde):
 
 
 def test_names_in_errors_do_not_steer_the_terminal(made, tde):
-    options = made.data_directory / "postmaster.opts"
-    options.write_text('postgres "-c" "config_file=a\x1b[2Jb"\n')
+    write_options(made, 'postgres "-c" "config_file=a\x1b[2Jb"\n')
     (made.data_directory / "postgresql.conf").unlink()
     shown = tde("start")
     assert shown.returncode != 0
@@ -282,8 +292,7 @@ def test_another_data_directory_in_the_options_is_refused_and_named(made, tde, a
     evil.mkdir(mode=0o700)
     (evil / "postgresql.conf").write_text(f"{THEFT}\n")
     own(made, evil, evil / "postgresql.conf")
-    options = made.data_directory / "postmaster.opts"
-    options.write_text(f'postgres "-D" "{made.data_directory}" {argument.format(evil=evil)}\n')
+    write_options(made, f'postgres "-D" "{made.data_directory}" {argument.format(evil=evil)}\n')
     lines = new_lines(tde)
     assert any("data_directory" in line for line in lines)
     assert any("archive_command" in line and "evil" in line for line in lines)
@@ -304,9 +313,10 @@ def test_another_data_directory_in_the_options_is_refused_and_named(made, tde, a
     ],
 )
 def test_options_are_named_in_every_form_that_postgres_takes(made, tde, argument):
-    options = made.data_directory / "postmaster.opts"
     argument = argument.replace("CONFIGURATION", str(made.data_directory / "postgresql.conf"))
-    options.write_text(f'postgres "-D" "{made.data_directory}" "-c" "listen_addresses=" {argument}\n')
+    write_options(
+        made, f'postgres "-D" "{made.data_directory}" "-c" "listen_addresses=" {argument}\n'
+    )
     (line,) = new_lines(tde)
     assert "archive_command = 'theft %p'" in line
     assert "archive_command = 'theft %p'" in tde("restart").stderr
@@ -317,15 +327,13 @@ def test_a_file_that_an_option_hides_is_looked_at(made, tde):
     hidden = made.data_directory.parent / "hidden.conf"
     hidden.write_text(f"data_directory = '{made.data_directory}'\n{THEFT}\n")
     own(made, hidden)
-    options = made.data_directory / "postmaster.opts"
-    options.write_text(f'postgres "-ec" "config_file={hidden}"\n')
+    write_options(made, f'postgres "-ec" "config_file={hidden}"\n')
     (line,) = new_lines(tde)
     assert line.startswith(f"{hidden}:2: archive_command")
 
 
 def test_an_option_that_is_not_understood_is_named(made, tde):
-    options = made.data_directory / "postmaster.opts"
-    options.write_text('postgres "-Z" "word"\n')
+    write_options(made, 'postgres "-Z" "word"\n')
     assert [line.partition(": ")[2] for line in new_lines(tde)] == [
         "argument = '-Z'",
         "argument = 'word'",
