@@ -18,6 +18,7 @@ from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tde.postgres.facts import CONTROL_CATALOG_VERSION, CONTROL_FILE, CONTROL_SECTOR_BYTES
+from tde.postgres.server.cluster_files import read_beginning, read_cluster_file
 
 _IDENTIFIER = slice(0, 8)  # ControlFileData.system_identifier is its first member.
 
@@ -50,7 +51,7 @@ def take_out_of_service(data_directory: Path, control: bytes) -> None:
         ConversionError: a server runs, or ran since; pg_control has its name again.
     """
     move_control(data_directory, back=False)
-    changed = (data_directory / MOVED_CONTROL).read_bytes() != control
+    changed = read_cluster_file(data_directory, MOVED_CONTROL) != control
     if changed or os.path.lexists(data_directory / "postmaster.pid"):
         move_control(data_directory, back=True)
         raise ConversionError(
@@ -72,8 +73,7 @@ def moved_catalog_version(data_directory: Path) -> int:
 
     pg_controldata would not find the file.
     """
-    with (data_directory / MOVED_CONTROL).open("rb") as file:
-        content = file.read(CONTROL_CATALOG_VERSION.stop)
+    content = read_beginning(data_directory, MOVED_CONTROL, CONTROL_CATALOG_VERSION.stop)
     return int.from_bytes(content[CONTROL_CATALOG_VERSION], sys.byteorder)
 
 

@@ -219,7 +219,7 @@ def _directory_to_enter(
         return None  # It is walked by its link: files met twice would be converted twice.
     if path == JOURNAL_DIRECTORY or entry.name == "lost+found":
         return None
-    if parts[0] == "pg_tblspc" and len(parts) == 2 and parts[1].isdigit():
+    if parts[0] == "pg_tblspc" and len(parts) == 2 and parts[1].isascii() and parts[1].isdigit():
         # The location may also hold the directories of other clusters, before a pg_upgrade.
         inside = f"{path}/{version_directory}"
         if not (root / inside).is_dir():

@@ -24,7 +24,6 @@ from tde.convert.control_file import (
     require_known_layout,
     take_out_of_service,
 )
-from tde.convert.file_user import files_as
 from tde.convert.journal import sync_directory
 from tde.convert.keys import (
     create_missing_keys,
@@ -44,7 +43,9 @@ from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
 from tde.postgres.facts import CONTROL_FILE
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.control import read_major_version
+from tde.postgres.server.file_user import files_as
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -103,7 +104,7 @@ class Preparation:
             )
         else:
             require_matching_keystore(self.directory, marker, self.keystore.uuid)
-        content = (self.directory / CONTROL_FILE).read_bytes()
+        content = read_cluster_file(self.directory, CONTROL_FILE)
         control = require_stopped_cleanly(self.cluster)
         with files_as(self.os_user):
             require_writable_control(self.directory)

@@ -42,7 +42,6 @@ from tde.convert.control_file import (
     stored_control,
 )
 from tde.convert.earlier_runs import has_records, read_earlier_runs
-from tde.convert.file_user import files_as
 from tde.convert.journal import (
     RecordKey,
     remove_journal,
@@ -74,6 +73,7 @@ from tde.postgres.cluster.unfinished_conversion import (
 )
 from tde.postgres.facts import CONTROL_FILE
 from tde.postgres.server.control import read_control_data, read_major_version
+from tde.postgres.server.file_user import files_as
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore

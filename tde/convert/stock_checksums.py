@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from tde import _core
 from tde.algorithms import Algorithm
 from tde.convert.checks import require_stopped_cleanly
-from tde.convert.file_user import files_as
 from tde.convert.plan import PlannedFile, make_plan
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ClusterKeystoreError, ConversionError, DamagedPagesError, ProgramError
@@ -38,6 +37,7 @@ from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import require_matching_keystore
 from tde.postgres.facts import BUILT_IN_TABLESPACES, CHECKSUM_BYTES
 from tde.postgres.server.control import ControlData, read_major_version
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.program import run_program
 
 if TYPE_CHECKING:

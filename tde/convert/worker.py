@@ -30,13 +30,13 @@ from tde.convert.blocks import (
 )
 from tde.convert.earlier_runs import JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch
-from tde.convert.file_user import files_as
 from tde.convert.journal import BlockJournal, DoneFiles, Extent, RecordKey
 from tde.convert.source import BatchSource, Target
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.os_user import OsUser
 
 #: Called now and then with the bytes that are done and the bytes in all.

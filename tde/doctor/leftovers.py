@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tde.doctor.examined import Examined
@@ -12,6 +13,7 @@ from tde.doctor.settings import Settings
 from tde.machine.process_files import process_descriptors
 from tde.machine.storage import file_storage
 from tde.machine.verdict import Outcome, ok, problem, warning
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.published import read_published_status
 
 _PASSWORD = re.compile(r"\b(ssl)?password\s*=", re.IGNORECASE)
@@ -47,10 +49,11 @@ def _log_files(examined: Examined) -> list[Path]:
     """Return the logs that exist: of the collector, of standard error, of the default place."""
     found: list[Path] = []
     directory = examined.data_directory
-    current = directory / "current_logfiles"
-    if current.exists():
-        names = [line.split(maxsplit=1)[1] for line in current.read_text().splitlines()]
-        found += [directory / name for name in names]
+    with suppress(FileNotFoundError):
+        content = read_cluster_file(directory, "current_logfiles")
+        for line in content.decode("utf-8", "surrogateescape").splitlines():
+            _, _, name = line.partition(" ")  # As "stderr log/postgresql.log".
+            found += [directory / name] if name and "\0" not in name else []
     if examined.pid is not None:
         published = read_published_status(examined.pid)
         if published is None:

@@ -23,7 +23,11 @@ from tde.postgres.server.binaries import PostgresBinaries, find_binaries
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.launch import stop_server
 from tde.postgres.server.os_user import OsUser, server_os_user, user_name
-from tde.postgres.server.pidfile import PostmasterFile, read_postmaster_file, read_server_arguments
+from tde.postgres.server.pidfile import (
+    PostmasterFile,
+    read_postmaster_file,
+    read_server_arguments,
+)
 from tde.postgres.server.reachable import reachable_binaries
 from tde.postgres.server.server_log import default_log
 from tde.postgres.server.sockets import (

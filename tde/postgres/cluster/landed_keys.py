@@ -30,6 +30,7 @@ from tde.postgres.cluster.keymap import (
 from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import MARKER_FILE, Marker, read_marker
+from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_postmaster_file
 
@@ -203,8 +204,7 @@ def _first_pages(link: Path, place: Path) -> Iterator[tuple[FileIdentity, bytes]
             identity = FileIdentity.from_path(link / path.relative_to(place))
         except IdentityError:
             continue
-        with path.open("rb") as file:
-            page = file.read(PAGE_SIZE)
+        page = read_beginning(path.parent, path.name, PAGE_SIZE)
         if len(page) == PAGE_SIZE and any(page):
             yield identity, page
 

@@ -7,6 +7,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+_OID = re.compile(r"[1-9][0-9]{0,9}")
+
 #: What a directory is, by whatever path it is reached: device and inode.
 DirectoryId = tuple[int, int]
 
@@ -70,4 +72,5 @@ def names_its_key(data_directory: Path, oid: int) -> bool:
 def tablespace_oids(data_directory: Path) -> list[int]:
     """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
     entries = (data_directory / "pg_tblspc").iterdir()
-    return [int(entry.name) for entry in entries if entry.name.isdigit()]
+    # Other digits than those of ASCII are digits, too, and superscripts are no numbers.
+    return [int(entry.name) for entry in entries if _OID.fullmatch(entry.name)]

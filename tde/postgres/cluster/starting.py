@@ -14,7 +14,11 @@ from tde.postgres.cluster.catalog_pages import require_readable_catalogs
 from tde.postgres.cluster.configuration import configuration_arguments
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.keys import require_cluster_keys
-from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
+from tde.postgres.cluster.keystore_place import (
+    require_keystore_access,
+    require_not_of_keystore,
+    require_separate,
+)
 from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.marker import read_marker, require_matching_keystore
 from tde.postgres.cluster.unfinished_conversion import warn_of_left_journal
@@ -24,7 +28,7 @@ from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.control import read_control_data, read_major_version
 from tde.postgres.server.launch import program_environment, require_interposer, start_server
 from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.pidfile import read_postmaster_file
+from tde.postgres.server.pidfile import read_postmaster_file, read_whole_arguments
 from tde.postgres.server.server_log import default_log, prepare_log
 from tde.postgres.server.sockets import remove_private_directory
 from tde.postgres.server.start_settings import StartSettings
@@ -51,21 +55,27 @@ def start_cluster(
     """
     require_usable_keystore(data_directory, keystore, os_user)
     warn_of_left_journal(data_directory)
+    read_whole_arguments(data_directory)  # The server writes over this file.
     arguments = [*arguments, *configuration_arguments(data_directory, arguments)]
     if keystore is not None:
         ensure_map(data_directory, keystore, os_user)
-        ensure_guards(data_directory, arguments, os_user)
+        ensure_guards(data_directory, keystore.path, arguments, os_user)
     with program_environment(keystore, os_user, environment) as program:
         settings = StartSettings(data_directory, binaries, os_user, arguments, program)
+        settings.require_own_directory()
         if keystore is not None:
             require_supported_build(binaries, os_user)
             settings.require_supported()
+            for what, path in settings.written_files():
+                require_not_of_keystore(path, keystore.path, what)
             _require_readable_catalogs(data_directory, binaries, os_user, keystore)
             warn_of_machine()
-        if log is None:
-            log = default_log(data_directory, os_user)
+        own_log = log is None
+        log = (log or default_log(data_directory, os_user)).absolute()
+        if keystore is not None:
+            require_not_of_keystore(log, keystore.path, f"the log {log}")
+        if own_log:
             prepare_log(log, os_user)
-        log = log.absolute()
         arguments += settings.socket_arguments(stock_socket)
         lines = None
         if keystore is not None:

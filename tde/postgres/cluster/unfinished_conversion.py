@@ -24,6 +24,7 @@ from typing import Any
 
 from tde.errors import ConversionError, ProgramError
 from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.control import ControlData, read_control_data
 from tde.postgres.server.os_user import OsUser
 
@@ -34,6 +35,7 @@ _FORMAT = "tde-convert"
 _VERSION = 2
 # Of releases that did not authenticate it.
 _VERSION_WITHOUT_CODE = 1
+_LONGEST_STATE = 1 << 30  # Bytes; it names every file of the cluster.
 _COMMANDS = ("encrypt", "decrypt")
 
 _log = logging.getLogger(__name__)
@@ -157,10 +159,11 @@ def read_state_document(data_directory: Path) -> StateDocument | None:
     """
     path = state_path(data_directory)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        name = str(path.relative_to(data_directory))
+        document = json.loads(read_cluster_file(data_directory, name, _LONGEST_STATE))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise _damaged(path, "it is not the state of a conversion")
