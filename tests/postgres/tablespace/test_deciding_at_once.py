@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +19,24 @@ from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tests.conftest import RunningCluster
 from tests.postgres.cluster_copies import make_directory
 
-SESSIONS = 8
+SESSIONS = 4
+# A disk that takes its time to make a link, as in the middle of a checkpoint.
+SLOW_LINKS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+#include <unistd.h>
+
+int symlink(const char *target, const char *link)
+{
+    int (*next)(const char *, const char *);
+    void *symbol = dlsym(RTLD_NEXT, "symlink");
+
+    memcpy(&next, &symbol, sizeof next);
+    usleep(300000);
+    return next(target, link);
+}
+"""
 
 
 @contextmanager
@@ -32,7 +51,12 @@ def test_one_key_is_given_to_one_of_many_sessions(
     any_binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
     """With one key for two tablespaces, equal pages could be seen to be equal."""
-    made = encrypted_cluster_factory(any_binaries)
+    source = os_user_tmp_path / "slow.c"
+    source.write_text(SLOW_LINKS)
+    library = source.with_suffix(".so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    made.start(environment={**os.environ, "LD_PRELOAD": str(library)})
     prepared = prepare_key(made.cluster, made.keystore, os_user_tmp_path / "0", Algorithm.AES256)
     locations = []
     for number in range(SESSIONS):
