@@ -22,6 +22,7 @@ from tde.postgres.cluster.unfinished_conversion import (
     MOVED_CONTROL,
     StateDocument,
 )
+from tde.postgres.server.cluster_files import read_cluster_file
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -44,7 +45,7 @@ def state_out_of_service(document: StateDocument, keystore: Keystore, directory:
             f"now, as --keystore. If you do not know it, {_FIND_OUT}",
         )
     state = _authenticate(document, keystore, directory)
-    if control_digest((directory / MOVED_CONTROL).read_bytes()) not in state.control:
+    if control_digest(read_cluster_file(directory, MOVED_CONTROL)) not in state.control:
         raise ConversionError(
             f"{directory / MOVED_CONTROL} is not the file with which the conversion began",
             remedy="Somebody has exchanged, changed or renamed it. Undo that if you know for sure "

@@ -95,8 +95,8 @@ def require_known_layout(content: bytes, data_directory: Path) -> None:
 
 def moved_control_has_checksums(data_directory: Path) -> bool:
     """Tell whether pg_control says that pages have checksums, while it has its other name."""
-    with (data_directory / MOVED_CONTROL).open("rb") as file:
-        sector = _core.control_state(file.read(CONTROL_SECTOR_BYTES), False)
+    content = read_beginning(data_directory, MOVED_CONTROL, CONTROL_SECTOR_BYTES)
+    sector = _core.control_state(content, False)
     return _with_checksums(sector, data_directory) == sector
 
 
@@ -118,8 +118,8 @@ def control_digest(content: bytes) -> str:
 def system_identifier(data_directory: Path) -> int:
     """Read the cluster's system identifier, whichever name pg_control has."""
     moved = is_control_moved(data_directory)
-    with (data_directory / (MOVED_CONTROL if moved else CONTROL_FILE)).open("rb") as file:
-        return identifier_in(file.read(_IDENTIFIER.stop))
+    name = MOVED_CONTROL if moved else CONTROL_FILE
+    return identifier_in(read_beginning(data_directory, name, _IDENTIFIER.stop))
 
 
 def identifier_in(content: bytes) -> int:
@@ -129,7 +129,7 @@ def identifier_in(content: bytes) -> int:
 
 def stored_control(data_directory: Path, *, hidden: bool, turn_on_checksums: bool) -> bytes:
     """Return what pg_control, which has its other name, will be after :func:`store_state`."""
-    content = (data_directory / MOVED_CONTROL).read_bytes()
+    content = read_cluster_file(data_directory, MOVED_CONTROL)
     sector, rest = content[:CONTROL_SECTOR_BYTES], content[CONTROL_SECTOR_BYTES:]
     return _stored(sector, data_directory, hidden, turn_on_checksums) + rest
 

@@ -16,6 +16,7 @@ from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import MARKER_FILE, Marker, read_marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.cluster_files import read_cluster_file
 
 if TYPE_CHECKING:
     from tde.keystore import KeyOwner, Keystore
@@ -220,8 +221,8 @@ def _tablespaces(directory: Path) -> set[int]:
     """
     oids = set(tablespace_oids(directory))
     try:
-        text = (directory / _TABLESPACE_MAP).read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_cluster_file(directory, _TABLESPACE_MAP).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return oids
     numbers = (line.split(" ", 1)[0] for line in text.splitlines())
-    return oids | {int(number) for number in numbers if number.isdigit()}
+    return oids | {int(number) for number in numbers if number.isascii() and number.isdigit()}

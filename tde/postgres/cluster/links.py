@@ -7,6 +7,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from tde.postgres.server.cluster_files import read_cluster_file
+
 _OID = re.compile(r"[1-9][0-9]{0,9}")
 
 #: What a directory is, by whatever path it is reached: device and inode.
@@ -54,9 +56,12 @@ def restored_tablespaces(data_directory: Path) -> dict[int, Path]:
     if not file.exists() or not (data_directory / "backup_label").exists():
         return {}
     # A newline or a backslash within a location stands behind a backslash.
-    lines = re.findall(r"(?:\\.|[^\\\n])+", file.read_text("utf-8", "surrogateescape"), re.DOTALL)
+    text = read_cluster_file(data_directory, file.name).decode("utf-8", "surrogateescape")
+    lines = re.findall(r"(?:\\.|[^\\\n])+", text, re.DOTALL)
     named = (re.sub(r"\\(.)", r"\1", line, flags=re.DOTALL).partition(" ") for line in lines)
-    return {int(oid): Path(location) for oid, _, location in named if oid.isdigit()}
+    return {
+        int(oid): Path(location) for oid, _, location in named if oid.isascii() and oid.isdigit()
+    }
 
 
 def names_its_key(data_directory: Path, oid: int) -> bool:
