@@ -81,9 +81,9 @@ static int decide_unnamed(struct decision *decision, const struct tde_keymap_ent
     if (decision->moment == TDE_KEYS_COMMAND) {
         /* A node that replays this could not tell it from one of a release before the map. */
         tde_libc_report("refused to create tablespace %u: the keystore has a key for another "
-                        "tablespace with this OID; HINT: remove the empty directory that PostgreSQL "
-                        "has made in the location, and repeat the command, which will get another "
-                        "OID",
+                        "tablespace with this OID; HINT: remove the empty directory that "
+                        "PostgreSQL has made in the location, and repeat the command, which will "
+                        "get another OID",
                         decision->entry.oid);
         errno = EEXIST;
         return -1;
