@@ -49,9 +49,10 @@ def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> 
             *_named_file(data_directory, arguments),
             *_own_file(data_directory),
             *_file_of_last_start(data_directory),
-            *_debian_files(data_directory),
         ]
-        return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found))
+    # Root's own look: a file there that the server's user may not read is an error to name.
+    found += _debian_files(data_directory)
+    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found))
 
 
 def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
@@ -70,10 +71,11 @@ def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -
             _own_file(data_directory),
             _named_file(data_directory, arguments),
             _file_of_last_start(data_directory),
-            _debian_files(data_directory),
         ):
             with contextlib.suppress(DataDirectoryError, OSError):
                 found += files
+    with contextlib.suppress(OSError):
+        found += _debian_files(data_directory)
     return [*found, data_directory / AUTOMATIC_FILE]
 
 
