@@ -79,6 +79,20 @@ def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -
     return [*found, data_directory / AUTOMATIC_FILE]
 
 
+def require_no_pipes(data_directory: Path, arguments: Sequence[str]) -> None:
+    """Refuse a pipe in the place of a configuration file: the server would wait for ever.
+
+    Raises:
+        ConfigurationFileError: there is one.
+    """
+    for path in files_to_look_through(data_directory, arguments):
+        if path.is_fifo():
+            raise ConfigurationFileError(
+                f"{path} is a pipe, and the server would wait for it for ever",
+                remedy="Restore the file, and find out who may write to the volume.",
+            )
+
+
 def configuration_arguments(data_directory: Path, arguments: Sequence[str]) -> list[str]:
     """Return what a start has to add to its arguments because PGDATA has no postgresql.conf.
 
