@@ -22,7 +22,7 @@ from tde.errors import (
 from tde.machine.checks import warn_of_machine
 from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.catalog_pages import require_readable_catalogs
-from tde.postgres.cluster.configuration import configuration_arguments, require_no_pipes
+from tde.postgres.cluster.configuration import configuration_arguments, require_ordinary_files
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.keys import require_cluster_keys
@@ -227,7 +227,7 @@ class Cluster:
         self.require_stopped()
         self._require_keystore(keystore)
         read_whole_arguments(self.data_directory)  # The server writes over this file.
-        require_no_pipes(self.data_directory, arguments)
+        require_ordinary_files(self.data_directory, arguments)
         arguments += configuration_arguments(self.data_directory, arguments)
         if keystore is not None:
             ensure_map(self.data_directory, keystore, self.os_user)

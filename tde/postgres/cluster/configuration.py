@@ -79,16 +79,18 @@ def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -
     return [*found, data_directory / AUTOMATIC_FILE]
 
 
-def require_no_pipes(data_directory: Path, arguments: Sequence[str]) -> None:
-    """Refuse a pipe in the place of a configuration file: the server would wait for ever.
+def require_ordinary_files(data_directory: Path, arguments: Sequence[str]) -> None:
+    """Refuse a pipe or a device in the place of a configuration file.
+
+    The server, which is also asked for settings, would read it for ever.
 
     Raises:
         ConfigurationFileError: there is one.
     """
     for path in files_to_look_through(data_directory, arguments):
-        if path.is_fifo():
+        if path.is_fifo() or (path.is_char_device() and not path.samefile(os.devnull)):
             raise ConfigurationFileError(
-                f"{path} is a pipe, and the server would wait for it for ever",
+                f"{path} is a pipe or a device, and the server would read it for ever",
                 remedy="Restore the file, and find out who may write to the volume.",
             )
 
