@@ -19,7 +19,11 @@ from pathlib import Path
 from tde.algorithms import Algorithm
 from tde.errors import ProgramError, TdeError
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.configuration import configuration_arguments, configuration_files
+from tde.postgres.cluster.configuration import (
+    configuration_arguments,
+    configuration_files,
+    require_ordinary_files,
+)
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.keys import create_initial_keys
 from tde.postgres.cluster.questions import ask_server
@@ -104,6 +108,7 @@ def _ask_server(
 
 def _ask_files(cluster: Cluster, names: Sequence[str]) -> dict[str, str | None]:
     arguments = read_server_arguments(cluster.data_directory)
+    require_ordinary_files(cluster.data_directory, arguments)
     arguments += configuration_arguments(cluster.data_directory, arguments)
     # Where there is no file at all, postgres will say so.
     with files_as(cluster.os_user):

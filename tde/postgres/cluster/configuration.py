@@ -49,9 +49,10 @@ def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> 
             *_named_file(data_directory, arguments),
             *_own_file(data_directory),
             *_file_of_last_start(data_directory),
-            *_debian_files(data_directory),
         ]
-        return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found))
+    # Root's own look: a file there that the server's user may not read is an error to name.
+    found += _debian_files(data_directory)
+    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found))
 
 
 def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
@@ -70,11 +71,28 @@ def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -
             _own_file(data_directory),
             _named_file(data_directory, arguments),
             _file_of_last_start(data_directory),
-            _debian_files(data_directory),
         ):
             with contextlib.suppress(DataDirectoryError, OSError):
                 found += files
+    with contextlib.suppress(OSError):
+        found += _debian_files(data_directory)
     return [*found, data_directory / AUTOMATIC_FILE]
+
+
+def require_ordinary_files(data_directory: Path, arguments: Sequence[str]) -> None:
+    """Refuse a pipe or a device in the place of a configuration file.
+
+    The server, which is also asked for settings, would read it for ever.
+
+    Raises:
+        ConfigurationFileError: there is one.
+    """
+    for path in files_to_look_through(data_directory, arguments):
+        if path.is_fifo() or (path.is_char_device() and not path.samefile(os.devnull)):
+            raise ConfigurationFileError(
+                f"{path} is a pipe or a device, and the server would read it for ever",
+                remedy="Restore the file, and find out who may write to the volume.",
+            )
 
 
 def configuration_arguments(data_directory: Path, arguments: Sequence[str]) -> list[str]:

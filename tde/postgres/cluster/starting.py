@@ -11,7 +11,7 @@ from tde.errors import ProgramError, ServerStartError, ServerStillStartingError
 from tde.machine.checks import warn_of_machine
 from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.catalog_pages import require_readable_catalogs
-from tde.postgres.cluster.configuration import configuration_arguments
+from tde.postgres.cluster.configuration import configuration_arguments, require_ordinary_files
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keystore_place import (
@@ -56,6 +56,7 @@ def start_cluster(
     require_usable_keystore(data_directory, keystore, os_user)
     warn_of_left_journal(data_directory)
     read_whole_arguments(data_directory)  # The server writes over this file.
+    require_ordinary_files(data_directory, arguments)
     arguments = [*arguments, *configuration_arguments(data_directory, arguments)]
     if keystore is not None:
         ensure_map(data_directory, keystore, os_user)

@@ -8,6 +8,7 @@ counts is what the next reload or start will read, and status needs no connectio
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -176,8 +177,9 @@ def _content(file: Path, *, required: bool) -> bytes:
         return read_configuration(file)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return b""
-    except OSError:
-        if required:
+    except OSError as error:
+        # No ordinary file: it must not hide the lines of the others.
+        if required and error.errno != errno.EINVAL:
             raise
         return b""
 

@@ -35,7 +35,7 @@ def made(encrypted_cluster_factory, any_binaries) -> RunningCluster:
 
 
 @pytest.fixture
-def tde(made) -> Tde:
+def tde(made, any_binaries) -> Tde:
     """Run a command of ``tde pg`` unattended."""
 
     def run(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,7 @@ def tde(made) -> Tde:
             arguments = ("--passphrase-fd", "0", *arguments)
         if verb == "start":
             arguments = ("-o", OPTIONS, *arguments)
-        bindir = str(made.cluster.binaries.bindir)
+        bindir = str(any_binaries.bindir)
         where = ["-D", str(made.data_directory), "--bindir", bindir]
         result = subprocess.run(
             [TDE, "pg", verb, *where, *arguments],
@@ -144,7 +144,7 @@ def test_a_pipe_holds_nobody_up(made, tde, name):
     shown = tde("status")
     assert name == "postgresql.conf" or name in shown.stdout + shown.stderr
     shown = tde("doctor", "--json")
-    assert shown.returncode != 0
+    assert shown.returncode != 0 or name == "tde.keymap"  # Which status and start look at.
     if name != "PG_VERSION":
         assert findings(shown)["data_directory"] == "ok"
     path.unlink()
