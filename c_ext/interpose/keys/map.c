@@ -47,6 +47,16 @@ static int refuse(const struct tde_keys_map *map, const char *problem)
     return -1;
 }
 
+int tde_keys_map_refuse_unknown(const struct tde_keys_map *map, uint32_t oid)
+{
+    tde_libc_report("the key map %s does not say what key tablespace %u has; HINT: it is older "
+                    "than the tablespace: restore " TDE_KEYMAP_FILE " from a newer base backup or "
+                    "a standby of this cluster",
+                    map->path, oid);
+    errno = ENOKEY;
+    return -1;
+}
+
 static int read_content(struct tde_keys_map *map)
 {
     const struct tde_keys_scope *scope = tde_keys_scope();

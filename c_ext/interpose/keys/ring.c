@@ -181,10 +181,7 @@ static tde_key_index look_into_map(uint32_t oid, const char *path)
                             "another one with \"tde tablespace create\"", oid);
             error = ENOKEY;
         } else {
-            tde_libc_report("the key map %s does not say what key tablespace %u has; HINT: it is "
-                            "older than the tablespace: restore " TDE_KEYMAP_FILE " from a newer "
-                            "base backup or a standby of this cluster",
-                            map.path, oid);
+            tde_keys_map_refuse_unknown(&map, oid);
             error = ENOKEY;
         }
     }

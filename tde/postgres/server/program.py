@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tde.postgres.server.arguments import INFORMATION_OPTIONS
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.control import state_environment
 from tde.postgres.server.launch import program_environment
@@ -19,8 +20,6 @@ from tde.postgres.server.reachable import reachable_binaries
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-
-_INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
 
 # A program that gets the keys could print them, and psql runs any command that is typed into it.
 _PROGRAMS_WITH_KEYS = frozenset(
@@ -95,6 +94,6 @@ def program_arguments(program: str, args: Sequence[str], encrypted: bool) -> lis
     result = list(args)
     if not encrypted or program != "pg_basebackup":
         return result
-    if result and result[0] in _INFORMATION_OPTIONS:
+    if result and result[0] in INFORMATION_OPTIONS:
         return result
     return [*result, "--no-verify-checksums"]
