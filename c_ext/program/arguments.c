@@ -39,7 +39,8 @@ static const struct program programs[] = {
     /* Debian's postgresql-NN-pg-checksums; most of its options are those of pg_checksums. */
     {"pg_checksums_ext", TDE_NEED_CLUSTER, "abcD:def:NPv", true, "pgdata",
      {"filenode", "max-rate", "sync-method", NULL}},
-    {"pg_controldata", TDE_NEED_STATE, NULL, false, NULL, {NULL}},
+    {"pg_controldata", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
+    {"pg_combinebackup", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
     {"pg_resetwal", TDE_NEED_CLUSTER, "c:D:e:fl:m:no:O:u:x:", true, "pgdata",
      {"commit-timestamp-ids", "epoch", "multixact-ids", "multixact-offset", "next-oid",
       "next-transaction-id", "next-wal-file", "oldest-transaction-id", "wal-segsize",

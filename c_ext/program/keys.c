@@ -22,8 +22,6 @@
 #include "launch/preload.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
-#define MARKER_FILE "tde.json"
-#define MARKER_LIMIT 8192
 #define ENABLE "Enable it: tde keystore auto-open enable"
 
 enum {
@@ -106,7 +104,7 @@ static enum tde_cluster_state require_keymap(const struct tde_program_settings *
 {
     char path[PATH_MAX];
 
-    if (strstr(marker, "\"version\": 1,") != NULL) {
+    if (tde_format_keymap_is_older(marker)) {
         tde_program_error(settings->program, "Run once: tde pg start -D, with this directory.",
                           "the cluster in %s was last started by an older release of tde, and has "
                           "no key map yet",
@@ -146,16 +144,16 @@ enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settin
                                                  const char *directory)
 {
     char path[PATH_MAX];
-    char marker[MARKER_LIMIT + 1];
+    char marker[TDE_MARKER_LIMIT + 1];
     ssize_t length;
     int fd;
 
-    if (directory == NULL || tde_program_path(path, directory, MARKER_FILE) != 0)
+    if (directory == NULL || tde_program_path(path, directory, TDE_MARKER_FILE) != 0)
         return TDE_CLUSTER_PLAIN;
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return TDE_CLUSTER_PLAIN;
-    length = fd < 0 ? -1 : read(fd, marker, MARKER_LIMIT);
+    length = fd < 0 ? -1 : read(fd, marker, TDE_MARKER_LIMIT);
     if (length < 0) {
         tde_program_error(settings->program, NULL, "could not read %s: %s", path, strerror(errno));
         if (fd >= 0)
@@ -179,15 +177,23 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
 
 static void report_damaged(const struct tde_program_settings *settings)
 {
-    tde_program_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
+    tde_program_error(settings->program, ENABLE,
+                      "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
+                      "(OPENSSL_CONF) leaves out AES-256-GCM",
                       settings->keystore);
 }
 
 /* A sealed memory file that the next program inherits, or -1. */
 static int sealed_file(const uint8_t *content, size_t length)
 {
-    int fd = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+    int made = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+    int fd = made;
 
+    /* pg_ctl gives 0 to 2 to other files, and a caller may have closed its own. */
+    if (made >= 0 && made <= STDERR_FILENO) {
+        fd = fcntl(made, F_DUPFD, STDERR_FILENO + 1);
+        close(made);
+    }
     if (fd < 0)
         return -1;
     if (write(fd, content, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0 &&

@@ -39,7 +39,7 @@ static int wants_keys(const struct tde_program_settings *settings,
                       const struct tde_arguments *arguments, int argc, char *const argv[])
 {
     if (settings->keystore[0] == '\0' || arguments->need == TDE_NEED_NOTHING ||
-        arguments->need == TDE_NEED_STATE)
+        arguments->need == TDE_NEED_PRELOAD)
         return 0;
     if (arguments->need == TDE_NEED_UPGRADE)
         return tde_program_upgrade_keys(settings, argc, argv);
@@ -73,7 +73,7 @@ int main(int argc, char *argv[])
     /* What pg_upgrade, or another script of PostgreSQL's, has got is not for all that it starts. */
     if (keys == 0 && tde_program_forget_all() != 0)
         return 1;
-    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_STATE &&
+    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_PRELOAD &&
         tde_program_preload(&settings) != 0)
         return 1;
     if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||

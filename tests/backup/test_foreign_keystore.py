@@ -37,6 +37,17 @@ def foreign_keystore(factory):
     return keystore
 
 
+def forged_keystore(factory, genuine, monkeypatch):
+    """Make a keystore that says it is another: a UUID stands in the clear beside the data."""
+    with monkeypatch.context() as patch:
+        patch.setattr("tde.keystore.keystore.uuid4", lambda: genuine.uuid)
+        keystore = factory.keystore("forged-keystore")
+    for owner in (KeyOwner.wal(), KeyOwner.tablespace(1663), KeyOwner.tablespace(1664)):
+        keystore.create_key(owner, Algorithm.AES256)
+    assert keystore.uuid == genuine.uuid
+    return keystore
+
+
 def logged(primary) -> str:
     return primary.cluster.default_log.read_text()
 
@@ -139,3 +150,38 @@ def test_no_client_changes_what_a_server_says_of_its_keystore(
     primary = encrypted_cluster_factory(any_binaries)
     primary.query("ALTER ROLE ALL SET tde.server_keystore = 'another'")
     assert primary.query("SHOW tde.server_keystore") == [(str(primary.keystore.uuid),)]
+
+
+def test_a_keystore_that_only_has_the_name_of_the_servers_gets_no_wal(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path, monkeypatch
+):
+    """The attack: who may write to the volume names a keystore of his own in tde.json."""
+    primary = encrypted_cluster_factory(any_binaries)
+    forged = forged_keystore(encrypted_cluster_factory, primary.keystore, monkeypatch)
+    archive = make_directory(primary, os_user_tmp_path / "archive")
+    primary.query(f"CREATE TABLE t AS SELECT '{CANARY.decode()}' || g FROM generate_series(1, 9) g")
+    end = primary.query("SELECT pg_current_wal_insert_lsn()")[0][0]
+    options = ("-D", str(archive), "--no-loop", "--endpos", end)
+    made = run(primary, forged, "pg_receivewal", *options)
+    assert made.returncode != 0
+    assert "Required key not available" in made.stderr
+    assert "of the same UUID and with another WAL key" in logged(primary)
+    assert all(not any(file.read_bytes()) for file in archive.iterdir())
+    target = os_user_tmp_path / "backup"
+    made = run(primary, forged, "pg_basebackup", "-D", str(target), "-c", "fast", "-X", "stream")
+    assert made.returncode != 0
+
+
+def test_a_new_configuration_does_not_claim_to_encrypt(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    """What pg_basebackup -R writes is used later by programs without keys as well."""
+    primary = encrypted_cluster_factory(any_binaries)
+    target = os_user_tmp_path / "backup"
+    options = ("-D", str(target), "-c", "fast", "-X", "stream", "--write-recovery-conf")
+    made = run(primary, primary.keystore, "pg_basebackup", *options)
+    assert made.returncode == 0, made.stderr
+    written = (target / "postgresql.auto.conf").read_text()
+    assert "primary_conninfo" in written
+    assert "tde." not in written
+    assert "options" not in written

@@ -31,7 +31,7 @@ HARMLESS = {
 WITHOUT_VERSION = {"ecpg", "pg_config"}
 
 # Programs that came with PostgreSQL 17, and a name of postgres that not every build installs.
-MAY_BE_ABSENT = {"pg_checksums_ext", "pg_createsubscriber", "postmaster"}
+MAY_BE_ABSENT = {"pg_checksums_ext", "pg_combinebackup", "pg_createsubscriber", "postmaster"}
 
 # PostgreSQL's own libraries, contrib's included: extensions of others lie in the same folder.
 OWN_LIBRARIES = (

@@ -6,6 +6,7 @@
  * calls of libpq.  Its declarations are repeated here: its header would be needed to build.
  */
 #include <dlfcn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,7 @@ struct conninfo_option {
     const char *keyword;
     const char *envvar;
     const char *compiled;
-    const char *value;
+    char *value;
     const char *label;
     const char *dispchar;
     int dispsize;
@@ -39,6 +40,7 @@ struct conninfo_option {
 
 PGconn *PQconnectStartParams(const char *const *keywords, const char *const *values,
                              int expand_dbname);
+struct conninfo_option *PQconninfo(PGconn *connection);
 PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
                           int expand_dbname);
 
@@ -74,12 +76,25 @@ static char *options_of(const char *conninfo)
     return options;
 }
 
+/* What is added to the options of a connection, or NULL; to be freed. */
+static char *claim(void)
+{
+    char *text = NULL;
+
+    if (asprintf(&text, TDE_WALSENDER_OPTION " -c " TDE_WALSENDER_KEYSTORE_SETTING "=%s -c "
+                 TDE_WALSENDER_PROOF_SETTING "=%s",
+                 tde_policy_keystore_uuid(), tde_policy_keystore_proof()) < 0)
+        return NULL;
+    return text;
+}
+
 /* What is said now replaces what a connection string or PGOPTIONS says, so that is kept in it. */
 static char *announcement(const char *const *keywords, const char *const *values)
 {
     const char *given = value_of("options", keywords, values);
     char *found = NULL;
     char *options = NULL;
+    char *ours;
 
     for (size_t i = 0; given == NULL && keywords[i] != NULL; i++) {
         if (found == NULL && strcmp(keywords[i], "dbname") == 0 && values[i] != NULL)
@@ -87,10 +102,16 @@ static char *announcement(const char *const *keywords, const char *const *values
     }
     if (given == NULL)
         given = found != NULL ? found : getenv("PGOPTIONS");
-    if (asprintf(&options, "%s%s" TDE_WALSENDER_OPTION " -c " TDE_WALSENDER_KEYSTORE_SETTING "=%s",
-                 given == NULL ? "" : given, given == NULL ? "" : " ",
-                 tde_policy_keystore_uuid()) < 0)
+    if (given == NULL)
+        given = "";
+    ours = claim();
+    /* One of libpq's two calls may come through the other, and so through here again. */
+    if (ours != NULL && strstr(given, ours) != NULL)
+        options = strdup(given);
+    else if (ours == NULL ||
+             asprintf(&options, "%s%s%s", given, given[0] == '\0' ? "" : " ", ours) < 0)
         options = NULL;
+    free(ours);
     free(found);
     return options;
 }
@@ -231,4 +252,43 @@ TDE_EXPORT PGconn *PQconnectdbParams(const char *const *keywords, const char *co
 {
     return require_same_keystore(
         connect_with("PQconnectdbParams", keywords, values, expand_dbname));
+}
+
+/* Take the claim out of the options of a connection again; nothing is left of an empty value. */
+static void take_out(struct conninfo_option *option, const char *text)
+{
+    char *value = option->value;
+    char *at = value == NULL ? NULL : strstr(value, text);
+
+    if (at == NULL)
+        return;
+    memmove(at, at + strlen(text), strlen(at + strlen(text)) + 1);
+    for (size_t length = strlen(value); length > 0 && value[length - 1] == ' '; length--)
+        value[length - 1] = '\0';
+    if (value[0] == '\0') {
+        free(value);
+        option->value = NULL;
+    }
+}
+
+/*
+ * pg_basebackup -R writes into the new configuration what its own connection was made with.  Whoever
+ * uses that line later, without tde perhaps, must not claim to encrypt.
+ */
+TDE_EXPORT struct conninfo_option *PQconninfo(PGconn *connection)
+{
+    struct conninfo_option *(*next)(PGconn *);
+    struct conninfo_option *options;
+    char *text;
+
+    if (!tde_libc_find(RTLD_NEXT, "PQconninfo", &next))
+        return NULL;
+    options = next(connection);
+    text = tde_keys_are_open() ? claim() : NULL;
+    for (struct conninfo_option *at = options; text != NULL && at != NULL && at->keyword != NULL;
+         at++)
+        if (strcmp(at->keyword, "options") == 0)
+            take_out(at, text);
+    free(text);
+    return options;
 }

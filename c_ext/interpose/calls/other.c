@@ -20,6 +20,7 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/cluster.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/unknown.h"
 
@@ -30,13 +31,22 @@
  */
 static const char guard_file[] = "tde-start-this-cluster-with-tde-pg-start.conf";
 
-/* A server works in its data directory, by which tde finds it. */
+/*
+ * A server works in its data directory, by which tde finds it.  The postmaster goes there before
+ * its first fork, so what it loads is there for all.
+ */
 TDE_EXPORT int chdir(const char *path)
 {
     int result = tde_libc()->chdir(path);
 
-    if (result == 0)
+    if (result == 0) {
+        int saved = errno;
+
         tde_blocks_status_directory();
+        if (tde_policy_role() == TDE_ROLE_SERVER)
+            tde_keys_load_all();
+        errno = saved;
+    }
     return result;
 }
 
@@ -153,6 +163,8 @@ static int is_refused_stream(const char *path, const char *mode)
 
     if (tde_policy_role() != TDE_ROLE_SERVER || strpbrk(mode, "wa+") == NULL)
         return 0;
+    if (tde_policy_harm_refuses(AT_FDCWD, path, true))
+        return 1;
     file_class = tde_policy_unknown_settle(tde_format_parse_path(path, &id, &name), AT_FDCWD, path,
                                            strpbrk(mode, "wa") != NULL);
     if (file_class <= TDE_CLASS_PLAIN)

@@ -81,7 +81,8 @@ static int decide_unnamed(struct decision *decision, const struct tde_keymap_ent
     if (decision->moment == TDE_KEYS_COMMAND) {
         /* A node that replays this could not tell it from one of a release before the map. */
         tde_libc_report("refused to create tablespace %u: the keystore has a key for another "
-                        "tablespace with this OID; HINT: repeat the command, it will get another "
+                        "tablespace with this OID; HINT: remove the empty directory that PostgreSQL "
+                        "has made in the location, and repeat the command, which will get another "
                         "OID",
                         decision->entry.oid);
         errno = EEXIST;
@@ -107,14 +108,21 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
         decision->entry = before;
         return 0;
     }
-    /* Its files exist, and program/upgrade.c was to carry the old cluster's map over. */
-    if (decision->moment == TDE_KEYS_UPGRADE)
+    /*
+     * The tablespace was there when the backup began, and in the map before that.  In an upgrade
+     * its files exist, and program/upgrade.c was to carry the old cluster's map over.
+     */
+    if (decision->moment == TDE_KEYS_RESTORE || decision->moment == TDE_KEYS_UPGRADE)
         return tde_keys_map_refuse_unknown(map, decision->entry.oid);
     if (is_directory ||
         !tde_format_keymap_parse_location(decision->location, decision->entry.key_id))
         return decide_unnamed(decision, &before);
     decision->entry.kind = TDE_KEYMAP_NAMED;
-    return decision->moment == TDE_KEYS_COMMAND ? require_unused(map, &decision->entry) : 0;
+    /*
+     * Recovery repeats what was asked when its record was written, and must not ask again: files
+     * may be ahead of it, with another tablespace that got the key after this one was dropped.
+     */
+    return decision->moment == TDE_KEYS_REPLAY ? 0 : require_unused(map, &decision->entry);
 }
 
 static int load(const struct tde_keymap_entry *entry)
@@ -124,7 +132,7 @@ static int load(const struct tde_keymap_entry *entry)
 
     if (tde_keys_slots_has(entry) || tde_keys_slots_revive(entry) >= 0)
         return 0;
-    if (tde_keys_records_resolve(entry, &key) == 0 && tde_keys_slots_store(entry, &key) >= 0)
+    if (tde_keys_records_resolve(entry, true, &key) == 0 && tde_keys_slots_store(entry, &key) >= 0)
         result = 0;
     tde_crypto_wipe(&key, sizeof key);
     return result;
@@ -140,7 +148,7 @@ static bool is_recorded(const struct tde_keys_map *map, const struct tde_keymap_
 }
 
 int tde_keys_decide(enum tde_keys_moment moment, const char *link, uint32_t oid,
-                    const char *location)
+                    const char *location, int *lock)
 {
     struct decision decision = {moment, location, {.oid = oid}};
     struct tde_keys_map map;
@@ -153,11 +161,16 @@ int tde_keys_decide(enum tde_keys_moment moment, const char *link, uint32_t oid,
     if (tde_keys_map_open(&map, link, true) != 0)
         return -1;
     /* The key first: a decision that cannot be followed is not written down. */
+    *lock = -1;
     if (decide(&map, &decision) == 0 && load(&decision.entry) == 0) {
         result = is_recorded(&map, &decision.entry) ? 0
                                                     : tde_keys_map_append(&map, &decision.entry);
         if (result != 0)
             tde_keys_slots_drop(oid);
+    }
+    if (result == 0) {
+        *lock = map.fd;
+        map.fd = -1;
     }
     tde_keys_map_close(&map);
     return result;

@@ -17,6 +17,7 @@
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
 #include "interpose/policy/cluster.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/unknown.h"
 #include "interpose/policy/walsender.h"
@@ -178,11 +179,29 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     return 0;
 }
 
+/* As openat, but the keystore is neither changed nor opened to be written. */
+static int open_harmless(int dirfd, const char *path, int flags, mode_t mode)
+{
+    bool makes = tde_policy_unknown_makes(flags);
+    int fd;
+
+    if (makes && tde_policy_harm_refuses(dirfd, path, (flags & O_NOFOLLOW) == 0))
+        return -1;
+    fd = tde_libc()->openat(dirfd, path, flags, mode);
+    if (makes || fd < 0 || (flags & O_ACCMODE) == O_RDONLY ||
+        !tde_policy_harm_refuses_open(fd, dirfd, path))
+        return fd;
+    int saved = errno;
+    tde_libc()->close(fd);
+    errno = saved;
+    return -1;
+}
+
 /* pg_control has no units, so it is opened as the caller says. */
 static int open_control(int dirfd, const char *path, int flags, mode_t mode,
                         const struct tde_file *file)
 {
-    int fd = tde_libc()->openat(dirfd, path, flags, mode);
+    int fd = open_harmless(dirfd, path, flags, mode);
     int error = fd < 0 ? 0 : tde_files_set(fd, file);
 
     if (error == 0)
@@ -216,7 +235,7 @@ int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
         flags &= ~O_APPEND; /* The kernel would append what replaces part of a block. */
         file.append = true;
     }
-    fd = tde_libc()->openat(dirfd, path, flags, mode);
+    fd = open_harmless(dirfd, path, flags, mode);
     if (fd < 0)
         return fd;
     if (!file.encrypted) {

@@ -33,7 +33,7 @@ bool tde_policy_takes_backup(void)
 
 bool tde_policy_uses_keys(void)
 {
-    return role != TDE_ROLE_NONE && role != TDE_ROLE_STATE;
+    return role != TDE_ROLE_NONE && role != TDE_ROLE_STATE && role != TDE_ROLE_COMBINE;
 }
 
 static enum tde_role role_of(const char *program)
@@ -46,6 +46,7 @@ static enum tde_role role_of(const char *program)
         {"pg_ctl", TDE_ROLE_STATE},
         {"pg_controldata", TDE_ROLE_STATE},
         {"pg_createsubscriber", TDE_ROLE_STATE},
+        {"pg_combinebackup", TDE_ROLE_COMBINE},
         {"pg_basebackup", TDE_ROLE_WAL_RECEIVER},
         {"pg_receivewal", TDE_ROLE_WAL_RECEIVER},
         {"pg_rewind", TDE_ROLE_REWIND},
@@ -165,8 +166,8 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
  */
 static bool sees_state(const char *path, int flags)
 {
-    return role != TDE_ROLE_NONE && role != TDE_ROLE_WAL_RECEIVER && (flags & O_APPEND) == 0 &&
-           tde_control_is_path(path) &&
+    return role != TDE_ROLE_NONE && role != TDE_ROLE_COMBINE && role != TDE_ROLE_WAL_RECEIVER &&
+           (flags & O_APPEND) == 0 && tde_control_is_path(path) &&
            !(role == TDE_ROLE_SERVER && tde_policy_walsender_sends_backup(flags));
 }
 
@@ -191,6 +192,7 @@ enum tde_access tde_policy_access(enum tde_file_class file_class, const char *pa
         break;
     case TDE_ROLE_NONE:
     case TDE_ROLE_STATE:
+    case TDE_ROLE_COMBINE:
     default:
         encrypted = false;
         break;

@@ -11,6 +11,7 @@
 enum tde_role {
     TDE_ROLE_NONE,        /* initdb, sh, …: nothing is touched, the environment is kept */
     TDE_ROLE_STATE,       /* pg_ctl, pg_controldata, …: as NONE, but sees the state in pg_control */
+    TDE_ROLE_COMBINE,     /* pg_combinebackup: as NONE, but the key maps are compared first */
     TDE_ROLE_SERVER,      /* postgres and its children: everything is decrypted and encrypted */
     TDE_ROLE_WAL_RECEIVER, /* pg_basebackup, pg_receivewal: WAL comes in plain, relations raw */
     TDE_ROLE_REWIND,      /* pg_rewind: parses the target's WAL, copies everything else raw */

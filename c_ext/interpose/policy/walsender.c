@@ -16,7 +16,7 @@
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/process.h"
 
-/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 18. */
+/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 19. */
 struct wal_sender {
     pid_t pid;
     int state;
@@ -95,9 +95,16 @@ const char *tde_policy_walsender_foreign_keystore(void)
 {
     const char *theirs =
         streams_wal() ? tde_policy_process_setting(TDE_WALSENDER_KEYSTORE_SETTING) : NULL;
+    const char *proof;
 
-    if (theirs == NULL || strcmp(theirs, tde_policy_keystore_uuid()) == 0)
+    if (theirs == NULL)
         return NULL;
+    if (strcmp(theirs, tde_policy_keystore_uuid()) == 0) {
+        proof = tde_policy_process_setting(TDE_WALSENDER_PROOF_SETTING);
+        return proof == NULL || strcmp(proof, tde_policy_keystore_proof()) == 0
+                   ? NULL
+                   : "of the same UUID and with another WAL key";
+    }
     /* Anybody may set it to anything, which must not reach the server's log. */
     return strlen(theirs) <= 36 && theirs[strspn(theirs, "0123456789abcdef-")] == '\0'
                ? theirs

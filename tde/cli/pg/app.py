@@ -249,7 +249,7 @@ def status(
     # Everything after the program's name belongs to the program.
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog=examples(
-        "tde pg exec -D /srv/pg/main pg_waldump -p /srv/pg/main/pg_wal -n 20",
+        "tde pg exec -D /srv/pg/main pg_waldump -n 20 /srv/pg/main/pg_wal/000000010000000000000001",
         "tde pg exec -D /srv/pg/main pg_basebackup -D /srv/backup -h /tmp -X stream",
         "tde pg exec -D /srv/pg/main pg_checksums --check",
     ),
@@ -273,7 +273,8 @@ def execute(
     """
     from tde.postgres import run_program
     from tde.postgres.cluster.fitting_keys import require_fitting_keys
-    from tde.postgres.server.program import needs_keys
+    from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
+    from tde.postgres.server.program import needs_keys, works_on_tablespaces
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
@@ -282,6 +283,8 @@ def execute(
     if needs_keys(program):
         opening = open_cluster_keystore(cluster, keystore, source)
     with opening as opened:
+        if opened is not None and works_on_tablespaces(program, arguments or ()):
+            ensure_map_of_stopped(cluster.data_directory, opened, cluster.os_user)
         result = run_program(
             cluster.binaries,
             program,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tde.errors import ClusterKeystoreError
 from tde.postgres.cluster.access import keystore_of_cluster
 from tde.postgres.cluster.marker import read_marker
-from tde.postgres.server.arguments import named_data_directory
+from tde.postgres.server.named_directory import named_data_directory
 from tde.postgres.server.program import needs_keys
 
 if TYPE_CHECKING:

@@ -1,113 +1,49 @@
-"""The data directory on the command line of a PostgreSQL program, as the program would find it.
+"""The arguments of postgres, taken apart as its own getopt does it.
 
-Only of the programs that change a cluster with its keys. c_ext/program/arguments.c does the same
-for the programs of `tde pg install-bin`.
+What is looked for in postmaster.opts must be found in every form that the server takes: letters
+share a word (``-ec name=value``), values are joined or stand alone, and ``-e-name=value`` is
+``-e --name=value``. The letters are those of PostmasterMain, which are the same from 15 to 19.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from collections.abc import Iterator, Sequence
 
-INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
-
-
-@dataclass(frozen=True)
-class _Program:
-    """What the parser of a program knows.
-
-    Attributes:
-        short: its short options as getopt(3) takes them.
-        long: the name of the long option for the directory, first, and all others with a value.
-        positional: whether the directory may stand alone.
-        permutes: whether options may come behind the first argument that is none.
-    """
-
-    short: str
-    long: tuple[str, ...] = ()
-    positional: bool = False
-    permutes: bool = True
+_WITH_VALUE = frozenset("BcCDdfhkNprStW-")
+_WITHOUT_VALUE = frozenset("beEFijlnOPsT")
+UNKNOWN = ""
+"""Stands for the letter of a word that is no option; the server does not start with it."""
 
 
-_SERVER = _Program("B:bC:c:D:d:EeFf:h:ijk:lN:nOPp:r:S:sTt:v:W:", permutes=False)
-_PROGRAMS = {
-    "postgres": _SERVER,
-    "postmaster": _SERVER,
-    "pg_ctl": _Program(
-        "cD:e:l:m:N:o:p:P:sS:t:U:wW", ("pgdata", "log", "mode", "options", "timeout")
-    ),
-    "pg_checksums": _Program("cD:deNf:Pv", ("pgdata", "filenode", "sync-method"), positional=True),
-    "pg_checksums_ext": _Program(
-        "abcD:def:NPv", ("pgdata", "filenode", "max-rate", "sync-method"), positional=True
-    ),
-    "pg_resetwal": _Program(
-        "c:D:e:fl:m:no:O:u:x:",
-        (
-            *("pgdata", "commit-timestamp-ids", "epoch", "multixact-ids", "multixact-offset"),
-            *("next-oid", "next-transaction-id", "next-wal-file", "oldest-transaction-id"),
-            *("wal-segsize", "char-signedness"),
-        ),
-        positional=True,
-    ),
-    "pg_rewind": _Program(
-        "cD:nNPR",
-        ("target-pgdata", "source-pgdata", "source-server", "config-file", "sync-method"),
-    ),
-}
-
-
-def named_data_directory(program: str, arguments: Sequence[str]) -> Path | None:
-    """Return the data directory that a program is told to work on; ``None`` if there is none.
-
-    Args:
-        program: name of the program, without a directory.
-        arguments: its arguments.
-    """
-    known = _PROGRAMS.get(program)
-    if known is None or (arguments and arguments[0] in INFORMATION_OPTIONS):
-        return None
-    found: str | None = None
-    positional: str | None = None
-    words = iter(arguments)
-    for word in words:
+def options_in(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options: a letter, or :data:`UNKNOWN`, and the value; empty when it has none."""
+    rest = iter(arguments)
+    for word in rest:
         if word == "--":
-            positional = positional or next(words, None)
-            break
-        if word.startswith("--"):
-            option, value = _long_option(known, word)
-            if option is not None and value is None:
-                value = next(words, None)
-            is_directory = option is not None and option == known.long[0]
-        elif word.startswith("-") and word != "-":
-            letter, value = _short_option(known, word)
-            if letter is not None and value is None:
-                value = next(words, None)
-            is_directory = letter == "D"
-        else:
-            positional = positional or word
-            if not known.permutes:
-                break
+            yield from ((UNKNOWN, other) for other in rest)
+            return
+        if len(word) < 2 or word[0] != "-":
+            yield UNKNOWN, word  # getopt goes on behind it.
             continue
-        if is_directory:
-            found = value
-    if found is None and known.positional:
-        found = positional
-    return None if found is None else Path(found)
+        yield from _letters(word, rest)
 
 
-def _long_option(program: _Program, word: str) -> tuple[str | None, str | None]:
-    """Return the option with a value that a word is, perhaps shortened, and the value in it."""
-    name, equals, value = word[2:].partition("=")
-    names = [name] if name in program.long else [o for o in program.long if o.startswith(name)]
-    if len(names) != 1:
-        return None, None
-    return names[0], value if equals else None
-
-
-def _short_option(program: _Program, word: str) -> tuple[str | None, str | None]:
-    """Return the option with a value that a group of letters ends with, and the value in it."""
+def _letters(word: str, rest: Iterator[str]) -> Iterator[tuple[str, str]]:
     for position, letter in enumerate(word[1:], 2):
-        if f"{letter}:" in program.short:
-            return letter, word[position:] or None
-    return None, None
+        if letter in _WITH_VALUE:
+            value = word[position:] or next(rest, None)
+            yield (UNKNOWN, word) if value is None else (letter, value)
+            return
+        yield (letter, "") if letter in _WITHOUT_VALUE else (UNKNOWN, word)
+
+
+def given_settings(arguments: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the settings on a command line; ``-D`` counts as data_directory."""
+    for letter, text in options_in(arguments):
+        if letter == "D":
+            yield "data_directory", os.fsencode(text)
+        elif letter in ("c", "-"):
+            name, equals, value = text.partition("=")
+            if equals:
+                yield name.replace("-", "_").lower(), os.fsencode(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tde.postgres import run_program
-from tde.postgres.server.arguments import named_data_directory
+from tde.postgres.server.named_directory import named_data_directory
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
 

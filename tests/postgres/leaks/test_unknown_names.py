@@ -122,11 +122,32 @@ def test_rows_are_not_exported_into_the_cluster(place, name):
     assert file.exists() is before
 
 
+@pytest.mark.parametrize("steps", [600, 1900])
+def test_a_long_path_leaves_room_for_what_to_do(place, steps):
+    """A message is one line, of at most what a pipe takes undivided."""
+    path = f"{place.data}/{'./' * steps}rows{steps}.csv"
+    refused(place, f"COPY t TO '{path}'")
+    wait_for(lambda: "outside of the data directory" in place.log(), "line in the log")
+    said = [
+        line for line in place.log().splitlines() if line.startswith("tde: ") and "./././" in line
+    ]
+    (line,) = [line for line in said if len(line) > 2 * steps]
+    assert line.startswith("tde: ")
+    assert line.endswith("outside of the data directory, the WAL directory and all tablespaces")
+    assert len(line) < 4096
+
+
 def test_it_does_not_matter_how_a_path_leads_into_the_cluster(place):
     link = place.outside / "link"
     link.symlink_to(place.data / "base")
     version = spelled(place, "{version}")
+    # A link to a file that does not exist yet: what creates the file follows it.
+    dangling, through = place.outside / "dangling", place.outside / "through"
+    dangling.symlink_to(place.data / "base/5/new_rows")
+    through.symlink_to("dangling")
     for path in (
+        dangling,
+        through,
         link / "rows",
         link / "5/16384_rows",
         place.location / "rows",
