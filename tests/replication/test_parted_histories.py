@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import create_tablespace, install_bin_directory
-from tde.postgres.cluster.keymap import map_key, read_map
+from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.server.os_user import run_as
 from tests.postgres.cluster_copies import base_backup, open_copy
 from tests.postgres.crashes.file_rewrites import kill_server
@@ -103,3 +104,23 @@ def test_pg_rewind_is_refused_with_a_remedy(parted, os_user_tmp_path, os_user):
     for made in (old, new):
         made.start()
         assert made.query("SELECT count(*) FROM t") == [(1000,)]
+
+
+def test_the_map_of_another_history_is_not_told_from_the_right_one(parted):
+    """docs/threat-model.md: it is authentic and knows all tablespaces. Only pages tell."""
+    old, new, _ = parted
+    old.cluster.stop()
+    path = old.data_directory / KEYMAP_FILE
+    right = path.read_bytes()
+    path.write_bytes((new.data_directory / KEYMAP_FILE).read_bytes())
+    old.start()
+    with pytest.raises(psycopg2.Error, match="invalid page in block 0"):
+        old.query("SELECT count(*) FROM t")
+    # What is written now has the wrong key, too.
+    old.query("CREATE TABLE later TABLESPACE space AS SELECT generate_series(1, 1000) AS g")
+    old.cluster.stop()
+    path.write_bytes(right)
+    old.start()
+    assert old.query("SELECT count(*) FROM t") == [(1000,)]
+    with pytest.raises(psycopg2.Error, match="invalid page in block 0"):
+        old.query("SELECT count(*) FROM later")

@@ -96,6 +96,8 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
 {
     struct tde_keymap_entry before;
     bool is_directory = decision->location == NULL;
+    /* In scope tablespaces the map never knew those that SQL has made. */
+    bool knows_all = tde_keys_scope()->other.algorithm != TDE_ALGORITHM_PLAINTEXT;
     bool found = tde_format_keymap_find(map->content, map->usable, decision->entry.oid, &before);
 
     /*
@@ -108,6 +110,9 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
         decision->entry = before;
         return 0;
     }
+    if (decision->moment == TDE_KEYS_COMMAND && knows_all &&
+        tde_keys_map_require_complete(map) != 0)
+        return -1;
     /*
      * The tablespace was there when the backup began, and in the map before that.  In an upgrade
      * its files exist, and program/upgrade.c was to carry the old cluster's map over.

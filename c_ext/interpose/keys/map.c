@@ -3,6 +3,7 @@
  */
 #include "interpose/keys/map.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "format/identity.h"
 #include "interpose/keys/records.h"
 #include "interpose/keys/slots.h"
 #include "interpose/libc/report.h"
@@ -236,13 +238,48 @@ int tde_keys_map_append(struct tde_keys_map *map, const struct tde_keymap_entry 
     return -1;
 }
 
-bool tde_keys_map_is_linked(const struct tde_keys_map *map, uint32_t oid)
+/* What the data directory has under pg_tblspc/NAME.  The length as of snprintf. */
+static int link_path(const struct tde_keys_map *map, const char *name, char to[PATH_MAX])
 {
-    char link[PATH_MAX];
-    struct stat status;
     int length = (int)(strlen(map->path) - strlen(TDE_KEYMAP_FILE));
 
-    return snprintf(link, sizeof link, "%.*spg_tblspc/%u", length, map->path, oid) <
-               (int)sizeof link &&
-           lstat(link, &status) == 0;
+    return snprintf(to, PATH_MAX, "%.*spg_tblspc/%s", length, map->path, name);
+}
+
+int tde_keys_map_require_complete(const struct tde_keys_map *map)
+{
+    struct tde_keymap_entry entry;
+    struct dirent *found;
+    char path[PATH_MAX];
+    DIR *directory;
+    int result = 0;
+
+    if (link_path(map, "", path) >= PATH_MAX)
+        return 0;
+    directory = opendir(path);
+    if (directory == NULL)
+        return -1;
+    while (result == 0 && (found = readdir(directory)) != NULL) {
+        uint32_t oid;
+
+        if (link_path(map, found->d_name, path) < PATH_MAX &&
+            tde_format_parse_tablespace_link(path, &oid) &&
+            !tde_format_keymap_find(map->content, map->usable, oid, &entry))
+            result = tde_keys_map_refuse_unknown(map, oid);
+    }
+    int saved = errno;
+
+    closedir(directory);
+    errno = saved;
+    return result;
+}
+
+bool tde_keys_map_is_linked(const struct tde_keys_map *map, uint32_t oid)
+{
+    char name[16];
+    char link[PATH_MAX];
+    struct stat status;
+
+    snprintf(name, sizeof name, "%u", oid);
+    return link_path(map, name, link) < PATH_MAX && lstat(link, &status) == 0;
 }
