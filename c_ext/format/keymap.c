@@ -78,6 +78,12 @@ static bool is_known(const uint8_t *entry)
            (named || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
 }
 
+bool tde_format_keymap_is_of(const uint8_t *map, size_t length,
+                             const uint8_t keystore[TDE_UUID_SIZE])
+{
+    return length >= TDE_KEYMAP_UNIT && memcmp(map + HEADER_KEYSTORE, keystore, TDE_UUID_SIZE) == 0;
+}
+
 static const char *check_header(const uint8_t *map, size_t length,
                                 const uint8_t keystore[TDE_UUID_SIZE], struct tde_hmac *hmac)
 {
@@ -89,7 +95,7 @@ static const char *check_header(const uint8_t *map, size_t length,
         return "it is not a key map";
     if (map[sizeof magic - 1] != magic[sizeof magic - 1])
         return "its format version is not known to this version of tde";
-    if (memcmp(map + HEADER_KEYSTORE, keystore, TDE_UUID_SIZE) != 0)
+    if (!tde_format_keymap_is_of(map, length, keystore))
         return "it belongs to another keystore";
     if (tde_crypto_hmac(hmac, NULL, 0, map, AT_CODE, code) != 0)
         return "it could not be authenticated";

@@ -50,6 +50,10 @@ int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
                              const uint8_t key[TDE_KEYMAP_KEY_SIZE],
                              const struct tde_keymap_entry *entry, uint8_t to[TDE_KEYMAP_UNIT]);
 
+/* Whether what a map begins with names KEYSTORE, which is not yet authenticated. */
+bool tde_format_keymap_is_of(const uint8_t *map, size_t length,
+                             const uint8_t keystore[TDE_UUID_SIZE]);
+
 /*
  * What is wrong with a map; NULL when its first *USABLE bytes are authentic.  What may be behind
  * them is an entry that was being written when the machine failed.

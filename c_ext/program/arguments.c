@@ -55,7 +55,7 @@ static const struct program programs[] = {
     {"pg_receivewal", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},
     {"pg_waldump", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},
     {"pg_verifybackup", TDE_NEED_KEYS, NULL, false, NULL, {NULL}}, /* It starts pg_waldump. */
-    {"pg_upgrade", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},      /* It starts servers. */
+    {"pg_upgrade", TDE_NEED_UPGRADE, NULL, false, NULL, {NULL}},   /* It starts servers. */
 };
 
 static const struct program *find_program(const char *name)

@@ -11,6 +11,7 @@ enum tde_need {
     TDE_NEED_PRELOAD, /* only the interposer: it shows the true state, or compares key maps */
     TDE_NEED_CLUSTER, /* the keys of the cluster in DIRECTORY, if that one is encrypted */
     TDE_NEED_KEYS,    /* keys in any case: the program works on files outside a cluster */
+    TDE_NEED_UPGRADE, /* the keys of two clusters, if both are encrypted (program/upgrade.h) */
     TDE_NEED_CREATE,  /* keys for a cluster that is made in DIRECTORY */
 };
 

@@ -135,8 +135,8 @@ static enum tde_cluster_state compare_marker(const struct tde_program_settings *
     if (found != NULL && strncmp(found, uuid, sizeof uuid - 1) == 0)
         return require_keymap(settings, marker, directory);
     tde_program_error(settings->program, "Use tde pg with the cluster's keystore.",
-                      "the cluster belongs to another keystore than %s (%s)", settings->keystore,
-                      uuid);
+                      "the cluster in %s belongs to another keystore than %s (%s)", directory,
+                      settings->keystore, uuid);
     return TDE_CLUSTER_UNUSABLE;
 }
 
@@ -173,6 +173,14 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
     return tde_crypto_gcm_decrypt(record + AUTO_KEY, record + AUTO_NONCE, record, AUTO_CONTEXT_SIZE,
                                   record + AUTO_WRAPPED, TDE_GCM_KEY_SIZE, record + AUTO_TAG,
                                   scope->master_key);
+}
+
+static void report_damaged(const struct tde_program_settings *settings)
+{
+    tde_program_error(settings->program, ENABLE,
+                      "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
+                      "(OPENSSL_CONF) leaves out AES-256-GCM",
+                      settings->keystore);
 }
 
 /* A sealed memory file that the next program inherits, or -1. */
@@ -230,6 +238,20 @@ void tde_program_forget_hand_over(void)
     unsetenv(TDE_HANDOVER_VARIABLE);
 }
 
+int tde_program_forget_all(void)
+{
+    char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
+    int result = others == NULL ? -1 : 0;
+
+    tde_program_forget_hand_over();
+    if (others != NULL && *others != '\0')
+        result = setenv("LD_PRELOAD", others, 1);
+    else if (others != NULL)
+        result = unsetenv("LD_PRELOAD");
+    free(others);
+    return result;
+}
+
 /* The key of the map, from the record of the WAL's key.  0, or -1 after a message. */
 static int load_map_key(const struct tde_program_settings *settings,
                         const struct tde_key_scope *scope, uint8_t map_key[TDE_KEYMAP_KEY_SIZE])
@@ -278,20 +300,36 @@ static int write_map(const struct tde_program_settings *settings, const char *di
     return -1;
 }
 
+int tde_program_map_key(const struct tde_program_settings *settings,
+                        uint8_t keystore[TDE_UUID_SIZE], uint8_t map_key[TDE_KEYMAP_KEY_SIZE])
+{
+    uint8_t record[AUTO_SIZE];
+    struct tde_key_scope scope = {0};
+    int result = -1;
+
+    if (load(settings, record) == 0) {
+        result = unwrap(record, &scope);
+        if (result != 0)
+            report_damaged(settings);
+        else
+            result = load_map_key(settings, &scope, map_key);
+    }
+    memcpy(keystore, scope.keystore, TDE_UUID_SIZE);
+    tde_crypto_wipe(record, sizeof record);
+    tde_crypto_wipe(&scope, sizeof scope);
+    return result;
+}
+
 int tde_program_write_keymap(const struct tde_program_settings *settings, const char *directory)
 {
     uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
+    uint8_t keystore[TDE_UUID_SIZE];
     uint8_t map[TDE_KEYMAP_UNIT];
-    uint8_t record[AUTO_SIZE];
-    struct tde_key_scope scope;
     int result = -1;
 
-    if (load(settings, record) == 0 && unwrap(record, &scope) == 0 &&
-        load_map_key(settings, &scope, map_key) == 0 &&
-        tde_format_keymap_begin(scope.keystore, map_key, map) == 0)
+    if (tde_program_map_key(settings, keystore, map_key) == 0 &&
+        tde_format_keymap_begin(keystore, map_key, map) == 0)
         result = write_map(settings, directory, map);
-    tde_crypto_wipe(record, sizeof record);
-    tde_crypto_wipe(&scope, sizeof scope);
     tde_crypto_wipe(map_key, sizeof map_key);
     return result;
 }
@@ -318,10 +356,7 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
     if (load(settings, secret.record) != 0)
         return -1;
     if (unwrap(secret.record, &secret.scope) != 0)
-        tde_program_error(settings->program, ENABLE,
-                          "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
-                          "(OPENSSL_CONF) leaves out AES-256-GCM",
-                          settings->keystore);
+        report_damaged(settings);
     else {
         length = tde_format_handover_write(secret.content, &secret.scope, settings->keystore);
         fd = sealed_file(secret.content, length);

@@ -1,6 +1,6 @@
 /*
  * calls/libpq.c - connections over which WAL is streamed say that it will be encrypted, and
- * with which keystore.
+ * with which keystore, and programs ask whether that is the server's.
  *
  * The walreceiver of a standby, pg_basebackup and pg_receivewal make them with one of two
  * calls of libpq.  Its declarations are repeated here: its header would be needed to build.
@@ -12,12 +12,17 @@
 #include <string.h>
 
 #include "interpose/keys/ring.h"
+#include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 
 typedef struct pg_conn PGconn;
+typedef struct pg_result PGresult;
+
+/* Of ConnStatusType and ExecStatusType. */
+enum { CONNECTION_OK = 0, PGRES_TUPLES_OK = 2 };
 
 typedef PGconn *connect_fn(const char *const *keywords, const char *const *values,
                            int expand_dbname);
@@ -150,6 +155,80 @@ static PGconn *announce_and_connect(connect_fn *next, const char *const *keyword
     return connection; /* NULL is libpq's own answer when memory is short. */
 }
 
+/*
+ * Which keystore the server encrypts with; false when it does not say.  A server without tde
+ * answers with an error, and knows of this name only what nobody can have set by accident.
+ */
+static bool ask_server(PGconn *connection, char keystore[64])
+{
+    PGresult *(*execute)(PGconn *, const char *);
+    int (*status_of)(const PGresult *);
+    char *(*value)(const PGresult *, int, int);
+    void (*clear)(PGresult *);
+    PGresult *result;
+    bool told;
+
+    if (!tde_libc_find(RTLD_NEXT, "PQexec", &execute) ||
+        !tde_libc_find(RTLD_NEXT, "PQresultStatus", &status_of) ||
+        !tde_libc_find(RTLD_NEXT, "PQgetvalue", &value) ||
+        !tde_libc_find(RTLD_NEXT, "PQclear", &clear))
+        return false;
+    result = execute(connection, "SHOW " TDE_WALSENDER_SERVER_SETTING);
+    told = status_of(result) == PGRES_TUPLES_OK;
+    if (told)
+        snprintf(keystore, 64, "%s", value(result, 0, 0));
+    clear(result);
+    return told;
+}
+
+/* What WAL is encrypted with must be what the rest of the cluster is encrypted with. */
+static bool is_of_same_keystore(PGconn *connection)
+{
+    char keystore[64];
+
+    if (!ask_server(connection, keystore)) {
+        tde_libc_report("refused to encrypt the WAL of this server with keystore %s: the server "
+                        "is not encrypted, or runs an older release of tde; HINT: use "
+                        "PostgreSQL's own program for a server without tde, and start an encrypted "
+                        "one with this release of tde",
+                        tde_policy_keystore_uuid());
+        return false;
+    }
+    if (strcmp(keystore, tde_policy_keystore_uuid()) == 0)
+        return true;
+    tde_libc_report("refused to encrypt the WAL of this server with keystore %s, because it uses "
+                    "keystore %.36s; HINT: name the server's keystore with --keystore or "
+                    "TDE_KEYSTORE",
+                    tde_policy_keystore_uuid(), keystore);
+    return false;
+}
+
+/* Whether a connection of this program that was just made is one for WAL. */
+static bool will_get_wal(PGconn *connection)
+{
+    static unsigned made;
+    int (*status_of)(const PGconn *);
+
+    if (tde_policy_role() != TDE_ROLE_WAL_RECEIVER || connection == NULL ||
+        !tde_libc_find(RTLD_NEXT, "PQstatus", &status_of) ||
+        status_of(connection) != CONNECTION_OK)
+        return false;
+    made++;
+    return made > 1 || !tde_policy_takes_backup();
+}
+
+/* NULL, at which programs give up, when the server's WAL must not get the keys of this one. */
+static PGconn *require_same_keystore(PGconn *connection)
+{
+    void (*finish)(PGconn *);
+
+    if (!will_get_wal(connection) || is_of_same_keystore(connection))
+        return connection;
+    if (tde_libc_find(RTLD_NEXT, "PQfinish", &finish))
+        finish(connection);
+    return NULL;
+}
+
 static PGconn *connect_with(const char *name, const char *const *keywords,
                             const char *const *values, int expand_dbname)
 {
@@ -171,7 +250,8 @@ TDE_EXPORT PGconn *PQconnectStartParams(const char *const *keywords, const char 
 TDE_EXPORT PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
                                      int expand_dbname)
 {
-    return connect_with("PQconnectdbParams", keywords, values, expand_dbname);
+    return require_same_keystore(
+        connect_with("PQconnectdbParams", keywords, values, expand_dbname));
 }
 
 /* Take the claim out of the options of a connection again; nothing is left of an empty value. */

@@ -14,10 +14,12 @@
 
 #include "interpose/blocks/buffer.h"
 #include "interpose/blocks/status.h"
+#include "interpose/control/control.h"
 #include "interpose/files/table.h"
 #include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/cluster.h"
 #include "interpose/policy/harm.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/unknown.h"
@@ -176,6 +178,10 @@ TDE_EXPORT FILE *fopen(const char *path, const char *mode)
 {
     if (tde_policy_role() == TDE_ROLE_SERVER && tde_keys_are_open() && is_guard_file(path))
         return tde_libc()->fopen("/dev/null", mode);
+    /* A postmaster looks at it before it writes postmaster.pid; later it would be a PANIC. */
+    if (tde_policy_role() == TDE_ROLE_SERVER && tde_control_is_path(path) &&
+        !tde_policy_cluster_may_start())
+        return NULL;
     return is_refused_stream(path, mode) ? NULL : tde_libc()->fopen(path, mode);
 }
 

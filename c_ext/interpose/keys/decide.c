@@ -101,10 +101,11 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
     bool found = tde_format_keymap_find(map->content, map->usable, decision->entry.oid, &before);
 
     /*
-     * A backup's link may be made to any place, and recovery makes a directory for a tablespace
-     * that is dropped later on; the map knows the key of both.
+     * A backup's link may be made to any place, an upgrade's leads where that of the old cluster
+     * did, and recovery makes a directory for a tablespace that is dropped later on; the map knows
+     * the key of all.
      */
-    if (found && (decision->moment == TDE_KEYS_RESTORE ||
+    if (found && (decision->moment == TDE_KEYS_RESTORE || decision->moment == TDE_KEYS_UPGRADE ||
                   (is_directory && decision->moment == TDE_KEYS_REPLAY))) {
         decision->entry = before;
         return 0;
@@ -112,8 +113,11 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
     if (decision->moment == TDE_KEYS_COMMAND && knows_all &&
         tde_keys_map_require_complete(map) != 0)
         return -1;
-    /* The tablespace was there when the backup began, and in the map before that. */
-    if (decision->moment == TDE_KEYS_RESTORE)
+    /*
+     * The tablespace was there when the backup began, and in the map before that.  In an upgrade
+     * its files exist, and program/upgrade.c was to carry the old cluster's map over.
+     */
+    if (decision->moment == TDE_KEYS_RESTORE || decision->moment == TDE_KEYS_UPGRADE)
         return tde_keys_map_refuse_unknown(map, decision->entry.oid);
     if (is_directory ||
         !tde_format_keymap_parse_location(decision->location, decision->entry.key_id))

@@ -19,10 +19,16 @@
 #include "interpose/walfiles/compress.h"
 
 static enum tde_role role = TDE_ROLE_NONE;
+static bool takes_backup;
 
 enum tde_role tde_policy_role(void)
 {
     return role;
+}
+
+bool tde_policy_takes_backup(void)
+{
+    return takes_backup;
 }
 
 bool tde_policy_uses_keys(void)
@@ -71,6 +77,7 @@ void tde_policy_detect_role(void)
     if (dlsym(RTLD_DEFAULT, "tde_stand_in") != NULL)
         return;
     role = role_of(slash == NULL ? path : slash + 1);
+    takes_backup = slash != NULL && strcmp(slash + 1, "pg_basebackup") == 0;
     if (role == TDE_ROLE_REWIND)
         tde_policy_rewind_find();
 }

@@ -33,6 +33,9 @@ enum tde_access {
 void tde_policy_detect_role(void);
 enum tde_role tde_policy_role(void);
 
+/* Whether this is pg_basebackup, which is sent WAL on the second of its connections only. */
+bool tde_policy_takes_backup(void);
+
 /* Whether this program reads or writes with keys; others only pass them on. */
 bool tde_policy_uses_keys(void);
 

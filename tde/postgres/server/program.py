@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.control import state_environment
 from tde.postgres.server.launch import program_environment
+from tde.postgres.server.named_directory import INFORMATION_OPTIONS
 from tde.postgres.server.os_user import OsUser, can_access, run_as
 from tde.postgres.server.reachable import reachable_binaries
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-
-_INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
 
 # A program that gets the keys could print them, and psql runs any command that is typed into it.
 _PROGRAMS_WITH_KEYS = frozenset(
@@ -40,7 +39,7 @@ _PROGRAMS_ON_TABLESPACES = frozenset(
 
 def works_on_tablespaces(program: str, args: Sequence[str]) -> bool:
     """Tell whether a program has to know what key each tablespace has."""
-    return program in _PROGRAMS_ON_TABLESPACES and not _INFORMATION_OPTIONS.intersection(args[:1])
+    return program in _PROGRAMS_ON_TABLESPACES and not INFORMATION_OPTIONS.intersection(args[:1])
 
 
 # What the interposer does for these needs no keys: it shows the true state in pg_control, and
@@ -111,6 +110,6 @@ def program_arguments(program: str, args: Sequence[str], encrypted: bool) -> lis
     result = list(args)
     if not encrypted or program != "pg_basebackup":
         return result
-    if result and result[0] in _INFORMATION_OPTIONS:
+    if result and result[0] in INFORMATION_OPTIONS:
         return result
     return [*result, "--no-verify-checksums"]
