@@ -28,8 +28,9 @@ DROPPED = 30  # One after the other, before all that are left.
 OPTIONS = {
     "autovacuum": "off",
     "max_locks_per_transaction": "256",
-    # Shared memory for workers needs a descriptor, and PostgreSQL closes no file for that.
+    # Shared memory for workers and a compiler need descriptors; PostgreSQL closes no file for them.
     "max_parallel_workers_per_gather": "0",
+    "jit": "off",
 }
 
 many = pytest.param(3000, marks=pytest.mark.slow)
