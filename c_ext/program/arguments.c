@@ -40,6 +40,7 @@ static const struct program programs[] = {
     {"pg_checksums_ext", TDE_NEED_CLUSTER, "abcD:def:NPv", true, "pgdata",
      {"filenode", "max-rate", "sync-method", NULL}},
     {"pg_controldata", TDE_NEED_STATE, NULL, false, NULL, {NULL}},
+    {"repmgr", TDE_NEED_STATE, NULL, false, NULL, {NULL}},
     {"pg_resetwal", TDE_NEED_CLUSTER, "c:D:e:fl:m:no:O:u:x:", true, "pgdata",
      {"commit-timestamp-ids", "epoch", "multixact-ids", "multixact-offset", "next-oid",
       "next-transaction-id", "next-wal-file", "oldest-transaction-id", "wal-segsize",

@@ -32,6 +32,10 @@ _PROGRAMS_WITH_KEYS = frozenset(
 )
 
 
+# They decide by the state in pg_control what may be done, and need no keys for it.
+_PROGRAMS_SHOWN_THE_STATE = frozenset({"pg_controldata", "repmgr"})
+
+
 def needs_keys(program: str) -> bool:
     """Tell whether a program works on encrypted files itself, or starts one that does."""
     return program in _PROGRAMS_WITH_KEYS
@@ -65,7 +69,7 @@ def run_program(
     """
     if not needs_keys(program):
         keystore = None
-    if program == "pg_controldata":
+    if program in _PROGRAMS_SHOWN_THE_STATE:
         environment = {**state_environment(os_user), **(environment or {})}
     usable = reachable_binaries(binaries, os_user)
     command: list[str | Path] = [usable.program(program)]
