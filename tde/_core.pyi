@@ -185,6 +185,13 @@ def control_state(sector: Buffer, hide: bool, /) -> bytes:
     They are returned unchanged where there is nothing to hide or to show.
     """
 
+def control_checksums(sector: Buffer, /) -> bytes:
+    """Return the first sector of pg_control, whose state is not hidden, with data checksums on.
+
+    Raises:
+        ValueError: it is not that of a supported version, or says something unknown of checksums.
+    """
+
 def find_overwritten(
     algorithm: int,
     key: Buffer,
@@ -210,6 +217,13 @@ def sector_skew(sector: Buffer, /) -> int:
 
 def page_checksum(page: Buffer, block: int, /) -> int:
     """Return PostgreSQL's data checksum of a page, which is block ``block`` of its fork."""
+
+def set_checksums(blocks: Buffer, first_block: int, /) -> bytes:
+    """Give plain blocks of a fork their data checksums, in place; the first is ``first_block``.
+
+    Blocks of zeros have none, and blocks that no server would read are left as they are. Returns a
+    byte for each block, which is not zero for the latter.
+    """
 
 def find_bytes(data: Buffer, needle: Buffer, start: int, /) -> int:
     """Return the offset of ``needle`` from ``start`` on, or -1."""

@@ -6,6 +6,8 @@ The command line prints the message, then the remedy as a hint, and exits with
 
 from __future__ import annotations
 
+from tde.printable import printable_lines
+
 
 class TdeError(Exception):
     """Base of all errors of this package.
@@ -18,8 +20,9 @@ class TdeError(Exception):
     exit_code: int = 1
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message)
-        self.remedy = remedy
+        # Names of files may hold bytes that steer a terminal, and messages reach logs as well.
+        super().__init__(printable_lines(message))
+        self.remedy = printable_lines(remedy)
 
 
 class UnsafeDirectoryError(TdeError):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from tde.errors import InterposerError, TdeError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
 from tde.postgres.server.interposer import find_interposer
+from tde.postgres.server.os_user import run_as
 from tde.postgres.server.sockets import private_directory, remove_private_directory
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
@@ -165,6 +168,25 @@ def module_cluster_factory(
         factory.close()
 
 
+@pytest.fixture
+def tde_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``tde`` with the passphrase on standard input, and checks its exit code."""
+    program = Path(sys.executable).with_name("tde")
+
+    def run(*arguments: object, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [program, *map(str, arguments)],
+            input=PASSPHRASE.decode(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == exit_code, result.stdout + result.stderr
+        return result
+
+    return run
+
+
 @dataclass
 class RunningCluster:
     """A cluster of a test with its keystore (``None`` for a plain one)."""
@@ -238,9 +260,13 @@ class ClusterFactory:
         name: str = "plain",
         options: Mapping[str, str] | None = None,
         start: bool = True,
+        data_checksums: bool = True,
     ) -> RunningCluster:
         cluster = self.track(Cluster(self.directory / name, binaries, os_user=self.os_user))
-        cluster.init(keystore=None, initdb_args=["--no-sync"])
+        if data_checksums:
+            cluster.init(keystore=None, initdb_args=["--no-sync"])
+        else:
+            _init_without_checksums(cluster)
         made = RunningCluster(cluster, None)
         if start:
             made.start(options)
@@ -264,6 +290,14 @@ class ClusterFactory:
                 stack.callback(keystore.close)
             for cluster in self._clusters:
                 stack.callback(_stop_for_good, cluster)
+
+
+def _init_without_checksums(cluster: Cluster) -> None:
+    """Make a plain cluster as initdb of 15 to 17 does by itself; tde turns checksums on."""
+    no_checksums = ["--no-data-checksums"] if cluster.binaries.major >= 18 else []
+    initdb = [cluster.binaries.program("initdb"), "-D", cluster.data_directory, "--no-sync"]
+    made = run_as(cluster.os_user, [*initdb, *no_checksums])
+    assert made.returncode == 0, made.stderr
 
 
 def _place_of_clusters(node: pytest.Item | pytest.Collector) -> str:

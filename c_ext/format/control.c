@@ -1,9 +1,10 @@
 /*
- * format/control.c - hide the state "shut down" of pg_control from programs without tde.
+ * format/control.c - hide the state "shut down" of pg_control from programs without tde, and turn
+ * data checksums on.
  *
  * ControlFileData (catalog/pg_control.h) has grown with every few versions, but its state is at
  * byte 16, its checksum is its last member, and the rest of the file is zeros.  So the checksum
- * is found by its value, and no table of versions is needed.
+ * is found by its value, and only data checksums need a table of versions.
  */
 #include "format/control.h"
 
@@ -18,9 +19,25 @@
 #define STATE_SHUT_DOWN_IN_RECOVERY 2u
 #define STATE_IN_PRODUCTION 6u
 
+#define VERSION_AT 8u
 #define STATE_AT 16u
 #define SMALLEST_CRC_AT 128u /* No version has been that short; skips chance finds at the front. */
 #define CRC_STEP 4u
+
+/* PG_CONTROL_VERSION, and how far data_checksum_version is in front of the checksum of the file. */
+#define VERSION_OF_15 1300u /* and of 16 and 17: 32 bytes of nonce between them */
+#define BEFORE_CRC_IN_15 36u
+#define VERSION_OF_18 1800u /* and default_char_signedness with the nonce, padded */
+#define BEFORE_CRC_IN_18 40u
+
+/* The two members in front of it, which show that this is the layout: loblksize, float8ByVal. */
+#define LARGE_OBJECT_BLOCK_BEFORE 8u
+#define LARGE_OBJECT_BLOCK 2048u /* LOBLKSIZE, of pages of 8 KiB */
+#define FLOAT8_BY_VALUE_BEFORE 4u
+
+/* data_checksum_version; PG_DATA_CHECKSUM_VERSION is the only one there is. */
+#define CHECKSUMS_OFF 0u
+#define CHECKSUMS_ON 1u
 
 /* The note: at the end of the sector, in the free bytes of every version. */
 #define NOTE_AT 480u
@@ -134,5 +151,26 @@ bool tde_format_control_show(uint8_t sector[TDE_CONTROL_SECTOR])
         return false;
     memset(sector + NOTE_AT, 0, TDE_CONTROL_SECTOR - NOTE_AT);
     set_state(sector, crc_at, state);
+    return true;
+}
+
+bool tde_format_control_turn_on_checksums(uint8_t sector[TDE_CONTROL_SECTOR])
+{
+    uint32_t version = load_native(sector + VERSION_AT);
+    size_t crc_at = find_crc(sector);
+    uint32_t checksums;
+    size_t at;
+
+    if (crc_at == 0 || (version != VERSION_OF_15 && version != VERSION_OF_18) ||
+        !tde_crypto_is_zero(sector + NOTE_AT, TDE_CONTROL_SECTOR - NOTE_AT))
+        return false;
+    at = crc_at - (version == VERSION_OF_18 ? BEFORE_CRC_IN_18 : BEFORE_CRC_IN_15);
+    checksums = load_native(sector + at);
+    if ((checksums != CHECKSUMS_OFF && checksums != CHECKSUMS_ON) ||
+        load_native(sector + at - LARGE_OBJECT_BLOCK_BEFORE) != LARGE_OBJECT_BLOCK ||
+        load_native(sector + at - FLOAT8_BY_VALUE_BEFORE) > 1)
+        return false;
+    store_native(sector + at, CHECKSUMS_ON);
+    store_native(sector + crc_at, crc_of(sector, crc_at));
     return true;
 }

@@ -1,5 +1,6 @@
 /*
- * format/control.h - the state of a cluster in pg_control: as PostgreSQL sees it, and as stored.
+ * format/control.h - the state of a cluster in pg_control: as PostgreSQL sees it, and as stored;
+ * and that its pages have checksums.
  *
  * A program without keys must not take a cleanly stopped encrypted cluster for one that it may
  * work on (docs/format.md, section 10).  So of the two states "shut down" the file says "in
@@ -22,5 +23,11 @@ bool tde_format_control_hide(uint8_t sector[TDE_CONTROL_SECTOR]);
 
 /* Load: the reverse.  False, with SECTOR as it was, when no state is hidden in it. */
 bool tde_format_control_show(uint8_t sector[TDE_CONTROL_SECTOR]);
+
+/*
+ * Say that every page has a data checksum, in a sector in which no state is hidden.  False, with
+ * SECTOR as it was, when it is no valid control file of PostgreSQL 15 to 18.
+ */
+bool tde_format_control_turn_on_checksums(uint8_t sector[TDE_CONTROL_SECTOR]);
 
 #endif

@@ -12,6 +12,11 @@
 /* The environment variable with the number of the memory file's descriptor. */
 #define TDE_HANDOVER_VARIABLE "TDE_IO_KEYS_FD"
 
+/*
+ * Set by a pg_upgrade that has compared the keys of both clusters, for the servers that it starts.
+ */
+#define TDE_UPGRADE_VARIABLE "TDE_IO_UPGRADE"
+
 #define TDE_HANDOVER_KEYSTORE 16u /* offset of the keystore's UUID */
 #define TDE_HANDOVER_PATH 82u /* offset of the keystore's path, which comes last */
 #define TDE_HANDOVER_PATH_MAX 4096u

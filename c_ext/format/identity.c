@@ -1,7 +1,7 @@
 /*
  * format/identity.c - from a PostgreSQL file name to the identity of its blocks.
  *
- * The names are those of PostgreSQL's relpath.c, xlog_internal.h and fd.c (15 to 18).
+ * The names are those of PostgreSQL's relpath.c, xlog_internal.h and fd.c (15 to 19).
  * Only the last components of a path count, so the same parser serves the server,
  * which opens "base/5/16384" relative to its data directory, and the tools, which
  * put the data directory in front.

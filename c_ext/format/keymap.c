@@ -78,6 +78,12 @@ static bool is_known(const uint8_t *entry)
            (named || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
 }
 
+bool tde_format_keymap_is_of(const uint8_t *map, size_t length,
+                             const uint8_t keystore[TDE_UUID_SIZE])
+{
+    return length >= TDE_KEYMAP_UNIT && memcmp(map + HEADER_KEYSTORE, keystore, TDE_UUID_SIZE) == 0;
+}
+
 static const char *check_header(const uint8_t *map, size_t length,
                                 const uint8_t keystore[TDE_UUID_SIZE], struct tde_hmac *hmac)
 {
@@ -89,7 +95,7 @@ static const char *check_header(const uint8_t *map, size_t length,
         return "it is not a key map";
     if (map[sizeof magic - 1] != magic[sizeof magic - 1])
         return "its format version is not known to this version of tde";
-    if (memcmp(map + HEADER_KEYSTORE, keystore, TDE_UUID_SIZE) != 0)
+    if (!tde_format_keymap_is_of(map, length, keystore))
         return "it belongs to another keystore";
     if (tde_crypto_hmac(hmac, NULL, 0, map, AT_CODE, code) != 0)
         return "it could not be authenticated";
@@ -164,6 +170,41 @@ bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
     return false;
 }
 
+uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const uint8_t *other,
+                                    size_t other_usable)
+{
+    for (size_t number = tde_format_keymap_count(one_usable); number-- > 0;) {
+        struct tde_keymap_entry entry;
+        struct tde_keymap_entry here;
+        struct tde_keymap_entry there;
+
+        tde_format_keymap_entry(one, number, &entry);
+        if (tde_format_keymap_find(one, one_usable, entry.oid, &here) &&
+            tde_format_keymap_find(other, other_usable, entry.oid, &there) &&
+            (here.kind != there.kind ||
+             memcmp(here.key_id, there.key_id, sizeof here.key_id) != 0))
+            return entry.oid;
+    }
+    return 0;
+}
+
+size_t tde_format_keymap_length(const uint8_t *map, size_t length)
+{
+    size_t usable = TDE_KEYMAP_UNIT;
+
+    if (length < TDE_KEYMAP_UNIT || memcmp(map, magic, sizeof magic) != 0)
+        return 0;
+    while (length - usable >= TDE_KEYMAP_UNIT &&
+           !tde_crypto_is_zero(map + usable, TDE_KEYMAP_UNIT))
+        usable += TDE_KEYMAP_UNIT;
+    return usable;
+}
+
+bool tde_format_keymap_same_keystore(const uint8_t *one, const uint8_t *other)
+{
+    return memcmp(one + HEADER_KEYSTORE, other + HEADER_KEYSTORE, TDE_UUID_SIZE) == 0;
+}
+
 static int hex_value(char c)
 {
     if (c >= '0' && c <= '9')
@@ -216,4 +257,9 @@ void tde_format_keymap_hex(const uint8_t key_id[TDE_UUID_SIZE], char to[TDE_KEYM
         to[2 * i + 1] = digits[key_id[i] & 15];
     }
     to[2 * TDE_UUID_SIZE] = '\0';
+}
+
+bool tde_format_keymap_is_older(const char *marker)
+{
+    return strstr(marker, "\"version\": 1,") != NULL;
 }

@@ -18,6 +18,8 @@
 #include "format/keyrecord.h"
 
 #define TDE_KEYMAP_FILE "tde.keymap"
+#define TDE_MARKER_FILE "tde.json" /* beside it */
+#define TDE_MARKER_LIMIT 8192u     /* bytes, far more than it has */
 #define TDE_KEYMAP_UNIT 64u /* of the header, and of an entry */
 #define TDE_KEYMAP_KEY_SIZE 32u
 #define TDE_KEYMAP_LONGEST (64u << 20) /* a million tablespaces were made by then */
@@ -48,6 +50,10 @@ int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
                              const uint8_t key[TDE_KEYMAP_KEY_SIZE],
                              const struct tde_keymap_entry *entry, uint8_t to[TDE_KEYMAP_UNIT]);
 
+/* Whether what a map begins with names KEYSTORE, which is not yet authenticated. */
+bool tde_format_keymap_is_of(const uint8_t *map, size_t length,
+                             const uint8_t keystore[TDE_UUID_SIZE]);
+
 /*
  * What is wrong with a map; NULL when its first *USABLE bytes are authentic.  What may be behind
  * them is an entry that was being written when the machine failed.
@@ -67,10 +73,26 @@ bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
                             struct tde_keymap_entry *entry);
 
 /*
+ * A tablespace to which two maps give different keys; 0 when there is none.  One that only one of
+ * them knows does no harm to who copies blocks from one cluster to the other.
+ */
+uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const uint8_t *other,
+                                    size_t other_usable);
+
+/* How much of a map would be usable if it was authentic, for who has no key; 0 if it is none. */
+size_t tde_format_keymap_length(const uint8_t *map, size_t length);
+
+/* Whether two maps are those of one keystore. */
+bool tde_format_keymap_same_keystore(const uint8_t *one, const uint8_t *other);
+
+/*
  * The key id in the location of a tablespace, the last component "tde-<32 digits>" of it; false
  * when there is none.
  */
 bool tde_format_keymap_parse_location(const char *location, uint8_t key_id[TDE_UUID_SIZE]);
+
+/* Whether the text of tde.json is of a release that wrote no map; tde writes it line by line. */
+bool tde_format_keymap_is_older(const char *marker);
 
 /* A key id as it stands in file names and locations. */
 void tde_format_keymap_hex(const uint8_t key_id[TDE_UUID_SIZE], char to[TDE_KEYMAP_HEX]);

@@ -131,3 +131,14 @@ int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct
     key->algorithm = base->algorithm;
     return tde_crypto_derive(base->bytes, size, info, sizeof info, key->bytes, size);
 }
+
+int tde_format_keyrecord_wal_proof(const struct tde_key *wal, uint8_t proof[TDE_WAL_PROOF_SIZE])
+{
+    static const char label[] = "tde streamed wal"; /* with its terminating zero, as all labels */
+    size_t size = tde_crypto_key_size(wal->algorithm);
+
+    if (size == 0)
+        return -1;
+    return tde_crypto_derive(wal->bytes, size, (const uint8_t *)label, sizeof label, proof,
+                             TDE_WAL_PROOF_SIZE);
+}

@@ -14,6 +14,7 @@
 #define TDE_KEYRECORD_NAMED_SIZE 160u /* version 2, which has a name of its own, a key id */
 #define TDE_KEYRECORD_LONGEST TDE_KEYRECORD_NAMED_SIZE
 #define TDE_UUID_SIZE 16u
+#define TDE_WAL_PROOF_SIZE 16u
 
 enum tde_key_owner {
     TDE_OWNER_WAL = 1,
@@ -53,5 +54,11 @@ const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t leng
  * of them, so a standby needs nothing new when a tablespace is created.
  */
 int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key);
+
+/*
+ * What tells the WAL key of one side of a connection from that of the other, and nothing else
+ * about it.  0 or -1.
+ */
+int tde_format_keyrecord_wal_proof(const struct tde_key *wal, uint8_t proof[TDE_WAL_PROOF_SIZE]);
 
 #endif

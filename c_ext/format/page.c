@@ -109,6 +109,34 @@ bool tde_format_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t n
     return load16(page + PAGE_CHECKSUM_AT) == checksum(page, number);
 }
 
+/*
+ * What PageIsVerified (bufpage.c) asks of a page that is not new, besides its checksum.  It takes
+ * a little more than tde_format_page_has_header, which is there to tell pages from noise.
+ */
+static bool is_readable(const uint8_t page[TDE_BLOCK_SIZE])
+{
+    unsigned upper = load16(page + PAGE_UPPER_AT);
+    unsigned special = load16(page + PAGE_SPECIAL_AT);
+
+    return (load16(page + PAGE_FLAGS_AT) & ~PAGE_VALID_FLAGS) == 0 &&
+           load16(page + PAGE_LOWER_AT) <= upper && upper <= special &&
+           special <= TDE_BLOCK_SIZE && special % MAXIMUM_ALIGNMENT == 0;
+}
+
+bool tde_format_page_set_checksum(uint8_t page[TDE_BLOCK_SIZE], uint32_t number)
+{
+    uint16_t value;
+
+    /* PageIsNew: no checksum is looked at, but then all bytes must be zeros. */
+    if (load16(page + PAGE_UPPER_AT) == 0)
+        return tde_crypto_is_zero(page, TDE_BLOCK_SIZE);
+    if (!is_readable(page))
+        return false;
+    value = checksum(page, number);
+    memcpy(page + PAGE_CHECKSUM_AT, &value, sizeof value);
+    return true;
+}
+
 struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes)
 {
     struct tde_wal_page_header header;

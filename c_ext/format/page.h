@@ -1,9 +1,9 @@
 /*
- * format/page.h - what the auditor can tell about a block without PostgreSQL: whether it is a
- * page of a relation or of the WAL, and whether its bytes look like ciphertext.  Pure.
+ * format/page.h - what can be told about a block without PostgreSQL: whether it is a page of a
+ * relation or of the WAL, and whether its bytes look like ciphertext; and its checksum.  Pure.
  *
  * Layouts and the checksum are those of PostgreSQL's bufpage.h, xlog_internal.h and
- * checksum_impl.h (15 to 18), in the byte order of this machine, as the server writes them.
+ * checksum_impl.h (15 to 19), in the byte order of this machine, as the server writes them.
  */
 #ifndef TDE_FORMAT_PAGE_H
 #define TDE_FORMAT_PAGE_H
@@ -32,6 +32,12 @@ bool tde_format_page_has_header(const uint8_t page[TDE_BLOCK_SIZE]);
 uint16_t tde_format_page_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
 
 bool tde_format_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
+
+/*
+ * Give block NUMBER of a fork its checksum, as `pg_checksums --enable` does; a page of zeros has
+ * none.  False, with the page as it was, when the server would refuse to read it anyhow.
+ */
+bool tde_format_page_set_checksum(uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
 
 /* BYTES hold at least one AES block. */
 struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes);

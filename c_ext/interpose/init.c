@@ -9,7 +9,9 @@
 #include "interpose/libc/privacy.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/combine.h"
 #include "interpose/policy/handover.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/rewind.h"
 #include "interpose/policy/role.h"
@@ -26,8 +28,10 @@ static const char *open_keystore(int fd)
     if (tde_policy_role() == TDE_ROLE_SERVER && !tde_policy_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
     problem = tde_keys_open(fd);
-    if (problem == NULL)
+    if (problem == NULL) {
         tde_policy_keystore_note(fd);
+        tde_policy_harm_note();
+    }
     return problem;
 }
 
@@ -57,6 +61,8 @@ __attribute__((constructor)) static void start(void)
         tde_libc_report("could not open the keystore: %s", problem);
     if (tde_keys_are_open() && tde_policy_role() == TDE_ROLE_REWIND)
         tde_policy_rewind_require_same_keys();
+    if (tde_policy_role() == TDE_ROLE_COMBINE)
+        tde_policy_combine_require_same_keys();
     tde_policy_handover_settle(fd);
     if (!tde_policy_uses_keys())
         return; /* initdb, pg_ctl, sh: they start a server, which must get the keys. */

@@ -39,8 +39,9 @@ static const struct program programs[] = {
     /* Debian's postgresql-NN-pg-checksums; most of its options are those of pg_checksums. */
     {"pg_checksums_ext", TDE_NEED_CLUSTER, "abcD:def:NPv", true, "pgdata",
      {"filenode", "max-rate", "sync-method", NULL}},
-    {"pg_controldata", TDE_NEED_STATE, NULL, false, NULL, {NULL}},
-    {"repmgr", TDE_NEED_STATE, NULL, false, NULL, {NULL}},
+    {"pg_controldata", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
+    {"pg_combinebackup", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
+    {"repmgr", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
     {"pg_resetwal", TDE_NEED_CLUSTER, "c:D:e:fl:m:no:O:u:x:", true, "pgdata",
      {"commit-timestamp-ids", "epoch", "multixact-ids", "multixact-offset", "next-oid",
       "next-transaction-id", "next-wal-file", "oldest-transaction-id", "wal-segsize",
@@ -55,7 +56,7 @@ static const struct program programs[] = {
     {"pg_receivewal", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},
     {"pg_waldump", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},
     {"pg_verifybackup", TDE_NEED_KEYS, NULL, false, NULL, {NULL}}, /* It starts pg_waldump. */
-    {"pg_upgrade", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},      /* It starts servers. */
+    {"pg_upgrade", TDE_NEED_UPGRADE, NULL, false, NULL, {NULL}},   /* It starts servers. */
 };
 
 static const struct program *find_program(const char *name)

@@ -8,9 +8,10 @@
 
 enum tde_need {
     TDE_NEED_NOTHING, /* the program touches no encrypted file: pg_ctl stop, --help */
-    TDE_NEED_STATE,   /* only the interposer, for the true state in pg_control */
+    TDE_NEED_PRELOAD, /* only the interposer: it shows the true state, or compares key maps */
     TDE_NEED_CLUSTER, /* the keys of the cluster in DIRECTORY, if that one is encrypted */
     TDE_NEED_KEYS,    /* keys in any case: the program works on files outside a cluster */
+    TDE_NEED_UPGRADE, /* the keys of two clusters, if both are encrypted (program/upgrade.h) */
     TDE_NEED_CREATE,  /* keys for a cluster that is made in DIRECTORY */
 };
 

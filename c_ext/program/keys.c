@@ -22,8 +22,6 @@
 #include "launch/preload.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
-#define MARKER_FILE "tde.json"
-#define MARKER_LIMIT 8192
 #define ENABLE "Enable it: tde keystore auto-open enable"
 
 enum {
@@ -106,7 +104,7 @@ static enum tde_cluster_state require_keymap(const struct tde_program_settings *
 {
     char path[PATH_MAX];
 
-    if (strstr(marker, "\"version\": 1,") != NULL) {
+    if (tde_format_keymap_is_older(marker)) {
         tde_program_error(settings->program, "Run once: tde pg start -D, with this directory.",
                           "the cluster in %s was last started by an older release of tde, and has "
                           "no key map yet",
@@ -137,8 +135,8 @@ static enum tde_cluster_state compare_marker(const struct tde_program_settings *
     if (found != NULL && strncmp(found, uuid, sizeof uuid - 1) == 0)
         return require_keymap(settings, marker, directory);
     tde_program_error(settings->program, "Use tde pg with the cluster's keystore.",
-                      "the cluster belongs to another keystore than %s (%s)", settings->keystore,
-                      uuid);
+                      "the cluster in %s belongs to another keystore than %s (%s)", directory,
+                      settings->keystore, uuid);
     return TDE_CLUSTER_UNUSABLE;
 }
 
@@ -146,16 +144,16 @@ enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settin
                                                  const char *directory)
 {
     char path[PATH_MAX];
-    char marker[MARKER_LIMIT + 1];
+    char marker[TDE_MARKER_LIMIT + 1];
     ssize_t length;
     int fd;
 
-    if (directory == NULL || tde_program_path(path, directory, MARKER_FILE) != 0)
+    if (directory == NULL || tde_program_path(path, directory, TDE_MARKER_FILE) != 0)
         return TDE_CLUSTER_PLAIN;
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return TDE_CLUSTER_PLAIN;
-    length = fd < 0 ? -1 : read(fd, marker, MARKER_LIMIT);
+    length = fd < 0 ? -1 : read(fd, marker, TDE_MARKER_LIMIT);
     if (length < 0) {
         tde_program_error(settings->program, NULL, "could not read %s: %s", path, strerror(errno));
         if (fd >= 0)
@@ -177,11 +175,25 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
                                   scope->master_key);
 }
 
+static void report_damaged(const struct tde_program_settings *settings)
+{
+    tde_program_error(settings->program, ENABLE,
+                      "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
+                      "(OPENSSL_CONF) leaves out AES-256-GCM",
+                      settings->keystore);
+}
+
 /* A sealed memory file that the next program inherits, or -1. */
 static int sealed_file(const uint8_t *content, size_t length)
 {
-    int fd = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+    int made = memfd_create("tde-keys", MFD_ALLOW_SEALING);
+    int fd = made;
 
+    /* pg_ctl gives 0 to 2 to other files, and a caller may have closed its own. */
+    if (made >= 0 && made <= STDERR_FILENO) {
+        fd = fcntl(made, F_DUPFD, STDERR_FILENO + 1);
+        close(made);
+    }
     if (fd < 0)
         return -1;
     if (write(fd, content, length) == (ssize_t)length && lseek(fd, 0, SEEK_SET) == 0 &&
@@ -224,6 +236,20 @@ void tde_program_forget_hand_over(void)
     if (fd > STDERR_FILENO && fd <= INT_MAX)
         close((int)fd);
     unsetenv(TDE_HANDOVER_VARIABLE);
+}
+
+int tde_program_forget_all(void)
+{
+    char *others = tde_launch_other_preloads(getenv("LD_PRELOAD"));
+    int result = others == NULL ? -1 : 0;
+
+    tde_program_forget_hand_over();
+    if (others != NULL && *others != '\0')
+        result = setenv("LD_PRELOAD", others, 1);
+    else if (others != NULL)
+        result = unsetenv("LD_PRELOAD");
+    free(others);
+    return result;
 }
 
 /* The key of the map, from the record of the WAL's key.  0, or -1 after a message. */
@@ -274,20 +300,36 @@ static int write_map(const struct tde_program_settings *settings, const char *di
     return -1;
 }
 
+int tde_program_map_key(const struct tde_program_settings *settings,
+                        uint8_t keystore[TDE_UUID_SIZE], uint8_t map_key[TDE_KEYMAP_KEY_SIZE])
+{
+    uint8_t record[AUTO_SIZE];
+    struct tde_key_scope scope = {0};
+    int result = -1;
+
+    if (load(settings, record) == 0) {
+        result = unwrap(record, &scope);
+        if (result != 0)
+            report_damaged(settings);
+        else
+            result = load_map_key(settings, &scope, map_key);
+    }
+    memcpy(keystore, scope.keystore, TDE_UUID_SIZE);
+    tde_crypto_wipe(record, sizeof record);
+    tde_crypto_wipe(&scope, sizeof scope);
+    return result;
+}
+
 int tde_program_write_keymap(const struct tde_program_settings *settings, const char *directory)
 {
     uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
+    uint8_t keystore[TDE_UUID_SIZE];
     uint8_t map[TDE_KEYMAP_UNIT];
-    uint8_t record[AUTO_SIZE];
-    struct tde_key_scope scope;
     int result = -1;
 
-    if (load(settings, record) == 0 && unwrap(record, &scope) == 0 &&
-        load_map_key(settings, &scope, map_key) == 0 &&
-        tde_format_keymap_begin(scope.keystore, map_key, map) == 0)
+    if (tde_program_map_key(settings, keystore, map_key) == 0 &&
+        tde_format_keymap_begin(keystore, map_key, map) == 0)
         result = write_map(settings, directory, map);
-    tde_crypto_wipe(record, sizeof record);
-    tde_crypto_wipe(&scope, sizeof scope);
     tde_crypto_wipe(map_key, sizeof map_key);
     return result;
 }
@@ -314,8 +356,7 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
     if (load(settings, secret.record) != 0)
         return -1;
     if (unwrap(secret.record, &secret.scope) != 0)
-        tde_program_error(settings->program, ENABLE, "%s/" AUTO_OPEN_FILE " is damaged",
-                          settings->keystore);
+        report_damaged(settings);
     else {
         length = tde_format_handover_write(secret.content, &secret.scope, settings->keystore);
         fd = sealed_file(secret.content, length);

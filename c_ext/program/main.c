@@ -15,6 +15,7 @@
 #include "program/keys.h"
 #include "program/settings.h"
 #include "program/stand_in.h"
+#include "program/upgrade.h"
 
 const char tde_stand_in = 1;
 
@@ -35,11 +36,13 @@ static char **real_arguments(char *path, int argc, char *argv[], bool add_no_ver
 
 /* Whether the program gets keys: 1 or 0, or -1 after a message. */
 static int wants_keys(const struct tde_program_settings *settings,
-                      const struct tde_arguments *arguments)
+                      const struct tde_arguments *arguments, int argc, char *const argv[])
 {
     if (settings->keystore[0] == '\0' || arguments->need == TDE_NEED_NOTHING ||
-        arguments->need == TDE_NEED_STATE)
+        arguments->need == TDE_NEED_PRELOAD)
         return 0;
+    if (arguments->need == TDE_NEED_UPGRADE)
+        return tde_program_upgrade_keys(settings, argc, argv);
     if (arguments->need != TDE_NEED_CLUSTER)
         return 1;
     switch (tde_program_cluster_state(settings, arguments->directory)) {
@@ -64,10 +67,13 @@ int main(int argc, char *argv[])
     if (argc < 1 || tde_program_settings_load(&settings) != 0)
         return 1;
     arguments = tde_program_examine_arguments(settings.program, argc, argv, getenv("PGDATA"));
-    keys = wants_keys(&settings, &arguments);
+    keys = wants_keys(&settings, &arguments, argc, argv);
     if (keys < 0 || tde_program_path(path, settings.bindir, settings.program) != 0)
         return 1;
-    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_STATE &&
+    /* What pg_upgrade, or another script of PostgreSQL's, has got is not for all that it starts. */
+    if (keys == 0 && tde_program_forget_all() != 0)
+        return 1;
+    if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_PRELOAD &&
         tde_program_preload(&settings) != 0)
         return 1;
     if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||

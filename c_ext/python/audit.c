@@ -311,23 +311,6 @@ PyObject *tde_python_sector_skew(PyObject *Py_UNUSED(module), PyObject *data)
     return result;
 }
 
-/* (page, block number) -> PostgreSQL's checksum */
-PyObject *tde_python_page_checksum(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    Py_buffer page;
-    PyObject *result = NULL;
-    uint32_t number;
-
-    if (!PyArg_ParseTuple(args, "y*O&:page_checksum", &page, tde_python_convert_uint32, &number))
-        return NULL;
-    if (page.len == TDE_BLOCK_SIZE)
-        result = PyLong_FromUnsignedLong(tde_format_page_checksum(page.buf, number));
-    else
-        PyErr_SetString(PyExc_ValueError, "a page has 8192 bytes");
-    PyBuffer_Release(&page);
-    return result;
-}
-
 /* (data, needle, start) -> offset or -1; bytes.find() would hold the interpreter lock */
 PyObject *tde_python_find_bytes(PyObject *Py_UNUSED(module), PyObject *args)
 {

@@ -14,7 +14,6 @@ PyObject *tde_python_find_segment(PyObject *cipher, PyObject *args);
 /* Functions of the module. */
 PyObject *tde_python_audit_random(PyObject *module, PyObject *data);
 PyObject *tde_python_sector_skew(PyObject *module, PyObject *data);
-PyObject *tde_python_page_checksum(PyObject *module, PyObject *args);
 PyObject *tde_python_find_bytes(PyObject *module, PyObject *args);
 
 int tde_python_audit_add_constants(PyObject *module);

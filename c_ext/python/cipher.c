@@ -47,7 +47,10 @@ static int set_key(CipherObject *self, const Py_buffer *key)
     self->pool = tde_batch_pool_new(self->algorithm, key->buf);
     if (self->pool == NULL) {
         PyErr_SetString(state->page_error,
-                        "OpenSSL refuses this key; the two halves of an XTS key must differ");
+                        memcmp(key->buf, (char *)key->buf + expected / 2, expected / 2) == 0
+                            ? "the two halves of an XTS key must differ"
+                            : "OpenSSL offers no AES-XTS: a provider that its configuration "
+                              "(OPENSSL_CONF) asks for, such as fips, may be missing");
         return -1;
     }
     return 0;

@@ -43,5 +43,10 @@ int tde_python_repair_add_constants(PyObject *module);
 
 /* In python/control.c. */
 PyObject *tde_python_control_state(PyObject *module, PyObject *args);
+PyObject *tde_python_control_checksums(PyObject *module, PyObject *sector);
+
+/* In python/checksum.c. */
+PyObject *tde_python_page_checksum(PyObject *module, PyObject *args);
+PyObject *tde_python_set_checksums(PyObject *module, PyObject *args);
 
 #endif

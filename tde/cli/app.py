@@ -14,11 +14,11 @@ from typer.core import TyperGroup
 
 from tde.console.apps import examples
 from tde.console.errors import reporting_errors
-from tde.machine.own_process import forbid_access
+from tde.machine.own_process import fill_standard_descriptors, forbid_access
 
 # Name on the command line, module that holds its `app`, and the line that `tde --help` shows.
 COMMANDS = {
-    "keystore": ("tde.cli.keystore", "Create a keystore and look at the keys in it."),
+    "keystore": ("tde.cli.keystore", "Create, check and back up keystores; passphrases."),
     "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
     "tablespace": ("tde.cli.tablespace", "Create and list encrypted tablespaces."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
@@ -110,5 +110,6 @@ def root(
 
 def main() -> None:
     """Run the command line; the entry point of the installed script."""
+    fill_standard_descriptors()
     forbid_access()
     app(prog_name="tde")

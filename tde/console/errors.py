@@ -7,6 +7,7 @@ and not an error, as that of ``tde pg status``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,10 @@ from rich.text import Text
 from tde.console.output import error_console
 from tde.errors import TdeError
 
+_OPENSSL_REMEDY = (
+    "A provider that its configuration asks for may be missing: see OPENSSL_CONF and `openssl list "
+    "-providers`. With OPENSSL_CONF=/dev/null tde uses the default provider."
+)
 EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
 
 
@@ -51,3 +56,25 @@ def reporting_errors(program: str = "tde") -> Iterator[None]:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         report(TdeError(what), program)
         raise typer.Exit(1) from error
+    except Exception as error:
+        if not _is_openssl_refusal(error):
+            raise
+        report(TdeError(f"OpenSSL refuses: {_one_line(error)}", remedy=_OPENSSL_REMEDY), program)
+        raise typer.Exit(1) from error
+
+
+def _is_openssl_refusal(error: Exception) -> bool:
+    """Tell whether an algorithm is missing, which is a matter of the machine's configuration."""
+    # Looked up where they are loaded: these modules are what `--help` must not wait for.
+    return any(
+        isinstance(error, getattr(sys.modules.get(module), name, ()))
+        for module, name in (
+            ("_hashlib", "UnsupportedDigestmodError"),
+            ("cryptography.exceptions", "UnsupportedAlgorithm"),
+            ("cryptography.exceptions", "InternalError"),
+        )
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())

@@ -18,6 +18,7 @@ import struct
 import zlib
 from enum import Enum
 
+from tde import _core
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import PageIdentity, RelationIdentity
 from tde.postgres.facts import WAL_PAGE_MAGIC
@@ -142,6 +143,27 @@ def finish(
         if encrypted is (direction is Direction.ENCRYPT):
             place = slice(sector * SECTOR, (sector + 1) * SECTOR)
             blocks[place] = found[place]
+
+
+def finish_with_checksums(
+    blocks: memoryview,
+    samples: bytes,
+    cipher: PageCipher,
+    identity: PageIdentity,
+    first_block: int,
+) -> None:
+    """Encrypt in place what an interrupted run has not reached, where pages get checksums.
+
+    A sector in its old form is that of a page without its checksum, which depends on all sectors.
+    So the whole pages are put together in their plain form, and encrypted again.
+
+    Args:
+        blocks: the blocks as they are on disk now.
+        samples: of their encrypted form, as :func:`take_samples` returned them.
+    """
+    finish(blocks, samples, cipher, identity, first_block, Direction.DECRYPT)
+    _core.set_checksums(blocks, first_block)
+    convert(blocks, cipher, identity, first_block, Direction.ENCRYPT)
 
 
 def encrypted_digest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Mapping
 from functools import lru_cache
@@ -29,6 +30,9 @@ _LEFTOVERS = {
 }
 _MOST_NAMED = 3
 _HEADROOM = 1 << 20  # Bytes for what is in the journal besides samples.
+# Of each thread: a file, its record file, a directory that is synced; and what the process opens.
+_FILES_OF_THREAD = 4
+_OTHER_FILES = 24
 
 
 def require_stopped_cleanly(cluster: Cluster) -> ControlData:
@@ -106,6 +110,27 @@ def require_room(data_directory: Path, plan: Plan, jobs: int) -> None:
         )
 
 
+def require_descriptors(jobs: int) -> None:
+    """Raise the limit on open files if it is too low for the threads.
+
+    Raises:
+        ConversionError: it may not be raised so far.
+    """
+    now = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    needed = now + jobs * _FILES_OF_THREAD + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConversionError(
+            f"a process may have {hard} files open, and a conversion with {jobs} threads needs "
+            f"{needed}",
+            remedy="Raise the limit (ulimit -n), or give fewer --jobs. No file of the cluster has "
+            "been changed.",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def require_usable_files(
     data_directory: Path,
     plan: Plan,
@@ -126,7 +151,8 @@ def require_usable_files(
         ConversionError: a file cannot be opened, or is not in the form to convert from.
     """
     invalid: list[str] = []
-    for file in plan.files:
+    files = (*plan.files, *plan.plain_files)
+    for file in files:
         path = data_directory / file.path
         first = _read_first_page(path)
         if first is not None and not _is_page(file, first, ciphers, direction):
@@ -134,7 +160,7 @@ def require_usable_files(
     if invalid and not allow_invalid:
         form = "plain" if direction is Direction.ENCRYPT else "encrypted"
         raise ConversionError(
-            f"{len(invalid)} of {len(plan.files)} files do not begin with a valid {form} page: "
+            f"{len(invalid)} of {len(files)} files do not begin with a valid {form} page: "
             + ", ".join(invalid[:_MOST_NAMED])
             + (", …" if len(invalid) > _MOST_NAMED else ""),
             remedy=f"Perhaps they are not {form} at all, or damaged (see pg_checksums, tde pg "

@@ -6,11 +6,11 @@ import os
 import stat
 from pathlib import Path
 
-from tde.convert.file_user import files_as
 from tde.errors import ConfigurationFileError, ConversionError
 from tde.postgres.cluster.configuration import configuration_files
 from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
 from tde.postgres.cluster.log_settings import add_log_settings, remove_log_settings
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import OsUser, current_user_name
 

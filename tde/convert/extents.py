@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tde.convert.journal import Extent, JournaledExtent
+from tde.convert.earlier_runs import JournaledExtent
+from tde.convert.journal import Extent
 from tde.page.codec import PAGE_SIZE
 
 # Large enough that the cost of a call does not count, small enough for the checksum to name

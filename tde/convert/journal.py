@@ -2,7 +2,7 @@
 
 A directory ``tde_convert`` in the data directory holds:
 
-state.json       what is being done and to which files; replaced as a whole, with a checksum
+state.json       what is being done and to which files; replaced as a whole
 blocks-R-W-N     for each batch of blocks, their samples (see :mod:`.blocks`), written by worker W
                  of run R before the batch is overwritten; N counts the files of a worker
 done-R           numbers of the files that are converted and on disk
@@ -18,34 +18,67 @@ interruption, of the process or of the machine, loses a block:
   and finished. That may be interrupted and repeated as often as one likes: the samples stay
   the same, and every sector is in one of the two forms at any time.
 * What a later run relies on must survive a power failure even if the earlier run was killed
-  before it could sync: therefore a run syncs the records it finds before it uses them.
+  before it could sync, or its sync failed: after an error Linux takes pages for clean that never
+  reached the disk, and a second sync succeeds. Therefore a run writes the samples that it
+  finds into a record of its own, and syncs that, before it overwrites their blocks.
 * A file that is noted as done was synced before. If the note itself is lost, the file's
   blocks are looked at again and found to be finished.
-* Finished blocks are written once more, so that an earlier failure to sync them, after which
-  Linux takes pages for clean that never reached the disk, is repaired or reported.
+* Finished blocks are written once more, so that an earlier failure to sync them is repaired or
+  reported.
+
+Whoever may write to the volume could add records: of a file that is "done" and stays plain, or with
+samples that make plain blocks look encrypted. So records have a code, with a key that only this
+conversion has. A note or a last record whose code is wrong counts as torn.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
+import re
+import stat
 import struct
 import threading
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from tde.convert.blocks import SAMPLES_PER_BLOCK
 from tde.errors import ConversionError
 
 ROTATE_BYTES = 64 << 20
 
-_RECORD = struct.Struct(">4sIII")  # Magic, number of extents, bytes of payload, CRC of payload.
-_MAGIC = b"TDEB"
-_EXTENT = struct.Struct(">IIII")  # File, first block in it, number of blocks, digest.
-_DONE = struct.Struct(">II")  # File, CRC of it.
-_LARGEST_RECORD = 1 << 20
+CODE_BYTES = 16
+RECORD = struct.Struct(">4sII16s")  # Magic, number of extents, bytes of payload, code.
+MAGIC = b"TDEB"
+EXTENT = struct.Struct(">IIII")  # File, first block in it, number of blocks, digest.
+DONE = struct.Struct(">I16s")  # File, code.
+RECORD_NAME = re.compile(r"blocks-(\d{1,9})-\d+-\d+|done-(\d{1,9})")
+_STATE_NAME = "state.json"
+
+
+class RecordKey:
+    """The key of the records of one conversion.
+
+    Args:
+        key: from the keystore.
+        conversion: a name that no other conversion has, so that its records count for it alone.
+    """
+
+    def __init__(self, key: bytes, conversion: str) -> None:
+        self._key = hmac.new(key, b"records\0" + conversion.encode(), hashlib.sha256).digest()
+
+    def code(self, *parts: bytes) -> bytes:
+        """Return the code of a record."""
+        made = hmac.new(self._key, digestmod=hashlib.sha256)
+        for part in parts:
+            made.update(part)
+        return made.digest()[:CODE_BYTES]
+
+    def fits(self, code: bytes, *parts: bytes) -> bool:
+        """Tell whether a code is that of a record."""
+        return hmac.compare_digest(self.code(*parts), code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +90,6 @@ class Extent:
     blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class JournaledExtent:
-    """An extent that an earlier run may have overwritten.
-
-    Attributes:
-        digest: of its encrypted form.
-        samples: descriptor and offset of its samples in the journal.
-    """
-
-    extent: Extent
-    digest: int
-    samples: tuple[int, int]
-
-    def read_samples(self) -> bytes:
-        """Return the samples of the encrypted form."""
-        descriptor, offset = self.samples
-        return os.pread(descriptor, self.extent.blocks * SAMPLES_PER_BLOCK, offset)
-
-
 class BlockJournal:
     """The records of one worker; files whose blocks are all done are removed on the way.
 
@@ -83,8 +97,11 @@ class BlockJournal:
         directory: where the records are.
     """
 
-    def __init__(self, directory: Path, run: int, worker: int, done: DoneFiles) -> None:
+    def __init__(
+        self, directory: Path, run: int, worker: int, done: DoneFiles, key: RecordKey
+    ) -> None:
         self.directory = directory
+        self._key = key
         self._prefix = f"blocks-{run}-{worker}"
         self._done = done
         self._number = 0
@@ -102,9 +119,11 @@ class BlockJournal:
         """
         if self._descriptor < 0 or self._bytes > ROTATE_BYTES:
             self._begin_file()
-        head = b"".join(_EXTENT.pack(e.file, e.first, e.blocks, crc) for e, crc, _ in extents)
+        head = b"".join(EXTENT.pack(e.file, e.first, e.blocks, crc) for e, crc, _ in extents)
         payload = b"".join([head, *(samples for _, _, samples in extents)])
-        record = _RECORD.pack(_MAGIC, len(extents), len(payload), zlib.crc32(payload)) + payload
+        record = RECORD.pack(MAGIC, len(extents), len(payload), bytes(CODE_BYTES))
+        code = self._key.code(record, payload)
+        record = record[:-CODE_BYTES] + code + payload
         write_all(self._descriptor, record)
         os.fdatasync(self._descriptor)
         self._bytes += len(record)
@@ -138,17 +157,18 @@ class BlockJournal:
 class DoneFiles:
     """The numbers of files that are converted and synced, for all workers of one run."""
 
-    def __init__(self, directory: Path, run: int) -> None:
+    def __init__(self, directory: Path, run: int, key: RecordKey) -> None:
         self._descriptor = create_file(directory / f"done-{run}")
+        self._key = key
         self._lock = threading.Lock()
         self._files: set[int] = set()
         self._durable: frozenset[int] = frozenset()
 
     def add(self, file: int) -> None:
         """Note a file that was synced. The note need not be durable: see the invariant."""
-        number = file.to_bytes(4, "big")
+        code = self._key.code(file.to_bytes(4, "big"))
         with self._lock:
-            write_all(self._descriptor, _DONE.pack(file, zlib.crc32(number)))
+            write_all(self._descriptor, DONE.pack(file, code))
             self._files.add(file)
 
     def sync(self) -> frozenset[int]:
@@ -164,130 +184,18 @@ class DoneFiles:
         os.close(self._descriptor)
 
 
-@dataclass
-class EarlierRuns:
-    """What the journal of earlier runs says.
-
-    Attributes:
-        run: number for the next run.
-        done: files that need no look.
-        touched: for other files, the extents that may have been overwritten.
-    """
-
-    run: int = 1
-    done: set[int] = field(default_factory=set)
-    touched: dict[int, list[JournaledExtent]] = field(default_factory=dict)
-    _open: list[int] = field(default_factory=list)
-
-    def close(self) -> None:
-        """Close the journal's files."""
-        for descriptor in self._open:
-            os.close(descriptor)
-        self._open.clear()
-
-
-def read_earlier_runs(directory: Path) -> EarlierRuns:
-    """Read and sync what earlier runs have written.
+def require_own_directory(directory: Path) -> None:
+    """Check that the journal, if there is one, is a directory and no link to another one.
 
     Raises:
-        ConversionError: the journal is damaged in a way that no interruption explains.
-        OSError: it cannot be read or synced.
+        ConversionError: it is something else; files would be written and removed elsewhere.
     """
-    result = EarlierRuns()
-    try:
-        for path in sorted(directory.iterdir()):
-            kind, *numbers = path.name.split("-")
-            if kind == "done" or kind == "blocks":
-                result.run = max(result.run, int(numbers[0]) + 1)
-            if kind == "done":
-                result.done |= _read_done(path)
-        for path in sorted(directory.glob("blocks-*")):
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            result._open.append(descriptor)
-            os.fsync(descriptor)
-            for found in _read_blocks(descriptor, path):
-                if found.extent.file not in result.done:
-                    result.touched.setdefault(found.extent.file, []).append(found)
-        sync_directory(directory)
-    except BaseException:
-        result.close()
-        raise
-    return result
-
-
-def has_records(directory: Path) -> bool:
-    """Tell whether there are records of any run, which there are only while pg_control is away."""
-    return any(path.name.startswith(("blocks-", "done-")) for path in directory.glob("*"))
-
-
-def _read_done(path: Path) -> set[int]:
-    data = path.read_bytes()
-    found = set()
-    for position in range(0, len(data) - _DONE.size + 1, _DONE.size):
-        file, crc = _DONE.unpack_from(data, position)
-        if crc == zlib.crc32(file.to_bytes(4, "big")):
-            found.add(file)
-    return found
-
-
-def _read_blocks(descriptor: int, path: Path) -> list[JournaledExtent]:
-    """Return the extents of all whole records; a torn one may stand at the end only."""
-    found: list[JournaledExtent] = []
-    size = os.fstat(descriptor).st_size
-    position = 0
-    while position < size:
-        head = os.pread(descriptor, _RECORD.size, position)
-        record = _parse_record(descriptor, head, position)
-        if record is None:
-            if _more_follows(descriptor, position, size):
-                raise ConversionError(
-                    f"{path} is damaged at byte {position}",
-                    remedy="The blocks that were being overwritten cannot be told apart. Restore "
-                    "this file or the whole cluster from a backup.",
-                )
-            break
-        extents, length = record
-        found += extents
-        position += length
-    return found
-
-
-def _more_follows(descriptor: int, position: int, size: int) -> bool:
-    """Tell whether something stands behind a damaged record, which is then not a torn last one."""
-    if size - position > _LARGEST_RECORD:
-        return True
-    rest = os.pread(descriptor, size - position, position)
-    place = rest.find(_MAGIC, 1)
-    while place >= 0:
-        head = rest[place : place + _RECORD.size]
-        if _parse_record(descriptor, head, position + place) is not None:
-            return True
-        place = rest.find(_MAGIC, place + 1)
-    return False
-
-
-def _parse_record(
-    descriptor: int, head: bytes, position: int
-) -> tuple[list[JournaledExtent], int] | None:
-    if len(head) < _RECORD.size:
-        return None
-    magic, count, length, crc = _RECORD.unpack(head)
-    if magic != _MAGIC or length > _LARGEST_RECORD or count * _EXTENT.size > length:
-        return None
-    start = position + _RECORD.size
-    payload = os.pread(descriptor, length, start)
-    if len(payload) != length or zlib.crc32(payload) != crc:
-        return None
-    found = []
-    samples = count * _EXTENT.size
-    for number in range(count):
-        file, first, blocks, digest = _EXTENT.unpack_from(payload, number * _EXTENT.size)
-        place = (descriptor, start + samples)
-        found.append(JournaledExtent(Extent(file, first, blocks), digest, place))
-        samples += blocks * SAMPLES_PER_BLOCK
-    if samples != length:
-        return None
-    return found, _RECORD.size + length
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(directory.lstat().st_mode):
+            raise ConversionError(
+                f"{directory} is not a directory",
+                remedy="tde makes no link there. Find out who did, and remove it.",
+            )
 
 
 def create_file(path: Path) -> int:
@@ -320,13 +228,23 @@ def sync_directory(path: Path) -> None:
 
 def remove_journal(directory: Path) -> None:
     """Remove the journal; state.json goes last because it explains the rest."""
-    if not directory.exists():
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(directory, flags)
+    except FileNotFoundError:
         return
-    for path in directory.iterdir():
-        if path.name != "state.json":
-            path.unlink()
-    sync_directory(directory)
-    with suppress(FileNotFoundError):
-        (directory / "state.json").unlink()
+    # Only what a conversion writes, and in the directory that was opened: whoever may write to the
+    # volume could put a link to another one in its place.
+    try:
+        with os.scandir(descriptor) as found:
+            names = [entry.name for entry in found]
+        for name in names:
+            if RECORD_NAME.fullmatch(name) or name.startswith(f".{_STATE_NAME}."):
+                os.unlink(name, dir_fd=descriptor)
+        os.fsync(descriptor)
+        with suppress(FileNotFoundError):
+            os.unlink(_STATE_NAME, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
     directory.rmdir()
     sync_directory(directory.parent)

@@ -53,12 +53,14 @@ class Plan:
 
     Attributes:
         files: to convert.
+        plain_files: relation files that stay plain and get checksums.
         worthless: files that the server would remove at its next start, without reading them.
         plaintext: how many relation files stay as they are because their tablespace is plain.
         warnings: what the operator should know.
     """
 
     files: list[PlannedFile] = field(default_factory=list)
+    plain_files: list[PlannedFile] = field(default_factory=list)
     worthless: list[str] = field(default_factory=list)
     plaintext: int = 0
     warnings: list[str] = field(default_factory=list)
@@ -70,13 +72,18 @@ class Plan:
 
 
 def make_plan(
-    data_directory: Path, version_directory: str, is_encrypted: Callable[[int], bool]
+    data_directory: Path,
+    version_directory: str,
+    is_encrypted: Callable[[int], bool],
+    *,
+    turn_on_checksums: bool = False,
 ) -> Plan:
     """Walk the cluster and decide about every file.
 
     Args:
         version_directory: name of this cluster's directory in each tablespace, ``PG_15_…``.
         is_encrypted: tells for the OID of a tablespace whether its files are to be converted.
+        turn_on_checksums: whether the files of plaintext tablespaces are changed too.
 
     Raises:
         ConversionError: a file is not what a server leaves after a clean shutdown.
@@ -104,6 +111,9 @@ def make_plan(
             plan.files.append(PlannedFile(path, status.st_size))
         else:
             plan.plaintext += 1
+            if turn_on_checksums:
+                _require_convertible(data_directory / path, path, status)
+                plan.plain_files.append(PlannedFile(path, status.st_size))
     if unknown:
         plan.warnings.append(
             f"{len(unknown)} files are not PostgreSQL's and stay as they are: "
@@ -209,7 +219,7 @@ def _directory_to_enter(
         return None  # It is walked by its link: files met twice would be converted twice.
     if path == JOURNAL_DIRECTORY or entry.name == "lost+found":
         return None
-    if parts[0] == "pg_tblspc" and len(parts) == 2 and parts[1].isdigit():
+    if parts[0] == "pg_tblspc" and len(parts) == 2 and parts[1].isascii() and parts[1].isdigit():
         # The location may also hold the directories of other clusters, before a pg_upgrade.
         inside = f"{path}/{version_directory}"
         if not (root / inside).is_dir():

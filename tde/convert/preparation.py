@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
+from tde.convert.authentic import encrypted_already
 from tde.convert.blocks import Direction
 from tde.convert.checks import (
+    require_descriptors,
     require_encrypting_server,
     require_room,
     require_stopped_cleanly,
@@ -16,8 +18,12 @@ from tde.convert.checks import (
     require_writable_control,
 )
 from tde.convert.configuration import require_usable_configuration
-from tde.convert.control_file import take_out_of_service
-from tde.convert.file_user import files_as
+from tde.convert.control_file import (
+    control_digest,
+    identifier_in,
+    require_known_layout,
+    take_out_of_service,
+)
 from tde.convert.journal import sync_directory
 from tde.convert.keys import (
     create_missing_keys,
@@ -27,18 +33,19 @@ from tde.convert.keys import (
     wanted_keys,
 )
 from tde.convert.plan import Plan, make_plan
-from tde.convert.state import Phase, State
+from tde.convert.state import Phase, State, conversion_key
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.cluster.keys import require_cluster_keys, require_unused_keystore
-from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
 from tde.postgres.facts import CONTROL_FILE
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.control import read_major_version
+from tde.postgres.server.file_user import files_as
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -53,6 +60,7 @@ class Options:
     tablespaces: tuple[int, ...] | None
     jobs: int
     allow_invalid: bool
+    checksums: bool | None
     listener: ProgressListener | None
 
 
@@ -61,6 +69,7 @@ class Preparation:
 
     Attributes:
         plaintext: relation files that stay as they are.
+        worthless: temporary files that are to be removed.
         warnings: what the operator should know.
     """
 
@@ -75,7 +84,9 @@ class Preparation:
         self.os_user = cluster.os_user
         self.journal = self.directory / JOURNAL_DIRECTORY
         self.plaintext = 0
+        self.worthless: list[str] = []
         self.warnings: list[str] = []
+        self._identifier = 0
 
     def run(self, earlier: State | None) -> State:
         """Check everything, write the journal and the keys, and take the cluster out of service.
@@ -83,50 +94,71 @@ class Preparation:
         Args:
             earlier: of a run that was interrupted before it changed the cluster.
         """
-        require_separate(self.directory, self.keystore.path)
-        require_keystore_access(self.keystore.path, self.os_user)
         marker = self.cluster.marker
         if self.direction is Direction.ENCRYPT:
             if marker is not None:
-                raise ConversionError(
-                    f"the cluster {self.directory} is encrypted already, with the keystore "
-                    f"{marker.keystore_uuid.hex}",
-                    remedy="There is nothing to do.",
-                )
+                raise encrypted_already(self.directory, marker)
         elif marker is None:
             raise ConversionError(
                 f"the cluster {self.directory} is not encrypted", remedy="There is nothing to do."
             )
         else:
             require_matching_keystore(self.directory, marker, self.keystore.uuid)
-        content = (self.directory / CONTROL_FILE).read_bytes()
+        content = read_cluster_file(self.directory, CONTROL_FILE)
         control = require_stopped_cleanly(self.cluster)
         with files_as(self.os_user):
             require_writable_control(self.directory)
+        require_descriptors(self.options.jobs)
+        self._identifier = identifier_in(content)
         require_usable_configuration(
             self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
         )
         version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
         if self.direction is Direction.ENCRYPT:
             require_encrypting_server(self.cluster.binaries, self.os_user)
-            state = self._begin_encrypt(earlier, version, control.redo_segment)
+            begun = earlier if self._is_same_aim(earlier) else None
+            turn_on = not control.data_checksums and self._wants_checksums(begun)
+            if turn_on:
+                require_known_layout(content, self.directory)
+            state = self._begin_encrypt(
+                version, control.redo_segment, begun=begun is not None, turn_on_checksums=turn_on
+            )
         else:
             assert marker is not None  # Checked above.
             state = self._begin_decrypt(marker, version, control.redo_segment)
         with open_ciphers(self.keystore, self.directory) as ciphers:
-            state = replace(state, key_checks=key_checks(ciphers))
+            checks = key_checks(ciphers)
+        state = replace(state, key_checks=checks, control=(control_digest(content),))
         with files_as(self.os_user):
-            state.write(self.directory, self.os_user)
+            state.write(self.directory, self.os_user, conversion_key(self.keystore))
             take_out_of_service(self.directory, content)
         return state
 
-    def _begin_encrypt(self, earlier: State | None, version: str, redo: str) -> State:
+    def _is_same_aim(self, earlier: State | None) -> bool:
+        """Tell whether an earlier run may have written keys for what this one does."""
+        return (
+            earlier is not None
+            and earlier.direction is self.direction
+            and earlier.keystore_uuid == self.keystore.uuid
+        )
+
+    def _wants_checksums(self, begun: State | None) -> bool:
+        """Tell whether checksums are to be on; what a first run was told holds for a repetition."""
+        if self.options.checksums is not None:
+            return self.options.checksums
+        return begun is None or begun.turn_on_checksums
+
+    def _begin_encrypt(
+        self, version: str, redo: str, *, begun: bool, turn_on_checksums: bool
+    ) -> State:
         scope = self.options.scope or Scope.CLUSTER
         algorithm = self.options.algorithm or Algorithm.AES256
         named = self.options.tablespaces or ()
         encrypted = encrypted_tablespaces(self.directory, scope, named)
         wanted = wanted_keys(self.directory, scope, algorithm, named)
-        plan = self._plan(version, redo, lambda oid: oid in encrypted)
+        plan = self._plan(
+            version, redo, lambda oid: oid in encrypted, turn_on_checksums=turn_on_checksums
+        )
         with files_as(self.os_user):
             require_usable_files(
                 self.directory,
@@ -135,14 +167,9 @@ class Preparation:
                 self.direction,
                 allow_invalid=self.options.allow_invalid,
             )
-        begun = (
-            earlier is not None
-            and earlier.direction is self.direction
-            and earlier.keystore_uuid == self.keystore.uuid
-        )
         if not begun:
             require_unused_keystore(self.keystore.path)
-        state = self._state(scope, algorithm, named, plan)
+        state = self._state(scope, algorithm, named, plan, turn_on_checksums=turn_on_checksums)
         self._write_journal(state)
         with files_as(self.os_user):
             # What was left by an earlier life of this cluster, which is plain now, says nothing.
@@ -155,7 +182,7 @@ class Preparation:
 
         require_cluster_keys(self.keystore, self.directory)
         with open_ciphers(self.keystore, self.directory) as ciphers:
-            plan = self._plan(version, redo, lambda oid: oid in ciphers)
+            plan = self._plan(version, redo, lambda oid: oid in ciphers, turn_on_checksums=False)
             with files_as(self.os_user):
                 require_usable_files(
                     self.directory,
@@ -166,13 +193,22 @@ class Preparation:
                 )
         records = {r.owner: r.algorithm for r in inspect_keystore(self.keystore.path).keys}
         algorithm = records[KeyOwner.wal()] or Algorithm.AES256
-        state = self._state(marker.scope, algorithm, (), plan)
+        state = self._state(marker.scope, algorithm, (), plan, turn_on_checksums=False)
         self._write_journal(state)
         return state
 
-    def _plan(self, version: str, redo: str, is_encrypted: Callable[[int], bool]) -> Plan:
+    def _plan(
+        self,
+        version: str,
+        redo: str,
+        is_encrypted: Callable[[int], bool],
+        *,
+        turn_on_checksums: bool,
+    ) -> Plan:
         with files_as(self.os_user):
-            plan = make_plan(self.directory, version, is_encrypted)
+            plan = make_plan(
+                self.directory, version, is_encrypted, turn_on_checksums=turn_on_checksums
+            )
         if f"pg_wal/{redo}" not in {file.path for file in plan.files}:
             raise ConversionError(
                 f"{self.directory}/pg_wal lacks {redo}, the segment that the next start reads",
@@ -180,11 +216,18 @@ class Preparation:
             )
         require_room(self.directory, plan, self.options.jobs)
         self.plaintext = plan.plaintext
+        self.worthless = plan.worthless
         self.warnings += plan.warnings
         return plan
 
     def _state(
-        self, scope: Scope, algorithm: Algorithm, named: tuple[int, ...], plan: Plan
+        self,
+        scope: Scope,
+        algorithm: Algorithm,
+        named: tuple[int, ...],
+        plan: Plan,
+        *,
+        turn_on_checksums: bool,
     ) -> State:
         return State(
             direction=self.direction,
@@ -195,14 +238,17 @@ class Preparation:
             algorithm=algorithm,
             tablespaces=named,
             files=tuple(plan.files),
-            worthless=tuple(plan.worthless),
+            turn_on_checksums=turn_on_checksums,
+            plain_files=tuple(plan.plain_files),
+            system_identifier=self._identifier,
         )
 
     def _write_journal(self, state: State) -> None:
         """Write state.json into a new directory, or one in which there is nothing but it."""
+        key = conversion_key(self.keystore)
         with files_as(self.os_user):
             self.journal.mkdir(mode=0o700, exist_ok=True)
             for stale in self.journal.glob(".state.json.*"):
                 stale.unlink()
-            state.write(self.directory, self.os_user)
+            state.write(self.directory, self.os_user, key)
             sync_directory(self.directory)

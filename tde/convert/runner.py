@@ -3,13 +3,15 @@
 1. Everything that can be checked is checked; nothing is changed.
 2. state.json is written, then (to encrypt) the key records, then checks of the keys.
 3. global/pg_control gets another name. From here on no server starts, and blocks are overwritten.
-4. All files are converted and synced.
+4. All files are converted and synced. Where checksums are turned on, pages get them before they
+   are encrypted, and those of plaintext tablespaces too.
 5. state.json says so. The marker, the guard and the hidden state of encrypted clusters are
-   written or removed.
+   written or removed, and pg_control says that checksums are on.
 6. global/pg_control gets its name back, which is the moment of success. The journal is removed.
 
 After an interruption the name of pg_control tells what to do: before step 3 everything begins
-anew, afterwards the work is continued, and a repeated step 5 does no harm.
+anew, afterwards the work is continued, and a repeated step 5 does no harm. What state.json says
+counts only if it is authentic (see :mod:`.authentic`).
 """
 
 from __future__ import annotations
@@ -22,25 +24,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
+from tde.convert.authentic import require_finished, state_in_service, state_out_of_service
 from tde.convert.blocks import Direction
+from tde.convert.checks import require_descriptors
 from tde.convert.configuration import (
     guard_configuration,
     release_configuration,
     require_usable_configuration,
 )
 from tde.convert.control_file import (
+    control_digest,
     is_control_moved,
     move_control,
     moved_catalog_version,
+    moved_control_has_checksums,
     store_state,
+    stored_control,
 )
-from tde.convert.file_user import files_as
-from tde.convert.journal import has_records, read_earlier_runs, remove_journal, sync_directory
+from tde.convert.earlier_runs import has_records, read_earlier_runs
+from tde.convert.journal import (
+    RecordKey,
+    remove_journal,
+    require_own_directory,
+    sync_directory,
+)
 from tde.convert.keys import key_checks, open_ciphers
-from tde.convert.plan import make_plan
+from tde.convert.plan import Plan, make_plan
 from tde.convert.preparation import Options, Preparation
 from tde.convert.source import BatchSource
-from tde.convert.state import Phase, State, read_state
+from tde.convert.state import Phase, State, conversion_key
 from tde.convert.summary import ConversionSummary
 from tde.convert.worker import ProgressListener, WorkDone, continuable, run_workers
 from tde.errors import ClusterKeystoreError, ConversionError
@@ -49,13 +61,19 @@ from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KEYMAP_FILE, write_map
 from tde.postgres.cluster.keys import require_open
+from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
 from tde.postgres.cluster.landed_keys import landed_entries
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY, MOVED_CONTROL
+from tde.postgres.cluster.unfinished_conversion import (
+    JOURNAL_DIRECTORY,
+    MOVED_CONTROL,
+    read_state_document,
+)
 from tde.postgres.facts import CONTROL_FILE
-from tde.postgres.server.control import read_major_version
+from tde.postgres.server.control import read_control_data, read_major_version
+from tde.postgres.server.file_user import files_as
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -70,6 +88,7 @@ def encrypt_cluster(
     scope: Scope | None = None,
     algorithm: Algorithm | None = None,
     tablespaces: Iterable[int] | None = None,
+    checksums: bool | None = None,
     jobs: int = DEFAULT_JOBS,
     allow_invalid_pages: bool = False,
     progress: ProgressListener | None = None,
@@ -86,6 +105,8 @@ def encrypt_cluster(
         algorithm: for everything that is encrypted; AES-256 by default.
         tablespaces: OIDs of the tablespaces to encrypt in scope ``TABLESPACES``; 1663 is
             pg_default, 1664 pg_global. All others get a plaintext entry.
+        checksums: give every page a data checksum, also those of plaintext tablespaces, where the
+            cluster has none; True by default. Checksums that are on stay on.
         jobs: number of threads.
         allow_invalid_pages: go on when files do not begin with a valid page.
         progress: called now and then, in this thread, with the bytes done and in all.
@@ -100,7 +121,7 @@ def encrypt_cluster(
         ClusterBusyError: another command works on the cluster.
     """
     named = None if tablespaces is None else tuple(sorted(set(tablespaces)))
-    options = Options(scope, algorithm, named, jobs, allow_invalid_pages, progress)
+    options = Options(scope, algorithm, named, jobs, allow_invalid_pages, checksums, progress)
     return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
 
 
@@ -117,7 +138,7 @@ def decrypt_cluster(
     The keystore is left as it is: backups and archived WAL of the cluster still need it.
     Arguments and errors are those of :func:`encrypt_cluster`.
     """
-    options = Options(None, None, None, jobs, allow_invalid_pages, progress)
+    options = Options(None, None, None, jobs, allow_invalid_pages, None, progress)
     return _Conversion(cluster, keystore, Direction.DECRYPT, options).run()
 
 
@@ -138,30 +159,39 @@ class _Conversion:
         self.journal = self.directory / JOURNAL_DIRECTORY
         self.begun = time.monotonic()
         self.preparation = Preparation(cluster, keystore, direction, options)
+        self._worthless: list[str] = []
 
     def run(self) -> ConversionSummary:
         """Do or finish the conversion."""
         read_major_version(self.directory)
         require_open(self.keystore)
+        require_separate(self.directory, self.keystore.path)
+        require_keystore_access(self.keystore.path, self.os_user)
         with cluster_lock(self.directory, required=True), continuable(self.directory):
             self._require_no_server()
-            state = read_state(self.directory)
+            require_own_directory(self.journal)
+            document = read_state_document(self.directory)
             if is_control_moved(self.directory):
-                if state is None:
+                if document is None:
                     raise _lost_journal(self.journal)
+                state = state_out_of_service(document, self.keystore, self.directory)
                 self._require_same(state)
+                require_descriptors(self.options.jobs)
                 require_usable_configuration(
                     self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
                 )
                 return self._continue(state, resumed=True)
-            if state is not None and state.phase is Phase.FINISHING:
-                # Only the removal of the journal was interrupted.
-                self._clean_up()
-                if state.direction is self.direction:
-                    return self._summary(state, WorkDone(), resumed=True)
-                state = None
+            left = state_in_service(document, self.keystore, self.directory)
+            if left is not None and left.phase is Phase.FINISHING:
+                # Only the removal of the journal was interrupted. That it was also begun is not
+                # enough: what it has made must be there.
+                require_finished(left, self.keystore, self.directory)
+                self._clean_up(left)
+                if left.direction is self.direction:
+                    return self._summary(left, WorkDone(), resumed=True)
+                left = None
             self._require_no_records()
-            return self._continue(self.preparation.run(state), resumed=False)
+            return self._continue(self.preparation.run(left), resumed=False)
 
     def _require_no_server(self) -> None:
         pid = self.cluster.pid
@@ -181,9 +211,10 @@ class _Conversion:
         if found:
             raise ConversionError(
                 f"{self.journal} says that blocks were converted, but {CONTROL_FILE} has its name",
-                remedy=f"If somebody has renamed it: stop the server, rename it to {MOVED_CONTROL} "
-                "and repeat the command. If the cluster has worked since, with all of its data: "
-                f"remove {self.journal}.",
+                remedy="If a tde pg encrypt or decrypt with another keystore was interrupted in "
+                "its last step, give that again. If somebody has renamed pg_control: stop the "
+                f"server, rename it to {MOVED_CONTROL} and repeat the command. If the cluster has "
+                f"worked since, with all of its data: remove {self.journal}.",
             )
 
     def _require_same(self, state: State) -> None:
@@ -194,12 +225,6 @@ class _Conversion:
                 f"tde pg {verb} was interrupted on {self.directory} and is unfinished",
                 remedy=f"Finish it first: tde pg {verb} -D {self.directory}",
             )
-        if state.keystore_uuid != self.keystore.uuid:
-            raise ClusterKeystoreError(
-                f"the conversion of {self.directory} was begun with the keystore "
-                f"{state.keystore_uuid.hex}, not with {self.keystore.uuid.hex}",
-                remedy=f"Continue with --keystore {state.keystore}, or where it is now.",
-            )
         asked = self.options
         for given, before, name in (
             (asked.scope, state.scope, "scope"),
@@ -207,10 +232,18 @@ class _Conversion:
             (asked.tablespaces, state.tablespaces, "tablespaces"),
         ):
             if given is not None and given != before:
-                raise ConversionError(
-                    f"the conversion of {self.directory} was begun with another {name}",
-                    remedy="Repeat the command with the options of its first run, or with none.",
-                )
+                raise self._begun_with(f"another {name}")
+        turned_on = state.turn_on_checksums
+        if asked.checksums is False and turned_on:
+            raise self._begun_with("data checksums to be turned on")
+        if asked.checksums and not turned_on and not moved_control_has_checksums(self.directory):
+            raise self._begun_with("--no-checksums")
+
+    def _begun_with(self, what: str) -> ConversionError:
+        return ConversionError(
+            f"the conversion of {self.directory} was begun with {what}",
+            remedy="Repeat the command with the options of its first run, or with none.",
+        )
 
     # Converting and finishing.
 
@@ -220,30 +253,32 @@ class _Conversion:
             # Before the first block that needs it, and also after a run of an earlier release.
             entries = landed_entries(self.directory, self.keystore.path)
             write_map(self.directory, entries, self.keystore, self.os_user)
+        key = RecordKey(conversion_key(self.keystore), state.conversion)
         with open_ciphers(self.keystore, self.directory) as ciphers:
             self._require_same_keys(state, ciphers)
+            if resumed:
+                self._worthless = self._require_same_files(state, ciphers).worthless
+            else:
+                self._worthless = self.preparation.worthless
             with files_as(self.os_user):
-                for path in state.worthless:
+                for path in self._worthless:
                     # They were written with keys that nobody has any more, or hold plain rows,
                     # which have no business on the disk of an encrypted cluster.
                     (self.directory / path).unlink(missing_ok=True)
-                earlier = read_earlier_runs(self.journal)
-            if resumed:
-                self._require_same_files(state, ciphers)
-            try:
-                source = BatchSource(self.directory, state.files, ciphers, earlier)
-                outcome = run_workers(
-                    source,
-                    self.journal,
-                    earlier.run,
-                    self.direction,
-                    self.os_user,
-                    jobs=self.options.jobs,
-                    look_for_lost_records=resumed and not self.options.allow_invalid,
-                    listener=self.options.listener,
-                )
-            finally:
-                earlier.close()
+                earlier = read_earlier_runs(self.journal, key)
+            source = BatchSource(self.directory, state.files, state.plain_files, ciphers, earlier)
+            outcome = run_workers(
+                source,
+                self.journal,
+                earlier.run,
+                key,
+                self.direction,
+                self.os_user,
+                jobs=self.options.jobs,
+                turn_on_checksums=state.turn_on_checksums,
+                look_for_lost_records=resumed and not self.options.allow_invalid,
+                listener=self.options.listener,
+            )
         if source.progress != source.total:
             raise ConversionError(
                 f"{source.total - source.progress} bytes of {self.directory} were not converted",
@@ -260,16 +295,22 @@ class _Conversion:
                 remedy="Restore the directory keys/ of the keystore as it was then.",
             )
 
-    def _require_same_files(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
-        """Check that nobody has added or removed files since the first run.
+    def _require_same_files(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> Plan:
+        """Check that nobody has added or removed files since the first run, and return the plan.
 
-        An added one would stay as it is, and the cluster be called converted.
+        An added one would stay as it is, and the cluster be called converted, or said to have
+        checksums in every page.
         """
         version = f"PG_{read_major_version(self.directory)}_{moved_catalog_version(self.directory)}"
         with files_as(self.os_user):
-            plan = make_plan(self.directory, version, lambda oid: oid in ciphers)
-        before = {file.path for file in state.files}
-        now = {file.path for file in plan.files}
+            plan = make_plan(
+                self.directory,
+                version,
+                lambda oid: oid in ciphers,
+                turn_on_checksums=state.turn_on_checksums,
+            )
+        before = {file.path for file in (*state.files, *state.plain_files)}
+        now = {file.path for file in (*plan.files, *plan.plain_files)}
         if added := sorted(now - before):
             raise ConversionError(
                 f"{self.directory / added[0]} was not there when the conversion began"
@@ -284,10 +325,15 @@ class _Conversion:
                 remedy="Put back what was removed or moved, as it was, and repeat the command; "
                 "otherwise restore the cluster from a backup.",
             )
+        return plan
 
     def _finish(self, state: State) -> None:
+        hidden, turn_on = self.direction is Direction.ENCRYPT, state.turn_on_checksums
+        key = conversion_key(self.keystore)
         with files_as(self.os_user):
-            state.finishing().write(self.directory, self.os_user)
+            control = stored_control(self.directory, hidden=hidden, turn_on_checksums=turn_on)
+            finishing = state.finishing(control_digest(control))
+            finishing.write(self.directory, self.os_user, key)
             for name in (MARKER_FILE, KEYMAP_FILE):
                 for stale in self.directory.glob(f".{name}.*.tmp"):
                     stale.unlink()  # An earlier run was killed while it wrote this.
@@ -300,20 +346,21 @@ class _Conversion:
                 with suppress(FileNotFoundError):
                     (self.directory / MARKER_FILE).unlink()
             sync_directory(self.directory)
-            store_state(self.directory, hidden=self.direction is Direction.ENCRYPT)
+            store_state(self.directory, hidden=hidden, turn_on_checksums=turn_on)
             move_control(self.directory, back=True)
         if self.direction is Direction.ENCRYPT and self.keystore.by_hand:
             LinesOfStart(self.directory, self.keystore, ()).accept()
-        self._clean_up()
+        self._clean_up(state)
 
-    def _clean_up(self) -> None:
-        """Remove what only an unfinished conversion needs."""
+    def _clean_up(self, state: State) -> None:
+        """Remove what only the conversion that has ended needs, in whatever direction it was."""
         with files_as(self.os_user):
-            if self.direction is Direction.DECRYPT:
+            if state.direction is Direction.DECRYPT:
                 (self.directory / KEYMAP_FILE).unlink(missing_ok=True)
             remove_journal(self.journal)
 
     def _summary(self, state: State, outcome: WorkDone, *, resumed: bool) -> ConversionSummary:
+        control = read_control_data(self.directory, self.cluster.binaries, self.os_user)
         return ConversionSummary(
             direction=self.direction.value,
             data_directory=self.directory,
@@ -325,7 +372,9 @@ class _Conversion:
             bytes=sum(file.size for file in state.files),
             bytes_written=outcome.written,
             plaintext_files=self.preparation.plaintext,
-            removed_files=len(state.worthless),
+            removed_files=len(self._worthless),
+            data_checksums=control.data_checksums,
+            checksums_turned_on=state.turn_on_checksums,
             invalid_pages=outcome.invalid_pages,
             invalid_examples=outcome.examples,
             seconds=time.monotonic() - self.begun,

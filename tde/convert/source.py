@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.convert.earlier_runs import EarlierRuns, JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch, cut, data_ranges, without
-from tde.convert.journal import EarlierRuns, Extent, JournaledExtent
+from tde.convert.journal import Extent
 from tde.convert.plan import PlannedFile
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE, PageCipher
@@ -23,13 +24,13 @@ class Target:
     Attributes:
         path: where it is.
         identity: what its blocks are encrypted for.
-        cipher: with the key for it.
+        cipher: with the key for it; None for a file that stays plain and gets checksums only.
     """
 
     path: Path
     size: int
     identity: FileIdentity
-    cipher: PageCipher
+    cipher: PageCipher | None
 
     def open(self) -> int:
         """Open the file for reading and writing.
@@ -54,6 +55,8 @@ class BatchSource:
     """All batches of a conversion; workers share one.
 
     Args:
+        files: to convert.
+        plain_files: that stay plain and get checksums; they are numbered behind the others.
         ciphers: by tablespace OID, and None for the WAL.
         earlier: what earlier runs have journaled.
     """
@@ -62,19 +65,21 @@ class BatchSource:
         self,
         data_directory: Path,
         files: Sequence[PlannedFile],
+        plain_files: Sequence[PlannedFile],
         ciphers: Mapping[int | None, PageCipher],
         earlier: EarlierRuns,
     ) -> None:
         self._root = data_directory
-        self._files = files
+        self._files = (*files, *plain_files)
+        self._converted = len(files)
         self._ciphers = ciphers
         self._earlier = earlier
         self._lock = threading.Lock()
         self._batches = self._make_batches()
         self._remaining: dict[int, int] = {}  # Blocks of the files that are in work.
         self._targets: dict[int, Target] = {}
-        self.total = sum(file.size for file in files)
-        self.progress = sum(files[number].size for number in earlier.done)
+        self.total = sum(file.size for file in self._files)
+        self.progress = sum(self._files[number].size for number in earlier.done)
 
     def next(self) -> Batch | None:
         """Return a batch that nobody else has, or None when there is none left."""
@@ -98,7 +103,8 @@ class BatchSource:
     def _make_batches(self) -> Iterator[Batch]:
         """Yield batches; runs under the lock."""
         gathered: list[Extent] = []
-        room = BATCH_BLOCKS
+        again: list[JournaledExtent] = []
+        room = room_again = BATCH_BLOCKS
         for number, file in enumerate(self._files):
             if number in self._earlier.done or file.size == 0:
                 continue
@@ -110,16 +116,21 @@ class BatchSource:
                 gathered.append(extent)
                 room -= extent.blocks
             for journaled in touched:
-                yield Batch(touched=[journaled])
-        if gathered:
+                if journaled.extent.blocks > room_again:
+                    yield Batch(touched=again)
+                    again, room_again = [], BATCH_BLOCKS
+                again.append(journaled)
+                room_again -= journaled.extent.blocks
+        if gathered or again:
             yield Batch(new=gathered)
+            yield Batch(touched=again)
 
     def _begin(
         self, number: int, file: PlannedFile, touched: Sequence[JournaledExtent]
     ) -> list[Extent]:
         """Start on a file: note how much there is to do, and return its new extents."""
         identity = file.identity
-        cipher = self._ciphers[identity.tablespace]
+        cipher = self._ciphers[identity.tablespace] if number < self._converted else None
         target = Target(self._root / file.path, file.size, identity, cipher)
         taken = sorted((t.extent.first, t.extent.first + t.extent.blocks) for t in touched)
         descriptor = target.open()

@@ -6,20 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
 from tde.algorithms import Algorithm
 from tde.convert.blocks import Direction
 from tde.convert.plan import PlannedFile
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import (
+    StateDocument,
     pack_state_document,
-    read_state_document,
     state_path,
 )
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import write_owned_file
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+LABEL = b"tde conversion"
+
+
+def conversion_key(keystore: Keystore) -> bytes:
+    """Return the key that authenticates state.json and the journal.
+
+    It comes from the master key, because state.json is written before the first key: it says that
+    it was this conversion that has filled the keystore.
+
+    Raises:
+        KeystoreClosedError: the keystore was closed.
+    """
+    return keystore.first_authentication_key(LABEL)
 
 
 class Phase(str, Enum):
@@ -38,7 +55,13 @@ class State:
     Attributes:
         tablespaces: OIDs that the operator named, for scope ``tablespaces``.
         files: what is converted, in the order that the journal numbers refer to.
-        worthless: temporary files that are removed.
+        turn_on_checksums: whether pages get data checksums, which they had not before.
+        plain_files: of plaintext tablespaces, in which pages get checksums only; the journal
+            counts them behind ``files``.
+        system_identifier: of the cluster, as in pg_control.
+        control: digests of the contents that pg_control may have while it has its other name;
+            none before it is moved.
+        conversion: a name that no other conversion has.
         key_checks: what identifies the keys, once they exist.
     """
 
@@ -50,11 +73,19 @@ class State:
     algorithm: Algorithm
     tablespaces: tuple[int, ...]
     files: tuple[PlannedFile, ...]
-    worthless: tuple[str, ...] = ()
+    system_identifier: int
+    turn_on_checksums: bool = False
+    plain_files: tuple[PlannedFile, ...] = ()
+    control: tuple[str, ...] = ()
+    conversion: str = field(default_factory=lambda: uuid4().hex)
     key_checks: Mapping[str, str] = field(default_factory=dict)
 
-    def write(self, data_directory: Path, os_user: OsUser | None) -> None:
-        """Write the state durably, replacing what was there."""
+    def write(self, data_directory: Path, os_user: OsUser | None, key: bytes) -> None:
+        """Write the state durably, replacing what was there.
+
+        Args:
+            key: authenticates it; :func:`conversion_key` has it.
+        """
         body: dict[str, Any] = {
             "direction": self.direction.value,
             "phase": self.phase.value,
@@ -64,25 +95,28 @@ class State:
             "algorithm": self.algorithm.name,
             "tablespaces": list(self.tablespaces),
             "files": [[file.path, file.size] for file in self.files],
-            "worthless": list(self.worthless),
+            "turn_on_checksums": self.turn_on_checksums,
+            "plain_files": [[file.path, file.size] for file in self.plain_files],
+            "system_identifier": self.system_identifier,
+            "control": list(self.control),
+            "conversion": self.conversion,
             "key_checks": dict(self.key_checks),
         }
-        write_owned_file(state_path(data_directory), pack_state_document(body), os_user)
+        write_owned_file(state_path(data_directory), pack_state_document(body, key), os_user)
 
-    def finishing(self) -> State:
-        """Return the state after all blocks are converted."""
-        return replace(self, phase=Phase.FINISHING)
+    def finishing(self, control: str) -> State:
+        """Return the state after all blocks are converted.
+
+        Args:
+            control: digest of what is about to be written to pg_control.
+        """
+        allowed = tuple(dict.fromkeys([*self.control, control]))
+        return replace(self, phase=Phase.FINISHING, control=allowed)
 
 
-def read_state(data_directory: Path) -> State | None:
-    """Return what is being converted, or None.
-
-    Raises:
-        ConversionError: the file is damaged, or of a newer tde.
-    """
-    body = read_state_document(data_directory)
-    if body is None:
-        return None
+def unpack_state(document: StateDocument) -> State:
+    """Return what a document that is authentic says."""
+    body = document.body
     return State(
         direction=Direction(body["direction"]),
         phase=Phase(body["phase"]),
@@ -92,6 +126,10 @@ def read_state(data_directory: Path) -> State | None:
         algorithm=Algorithm[body["algorithm"]],
         tablespaces=tuple(body["tablespaces"]),
         files=tuple(PlannedFile(path, size) for path, size in body["files"]),
-        worthless=tuple(body["worthless"]),
+        turn_on_checksums=body["turn_on_checksums"],
+        plain_files=tuple(PlannedFile(path, size) for path, size in body["plain_files"]),
+        system_identifier=body["system_identifier"],
+        control=tuple(body["control"]),
+        conversion=body["conversion"],
         key_checks=body["key_checks"],
     )

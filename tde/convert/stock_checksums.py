@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from tde import _core
 from tde.algorithms import Algorithm
 from tde.convert.checks import require_stopped_cleanly
-from tde.convert.file_user import files_as
 from tde.convert.plan import PlannedFile, make_plan
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ClusterKeystoreError, ConversionError, DamagedPagesError, ProgramError
@@ -37,6 +37,7 @@ from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import require_matching_keystore
 from tde.postgres.facts import BUILT_IN_TABLESPACES, CHECKSUM_BYTES
 from tde.postgres.server.control import ControlData, read_major_version
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.program import run_program
 
 if TYPE_CHECKING:
@@ -137,13 +138,26 @@ def _open_keys(keystore: Keystore, directory: Path) -> Iterator[dict[int, _Key]]
             wipe(entry.key)
 
 
-@dataclass(frozen=True)
-class _Change:
-    """Two bytes to put back."""
+@dataclass
+class Changes:
+    """What is to be put back in one file: two bytes of each of the blocks.
+
+    Those of all pages of a cluster are held at once, so they are numbers and not objects: 6 bytes
+    for a page.
+    """
 
     file: PlannedFile
-    block: int
-    value: bytes
+    blocks: array[int] = field(default_factory=lambda: array("I"))
+    values: bytearray = field(default_factory=bytearray)
+
+    def add(self, block: int, value: bytes) -> None:
+        """Add a block and its two bytes."""
+        self.blocks.append(block)
+        self.values += value
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        for number, block in enumerate(self.blocks):
+            yield block, bytes(self.values[2 * number : 2 * number + 2])
 
 
 class _Repair:
@@ -173,7 +187,7 @@ class _Repair:
         ]
         summary.files = len(self._files)
 
-    def search(self) -> list[_Change]:
+    def search(self) -> list[Changes]:
         """Return what is to be written.
 
         Raises:
@@ -188,26 +202,21 @@ class _Repair:
                 f"them: {', '.join(ambiguous[:_MOST_NAMED])}. Nothing was changed",
                 remedy="Restore these files from a backup, or the whole cluster.",
             )
-        return [change for changes, _ in parts for change in changes]
+        return [changes for changes, _ in parts if changes.blocks]
 
-    def write(self, changes: list[_Change]) -> None:
+    def write(self, found: list[Changes]) -> None:
         """Write two bytes of each block, and make the files durable."""
-        by_file: dict[PlannedFile, list[_Change]] = {}
-        for change in changes:
-            by_file.setdefault(change.file, []).append(change)
         with files_as(self._cluster.os_user):
-            for file, wanted in by_file.items():
-                descriptor = os.open(
-                    self._directory / file.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-                )
+            for changes in found:
+                path = self._directory / changes.file.path
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    for change in wanted:
-                        offset = change.block * PAGE_SIZE + CHECKSUM_BYTES.start
-                        write_at(descriptor, change.value, offset)
+                    for block, value in changes:
+                        write_at(descriptor, value, block * PAGE_SIZE + CHECKSUM_BYTES.start)
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-        self._summary.repaired = len(changes)
+        self._summary.repaired = sum(len(changes.blocks) for changes in found)
 
     def turn_off_what_does_not_fit(self, keystore: Keystore) -> None:
         """Turn checksums off in pg_control if pages, as they were before, do not have them.
@@ -232,8 +241,8 @@ class _Repair:
             )
         self._summary.checksums_off = True
 
-    def _search_file(self, file: PlannedFile) -> tuple[list[_Change], list[str]]:
-        changes: list[_Change] = []
+    def _search_file(self, file: PlannedFile) -> tuple[Changes, list[str]]:
+        changes = Changes(file)
         ambiguous: list[str] = []
         with files_as(self._cluster.os_user):
             path = self._directory / file.path
@@ -253,7 +262,7 @@ class _Repair:
         file: PlannedFile,
         first: int,
         stored: bytearray,
-        changes: list[_Change],
+        changes: Changes,
         ambiguous: list[str],
     ) -> None:
         found = file.identity
@@ -280,7 +289,7 @@ class _Repair:
                 examples.append(f"{file.path}, block {first + number}")
             elif verdict == _core.REPAIR_FOUND and value != stored[where]:
                 pages[where] = value
-                changes.append(_Change(file, first + number, value))
+                changes.add(first + number, value)
         unfit = self._count_unfit(key, bytes(pages), *place)
         with self._lock:
             self._summary.pages += blocks

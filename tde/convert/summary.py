@@ -20,7 +20,9 @@ class ConversionSummary:
         bytes_written: what this run has overwritten; less than ``bytes`` because pages of zeros
             stay as they are, and because of earlier runs.
         plaintext_files: relation files that stay plain in scope ``tablespaces``.
-        removed_files: temporary files that the server would have removed at its start.
+        removed_files: temporary files that this run has removed, as the server would at its start.
+        data_checksums: whether pages have checksums now.
+        checksums_turned_on: whether this conversion has given them to the pages.
         invalid_pages: blocks that are no valid pages in their plain form. They were converted
             like all others, so nothing is lost by it.
         invalid_examples: where the first of them are.
@@ -39,6 +41,8 @@ class ConversionSummary:
     bytes_written: int
     plaintext_files: int
     removed_files: int
+    data_checksums: bool
+    checksums_turned_on: bool
     invalid_pages: int
     seconds: float
     invalid_examples: list[str] = field(default_factory=list)

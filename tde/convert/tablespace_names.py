@@ -10,9 +10,11 @@ from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.facts import BUILT_IN_TABLESPACES, TABLESPACE_CATALOG_OID
+from tde.postgres.server.cluster_files import read_cluster_file
 
 _MAP_MAGIC = 0x592717  # relmapper.c
 _NAME_BYTES = 64
+_LONGEST_CATALOG = 1 << 30  # Bytes of a segment.
 _LINE_POINTER = struct.Struct("=I")
 _LP_NORMAL = 1
 
@@ -25,12 +27,12 @@ def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int
     """
     names: dict[str, set[int]] = {name: {oid} for oid, name in BUILT_IN_TABLESPACES.items()}
     wanted = list(wanted)
-    if not all(name.isdigit() or name in names for name in wanted):
+    if not all(_is_oid(name) or name in names for name in wanted):
         for oid, name in _catalog_names(data_directory):
             names.setdefault(name, set()).add(oid)
     found: list[int] = []
     for name in wanted:
-        oids = {int(name)} if name.isdigit() else names.get(name, set())
+        oids = {int(name)} if _is_oid(name) else names.get(name, set())
         if len(oids) != 1:
             known = ", ".join(f"{oid} ({name})" for name, all_ in names.items() for oid in all_)
             raise ConversionError(
@@ -41,6 +43,10 @@ def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int
     return found
 
 
+def _is_oid(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
 def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
     """Yield OIDs and names of the user-made tablespaces, earlier names included.
 
@@ -48,8 +54,8 @@ def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
     two have had the same one, which the caller refuses. Dropped ones are not in pg_tblspc.
     """
     present = set(tablespace_oids(data_directory))
-    path = data_directory / "global" / str(_catalog_file(data_directory))
-    data = path.read_bytes()
+    name = f"global/{_catalog_file(data_directory)}"
+    data = read_cluster_file(data_directory, name, _LONGEST_CATALOG)
     for start in range(0, len(data), PAGE_SIZE):
         for row in _rows(data[start : start + PAGE_SIZE]):
             if len(row) < 4 + _NAME_BYTES:
@@ -61,7 +67,7 @@ def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
 
 def _catalog_file(data_directory: Path) -> int:
     """Return the relfilenumber of pg_tablespace from global/pg_filenode.map."""
-    data = (data_directory / "global" / "pg_filenode.map").read_bytes()
+    data = read_cluster_file(data_directory, "global/pg_filenode.map")
     magic, count = struct.unpack_from("=ii", data)
     if magic == _MAP_MAGIC:
         pairs = struct.iter_unpack("=II", data[8 : 8 + 8 * count])

@@ -10,12 +10,13 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tde import _core
 from tde.convert.blocks import (
     Direction,
     convert,
@@ -23,17 +24,19 @@ from tde.convert.blocks import (
     digest,
     encrypted_digest,
     finish,
+    finish_with_checksums,
     invalid_pages,
     take_samples,
 )
+from tde.convert.earlier_runs import JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch
-from tde.convert.file_user import files_as
-from tde.convert.journal import BlockJournal, DoneFiles, Extent, JournaledExtent
+from tde.convert.journal import BlockJournal, DoneFiles, Extent, RecordKey
 from tde.convert.source import BatchSource, Target
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
-from tde.page.codec import PAGE_SIZE
+from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.os_user import OsUser
 
 #: Called now and then with the bytes that are done and the bytes in all.
@@ -75,10 +78,12 @@ def run_workers(
     source: BatchSource,
     journal: Path,
     run: int,
+    key: RecordKey,
     direction: Direction,
     os_user: OsUser | None,
     *,
     jobs: int,
+    turn_on_checksums: bool,
     look_for_lost_records: bool,
     listener: ProgressListener | None,
 ) -> WorkDone:
@@ -87,6 +92,8 @@ def run_workers(
     Args:
         journal: the directory for the records.
         run: number of this run, for the names of the records.
+        key: authenticates the records.
+        turn_on_checksums: give every page of a relation its data checksum before it is encrypted.
         look_for_lost_records: stop at a block that is converted although no record says so.
 
     Raises:
@@ -95,15 +102,16 @@ def run_workers(
     outcome = WorkDone()
     stop = threading.Event()
     with continuable(journal), files_as(os_user):
-        done = DoneFiles(journal, run)
+        done = DoneFiles(journal, run, key)
     try:
         workers = [
             _Worker(
                 source,
-                BlockJournal(journal, run, number, done),
+                BlockJournal(journal, run, number, done, key),
                 done,
                 direction,
                 outcome,
+                turn_on_checksums=turn_on_checksums,
                 look_for_lost_records=look_for_lost_records,
             )
             for number in range(jobs)
@@ -145,6 +153,7 @@ class _Worker:
         direction: Direction,
         outcome: WorkDone,
         *,
+        turn_on_checksums: bool,
         look_for_lost_records: bool,
     ) -> None:
         self._source = source
@@ -152,6 +161,7 @@ class _Worker:
         self._done = done
         self._direction = direction
         self._outcome = outcome
+        self._turn_on_checksums = turn_on_checksums
         self._look_for_lost_records = look_for_lost_records
 
     def run(self, stop: threading.Event, os_user: OsUser | None) -> None:
@@ -165,105 +175,143 @@ class _Worker:
                         batch = self._source.next()
                     if batch is None:
                         return
-                    with ExitStack() as stack:
-                        self._do(batch, buffer, stack)
+                    self._do(batch, buffer)
             except BaseException:
                 stop.set()
                 raise
             finally:
                 self._journal.close()
 
-    def _do(self, batch: Batch, buffer: memoryview, stack: ExitStack) -> None:
-        files: dict[int, tuple[Target, int]] = {}
+    def _do(self, batch: Batch, buffer: memoryview) -> None:
+        """Convert a batch. It may be of thousands of files, which are opened one after the other.
+
+        Each is opened twice, to read and to write: a process may not have all of them open.
+        """
         extents = [*batch.new, *(journaled.extent for journaled in batch.touched)]
-        for extent in extents:
-            if extent.file not in files:
-                target = self._source.target(extent.file)
-                with continuable(target.path):
-                    descriptor = target.open()
-                stack.callback(os.close, descriptor)
-                files[extent.file] = (target, descriptor)
-        views = list(_parts(buffer, extents))
-        for extent, view in zip(extents, views, strict=True):
-            target, descriptor = files[extent.file]
-            with continuable(target.path):
-                read_at(descriptor, view, extent.first * PAGE_SIZE, target.path)
-        writes = self._convert_new(batch.new, views, files)
-        for journaled, view in zip(batch.touched, views[len(batch.new) :], strict=True):
-            self._finish(journaled, view, files[journaled.extent.file][0])
-            writes.append((journaled.extent, view))
-        for extent, view in writes:
-            target, descriptor = files[extent.file]
-            with continuable(target.path):
-                write_at(descriptor, view, extent.first * PAGE_SIZE)
-            self._outcome.add_written(len(view))
-        for extent in extents:
-            if self._source.complete(extent):
-                target, descriptor = files[extent.file]
-                with continuable(target.path):
+        views = dict(zip(extents, _parts(buffer, extents), strict=True))
+        for target, part in self._by_file(extents):
+            with self._opened(target) as descriptor:
+                for extent in part:
+                    read_at(descriptor, views[extent], extent.first * PAGE_SIZE, target.path)
+        records: list[tuple[Extent, int, bytes]] = []
+        writes = set(self._convert_new(batch.new, views, records))
+        for journaled in batch.touched:
+            samples = self._finish(journaled, views[journaled.extent])
+            # The earlier run may have failed to sync its record, and nobody would say so now.
+            records.append((journaled.extent, journaled.digest, samples))
+            writes.add(journaled.extent)
+        if records:
+            with continuable(self._journal.directory):
+                self._journal.append(records)
+        for target, part in self._by_file(extents):
+            with self._opened(target) as descriptor:
+                for extent in part:
+                    if extent in writes:
+                        write_at(descriptor, views[extent], extent.first * PAGE_SIZE)
+                        self._outcome.add_written(len(views[extent]))
+                completed = [self._source.complete(extent) for extent in part]
+                if any(completed):
                     os.fdatasync(descriptor)
-                    self._done.add(extent.file)
+                    self._done.add(part[0].file)
+
+    def _by_file(self, extents: Sequence[Extent]) -> Iterator[tuple[Target, list[Extent]]]:
+        by_file: dict[int, list[Extent]] = {}
+        for extent in extents:
+            by_file.setdefault(extent.file, []).append(extent)
+        for file, part in by_file.items():
+            yield self._source.target(file), part
+
+    @contextmanager
+    def _opened(self, target: Target) -> Iterator[int]:
+        with continuable(target.path):
+            descriptor = target.open()
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
 
     def _convert_new(
         self,
         extents: Sequence[Extent],
-        views: Sequence[memoryview],
-        files: dict[int, tuple[Target, int]],
-    ) -> list[tuple[Extent, memoryview]]:
-        """Convert and journal extents; return what is to be written, which leaves out zeros."""
-        records: list[tuple[Extent, int, bytes]] = []
-        writes: list[tuple[Extent, memoryview]] = []
-        for extent, view in zip(extents, views, strict=False):
-            crc, samples = self._convert(extent, view, files[extent.file][0])
+        views: Mapping[Extent, memoryview],
+        records: list[tuple[Extent, int, bytes]],
+    ) -> Iterator[Extent]:
+        """Convert extents, add their records, and yield those to write, which leaves out zeros."""
+        for extent in extents:
+            target, view = self._source.target(extent.file), views[extent]
+            if target.cipher is None:
+                # Two bytes of a page change, which no power cut can tear, and a repetition writes
+                # the same: this needs no journal.
+                self._prepare_pages(extent, view, target)
+                yield extent
+                continue
+            crc, samples = self._convert(extent, view, target, target.cipher)
             if samples.count(0) != len(samples):
                 records.append((extent, crc, samples))
-                writes.append((extent, view))
-        if records:
-            with continuable(self._journal.directory):
-                self._journal.append(records)
-        return writes
+                yield extent
 
-    def _convert(self, extent: Extent, view: memoryview, target: Target) -> tuple[int, bytes]:
+    def _convert(
+        self, extent: Extent, view: memoryview, target: Target, cipher: PageCipher
+    ) -> tuple[int, bytes]:
         """Convert an extent in memory; return the digest and samples of its encrypted form."""
         identity = target.identity.identity
-        place = (target.cipher, identity, target.identity.first_block + extent.first)
+        place = (cipher, identity, target.identity.first_block + extent.first)
         encrypting = self._direction is Direction.ENCRYPT
         if encrypting:
-            self._check_pages(extent, view, target)
+            self._require_records(extent, view, target, cipher)
+            self._prepare_pages(extent, view, target)
             convert(view, *place, self._direction)
         result = digest(view), take_samples(view)
         if not encrypting:
             convert(view, *place, self._direction)
-            self._check_pages(extent, view, target)
+            self._require_records(extent, view, target, cipher)
+            self._prepare_pages(extent, view, target)
         return result
 
-    def _check_pages(self, extent: Extent, plain: memoryview, target: Target) -> None:
-        """Count blocks that are no pages.
+    def _require_records(
+        self, extent: Extent, plain: memoryview, target: Target, cipher: PageCipher
+    ) -> None:
+        """Check that no block was converted before; converting it again would spoil it.
 
         Raises:
-            ConversionError: a block was converted before, and converting it again would spoil it.
+            ConversionError: a block was, but the journal does not say so.
         """
         if self._look_for_lost_records:
             identity, first = target.identity.identity, target.identity.first_block + extent.first
-            again = converted_before(plain, target.cipher, identity, first, self._direction)
+            again = converted_before(plain, cipher, identity, first, self._direction)
             if again:
                 raise _lost_records(target.path, extent.first + again[0], self._journal.directory)
-        if isinstance(target.identity.identity, RelationIdentity):
-            found = invalid_pages(plain)
-            if found:
-                self._outcome.add_invalid(target.path, [extent.first + n for n in found])
 
-    def _finish(self, journaled: JournaledExtent, view: memoryview, target: Target) -> None:
-        """Finish an extent of an earlier run in memory.
+    def _prepare_pages(self, extent: Extent, plain: memoryview, target: Target) -> None:
+        """Set checksums where they are wanted, and count blocks of relations that are no pages."""
+        if not isinstance(target.identity.identity, RelationIdentity):
+            return
+        found = invalid_pages(plain)
+        if self._turn_on_checksums:
+            first = target.identity.first_block + extent.first
+            refused = _core.set_checksums(plain, first)
+            if any(refused):
+                found = sorted({*found, *(n for n, no_page in enumerate(refused) if no_page)})
+        if found:
+            self._outcome.add_invalid(target.path, [extent.first + n for n in found])
+
+    def _finish(self, journaled: JournaledExtent, view: memoryview) -> bytes:
+        """Finish an extent of an earlier run in memory; return the samples of its record.
 
         Raises:
             ConversionError: it holds neither the old nor the new form, nor a mixture.
         """
         extent = journaled.extent
+        target = self._source.target(extent.file)
         identity = target.identity.identity
+        assert target.cipher is not None  # Files that stay plain are not journaled.
         place = (target.cipher, identity, target.identity.first_block + extent.first)
-        samples = journaled.read_samples()
-        finish(view, samples, *place, self._direction)
+        with continuable(self._journal.directory):
+            samples = journaled.read_samples()
+        if self._turn_on_checksums and isinstance(identity, RelationIdentity):
+            finish_with_checksums(view, samples, *place)
+        else:
+            finish(view, samples, *place, self._direction)
         if encrypted_digest(view, samples, *place, self._direction) != journaled.digest:
             raise ConversionError(
                 f"blocks {extent.first} to {extent.first + extent.blocks - 1} of {target.path} "
@@ -271,6 +319,7 @@ class _Worker:
                 remedy="Somebody has changed the file meanwhile, or the disk has lost data. "
                 "Restore the cluster from a backup.",
             )
+        return samples
 
 
 def _lost_records(path: Path, block: int, journal: Path) -> ConversionError:

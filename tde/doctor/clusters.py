@@ -10,19 +10,22 @@ from pathlib import Path
 
 from tde.doctor.examined import AS_OWNER, Examined
 from tde.doctor.settings import Settings
-from tde.errors import ConfigurationFileError, ConversionError, ProgramError, TdeError
+from tde.errors import ConversionError, ProgramError, TdeError
 from tde.machine.process_files import working_directory
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.cluster.accepted_lines import accept_hint, new_lines
 from tde.postgres.cluster.configuration import configuration_files
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.unfinished_conversion import (
+    left_journal,
+    left_journal_remedy,
     read_finished_control_data,
     require_not_converting,
 )
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE, is_interposed
-from tde.postgres.server.os_user import current_user_name, user_name
-from tde.postgres.server.pidfile import is_postgres_process, read_server_arguments
+from tde.postgres.server.os_user import current_user_name, user_name, user_of_files
+from tde.postgres.server.pidfile import is_postgres_process, named_process, read_server_arguments
 from tde.postgres.server.start_settings import unsupported_settings
 
 _ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg init."
@@ -50,6 +53,8 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
     except ConversionError as error:
         yield problem(str(error), error.remedy)
         return
+    if left := left_journal(directory):
+        yield warning(left, left_journal_remedy(directory))
     if isinstance(examined.found_marker, TdeError):
         yield problem(str(examined.found_marker), examined.found_marker.remedy)
         return
@@ -61,7 +66,8 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
             f"See that the configuration file in use has the line: include '{GUARD_FILE}'",
         )
         return
-    unguarded = [path for path in files if not has_guard(path)]
+    with files_as(examined.os_user):
+        unguarded = [path for path in files if not has_guard(path)]
     if examined.marker is None and len(unguarded) < len(files):
         guarded = next(path for path in files if path not in unguarded)
         yield problem(
@@ -93,6 +99,8 @@ def _guard_places(directory: Path, files: list[Path]) -> list[Path]:
 def check_plain_copies(examined: Examined) -> Iterator[Outcome]:
     """Tell what holds rows of encrypted tables in plain tablespaces."""
     found = examined.plain_copies
+    if isinstance(found, TdeError):
+        raise found
     if found is None or not found.possible:
         yield ok("every tablespace is encrypted" if examined.marker else "nothing is encrypted")
         return
@@ -141,7 +149,11 @@ def check_new_lines(examined: Examined) -> Iterator[Outcome]:
             accept_hint(directory),
         )
     if not found:
-        yield ok("no line that runs a program or loads a library is new")
+        # Without a key, the record is believed where tde.json says that it lies.
+        yield ok(
+            "no line that runs a program or loads a library is new, by the record in "
+            f"{examined.keystore}; if that is not your keystore, name yours with --keystore"
+        )
 
 
 def check_io_settings(examined: Examined) -> Iterator[Outcome]:
@@ -182,7 +194,10 @@ def _enable_checksums(examined: Examined) -> str:
         )
     if examined.marker is None:
         enable = f"{examined.binaries.program('pg_checksums')} --enable -D {directory}"
-        return f"Stop the server, run {enable}, and start it again."
+        return (
+            "tde pg encrypt turns them on as it encrypts. Without encryption: stop the server, run "
+            f"{enable}, and start it again."
+        )
     return (
         f"tde pg stop -D {directory}; tde pg exec -D {directory} pg_checksums --enable "
         f"-D {directory}; tde pg start -D {directory}. Only with tde pg exec: pg_checksums "
@@ -192,8 +207,9 @@ def _enable_checksums(examined: Examined) -> str:
 
 def _has_guard(directory: Path) -> bool:
     try:
-        return any(has_guard(path) for path in configuration_files(directory))
-    except (OSError, ConfigurationFileError):
+        with files_as(user_of_files(directory)):
+            return any(has_guard(path) for path in configuration_files(directory))
+    except (OSError, TdeError):
         return False
 
 
@@ -246,6 +262,8 @@ def check_data_directory(examined: Examined) -> Iterator[Outcome]:
 
 def check_server(examined: Examined) -> Iterator[Outcome]:
     """Tell whether the server that runs really encrypts."""
+    if examined.pid_problem is not None:
+        raise examined.pid_problem
     if examined.pid is None:
         if _may_be_hidden(examined.data_directory):
             yield unknown("a server may be running that cannot be looked at", AS_OWNER)
@@ -267,10 +285,10 @@ def check_server(examined: Examined) -> Iterator[Outcome]:
 def _may_be_hidden(data_directory: Path) -> bool:
     """Tell whether postmaster.pid names a server that this user may not look at."""
     try:
-        pid = abs(int((data_directory / "postmaster.pid").read_text().split("\n")[0]))
-    except (FileNotFoundError, ValueError):
+        pid = named_process(data_directory)
+    except TdeError:
         return False
-    if not is_postgres_process(pid):
+    if pid is None or not is_postgres_process(pid):
         return False
     try:
         working_directory(pid)

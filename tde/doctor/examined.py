@@ -28,11 +28,13 @@ class Examined:
         cluster: ``None`` when only the machine is looked at.
         readable: whether the cluster may be looked at.
         pid: of the running postmaster.
+        pid_problem: why it cannot be told whether one runs.
         found_marker: what tde.json says, ``None`` for a plain cluster, or why it cannot be used.
         keystore: where the cluster's keystore is.
         found_binaries: the installation, or why there is none.
         found_settings: the settings, or why they could not be read.
-        plain_copies: of encrypted rows; ``None`` when they were not looked for.
+        plain_copies: of encrypted rows, or why they could not be looked for; ``None`` when they
+            were not.
     """
 
     machine: MachineFiles
@@ -40,11 +42,12 @@ class Examined:
     cluster: Cluster | None = None
     readable: bool = True
     pid: int | None = None
+    pid_problem: TdeError | None = None
     found_marker: Marker | TdeError | None = None
     keystore: Path | None = None
     found_binaries: PostgresBinaries | TdeError | None = None
     found_settings: Settings | TdeError | None = None
-    plain_copies: PlainCopies | None = None
+    plain_copies: PlainCopies | TdeError | None = None
 
     @property
     def marker(self) -> Marker | None:

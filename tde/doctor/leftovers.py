@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tde.doctor.examined import Examined
@@ -12,6 +13,7 @@ from tde.doctor.settings import Settings
 from tde.machine.process_files import process_descriptors
 from tde.machine.storage import file_storage
 from tde.machine.verdict import Outcome, ok, problem, warning
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.published import read_published_status
 
 _PASSWORD = re.compile(r"\b(ssl)?password\s*=", re.IGNORECASE)
@@ -47,10 +49,11 @@ def _log_files(examined: Examined) -> list[Path]:
     """Return the logs that exist: of the collector, of standard error, of the default place."""
     found: list[Path] = []
     directory = examined.data_directory
-    current = directory / "current_logfiles"
-    if current.exists():
-        names = [line.split(maxsplit=1)[1] for line in current.read_text().splitlines()]
-        found += [directory / name for name in names]
+    with suppress(FileNotFoundError):
+        content = read_cluster_file(directory, "current_logfiles")
+        for line in content.decode("utf-8", "surrogateescape").splitlines():
+            _, _, name = line.partition(" ")  # As "stderr log/postgresql.log".
+            found += [directory / name] if name and "\0" not in name else []
     if examined.pid is not None:
         published = read_published_status(examined.pid)
         if published is None:
@@ -103,6 +106,14 @@ def _logged(settings: Settings) -> Iterator[tuple[str, str]]:
     if settings.value("log_error_verbosity") not in ("", "terse"):
         value = settings.value("log_error_verbosity")
         yield f"log_error_verbosity = {value}", "log_error_verbosity = terse"
+    destinations = {kind.strip() for kind in settings.value("log_destination").split(",")}
+    if structured := sorted(destinations & {"csvlog", "jsonlog"}):
+        # Their writers do not look at log_error_verbosity.
+        value = settings.value("log_destination")
+        yield f"log_destination = {value} ({', '.join(structured)})", "log_destination = stderr"
+    if settings.value("log_min_messages") in ("debug", "debug2", "debug3", "debug4", "debug5"):
+        # Each statement of the extended protocol is logged when it is parsed.
+        yield f"log_min_messages = {settings.value('log_min_messages')}", "log_min_messages = info"
     if settings.value("log_parameter_max_length_on_error") not in ("", "0"):
         name = "log_parameter_max_length_on_error"
         yield f"{name} = {settings.value(name)}", f"{name} = 0"

@@ -20,6 +20,7 @@ from tde.machine.verdict import Outcome, outcomes_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.os_user import OsUser, server_os_user
 from tde.postgres.server.reachable import reachable_binaries
@@ -147,10 +148,10 @@ def doctor(
 def _is_readable(data_directory: Path) -> bool:
     """Tell whether a cluster may be looked at; one that is not there is an error."""
     try:
-        (data_directory / "PG_VERSION").read_bytes()
+        read_cluster_file(data_directory, "PG_VERSION")
     except PermissionError:
         return False
-    except OSError:
+    except (OSError, TdeError):
         pass  # What is wrong is said by the next line.
     read_major_version(data_directory)
     return True
@@ -167,11 +168,17 @@ def _installation(
 
 def _examine(cluster: Cluster, files: MachineFiles, keystore: Path | None) -> Examined:
     """Find out what the checks need to know about a cluster."""
+    pid, pid_problem = None, None
+    try:
+        pid = cluster.pid
+    except TdeError as error:
+        pid_problem = error
     examined = Examined(
         files,
         cluster.os_user,
         cluster,
-        pid=cluster.pid,
+        pid=pid,
+        pid_problem=pid_problem,
         found_marker=_marker_of(cluster),
         keystore=keystore,
     )
@@ -195,7 +202,10 @@ def _with_settings(examined: Examined, cluster: Cluster, username: str | None) -
 def _with_copies(examined: Examined, cluster: Cluster, username: str | None) -> Examined:
     if examined.marker is None or not examined.has_binaries:
         return examined
-    copies = find_plain_copies(cluster, examined.keystore, username=username)
+    try:
+        copies = find_plain_copies(cluster, examined.keystore, username=username)
+    except TdeError as error:
+        return replace(examined, plain_copies=error)
     return replace(examined, plain_copies=copies)
 
 

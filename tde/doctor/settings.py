@@ -19,11 +19,16 @@ from pathlib import Path
 from tde.algorithms import Algorithm
 from tde.errors import ProgramError, TdeError
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.configuration import configuration_arguments, configuration_files
+from tde.postgres.cluster.configuration import (
+    configuration_arguments,
+    configuration_files,
+    require_ordinary_files,
+)
 from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.keys import create_initial_keys
 from tde.postgres.cluster.questions import ask_server
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.launch import ProgramEnvironment, program_environment
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_server_arguments
@@ -32,7 +37,7 @@ from tde.postgres.server.settings import cluster_setting
 SETTINGS = (
     *("full_page_writes", "wal_log_hints", "dynamic_shared_memory_type", "primary_conninfo"),
     *("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"),
-    *("log_destination", "log_statement"),
+    *("log_destination", "log_min_messages", "log_statement"),
     *("log_min_error_statement", "log_error_verbosity", "log_min_duration_statement"),
     *("log_min_duration_sample", "log_transaction_sample_rate"),
     "log_parameter_max_length_on_error",
@@ -103,9 +108,11 @@ def _ask_server(
 
 def _ask_files(cluster: Cluster, names: Sequence[str]) -> dict[str, str | None]:
     arguments = read_server_arguments(cluster.data_directory)
+    require_ordinary_files(cluster.data_directory, arguments)
     arguments += configuration_arguments(cluster.data_directory, arguments)
     # Where there is no file at all, postgres will say so.
-    guarded = any(has_guard(path) for path in configuration_files(cluster.data_directory))
+    with files_as(cluster.os_user):
+        guarded = any(has_guard(path) for path in configuration_files(cluster.data_directory))
     with _configuration_environment(cluster.os_user, guarded=guarded) as program:
         return {name: _ask_for(name, cluster, arguments, program) for name in names}
 

@@ -1,6 +1,14 @@
+from tde.keystore.copies import (
+    KeystoreContent as KeystoreContent,
+    add_missing_keys as add_missing_keys,
+    back_up_keystore as back_up_keystore,
+    restore_keystore as restore_keystore,
+)
 from tde.keystore.crypto.kdf import KdfParameters as KdfParameters
 from tde.keystore.handover import HandOver as HandOver
+from tde.keystore.inventory import KeyInfo as KeyInfo, list_keys as list_keys
 from tde.keystore.keystore import Keystore as Keystore
+from tde.keystore.passphrase_change import change_passphrase as change_passphrase
 from tde.keystore.providers.auto_open import can_open_automatically as can_open_automatically
 from tde.keystore.status import (
     KeyRecordInfo as KeyRecordInfo,
@@ -9,3 +17,7 @@ from tde.keystore.status import (
     keystore_uuid as keystore_uuid,
 )
 from tde.keystore.store.record import KeyOwner as KeyOwner, OwnerKind as OwnerKind
+from tde.keystore.verification import (
+    CheckedFile as CheckedFile,
+    verify_keystore as verify_keystore,
+)

@@ -28,6 +28,7 @@ ENVIRONMENT_VARIABLE = "TDE_IO_KEYS_FD"
 MAGIC = b"TDEHAND\x01"
 _BEFORE_KEY = struct.Struct(">8sI4x16s16s")
 _PATH_LENGTH = struct.Struct(">H")
+_FIRST_FREE = 3  # Behind standard input, output and error.
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -75,9 +76,23 @@ def _pack(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: b
     return content
 
 
+def _above_standard_error(fd: int) -> int:
+    """Move a descriptor out of 0 to 2, which pg_ctl gives to other files of the server.
+
+    In a process whose standard input is closed, the next file that is opened gets its number.
+    """
+    if fd >= _FIRST_FREE:
+        return fd
+    try:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD, _FIRST_FREE)
+    finally:
+        os.close(fd)
+    return moved
+
+
 def _sealed_file(content: bytearray) -> int:
     # Without MFD_CLOEXEC, because the descriptor has to survive the exec of pg_ctl and sh.
-    fd = os.memfd_create("tde-keys", os.MFD_ALLOW_SEALING)
+    fd = _above_standard_error(os.memfd_create("tde-keys", os.MFD_ALLOW_SEALING))
     try:
         if os.write(fd, content) != len(content):
             raise KeystoreError("there is not enough memory to hand the keys to the server")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,16 +21,17 @@ from tde.errors import (
 from tde.keystore.crypto.derivation import derive_authentication_key, derive_tablespace_key
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, random_secret, wipe
-from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
+from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path, pack_auto_open
 from tde.keystore.providers.passphrase import PassphraseProvider
-from tde.keystore.providers.passphrase_source import check_length
+from tde.keystore.providers.passphrase_form import check_new_passphrase
 from tde.keystore.providers.provider import MasterKeyProvider
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, write_atomically
 from tde.keystore.store.layout import (
     check_belongs,
+    check_place,
     document_path,
     list_owners,
     prepare_directory,
@@ -84,27 +86,36 @@ class Keystore(Closing):
             owner: (uid, gid) to give the keystore to, which only root can do.
 
         Raises:
-            PassphraseError: the passphrase is too short or too long.
+            TypeError: the passphrase is not bytes.
+            PassphraseError: the passphrase is too short or too long, or has a form in which it
+                cannot be typed.
             KeystoreExistsError: there is a keystore already, or the directory is not empty.
             KeystorePermissionError: the directory is open to others or not ours.
             KeystoreError: it could not be written.
         """
-        check_length(passphrase)
-        prepare_directory(path.absolute(), owner)
-        path = path.resolve()
-        with exclusive_lock(path):
-            refuse_foreign_content(path)
-            prepare_keys_directory(path)
-            header = KeystoreHeader(
-                uuid=uuid4(),
-                created=datetime.now(timezone.utc).replace(microsecond=0),
-                kdf=kdf or KdfParameters(),
-                salt=os.urandom(SALT_BYTES),
-                master_key_id=uuid4(),
-            )
-            master_key = random_secret(MASTER_KEY_BYTES)
+        check_new_passphrase(passphrase)
+        check_place(path.absolute())
+        # Everything that may fail for want of memory or of an algorithm comes before the first
+        # directory, so that no half of a keystore is left.
+        header = KeystoreHeader(
+            uuid=uuid4(),
+            created=datetime.now(timezone.utc).replace(microsecond=0),
+            kdf=kdf or KdfParameters(),
+            salt=os.urandom(SALT_BYTES),
+            master_key_id=uuid4(),
+        )
+        master_key = random_secret(MASTER_KEY_BYTES)
+        try:
             document = PassphraseProvider(passphrase).wrap_master_key(header, master_key)
-            write_atomically(document_path(path), document.encode())
+            prepare_directory(path.absolute(), owner)
+            path = path.resolve()
+            with exclusive_lock(path):
+                refuse_foreign_content(path)
+                prepare_keys_directory(path)
+                write_atomically(document_path(path), document.encode())
+        except BaseException:
+            master_key.close()
+            raise
         return cls(path, header, master_key)
 
     @classmethod
@@ -152,7 +163,6 @@ class Keystore(Closing):
         content = pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
         try:
             with exclusive_lock(self.path):
-                path.unlink(missing_ok=True)  # Old versions of this file are of no use.
                 write_atomically(path, content)
         finally:
             wipe(content)
@@ -250,27 +260,51 @@ class Keystore(Closing):
             KeystoreDamagedError: the record was altered, or swapped with another.
             KeystoreClosedError: the keystore was closed.
         """
-        master_key = self._open_master_key()
-        path = record_path(self.path, owner)
+        self._open_master_key()  # Before the record is looked for.
         record = read_record(self.path, owner)
+        with SecretBuffer(PAYLOAD_BYTES) as payload, payload.view as view:
+            algorithm = self.authenticate(record, owner, payload)
+            if algorithm is None:
+                raise PlaintextEntryError(f"{owner} is recorded as not encrypted, so it has no key")
+            return bytearray(view[: algorithm.key_bytes])
+
+    def has_master_key(self, other: SecretBuffer) -> bool:
+        """Tell whether another secret is the master key.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        with self._open_master_key().view as own, other.view as found:
+            return hmac.compare_digest(own, found)
+
+    def authenticate(
+        self, record: KeyRecord, owner: KeyOwner, payload: SecretBuffer
+    ) -> Algorithm | None:
+        """Unwrap a record, and return what its key is for; ``None`` for a plaintext entry.
+
+        Args:
+            payload: room for `PAYLOAD_BYTES`, which then begins with the key.
+
+        Raises:
+            KeystoreDamagedError, KeystoreClosedError: as :meth:`unwrap_key`.
+        """
         header = record.header
-        check_belongs(record, path, owner, self.uuid)
+        check_belongs(record, self.path, owner, self.uuid)
         if header.master_key_id != self.master_key_id:
             raise KeystoreDamagedError(
-                f"{path} is wrapped with another master key than the one in keystore.json",
+                f"{record_path(self.path, owner)} is wrapped with another master key than the one "
+                "in keystore.json",
                 remedy="Restore the whole keystore directory from one backup.",
             )
         try:
-            payload = unwrap(master_key, record.wrapped, header.pack())
+            unwrap_into(payload, self._open_master_key(), record.wrapped, header.pack())
         except UnwrapError:
             raise KeystoreDamagedError(
-                f"{path} is damaged or was altered: it does not match the master key",
+                f"{record_path(self.path, owner)} is damaged or was altered: it does not match "
+                "the master key",
                 remedy="Restore this file from a backup of the keystore.",
             ) from None
-        with payload, payload.view as view:
-            if header.algorithm is None:
-                raise PlaintextEntryError(f"{owner} is recorded as not encrypted, so it has no key")
-            return bytearray(view[: header.algorithm.key_bytes])
+        return header.algorithm
 
     def key_of(self, owner: KeyOwner) -> tuple[Algorithm, bytearray] | None:
         """Return the algorithm and the XTS key of an owner, which the caller wipes.
@@ -308,6 +342,19 @@ class Keystore(Closing):
             KeystoreError: as :meth:`unwrap_key`.
         """
         base = self.unwrap_key(KeyOwner.wal())
+        try:
+            return derive_authentication_key(base, label)
+        finally:
+            wipe(base)
+
+    def first_authentication_key(self, label: bytes) -> bytes:
+        """Return a key derived from the master key, to authenticate what is written before any key.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        with self._open_master_key().view as master_key:
+            base = bytearray(master_key)
         try:
             return derive_authentication_key(base, label)
         finally:

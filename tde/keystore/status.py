@@ -11,10 +11,10 @@ from tde.algorithms import Algorithm
 from tde.keystore.crypto.kdf import KdfParameters
 from tde.keystore.providers.auto_open import can_open_automatically
 from tde.keystore.store.layout import (
+    RecordReader,
     check_belongs,
     list_owners,
     read_document,
-    read_record,
     record_path,
 )
 from tde.keystore.store.record import KeyOwner
@@ -69,11 +69,12 @@ def inspect_keystore(path: Path) -> KeystoreStatus:
     path = path.resolve()
     header = read_document(path).header
     keys = []
-    for owner in list_owners(path):
-        file = record_path(path, owner)
-        record = read_record(path, owner)
-        check_belongs(record, file, owner, header.uuid)
-        keys.append(KeyRecordInfo(owner, record.header.algorithm, file))
+    owners = list_owners(path)
+    reader = RecordReader(path)
+    for owner in owners:
+        record = reader.read(owner)
+        check_belongs(record, path, owner, header.uuid)
+        keys.append(KeyRecordInfo(owner, record.header.algorithm, record_path(path, owner)))
     return KeystoreStatus(
         path,
         header.uuid,

@@ -1,4 +1,4 @@
-"""What this process does about its own memory while it has keys."""
+"""What this process does about its own memory and descriptors, before it has keys."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _PR_SET_DUMPABLE = 4
+_STANDARD_ERROR = 2
 
 
 def forbid_access() -> None:
@@ -28,6 +29,21 @@ def forbid_access() -> None:
     begins as usual.
     """
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null in place of a standard input, output or error that is closed.
+
+    The next file that is opened would get its number: a keystore's file could receive what is
+    printed, and a server that is started gives these numbers to its own files and forgets what it
+    should inherit there.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= _STANDARD_ERROR:
+        # A child has the same right to these three as to any other's.
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
 
 
 class LockedPages(Closing):

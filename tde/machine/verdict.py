@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tde.errors import TdeError
+from tde.printable import printable_lines
 
 
 class Verdict(str, Enum):
@@ -29,6 +30,11 @@ class Outcome:
     verdict: Verdict
     detail: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        """Let no name of a file steer the terminal that shows this."""
+        object.__setattr__(self, "detail", printable_lines(self.detail))
+        object.__setattr__(self, "remedy", printable_lines(self.remedy))
 
 
 def ok(detail: str) -> Outcome:
@@ -59,3 +65,5 @@ def outcomes_of(check: Callable[[], Iterator[Outcome]], remedy: str) -> Iterator
         yield unknown(str(error), error.remedy or remedy)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         yield unknown(str(error), remedy)
+    except Exception as error:  # One check that fails must not hide what the others find.
+        yield unknown(f"the check failed: {type(error).__name__}: {error}", remedy)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tde import Algorithm, FileIdentity, PageCipher, _core
+from tde import Algorithm, FileIdentity
 from tde.audit import FileClass, FindingKind
 from tde.errors import ClusterKeystoreError, DataDirectoryError
-from tde.keystore import KeyOwner, Keystore
-from tde.postgres import AuditReport, Cluster, Scope, audit, create_tablespace
+from tde.postgres import Scope, audit, create_tablespace
 from tde.postgres.cluster.keymap import (
     KEYMAP_FILE,
     KeySource,
@@ -26,133 +19,17 @@ from tde.postgres.cluster.keymap import (
     pack_map,
     read_map,
 )
-from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.audit.prepared import (
+    PAGE,
+    TEXT,
+    checksum_fits,
+    only_finding,
+    store,
+    write_at,
+    written_blocks,
+)
 from tests.postgres.canaries import CANARY, settle
-from tests.postgres.cluster_copies import base_backup, make_directory
-
-PAGE = 8192
-TEXT = CANARY.decode()
-
-
-@dataclass
-class Prepared:
-    """A stopped cluster with a user tablespace and a WAL archive, and how to audit copies."""
-
-    cluster: Cluster
-    keystore: Keystore
-    archive: Path
-    backup: Path
-    heap: str
-    other: str
-    tablespace: int
-    in_tablespace: str
-
-    @property
-    def root(self) -> Path:
-        return self.cluster.data_directory
-
-    def audit(self, **arguments: object) -> AuditReport:
-        return audit(self.cluster, self.keystore, **arguments)  # type: ignore[arg-type]
-
-    def cipher(self, name: str) -> PageCipher:
-        oid = FileIdentity.from_path(name).tablespace
-        key = (
-            (Algorithm.AES256, self.keystore.unwrap_key(KeyOwner.wal()))
-            if oid is None
-            else read_map(self.root, self.keystore.uuid, map_key(self.keystore)).key_of(
-                self.keystore, oid
-            )
-        )
-        assert key is not None
-        return PageCipher(key[1], key[0])
-
-    def decrypted(self, path: Path, name: str) -> bytes:
-        identity = FileIdentity.from_path(name)
-        content = path.read_bytes()
-        with self.cipher(name) as cipher:
-            return cipher.decrypt_pages(
-                content, identity=identity.identity, first_block=identity.first_block
-            )
-
-
-@pytest.fixture(scope="module")
-def original(module_cluster_factory, any_binaries, module_os_user_tmp_path) -> Prepared:
-    directory = module_os_user_tmp_path
-    # Small segments, so that copies and archives are small; the size is read from pg_control.
-    made = module_cluster_factory(any_binaries, start=False, initdb_args=["--wal-segsize=1"])
-    archive = make_directory(made, directory / "archive")
-    made.start({"archive_mode": "on", "archive_command": f"cp %p {archive}/%f"})
-    space = create_tablespace(
-        made.cluster, made.keystore, "space", directory / "space", Algorithm.AES128
-    )
-    rows = f"SELECT g AS id, '{TEXT}' || g AS x FROM generate_series(1, 20000) g"
-    for table in ("heap", "other", "moved TABLESPACE space"):
-        made.query(f"CREATE TABLE {table} AS {rows}")
-    settle(made)
-    paths = [
-        made.query(f"SELECT pg_relation_filepath('{table}')")[0][0]
-        for table in ("heap", "other", "moved")
-    ]
-    backup = directory / "backup"
-    mapping = f"--tablespace-mapping={space.location}={directory}/backup-space"
-    base_backup(made, backup, mapping)
-    made.cluster.stop()
-    return Prepared(
-        made.cluster, made.keystore, archive, backup, paths[0], paths[1], space.oid, paths[2]
-    )
-
-
-@pytest.fixture
-def copy(original, os_user_tmp_path) -> Prepared:
-    """A copy of everything, to be changed by one test, but only with :func:`store`."""
-    made = {}
-    for name in ("archive", "backup"):
-        made[name] = link_tree(getattr(original, name), os_user_tmp_path / name)
-    data = link_tree(original.root, os_user_tmp_path / "data")
-    link = data / "pg_tblspc" / str(original.tablespace)
-    space = link_tree(link.resolve(), os_user_tmp_path / "space")
-    link.unlink()
-    link.symlink_to(space)
-    cluster = Cluster(data, original.cluster.binaries, os_user=original.cluster.os_user)
-    return replace(original, cluster=cluster, **made)
-
-
-def link_tree(source: Path, target: Path) -> Path:
-    """Copy a directory without copying its files, of which a test changes one or two."""
-    shutil.copytree(source, target, symlinks=True, copy_function=os.link)
-    return target
-
-
-def store(path: Path, content: bytes) -> None:
-    """Write a file of a copy; the original, another link of the same file, stays."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(content)
-
-
-def write_at(path: Path, offset: int, content: bytes) -> None:
-    old = path.read_bytes()
-    store(path, old[:offset] + content + old[offset + len(content) :])
-
-
-def checksum_fits(page: bytes, block: int) -> bool:
-    return _core.page_checksum(page, block) == int.from_bytes(page[8:10], "little")
-
-
-def written_blocks(directory: Path) -> int:
-    """Count the blocks of relations or WAL below a directory that are not all zeros."""
-    blocks = 0
-    for path in directory.rglob("*"):
-        if path.is_file() and path.stat().st_size % PAGE == 0:
-            content = path.read_bytes()
-            pages = (content[at : at + PAGE] for at in range(0, len(content), PAGE))
-            blocks += sum(any(page) for page in pages)
-    return blocks
-
-
-def only_finding(report: AuditReport):
-    assert len(report.findings) == 1, [finding.problem for finding in report.findings]
-    assert not report.clean
-    return report.findings[0]
+from tests.postgres.cluster_copies import make_directory
 
 
 def test_a_clean_cluster_with_archive_and_backup(copy):
@@ -364,20 +241,6 @@ def test_directories_of_other_versions_are_named(copy):
     assert "another version" in finding.problem
 
 
-def test_reading_stops_at_once_when_interrupted(copy):
-    class Impatient:
-        def found(self, total: int) -> None:
-            self.total = total
-
-        def read(self, count: int, name: str) -> None:
-            raise KeyboardInterrupt
-
-    observer = Impatient()
-    with pytest.raises(KeyboardInterrupt):
-        copy.audit(observer=observer, jobs=2)
-    assert observer.total > 1 << 20
-
-
 def test_what_cannot_be_audited_is_refused(
     copy, encrypted_cluster_factory, any_binaries, keystore_factory
 ):
@@ -402,115 +265,3 @@ def test_a_lost_key_of_the_cluster_is_no_list_of_findings(copy):
             copy.audit()
     finally:
         kept.rename(record)
-
-
-def run_cli(copy: Prepared, *arguments: str, exit_code: int) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "TDE_"))}
-    result = subprocess.run(
-        [
-            Path(sys.executable).with_name("tde"),
-            *("pg", "audit", "-D", str(copy.root), "--keystore", str(copy.keystore.path)),
-            *("--passphrase-fd", "0", "--bindir", str(copy.cluster.binaries.bindir), *arguments),
-        ],
-        input=PASSPHRASE.decode(),
-        capture_output=True,
-        text=True,
-        env={**environment, "COLUMNS": "200"},
-        timeout=120,
-    )
-    assert result.returncode == exit_code, result.stdout + result.stderr
-    return result
-
-
-def test_the_command_reports_a_clean_cluster(copy):
-    arguments = ["--archive", str(copy.archive), "--backup", str(copy.backup)]
-    shown = run_cli(copy, *arguments, "--canary", TEXT, exit_code=0).stdout
-    assert "Everything that should be ciphertext is. The canary is in no file." in shown
-    row = next(line for line in shown.splitlines() if line.startswith("pg_default"))
-    assert "AES-256-XTS" in row
-    assert row.rstrip().endswith("encrypted")
-    assert f"backup {copy.backup}" in shown
-    assert "global/pg_control: positions" in shown
-    document = json.loads(run_cli(copy, "--json", "--jobs", "1", exit_code=0).stdout)
-    assert document["clean"] is True
-    assert {line["algorithm"] for line in document["lines"]} >= {"AES-256-XTS", "AES-128-XTS"}
-
-
-def test_the_command_exits_with_1_and_names_file_and_remedy(copy):
-    path = copy.root / copy.heap
-    write_at(path, 60 * PAGE, copy.decrypted(path, copy.heap)[60 * PAGE : 61 * PAGE])
-    shown = run_cli(copy, exit_code=1).stdout
-    assert "1 FINDING" in shown
-    assert f"{path}: block 60" in shown
-    assert "VACUUM FULL" in shown
-    finding = json.loads(run_cli(copy, "--json", exit_code=1).stdout)["findings"][0]
-    assert (finding["kind"], finding["block"]) == ("plaintext page", 60)
-    assert finding["file"] == str(path)
-    assert "1 to 512" in run_cli(copy, "--canary", "", exit_code=2).stderr
-
-
-def at_first_read(monkeypatch, path: Path, action: Callable[[Sequence[memoryview]], None]) -> None:
-    """Do something just after the auditor has read from a file for the first time.
-
-    A race with the server, made certain: torn reads are rare on today's file systems.
-    """
-    actions = [action]
-    really_read = os.preadv
-
-    def read(descriptor: int, buffers: Sequence[memoryview], offset: int) -> int:
-        count = really_read(descriptor, buffers, offset)
-        if actions and Path(f"/proc/self/fd/{descriptor}").readlink() == path:
-            actions.pop()(buffers)
-        return count
-
-    monkeypatch.setattr(os, "preadv", read)
-
-
-def test_a_torn_read_is_no_alarm(copy, monkeypatch):
-    def tear(buffers: Sequence[memoryview]) -> None:
-        buffers[0][20 * PAGE + 4096 : 21 * PAGE] = os.urandom(4096)
-
-    at_first_read(monkeypatch, copy.root / copy.heap, tear)
-    report = copy.audit()
-    assert report.clean, report.findings
-    assert report == replace(copy.audit(), seconds=report.seconds)
-
-
-def test_a_file_that_becomes_another_while_it_is_read_is_no_alarm(copy, monkeypatch):
-    path = copy.root / copy.heap
-    store(path, path.read_bytes())
-
-    def recycle(buffers: Sequence[memoryview]) -> None:
-        buffers[0][: 4 * PAGE] = os.urandom(4 * PAGE)  # What was read came too late.
-        path.rename(path.with_name("99999"))
-        path.with_name("99999").write_bytes(os.urandom(8 * PAGE))
-
-    at_first_read(monkeypatch, path, recycle)
-    report = copy.audit()
-    assert report.clean, report.findings
-
-
-def test_a_file_that_is_truncated_while_it_is_read_is_no_alarm(copy, monkeypatch):
-    path = copy.root / copy.heap
-    store(path, path.read_bytes())
-
-    def truncate(buffers: Sequence[memoryview]) -> None:
-        buffers[0][60 * PAGE : 61 * PAGE] = os.urandom(PAGE)
-        os.truncate(path, 10 * PAGE)
-
-    at_first_read(monkeypatch, path, truncate)
-    report = copy.audit()
-    assert report.clean, report.findings
-
-
-def test_what_stays_wrong_is_an_alarm(copy, monkeypatch):
-    path = copy.root / copy.heap
-
-    def damage(buffers: Sequence[memoryview]) -> None:
-        buffers[0][20 * PAGE : 21 * PAGE] = os.urandom(PAGE)
-        write_at(path, 20 * PAGE, os.urandom(PAGE))
-
-    at_first_read(monkeypatch, path, damage)
-    # The file is another one now, so it is read in full by the next audit only.
-    assert copy.audit().clean
-    assert [finding.block for finding in copy.audit().findings] == [20]

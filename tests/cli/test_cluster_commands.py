@@ -52,6 +52,25 @@ def keystore(keystore_factory) -> Path:
     return made.path
 
 
+def test_a_server_starts_with_closed_standard_descriptors(
+    tde, keystore, encrypted_cluster_factory, os_user_tmp_path, any_binaries
+):
+    data = os_user_tmp_path / "data"
+    made = encrypted_cluster_factory.track(Cluster(data, any_binaries))
+    secret = os_user_tmp_path / "passphrase"
+    secret.write_bytes(PASSPHRASE)
+    secret.chmod(0o600)
+    file = ["--passphrase-file", secret]
+    tde("pg", "init", "-D", data, "-k", keystore, *file, "--", "--no-sync")
+    program = Path(sys.executable).with_name("tde")
+    for closed in ("<&-", "<&- >&-", "<&- >&- 2>&-"):
+        command = f"{program} pg start -D {data} --passphrase-file {secret} -o '{SERVER_OPTIONS}' "
+        result = subprocess.run(["sh", "-c", command + closed], check=False, timeout=120)
+        assert result.returncode == 0, closed
+        assert made.status().interposed
+        tde("pg", "stop", "-D", data)
+
+
 def test_a_cluster_is_made_used_and_stopped_by_commands(
     tde, keystore, encrypted_cluster_factory, os_user_tmp_path, binaries
 ):

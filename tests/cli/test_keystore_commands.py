@@ -159,6 +159,39 @@ def test_passphrase_is_not_an_argument() -> None:
     assert help_text.count("env var") == 1
 
 
+MISSING_PROVIDER = """openssl_conf = all
+[all]
+alg_section = algorithms
+[algorithms]
+default_properties = fips=yes
+"""
+
+
+@pytest.mark.parametrize("verb", ["create", "status", "auto-open enable", "auto-open disable"])
+def test_an_openssl_without_algorithms_gives_one_line(
+    verb: str, keystore: Path, place: Path, passphrase_file: Path, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "openssl.cnf"
+    configuration.write_text(MISSING_PROVIDER)
+    path = place.with_name("new") if verb == "create" else keystore
+    arguments = ["keystore", *verb.split(), "-k", str(path)]
+    if verb in ("create", "auto-open enable"):
+        arguments += ["--passphrase-file", str(passphrase_file)]
+    result = subprocess.run(
+        [sys.executable, "-c", "from tde.cli.app import main; main()", *arguments],
+        env={**os.environ, "OPENSSL_CONF": str(configuration)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode in (1, 5)
+    error, hint = result.stderr.splitlines()
+    assert error.startswith("tde: error: OpenSSL ")
+    assert hint.startswith("HINT: ")
+    assert "OPENSSL_CONF" in hint
+    assert not place.with_name("new").exists()
+
+
 def test_completion_offers_the_nouns_and_their_verbs() -> None:
     def complete(words: str) -> str:
         variables = {"_TDE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "2"}

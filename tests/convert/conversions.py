@@ -13,9 +13,10 @@ from tde import FileIdentity, IdentityError, PageCipher
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
 from tde.keystore.crypto.secret import wipe
 from tde.postgres import Cluster
+from tde.postgres.server.os_user import run_as
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster_copies import make_directory
-from tests.postgres.control_files import hidden_state
+from tests.postgres.control_files import hidden_state, with_checksums_on
 from tests.postgres.tablespace_keys import key_of_tablespace
 from tests.postgres.tpcb import pgbench
 
@@ -53,9 +54,16 @@ def copy_tree(source: Path, target: Path) -> None:
             os.lchown(target / path.relative_to(source), status.st_uid, status.st_gid)
 
 
-def make_original(factory: ClusterFactory, binaries: PostgresBinaries) -> Original:
+def make_original(
+    factory: ClusterFactory, binaries: PostgresBinaries, *, data_checksums: bool = True
+) -> Original:
     """Make a cluster with TPC-B tables, a tablespace, rows to look for, and a hole in a file."""
-    made = factory.plain(binaries, options={"allow_in_place_tablespaces": "on"})
+    made = factory.plain(
+        binaries,
+        name=f"plain-{binaries.major}",
+        options={"allow_in_place_tablespaces": "on"},
+        data_checksums=data_checksums,
+    )
     pgbench(made, "-i", "-s", "1", "-q")
     pgbench(made, "-n", "-t", "50", "-c", "2")
     # Inside the data directory, so that copies have one of their own.
@@ -66,6 +74,7 @@ def make_original(factory: ClusterFactory, binaries: PostgresBinaries) -> Origin
     )
     made.query("CREATE INDEX ON t (x, n)")
     made.query("CREATE UNLOGGED TABLE u AS SELECT %s::text AS x", (CANARY.decode(),))
+    made.query("CREATE INDEX ON u (x)")  # Its init fork has a page.
     made.query("VACUUM")
     oid = made.query("SELECT oid FROM pg_tablespace WHERE spcname = 'secret'")[0][0]
     path = made.data_directory / made.query("SELECT pg_relation_filepath('u')")[0][0]
@@ -140,6 +149,21 @@ def _cipher(keystore: Keystore, tablespace: int | None) -> PageCipher | None:
         return PageCipher(key, algorithm)
     finally:
         wipe(key)
+
+
+def with_stock_checksums(cluster: Cluster) -> dict[str, bytes]:
+    """Return what PostgreSQL's own pg_checksums makes of a plain cluster, which stays as it is."""
+    control = (cluster.data_directory / "global/pg_control").read_bytes()
+    other = cluster.data_directory.with_name(f"{cluster.data_directory.name}-stock")
+    copy_tree(cluster.data_directory, other)
+    try:
+        program = cluster.binaries.program("pg_checksums")
+        run = run_as(cluster.os_user, [program, "--enable", "-D", other])
+        assert run.returncode == 0, run.stderr
+        # It also writes the time.
+        return {**content(other), "global/pg_control": with_checksums_on(control)}
+    finally:
+        shutil.rmtree(other)
 
 
 def without_ours(files: dict[str, bytes]) -> dict[str, bytes]:

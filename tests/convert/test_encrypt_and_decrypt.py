@@ -23,7 +23,6 @@ from tests.convert.conversions import (
     make_user_tablespace,
     without_ours,
 )
-from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY, files_with
 from tests.postgres.tpcb import pgbench, tpcb_sums
 
@@ -318,26 +317,3 @@ def is_block_file(name: str) -> bool:
     except IdentityError:
         return False
     return True
-
-
-@pytest.fixture
-def tde_command():
-    import subprocess
-    import sys
-
-    program = Path(sys.executable).with_name("tde")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "TDE_"))}
-
-    def run(*arguments, exit_code=0):
-        result = subprocess.run(
-            [program, *map(str, arguments)],
-            input=PASSPHRASE.decode(),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=120,
-        )
-        assert result.returncode == exit_code, result.stdout + result.stderr
-        return result
-
-    return run

@@ -2,117 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import random
 import shutil
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.convert import journal, preparation, worker
-from tde.convert.blocks import SECTOR
-from tde.convert.state import State
+from tde.convert import journal, preparation
 from tde.doctor import Group, Verdict
 from tde.errors import ClusterKeystoreError, ConversionError, KeyMissingError, ServerStartError
 from tde.keystore import KeyOwner, Keystore
 from tde.postgres import Cluster, audit, decrypt_cluster, doctor, encrypt_cluster, run_program
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tde.postgres.facts import CONTROL_FILE
-from tests.convert.conversions import (
-    content,
-    encrypted_form,
-    without_ours,
-)
+from tests.convert.conversions import content, encrypted_form, without_ours
+from tests.convert.interruptions import die_at_sync, die_in_write, run_until
 from tests.keystore.cheap_passphrase import PASSPHRASE
-
-CRASHED = 77
-
-
-def run_until(crash: Callable[[], None], convert: Callable[[], object]) -> bool:
-    """Convert in a child process that ``crash`` prepares to die; tell whether it died."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            crash()
-            convert()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, result = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(result)
-    assert code in (0, CRASHED)
-    return code == CRASHED
-
-
-def die() -> None:
-    """End the process without any cleaning up, as a power failure would."""
-    os._exit(CRASHED)
-
-
-def die_at_sync(number: int, *, of_finish: bool = False) -> Callable[[], None]:
-    """Die instead of the n-th time that something is made durable.
-
-    Args:
-        of_finish: count from the moment when all blocks are converted.
-    """
-
-    def prepare() -> None:
-        left = [10**9 if of_finish else number]
-
-        def counting(sync: Callable[[int], None]) -> Callable[[int], None]:
-            def run(descriptor: int) -> None:
-                left[0] -= 1
-                if left[0] < 0:
-                    die()
-                sync(descriptor)
-
-            return run
-
-        os.fsync = counting(os.fsync)
-        os.fdatasync = counting(os.fdatasync)
-        if of_finish:
-            finishing = State.finishing
-
-            def begin(state: State) -> State:
-                left[0] = number
-                return finishing(state)
-
-            State.finishing = begin  # type: ignore[method-assign]
-
-    return prepare
-
-
-def die_in_write(number: int, seed: int) -> Callable[[], None]:
-    """Die at the n-th overwriting of an extent, having written some of its sectors only."""
-
-    def prepare() -> None:
-        chooser = random.Random(seed)
-        left = [number]
-
-        def tearing(descriptor: int, view: memoryview, offset: int) -> None:
-            left[0] -= 1
-            if left[0] >= 0:
-                for start in range(0, len(view), SECTOR):
-                    os.pwrite(descriptor, view[start : start + SECTOR], offset + start)
-                return
-            share = chooser.choice([0.05, 0.5, 0.95])
-            for start in range(0, len(view), SECTOR):
-                if chooser.random() < share:
-                    os.pwrite(descriptor, view[start : start + SECTOR], offset + start)
-            die()
-
-        worker.write_at = tearing
-
-    return prepare
 
 
 def no_server_starts(cluster: Cluster, keystore: Keystore) -> None:
@@ -208,7 +118,40 @@ def test_continuing_with_something_else_is_refused(original, copy, keystore_fact
         encrypt_cluster(copy, keystore)
     state.with_name("away").rename(state)
     state.write_text(whole)
+    # Which changes nothing: they were on before.
+    assert encrypt_cluster(copy, keystore, checksums=True).resumed
+
+
+def test_a_record_that_an_earlier_run_could_not_sync_is_not_relied_on(
+    original, copy, keystore_factory
+):
+    """After the error Linux calls its pages clean, so the next run's sync of it proves nothing.
+
+    The record was only in memory, and is gone after a power cut.
+    """
+    before = content(copy.data_directory)
+    keystore = keystore_factory()
+    record = copy.data_directory / "tde_convert/blocks-1-0-0"
+    assert run_until(fail_to_sync_records, lambda: refused_encryption(copy, keystore)) is False
+    assert record.stat().st_size
+    assert run_until(die_in_write(0, 5), lambda: encrypt_cluster(copy, keystore, jobs=1))
+    os.truncate(record, 0)
     assert encrypt_cluster(copy, keystore).resumed
+    assert without_ours(content(copy.data_directory)) == without_ours(
+        encrypted_form(before, keystore)
+    )
+
+
+def refused_encryption(cluster: Cluster, keystore: Keystore) -> None:
+    with pytest.raises(ConversionError, match="Input/output error"):
+        encrypt_cluster(cluster, keystore, jobs=1)
+
+
+def fail_to_sync_records() -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    os.fdatasync = fail
 
 
 def test_a_key_that_was_lost_between_the_runs_is_noticed(original, copy, keystore_factory):
@@ -264,8 +207,9 @@ def test_records_that_were_lost_between_the_runs_are_noticed(
     keystore = keystore_factory()
     if convert is decrypt_cluster:
         encrypt_cluster(copy, keystore)
-    # The first blocks are those of WAL, later ones those of relations.
-    assert run_until(die_in_write(number, 1), lambda: convert(copy, keystore, jobs=1))
+    # The first blocks are those of WAL, later ones those of relations. With this seed most sectors
+    # are written before the end; a block whose first one is not cannot be told from an old one.
+    assert run_until(die_in_write(number, 5), lambda: convert(copy, keystore, jobs=1))
     records = copy.data_directory / "tde_convert"
     lost = [path for path in records.iterdir() if path.name.startswith("blocks-")]
     assert lost

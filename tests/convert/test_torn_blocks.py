@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import secrets
+import struct
 
 import pytest
 
-from tde import PageCipher, RelationIdentity
+from tde import PageCipher, RelationIdentity, _core
 from tde.convert.blocks import (
     SAMPLES_PER_BLOCK,
     SECTOR,
@@ -15,6 +16,7 @@ from tde.convert.blocks import (
     digest,
     encrypted_digest,
     finish,
+    finish_with_checksums,
     invalid_pages,
     take_samples,
 )
@@ -68,6 +70,26 @@ def test_every_mixture_of_sectors_is_finished(cipher, direction, share):
         assert torn == (encrypted if direction is Direction.ENCRYPT else plain)
         found = encrypted_digest(memoryview(torn), samples, cipher, IDENTITY, FIRST, direction)
         assert found == digest(memoryview(encrypted))
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.98, 1])
+def test_every_mixture_is_finished_where_pages_get_checksums(cipher, share):
+    """The old form of a first sector lacks the checksum, which all the others decide."""
+    chooser = random.Random(share)
+    plain = bytearray(make_blocks(chooser))
+    for number in range(0, BLOCKS, 2):  # Pages of zeros are among them; the others are noise.
+        start = number * PAGE_SIZE
+        if number % 4:
+            plain[start + 8 : start + 20] = struct.pack("<6H", 7, 0, 24, 100, 8192, PAGE_SIZE | 4)
+    whole = bytearray(plain)
+    _core.set_checksums(whole, FIRST)
+    assert whole != plain
+    encrypted = cipher.encrypt_pages(whole, identity=IDENTITY, first_block=FIRST)
+    samples = take_samples(memoryview(encrypted))
+    for _ in range(20):
+        torn = mix(bytes(plain), encrypted, chooser, share)
+        finish_with_checksums(memoryview(torn), samples, cipher, IDENTITY, FIRST)
+        assert torn == encrypted
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])

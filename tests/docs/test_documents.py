@@ -235,7 +235,7 @@ def test_every_finding_of_the_audit_is_documented() -> None:
 # Form.
 
 
-@pytest.mark.parametrize("page", PAGES[1:], ids=page_id)
+@every_page
 def test_lines_and_cells_are_short(page: Path) -> None:
     lines = without_fences(page.read_text(encoding="utf-8")).splitlines()
     long = [line for line in lines if len(line) > LONGEST_LINE and not line.startswith("|")]

@@ -70,14 +70,20 @@ class Reader:
     def place(self, path: str) -> Path:
         return Path(self.here(path))
 
-    def type(self, *lines: str, exit_codes: Sequence[int] = (0,)) -> str:
-        """Run lines one after the other and return what all of them showed."""
+    def type(
+        self, *lines: str, exit_codes: Sequence[int] = (0,), answers: Sequence[bytes] | None = None
+    ) -> str:
+        """Run lines one after the other and return what all of them showed.
+
+        Questions for a passphrase are answered with that of all tests, or with ``answers``.
+        """
         shown = ""
         for line in lines:
             typed = ["bash", "-c", self.here(line)]
             if line.startswith("tde "):
-                answers = itertools.repeat(PASSPHRASE + b"\n")
-                output, code = run_on_terminal(typed, answers, self.environment)
+                given = itertools.repeat(PASSPHRASE) if answers is None else answers
+                lines_typed = (answer + b"\n" for answer in given)
+                output, code = run_on_terminal(typed, lines_typed, self.environment)
             else:
                 output, code = self._run_as_server(typed)
             assert code in exit_codes, f"{line}\n{output}"
@@ -255,11 +261,19 @@ def test_keystore(reader):
     page = "keystore.md"
     reader.type(*commands(page, "Make one"))
     reader.type(f"tde pg init -D {MAIN} --keystore /srv/tde/keystore", f"tde pg start -D {MAIN}")
+    reader.type(*commands(page, "Look at it"))
+    (change,) = commands(page, "Change the passphrase")
+    another = b"another passphrase"
+    for old, new in ((PASSPHRASE, another), (another, PASSPHRASE)):
+        shown = reader.type(change, answers=(old, new, new))
+        assert "still open with the old passphrase" in shown
     enable, disable = commands(page, "Start without a passphrase")
-    reader.type(enable, *commands(page, "Back it up"), disable)
-    restored = reader.place("/srv/tde/restored/keystore")
-    assert not (restored / "auto-open.key").exists()
-    reader.type("tde keystore status --keystore /srv/tde/restored/keystore")
+    shown = reader.type(enable, *commands(page, "Back it up"), disable)
+    assert "auto-open.key was left out" in shown
+    shown = reader.type(*commands(page, "Restore it"))
+    assert "every file is as tde wrote it" in shown
+    assert not reader.place("/srv/tde/restored/auto-open.key").exists()
+    assert "lacks no key" in reader.type(*commands(page, "Copy keys to a standby"))
     reader.type(*commands(page, "Move it"))
     reader.type(f"tde pg restart -D {MAIN}")
 

@@ -4,86 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import subprocess
-from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-from tde.doctor import DoctorReport, Finding, Group, MachineFiles, Verdict
+from tde.doctor import Group, MachineFiles, Verdict
 from tde.errors import ClusterKeystoreError, UnsupportedServerError
 from tde.keystore import Keystore
 from tde.keystore.providers.auto_open import auto_open_path
 from tde.machine import checks
-from tde.postgres import Cluster, PostgresBinaries, Scope, doctor, list_binaries, run_program
+from tde.postgres import Cluster, PostgresBinaries, Scope, run_program
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.server.interposer import GUARD_FILE
-from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.reachable import reachable_binaries
+from tests.doctor.examination import examine, only, require_healthy, require_ok
 from tests.doctor.machine_tree import Machine
 from tests.keystore.cheap_passphrase import PASSPHRASE
-from tests.postgres.cluster_copies import configure
 
 # Some defects are those of files on a disk that is not encrypted.
 pytestmark = pytest.mark.on_disk
-
-CLUSTER = (Group.CLUSTER,)
-LEFTOVERS = (Group.LEFTOVERS,)
-
-
-@pytest.fixture(scope="module")
-def running(module_cluster_factory, postgres_installations):
-    """A server of the oldest version."""
-    return module_cluster_factory(next(iter(postgres_installations.values())), name="running")
-
-
-@pytest.fixture(scope="module")
-def stopped(module_cluster_factory, postgres_installations):
-    """A cluster of the newest version."""
-    newest = list(postgres_installations.values())[-1]
-    return module_cluster_factory(newest, name="stopped", start=False)
-
-
-def examine(made, groups: Collection[Group] = CLUSTER, **arguments: object) -> DoctorReport:
-    cluster = made.cluster
-    arguments.setdefault("binaries", cluster.binaries)
-    return doctor(cluster.data_directory, os_user=cluster.os_user, groups=groups, **arguments)
-
-
-def only(report: DoctorReport, check: str, verdict: Verdict) -> Finding:
-    """Return the one finding of a check that is not fine, and expect it to be as bad as that."""
-    (found,) = [f for f in report.named(check) if f.verdict is not Verdict.OK]
-    assert found.verdict is verdict, found
-    assert found.remedy
-    return found
-
-
-def require_ok(report: DoctorReport, check: str) -> None:
-    found = report.named(check)
-    assert found
-    assert {f.verdict for f in found} == {Verdict.OK}, found
-
-
-def require_healthy(report: DoctorReport) -> None:
-    """Expect no defect; the machine that runs the tests may have its own, for example swap."""
-    defects = report.of(Verdict.PROBLEM, Verdict.UNKNOWN)
-    assert [found for found in defects if found.group is not Group.MACHINE] == []
-
-
-@pytest.fixture
-def settings(stopped):
-    """Replace what the test puts into postgresql.auto.conf of the stopped cluster."""
-    file = stopped.data_directory / "postgresql.auto.conf"
-    before = file.read_text()
-
-    def plant(*lines: str) -> None:
-        file.write_text(before)
-        configure(stopped, lines)
-
-    yield plant
-    file.write_text(before)
 
 
 def test_a_running_cluster_without_defects_is_healthy(running):
@@ -353,149 +293,3 @@ def test_a_server_that_lets_nobody_in(running):
     hba.write_text(before)
     subprocess.run([*reload, running.data_directory], check=True, cwd="/", **as_owner)
     require_ok(examine(running), "configuration")
-
-
-def apply(running, remedy: str) -> None:
-    """Run the statements that a remedy consists of."""
-    for statement in re.findall(r"(?:ALTER SYSTEM|SELECT) [^;.]*", remedy.replace("then ", "")):
-        running.query(statement)
-
-
-def test_values_in_the_log(running):
-    running.query("ALTER SYSTEM SET log_statement = 'all'")
-    running.query("ALTER SYSTEM SET log_min_duration_statement = 250")
-    running.query("ALTER SYSTEM SET log_min_error_statement = 'error'")
-    running.query("SELECT pg_reload_conf()")
-    report = examine(running, LEFTOVERS)
-    found = only(report, "log_content", Verdict.WARNING)
-    for name in ("log_statement = all", "log_min_duration_statement", "log_min_error_statement"):
-        assert name in found.detail
-    apply(running, found.remedy)
-    require_ok(examine(running, LEFTOVERS), "log_content")
-
-
-def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):
-    settings = stopped.data_directory / "postgresql.auto.conf"
-    before = settings.read_bytes()
-    settings.write_bytes(before + b"log_min_error_statement = error\n")
-    log = stopped.cluster.default_log
-    log.touch(mode=0o600)
-    if stopped.cluster.os_user is not None:
-        os.chown(log, stopped.cluster.os_user.uid, stopped.cluster.os_user.gid)
-    machine = Machine(tmp_path)
-    machine.device("dm-0", "CRYPT-LUKS2-0123-root")
-    machine.root_device("dm-0")
-    report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
-    require_ok(report, "log_content")
-    machine.device("dm-0", "LVM-0123")
-    report = examine(stopped, LEFTOVERS, machine_files=MachineFiles(tmp_path))
-    assert only(report, "log_content", Verdict.WARNING)
-    log.unlink()
-    settings.write_bytes(before)
-
-
-def test_a_log_that_others_may_read(running):
-    log = running.cluster.default_log
-    # Below a directory that is closed to others, the mode of the file says nothing.
-    log.chmod(0o644)
-    require_ok(examine(running, LEFTOVERS), "log_access")
-    log.parent.chmod(0o755)
-    found = only(examine(running, LEFTOVERS), "log_access", Verdict.PROBLEM)
-    subprocess.run(found.remedy.split(",")[0], shell=True, check=True)
-    require_ok(examine(running, LEFTOVERS), "log_access")
-    log.chmod(0o640)
-    assert only(examine(running, LEFTOVERS), "log_access", Verdict.WARNING)
-    log.chmod(0o600)
-    log.parent.chmod(0o700)
-
-
-def test_a_log_in_the_data_directory(stopped, encrypted_cluster_factory, any_binaries):
-    made = encrypted_cluster_factory(any_binaries, start=False)
-    made.start(log=made.data_directory / "server.log")
-    found = only(examine(made, LEFTOVERS), "log_access", Verdict.WARNING)
-    assert "base backups carry it" in found.detail
-    made.cluster.stop()
-    (made.data_directory / "server.log").unlink()
-    made.start()
-    require_ok(examine(made, LEFTOVERS), "log_access")
-
-
-def test_kept_statement_texts(stopped, settings):
-    settings("shared_preload_libraries = 'auto_explain, pg_stat_statements'")
-    found = only(examine(stopped, LEFTOVERS), "statement_texts", Verdict.WARNING)
-    assert "pg_stat_statements.track_utility = off" in found.remedy
-    settings(
-        "shared_preload_libraries = 'auto_explain, $libdir/pg_stat_statements'",
-        "pg_stat_statements.track_utility = off",
-        "auto_explain.log_min_duration = '1s'",
-    )
-    report = examine(stopped, LEFTOVERS)
-    require_ok(report, "statement_texts")
-    assert "auto_explain" in only(report, "log_content", Verdict.WARNING).detail
-    settings()
-    left = stopped.data_directory / "pg_stat" / "pg_stat_statements.stat"
-    left.write_text("ALTER ROLE r PASSWORD 'secret'")
-    found = only(examine(stopped, LEFTOVERS), "statement_texts", Verdict.WARNING)
-    subprocess.run(found.remedy.removeprefix("Remove it: "), shell=True, check=True)
-    require_ok(examine(stopped, LEFTOVERS), "statement_texts")
-
-
-def test_a_password_in_the_configuration(stopped, settings):
-    settings("primary_conninfo = 'host=primary user=standby password=s3cr3t-words'")
-    report = examine(stopped, LEFTOVERS)
-    assert only(report, "passwords", Verdict.WARNING)
-    assert "s3cr3t-words" not in json.dumps(report.as_json())
-    settings("primary_conninfo = 'host=primary user=standby passfile=/home/pg/.pgpass'")
-    require_ok(examine(stopped, LEFTOVERS), "passwords")
-
-
-def test_an_ordinary_user_guesses_nothing(running, stopped):
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-    running.cluster.default_log.parent.chmod(0o755)
-    report = as_nobody(running.data_directory)
-    assert report["pid"] is None
-    findings = {f["check"]: f for f in report["findings"] if f["group"] in ("Cluster", "Machine")}
-    assert findings["access"]["verdict"] == "unknown"
-    assert findings["access"]["remedy"]
-    assert "server" not in findings
-    assert findings["swap"]["verdict"] in ("ok", "problem")
-    assert report["healthy"] is False
-    # With access for the group, or as here for all, only the server stays hidden.
-    opened = [running.data_directory / name for name in ("PG_VERSION", "postmaster.pid")]
-    for path in (running.data_directory, *opened):
-        path.chmod(0o755)
-    report = as_nobody(running.data_directory)
-    running.data_directory.chmod(0o700)
-    for path in opened:
-        path.chmod(0o600)
-    running.cluster.default_log.parent.chmod(0o700)
-    findings = {f["check"]: f for f in report["findings"]}
-    assert findings["server"]["verdict"] == "unknown"
-    assert findings["keystore"]["verdict"] == "unknown"
-    assert findings["configuration"]["verdict"] == "unknown"
-
-
-def as_nobody(data_directory: Path) -> dict:
-    """Return the report that an unprivileged user gets, of a process of its own."""
-    nobody = OsUser.from_passwd(pwd.getpwuid(65534))
-    found = reachable_binaries(list_binaries()[0], nobody)
-    doctor(data_directory, found)  # Load every module while they can be read.
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setgid(nobody.gid)
-            os.setuid(nobody.uid)
-            report = doctor(data_directory, found).as_json()
-            os.write(writing, json.dumps(report).encode())
-        except BaseException as error:
-            os.write(writing, repr(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return json.loads(text)

@@ -32,7 +32,9 @@ WITHOUT_VERSION = {"ecpg", "pg_config"}
 
 # Programs that came with PostgreSQL 17, a name of postgres that not every build installs, and what
 # others put beside them.
-MAY_BE_ABSENT = {"pg_checksums_ext", "pg_createsubscriber", "postmaster", "repmgr"}
+MAY_BE_ABSENT = {
+    *("pg_checksums_ext", "pg_combinebackup", "pg_createsubscriber", "postmaster", "repmgr")
+}
 
 # PostgreSQL's own libraries, contrib's included: extensions of others lie in the same folder.
 OWN_LIBRARIES = (

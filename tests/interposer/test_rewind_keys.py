@@ -27,8 +27,18 @@ NEW = MapEntry(16600, KeySource.DERIVED)
         (None, None, ""),
     ],
 )
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        (["--target-pgdata={}"], ["--source-pgdata", "{}"]),
+        (["-D", "{}"], ["--source-pg={}"]),
+        (["-PD", "{}"], ["--source-p", "{}"]),
+        (["-cPD{}"], ["--source-pgdata={}"]),
+    ],
+    ids=["long", "abbreviated", "clustered", "attached"],
+)
 def test_keys_are_compared_before_anything_is_changed(
-    tmp_path, keystore, build, target, source, message
+    tmp_path, keystore, build, target, source, message, spellings
 ):
     data = tmp_path / "run"
     data.mkdir()
@@ -39,12 +49,11 @@ def test_keys_are_compared_before_anything_is_changed(
         if entries is not None:
             content = pack_map(entries, keystore.uuid, map_key(keystore))
             (tmp_path / name / KEYMAP_FILE).write_bytes(content)
+    target_options = [spelling.format(tmp_path / "target") for spelling in spellings[0]]
+    source_options = [spelling.format(tmp_path / "source") for spelling in spellings[1]]
     run = Harness(data, keystore).execute(
         build("plain", "pg_rewind"),
-        [
-            *("script.txt", "-R", f"--target-pgdata={tmp_path / 'target'}"),
-            *("--source-pgdata", str(tmp_path / "source")),
-        ],
+        ["script.txt", "-R", *target_options, *source_options],
         check=False,
     )
     assert message in run.stderr

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tde.algorithms import Algorithm
 from tde.errors import (
     KeystoreClosedError,
     KeystoreDamagedError,
+    KeystoreError,
     KeystoreMissingError,
     KeystorePermissionError,
 )
 from tde.keystore import KeyOwner, Keystore, can_open_automatically, inspect_keystore
-from tde.keystore.providers.auto_open import RECORD_BYTES, auto_open_path
+from tde.keystore.providers import auto_open
+from tde.keystore.providers.auto_open import RECORD_BYTES, auto_open_path, disable_auto_open
 
 
 def test_opens_the_same_keys(keystore_factory) -> None:
@@ -37,6 +41,35 @@ def test_enabling_again_leaves_no_old_file(keystore_factory) -> None:
     keystore.close()
     with pytest.raises(KeystoreClosedError):
         keystore.enable_auto_open()
+
+
+def test_enabling_again_never_leaves_it_disabled(keystore_factory, monkeypatch) -> None:
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+
+    def disk_full(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(KeystoreError, match="No space left"):
+        keystore.enable_auto_open()
+    Keystore.open_automatically(keystore.path).close()
+
+
+def test_disabling_is_durable_and_tells_whether_it_was_enabled(
+    keystore_factory, monkeypatch, tmp_path
+) -> None:
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    synced = []
+    monkeypatch.setattr(auto_open, "sync_directory", synced.append)
+    assert disable_auto_open(keystore.path)
+    # Or a power failure brings the file back after the operator was told that it is gone.
+    assert synced == [keystore.path]
+    assert not disable_auto_open(keystore.path)
+    with pytest.raises(KeystoreMissingError):
+        disable_auto_open(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_flipped_bit_is_noticed(keystore_factory) -> None:

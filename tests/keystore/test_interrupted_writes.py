@@ -43,6 +43,7 @@ class Tripwire:
             (Path, "mkdir"),
             (Path, "chmod"),
             (Path, "rename"),
+            (Path, "unlink"),
             (files, "_write_all"),
             (files, "sync_directory"),
             (layout, "make_private_directory"),

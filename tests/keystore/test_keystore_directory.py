@@ -215,6 +215,17 @@ def test_creation_needs_a_parent_that_exists(tmp_path: Path) -> None:
     with pytest.raises(KeystoreMissingError, match="no does not exist") as caught:
         Keystore.create(tmp_path / "no" / "ks", PASSPHRASE, kdf=CHEAP_KDF)
     assert caught.value.remedy == f"mkdir -p {tmp_path / 'no'}"
+    with pytest.raises(KeystoreMissingError) as caught:
+        Keystore.create(tmp_path / "with blank" / "ks", PASSPHRASE, kdf=CHEAP_KDF)
+    assert caught.value.remedy == f"mkdir -p '{tmp_path / 'with blank'}'"
+
+
+@pytest.mark.parametrize("name", ["vault://host/key", "pkcs11:/token/ks", "~/tde/ks", "~dba/ks"])
+def test_no_directory_is_proposed_for_what_is_none(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KeystoreMissingError, match="does not exist") as caught:
+        Keystore.create(tmp_path / name, PASSPHRASE, kdf=CHEAP_KDF)
+    assert caught.value.remedy
+    assert "mkdir" not in caught.value.remedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -283,12 +294,12 @@ def test_status_lists_the_wal_first_and_ignores_other_files(keystore: Keystore) 
     )
 
 
-def test_what_is_replaced_stays_under_a_numbered_name(tmp_path: Path) -> None:
+def test_what_is_replaced_does_not_stay_beside_the_new(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"one", b"two", b"three"):
         write_atomically(path, content)
     contents = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
-    assert contents == {"file": b"three", "file.1": b"one", "file.2": b"two"}
+    assert contents == {"file": b"three"}
 
 
 def test_repr_shows_no_key(keystore: Keystore) -> None:
@@ -315,6 +326,17 @@ def test_hand_over_is_sealed_inheritable_and_closed_at_the_end(keystore: Keystor
                 change()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+def test_hand_over_is_never_standard_input_or_output(keystore: Keystore) -> None:
+    child = os.fork()
+    if child == 0:
+        # As after `tde pg start <&- >&-`: the next files that are opened get these numbers.
+        os.closerange(0, 3)
+        with keystore.hand_over() as handed:
+            taken = [fd for fd in range(3) if Path(f"/proc/self/fd/{fd}").exists()]
+            os._exit(0 if handed.fd > 2 and not taken else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_hand_over_layout(keystore: Keystore) -> None:

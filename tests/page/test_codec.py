@@ -245,7 +245,7 @@ def test_only_keys_as_long_as_the_algorithms_are_taken(algorithm: Algorithm, len
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_equal_halves_are_refused(algorithm: Algorithm) -> None:
     half = bytes(range(algorithm.key_bytes // 2))
-    with pytest.raises(PageError, match="halves"):
+    with pytest.raises(PageError, match="two halves of an XTS key must differ"):
         PageCipher(half + half, algorithm)
 
 

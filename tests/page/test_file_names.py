@@ -1,4 +1,4 @@
-"""Every kind of file name that PostgreSQL 15 to 18 has in a data directory, and near-misses.
+"""Every kind of file name that PostgreSQL 15 to 19 has in a data directory, and near-misses.
 
 The rows are written out from relpath.c, xlog_internal.h, fd.c, sharedfileset.c, slru.c,
 reorderbuffer.c and basic_archive.c, so they do not repeat the C parser's logic.

@@ -40,6 +40,18 @@ def with_state(control: bytes, state: int) -> bytes:
     return bytes(result)
 
 
+def with_checksums_on(control: bytes) -> bytes:
+    """Return the file with data checksums on and a checksum of its own that fits."""
+    end = crc_position(control)
+    # toast_max_chunk_size, loblksize and float8ByVal; data_checksum_version is behind them.
+    at = control.index(struct.pack("=III", 1996, 2048, 1)) + 12
+    assert struct.unpack_from("=I", control, at) == (0,)
+    result = bytearray(control)
+    struct.pack_into("=I", result, at, 1)
+    struct.pack_into("=I", result, end, crc32c(bytes(result[:end])))
+    return bytes(result)
+
+
 def state_of(control: bytes) -> int:
     return int(struct.unpack("=I", control[STATE])[0])
 

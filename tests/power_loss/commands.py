@@ -8,7 +8,7 @@ from typing import ClassVar
 from tde.algorithms import Algorithm
 from tde.errors import TdeError
 from tde.keystore import KeyOwner, Keystore
-from tde.postgres import decrypt_cluster, encrypt_cluster
+from tde.postgres import decrypt_cluster, encrypt_cluster, run_program
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.power_loss.checks import Checker, Kind, Problem, Told
 from tests.power_loss.recording import Notes
@@ -100,7 +100,10 @@ def _lost_keys(keystore: Keystore, told: Told) -> list[Problem]:
 
 
 class Encrypt(Scenario):
-    """``tde pg encrypt``; after the cut the command is given again, as its message says."""
+    """``tde pg encrypt``; after the cut the command is given again, as its message says.
+
+    The cluster's pages have no checksums, or old ones, so the conversion turns them on.
+    """
 
     name = "encrypt"
     sides = (Side.TDE,)
@@ -109,6 +112,10 @@ class Encrypt(Scenario):
     def prepare(self, site: Site) -> None:
         stock = Site(site.root, Side.STOCK, site.binaries, site.os_user)
         stock.init()
+        run = run_program(
+            site.binaries, "pg_checksums", ["-d", "-D", str(site.data)], os_user=site.os_user
+        )
+        assert run.returncode == 0, run.stderr
         stock.start({**self.settings, "fsync": "off"})
         stock.query("CREATE TABLESPACE inside LOCATION ''")
         for table in TABLES:
@@ -141,7 +148,9 @@ class Encrypt(Scenario):
             error = try_to(lambda: self._convert(site))
             if error is not None:
                 return [Problem(Kind.NOT_STARTED, f"the conversion cannot be finished: {error}")]
-        return super().recover(site, told)
+        with site.keystore() as keystore:
+            wrong = _wrong_checksums(site, keystore)
+        return wrong or super().recover(site, told)
 
     def check(self, site: Site, told: Told, random: Random) -> list[Problem]:
         problems = self.recover(site, told)
@@ -156,6 +165,18 @@ class Encrypt(Scenario):
             if error is not None:
                 problems.append(Problem(Kind.CORRUPT, error))
         return problems
+
+
+def _wrong_checksums(site: Site, keystore: Keystore | None) -> list[Problem]:
+    """Check that checksums are on, and right in every page of a cluster that was not started."""
+    run = run_program(
+        site.binaries,
+        "pg_checksums",
+        ["--check", "-D", str(site.data)],
+        keystore=keystore,
+        os_user=site.os_user,
+    )
+    return [] if run.returncode == 0 else [Problem(Kind.CORRUPT, run.stdout + run.stderr)]
 
 
 def _require_same_text(site: Site, table: str) -> None:
@@ -193,6 +214,7 @@ class Decrypt(Encrypt):
                 problems = [
                     Problem(Kind.NOT_STARTED, f"the conversion cannot be finished: {error}")
                 ]
+        problems = problems or _wrong_checksums(site, None)
         if problems:
             return problems
         stock = Site(site.root, Side.STOCK, site.binaries, site.os_user)

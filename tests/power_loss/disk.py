@@ -1,4 +1,4 @@
-"""What a disk may hold after a power cut: a model that is fed the journal of recorder.c.
+"""What a disk may hold after a power cut: a model that is fed the journal of the recorder.
 
 Two things are lost apart from each other. *Data*: each sector of an un-synced write has reached the
 disk or not. *Names*: creating, renaming, linking and removing is remembered in order, and only

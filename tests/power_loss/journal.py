@@ -1,4 +1,4 @@
-"""Reads the journal that recorder.c writes; its format stands at the top of that file."""
+"""Reads the journal that the recorder writes; its format stands in recorder/journal.h."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_CHANGE = 2**32 - 1  # An owner or group that chown leaves as it is.
 
 @dataclass(frozen=True)
 class Record:
-    """One change; ``what`` is the letter in the table of recorder.c."""
+    """One change; ``what`` is the letter in the table of recorder/journal.h."""
 
     what: str
     file: int

@@ -1,4 +1,4 @@
-"""Mounts recorder.c over a directory, so that what a scenario does there is written down."""
+"""Mounts the recorder over a directory, so that what a scenario does there is written down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("recorder.c")
+SOURCES = sorted(Path(__file__).with_name("recorder").glob("*.c"))
 NOTES = ".notes"
 _CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
 
@@ -54,7 +54,7 @@ def build_recorder(directory: Path) -> Path:
     command = [
         *_compiler(),
         *("-O2", "-Wall", "-Wextra", "-Werror", "-I/usr/include/fuse3", "-o", str(program)),
-        *(str(SOURCE), "-lfuse3", "-lpthread"),
+        *(*map(str, SOURCES), "-lfuse3", "-lpthread"),
     ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:

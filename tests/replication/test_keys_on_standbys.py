@@ -11,7 +11,7 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.errors import ServerStartError
-from tde.keystore import Keystore
+from tde.keystore import Keystore, add_missing_keys
 from tde.page.codec import PAGE_SIZE as PAGE
 from tde.postgres import prepare_key
 from tde.postgres.cluster.keymap import KeySource, map_key, read_map
@@ -96,8 +96,8 @@ def test_a_standby_without_the_key_stops_and_goes_on_with_it(pair):
         standby.start()
     assert list((standby.data_directory / "spaces").rglob("[0-9]*")) == []
 
-    shutil.copy(prepared.file, wanted)
-    shutil.chown(wanted, *_owner(standby.keystore.path))
+    add_missing_keys(primary.keystore.path, standby.keystore)
+    assert wanted.exists()
     standby.start()
     wait_until_replayed(primary, standby)
     assert standby.query("SELECT count(*) FROM t") == [(1000,)]
@@ -148,8 +148,3 @@ def test_a_tablespace_made_in_sql_needs_no_copy(pair):
     standby.start()
     wait_until_replayed(primary, standby)
     assert standby.query("SELECT x FROM after") == [(1,)]
-
-
-def _owner(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_uid, status.st_gid

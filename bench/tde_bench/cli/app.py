@@ -7,6 +7,7 @@ import sys
 import typer
 
 from tde.console.errors import reporting_errors
+from tde.machine.own_process import fill_standard_descriptors
 from tde_bench.cli import batch, check, compare, oltp, pages, report
 from tde_bench.cli.failures import plain_errors
 from tde_bench.errors import NotMeasuredError
@@ -37,6 +38,7 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line; the console script ``tde-bench`` starts here."""
+    fill_standard_descriptors()
     try:
         with reporting_errors("tde-bench"), plain_errors():
             _require_bench_packages()

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "crypto/primitives.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -67,18 +69,27 @@ static void remove_unused(void)
         closedir(directory);
 }
 
-/* The lock may come after another server has taken the new file for one that is unused. */
+/*
+ * The lock may come after another server has taken the new file for one that is unused.  The
+ * directory is everybody's, so the name has a random part: somebody could make files for all
+ * process ids in advance.
+ */
 static int create_file(void)
 {
     struct stat namespace;
     struct stat made;
+    uint64_t unknown;
 
     if (stat("/proc/self/ns/pid", &namespace) != 0)
         return -1;
-    snprintf(status_path, sizeof status_path, MEMORY_DIRECTORY "/" NAME_PREFIX "%ju-%d",
-             (uintmax_t)namespace.st_ino, (int)getpid());
     for (int attempt = 0; attempt < 10; attempt++) {
-        int fd = tde_libc()->open(status_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
+        int fd;
+
+        if (tde_crypto_random((uint8_t *)&unknown, sizeof unknown) != 0)
+            return -1;
+        snprintf(status_path, sizeof status_path, MEMORY_DIRECTORY "/" NAME_PREFIX
+                 "%ju-%d-%016" PRIx64, (uintmax_t)namespace.st_ino, (int)getpid(), unknown);
+        fd = tde_libc()->open(status_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
                                   0600);
 
         if (fd < 0)

@@ -2,7 +2,7 @@
  * blocks/status.h - what a running server tells tde about itself.
  *
  * /proc/<pid> of a server with keys is closed, so the server publishes what tde needs in a file of
- * memory that only its own user may open: /dev/shm/tde-<number of the pid namespace>-<pid>.  That
+ * memory that only its own user may open: /dev/shm/tde-<pid namespace>-<pid>-<random number>.  That
  * the file exists, belongs to the process's user and names the process proves that the interposer
  * is loaded in it and has keys: nobody but that user, who could do anything to the server, can
  * make it.  tde/postgres/server/published.py has the same layout.

@@ -1,22 +1,28 @@
 /*
  * calls/libpq.c - connections over which WAL is streamed say that it will be encrypted, and
- * with which keystore.
+ * with which keystore, and programs ask whether that is the server's.
  *
  * The walreceiver of a standby, pg_basebackup and pg_receivewal make them with one of two
  * calls of libpq.  Its declarations are repeated here: its header would be needed to build.
  */
 #include <dlfcn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "interpose/keys/ring.h"
+#include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
 
 typedef struct pg_conn PGconn;
+typedef struct pg_result PGresult;
+
+/* Of ConnStatusType and ExecStatusType. */
+enum { CONNECTION_OK = 0, PGRES_TUPLES_OK = 2 };
 
 typedef PGconn *connect_fn(const char *const *keywords, const char *const *values,
                            int expand_dbname);
@@ -26,7 +32,7 @@ struct conninfo_option {
     const char *keyword;
     const char *envvar;
     const char *compiled;
-    const char *value;
+    char *value;
     const char *label;
     const char *dispchar;
     int dispsize;
@@ -34,6 +40,7 @@ struct conninfo_option {
 
 PGconn *PQconnectStartParams(const char *const *keywords, const char *const *values,
                              int expand_dbname);
+struct conninfo_option *PQconninfo(PGconn *connection);
 PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
                           int expand_dbname);
 
@@ -69,12 +76,25 @@ static char *options_of(const char *conninfo)
     return options;
 }
 
+/* What is added to the options of a connection, or NULL; to be freed. */
+static char *claim(void)
+{
+    char *text = NULL;
+
+    if (asprintf(&text, TDE_WALSENDER_OPTION " -c " TDE_WALSENDER_KEYSTORE_SETTING "=%s -c "
+                 TDE_WALSENDER_PROOF_SETTING "=%s",
+                 tde_policy_keystore_uuid(), tde_policy_keystore_proof()) < 0)
+        return NULL;
+    return text;
+}
+
 /* What is said now replaces what a connection string or PGOPTIONS says, so that is kept in it. */
 static char *announcement(const char *const *keywords, const char *const *values)
 {
     const char *given = value_of("options", keywords, values);
     char *found = NULL;
     char *options = NULL;
+    char *ours;
 
     for (size_t i = 0; given == NULL && keywords[i] != NULL; i++) {
         if (found == NULL && strcmp(keywords[i], "dbname") == 0 && values[i] != NULL)
@@ -82,10 +102,16 @@ static char *announcement(const char *const *keywords, const char *const *values
     }
     if (given == NULL)
         given = found != NULL ? found : getenv("PGOPTIONS");
-    if (asprintf(&options, "%s%s" TDE_WALSENDER_OPTION " -c " TDE_WALSENDER_KEYSTORE_SETTING "=%s",
-                 given == NULL ? "" : given, given == NULL ? "" : " ",
-                 tde_policy_keystore_uuid()) < 0)
+    if (given == NULL)
+        given = "";
+    ours = claim();
+    /* One of libpq's two calls may come through the other, and so through here again. */
+    if (ours != NULL && strstr(given, ours) != NULL)
+        options = strdup(given);
+    else if (ours == NULL ||
+             asprintf(&options, "%s%s%s", given, given[0] == '\0' ? "" : " ", ours) < 0)
         options = NULL;
+    free(ours);
     free(found);
     return options;
 }
@@ -129,6 +155,80 @@ static PGconn *announce_and_connect(connect_fn *next, const char *const *keyword
     return connection; /* NULL is libpq's own answer when memory is short. */
 }
 
+/*
+ * Which keystore the server encrypts with; false when it does not say.  A server without tde
+ * answers with an error, and knows of this name only what nobody can have set by accident.
+ */
+static bool ask_server(PGconn *connection, char keystore[64])
+{
+    PGresult *(*execute)(PGconn *, const char *);
+    int (*status_of)(const PGresult *);
+    char *(*value)(const PGresult *, int, int);
+    void (*clear)(PGresult *);
+    PGresult *result;
+    bool told;
+
+    if (!tde_libc_find(RTLD_NEXT, "PQexec", &execute) ||
+        !tde_libc_find(RTLD_NEXT, "PQresultStatus", &status_of) ||
+        !tde_libc_find(RTLD_NEXT, "PQgetvalue", &value) ||
+        !tde_libc_find(RTLD_NEXT, "PQclear", &clear))
+        return false;
+    result = execute(connection, "SHOW " TDE_WALSENDER_SERVER_SETTING);
+    told = status_of(result) == PGRES_TUPLES_OK;
+    if (told)
+        snprintf(keystore, 64, "%s", value(result, 0, 0));
+    clear(result);
+    return told;
+}
+
+/* What WAL is encrypted with must be what the rest of the cluster is encrypted with. */
+static bool is_of_same_keystore(PGconn *connection)
+{
+    char keystore[64];
+
+    if (!ask_server(connection, keystore)) {
+        tde_libc_report("refused to encrypt the WAL of this server with keystore %s: the server "
+                        "is not encrypted, or runs an older release of tde; HINT: use "
+                        "PostgreSQL's own program for a server without tde, and start an encrypted "
+                        "one with this release of tde",
+                        tde_policy_keystore_uuid());
+        return false;
+    }
+    if (strcmp(keystore, tde_policy_keystore_uuid()) == 0)
+        return true;
+    tde_libc_report("refused to encrypt the WAL of this server with keystore %s, because it uses "
+                    "keystore %.36s; HINT: name the server's keystore with --keystore or "
+                    "TDE_KEYSTORE",
+                    tde_policy_keystore_uuid(), keystore);
+    return false;
+}
+
+/* Whether a connection of this program that was just made is one for WAL. */
+static bool will_get_wal(PGconn *connection)
+{
+    static unsigned made;
+    int (*status_of)(const PGconn *);
+
+    if (tde_policy_role() != TDE_ROLE_WAL_RECEIVER || connection == NULL ||
+        !tde_libc_find(RTLD_NEXT, "PQstatus", &status_of) ||
+        status_of(connection) != CONNECTION_OK)
+        return false;
+    made++;
+    return made > 1 || !tde_policy_takes_backup();
+}
+
+/* NULL, at which programs give up, when the server's WAL must not get the keys of this one. */
+static PGconn *require_same_keystore(PGconn *connection)
+{
+    void (*finish)(PGconn *);
+
+    if (!will_get_wal(connection) || is_of_same_keystore(connection))
+        return connection;
+    if (tde_libc_find(RTLD_NEXT, "PQfinish", &finish))
+        finish(connection);
+    return NULL;
+}
+
 static PGconn *connect_with(const char *name, const char *const *keywords,
                             const char *const *values, int expand_dbname)
 {
@@ -150,5 +250,45 @@ TDE_EXPORT PGconn *PQconnectStartParams(const char *const *keywords, const char 
 TDE_EXPORT PGconn *PQconnectdbParams(const char *const *keywords, const char *const *values,
                                      int expand_dbname)
 {
-    return connect_with("PQconnectdbParams", keywords, values, expand_dbname);
+    return require_same_keystore(
+        connect_with("PQconnectdbParams", keywords, values, expand_dbname));
+}
+
+/* Take the claim out of the options of a connection again; nothing is left of an empty value. */
+static void take_out(struct conninfo_option *option, const char *text)
+{
+    char *value = option->value;
+    char *at = value == NULL ? NULL : strstr(value, text);
+
+    if (at == NULL)
+        return;
+    memmove(at, at + strlen(text), strlen(at + strlen(text)) + 1);
+    for (size_t length = strlen(value); length > 0 && value[length - 1] == ' '; length--)
+        value[length - 1] = '\0';
+    if (value[0] == '\0') {
+        free(value);
+        option->value = NULL;
+    }
+}
+
+/*
+ * pg_basebackup -R writes into the new configuration what its own connection was made with.  Whoever
+ * uses that line later, without tde perhaps, must not claim to encrypt.
+ */
+TDE_EXPORT struct conninfo_option *PQconninfo(PGconn *connection)
+{
+    struct conninfo_option *(*next)(PGconn *);
+    struct conninfo_option *options;
+    char *text;
+
+    if (!tde_libc_find(RTLD_NEXT, "PQconninfo", &next))
+        return NULL;
+    options = next(connection);
+    text = tde_keys_are_open() ? claim() : NULL;
+    for (struct conninfo_option *at = options; text != NULL && at != NULL && at->keyword != NULL;
+         at++)
+        if (strcmp(at->keyword, "options") == 0)
+            take_out(at, text);
+    free(text);
+    return options;
 }

@@ -13,6 +13,7 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/open.h"
 #include "interpose/policy/role.h"
 #include "interpose/walfiles/compress.h"
@@ -50,6 +51,9 @@ static int recode_for(int old_dir, const char *old_path, int new_dir, const char
 
     if (tde_policy_role() != TDE_ROLE_SERVER)
         return 0;
+    if (tde_policy_harm_refuses(old_dir, old_path, false) ||
+        tde_policy_harm_refuses(new_dir, new_path, false))
+        return -1;
     if (tde_policy_describe(old_dir, old_path, O_RDWR, &from) != 0)
         return -1;
     if (from.encrypted && from.id.file_class != TDE_CLASS_EPHEMERAL)
@@ -138,6 +142,8 @@ TDE_EXPORT int truncate(const char *path, off_t length)
 
     if (tde_policy_role() == TDE_ROLE_NONE)
         return tde_libc()->truncate(path, length);
+    if (tde_policy_harm_refuses(AT_FDCWD, path, true))
+        return -1;
     if (tde_policy_describe(AT_FDCWD, path, O_RDWR, &file) != 0)
         return -1;
     if (!file.encrypted)

@@ -14,10 +14,13 @@
 
 #include "interpose/blocks/buffer.h"
 #include "interpose/blocks/status.h"
+#include "interpose/control/control.h"
 #include "interpose/files/table.h"
 #include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/cluster.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/unknown.h"
 
@@ -28,13 +31,22 @@
  */
 static const char guard_file[] = "tde-start-this-cluster-with-tde-pg-start.conf";
 
-/* A server works in its data directory, by which tde finds it. */
+/*
+ * A server works in its data directory, by which tde finds it.  The postmaster goes there before
+ * its first fork, so what it loads is there for all.
+ */
 TDE_EXPORT int chdir(const char *path)
 {
     int result = tde_libc()->chdir(path);
 
-    if (result == 0)
+    if (result == 0) {
+        int saved = errno;
+
         tde_blocks_status_directory();
+        if (tde_policy_role() == TDE_ROLE_SERVER)
+            tde_keys_load_all();
+        errno = saved;
+    }
     return result;
 }
 
@@ -151,6 +163,8 @@ static int is_refused_stream(const char *path, const char *mode)
 
     if (tde_policy_role() != TDE_ROLE_SERVER || strpbrk(mode, "wa+") == NULL)
         return 0;
+    if (tde_policy_harm_refuses(AT_FDCWD, path, true))
+        return 1;
     file_class = tde_policy_unknown_settle(tde_format_parse_path(path, &id, &name), AT_FDCWD, path,
                                            strpbrk(mode, "wa") != NULL);
     if (file_class <= TDE_CLASS_PLAIN)
@@ -164,6 +178,10 @@ TDE_EXPORT FILE *fopen(const char *path, const char *mode)
 {
     if (tde_policy_role() == TDE_ROLE_SERVER && tde_keys_are_open() && is_guard_file(path))
         return tde_libc()->fopen("/dev/null", mode);
+    /* A postmaster looks at it before it writes postmaster.pid; later it would be a PANIC. */
+    if (tde_policy_role() == TDE_ROLE_SERVER && tde_control_is_path(path) &&
+        !tde_policy_cluster_may_start())
+        return NULL;
     return is_refused_stream(path, mode) ? NULL : tde_libc()->fopen(path, mode);
 }
 

@@ -81,8 +81,9 @@ static int decide_unnamed(struct decision *decision, const struct tde_keymap_ent
     if (decision->moment == TDE_KEYS_COMMAND) {
         /* A node that replays this could not tell it from one of a release before the map. */
         tde_libc_report("refused to create tablespace %u: the keystore has a key for another "
-                        "tablespace with this OID; HINT: repeat the command, it will get another "
-                        "OID",
+                        "tablespace with this OID; HINT: remove the empty directory that "
+                        "PostgreSQL has made in the location, and repeat the command, which will "
+                        "get another OID",
                         decision->entry.oid);
         errno = EEXIST;
         return -1;
@@ -95,22 +96,38 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
 {
     struct tde_keymap_entry before;
     bool is_directory = decision->location == NULL;
+    /* In scope tablespaces the map never knew those that SQL has made. */
+    bool knows_all = tde_keys_scope()->other.algorithm != TDE_ALGORITHM_PLAINTEXT;
     bool found = tde_format_keymap_find(map->content, map->usable, decision->entry.oid, &before);
 
     /*
-     * A backup's link may be made to any place, and recovery makes a directory for a tablespace
-     * that is dropped later on; the map knows the key of both.
+     * A backup's link may be made to any place, an upgrade's leads where that of the old cluster
+     * did, and recovery makes a directory for a tablespace that is dropped later on; the map knows
+     * the key of all.
      */
-    if (found && (decision->moment == TDE_KEYS_RESTORE ||
+    if (found && (decision->moment == TDE_KEYS_RESTORE || decision->moment == TDE_KEYS_UPGRADE ||
                   (is_directory && decision->moment == TDE_KEYS_REPLAY))) {
         decision->entry = before;
         return 0;
     }
+    if (decision->moment == TDE_KEYS_COMMAND && knows_all &&
+        tde_keys_map_require_complete(map) != 0)
+        return -1;
+    /*
+     * The tablespace was there when the backup began, and in the map before that.  In an upgrade
+     * its files exist, and program/upgrade.c was to carry the old cluster's map over.
+     */
+    if (decision->moment == TDE_KEYS_RESTORE || decision->moment == TDE_KEYS_UPGRADE)
+        return tde_keys_map_refuse_unknown(map, decision->entry.oid);
     if (is_directory ||
         !tde_format_keymap_parse_location(decision->location, decision->entry.key_id))
         return decide_unnamed(decision, &before);
     decision->entry.kind = TDE_KEYMAP_NAMED;
-    return decision->moment == TDE_KEYS_COMMAND ? require_unused(map, &decision->entry) : 0;
+    /*
+     * Recovery repeats what was asked when its record was written, and must not ask again: files
+     * may be ahead of it, with another tablespace that got the key after this one was dropped.
+     */
+    return decision->moment == TDE_KEYS_REPLAY ? 0 : require_unused(map, &decision->entry);
 }
 
 static int load(const struct tde_keymap_entry *entry)
@@ -120,7 +137,7 @@ static int load(const struct tde_keymap_entry *entry)
 
     if (tde_keys_slots_has(entry) || tde_keys_slots_revive(entry) >= 0)
         return 0;
-    if (tde_keys_records_resolve(entry, &key) == 0 && tde_keys_slots_store(entry, &key) >= 0)
+    if (tde_keys_records_resolve(entry, true, &key) == 0 && tde_keys_slots_store(entry, &key) >= 0)
         result = 0;
     tde_crypto_wipe(&key, sizeof key);
     return result;
@@ -136,7 +153,7 @@ static bool is_recorded(const struct tde_keys_map *map, const struct tde_keymap_
 }
 
 int tde_keys_decide(enum tde_keys_moment moment, const char *link, uint32_t oid,
-                    const char *location)
+                    const char *location, int *lock)
 {
     struct decision decision = {moment, location, {.oid = oid}};
     struct tde_keys_map map;
@@ -149,11 +166,16 @@ int tde_keys_decide(enum tde_keys_moment moment, const char *link, uint32_t oid,
     if (tde_keys_map_open(&map, link, true) != 0)
         return -1;
     /* The key first: a decision that cannot be followed is not written down. */
+    *lock = -1;
     if (decide(&map, &decision) == 0 && load(&decision.entry) == 0) {
         result = is_recorded(&map, &decision.entry) ? 0
                                                     : tde_keys_map_append(&map, &decision.entry);
         if (result != 0)
             tde_keys_slots_drop(oid);
+    }
+    if (result == 0) {
+        *lock = map.fd;
+        map.fd = -1;
     }
     tde_keys_map_close(&map);
     return result;

@@ -21,9 +21,10 @@ enum tde_keys_moment {
  * Decide for the tablespace whose name LINK in pg_tblspc is about to be made, write the decision
  * into the map and load the key.  LOCATION is what the link leads to; NULL when a directory is
  * made instead (allow_in_place_tablespaces, or in replay for one that is dropped later).
- * 0; or -1 with errno, after a report when it is ENOKEY.
+ * 0; or -1 with errno, after a report when it is ENOKEY.  LOCK is a descriptor that keeps others
+ * from deciding: a key is in use once there is a link, so it is closed when LINK was made.
  */
 int tde_keys_decide(enum tde_keys_moment moment, const char *link, uint32_t oid,
-                    const char *location);
+                    const char *location, int *lock);
 
 #endif

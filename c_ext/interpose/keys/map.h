@@ -31,6 +31,15 @@ void tde_keys_map_close(struct tde_keys_map *map);
 /* Add an entry durably to a map that was opened to append.  0, or -1 with errno. */
 int tde_keys_map_append(struct tde_keys_map *map, const struct tde_keymap_entry *entry);
 
+/* Report that the map does not know a tablespace that exists.  -1 with ENOKEY. */
+int tde_keys_map_refuse_unknown(const struct tde_keys_map *map, uint32_t oid);
+
+/*
+ * Refuse a map that does not know all tablespaces that exist: it is an older one, and whatever was
+ * appended to it would be missing in the newest.  0, or -1 with errno.
+ */
+int tde_keys_map_require_complete(const struct tde_keys_map *map);
+
 /* Whether the data directory has something under pg_tblspc/<OID>. */
 bool tde_keys_map_is_linked(const struct tde_keys_map *map, uint32_t oid);
 

@@ -74,7 +74,7 @@ static ssize_t read_file(const char *path, uint8_t record[TDE_KEYRECORD_LONGEST 
 
 /* As tde_keys_records_read, by the name of the file. */
 static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
-                       const uint8_t *key_id, struct tde_key *key)
+                       const uint8_t *key_id, bool reports, struct tde_key *key)
 {
     uint8_t record[TDE_KEYRECORD_LONGEST + 1];
     const struct tde_key_scope *scope = &tde_keys_scope()->scope;
@@ -90,7 +90,7 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
     if (length < 0) {
         int cause = errno;
 
-        if (tde_keys_records_blame())
+        if (tde_keys_records_blame() && reports)
             tde_libc_report("could not read key file %s: %s", path, strerror(cause));
         return -1;
     }
@@ -100,8 +100,9 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
                                                                  key_id, key);
     if (problem == NULL)
         return 0;
-    tde_libc_report("could not use key file %s: %s; HINT: restore it from the keystore's backup",
-                    path, problem);
+    if (reports)
+        tde_libc_report("could not use key file %s: %s; HINT: restore it from the keystore's "
+                        "backup", path, problem);
     errno = ENOKEY;
     return -1;
 }
@@ -111,42 +112,65 @@ int tde_keys_records_read(enum tde_key_owner owner, uint32_t oid, struct tde_key
     char name[NAME_SIZE];
 
     name_by_owner(owner, oid, name);
-    return read_record(name, owner, oid, NULL, key);
+    return read_record(name, owner, oid, NULL, true, key);
 }
 
-static int derive(uint32_t oid, struct tde_key *key)
+static int derive(uint32_t oid, bool reports, struct tde_key *key)
 {
     if (tde_keys_scope()->other.algorithm != TDE_ALGORITHM_PLAINTEXT &&
         tde_format_keyrecord_derive(&tde_keys_scope()->other, oid, key) == 0)
         return 0;
-    tde_libc_report("the key of tablespace %u cannot be derived: there is no key file "
-                    "%s/keys/other.key; HINT: restore it from the keystore's backup",
-                    oid, tde_keys_scope()->keystore);
+    if (reports)
+        tde_libc_report("the key of tablespace %u cannot be derived: there is no key file "
+                        "%s/keys/other.key; HINT: restore it from the keystore's backup",
+                        oid, tde_keys_scope()->keystore);
     errno = ENOKEY;
     return -1;
 }
 
-int tde_keys_records_resolve(const struct tde_keymap_entry *entry, struct tde_key *key)
+/* Every keystore has the key of WAL, so one without it is empty, or is not there. */
+static bool is_there(void)
+{
+    char path[PATH_SIZE];
+
+    path_of("wal.key", path);
+    return access(path, F_OK) == 0;
+}
+
+static void report_missing(uint32_t oid, const char *name)
 {
     const char *keystore = tde_keys_scope()->keystore;
+
+    if (is_there())
+        tde_libc_report("the key of tablespace %u is missing: there is no key file %s/keys/%s; "
+                        "HINT: on a standby copy that file from the primary's keystore into this "
+                        "directory, else restore it from the keystore's backup; then start the "
+                        "server again if it has stopped",
+                        oid, keystore, name);
+    else
+        tde_libc_report("the key of tablespace %u cannot be read: there is no keystore at %s; "
+                        "HINT: mount its file system, or put the directory back; then start the "
+                        "server again if it has stopped",
+                        oid, keystore);
+}
+
+int tde_keys_records_resolve(const struct tde_keymap_entry *entry, bool reports,
+                             struct tde_key *key)
+{
     char name[NAME_SIZE];
     bool named = entry->kind == TDE_KEYMAP_NAMED;
 
     if (entry->kind == TDE_KEYMAP_DERIVED)
-        return derive(entry->oid, key);
+        return derive(entry->oid, reports, key);
     if (named)
         name_by_id(entry->key_id, name);
     else
         name_by_owner(TDE_OWNER_TABLESPACE, entry->oid, name);
     if (read_record(name, TDE_OWNER_TABLESPACE, entry->oid, named ? entry->key_id : NULL,
-                    key) == 0)
+                    reports, key) == 0)
         return 0;
-    if (errno == ENOENT)
-        tde_libc_report("the key of tablespace %u is missing: there is no key file %s/keys/%s; "
-                        "HINT: on a standby copy that file from the primary's keystore into this "
-                        "directory, else restore it from the keystore's backup; then start the "
-                        "server again if it has stopped",
-                        entry->oid, keystore, name);
+    if (errno == ENOENT && reports)
+        report_missing(entry->oid, name);
     tde_keys_records_blame();
     return -1;
 }
@@ -161,8 +185,7 @@ int tde_keys_records_has(uint32_t oid)
     if (access(path, F_OK) == 0)
         return 1;
     /* A keystore that is not mounted has no files at all, so its absence says nothing. */
-    path_of("wal.key", path);
-    if (errno == ENOENT && access(path, F_OK) == 0)
+    if (errno == ENOENT && is_there())
         return 0;
     int cause = errno;
 

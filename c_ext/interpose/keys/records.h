@@ -18,9 +18,10 @@ int tde_keys_records_read(enum tde_key_owner owner, uint32_t oid, struct tde_key
 
 /*
  * The key that an entry of the map means, from the keystore or derived.  0; or -1 with errno:
- * ENOKEY after a report, or what the caller can mend.
+ * ENOKEY, after a report if REPORTS, or what the caller can mend.
  */
-int tde_keys_records_resolve(const struct tde_keymap_entry *entry, struct tde_key *key);
+int tde_keys_records_resolve(const struct tde_keymap_entry *entry, bool reports,
+                             struct tde_key *key);
 
 /*
  * Whether the keystore has keys/<OID>.key, which only releases before the map wrote.  1 or 0, or

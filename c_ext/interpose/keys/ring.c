@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "crypto/primitives.h"
 #include "format/constants.h"
@@ -120,12 +121,12 @@ struct tde_cipher *tde_keys_cipher(tde_key_index index)
     return make_cipher(made, index);
 }
 
-static tde_key_index load_entry(const struct tde_keymap_entry *entry)
+static tde_key_index load_entry(const struct tde_keymap_entry *entry, bool reports)
 {
     tde_key_index index = TDE_KEY_NONE;
     struct tde_key key;
 
-    if (tde_keys_records_resolve(entry, &key) == 0)
+    if (tde_keys_records_resolve(entry, reports, &key) == 0)
         index = tde_keys_slots_store(entry, &key);
     tde_crypto_wipe(&key, sizeof key);
     return index;
@@ -148,11 +149,23 @@ static int load_all(const struct tde_keys_map *map)
         if (tde_keys_slots_find(entry.oid) >= 0 || !tde_keys_map_is_linked(map, entry.oid) ||
             !tde_format_keymap_find(map->content, map->usable, entry.oid, &counts))
             continue;
-        if (load_entry(&counts) < 0 && errno != ENOKEY)
+        if (load_entry(&counts, false) < 0 && errno != ENOKEY)
             return -1;
     }
     tde_keys_slots_set_loaded();
     return 0;
+}
+
+/* initdb's server works in a directory that has no map yet. */
+void tde_keys_load_all(void)
+{
+    struct tde_keys_map map;
+
+    if (!tde_keys_are_open() || tde_keys_slots_loaded() || access(TDE_KEYMAP_FILE, F_OK) != 0 ||
+        tde_keys_map_open(&map, NULL, false) != 0)
+        return;
+    load_all(&map); /* After a failure, the first file of a tablespace tries again. */
+    tde_keys_map_close(&map);
 }
 
 /* The way of a file whose key is not in memory. */
@@ -174,17 +187,14 @@ static tde_key_index look_into_map(uint32_t oid, const char *path)
             return index;
         }
         if (tde_format_keymap_find(map.content, map.usable, oid, &entry)) {
-            index = load_entry(&entry);
+            index = load_entry(&entry, true);
             error = errno;
         } else if (tde_keys_scope()->other.algorithm == TDE_ALGORITHM_PLAINTEXT) {
             tde_libc_report("tablespace %u was made without tde and has no key; HINT: make "
                             "another one with \"tde tablespace create\"", oid);
             error = ENOKEY;
         } else {
-            tde_libc_report("the key map %s does not say what key tablespace %u has; HINT: it is "
-                            "older than the tablespace: restore " TDE_KEYMAP_FILE " from a newer "
-                            "base backup or a standby of this cluster",
-                            map.path, oid);
+            tde_keys_map_refuse_unknown(&map, oid);
             error = ENOKEY;
         }
     }
@@ -196,8 +206,7 @@ static tde_key_index look_into_map(uint32_t oid, const char *path)
 tde_key_index tde_keys_find(const struct tde_identity *id, const char *path)
 {
     tde_key_index index;
-    struct tde_key key;
-    bool is_plain;
+    int algorithm;
 
     if (!tde_keys_are_open()) {
         tde_libc_report("could not encrypt or decrypt data because the keystore is not open; "
@@ -216,13 +225,11 @@ tde_key_index tde_keys_find(const struct tde_identity *id, const char *path)
         index = look_into_map(id->tablespace, path);
     if (index < 0)
         return TDE_KEY_NONE;
-    if (tde_keys_slots_read(index, &key) != 0) {
+    if (tde_keys_slots_algorithm(index, &algorithm) != 0) {
         errno = EIO;
         return TDE_KEY_NONE;
     }
-    is_plain = key.algorithm == TDE_ALGORITHM_PLAINTEXT;
-    tde_crypto_wipe(&key, sizeof key);
-    return is_plain ? TDE_KEY_PLAINTEXT : index;
+    return algorithm == TDE_ALGORITHM_PLAINTEXT ? TDE_KEY_PLAINTEXT : index;
 }
 
 /*
@@ -284,6 +291,8 @@ static const char *load_wal(struct tde_keys_scope *scope)
         problem = "the WAL key is not usable";
     else if (tde_format_keymap_key(&key, scope->map_key) != 0)
         problem = "the key of the key map could not be derived";
+    else if (tde_format_keyrecord_wal_proof(&key, scope->wal_proof) != 0)
+        problem = "the proof of the WAL key could not be derived";
     else
         tde_keys_slots_set(TDE_KEYS_WAL, &key);
     tde_crypto_wipe(&key, sizeof key);

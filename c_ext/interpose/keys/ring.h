@@ -30,6 +30,12 @@ const char *tde_keys_open(int fd);
 bool tde_keys_are_open(void);
 
 /*
+ * Load the keys of all tablespaces of the data directory that this process works in, so that the
+ * server needs its keystore no more.  What cannot be loaded is reported to those who need it.
+ */
+void tde_keys_load_all(void);
+
+/*
  * The key for a file of this identity.  PATH leads to the file from the working directory; NULL
  * when it is not known, and then the file is one of the server's own.  TDE_KEY_NONE with errno:
  * ENOKEY after a report on standard error, or what the caller can mend (EMFILE, ENOMEM).

@@ -209,7 +209,11 @@ tde_key_index tde_keys_slots_find(uint32_t oid)
             continue;
         /* The generation is read first: with a later one the slot may have another key. */
         index = index_of(place - 1);
-        if (leads_to(place, oid) && index_of(place - 1) == index)
+        if (!leads_to(place, oid))
+            continue;
+        /* A processor may have read the OID after the second generation otherwise. */
+        atomic_thread_fence(memory_order_acquire);
+        if (index_of(place - 1) == index)
             return index;
     }
     return TDE_KEY_NONE;
@@ -392,6 +396,17 @@ int tde_keys_slots_read(tde_key_index index, struct tde_key *key)
         return 0;
     tde_crypto_wipe(key, sizeof *key);
     return -1;
+}
+
+int tde_keys_slots_algorithm(tde_key_index index, int *algorithm)
+{
+    uint32_t number = (uint32_t)(index & UINT32_MAX);
+
+    if (index < 0 || number >= TDE_KEYS_SLOTS || index_of(number) != index)
+        return -1;
+    *algorithm = ring->slots[number].key.algorithm;
+    atomic_thread_fence(memory_order_acquire);
+    return index_of(number) == index ? 0 : -1;
 }
 
 bool tde_keys_slots_loaded(void)

@@ -28,6 +28,7 @@ struct tde_keys_scope {
     struct tde_key_scope scope;
     uint8_t tail_key[TDE_TAIL_KEY_SIZE];
     uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
+    uint8_t wal_proof[TDE_WAL_PROOF_SIZE]; /* no secret */
     struct tde_key other; /* what keys are derived from; algorithm 0 in scope tablespaces */
     char keystore[TDE_HANDOVER_PATH_MAX + 1];
 };
@@ -72,6 +73,9 @@ tde_key_index tde_keys_slots_revive(const struct tde_keymap_entry *entry);
 
 /* Copy the key out of its slot; -1 when the slot has another by now. */
 int tde_keys_slots_read(tde_key_index index, struct tde_key *key);
+
+/* The same for what is no secret of it. */
+int tde_keys_slots_algorithm(tde_key_index index, int *algorithm);
 
 /* Whether all that the map says has been loaded since the start of the server. */
 bool tde_keys_slots_loaded(void);

@@ -15,6 +15,8 @@
 
 #include "format/handover.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/command.h"
+#include "interpose/policy/rewind.h"
 #include "interpose/policy/role.h"
 #include "launch/preload.h"
 
@@ -125,31 +127,6 @@ void tde_policy_handover_settle(int fd)
     }
 }
 
-/* Whether the first word of a shell command is the postgres beside this program. */
-static bool starts_postgres(const char *command)
-{
-    char own[PATH_MAX];
-    char named[PATH_MAX];
-    struct stat expected;
-    struct stat found;
-    char quote = *command == '\'' || *command == '"' ? *command++ : ' ';
-    const char *end = strchr(command, quote);
-    ssize_t length = readlink("/proc/self/exe", own, sizeof own - sizeof "postgres");
-    char *slash;
-
-    if (length <= 0 || end == NULL || end - command >= PATH_MAX)
-        return false;
-    own[length] = '\0';
-    slash = strrchr(own, '/');
-    if (slash == NULL)
-        return false;
-    strcpy(slash + 1, "postgres");
-    memcpy(named, command, (size_t)(end - command));
-    named[end - command] = '\0';
-    return stat(own, &expected) == 0 && stat(named, &found) == 0 &&
-           expected.st_dev == found.st_dev && expected.st_ino == found.st_ino;
-}
-
 /*
  * pg_rewind runs postgres for the setting restore_command and for crash recovery, which need the
  * keys, and with the same functions restore_command itself, which is anybody's program.
@@ -159,7 +136,8 @@ bool tde_policy_handover_lend(const char *command)
     char number[16];
 
     if (held.fd < 0 || tde_policy_role() != TDE_ROLE_REWIND || command == NULL ||
-        held.preload == NULL || !starts_postgres(command))
+        held.preload == NULL ||
+        !tde_policy_command_starts_postgres(command, tde_policy_rewind_target()))
         return false;
     snprintf(number, sizeof number, "%d", held.fd);
     setenv(TDE_HANDOVER_VARIABLE, number, 1);

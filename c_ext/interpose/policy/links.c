@@ -20,16 +20,16 @@
 #include "interpose/policy/role.h"
 
 /*
- * The startup process makes the links of tablespace_map before it replays anything, and then
- * gives that file another name.
+ * Recovery makes the links of tablespace_map before it replays anything, and then gives that
+ * file another name.  It says InRecovery from the start, so only the file tells the two apart.
  */
 static enum tde_keys_moment moment(void)
 {
     if (tde_policy_process_has_set("IsBinaryUpgrade"))
         return TDE_KEYS_UPGRADE;
-    if (tde_policy_process_has_set("InRecovery"))
-        return TDE_KEYS_REPLAY;
-    return access("tablespace_map", F_OK) == 0 ? TDE_KEYS_RESTORE : TDE_KEYS_COMMAND;
+    if (!tde_policy_process_has_set("InRecovery") && !tde_policy_process_is("startup"))
+        return TDE_KEYS_COMMAND;
+    return access("tablespace_map", F_OK) == 0 ? TDE_KEYS_RESTORE : TDE_KEYS_REPLAY;
 }
 
 static bool is_ours(const char *link, uint32_t *oid)
@@ -38,11 +38,21 @@ static bool is_ours(const char *link, uint32_t *oid)
            tde_format_parse_tablespace_link(link, oid);
 }
 
-int tde_policy_links_begin(const char *location, const char *link)
+int tde_policy_links_begin(const char *location, const char *link, int *lock)
 {
     uint32_t oid;
 
-    return is_ours(link, &oid) ? tde_keys_decide(moment(), link, oid, location) : 0;
+    *lock = -1;
+    return is_ours(link, &oid) ? tde_keys_decide(moment(), link, oid, location, lock) : 0;
+}
+
+void tde_policy_links_end(int lock)
+{
+    int saved = errno;
+
+    if (lock >= 0)
+        tde_libc()->close(lock);
+    errno = saved;
 }
 
 /* PATH, or with PARENT what it lies in.  What may not be opened cannot be synced. */

@@ -6,9 +6,13 @@
 
 /*
  * Before LINK is made, to LOCATION or, when that is NULL, as a directory: when it is the name of
- * a tablespace, its key is decided (keys/decide.h).  0, or -1 with errno.
+ * a tablespace, its key is decided (keys/decide.h).  0, or -1 with errno.  LOCK is for
+ * tde_policy_links_end, once the link is there or could not be made.
  */
-int tde_policy_links_begin(const char *location, const char *link);
+int tde_policy_links_begin(const char *location, const char *link, int *lock);
+
+/* From here on others may decide; errno stays as it is. */
+void tde_policy_links_end(int lock);
 
 /*
  * After the link was made: sync its directory, the location, and the directory that this is in,

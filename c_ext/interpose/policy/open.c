@@ -16,8 +16,11 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
+#include "interpose/policy/cluster.h"
+#include "interpose/policy/harm.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/unknown.h"
+#include "interpose/policy/walsender.h"
 #include "interpose/walfiles/compress.h"
 #include "interpose/walfiles/tar_gzip.h"
 
@@ -81,9 +84,28 @@ int tde_policy_may_have_name(int dirfd, const char *path)
                : 0;
 }
 
+/*
+ * What a program does to a cluster begins with its control file, and a server knows by then what
+ * it was started for.  Files for reading may be of an archive, which belongs to no cluster.
+ */
+static int require_own_cluster(enum tde_access access, int dirfd, const char *path, int flags)
+{
+    bool control = access == TDE_ACCESS_CONTROL;
+
+    if (tde_policy_role() == TDE_ROLE_SERVER && control) {
+        tde_policy_walsender_say_keystore();
+        return tde_policy_cluster_may_start() ? 0 : -1;
+    }
+    if (tde_policy_role() != TDE_ROLE_TOOL ||
+        (!control && (access != TDE_ACCESS_ENCRYPTED || (flags & O_ACCMODE) == O_RDONLY)))
+        return 0;
+    return tde_policy_cluster_is_ours(dirfd, path) ? 0 : -1;
+}
+
 int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file *file)
 {
     char absolute[PATH_MAX];
+    enum tde_access access;
     const char *name;
     int file_class;
 
@@ -95,7 +117,11 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
         if (file_class < 0)
             return -1;
     }
-    switch (tde_policy_access((enum tde_file_class)file_class, path, flags)) {
+    access = tde_policy_access((enum tde_file_class)file_class, path, flags);
+    if (require_own_cluster(access, absolute[0] == '\0' ? dirfd : AT_FDCWD,
+                            absolute[0] == '\0' ? path : absolute, flags) != 0)
+        return -1;
+    switch (access) {
     case TDE_ACCESS_RAW:
         return 0;
     case TDE_ACCESS_CONTROL:
@@ -153,11 +179,29 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     return 0;
 }
 
+/* As openat, but the keystore is neither changed nor opened to be written. */
+static int open_harmless(int dirfd, const char *path, int flags, mode_t mode)
+{
+    bool makes = tde_policy_unknown_makes(flags);
+    int fd;
+
+    if (makes && tde_policy_harm_refuses(dirfd, path, (flags & O_NOFOLLOW) == 0))
+        return -1;
+    fd = tde_libc()->openat(dirfd, path, flags, mode);
+    if (makes || fd < 0 || (flags & O_ACCMODE) == O_RDONLY ||
+        !tde_policy_harm_refuses_open(fd, dirfd, path))
+        return fd;
+    int saved = errno;
+    tde_libc()->close(fd);
+    errno = saved;
+    return -1;
+}
+
 /* pg_control has no units, so it is opened as the caller says. */
 static int open_control(int dirfd, const char *path, int flags, mode_t mode,
                         const struct tde_file *file)
 {
-    int fd = tde_libc()->openat(dirfd, path, flags, mode);
+    int fd = open_harmless(dirfd, path, flags, mode);
     int error = fd < 0 ? 0 : tde_files_set(fd, file);
 
     if (error == 0)
@@ -191,7 +235,7 @@ int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
         flags &= ~O_APPEND; /* The kernel would append what replaces part of a block. */
         file.append = true;
     }
-    fd = tde_libc()->openat(dirfd, path, flags, mode);
+    fd = open_harmless(dirfd, path, flags, mode);
     if (fd < 0)
         return fd;
     if (!file.encrypted) {

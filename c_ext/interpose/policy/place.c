@@ -14,11 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "interpose/libc/transfer.h"
 #include "interpose/policy/process.h"
 
 #define TABLESPACES "pg_tblspc"
+#define MOST_LINKS 40 /* as in the kernel */
 
 /* A path without links, and where in it the innermost directory of the cluster ends. */
 struct search {
@@ -46,11 +48,9 @@ static int unreachable(void)
     }
 }
 
-/* 1 with the path in SEARCH, else as tde_policy_place_find. */
-static int resolve(int dirfd, const char *path, struct search *search)
+/* PATH from the directory DIRFD on, as a whole path; 0, or -1 with errno. */
+static int make_whole(int dirfd, const char *path, char whole[PATH_MAX])
 {
-    char whole[PATH_MAX];
-    char *slash;
     size_t length = 0;
 
     if (path[0] != '/') {
@@ -59,28 +59,87 @@ static int resolve(int dirfd, const char *path, struct search *search)
             return -1;
         whole[length++] = '/';
     }
-    if (length + strlen(path) >= sizeof whole) {
+    if (length + strlen(path) >= PATH_MAX) {
         errno = ENAMETOOLONG;
         return -1;
     }
     strcpy(whole + length, path);
-    if (realpath(whole, search->path) != NULL)
-        return 1;
-    if (errno != ENOENT)
-        return unreachable();
-    slash = strrchr(whole, '/');
+    return 0;
+}
+
+/*
+ * Replace a link at the end of PATH, whose directory has no links, by where it leads.  1 when it
+ * was one, 0 when it was none, -1 with errno.
+ */
+static int follow_link(char path[PATH_MAX])
+{
+    char to[PATH_MAX];
+    ssize_t length = readlink(path, to, sizeof to - 1);
+    char *slash = strrchr(path, '/');
+
+    if (length < 0)
+        return 0;
+    to[length] = '\0';
+    if (to[0] == '/')
+        slash = path;
+    else
+        slash++;
+    if ((size_t)(slash - path) + strlen(to) >= PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    strcpy(slash, to);
+    return 1;
+}
+
+/* The directory of WHOLE without links, and the name in it, into PATH; as resolve. */
+static int resolve_directory(char whole[PATH_MAX], char path[PATH_MAX])
+{
+    char *slash = strrchr(whole, '/');
+    size_t length;
+
+    if (slash[1] == '\0')
+        return 0;
     *slash = '\0';
-    if (slash[1] == '\0' || realpath(slash == whole ? "/" : whole, search->path) == NULL)
-        return slash[1] == '\0' ? 0 : unreachable();
-    length = strlen(search->path);
-    if (length + 1 + strlen(slash + 1) >= sizeof search->path) {
+    if (realpath(slash == whole ? "/" : whole, path) == NULL)
+        return unreachable();
+    length = strlen(path);
+    if (length + 1 + strlen(slash + 1) >= PATH_MAX) {
         errno = ENAMETOOLONG;
         return -1;
     }
     if (length > 1)
-        search->path[length++] = '/';
-    strcpy(search->path + length, slash + 1);
+        path[length++] = '/';
+    strcpy(path + length, slash + 1);
     return 1;
+}
+
+/*
+ * 1 with the path in SEARCH, else as tde_policy_place_find.  A file that does not exist is made
+ * where a link of its name leads, so such links are followed as the kernel does.
+ */
+static int resolve(int dirfd, const char *path, struct search *search)
+{
+    char whole[PATH_MAX];
+
+    if (make_whole(dirfd, path, whole) != 0)
+        return -1;
+    for (int links = 0; links < MOST_LINKS; links++) {
+        int result;
+
+        if (realpath(whole, search->path) != NULL)
+            return 1;
+        if (errno != ENOENT)
+            return unreachable();
+        result = resolve_directory(whole, search->path);
+        if (result != 1)
+            return result;
+        result = follow_link(search->path);
+        if (result != 1)
+            return result == 0 ? 1 : -1;
+        strcpy(whole, search->path);
+    }
+    return 0; /* ELOOP */
 }
 
 /* Look for a directory of the cluster among those that the path goes through. */

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,49 +24,70 @@ static char source[PATH_MAX];
 /* The WAL directory of the cluster that pg_rewind rewinds; st_ino is 0 when unknown. */
 static struct stat target_wal;
 
-/* The value of an option among the NUL-separated arguments; SHORT may be NULL. */
-static void find_option(const char *arguments, const char *end, const char *short_name,
-                        const char *long_name, char to[PATH_MAX])
+#define MOST_ARGUMENTS 256
+
+/*
+ * With getopt_long, as the program itself: an option may be abbreviated, or stand behind others in
+ * one word, and what is read wrongly here would let directories with different keys pass.
+ */
+static void read_options(int count, char **arguments)
 {
-    size_t length = strlen(long_name);
+    static const struct option options[] = {
+        {"target-pgdata", required_argument, NULL, 'D'},
+        {"source-pgdata", required_argument, NULL, 's'},
+        {"source-server", required_argument, NULL, 0},
+        {"config-file", required_argument, NULL, 0},
+        {"sync-method", required_argument, NULL, 0},
+        {"write-recovery-conf", no_argument, NULL, 0},
+        {"no-ensure-shutdown", no_argument, NULL, 0},
+        {"restore-target-wal", no_argument, NULL, 0},
+        {"dry-run", no_argument, NULL, 0},
+        {"no-sync", no_argument, NULL, 0},
+        {"progress", no_argument, NULL, 0},
+        {"debug", no_argument, NULL, 0},
+        {"help", no_argument, NULL, 0},
+        {"version", no_argument, NULL, 0},
+        {NULL, 0, NULL, 0},
+    };
+    int found;
 
-    for (const char *arg = arguments; arg < end; arg += strlen(arg) + 1) {
-        const char *next = arg + strlen(arg) + 1;
-        const char *value = NULL;
+    opterr = 0;
+    while ((found = getopt_long(count, arguments, "cD:nNPR", options, NULL)) != -1) {
+        char *to = found == 'D' ? target : found == 's' ? source : NULL;
 
-        if ((short_name != NULL && strcmp(arg, short_name) == 0) || strcmp(arg, long_name) == 0)
-            value = next < end ? next : NULL;
-        else if (short_name != NULL && strncmp(arg, short_name, 2) == 0)
-            value = arg + 2;
-        else if (strncmp(arg, long_name, length) == 0 && arg[length] == '=')
-            value = arg + length + 1;
-        if (value != NULL && strlen(value) < PATH_MAX) {
-            strcpy(to, value);
-            return;
-        }
+        if (to != NULL && strlen(optarg) < PATH_MAX)
+            strcpy(to, optarg);
     }
+    opterr = 1;
+    optind = 0; /* The program begins anew. */
 }
 
 void tde_policy_rewind_find(void)
 {
-    static char arguments[65536];
+    static char text[65536];
+    static char *arguments[MOST_ARGUMENTS + 1];
     char path[PATH_MAX];
     int fd = tde_libc()->open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
     ssize_t length;
+    int count = 0;
 
     if (fd < 0)
         return;
-    length = tde_libc()->read(fd, arguments, sizeof arguments - 1);
+    length = tde_libc()->read(fd, text, sizeof text - 1);
     tde_libc()->close(fd);
-    if (length <= 0)
-        return;
-    find_option(arguments, arguments + length, "-D", "--target-pgdata", target);
-    find_option(arguments, arguments + length, NULL, "--source-pgdata", source);
+    for (char *at = text; at < text + length && count < MOST_ARGUMENTS; at += strlen(at) + 1)
+        arguments[count++] = at;
+    read_options(count, arguments);
     if (target[0] == '\0' ||
         snprintf(path, sizeof path, "%s/pg_wal", target) >= (int)sizeof path)
         return;
     if (stat(path, &target_wal) != 0)
         target_wal.st_ino = 0;
+}
+
+const char *tde_policy_rewind_target(void)
+{
+    return target;
 }
 
 bool tde_policy_rewind_is_in_target(const char *path)
@@ -107,30 +129,21 @@ static void open_map(struct tde_keys_map *map, const char *directory)
         refuse();
 }
 
-/* A tablespace that only one of them has does no harm: it is removed, or copied as a whole. */
 static void compare(const uint8_t *map, size_t usable)
 {
     struct tde_keys_map ours;
+    uint32_t oid;
 
     open_map(&ours, target);
-    for (size_t number = tde_format_keymap_count(ours.usable); number-- > 0;) {
-        struct tde_keymap_entry entry;
-        struct tde_keymap_entry here;
-        struct tde_keymap_entry there;
-
-        tde_format_keymap_entry(ours.content, number, &entry);
-        if (!tde_format_keymap_find(ours.content, ours.usable, entry.oid, &here) ||
-            !tde_format_keymap_find(map, usable, entry.oid, &there) ||
-            (here.kind == there.kind &&
-             memcmp(here.key_id, there.key_id, sizeof here.key_id) == 0))
-            continue;
-        tde_libc_report("tablespace %u has one key in %s and another in the source: both made a "
-                        "tablespace with this OID after they had parted; HINT: make the standby "
-                        "again from a base backup",
-                        entry.oid, target);
-        refuse();
-    }
+    oid = tde_format_keymap_conflict(ours.content, ours.usable, map, usable);
     tde_keys_map_close(&ours);
+    if (oid == 0)
+        return;
+    tde_libc_report("tablespace %u has one key in %s and another in the source: both made a "
+                    "tablespace with this OID after they had parted; HINT: make the standby "
+                    "again from a base backup",
+                    oid, target);
+    refuse();
 }
 
 static void refuse_without_map(const char *which)

@@ -15,6 +15,9 @@
 /* Read the directories from the command line. */
 void tde_policy_rewind_find(void);
 
+/* The data directory that is rewound, as the command line names it; "" when it names none. */
+const char *tde_policy_rewind_target(void);
+
 /* Whether a file lies in the WAL directory of the cluster that is rewound. */
 bool tde_policy_rewind_is_in_target(const char *path);
 

@@ -19,15 +19,21 @@
 #include "interpose/walfiles/compress.h"
 
 static enum tde_role role = TDE_ROLE_NONE;
+static bool takes_backup;
 
 enum tde_role tde_policy_role(void)
 {
     return role;
 }
 
+bool tde_policy_takes_backup(void)
+{
+    return takes_backup;
+}
+
 bool tde_policy_uses_keys(void)
 {
-    return role != TDE_ROLE_NONE && role != TDE_ROLE_STATE;
+    return role != TDE_ROLE_NONE && role != TDE_ROLE_STATE && role != TDE_ROLE_COMBINE;
 }
 
 static enum tde_role role_of(const char *program)
@@ -41,6 +47,7 @@ static enum tde_role role_of(const char *program)
         {"pg_controldata", TDE_ROLE_STATE},
         {"pg_createsubscriber", TDE_ROLE_STATE},
         {"repmgr", TDE_ROLE_STATE}, /* Reads pg_control itself, and decides by its state. */
+        {"pg_combinebackup", TDE_ROLE_COMBINE},
         {"pg_basebackup", TDE_ROLE_WAL_RECEIVER},
         {"pg_receivewal", TDE_ROLE_WAL_RECEIVER},
         {"pg_rewind", TDE_ROLE_REWIND},
@@ -71,6 +78,7 @@ void tde_policy_detect_role(void)
     if (dlsym(RTLD_DEFAULT, "tde_stand_in") != NULL)
         return;
     role = role_of(slash == NULL ? path : slash + 1);
+    takes_backup = slash != NULL && strcmp(slash + 1, "pg_basebackup") == 0;
     if (role == TDE_ROLE_REWIND)
         tde_policy_rewind_find();
 }
@@ -159,8 +167,8 @@ static enum tde_access server_access(enum tde_file_class file_class, const char 
  */
 static bool sees_state(const char *path, int flags)
 {
-    return role != TDE_ROLE_NONE && role != TDE_ROLE_WAL_RECEIVER && (flags & O_APPEND) == 0 &&
-           tde_control_is_path(path) &&
+    return role != TDE_ROLE_NONE && role != TDE_ROLE_COMBINE && role != TDE_ROLE_WAL_RECEIVER &&
+           (flags & O_APPEND) == 0 && tde_control_is_path(path) &&
            !(role == TDE_ROLE_SERVER && tde_policy_walsender_sends_backup(flags));
 }
 
@@ -185,6 +193,7 @@ enum tde_access tde_policy_access(enum tde_file_class file_class, const char *pa
         break;
     case TDE_ROLE_NONE:
     case TDE_ROLE_STATE:
+    case TDE_ROLE_COMBINE:
     default:
         encrypted = false;
         break;

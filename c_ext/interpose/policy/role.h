@@ -11,6 +11,7 @@
 enum tde_role {
     TDE_ROLE_NONE,        /* initdb, sh, …: nothing is touched, the environment is kept */
     TDE_ROLE_STATE,       /* pg_ctl, pg_controldata, …: as NONE, but sees the state in pg_control */
+    TDE_ROLE_COMBINE,     /* pg_combinebackup: as NONE, but the key maps are compared first */
     TDE_ROLE_SERVER,      /* postgres and its children: everything is decrypted and encrypted */
     TDE_ROLE_WAL_RECEIVER, /* pg_basebackup, pg_receivewal: WAL comes in plain, relations raw */
     TDE_ROLE_REWIND,      /* pg_rewind: parses the target's WAL, copies everything else raw */
@@ -31,6 +32,9 @@ enum tde_access {
 /* Find the role of the running program; called once, before any wrapper needs it. */
 void tde_policy_detect_role(void);
 enum tde_role tde_policy_role(void);
+
+/* Whether this is pg_basebackup, which is sent WAL on the second of its connections only. */
+bool tde_policy_takes_backup(void);
 
 /* Whether this program reads or writes with keys; others only pass them on. */
 bool tde_policy_uses_keys(void);

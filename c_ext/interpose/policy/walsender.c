@@ -11,10 +11,12 @@
 #include <string.h>
 #include <sys/types.h>
 
+#include "interpose/keys/ring.h"
+#include "interpose/libc/symbols.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/process.h"
 
-/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 18. */
+/* The head of struct WalSnd in walsender_private.h, the same in PostgreSQL 15 to 19. */
 struct wal_sender {
     pid_t pid;
     int state;
@@ -30,6 +32,11 @@ bool tde_policy_walsender_is_supported(void)
            dlsym(RTLD_DEFAULT, "debug_query_string") != NULL &&
            dlsym(RTLD_DEFAULT, "GetConfigOption") != NULL;
 }
+
+/* enum GucContext and enum GucSource, the same in PostgreSQL 15 to 18. */
+enum { PGC_POSTMASTER = 1, PGC_S_OVERRIDE = 10 };
+
+typedef void set_config_option_fn(const char *name, const char *value, int context, int source);
 
 /* What this walsender says of itself in shared memory, or -1 in any other process. */
 static int state(void)
@@ -88,11 +95,32 @@ const char *tde_policy_walsender_foreign_keystore(void)
 {
     const char *theirs =
         streams_wal() ? tde_policy_process_setting(TDE_WALSENDER_KEYSTORE_SETTING) : NULL;
+    const char *proof;
 
-    if (theirs == NULL || strcmp(theirs, tde_policy_keystore_uuid()) == 0)
+    if (theirs == NULL)
         return NULL;
+    if (strcmp(theirs, tde_policy_keystore_uuid()) == 0) {
+        proof = tde_policy_process_setting(TDE_WALSENDER_PROOF_SETTING);
+        return proof == NULL || strcmp(proof, tde_policy_keystore_proof()) == 0
+                   ? NULL
+                   : "of the same UUID and with another WAL key";
+    }
     /* Anybody may set it to anything, which must not reach the server's log. */
     return strlen(theirs) <= 36 && theirs[strspn(theirs, "0123456789abcdef-")] == '\0'
                ? theirs
                : "of unknown name";
+}
+
+/* Its source wins over what files, roles, databases and the client itself may say. */
+void tde_policy_walsender_say_keystore(void)
+{
+    static bool said;
+    set_config_option_fn *set_config_option;
+
+    if (said || !tde_keys_are_open() || !tde_policy_process_is_postmaster() ||
+        !tde_libc_find(RTLD_DEFAULT, "SetConfigOption", &set_config_option))
+        return;
+    set_config_option(TDE_WALSENDER_SERVER_SETTING, tde_policy_keystore_uuid(), PGC_POSTMASTER,
+                      PGC_S_OVERRIDE);
+    said = true;
 }

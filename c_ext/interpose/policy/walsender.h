@@ -14,6 +14,9 @@
 #define TDE_WALSENDER_SETTING "tde.streamed_wal"
 #define TDE_WALSENDER_OPTION "-c " TDE_WALSENDER_SETTING "=encrypted"
 #define TDE_WALSENDER_KEYSTORE_SETTING "tde.keystore"
+#define TDE_WALSENDER_PROOF_SETTING "tde.wal_key"
+/* Set by the server, which no client can change. */
+#define TDE_WALSENDER_SERVER_SETTING "tde.server_keystore"
 
 /* Whether this program has what the questions below need; a server that hides it is refused. */
 bool tde_policy_walsender_is_supported(void);
@@ -25,9 +28,16 @@ bool tde_policy_walsender_sends_backup(int flags);
 bool tde_policy_walsender_is_unsafe(void);
 
 /*
- * The keystore that the client of this process encrypts streamed WAL with, when it is not ours;
- * NULL when it is, or when the client did not say (those of the first release do not).
+ * The keystore that the client of this process encrypts streamed WAL with, when it is not ours or
+ * has another WAL key under our name; NULL when it is ours, or when the client did not say (those
+ * of the first releases do not).
  */
 const char *tde_policy_walsender_foreign_keystore(void);
+
+/*
+ * In a postmaster with keys: let its clients ask which keystore it encrypts with, before any is
+ * there.  pg_basebackup and pg_receivewal do (calls/libpq.c).
+ */
+void tde_policy_walsender_say_keystore(void);
 
 #endif

@@ -249,9 +249,9 @@ def status(
     # Everything after the program's name belongs to the program.
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     epilog=examples(
-        "tde pg exec -D /srv/pg/main pg_waldump -p /srv/pg/main/pg_wal -n 20",
+        "tde pg exec -D /srv/pg/main pg_waldump -n 20 /srv/pg/main/pg_wal/000000010000000000000001",
         "tde pg exec -D /srv/pg/main pg_basebackup -D /srv/backup -h /tmp -X stream",
-        "tde pg exec -D /srv/pg/main pg_checksums --check -D /srv/pg/main",
+        "tde pg exec -D /srv/pg/main pg_checksums --check",
     ),
 )
 def execute(
@@ -268,23 +268,30 @@ def execute(
     """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code.
 
     Only programs that work on encrypted files get the keys. For all others, such as psql, no
-    passphrase is needed.
+    passphrase is needed. A program that takes its data directory from
+    PGDATA gets that of -D.
     """
     from tde.postgres import run_program
-    from tde.postgres.server.program import needs_keys
+    from tde.postgres.cluster.fitting_keys import require_fitting_keys
+    from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
+    from tde.postgres.server.program import needs_keys, works_on_tablespaces
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     opening: AbstractContextManager[Keystore | None] = nullcontext()
+    require_fitting_keys(cluster, keystore, program, arguments or ())
     if needs_keys(program):
         opening = open_cluster_keystore(cluster, keystore, source)
     with opening as opened:
+        if opened is not None and works_on_tablespaces(program, arguments or ()):
+            ensure_map_of_stopped(cluster.data_directory, opened, cluster.os_user)
         result = run_program(
             cluster.binaries,
             program,
             arguments or (),
             keystore=opened,
             os_user=cluster.os_user,
+            environment={"PGDATA": str(cluster.data_directory)},
             capture=False,
         )
     raise typer.Exit(result.returncode)

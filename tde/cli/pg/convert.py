@@ -32,7 +32,7 @@ from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples
 from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
-from tde.convert.access import keystore_of_conversion
+from tde.convert.access import keystore_to_decrypt, keystore_to_encrypt
 from tde.errors import TdeError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource
@@ -78,6 +78,14 @@ ConversionThreadsOption = Annotated[
         "--jobs", "-j", metavar="N", min=1, help="Threads. Default: one per CPU, at most 8."
     ),
 ]
+ChecksumsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--checksums/--no-checksums",
+        help="Turn data checksums on in a cluster that has none.",
+        show_default="checksums",
+    ),
+]
 InvalidOption = Annotated[
     bool,
     typer.Option(
@@ -96,7 +104,7 @@ def register(app: typer.Typer) -> None:
             "# Only the WAL and one tablespace:",
             "tde pg encrypt /srv/pg/main -k /etc/tde/main --scope tablespaces --tablespace secrets",
             "# After an interruption, whatever it was:",
-            "tde pg encrypt /srv/pg/main",
+            "tde pg encrypt /srv/pg/main --keystore /etc/tde/main",
         )
     )(encrypt)
     app.command(epilog=examples("tde pg stop -D /srv/pg/main", "tde pg decrypt /srv/pg/main"))(
@@ -111,6 +119,7 @@ def encrypt(
     scope: ScopeOption = None,
     aes: AesOfNewKeysOption = None,
     tablespace: TablespaceOption = None,
+    checksums: ChecksumsOption = None,
     jobs: ConversionThreadsOption = None,
     allow_invalid_pages: InvalidOption = False,
     as_json: JsonOption = False,
@@ -125,6 +134,7 @@ def encrypt(
     It may be interrupted at any moment, also by a power failure: run it again to continue. Until
     it has finished no server starts on the cluster. Take a backup before, as for any change of
     all files. Backups and archived WAL from before stay plaintext: take a new base backup after.
+    Data checksums are turned on where they are off, in the same pass.
     """
     from tde.convert.runner import DEFAULT_JOBS
     from tde.convert.tablespace_names import resolve_tablespaces
@@ -133,7 +143,7 @@ def encrypt(
     algorithm = None if aes is None else algorithm_of(aes)
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = require_keystore(keystore_of_conversion(cluster, keystore))
+    path = require_keystore(keystore_to_encrypt(cluster, keystore))
     named = resolve_tablespaces(cluster.data_directory, tablespace) if tablespace else None
     with open_keystore(path, source) as opened, _progress_bar("Encrypting") as progress:
         summary = encrypt_cluster(
@@ -142,6 +152,7 @@ def encrypt(
             scope=scope,
             algorithm=algorithm,
             tablespaces=named,
+            checksums=checksums,
             jobs=jobs or DEFAULT_JOBS,
             allow_invalid_pages=allow_invalid_pages,
             progress=progress,
@@ -182,7 +193,7 @@ def decrypt(
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = require_keystore(keystore_of_conversion(cluster, keystore))
+    path = keystore_to_decrypt(cluster, keystore)
     with open_keystore(path, source) as opened, _progress_bar("Decrypting") as progress:
         summary = decrypt_cluster(
             cluster,
@@ -243,16 +254,23 @@ def _report(summary: ConversionSummary, as_json: bool) -> None:
         f"{summary.seconds:.1f} s ({rate:.0f} MiB/s)"
         + (", continuing an earlier run" if summary.resumed else ""),
     ]
+    turned_on = summary.checksums_turned_on
+    if turned_on:
+        lines.append("Data checksums were off, and are on now")
+    elif encrypted and not summary.data_checksums:
+        lines.append("Data checksums are off: damage to a block would not be noticed")
     if summary.plaintext_files:
-        lines.append(f"{summary.plaintext_files} files of plaintext tablespaces stay as they are")
+        how = "stay plain, and got checksums" if turned_on else "stay as they are"
+        lines.append(f"{summary.plaintext_files} files of plaintext tablespaces {how}")
     if summary.removed_files:
         lines.append(f"Removed {summary.removed_files} temporary files, as the server would")
     console.print("\n".join(lines), markup=False, soft_wrap=True)
     notes = list(summary.warnings)
     if summary.invalid_pages:
+        kept = ", and those that PostgreSQL refuses to read got no checksum" if turned_on else ""
         notes.append(
             f"{summary.invalid_pages} blocks are not valid pages; they were converted like all "
-            f"others: {', '.join(summary.invalid_examples[:3])}"
+            f"others{kept}: {', '.join(summary.invalid_examples[:3])}"
         )
     for note in notes:
         error_console.print(f"[bold yellow]Warning:[/] {escape(note)}", soft_wrap=True)

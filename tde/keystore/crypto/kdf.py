@@ -76,8 +76,10 @@ def derive_kek(
         ).derive(cast(bytes, passphrase))
     except UnsupportedAlgorithm as error:
         raise KeystoreError(
-            "the installed cryptography package has no Argon2id",
-            remedy="Install the wheel from PyPI: pip install --force-reinstall cryptography",
+            "OpenSSL offers no Argon2id to the installed cryptography package",
+            remedy="If OPENSSL_CONF or openssl.cnf asks for FIPS (fips = yes), run tde with "
+            "OPENSSL_CONF=/dev/null: the FIPS provider has no Argon2id. Else install the wheel "
+            "from PyPI: pip install --force-reinstall cryptography",
         ) from error
     except MemoryError as error:
         raise KeystoreError(

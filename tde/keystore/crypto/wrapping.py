@@ -63,13 +63,27 @@ def unwrap(wrapping_key: SecretBuffer, wrapped: Wrapped, context: bytes) -> Secr
     """
     secret = SecretBuffer(len(wrapped.ciphertext))
     try:
-        with wrapping_key.view as key, secret.view as plaintext:
-            decryptor = Cipher(AES(key), GCM(wrapped.nonce, wrapped.tag)).decryptor()
-            decryptor.authenticate_additional_data(context)
-            # update_into writes into our locked page; update would leave a bytes object behind.
-            decryptor.update_into(wrapped.ciphertext, plaintext)
-            decryptor.finalize()
-    except InvalidTag as error:
+        unwrap_into(secret, wrapping_key, wrapped, context)
+    except BaseException:
         secret.close()
-        raise UnwrapError from error
+        raise
     return secret
+
+
+def unwrap_into(
+    secret: SecretBuffer, wrapping_key: SecretBuffer, wrapped: Wrapped, context: bytes
+) -> None:
+    """As :func:`unwrap`, into a buffer of the caller, who may use it for many keys.
+
+    Raises:
+        UnwrapError: authentication failed; what is in the buffer must not be used.
+    """
+    with wrapping_key.view as key, secret.view as plaintext:
+        decryptor = Cipher(AES(key), GCM(wrapped.nonce, wrapped.tag)).decryptor()
+        decryptor.authenticate_additional_data(context)
+        # update_into writes into our locked page; update would leave a bytes object behind.
+        decryptor.update_into(wrapped.ciphertext, plaintext)
+        try:
+            decryptor.finalize()
+        except InvalidTag as error:
+            raise UnwrapError from error

@@ -11,17 +11,18 @@ of the file; it binds the file to its keystore and shows damage.
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from uuid import UUID
 
-from tde.errors import KeystoreDamagedError, KeystoreMissingError
+from tde.errors import KeystoreDamagedError, KeystoreError, KeystoreMissingError
 from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
 from tde.keystore.store.document import KeystoreDocument
-from tde.keystore.store.files import read_private_file
+from tde.keystore.store.files import exclusive_lock, read_private_file, sync_directory
+from tde.keystore.store.layout import AUTO_OPEN_NAME, read_document
 
-FILE_NAME = "auto-open.key"
 RECORD_BYTES = 136
 MAGIC = b"TDEAUTO\x01"
 _CONTEXT = struct.Struct(">8s16s16s")
@@ -31,12 +32,31 @@ _REST = struct.Struct(">32s12s4s32s16s")
 
 def auto_open_path(directory: Path) -> Path:
     """Return the path of the file in a keystore directory."""
-    return directory / FILE_NAME
+    return directory / AUTO_OPEN_NAME
 
 
 def can_open_automatically(directory: Path) -> bool:
     """Tell whether auto-open is enabled for a keystore."""
     return auto_open_path(directory).exists()
+
+
+def disable_auto_open(directory: Path) -> bool:
+    """Remove the file, for good also after a power failure; tell whether there was one.
+
+    Raises:
+        KeystoreError: it cannot be removed.
+    """
+    directory = directory.resolve()
+    read_document(directory)  # What is no keystore must not get a lock file.
+    path = auto_open_path(directory)
+    with exclusive_lock(directory):
+        try:
+            there_was = os.path.lexists(path)
+            path.unlink(missing_ok=True)
+            sync_directory(directory)
+        except OSError as error:
+            raise KeystoreError(f"could not remove {path}: {error.strerror}") from error
+    return there_was
 
 
 def pack_auto_open(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer) -> bytearray:

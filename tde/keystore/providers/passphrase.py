@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tde.errors import WrongPassphraseError
 from tde.keystore.crypto.kdf import derive_kek
-from tde.keystore.crypto.secret import SecretBuffer
+from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
+from tde.keystore.providers.passphrase_form import near_misses
+from tde.keystore.providers.passphrase_source import require_bytes
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
 from tde.keystore.store.layout import document_path
+
+# Seconds that are spent on finding out how a wrong passphrase is wrong.
+_PATIENCE = 3.0
 
 
 class PassphraseProvider:
     """Wraps and unwraps a master key under a passphrase, which stays the caller's to wipe."""
 
     def __init__(self, passphrase: bytes | bytearray) -> None:
+        require_bytes(passphrase)
         self._passphrase = passphrase
 
     def wrap_master_key(self, header: KeystoreHeader, master_key: SecretBuffer) -> KeystoreDocument:
@@ -30,14 +37,43 @@ class PassphraseProvider:
         Raises:
             WrongPassphraseError: the master key does not unwrap.
         """
-        header = document.header
-        with derive_kek(self._passphrase, header.salt, header.kdf) as kek:
+        try:
+            return _unwrap(self._passphrase, document)
+        except UnwrapError:
+            # An accident would have shown in the checksum, so the file is intact.
+            raise self._wrong(directory, document) from None
+
+    def fits(self, document: KeystoreDocument) -> bool:
+        """Tell whether this is the passphrase of a keystore."""
+        return _fits(self._passphrase, document)
+
+    def _wrong(self, directory: Path, document: KeystoreDocument) -> WrongPassphraseError:
+        message = f"wrong passphrase for the keystore {directory}"
+        until = time.monotonic() + _PATIENCE
+        for other, difference, remedy in near_misses(self._passphrase):
             try:
-                return unwrap(kek, document.master_key, header.context())
-            except UnwrapError:
-                # An accident would have shown in the checksum, so the file is intact.
-                raise WrongPassphraseError(
-                    f"wrong passphrase for the keystore {directory}",
-                    remedy="Try again. If you are sure of the passphrase, "
-                    f"somebody has altered {document_path(directory)}: restore it from a backup.",
-                ) from None
+                if time.monotonic() < until and _fits(other, document):
+                    return WrongPassphraseError(
+                        f"{message}: it would be right {difference}", remedy=remedy
+                    )
+            finally:
+                wipe(other)
+        return WrongPassphraseError(
+            message,
+            remedy="Try again. If you are sure of the passphrase, "
+            f"somebody has altered {document_path(directory)}: restore it from a backup.",
+        )
+
+
+def _unwrap(passphrase: bytes | bytearray, document: KeystoreDocument) -> SecretBuffer:
+    header = document.header
+    with derive_kek(passphrase, header.salt, header.kdf) as kek:
+        return unwrap(kek, document.master_key, header.context())
+
+
+def _fits(passphrase: bytes | bytearray, document: KeystoreDocument) -> bool:
+    try:
+        _unwrap(passphrase, document).close()
+    except UnwrapError:
+        return False
+    return True

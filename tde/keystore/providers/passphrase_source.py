@@ -19,8 +19,6 @@ from tde.keystore.store.files import FILE_MODE, check_mode
 
 LENGTHS = range(8, 201)  # Bytes, after the newline at the end was taken off.
 
-_SOURCES = "--passphrase-file, --passphrase-fd or --passphrase-command"
-
 
 @dataclass(frozen=True)
 class PassphraseSource:
@@ -30,6 +28,7 @@ class PassphraseSource:
         file: a file that only its owner can read.
         fd: an open descriptor, read to its end and left open.
         command: a command for `/bin/sh`; its standard output is the passphrase.
+        what: how messages call it, and its options: ``new passphrase``.
 
     Raises:
         PassphraseError: more than one is given.
@@ -38,24 +37,46 @@ class PassphraseSource:
     file: Path | None = None
     fd: int | None = None
     command: str | None = None
+    what: str = "passphrase"
 
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.file, self.fd, self.command)) > 1:
             raise PassphraseError(
-                "more than one source was given for the passphrase",
-                remedy=f"Give only one of {_SOURCES}.",
+                f"more than one source was given for the {self.what}",
+                remedy=f"Give only one of {self.options}.",
             )
+
+    @property
+    def options(self) -> str:
+        """The options that name a source, in words."""
+        name = self.what.replace(" ", "-")
+        return f"--{name}-file, --{name}-fd or --{name}-command"
 
 
 PROMPT = PassphraseSource()
+
+
+def require_bytes(passphrase: object) -> None:
+    """Refuse a ``str``, whose bytes depend on an encoding, before anything is written.
+
+    Raises:
+        TypeError: it is not bytes.
+    """
+    if not isinstance(passphrase, (bytes, bytearray, memoryview)):
+        raise TypeError(
+            f"a passphrase is bytes, not {type(passphrase).__name__}: encode it, as in "
+            'text.encode("utf-8")'
+        )
 
 
 def check_length(passphrase: bytes | bytearray) -> None:
     """Refuse a passphrase that does not have 8 to 200 bytes.
 
     Raises:
+        TypeError: it is not bytes at all, such as a ``str``.
         PassphraseError: it is too short or too long.
     """
+    require_bytes(passphrase)
     if len(passphrase) not in LENGTHS:
         raise PassphraseError(
             "passphrase is too short or too long",
@@ -87,7 +108,7 @@ def read_passphrase(
     elif source.command is not None:
         passphrase = _from_command(source.command)
     else:
-        passphrase = _from_prompt(prompt, confirm)
+        passphrase = _from_prompt(source, prompt, confirm)
     try:
         check_length(passphrase)
     except PassphraseError:
@@ -154,14 +175,14 @@ def _from_command(command: str) -> bytearray:
     return passphrase
 
 
-def _from_prompt(prompt: str, confirm: bool) -> bytearray:
-    passphrase = _ask(prompt)
+def _from_prompt(source: PassphraseSource, prompt: str, confirm: bool) -> bytearray:
+    passphrase = _ask(source, prompt)
     if not confirm:
         return passphrase
     try:
         # Told before the operator types the same useless passphrase again.
         check_length(passphrase)
-        again = _ask("The same again: ")
+        again = _ask(source, "The same again: ")
     except BaseException:
         wipe(passphrase)
         raise
@@ -173,7 +194,7 @@ def _from_prompt(prompt: str, confirm: bool) -> bytearray:
     return passphrase
 
 
-def _ask(prompt: str) -> bytearray:
+def _ask(source: PassphraseSource, prompt: str) -> bytearray:
     try:
         with warnings.catch_warnings():
             # Without a terminal getpass falls back to reading with echo, after this warning.
@@ -181,7 +202,7 @@ def _ask(prompt: str) -> bytearray:
             entered = getpass.getpass(prompt)
     except (getpass.GetPassWarning, EOFError) as error:
         raise PassphraseError(
-            "no passphrase was given and there is no terminal to ask on",
-            remedy=f"Give one of {_SOURCES}.",
+            f"no {source.what} was given and there is no terminal to ask on",
+            remedy=f"Give one of {source.options}.",
         ) from error
     return bytearray(entered, "utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
@@ -24,6 +24,7 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 LOCK_NAME = "lock"
 LOCK_TIMEOUT = 10.0  # Seconds; a writer holds the lock for about one key derivation.
+_RESTORE_FILE = "Put a file in its place, from a backup of the keystore; a link is not followed."
 _LOCK_POLL = 0.02  # Seconds.
 
 
@@ -55,6 +56,17 @@ def read_private_file(path: Path, limit: int) -> bytes:
         limit: refuse files with more bytes than this.
 
     Raises:
+        FileNotFoundError, KeystoreError: as :func:`read_file_of`.
+    """
+    return read_file_of(path.parent.stat().st_uid, str(path), limit)
+
+
+def read_file_of(owner: int, path: str, limit: int) -> bytes:
+    """Return the content of a file of the keystore; its owner is that of its directory.
+
+    The path is text, because to read thousands of records as paths takes most of the time.
+
+    Raises:
         FileNotFoundError: there is no such file.
         KeystorePermissionError: others have access, it has another owner than its
             directory, or it is not a regular file.
@@ -69,20 +81,38 @@ def read_private_file(path: Path, limit: int) -> bytes:
     except PermissionError as error:
         raise _no_access(path) from error
     except OSError as error:
-        raise KeystoreError(f"could not read {path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb", buffering=0) as file:
+        raise KeystoreError(
+            f"could not read {path}: {error.strerror}", remedy=_RESTORE_FILE
+        ) from error
+    try:
         # The open file is examined, not its name, which could point elsewhere a moment later.
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise KeystorePermissionError(f"{path} is not a regular file")
-        _check_owner(path, status, path.parent.stat().st_uid)
+            raise KeystorePermissionError(f"{path} is not a regular file", remedy=_RESTORE_FILE)
+        _check_owner(path, status, owner)
         check_mode(path, status, FILE_MODE)
-        data = file.read(limit + 1)
+        data = _read_up_to(fd, limit + 1)
+    except OSError as error:
+        raise KeystoreError(
+            f"could not read {path}: {error.strerror}", remedy=_RESTORE_FILE
+        ) from error
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise KeystoreDamagedError(
             f"{path} is damaged: it has more than {limit} bytes",
-            remedy="Restore this file from a backup of the keystore.",
+            remedy=_RESTORE_FILE,
         )
+    return data
+
+
+def _read_up_to(fd: int, size: int) -> bytes:
+    data = os.read(fd, size)
+    while 0 < len(data) < size:
+        more = os.read(fd, size - len(data))
+        if not more:
+            break
+        data += more
     return data
 
 
@@ -95,32 +125,48 @@ def make_private_directory(path: Path, owner: tuple[int, int]) -> None:
 def write_atomically(path: Path, data: bytes | bytearray) -> None:
     """Write a file so that a crash at any moment leaves either the old content or the new.
 
-    A file that is replaced stays beside the new one as ``NAME.1``, ``NAME.2``, … because an
-    older backup of the cluster needs the keystore of its time. The caller holds the lock.
+    The old content does not stay beside the new one: a passphrase that was given up would go on
+    opening it. The caller holds the lock.
 
     Raises:
-        KeystoreError: the data could not be written and what was there before is untouched,
-            or, as its message says, it was written but might not survive a power failure.
+        KeystoreError: as :func:`write_all_atomically`.
     """
-    temporary = temporary_path(path)
-    try:
-        _write_new_file(temporary, data)
-        _keep_old_version(path)
-        temporary.rename(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise KeystoreError(
-            f"could not write {path}: {error.strerror}",
-            remedy="Nothing was changed. Remove the cause and repeat the command.",
-        ) from error
-    try:
-        sync_directory(path.parent)
-    except OSError as error:
-        raise KeystoreError(
-            f"wrote {path}, but could not make its name durable: {error.strerror}",
-            remedy="The file may be gone after a power failure. Check the disk, then run `sync`.",
-        ) from error
+    write_all_atomically({path: data})
+
+
+def write_all_atomically(files: Mapping[Path, bytes | bytearray]) -> None:
+    """Write files of one directory, each whole or not at all, in their order.
+
+    The names become durable together, which for thousands of files takes half the time. The
+    caller holds the lock.
+
+    Raises:
+        KeystoreError: a file could not be written, and what was there before is untouched; those
+            in front of it were written. Or, as its message says, all were written but might not
+            survive a power failure.
+    """
+    for path, data in files.items():
+        temporary = temporary_path(path)
+        try:
+            _write_new_file(temporary, data)
+            temporary.rename(path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise KeystoreError(
+                f"could not write {path}: {error.strerror}",
+                remedy="It was not changed. Remove the cause and repeat the command.",
+            ) from error
+    for directory in {path.parent for path in files}:
+        try:
+            sync_directory(directory)
+        except OSError as error:
+            names = ", ".join(str(path) for path in list(files)[:3])
+            raise KeystoreError(
+                f"wrote {names}, but could not make the name durable: {error.strerror}",
+                remedy="After a power failure it may be gone, or be as it was before. Check the "
+                "disk, then run `sync`.",
+            ) from error
 
 
 def temporary_path(path: Path) -> Path:
@@ -211,16 +257,6 @@ def _write_all(file: RawIOBase, data: bytes | bytearray) -> None:
         remaining = remaining[file.write(remaining) or 0 :]
 
 
-def _keep_old_version(path: Path) -> None:
-    if not path.exists():
-        return
-    number = 1
-    while path.with_name(f"{path.name}.{number}").exists():
-        number += 1
-    # A second name instead of a rename, so that the file never lacks its proper one.
-    path.with_name(f"{path.name}.{number}").hardlink_to(path)
-
-
 def _give_to_owner_of(directory: Path, fd: int) -> None:
     """Let root work on the keystore of an unprivileged server without taking files away."""
     if os.geteuid() == 0:
@@ -230,7 +266,7 @@ def _give_to_owner_of(directory: Path, fd: int) -> None:
         os.fchown(fd, status.st_uid, status.st_gid)
 
 
-def check_mode(path: Path, status: os.stat_result, wanted: int) -> None:
+def check_mode(path: Path | str, status: os.stat_result, wanted: int) -> None:
     """Refuse what the group or the world can read, write or enter.
 
     Raises:
@@ -243,7 +279,7 @@ def check_mode(path: Path, status: os.stat_result, wanted: int) -> None:
         )
 
 
-def _check_owner(path: Path, status: os.stat_result, owner: int) -> None:
+def _check_owner(path: Path | str, status: os.stat_result, owner: int) -> None:
     if status.st_uid != owner:
         raise KeystorePermissionError(
             f"{path} belongs to user {status.st_uid} instead of user {owner}",
@@ -251,7 +287,7 @@ def _check_owner(path: Path, status: os.stat_result, owner: int) -> None:
         )
 
 
-def _no_access(path: Path) -> KeystorePermissionError:
+def _no_access(path: Path | str) -> KeystorePermissionError:
     return KeystorePermissionError(
         f"no permission to use {path}",
         remedy="Run this as the owner of the keystore or as root.",

@@ -6,12 +6,16 @@ keys/other.key         of all tablespaces without a record of their own
 keys/<OID>.key         of a built-in tablespace, or one made by a release without key ids
 keys/<key id>.key      of the tablespace that the map of a cluster gives it to
 lock                   taken by whoever writes; always empty
+auto-open.key          opens the keystore without its passphrase
+accepted-lines.<hex>   no key: what was accepted of a cluster's configuration
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+from collections.abc import Collection
 from pathlib import Path
 from stat import S_ISDIR
 from uuid import UUID
@@ -30,13 +34,18 @@ from tde.keystore.store.files import (
     LOCK_NAME,
     check_private_directory,
     make_private_directory,
+    read_file_of,
     read_private_file,
-    temporary_path,
 )
 from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, KeyRecord, parse_record
 from tde.ownership import Owner, adopt_directory
 
+AUTO_OPEN_NAME = "auto-open.key"
 _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
+# What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
+_COMPANION = re.compile(r"accepted-lines\.[0-9a-f]{32}")
+_REMAINS = re.compile(r"\..*\.tmp")
+LONGEST_FILE = 1 << 20  # Bytes; a real one has less than a thousand.
 _DOCUMENT_LIMIT = 64 * 1024  # Bytes; a real one has about 700.
 
 
@@ -82,20 +91,54 @@ def read_record(directory: Path, owner: KeyOwner) -> KeyRecord:
         KeyMissingError: there is none.
         KeystoreError: another of its subclasses, for whatever is wrong.
     """
-    path = record_path(directory, owner)
     try:
-        check_private_directory(keys_path(directory))
-        return parse_record(read_private_file(path, NAMED_RECORD_BYTES), str(path))
+        return RecordReader(directory).read(owner)
     except (FileNotFoundError, NotADirectoryError):
-        raise KeyMissingError(
-            f"the keystore has no key for {owner}: {path} does not exist",
-            remedy="Restore the file from a backup of the keystore. Without it the data of "
-            f"{owner} cannot be read.",
-        ) from None
+        raise _no_record(record_path(directory, owner), owner) from None
 
 
-def check_belongs(record: KeyRecord, path: Path, owner: KeyOwner, keystore: UUID) -> None:
-    """Refuse a record that lies in the wrong place.
+class RecordReader:
+    """Reads many records of one keystore; the directory is checked once.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is no directory of records.
+        KeystorePermissionError: it is open to others or not ours.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        keys = keys_path(directory)
+        check_private_directory(keys)
+        self._place = f"{keys}/"
+        self._owner = keys.lstat().st_uid
+
+    def read_bytes(self, owner: KeyOwner) -> bytes:
+        """Return the content of a record's file.
+
+        Raises:
+            KeyMissingError: there is none.
+            KeystoreError: another of its subclasses, for whatever is wrong.
+        """
+        path = self._place + owner.file_name
+        try:
+            return read_file_of(self._owner, path, NAMED_RECORD_BYTES)
+        except FileNotFoundError:
+            raise _no_record(path, owner) from None
+
+    def read(self, owner: KeyOwner) -> KeyRecord:
+        """Return a record as :func:`read_record` does."""
+        return parse_record(self.read_bytes(owner), self._place + owner.file_name)
+
+
+def _no_record(path: Path | str, owner: KeyOwner) -> KeyMissingError:
+    return KeyMissingError(
+        f"the keystore has no key for {owner}: {path} does not exist",
+        remedy="Restore the file from a backup of the keystore. Without it the data of "
+        f"{owner} cannot be read.",
+    )
+
+
+def check_belongs(record: KeyRecord, directory: Path, owner: KeyOwner, keystore: UUID) -> None:
+    """Refuse a record that lies in the wrong place in a keystore's directory.
 
     The tag of the record binds the same fields; looking at them first names the mistake.
 
@@ -103,19 +146,21 @@ def check_belongs(record: KeyRecord, path: Path, owner: KeyOwner, keystore: UUID
         KeystoreDamagedError: it is the record of another owner or keystore.
     """
     found = record.header
+    if found.keystore == keystore and found.owner == owner:
+        return
+    path = record_path(directory, owner)
     remedy = "Restore this file from a backup of this keystore."
     if found.keystore != keystore:
         raise KeystoreDamagedError(
             f"{path} belongs to another keystore, {found.keystore.hex}", remedy=remedy
         )
-    if found.owner != owner:
-        raise KeystoreDamagedError(f"{path} is the key record of {found.owner}", remedy=remedy)
+    raise KeystoreDamagedError(f"{path} is the key record of {found.owner}", remedy=remedy)
 
 
 def list_owners(directory: Path) -> list[KeyOwner]:
     """Return whose keys are in the keystore: WAL, other tablespaces, tablespaces by OID, key ids.
 
-    Files with other names, such as old versions, are passed over.
+    Files with other names are passed over.
     """
     keys = keys_path(directory)
     try:
@@ -125,7 +170,8 @@ def list_owners(directory: Path) -> list[KeyOwner]:
             f"the keystore has no directory {keys}",
             remedy="Restore it, with the key records in it, from a backup of the keystore.",
         ) from error
-    names = {entry.name for entry in keys.iterdir()}
+    with os.scandir(keys) as entries:
+        names = {entry.name for entry in entries}
     shared = [KeyOwner.wal(), KeyOwner.other_tablespaces()]
     oids = sorted(int(name[:-4]) for name in names if _is_tablespace_record(name))
     present = [owner for owner in shared if owner.file_name in names]
@@ -137,8 +183,41 @@ def list_owners(directory: Path) -> list[KeyOwner]:
     ]
 
 
+def companions(directory: Path) -> list[Path]:
+    """Return the files that are kept beside the keys and are none: accepted lines of clusters."""
+    return sorted(path for path in directory.iterdir() if _COMPANION.fullmatch(path.name))
+
+
+def remains(directory: Path) -> list[Path]:
+    """Return what writers that died have left; nothing reads it."""
+    return [path for path in _entries(directory) if _REMAINS.fullmatch(path.name)]
+
+
+def foreign_files(directory: Path) -> list[Path]:
+    """Return what is not a keystore's, in its directory and in that of the records."""
+    keys = keys_path(directory)
+    ours = {document_path(directory), directory / LOCK_NAME, keys, directory / AUTO_OPEN_NAME}
+    ours |= {*companions(directory), *remains(directory)}
+    ours |= {record_path(directory, owner) for owner in list_owners(directory)}
+    return [path for path in _entries(directory) if path not in ours]
+
+
+def _entries(directory: Path) -> list[Path]:
+    return sorted([*directory.iterdir(), *keys_path(directory).iterdir()])
+
+
 def check_place(directory: Path) -> None:
     """Check that a keystore can be created in ``directory``, and change nothing.
+
+    Raises:
+        KeystoreError: one of its subclasses, for whatever is wrong with the place.
+    """
+    if is_existing_place(directory):
+        refuse_foreign_content(directory)
+
+
+def is_existing_place(directory: Path) -> bool:
+    """Tell whether a directory for a keystore exists, which is private then, or can be made.
 
     Raises:
         KeystoreError: one of its subclasses, for whatever is wrong with the place.
@@ -155,19 +234,26 @@ def check_place(directory: Path) -> None:
         if not directory.parent.is_dir():
             raise KeystoreMissingError(
                 f"the directory {directory.parent} does not exist",
-                remedy=f"mkdir -p {directory.parent}",
+                remedy=_remedy_of_missing_parent(directory),
             ) from None
-    else:
-        refuse_foreign_content(directory)
+        return False
+    return True
+
+
+def _remedy_of_missing_parent(directory: Path) -> str:
+    if any(part.endswith(":") for part in directory.parts):
+        return "A keystore is a directory; addresses such as vault:// are not known here."
+    if any(part.startswith("~") for part in directory.parts):
+        return "Write out the home directory: the shell has left ~ as it is."
+    return f"mkdir -p {shlex.quote(str(directory.parent))}"
 
 
 def prepare_directory(directory: Path, owner: tuple[int, int] | None) -> None:
-    """Make the keystore's directory, or take an existing one that is empty and private.
+    """Make the keystore's directory, or take an existing one; the caller has checked the place.
 
     Raises:
-        KeystoreError: the place is not suitable.
+        KeystoreError: it cannot be made, or given to its owner.
     """
-    check_place(directory)
     wanted = owner or (os.geteuid(), os.getegid())
     try:
         make_private_directory(directory, wanted)
@@ -233,8 +319,18 @@ def refuse_foreign_content(directory: Path) -> None:
     keys = keys_path(directory)
     if keys.is_dir() and any(keys.iterdir()):
         raise _no_document(directory)
-    ours = {LOCK_NAME, keys.name, temporary_path(document).name}
-    foreign = {entry.name for entry in directory.iterdir()} - ours
+    check_unused_names(directory, ())
+
+
+def check_unused_names(directory: Path, expected: Collection[str]) -> None:
+    """Refuse a directory with anything but the remains of a write, and what is expected there.
+
+    Raises:
+        KeystoreExistsError: there is something that is not ours.
+    """
+    ours = {LOCK_NAME, keys_path(directory).name, *expected}
+    names = {entry.name for entry in directory.iterdir()} - ours
+    foreign = {name for name in names if not _REMAINS.fullmatch(name)}
     if foreign:
         raise KeystoreExistsError(
             f"{directory} is not empty: it contains {min(foreign)}",

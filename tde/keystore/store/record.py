@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from uuid import UUID
 
 from tde.algorithms import Algorithm
@@ -93,6 +94,11 @@ class KeyOwner:
         return self.kind in (OwnerKind.TABLESPACE, OwnerKind.NAMED)
 
     @property
+    def record_version(self) -> int:
+        """The format version of its record."""
+        return FORMAT_VERSION if self.key_id is None else NAMED_FORMAT_VERSION
+
+    @property
     def file_name(self) -> str:
         """The record's name inside the keystore's directory ``keys``."""
         if self.key_id is not None:
@@ -129,7 +135,7 @@ class RecordHeader:
         key_id = self.owner.key_id
         fields = _HEADER.pack(
             MAGIC,
-            FORMAT_VERSION if key_id is None else NAMED_FORMAT_VERSION,
+            self.owner.record_version,
             self.owner.kind.value,
             PLAINTEXT_CODE if self.algorithm is None else self.algorithm.value,
             b"",
@@ -197,9 +203,15 @@ def parse_record(data: bytes, source: str) -> KeyRecord:
         raise _damaged(source, str(error)) from error
     if of_key is None and not owner.can_be_plaintext:
         raise _damaged(source, f"{owner} cannot have a plaintext entry")
-    header = RecordHeader(owner, of_key, UUID(bytes=keystore), UUID(bytes=master_key_id), nonce)
+    header = RecordHeader(owner, of_key, _uuid(keystore), _uuid(master_key_id), nonce)
     end = header_bytes + PAYLOAD_BYTES
     return KeyRecord(header, data[header_bytes:end], data[end:])
+
+
+@lru_cache(maxsize=8)
+def _uuid(value: bytes) -> UUID:
+    """Make a UUID once: all records of a keystore have the same two."""
+    return UUID(bytes=value)
 
 
 def _damaged(source: str, why: str) -> KeystoreDamagedError:

@@ -18,9 +18,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import KeystoreDamagedError, KeystoreError, TdeError
+from tde.errors import (
+    DataDirectoryError,
+    KeystoreDamagedError,
+    KeystoreError,
+    OsUserError,
+    TdeError,
+)
+from tde.postgres.cluster.configuration import files_to_look_through
 from tde.postgres.server.config_files import ProgramLine, program_lines
 from tde.postgres.server.os_user import OsUser, run_as
+from tde.printable import printable
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -34,7 +42,7 @@ _DIGEST_BYTES = 32
 _SAID = 20  # Lines at a start; whoever adds thousands shall not fill the log.
 _LONGEST = 1 << 20  # Bytes; a real one has some hundred.
 
-_APPEND = 'umask 077; printf %s "$2" >> "$1"'
+_APPEND = 'umask 077; cat >> "$1"'
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +66,7 @@ def new_lines(
         KeystoreError: the record cannot be used.
         OSError: the configuration cannot be read.
     """
-    found = program_lines(data_directory, arguments)
+    found = _lines_of(data_directory, arguments)
     if not found:
         return ()
     record = _read(record_file(keystore, data_directory), key)
@@ -86,7 +94,7 @@ def accept_lines(
         KeystoreError: the record cannot be written.
         OSError: the configuration cannot be read.
     """
-    lines = program_lines(data_directory, arguments)
+    lines = _lines_of(data_directory, arguments)
     _write(data_directory, keystore, lines)
     return lines
 
@@ -100,15 +108,15 @@ class LinesOfStart:
         self._lines: tuple[ProgramLine, ...] = ()
         self.messages: list[str] = []
         try:
-            self._lines = program_lines(data_directory, arguments)
+            self._lines = _lines_of(data_directory, arguments)
             new = new_lines(
                 data_directory, keystore.path, arguments, keystore.authentication_key(LABEL)
             )
         except KeystoreError as error:
-            self.messages.append(f"{error}. {error.remedy}")
+            self.messages.append(printable(f"{error}. {error.remedy}"))
             new = self._lines
-        except OSError as error:
-            self.messages.append(f"the configuration could not be looked at: {error}")
+        except (OSError, OsUserError, DataDirectoryError) as error:
+            self.messages.append(printable(f"the configuration could not be looked at: {error}"))
             new = ()
         self.messages += [self._message(line) for line in new[:_SAID]]
         if len(new) > _SAID:
@@ -118,7 +126,7 @@ class LinesOfStart:
         accepted = (
             "it counts as accepted from this start on"
             if self._keystore.by_hand
-            else f"if it is yours: tde pg accept -D {self._directory}"
+            else f"if it is yours: tde pg accept -D {printable(str(self._directory))}"
         )
         return (
             "new since the last start by hand, and runs a program or loads a library: "
@@ -132,8 +140,13 @@ class LinesOfStart:
             _log.warning("%s", message)
         if self.messages:
             text = "".join(f"{now} tde WARNING:  {message}\n" for message in self.messages)
-            command: list[str | Path] = ["/bin/sh", "-c", _APPEND, "sh", log, text]
-            run_as(os_user, command)
+            command: list[str | Path] = ["/bin/sh", "-c", _APPEND, "sh", log]
+            try:
+                failure = run_as(os_user, command, text=text).stderr.strip()
+            except OSError as error:
+                failure = str(error)
+            if failure:  # It was said on standard error, and a start does not depend on the log.
+                _log.warning("it is not in the log: %s", printable(failure))
 
     def accept(self) -> None:
         """Record the lines, if a person has typed the passphrase for this start."""
@@ -143,6 +156,23 @@ class LinesOfStart:
             _write(self._directory, self._keystore, self._lines)
         except (TdeError, OSError) as error:
             _log.warning("the lines of the configuration stay new: %s", error)
+
+
+def check_record(path: Path, key: bytes | None) -> None:
+    """Check a record as it lies in a keystore.
+
+    Args:
+        key: authenticates it; without it only its form is checked.
+
+    Raises:
+        KeystoreError: it cannot be used.
+    """
+    _read(path, key)
+
+
+def _lines_of(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
+    files = files_to_look_through(data_directory, arguments)
+    return program_lines(files, data_directory, arguments)
 
 
 def _write(data_directory: Path, keystore: Keystore, lines: Iterable[ProgramLine]) -> None:
@@ -157,7 +187,6 @@ def _write(data_directory: Path, keystore: Keystore, lines: Iterable[ProgramLine
     digests = sorted(_digest(salt, line) for line in wanted.values())
     content = _MAGIC + bytes(8) + salt + b"".join(digests)
     with exclusive_lock(keystore.path):
-        path.unlink(missing_ok=True)  # Old versions of this file are of no use.
         write_atomically(path, content + _code(key, path, content))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tde.errors import ClusterKeystoreError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -77,6 +77,14 @@ def open_cluster_keystore(
         KeystoreError: it cannot be opened.
     """
     path = keystore_of_cluster(cluster, keystore)
+    if path is None and source != PROMPT:
+        # Whoever may write to the volume removes the marker, and new rows are plaintext.
+        raise ClusterKeystoreError(
+            f"a passphrase was given, but {cluster.data_directory} is not an encrypted cluster: "
+            "it has no tde.json",
+            remedy="If it was encrypted, somebody has removed that file: restore it from a base "
+            "backup and find out who. If not, give the command without a passphrase.",
+        )
     return nullcontext() if path is None else open_keystore(path, source)
 
 

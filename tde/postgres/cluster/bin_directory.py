@@ -45,6 +45,7 @@ PROGRAMS_WITH_KEYS = (
     "pg_basebackup",
     "pg_checksums",
     "pg_checksums_ext",  # In Debian's postgresql-NN-pg-checksums.
+    "pg_combinebackup",  # No keys: the interposer compares the key maps of the backups.
     "pg_controldata",  # No keys: the interposer shows it the true state.
     "pg_createsubscriber",
     "pg_ctl",

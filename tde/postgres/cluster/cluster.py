@@ -7,52 +7,34 @@ compares servers that were started in exactly the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import (
-    ProgramError,
-    ServerNotRunningError,
-    ServerStartError,
-    ServerStillStartingError,
-    TdeError,
-)
-from tde.machine.checks import warn_of_machine
-from tde.postgres.cluster.accepted_lines import LinesOfStart
-from tde.postgres.cluster.catalog_pages import require_readable_catalogs
-from tde.postgres.cluster.configuration import configuration_arguments
-from tde.postgres.cluster.guard import ensure_guards
+from tde.errors import ServerNotRunningError, ServerStartError, TdeError
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
-from tde.postgres.cluster.keys import require_cluster_keys
-from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
-from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
+from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.starting import require_usable_keystore, start_cluster
 from tde.postgres.cluster.status import ClusterStatus, read_cluster_status
 from tde.postgres.cluster.unfinished_conversion import require_not_converting
-from tde.postgres.facts import CLEAN_STATES
 from tde.postgres.server.binaries import PostgresBinaries, find_binaries
-from tde.postgres.server.build import require_supported_build
-from tde.postgres.server.control import read_control_data, read_major_version
-from tde.postgres.server.launch import (
-    program_environment,
-    require_interposer,
-    start_server,
-    stop_server,
-)
+from tde.postgres.server.control import read_major_version
+from tde.postgres.server.launch import stop_server
 from tde.postgres.server.os_user import OsUser, server_os_user, user_name
-from tde.postgres.server.pidfile import PostmasterFile, read_postmaster_file, read_server_arguments
+from tde.postgres.server.pidfile import (
+    PostmasterFile,
+    read_postmaster_file,
+    read_server_arguments,
+)
 from tde.postgres.server.reachable import reachable_binaries
-from tde.postgres.server.server_log import default_log, prepare_log
+from tde.postgres.server.server_log import default_log
 from tde.postgres.server.sockets import (
     private_directory,
     remove_private_directory,
     split_socket_argument,
 )
-from tde.postgres.server.start_settings import StartSettings
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -216,74 +198,17 @@ class Cluster:
     ) -> None:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
-        self._require_keystore(keystore)
-        arguments += configuration_arguments(self.data_directory, arguments)
-        if keystore is not None:
-            ensure_map(self.data_directory, keystore, self.os_user)
-            ensure_guards(self.data_directory, arguments, self.os_user)
-        with program_environment(keystore, self.os_user, environment) as program:
-            settings = StartSettings(
-                self.data_directory, self.binaries, self.os_user, arguments, program
-            )
-            if keystore is not None:
-                require_supported_build(self.binaries, self.os_user)
-                settings.require_supported()
-                self._require_readable_catalogs(keystore)
-                warn_of_machine()
-            if log is None:
-                log = self.default_log
-                prepare_log(log, self.os_user)
-            arguments += settings.socket_arguments(stock_socket)
-            lines = None
-            if keystore is not None:
-                lines = LinesOfStart(self.data_directory, keystore, arguments)
-                lines.tell(log.absolute(), self.os_user)
-            late: ServerStillStartingError | None = None
-            try:
-                start_server(
-                    self.data_directory,
-                    self.binaries,
-                    self.os_user,
-                    arguments,
-                    program,
-                    log=log.absolute(),
-                    timeout=timeout,
-                )
-            except ServerStillStartingError as error:
-                late = error
-            except ServerStartError:
-                remove_private_directory(self.data_directory, self.os_user)
-                raise
-        if keystore is not None:
-            self._confirm_encryption(keystore)
-        if lines is not None:
-            lines.accept()
-        if late is not None:
-            raise late
-
-    def _require_readable_catalogs(self, keystore: Keystore) -> None:
-        """Read catalog pages of a cluster that was shut down, as the server will."""
-        try:
-            control = read_control_data(self.data_directory, self.binaries, self.os_user)
-        except ProgramError:
-            return  # The server says what is wrong with pg_control.
-        if control.state in CLEAN_STATES:
-            require_readable_catalogs(self.data_directory, keystore)
-
-    def _confirm_encryption(self, keystore: Keystore) -> None:
-        """Check the new server, ready or not, and remember where its keystore is now."""
-        pid = self.pid
-        if pid is None:
-            raise ServerStartError(
-                f"the server in {self.data_directory} ended just after its start",
-                remedy="See the server's log.",
-            )
-        require_interposer(self.data_directory, self.binaries, self.os_user, pid)
-        marker = self.marker
-        path = keystore.path.resolve()
-        if marker is not None and marker.keystore != path:
-            # Later commands look for the keystore where this server reads new keys.
-            replace(marker, keystore=path).write(self.data_directory, self.os_user)
+        start_cluster(
+            self.data_directory,
+            self.binaries,
+            self.os_user,
+            keystore=keystore,
+            arguments=arguments,
+            log=log,
+            environment=environment,
+            timeout=timeout,
+            stock_socket=stock_socket,
+        )
 
     def stop(self, mode: str = "fast", *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Stop the server and return when it is gone.
@@ -329,7 +254,7 @@ class Cluster:
             ServerStartError: besides the reasons of :meth:`start`, the server was stopped and
                 did not start again; the message says that it is down.
         """
-        self._require_keystore(keystore)
+        require_usable_keystore(self.data_directory, keystore, self.os_user)
         with cluster_lock(self.data_directory):
             self._restart(keystore, mode, options, log, environment, timeout)
 
@@ -413,13 +338,3 @@ class Cluster:
                 remedy="Start it with tde pg start.",
             )
         return running
-
-    def _require_keystore(self, keystore: Keystore | None) -> None:
-        """Check that the keystore is the cluster's, complete, and readable by the server."""
-        read_major_version(self.data_directory)
-        uuid = None if keystore is None else keystore.uuid
-        require_matching_keystore(self.data_directory, self.marker, uuid)
-        if keystore is not None:
-            require_cluster_keys(keystore, self.data_directory)
-            require_separate(self.data_directory, keystore.path)
-            require_keystore_access(keystore.path, self.os_user)

@@ -7,16 +7,25 @@ really begin with; in a copy that nobody uses it does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
-from tde.errors import ConfigurationFileError
-from tde.postgres.server.config_files import given_settings, name_of, settings_in
+from tde.errors import ConfigurationFileError, DataDirectoryError
+from tde.postgres.server.arguments import given_settings, options_in
+from tde.postgres.server.cluster_files import read_configuration
+from tde.postgres.server.config_files import (
+    AUTOMATIC_FILE,
+    CONFIGURATION_FILE,
+    DATA_DIRECTORY,
+    name_of,
+    settings_in,
+)
+from tde.postgres.server.file_user import files_as
+from tde.postgres.server.os_user import user_of_files
 from tde.postgres.server.pidfile import read_whole_arguments
 
-CONFIGURATION_FILE = "postgresql.conf"
 # Debian's programs look below this directory, or where this variable says.
 _DEBIAN_VARIABLE = "PG_CLUSTER_CONF_ROOT"
 _DEBIAN_ROOT = "/etc/postgresql"
@@ -35,13 +44,55 @@ def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> 
     Raises:
         ConfigurationFileError: a file that was named is missing, or cannot be told.
     """
-    found = [
-        *_named_file(data_directory, arguments),
-        *_own_file(data_directory),
-        *_file_of_last_start(data_directory),
-        *_debian_files(data_directory),
-    ]
-    return list(dict.fromkeys(path.resolve() for path in found))
+    with files_as(user_of_files(data_directory)):
+        found = [
+            *_named_file(data_directory, arguments),
+            *_own_file(data_directory),
+            *_file_of_last_start(data_directory),
+        ]
+    # Root's own look: a file there that the server's user may not read is an error to name.
+    found += _debian_files(data_directory)
+    return list(dict.fromkeys(Path(os.path.realpath(path)) for path in found))
+
+
+def files_to_look_through(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
+    """Return the same files, and that of ALTER SYSTEM, for somebody who only reads them.
+
+    They have the names by which a server opens them, because what a file includes is looked for
+    beside its link. What is missing or cannot be told is left out: a line of postmaster.opts,
+    which lies in the data directory, must not keep the other files from being looked at.
+
+    Args:
+        arguments: of a start that is about to happen, or of the last one.
+    """
+    found: list[Path] = []
+    with files_as(user_of_files(data_directory)):
+        for files in (
+            _own_file(data_directory),
+            _named_file(data_directory, arguments),
+            _file_of_last_start(data_directory),
+        ):
+            with contextlib.suppress(DataDirectoryError, OSError):
+                found += files
+    with contextlib.suppress(OSError):
+        found += _debian_files(data_directory)
+    return [*found, data_directory / AUTOMATIC_FILE]
+
+
+def require_ordinary_files(data_directory: Path, arguments: Sequence[str]) -> None:
+    """Refuse a pipe or a device in the place of a configuration file.
+
+    The server, which is also asked for settings, would read it for ever.
+
+    Raises:
+        ConfigurationFileError: there is one.
+    """
+    for path in files_to_look_through(data_directory, arguments):
+        if path.is_fifo() or (path.is_char_device() and not path.samefile(os.devnull)):
+            raise ConfigurationFileError(
+                f"{path} is a pipe or a device, and the server would read it for ever",
+                remedy="Restore the file, and find out who may write to the volume.",
+            )
 
 
 def configuration_arguments(data_directory: Path, arguments: Sequence[str]) -> list[str]:
@@ -87,12 +138,12 @@ def _named_file(data_directory: Path, arguments: Sequence[str]) -> Iterator[Path
 def _file_of_last_start(data_directory: Path) -> Iterator[Path]:
     """Yield what postmaster.opts says, unless it came here with a copy of another cluster."""
     arguments = read_whole_arguments(data_directory)
-    directory = dict(pairwise(arguments)).get("-D")
+    directory = dict(options_in(arguments)).get("D")
     is_own = directory is None or _is_same(Path(directory), data_directory)
     if directory is not None and not is_own:
         # A server finds data_directory in the postgresql.conf of the directory that -D names.
         path = Path(directory) / CONFIGURATION_FILE
-        if path.is_absolute() and _data_directory_of(path) == data_directory.resolve():
+        if path.is_absolute() and data_directory_in(path) == _real(data_directory):
             yield path
     try:
         named = list(_named_file(data_directory, arguments))
@@ -101,8 +152,8 @@ def _file_of_last_start(data_directory: Path) -> Iterator[Path]:
             raise
         return
     for path in named:
-        found = _data_directory_of(path)
-        if found == data_directory.resolve() or (found is None and directory and is_own):
+        found = data_directory_in(path)
+        if found == _real(data_directory) or (found is None and directory and is_own):
             yield path
 
 
@@ -110,21 +161,26 @@ def _debian_files(data_directory: Path) -> Iterator[Path]:
     """Yield the files by which Debian's pg_ctlcluster starts this cluster."""
     root = Path(os.environ.get(_DEBIAN_VARIABLE) or _DEBIAN_ROOT)
     for path in sorted(root.glob(f"*/*/{CONFIGURATION_FILE}")):
-        if _data_directory_of(path) == data_directory.resolve():
+        if data_directory_in(path) == _real(data_directory):
             yield path
 
 
-def _data_directory_of(configuration: Path) -> Path | None:
+def data_directory_in(configuration: Path) -> Path | None:
     """Return what a configuration file says; None also when this user may not read it.
 
     The server's own user can, and so can root.
     """
     try:
-        content = configuration.read_bytes()
+        content = read_configuration(configuration)
     except OSError:
         return None
-    named = [value for _, name, value in settings_in(content) if name == "data_directory"]
-    return Path(name_of(named[-1])).resolve() if named else None
+    named = [value for _, name, value in settings_in(content) if name == DATA_DIRECTORY]
+    return _real(Path(name_of(named[-1]))) if named else None
+
+
+def _real(path: Path) -> Path:
+    # Not resolve(), which raises on links that lead to each other.
+    return Path(os.path.realpath(path))
 
 
 def _is_same(one: Path, other: Path) -> bool:

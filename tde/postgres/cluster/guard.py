@@ -14,11 +14,15 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from tde.errors import ConfigurationFileError, UnsafeDirectoryError
-from tde.postgres.cluster.configuration import configuration_files
+from tde.errors import ConfigurationFileError, DataDirectoryError, TdeError
+from tde.postgres.cluster.configuration import configuration_files, data_directory_in
+from tde.postgres.cluster.keystore_place import is_of_keystore
+from tde.postgres.server.cluster_files import read_configuration
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
+from tde.printable import printable
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ include '{GUARD_FILE}'
 
 def has_guard(configuration: Path) -> bool:
     """Tell whether a configuration file has the guard already; a comment is none."""
-    lines = configuration.read_text(errors="replace").splitlines()
+    lines = read_configuration(configuration).decode(errors="replace").splitlines()
     return any(GUARD_FILE in line.partition("#")[0] for line in lines)
 
 
@@ -40,32 +44,56 @@ def add_guard(configuration: Path, os_user: OsUser | None) -> None:
     append_to_file(configuration, GUARD_SECTION, os_user)
 
 
-def ensure_guards(data_directory: Path, arguments: Sequence[str], os_user: OsUser | None) -> None:
+def ensure_guards(
+    data_directory: Path, keystore: Path, arguments: Sequence[str], os_user: OsUser | None
+) -> None:
     """Put the guard into each file that a server of an encrypted cluster may begin with.
 
     A cluster that was restored finds the configuration of its new machine, and earlier releases
     put the guard into PGDATA only. A file that cannot be changed is logged as a warning: the server
-    that starts now is not at risk.
+    that starts now is not at risk. What names a file may be postmaster.opts, which lies beside the
+    data: nothing is appended to one that is not for sure a configuration of this cluster.
     """
     try:
         files = configuration_files(data_directory, arguments)
-    except ConfigurationFileError as error:
+    except DataDirectoryError as error:
         # What this start names, the server itself will look for; what the last one named is gone.
         _log.info("%s", error)
         return
     for path in files:
         try:
-            if not has_guard(path):
+            with files_as(os_user):
+                if has_guard(path):
+                    continue
+                _require_configuration(path, data_directory, keystore)
                 add_guard(path, os_user)
                 _log.info("%s now has the line that stops a start without tde", path)
-        except (OSError, UnsafeDirectoryError) as error:
+        except (OSError, TdeError) as error:
             _log.warning(
                 "A start of PostgreSQL without tde is not stopped early, because %s has no guard: "
-                "%s. Append this line to it: include '%s'",
-                path,
-                error,
+                "%s. If it is a configuration file, append this line to it: include '%s'",
+                printable(str(path)),
+                printable(str(error)),
                 GUARD_FILE,
             )
+
+
+def _require_configuration(path: Path, data_directory: Path, keystore: Path) -> None:
+    """Check that a file is a configuration of this cluster, before something is appended to it.
+
+    Raises:
+        ConfigurationFileError: it may be something else.
+    """
+    inside = path.is_relative_to(data_directory.resolve())
+    if path.suffix != ".conf":
+        reason = "its name does not end with .conf"
+    elif is_of_keystore(path, keystore):
+        reason = "it lies in the keystore"
+    elif not inside and data_directory_in(path) != data_directory.resolve():
+        reason = f"it has no line data_directory = '{data_directory}', so it may be another's"
+    else:
+        return
+    raise ConfigurationFileError(reason)
 
 
 def remove_guard(configuration: Path, os_user: OsUser | None) -> None:
@@ -76,7 +104,7 @@ def remove_guard(configuration: Path, os_user: OsUser | None) -> None:
         OSError: the file cannot be read or written.
     """
     # Whatever else is in the file stays as it is, also line ends and bytes that are no UTF-8.
-    content = configuration.read_bytes().decode("utf-8", "surrogateescape")
+    content = read_configuration(configuration).decode("utf-8", "surrogateescape")
     remaining = content.replace(GUARD_SECTION, "")
     if GUARD_FILE in remaining:  # Somebody has edited the comment.
         lines = remaining.splitlines(keepends=True)

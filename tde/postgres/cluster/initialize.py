@@ -15,7 +15,6 @@ from tde.algorithms import Algorithm
 from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.cluster.accepted_lines import accept_lines
-from tde.postgres.cluster.configuration import CONFIGURATION_FILE
 from tde.postgres.cluster.guard import add_guard, has_guard
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.keys import (
@@ -30,6 +29,7 @@ from tde.postgres.cluster.marker import Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.build import require_supported_build
+from tde.postgres.server.config_files import CONFIGURATION_FILE
 from tde.postgres.server.interposer import require_interposed
 from tde.postgres.server.launch import program_environment
 from tde.postgres.server.os_user import OsUser, require_reachable, run_as

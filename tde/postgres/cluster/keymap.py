@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from tde.errors import KeyMapError, KeyMissingError
+from tde.errors import DataDirectoryError, KeyMapError, KeyMissingError
 from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import write_owned_file
 
@@ -173,10 +174,11 @@ def read_map(data_directory: Path, keystore: UUID, key: bytes | None) -> KeyMap:
     """
     path = data_directory / KEYMAP_FILE
     try:
-        with path.open("rb") as file:
-            data = file.read(_LONGEST)
+        data = read_beginning(data_directory, KEYMAP_FILE, _LONGEST)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
+    except DataDirectoryError as error:
+        raise _unusable(path, str(error)) from error
     return parse_map(data, path, keystore, key)
 
 

@@ -18,7 +18,7 @@ from tde.errors import (
 )
 from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key
 from tde.postgres.cluster.landed_keys import known_map
-from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
@@ -116,10 +116,11 @@ def _owners_in_use(
     data_directory: Path, keystore: Path, keymap: KeyMap, present: Collection[KeyOwner]
 ) -> Iterator[KeyOwner]:
     """Yield whose keys the tablespaces of the cluster have, and check that these are there."""
-    for oid in sorted(tablespace_oids(data_directory)):
+    restored = restored_tablespaces(data_directory)
+    for oid in sorted({*tablespace_oids(data_directory), *restored}):
         entry = keymap.find(oid)
         if entry is None:
-            _require_explained(data_directory, oid)
+            _require_explained(data_directory, oid, is_in_backup=oid in restored)
         elif entry.owner not in present:
             raise ClusterKeystoreError(
                 f"the key of tablespace {oid} is missing: there is no key file "
@@ -131,13 +132,18 @@ def _owners_in_use(
             yield entry.owner
 
 
-def _require_explained(data_directory: Path, oid: int) -> None:
-    """Refuse a tablespace that the map does not know, unless there is a reason for that."""
+def _require_explained(data_directory: Path, oid: int, *, is_in_backup: bool) -> None:
+    """Refuse a tablespace that the map does not know, unless there is a reason for that.
+
+    Args:
+        is_in_backup: it was there when a base backup began.
+    """
     # Recovery of a backup repeats CREATE TABLESPACE, and so decides, if the map was copied first.
-    if (data_directory / "backup_label").exists():
+    if (data_directory / "backup_label").exists() and not is_in_backup:
         return
     marker = read_marker(data_directory)
-    if marker is not None and marker.scope is Scope.TABLESPACES:
+    had_entry = is_in_backup or names_its_key(data_directory, oid)
+    if marker is not None and marker.scope is Scope.TABLESPACES and not had_entry:
         _log.warning("tablespace %d was made without tde and has no key", oid)
         return
     raise KeyMapError(

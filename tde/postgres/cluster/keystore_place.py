@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from tde.errors import ClusterKeystoreError
+from tde.machine.process_files import identity
 from tde.postgres.server.os_user import OsUser, require_reachable
 
 
@@ -39,4 +40,41 @@ def require_separate(data_directory: Path, keystore: Path) -> None:
         raise ClusterKeystoreError(
             f"the keystore {keystore} and the data directory {data_directory} overlap",
             remedy="Keep the keystore outside the data directory, best on another file system.",
+        )
+
+
+def is_of_keystore(path: Path, keystore: Path) -> bool:
+    """Tell whether a path leads into the keystore, or is another name of a file in it.
+
+    Args:
+        path: need not exist.
+    """
+    # Not resolve(), which raises on links that lead to each other.
+    place = Path(os.path.realpath(keystore))
+    if Path(os.path.realpath(path)).is_relative_to(place):
+        return True
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    if found.st_nlink == 1:
+        return False
+    return any(identity(file.lstat()) == identity(found) for file in place.rglob("*"))
+
+
+def require_not_of_keystore(path: Path, keystore: Path, what: str) -> None:
+    """Refuse a file that a server would write, and that is one of the keystore.
+
+    Args:
+        what: names it in the message.
+
+    Raises:
+        ClusterKeystoreError: it is.
+    """
+    if is_of_keystore(path, keystore):
+        raise ClusterKeystoreError(
+            f"{what} leads to {os.path.realpath(path)}, into the keystore: the server would write "
+            "over its keys",
+            remedy=f"Name another place. If {path} is a link, or a line of the configuration that "
+            "you do not know, find out who may write to the volume.",
         )

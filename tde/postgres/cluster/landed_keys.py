@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import ClusterKeystoreError, IdentityError
+from tde.errors import ClusterKeystoreError, IdentityError, KeyMapError
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import FileIdentity
 from tde.postgres.cluster.keymap import (
@@ -27,9 +27,12 @@ from tde.postgres.cluster.keymap import (
     read_map,
     write_map,
 )
-from tde.postgres.cluster.links import tablespace_oids
-from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
+from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.cluster.marker import MARKER_FILE, Marker, read_marker
+from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.pidfile import read_postmaster_file
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -57,22 +60,27 @@ def known_map(data_directory: Path, keystore_path: Path, key: bytes | None) -> K
     from tde.keystore import keystore_uuid
 
     marker = read_marker(data_directory)
-    if marker is not None and marker.has_map:
-        return read_map(data_directory, marker.keystore_uuid, key)
-    # The marker goes first when a cluster is decrypted, which may have been interrupted then.
-    if marker is None and (data_directory / KEYMAP_FILE).exists():
-        return read_map(data_directory, keystore_uuid(keystore_path), key)
+    # A map counts whatever the marker says, which anybody may have put back, and which goes first
+    # when a cluster is decrypted.
+    if (marker is not None and marker.has_map) or (data_directory / KEYMAP_FILE).exists():
+        owner = keystore_uuid(keystore_path) if marker is None else marker.keystore_uuid
+        return read_map(data_directory, owner, key)
     return KeyMap(landed_entries(data_directory, keystore_path))
 
 
 def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
-    """Return what a release before the map would decide, from the names of files alone."""
+    """Return what a release before the map would decide, from the names of files alone.
+
+    Raises:
+        KeyMapError: a tablespace was made by a later release, so there was a map.
+    """
     from tde.keystore import KeyOwner
     from tde.keystore.store.layout import list_owners
 
     owners = set(list_owners(keystore_path))
     entries = []
-    for oid in sorted(tablespace_oids(data_directory)):
+    for oid in sorted({*tablespace_oids(data_directory), *restored_tablespaces(data_directory)}):
+        _require_no_named_key(data_directory, oid)
         if KeyOwner.tablespace(oid) in owners:
             entries.append(MapEntry(oid, KeySource.RECORD))
         elif KeyOwner.other_tablespaces() in owners:
@@ -80,20 +88,45 @@ def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
     return entries
 
 
+def _require_no_named_key(data_directory: Path, oid: int) -> None:
+    if not names_its_key(data_directory, oid):
+        return
+    raise KeyMapError(
+        f"{data_directory / KEYMAP_FILE} is missing: the location of tablespace {oid} names its "
+        f"key, but {MARKER_FILE} is of a release that named none",
+        remedy=f"Restore {KEYMAP_FILE} and {MARKER_FILE} from a newer base backup or a standby of "
+        "this cluster; without the map nobody knows which key a tablespace has.",
+    )
+
+
 def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None) -> None:
     """Give a cluster of a release before the map its map; the server does not run.
 
+    A map that is there already is kept: the start that wrote it ended before it changed the
+    marker, or an old marker was put back.
+
     Raises:
         ClusterKeystoreError: the key file of a tablespace was lost.
+        KeyMapError: there is a map that cannot be used.
         KeystoreError: a key cannot be used.
     """
     marker = read_marker(data_directory)
     if marker is None or marker.has_map:
         return
+    if (data_directory / KEYMAP_FILE).exists():
+        read_map(data_directory, keystore.uuid, map_key(keystore))
+        _mark(data_directory, marker, os_user)
+        _log.warning(
+            "%s said that there is no %s, so it was put back or is of an interrupted start; the "
+            "map is authentic and was kept",
+            data_directory / MARKER_FILE,
+            KEYMAP_FILE,
+        )
+        return
     entries = landed_entries(data_directory, keystore.path)
     for entry in entries:
         if entry.source is KeySource.DERIVED:
-            _require_derived_key(data_directory, keystore, entry.oid)
+            require_derived_key(data_directory, keystore, entry.oid)
     write_map(data_directory, entries, keystore, os_user)
     # Read again as a start will, before the marker says for good that there is a map.
     read_map(data_directory, keystore.uuid, map_key(keystore))
@@ -101,11 +134,30 @@ def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None)
     _log.info("%s: wrote %s for %d tablespaces", data_directory, KEYMAP_FILE, len(entries))
 
 
+def ensure_map_of_stopped(data_directory: Path, keystore: Keystore, os_user: OsUser | None) -> None:
+    """Give a cluster its map, as a start does, before another program works on its tablespaces.
+
+    While a server runs there is nothing to do: one of an earlier release makes tablespaces that
+    a map would not have, and the programs that need one refuse to work beside a server.
+
+    Raises:
+        ClusterBusyError: another command works on the cluster.
+        ClusterKeystoreError: the key file of a tablespace was lost.
+        KeystoreError: a key cannot be used.
+    """
+    marker = read_marker(data_directory)
+    if marker is None or marker.has_map or read_postmaster_file(data_directory) is not None:
+        return
+    with cluster_lock(data_directory):
+        if read_postmaster_file(data_directory) is None:
+            ensure_map(data_directory, keystore, os_user)
+
+
 def _mark(data_directory: Path, marker: Marker, os_user: OsUser | None) -> None:
     replace(marker, has_map=True).write(data_directory, os_user)
 
 
-def _require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> None:
+def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> None:
     """Check that the pages of a tablespace fit the key that is derived for it.
 
     Raises:
@@ -126,7 +178,8 @@ def _require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> 
         raise ClusterKeystoreError(
             f"the files of tablespace {oid} have a key of their own, but {name} does not exist",
             remedy="Restore that file from a backup of the keystore, or on a standby copy it from "
-            "the primary's keystore.",
+            f"the primary's keystore. If there was a {KEYMAP_FILE}, restore that instead, and "
+            f"{MARKER_FILE} with it.",
         )
     if (data_directory / "standby.signal").exists():
         _log.warning(
@@ -139,18 +192,19 @@ def _require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> 
 
 def _samples(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
     """Yield first pages of relations of a tablespace that are not zeros."""
-    base = data_directory / "pg_tblspc" / str(oid)
-    return islice(_first_pages(base), _SAMPLE_PAGES)
+    link = data_directory / "pg_tblspc" / str(oid)
+    place = restored_tablespaces(data_directory).get(oid, link)
+    return islice(_first_pages(link, place), _SAMPLE_PAGES)
 
 
-def _first_pages(base: Path) -> Iterator[tuple[FileIdentity, bytes]]:
-    for path in base.glob("PG_*/*/*"):
+def _first_pages(link: Path, place: Path) -> Iterator[tuple[FileIdentity, bytes]]:
+    """Yield the pages that lie in a place now, by the names that the server knows."""
+    for path in place.glob("PG_*/*/*"):
         try:
-            identity = FileIdentity.from_path(path)
+            identity = FileIdentity.from_path(link / path.relative_to(place))
         except IdentityError:
             continue
-        with path.open("rb") as file:
-            page = file.read(PAGE_SIZE)
+        page = read_beginning(path.parent, path.name, PAGE_SIZE)
         if len(page) == PAGE_SIZE and any(page):
             yield identity, page
 

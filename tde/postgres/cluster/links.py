@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
+from tde.postgres.server.cluster_files import read_cluster_file
+
+_OID = re.compile(r"[1-9][0-9]{0,9}")
+
 #: What a directory is, by whatever path it is reached: device and inode.
 DirectoryId = tuple[int, int]
+
+# As the server reads it (c_ext/format/keymap.c); only `tde tablespace create` makes it.
+_NAMED_KEY = re.compile(r"tde-[0-9a-f]{32}")
 
 
 def linked_directories(data_directory: Path) -> frozenset[DirectoryId]:
@@ -39,7 +47,35 @@ def directory_id(status: os.stat_result) -> DirectoryId:
     return (status.st_dev, status.st_ino)
 
 
+def restored_tablespaces(data_directory: Path) -> dict[int, Path]:
+    """Return the tablespaces of a base backup whose links the server makes at its first start.
+
+    A backup in tar format has them in tablespace_map, which counts beside a backup_label only.
+    """
+    file = data_directory / "tablespace_map"
+    if not file.exists() or not (data_directory / "backup_label").exists():
+        return {}
+    # A newline or a backslash within a location stands behind a backslash.
+    text = read_cluster_file(data_directory, file.name).decode("utf-8", "surrogateescape")
+    lines = re.findall(r"(?:\\.|[^\\\n])+", text, re.DOTALL)
+    named = (re.sub(r"\\(.)", r"\1", line, flags=re.DOTALL).partition(" ") for line in lines)
+    return {
+        int(oid): Path(location) for oid, _, location in named if oid.isascii() and oid.isdigit()
+    }
+
+
+def names_its_key(data_directory: Path, oid: int) -> bool:
+    """Tell whether a tablespace was made with a key that its location names.
+
+    A restore to another place may have lost the name.
+    """
+    link = data_directory / "pg_tblspc" / str(oid)
+    place = str(link.readlink()) if link.is_symlink() else ""
+    return any(_NAMED_KEY.fullmatch(part) for part in place.split("/"))
+
+
 def tablespace_oids(data_directory: Path) -> list[int]:
     """Return the OIDs of the user-made tablespaces: the names of the links in pg_tblspc."""
     entries = (data_directory / "pg_tblspc").iterdir()
-    return [int(entry.name) for entry in entries if entry.name.isdigit()]
+    # Other digits than those of ASCII are digits, too, and superscripts are no numbers.
+    return [int(entry.name) for entry in entries if _OID.fullmatch(entry.name)]

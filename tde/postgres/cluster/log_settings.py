@@ -11,6 +11,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from tde.postgres.server.cluster_files import read_configuration
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import write_owned_file
 
@@ -56,7 +57,7 @@ def remove_log_settings(path: Path, os_user: OsUser | None) -> None:
 
 def _read(path: Path) -> str:
     # Whatever else is in the file stays as it is, also line ends and bytes that are no UTF-8.
-    return path.read_bytes().decode("utf-8", "surrogateescape")
+    return read_configuration(path).decode("utf-8", "surrogateescape")
 
 
 def _write(path: Path, content: str, os_user: OsUser | None) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import write_owned_file
 
@@ -74,10 +75,10 @@ def read_marker(data_directory: Path) -> Marker | None:
     """
     path = data_directory / MARKER_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_cluster_file(data_directory, MARKER_FILE).decode())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise _damaged(path, "it is not a tde cluster marker")

@@ -20,6 +20,7 @@ from tde.postgres.server.counters import IoCounters, io_counters
 from tde.postgres.server.interposer import is_interposed
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
+from tde.printable import printable
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,18 @@ def _is_interposed(pid: int) -> bool | None:
 
 
 def _new_lines(directory: Path, keystore: Path) -> list[str]:
-    arguments = read_server_arguments(directory)
+    found, arguments = [], []
     try:
-        return [str(line) for line in new_lines(directory, keystore, arguments)]
+        arguments = read_server_arguments(directory)
+    except (TdeError, OSError) as error:
+        found.append(printable(str(error)))
+    try:
+        found += [str(line) for line in new_lines(directory, keystore, arguments)]
     except TdeError as error:
-        return [str(error)]
+        found.append(printable(str(error)))
     except OSError as error:
-        return [f"the configuration could not be looked at: {error}"]
+        found.append(f"the configuration could not be looked at: {printable(str(error))}")
+    return found
 
 
 def _keystore_fields(

@@ -32,7 +32,7 @@ def require_supported_pages(binaries: PostgresBinaries, os_user: OsUser | None) 
         UnsupportedServerError: it has other page or segment sizes, with the sizes found.
     """
     page_bytes = int(build_setting("block_size", binaries, os_user))
-    # postgres -C prints this setting in pages, without a unit, in all of 15 to 18.
+    # postgres -C prints this setting in pages, without a unit, in all of 15 to 19.
     segment_pages = int(build_setting("segment_size", binaries, os_user))
     if (page_bytes, segment_pages) != (PAGE_BYTES, SEGMENT_PAGES):
         raise UnsupportedServerError(

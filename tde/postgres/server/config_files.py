@@ -8,14 +8,23 @@ counts is what the next reload or start will read, and status needs no connectio
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.postgres.server.arguments import UNKNOWN, given_settings, options_in
+from tde.postgres.server.cluster_files import read_configuration
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE
+from tde.postgres.server.os_user import user_of_files
+from tde.printable import printable
+
+CONFIGURATION_FILE = "postgresql.conf"
+# What ALTER SYSTEM writes. Every server reads it after the file it begins with.
+AUTOMATIC_FILE = "postgresql.auto.conf"
 
 _INCLUDES = frozenset({"include", "include_if_exists", "include_dir"})
 _SETTINGS = frozenset(
@@ -43,8 +52,10 @@ _LINE = re.compile(
 _ESCAPE = re.compile(rb"''|\\([0-7]{1,3}|.)", re.DOTALL)
 _CONTROLS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DEEPEST = 10  # CONF_FILE_MAX_DEPTH of PostgreSQL, which reads nothing when there are more.
-_SHOWN = 60  # Characters of a value.
+_SHOWN = 60  # Characters of a value, or of a name.
+_PATH_SHOWN = 300
 COMMAND_LINE = "postmaster.opts"
+DATA_DIRECTORY = "data_directory"
 
 
 @dataclass(frozen=True)
@@ -65,53 +76,77 @@ class ProgramLine:
     @property
     def place(self) -> str:
         """The file and the number, as ``file:line``."""
-        return f"{self.file}:{self.line}" if self.line else f"command line ({self.file})"
+        file = printable(str(self.file), _PATH_SHOWN)
+        return f"{file}:{self.line}" if self.line else f"command line ({file})"
 
     @property
     def shown(self) -> str:
         """The value for people: shortened, and without bytes that steer a terminal or a log."""
-        text = self.value.decode(errors="backslashreplace")
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-        return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+        return printable(self.value[: 4 * _SHOWN].decode(errors="backslashreplace"), _SHOWN)
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.name} = '{self.shown}'"
+        return f"{self.place}: {printable(self.name, _SHOWN)} = '{self.shown}'"
 
 
-def program_lines(data_directory: Path, arguments: Sequence[str]) -> tuple[ProgramLine, ...]:
-    """Return the lines of a cluster's configuration, and the arguments, that matter.
+def program_lines(
+    files: Iterable[Path], data_directory: Path, arguments: Sequence[str]
+) -> tuple[ProgramLine, ...]:
+    """Return the lines of configuration files, and the arguments, that matter.
 
     Args:
-        arguments: of the server, which may name another configuration file.
+        files: with which a server may begin; those that they include are found.
+        arguments: of the server.
 
     Raises:
         OSError: a configuration file is there and cannot be read.
+        OsUserError: root cannot take the rights of the server's user.
     """
-    given = dict(given_settings(arguments))
-    # Both, because postmaster.opts lies in the data directory and could name a harmless one.
-    files = [data_directory / "postgresql.conf"]
-    if "config_file" in given:
-        files.append(data_directory / name_of(given["config_file"]))
-    files.append(data_directory / "postgresql.auto.conf")
+    with files_as(user_of_files(data_directory)):
+        return tuple(_program_lines(files, data_directory, arguments))
+
+
+def _program_lines(
+    files: Iterable[Path], data_directory: Path, arguments: Sequence[str]
+) -> Iterator[ProgramLine]:
     seen: set[str] = set()
-    found = [line for file in files for line in _lines_of(file, seen)]
-    options = data_directory / COMMAND_LINE
-    found += [
-        ProgramLine(name, value, options, 0)
-        for name, value in given_settings(arguments)
-        if _matters(name, value)
-    ]
-    return tuple(found)
+    elsewhere: list[Path] = []
+    given = [ProgramLine(*setting, data_directory / COMMAND_LINE, 0) for setting in
+             given_settings(arguments)]  # fmt: skip
+    for line in (*(line for file in files for line in _lines_of(file, seen)), *given):
+        if line.name == DATA_DIRECTORY:
+            if _is_of(line.value, data_directory):
+                continue
+            elsewhere.append(Path(name_of(line.value)))
+        elif not _matters(line.name, line.value):
+            continue
+        yield line
+    # A server of another directory begins with the files there.
+    for directory in elsewhere:
+        for file in (directory / CONFIGURATION_FILE, directory / AUTOMATIC_FILE):
+            yield from (line for line in _lines_of(file, seen, 1) if line.name != DATA_DIRECTORY)
+    for letter, text in options_in(arguments):
+        if letter == UNKNOWN:
+            yield ProgramLine("argument", os.fsencode(text), data_directory / COMMAND_LINE, 0)
+
+
+def _is_of(value: bytes, data_directory: Path) -> bool:
+    """Tell whether the value of data_directory is this directory, wherever a server is started."""
+    named = Path(name_of(value))
+    # Not resolve(), which raises on links that lead to each other.
+    return named.is_absolute() and os.path.realpath(named) == os.path.realpath(data_directory)
 
 
 def _lines_of(file: Path, seen: set[str], depth: int = 0) -> Iterator[ProgramLine]:
     """Yield the lines of a file and of those that it includes, each file once."""
-    real = os.path.realpath(file)
+    try:
+        real = os.path.realpath(file)
+    except ValueError:
+        return  # There is a zero byte in the name.
     if real in seen or depth > _DEEPEST:
         return
     seen.add(real)
     for number, name, value in settings_in(_content(file, required=depth == 0)):
-        if not _matters(name, value):
+        if name != DATA_DIRECTORY and not _matters(name, value):
             continue
         yield ProgramLine(name, value, file, number)
         if name in _INCLUDES:
@@ -139,20 +174,14 @@ def _content(file: Path, *, required: bool) -> bytes:
     otherwise. The include itself is named in any case.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return read_configuration(file)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return b""
-    except OSError:
-        if required:
+    except OSError as error:
+        # No ordinary file: it must not hide the lines of the others.
+        if required and error.errno != errno.EINVAL:
             raise
         return b""
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
-        with open(descriptor, "rb", closefd=False) as opened:
-            return opened.read()
-    finally:
-        os.close(descriptor)
 
 
 def name_of(value: bytes) -> str:
@@ -185,18 +214,3 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
     if escaped[:1].isdigit() and escaped[:1] < b"8":
         return bytes([int(escaped, 8) & 0xFF])
     return _CONTROLS.get(escaped, escaped)
-
-
-def given_settings(arguments: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the settings on a command line of postgres: ``-c a=b``, ``-ca=b``, ``--a=b``."""
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == "-c":
-            setting = next(rest, "")
-        elif argument.startswith(("-c", "--")):
-            setting = argument[2:]
-        else:
-            continue
-        name, equals, value = setting.partition("=")
-        if equals:
-            yield name.replace("-", "_").lower(), os.fsencode(value)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tde.errors import InterposerError, NoDataDirectoryError, ProgramError, UnreachablePathError
 from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.reachable import reachable_interposer
 
@@ -109,7 +110,7 @@ def read_major_version(data_directory: Path) -> int:
         NoDataDirectoryError: the directory or the file is missing or unusable.
     """
     try:
-        return int((data_directory / "PG_VERSION").read_text(encoding="ascii").strip())
+        return int(read_cluster_file(data_directory, "PG_VERSION").decode("ascii").strip())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise NoDataDirectoryError(
             f"{data_directory} is not a PostgreSQL data directory",

@@ -17,9 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import InterposerError, ServerStartError, ServerStillStartingError, ServerStopError
+from tde.errors import (
+    InterposerError,
+    OsUserError,
+    ServerStartError,
+    ServerStillStartingError,
+    ServerStopError,
+)
 from tde.machine.own_process import LockedPages
 from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.cluster_files import read_end
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import is_interposed, require_interposed
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.pidfile import read_postmaster_file
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 # How long a program may take beyond the time that it was told to wait, in seconds.
 _GRACE_SECONDS = 30.0
 _LOG_LINES_SHOWN = 15
+_LOG_BYTES_SHOWN = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ def start_server(
         output, failed = "pg_ctl does not return", True
     running = read_postmaster_file(data_directory)
     if running is None:
-        message = _failure("the server did not start", output, log, log_start)
+        message = _failure("the server did not start", output, log, log_start, os_user)
         require_interposed(message)
         raise ServerStartError(
             message,
@@ -133,7 +142,7 @@ def start_server(
         # Recovery can take hours. Killing the server or starting it again only prolongs it.
         message = f"the server is still starting (pid {running.pid}), perhaps in recovery"
         raise ServerStillStartingError(
-            _failure(message, output, log, log_start),
+            _failure(message, output, log, log_start, os_user),
             remedy="Wait and see tde pg status; do not kill the server or start it again.",
         )
     return running.pid
@@ -205,16 +214,15 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _failure(message: str, output: str, log: Path, log_start: int) -> str:
+def _failure(message: str, output: str, log: Path, log_start: int, os_user: OsUser | None) -> str:
     """Return the message with what pg_ctl printed and what the server logged in this attempt."""
     parts = [message]
     if output.strip():
         parts.append(output.strip())
     try:
-        with log.open("rb") as file:
-            file.seek(log_start)
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
+        with files_as(os_user):
+            lines = read_end(log, log_start, _LOG_BYTES_SHOWN).decode(errors="replace").splitlines()
+    except (OSError, OsUserError):
         lines = []
     if lines:
         parts.append(f"Last lines of {log}:")

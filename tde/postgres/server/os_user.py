@@ -71,6 +71,14 @@ def server_os_user(data_directory: Path | None, *, name: str | None = None) -> O
     return owner or _first_known(_FALLBACK_USERS)
 
 
+def user_of_files(data_directory: Path) -> OsUser | None:
+    """Return the user with whose rights root reads what a data directory leads to, else ``None``.
+
+    That is the owner: a link there, or a name in one of its files, may lead anywhere.
+    """
+    return _owner_of(data_directory) if os.geteuid() == 0 else None
+
+
 def current_user_name() -> str:
     """Return the name of the effective user, or its number when it has no name."""
     return user_name(os.geteuid())
@@ -92,6 +100,7 @@ def run_as(
     pass_fds: Sequence[int] = (),
     cwd: Path | None = None,
     capture: bool = True,
+    text: str = "",
     timeout: float | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> subprocess.CompletedProcess[str]:
@@ -105,6 +114,7 @@ def run_as(
         pass_fds: descriptors that stay open in the program.
         cwd: working directory of the program.
         capture: collect standard output and error as text instead of inheriting them.
+        text: for the program's standard input.
         timeout: seconds to wait before :class:`subprocess.TimeoutExpired`.
         started: called once the program has its own copies of ``pass_fds``.
     """
@@ -116,7 +126,7 @@ def run_as(
         cwd=cwd or "/",
         stdout=output,
         stderr=output,
-        stdin=subprocess.DEVNULL if capture else None,
+        stdin=subprocess.PIPE if text else subprocess.DEVNULL if capture else None,
         text=True,
         errors="replace",
         user=None if os_user is None else os_user.uid,
@@ -125,7 +135,7 @@ def run_as(
     ) as process:
         try:
             started()
-            stdout, stderr = process.communicate(timeout=timeout)
+            stdout, stderr = process.communicate(text or None, timeout=timeout)
         except BaseException:
             process.kill()  # As subprocess.run does; leaving the block waits for it.
             raise

@@ -72,16 +72,30 @@ def append_to_file(path: Path, content: str, os_user: OsUser | None) -> None:
 
     Raises:
         UnsafeDirectoryError: the directory or the file does not belong to the server's user.
-        OSError: it cannot be written.
+        OSError: it cannot be written; it is then as it was.
     """
     with _open_directory(path.parent, os_user) as directory:
-        descriptor = os.open(path.name, _WRITE | os.O_APPEND, dir_fd=directory)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        flags = _WRITE | os.O_APPEND | os.O_NONBLOCK
+        descriptor = os.open(path.name, flags, dir_fd=directory)
+        try:
             # The file may be another name (a hard link) of one that is not the user's.
-            _require_owner(file.fileno(), path, os_user)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            _require_owner(descriptor, path, os_user)
+            _append(descriptor, content.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    """Append all of it or nothing: half a line of a configuration keeps a server from starting."""
+    before = os.fstat(descriptor).st_size
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, before)
+        raise
 
 
 @contextmanager

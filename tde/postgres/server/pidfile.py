@@ -10,7 +10,10 @@ from pathlib import Path
 import psutil
 
 from tde.machine.process_files import identity, process_user, working_directory
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.published import read_published_status
+
+_NUMBER = re.compile(r"-?([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,50 @@ def read_postmaster_file(data_directory: Path) -> PostmasterFile | None:
 
     A file that a killed server left behind counts as no server, also when its process id has
     since been given to the server of another cluster.
+
+    Raises:
+        DataDirectoryError: there is something by that name that no server has made.
     """
     try:
-        lines = (data_directory / "postmaster.pid").read_text(encoding="utf-8").split("\n")
+        lines = _lines_of_postmaster_file(data_directory)
     except (FileNotFoundError, NotADirectoryError):
         return None
     # The server appends lines while it starts; what is not there yet reads as empty.
     lines += [""] * (8 - len(lines))
-    try:
-        # A stand-alone backend writes its process id as a negative number.
-        pid = abs(int(lines[0]))
-    except ValueError:
-        return None
-    if not is_server_of(pid, data_directory):
+    pid = _number(lines[0])
+    if pid is None or not is_server_of(pid, data_directory):
         return None
     return PostmasterFile(
         pid=pid,
-        port=int(lines[3] or 0),
+        port=_number(lines[3]) or 0,
         socket_directory=lines[4].strip(),
         listen_address=lines[5].strip(),
         status=lines[7].strip(),
     )
+
+
+def named_process(data_directory: Path) -> int | None:
+    """Return the process id in postmaster.pid, whatever process that is.
+
+    Raises:
+        DataDirectoryError: there is something by that name that no server has made.
+        OSError: the file may not be read.
+    """
+    try:
+        return _number(_lines_of_postmaster_file(data_directory)[0])
+    except FileNotFoundError:
+        return None
+
+
+def _lines_of_postmaster_file(data_directory: Path) -> list[str]:
+    content = read_cluster_file(data_directory, "postmaster.pid")
+    return content.decode("utf-8", "surrogateescape").split("\n")
+
+
+def _number(text: str) -> int | None:
+    """Return a number as PostgreSQL prints it; a stand-alone backend's process id is negative."""
+    match = _NUMBER.fullmatch(text.strip())
+    return None if match is None else int(match[1])
 
 
 def is_postgres_process(pid: int) -> bool:
@@ -100,6 +126,9 @@ def read_server_arguments(data_directory: Path) -> list[str]:
 
     postmaster.opts holds the program and then every argument in double quotes; an argument
     with a double quote in it cannot be told apart, which is also pg_ctl's limitation.
+
+    Raises:
+        DataDirectoryError: there is something by that name that no server has made.
     """
     arguments = read_whole_arguments(data_directory)
     if "-D" in arguments:
@@ -111,7 +140,8 @@ def read_server_arguments(data_directory: Path) -> list[str]:
 def read_whole_arguments(data_directory: Path) -> list[str]:
     """Return the arguments of the last start, ``-D`` included; empty when there was none."""
     try:
-        text = (data_directory / "postmaster.opts").read_text("utf-8", "surrogateescape")
+        content = read_cluster_file(data_directory, "postmaster.opts")
     except FileNotFoundError:
         return []
+    text = content.decode("utf-8", "surrogateescape")
     return re.findall(r'"([^"]*)"', text)

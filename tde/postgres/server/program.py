@@ -1,7 +1,7 @@
 """Running any PostgreSQL program (pg_basebackup, pg_waldump, …) as the server's user.
 
 With a keystore, the programs that read or write encrypted files run under the interposer, which
-knows what each may see in plain text. All others get neither the interposer nor the keys.
+knows what each may see in plain text. All others get no keys, and most of them no interposer.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.control import state_environment
 from tde.postgres.server.launch import program_environment
+from tde.postgres.server.named_directory import INFORMATION_OPTIONS
 from tde.postgres.server.os_user import OsUser, can_access, run_as
 from tde.postgres.server.reachable import reachable_binaries
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-
-_INFORMATION_OPTIONS = frozenset({"--help", "-?", "--version", "-V"})
 
 # A program that gets the keys could print them, and psql runs any command that is typed into it.
 _PROGRAMS_WITH_KEYS = frozenset(
@@ -32,8 +31,20 @@ _PROGRAMS_WITH_KEYS = frozenset(
 )
 
 
-# They decide by the state in pg_control what may be done, and need no keys for it.
-_PROGRAMS_SHOWN_THE_STATE = frozenset({"pg_controldata", "repmgr"})
+# Those that open relations in the data directory, or start a server that does.
+_PROGRAMS_ON_TABLESPACES = frozenset(
+    {"postgres", "pg_ctl", "pg_rewind", "pg_resetwal", "pg_checksums", "pg_checksums_ext"}
+)
+
+
+def works_on_tablespaces(program: str, args: Sequence[str]) -> bool:
+    """Tell whether a program has to know what key each tablespace has."""
+    return program in _PROGRAMS_ON_TABLESPACES and not INFORMATION_OPTIONS.intersection(args[:1])
+
+
+# What the interposer does for these needs no keys: it shows the true state in pg_control, and
+# compares the key maps of backups.
+_PROGRAMS_WITHOUT_KEYS = frozenset({"pg_controldata", "pg_combinebackup", "repmgr"})
 
 
 def needs_keys(program: str) -> bool:
@@ -69,7 +80,7 @@ def run_program(
     """
     if not needs_keys(program):
         keystore = None
-    if program in _PROGRAMS_SHOWN_THE_STATE:
+    if program in _PROGRAMS_WITHOUT_KEYS:
         environment = {**state_environment(os_user), **(environment or {})}
     usable = reachable_binaries(binaries, os_user)
     command: list[str | Path] = [usable.program(program)]
@@ -99,6 +110,6 @@ def program_arguments(program: str, args: Sequence[str], encrypted: bool) -> lis
     result = list(args)
     if not encrypted or program != "pg_basebackup":
         return result
-    if result and result[0] in _INFORMATION_OPTIONS:
+    if result and result[0] in INFORMATION_OPTIONS:
         return result
     return [*result, "--no-verify-checksums"]

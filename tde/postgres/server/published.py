@@ -50,11 +50,34 @@ def read_published_status(pid: int) -> PublishedStatus | None:
         OSError: there is something, and it may not be read.
     """
     try:
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-        content = _read(_MEMORY_DIRECTORY / f"tde-{namespace}-{pid}", process_user(pid))
-        return None if content is None else parse_published_status(content, pid, start_time(pid))
+        owner, started = process_user(pid), start_time(pid)
+        for path in _candidates(pid):
+            content = _read(path, owner)
+            found = None if content is None else parse_published_status(content, pid, started)
+            if found is not None:
+                return found
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        pass
+    return None
+
+
+def _candidates(pid: int) -> list[Path]:
+    """Return the files with the name of a server's status that its user may have made.
+
+    The directory is everybody's, and another user's file must neither be read nor stand in the way.
+    """
+    name = f"tde-{Path('/proc/self/ns/pid').stat().st_ino}-{pid}"
+    # Servers that earlier releases have started have no random number in the name.
+    paths = [*_MEMORY_DIRECTORY.glob(f"{name}-*"), _MEMORY_DIRECTORY / name]
+    owner = process_user(pid)
+    return [path for path in paths if _is_of(path, owner)]
+
+
+def _is_of(path: Path, owner: int) -> bool:
+    try:
+        return _is_plain(path.lstat(), owner)
+    except FileNotFoundError:
+        return False
 
 
 def parse_published_status(content: bytes, pid: int, started: int) -> PublishedStatus | None:

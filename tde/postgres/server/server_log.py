@@ -11,25 +11,47 @@ import os
 import stat
 from pathlib import Path
 
-from tde.errors import UnsafeDirectoryError
+from tde.errors import DataDirectoryError, UnsafeDirectoryError
 from tde.ownership import create_file, is_out_of_reach
 from tde.postgres.server.os_user import OsUser, can_access, run_as
 
 
 def default_log(data_directory: Path, os_user: OsUser | None) -> Path:
-    """Return ``<data directory>.log``, or server.log inside when the former cannot be made."""
+    """Return ``<data directory>.log``, or server.log inside when the former cannot be made.
+
+    Raises:
+        DataDirectoryError: both names are taken by something that is no log of the server's user.
+    """
     beside = data_directory.with_name(f"{data_directory.name}.log")
+    inside = data_directory / "server.log"
     uid = os.geteuid() if os_user is None else os_user.uid
-    try:
-        found = beside.lstat()
-    except FileNotFoundError:
+    usable = _is_log(beside, uid)
+    if usable is None:
         usable = can_access(os_user, beside.parent, "-w") or (
             os_user is not None and is_out_of_reach(beside.parent)
         )
-    else:
-        # In a shared directory such as /tmp somebody else may have put the name there.
-        usable = stat.S_ISREG(found.st_mode) and found.st_uid == uid
-    return beside if usable else data_directory / "server.log"
+    if usable:
+        return beside
+    if _is_log(inside, uid) is False:
+        raise DataDirectoryError(
+            f"the server's log can be neither {beside} nor {inside}: something else has the name, "
+            "a link or a file of another user",
+            remedy="Look at both (ls -l). Remove what is not yours, or name a log with --log.",
+        )
+    return inside
+
+
+def _is_log(path: Path, uid: int) -> bool | None:
+    """Tell whether a file can be the log; ``None`` when there is none.
+
+    In a shared directory such as /tmp somebody else may have put the name there. A second name
+    (a hard link) may be that of any file of the server's user, and the log would be written to it.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.S_ISREG(found.st_mode) and found.st_uid == uid and found.st_nlink == 1
 
 
 def prepare_log(log: Path, os_user: OsUser | None) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tde.errors import DataDirectoryError
 from tde.ownership import create_directory
+from tde.postgres.server.cluster_files import read_configuration
 from tde.postgres.server.os_user import OsUser, can_access
 from tde.postgres.server.pidfile import read_postmaster_file
 
@@ -41,7 +42,7 @@ def is_configured(data_directory: Path, configuration: Path | None = None) -> bo
     first = configuration or data_directory / "postgresql.conf"
     for path in (first, data_directory / "postgresql.auto.conf"):
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_configuration(path).decode(errors="replace")
         except FileNotFoundError:
             continue
         if _SETTING_LINE.search(text):

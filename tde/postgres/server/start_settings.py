@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.errors import UnsupportedServerError
+from tde.errors import ConfigurationFileError, UnsupportedServerError
 from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.launch import ProgramEnvironment
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.settings import build_setting, cluster_setting
@@ -56,6 +58,31 @@ class StartSettings:
     arguments: Sequence[str]
     program: ProgramEnvironment
 
+    def require_own_directory(self) -> None:
+        """Refuse a configuration with which the server would run in another data directory.
+
+        Raises:
+            ConfigurationFileError: it names one.
+        """
+        named = self._value("data_directory")
+        if os.path.realpath(named) != os.path.realpath(self.data_directory):
+            raise ConfigurationFileError(
+                f"the server of {self.data_directory} would run in another directory: its "
+                f"configuration, or its arguments, name data_directory = '{named}'",
+                remedy="If that is right, name that directory with -D. If the line is not yours, "
+                "remove it, and find out who may write to the volume.",
+            )
+
+    def written_files(self) -> Iterator[tuple[str, Path]]:
+        """Yield what settings name that the server will write, each with words for a message."""
+        if pid_file := self._value("external_pid_file"):
+            yield f"external_pid_file = '{pid_file}'", self.data_directory / pid_file
+        directory, name = self._value("log_directory"), self._value("log_filename")
+        path = self.data_directory / directory
+        yield f"log_directory = '{directory}'", path
+        # A pattern for strftime(3), of which the time is not known; its directory is.
+        yield f"log_filename = '{name}'", path / name
+
     def require_supported(self) -> None:
         """Refuse settings with which rows would get past the interposer.
 
@@ -72,10 +99,12 @@ class StartSettings:
             stock_socket: also use the directory that was compiled in, when it is free.
         """
         stock = build_setting(SETTING, self.binaries, self.os_user)
-        if self._value(SETTING) != stock or is_configured(
-            self.data_directory, Path(self._value("config_file"))
-        ):
+        if self._value(SETTING) != stock:
             return []
+        configuration = Path(self._value("config_file"))
+        with files_as(self.os_user):
+            if is_configured(self.data_directory, configuration):
+                return []
         directories = [create_private_directory(self.data_directory, self.os_user)]
         if stock_socket:
             port = int(self._value("port"))

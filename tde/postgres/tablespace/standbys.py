@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ def prepared_notice(prepared: PreparedKey) -> str:
     """Return what has to be done on each standby before the tablespace is created."""
     return (
         f"On every standby with a keystore of its own: copy {prepared.file} into its directory "
-        f"keys/. On every standby on another machine: mkdir -p {prepared.location}, as the "
-        "server's user."
+        "keys/, or have it brought by tde keystore copy. On every standby on another machine: "
+        f"mkdir -p {shlex.quote(str(prepared.location))}, as the server's user."
     )
 
 

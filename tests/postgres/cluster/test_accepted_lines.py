@@ -165,6 +165,29 @@ def test_options_of_the_last_start_are_looked_at(made, tde):
     assert "theft" in tde("restart").stderr
 
 
+def test_debians_file_is_looked_at_though_nothing_names_it(made, tde, tmp_path, monkeypatch):
+    """pg_ctlcluster names it at the next start; before, only its content tells whose it is."""
+    monkeypatch.setenv("PG_CLUSTER_CONF_ROOT", str(tmp_path))
+    file = tmp_path / "15" / "main" / "postgresql.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"data_directory = '{made.data_directory}'\n{THEFT}\n")
+    (line,) = new_lines(tde, running=False)
+    assert line.startswith(f"{file}:2: archive_command")
+    assert f"{file}:2" in tde("start").stderr
+
+
+def test_a_missing_file_in_postmaster_opts_hides_no_other_file(made, tde):
+    """The attack: whoever adds the line also names a file that does not exist."""
+    configure(made, [THEFT])
+    options = made.data_directory / "postmaster.opts"
+    options.write_text('postgres "-c" "config_file=/nowhere/postgresql.conf"\n')
+    (line,) = new_lines(tde, running=False)
+    assert "archive_command" in line
+    options.write_text(f'postgres "-c" "config_file=/{"x" * 5000}"\n')
+    (line,) = new_lines(tde, running=False)
+    assert "archive_command" in line
+
+
 def test_the_record_is_as_the_format_says(made, tde):
     """docs/format.md, section 6, written a second time."""
     configure(made, ["Archive_Command = 'it''s %p'"])

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import psycopg2
 import pytest
 from tde_bench.measure.cpu_time import tree_cpu_seconds
 from tde_bench.measure.metadata import openssl_version
@@ -24,7 +25,7 @@ MEMORY = Path("/dev/shm")
 
 def status_files(pid: int) -> set[str]:
     """Of one server: others run beside these tests."""
-    return {path.name for path in MEMORY.glob(f"tde-*-{pid}")}
+    return {path.name for path in MEMORY.glob(f"tde-*-{pid}-*")}
 
 
 def test_the_servers_own_user_sees_that_it_encrypts(
@@ -73,7 +74,7 @@ def test_another_user_cannot_pass_for_the_server(any_binaries, encrypted_cluster
     encrypted = encrypted_cluster_factory(any_binaries)
     (name,) = status_files(encrypted.cluster.pid)
     genuine = MEMORY / name
-    forged = genuine.with_name(genuine.name.rpartition("-")[0] + f"-{pid}")
+    forged = genuine.with_name(genuine.name.replace(f"-{encrypted.cluster.pid}-", f"-{pid}-"))
     forged.write_bytes(genuine.read_bytes())  # Belongs to root, not to the server's user.
     try:
         assert not is_interposed(pid)
@@ -92,8 +93,8 @@ def test_a_server_whose_status_was_removed_still_counts_as_running(
 ):
     made = encrypted_cluster_factory(any_binaries)
     pid = made.cluster.pid
-    namespace = Path("/proc/self/ns/pid").stat().st_ino
-    (MEMORY / f"tde-{namespace}-{pid}").unlink()
+    (name,) = status_files(pid)
+    (MEMORY / name).unlink()
     assert as_plain_user(os_user, lambda: read_postmaster_file(made.data_directory).pid) == pid
 
 
@@ -118,6 +119,35 @@ def test_the_file_goes_with_its_server(any_binaries, encrypted_cluster_factory):
     made.start()  # Recovers, and clears away.
     assert not (MEMORY / killed).exists()
     assert io_counters(made.cluster.pid) is not None
+
+
+def test_nobody_else_can_take_the_name_before_the_server(
+    any_binaries, encrypted_cluster_factory, os_user
+):
+    """The attack: any local user made files for all process ids, and no server started."""
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    namespace = Path("/proc/self/ns/pid").stat().st_ino
+    squatted = [MEMORY / f"tde-{namespace}-{os.getpid() + n}" for n in range(1, 3000)]
+    try:
+        for path in squatted:
+            path.touch(mode=0o600)
+        made.start()
+        assert io_counters(made.cluster.pid) is not None
+    finally:
+        for path in squatted:
+            path.unlink(missing_ok=True)
+
+
+def test_a_message_is_one_line_of_the_log(any_binaries, encrypted_cluster_factory):
+    """The attack: the name of a file began a line that PostgreSQL could have written."""
+    made = encrypted_cluster_factory(any_binaries)
+    forged = "2026-11-28 20:20:00.000 UTC [1] PANIC:  could not write WAL"
+    with contextlib.suppress(psycopg2.Error):
+        made.query(f"COPY (SELECT 1) TO E'{made.data_directory}/x\\n{forged}\\033[2J'")
+    log = made.cluster.default_log.read_text()
+    assert "tde: refused to create" in log
+    assert not [line for line in log.splitlines() if line.startswith("2026-11-28 20:20:00.000")]
+    assert not [line for line in log.splitlines() if line.startswith("tde:") and "\033" in line]
 
 
 def test_children_give_up_the_postmasters_protection_from_the_oom_killer(

@@ -122,11 +122,34 @@ def test_rows_are_not_exported_into_the_cluster(place, name):
     assert file.exists() is before
 
 
+@pytest.mark.parametrize("steps", [600, 1900])
+def test_a_long_path_leaves_room_for_what_to_do(place, steps):
+    """A message is one line, of at most what a pipe takes undivided."""
+    path = f"{place.data}/{'./' * steps}rows{steps}.csv"
+    refused(place, f"COPY t TO '{path}'")
+
+    def said() -> list[str]:
+        length = range(2 * steps, 2 * steps + 1000)
+        lines = (line for line in place.log().splitlines() if line.startswith("tde: "))
+        return [line for line in lines if "./././" in line and len(line) in length]
+
+    wait_for(lambda: bool(said()), "line in the log")  # It comes through a pipe.
+    (line,) = said()
+    assert line.endswith("outside of the data directory, the WAL directory and all tablespaces")
+    assert len(line) < 4096
+
+
 def test_it_does_not_matter_how_a_path_leads_into_the_cluster(place):
     link = place.outside / "link"
     link.symlink_to(place.data / "base")
     version = spelled(place, "{version}")
+    # A link to a file that does not exist yet: what creates the file follows it.
+    dangling, through = place.outside / "dangling", place.outside / "through"
+    dangling.symlink_to(place.data / "base/5/new_rows")
+    through.symlink_to("dangling")
     for path in (
+        dangling,
+        through,
         link / "rows",
         link / "5/16384_rows",
         place.location / "rows",

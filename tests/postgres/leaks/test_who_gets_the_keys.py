@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tde.errors import TdeError
 from tde.keystore.handover import MAGIC
@@ -70,8 +71,11 @@ def test_commands_of_the_server_inherit_nothing(any_binaries, encrypted_cluster_
     assert_no_keys(report)
 
 
+@pytest.mark.parametrize(
+    "before", ["", "'{postgres}' -V > /dev/null; ", "'{postgres}' -D {data} -C restore_command; "]
+)
 def test_a_restore_command_of_pg_rewind_inherits_nothing(
-    binaries, encrypted_cluster_factory, os_user_tmp_path, os_user
+    binaries, encrypted_cluster_factory, os_user_tmp_path, os_user, before
 ):
     archive = os_user_tmp_path / "archive"
     archive.mkdir(mode=0o777)
@@ -96,7 +100,10 @@ def test_a_restore_command_of_pg_rewind_inherits_nothing(
     while len(list(archive.iterdir())) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    configure(old, [f"restore_command = '{program} %f %p'"])
+    # A text that names postgres is no start of it by pg_rewind.
+    named = before.format(postgres=binaries.program("postgres"), data=old.data_directory)
+    command = f"{named}{program} %f %p".replace("'", "''")
+    configure(old, [f"restore_command = '{command}'"])
     # A crash, so that pg_rewind first starts a server in single-user mode.
     old.cluster.stop("immediate")
     for segment in sorted(archive.iterdir()):

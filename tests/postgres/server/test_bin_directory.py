@@ -12,35 +12,14 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TdeError
 from tde.keystore import Keystore, inspect_keystore
 from tde.postgres import PostgresBinaries, Scope, install_bin_directory
-from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.cluster.keymap import KeySource, map_key, read_map
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.server.os_user import run_as
 from tde.postgres.server.reachable import reachable_binaries
+from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.postgres.programs import Programs
 
 CANARY = "row-behind-a-program"
-
-
-class Programs:
-    """Runs the programs of a directory as the server's user, with the directory first in PATH."""
-
-    def __init__(self, directory: Path, sockets: Path, os_user: OsUser | None) -> None:
-        self.directory = directory
-        self.sockets = sockets
-        self.os_user = os_user
-
-    def run(self, *command: object, exit_code: int | None = 0) -> str:
-        environment = {**os.environ, "PATH": f"{self.directory}:{os.environ['PATH']}"}
-        environment |= {"PGHOST": str(self.sockets), "PGDATABASE": "postgres", "PGPORT": "5432"}
-        arguments = [self.directory / str(command[0]), *map(str, command[1:])]
-        result = run_as(self.os_user, arguments, environment=environment, cwd=self.sockets)
-        output = result.stdout + result.stderr
-        assert exit_code in (None, result.returncode), output
-        return output
-
-    def sql(self, statement: str) -> str:
-        return self.run("psql", "-Atqc", statement).strip()
-
-    def start(self, data: Path) -> None:
-        options = f"-k {self.sockets} -h '' -c wal_keep_size=100MB"
-        self.run("pg_ctl", "start", "-w", "-D", data, "-o", options, "-l", f"{data}.log")
 
 
 @pytest.fixture
@@ -96,9 +75,22 @@ def test_every_program_works_on_a_cluster_of_its_initdb(
     assert programs.sql("SELECT count(*) FROM t") == "1000"
 
 
+def test_programs_start_with_closed_standard_descriptors(
+    programs: Programs, os_user_tmp_path: Path
+) -> None:
+    data = os_user_tmp_path / "data"
+    programs.run("initdb", "-N", "-A", "trust", data)
+    start = f'exec "$0" start -w -s -D {data} -l {data}.log -o "$1" <&- >&- 2>&-'
+    options = f"-k {os_user_tmp_path} -h ''"
+    result = run_as(programs.os_user, ["sh", "-c", start, programs.directory / "pg_ctl", options])
+    assert result.returncode == 0, Path(f"{data}.log").read_text()
+
+
 def test_pg_ctl_creates_an_encrypted_cluster_too(programs: Programs, os_user_tmp_path: Path):
     data = os_user_tmp_path / "data"
     programs.run("pg_ctl", "initdb", "-D", data, "-o", "-N -A trust")
+    assert read_marker(data).has_map
+    assert map_of(programs, data) == {}
     programs.start(data)
     location = os_user_tmp_path / "space"
     subprocess.run(["install", "-d", "-m", "700", location], check=True)
@@ -108,6 +100,15 @@ def test_pg_ctl_creates_an_encrypted_cluster_too(programs: Programs, os_user_tmp
     programs.sql(f"CREATE TABLE t TABLESPACE space AS SELECT '{CANARY}' FROM generate_series(1, 9)")
     programs.sql("CHECKPOINT")
     assert not holds_canary(location)
+    oid = int(programs.sql("SELECT oid FROM pg_tablespace WHERE spcname = 'space'"))
+    assert map_of(programs, data) == {oid: KeySource.DERIVED}
+
+
+def map_of(programs: Programs, data: Path) -> dict[int, KeySource]:
+    """Return where the keys of tablespaces come from, by a map that its keystore authenticates."""
+    with Keystore.open(programs.sockets / "ks", PASSPHRASE) as keystore:
+        entries = read_map(data, keystore.uuid, map_key(keystore)).entries
+    return {oid: entry.source for oid, entry in entries.items()}
 
 
 def test_pg_rewind_takes_an_old_primary_back(programs: Programs, os_user_tmp_path: Path) -> None:

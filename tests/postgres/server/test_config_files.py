@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tde.postgres.server.config_files import program_lines
+from tde.postgres.cluster.configuration import files_to_look_through
+from tde.postgres.server.config_files import ProgramLine, program_lines
 
 
 def servers_value(binaries, data: Path, name: str) -> str:
@@ -31,6 +33,10 @@ def data(os_user_tmp_path, os_user) -> Path:
     if os_user is not None:
         os.chown(directory, os_user.uid, os_user.gid)
     return directory
+
+
+def lines_of(data: Path, arguments: Sequence[str] = ()) -> tuple[ProgramLine, ...]:
+    return program_lines(files_to_look_through(data, arguments), data, arguments)
 
 
 def write(path: Path, content: str) -> None:
@@ -56,7 +62,7 @@ def write(path: Path, content: str) -> None:
 )
 def test_quotes_and_comments(data, any_binaries, line):
     write(data / "postgresql.conf", f"# archive_command = 'comment'\n{line}\n")
-    (found,) = program_lines(data, [])
+    (found,) = lines_of(data)
     assert (found.name, found.line) == ("archive_command", 2)
     assert found.value.decode() == servers_value(any_binaries, data, "archive_command")
 
@@ -75,7 +81,7 @@ def test_includes(data, any_binaries, line, file):
     write(data / file, "archive_command = 'from there'\n")
     write(data / "sub/.hidden.conf", "archive_command = 'hidden'\n")
     assert servers_value(any_binaries, data, "archive_command") == "from there"
-    include, command = program_lines(data, [])
+    include, command = lines_of(data)
     assert include.name.startswith("include")
     assert (command.file, command.line, command.value) == (data / file, 1, b"from there")
 
@@ -92,7 +98,7 @@ def test_each_kind_of_setting_is_named(data):
     engine = "primary_conninfo = 'host=a sslkey=/srv/pg/evil.so:key'"
     write(data / "postgresql.conf", "\n".join([*others, *(f"{name} = 'x'" for name in names)]))
     write(data / "postgresql.auto.conf", engine)
-    assert [line.name for line in program_lines(data, [])] == [*names, "primary_conninfo"]
+    assert [line.name for line in lines_of(data)] == [*names, "primary_conninfo"]
 
 
 def test_arguments_of_the_server(data):
@@ -100,7 +106,7 @@ def test_arguments_of_the_server(data):
     write(outside, "archive_command = 'outside'\n")
     write(data / "postgresql.conf", "archive_command = 'inside'\n")
     arguments = ["-c", f"config_file={outside}", "--restore-command=x", "-cjit_provider=y", "-i"]
-    found = {(line.name, line.value) for line in program_lines(data, arguments)}
+    found = {(line.name, line.value) for line in lines_of(data, arguments)}
     assert found == {
         ("archive_command", b"outside"),
         ("archive_command", b"inside"),
@@ -120,5 +126,5 @@ def test_what_cannot_be_read_breaks_nothing(data):
     ]
     write(data / "postgresql.conf", "\n".join([*lines, "include 'postgresql.conf'", "'"]))
     write(data / "postgresql.auto.conf", "archive_command = 'a\x1b[2Jb'\n")
-    *_, found = program_lines(data, [])
+    *_, found = lines_of(data)
     assert found.shown == r"a\x1b[2Jb"

@@ -1,0 +1,169 @@
+"""``tde keystore backup``, ``restore`` and ``copy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tde.cli.options import (
+    KeystoreOption,
+    OsUserOption,
+    PassphraseCommandOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    require_keystore,
+)
+from tde.console.apps import examples
+from tde.console.output import console, error_console
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase_source import PassphraseSource
+
+if TYPE_CHECKING:
+    from tde.keystore import KeystoreContent
+
+WithAutoOpenOption = Annotated[
+    bool,
+    typer.Option(
+        "--with-auto-open",
+        help="With auto-open.key: whoever has the copy then needs no passphrase.",
+    ),
+]
+
+
+def backup(
+    destination: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A directory that is new or empty.")
+    ],
+    keystore: KeystoreOption = None,
+    with_auto_open: WithAutoOpenOption = False,
+) -> None:
+    """Copy a keystore into a directory of its own. Needs no passphrase; servers may run.
+
+    The copy is of one moment, is synced to the disk, and was compared byte for byte. Keep it apart
+    from the backups of the data and from the passphrase.
+    """
+    from tde.keystore import back_up_keystore, can_open_automatically
+
+    source = require_keystore(keystore)
+    copied = back_up_keystore(source, destination, with_auto_open=with_auto_open)
+    console.print(
+        f"Backed up keystore {copied.header.uuid.hex} with {len(copied.records)} keys to "
+        f"{destination}",
+        markup=False,
+        soft_wrap=True,
+    )
+    _tell_what_is_missing(copied)
+    _tell_about_auto_open(can_open_automatically(source), with_auto_open)
+
+
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="BACKUP", help="A directory of `tde keystore backup`.")
+    ],
+    keystore: KeystoreOption = None,
+    os_user: OsUserOption = None,
+    with_auto_open: WithAutoOpenOption = False,
+) -> None:
+    """Make a keystore from a backup, in a directory that is new, empty or lacks keystore.json.
+
+    Nothing is overwritten: keys that are in the directory stay, and an existing keystore is
+    refused. To add keys to that: tde keystore copy. Needs no passphrase; tde keystore verify, which
+    does, proves that the backup was good.
+    """
+    from tde.keystore import can_open_automatically, restore_keystore
+    from tde.postgres.server.os_user import require_reachable, server_os_user
+
+    path = require_keystore(keystore).absolute()
+    server_user = server_os_user(None, name=os_user)
+    require_reachable(server_user, path, "the keystore")
+    owner = None if server_user is None else (server_user.uid, server_user.gid)
+    copied = restore_keystore(source, path, owner=owner, with_auto_open=with_auto_open)
+    console.print(
+        f"Restored keystore {copied.header.uuid.hex} with {len(copied.records)} keys to {path}",
+        markup=False,
+        soft_wrap=True,
+    )
+    _tell_what_is_missing(copied)
+    _tell_about_auto_open(can_open_automatically(source), with_auto_open)
+    error_console.print(
+        f"Next: tde keystore verify --keystore {path}", markup=False, soft_wrap=True
+    )
+
+
+def copy(
+    source: Annotated[
+        Path, typer.Argument(metavar="FROM", help="Another copy of the same keystore.")
+    ],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(metavar="[TO]", help="The keystore that gets its keys. [--keystore]"),
+    ] = None,
+    keystore: KeystoreOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+) -> None:
+    """Add the keys that a keystore lacks from another copy of it, as that of a standby.
+
+    Nothing is replaced or removed. Each key must open with the master key, and where both copies
+    have a key for the same thing it must be the same; else nothing at all is added. A running
+    server finds the new keys by itself.
+    """
+    from tde.keystore import add_missing_keys
+
+    target = destination if destination is not None else require_keystore(keystore)
+    passphrase = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    with open_keystore(target, passphrase) as opened:
+        added = add_missing_keys(source, opened)
+    for owner in added:
+        console.print(f"Added keys/{owner.file_name} ({owner})", markup=False, soft_wrap=True)
+    if not added:
+        console.print(f"{target} lacks no key of {source}", markup=False, soft_wrap=True)
+
+
+def _tell_what_is_missing(copied: KeystoreContent) -> None:
+    for path in copied.left_out:
+        error_console.print(
+            f"Left out, because it is no file of a keystore: {path}", markup=False, soft_wrap=True
+        )
+
+
+def _tell_about_auto_open(has_it: bool, copied: bool) -> None:
+    if has_it and copied:
+        error_console.print(
+            "[bold yellow]auto-open.key was copied[/]: who can read the copy needs no passphrase.",
+            soft_wrap=True,
+        )
+    elif has_it:
+        error_console.print(
+            "auto-open.key was left out: the copy opens with the passphrase only.", soft_wrap=True
+        )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to those of ``tde keystore``."""
+    app.command(
+        "backup",
+        epilog=examples(
+            "tde keystore backup /mnt/safe/keystore --keystore /etc/tde/main",
+            "# One for each day:",
+            "tde keystore backup /mnt/safe/keystore-$(date +%F) -k /etc/tde/main",
+        ),
+    )(backup)
+    app.command(
+        "restore",
+        epilog=examples(
+            "tde keystore restore /mnt/safe/keystore --keystore /etc/tde/main",
+            "# As root, for another user than postgres:",
+            "tde keystore restore /mnt/safe/keystore -k /etc/tde/main --os-user dba",
+        ),
+    )(restore)
+    app.command(
+        "copy",
+        epilog=examples(
+            "# On a standby, after the primary's backup of its keystore has arrived:",
+            "tde keystore copy /root/from-primary /etc/tde/main",
+        ),
+    )(copy)

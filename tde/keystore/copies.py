@@ -1,0 +1,316 @@
+"""Copies of a keystore: a backup, its way back, and keys that another copy lacks.
+
+A key record is never replaced and never removed, here as elsewhere. keystore.json is written last,
+so a copy that was interrupted is no keystore yet, and the command can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tde.errors import (
+    KeystoreDamagedError,
+    KeystoreError,
+    KeystoreExistsError,
+    KeystoreMissingError,
+)
+from tde.keystore.crypto.secret import SecretBuffer
+from tde.keystore.keystore import Keystore
+from tde.keystore.store.document import KeystoreHeader
+from tde.keystore.store.files import exclusive_lock, read_private_file, write_all_atomically
+from tde.keystore.store.layout import (
+    AUTO_OPEN_NAME,
+    LONGEST_FILE,
+    RecordReader,
+    check_belongs,
+    check_unused_names,
+    companions,
+    document_path,
+    foreign_files,
+    is_existing_place,
+    keys_path,
+    list_owners,
+    prepare_directory,
+    prepare_keys_directory,
+    read_document,
+    record_path,
+)
+from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, parse_record
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class KeystoreContent:
+    """The files of a keystore at one moment.
+
+    Attributes:
+        others: by name, what lies beside the records and keystore.json.
+        left_out: what is no file of a keystore.
+    """
+
+    path: Path
+    header: KeystoreHeader
+    document: bytes
+    records: Mapping[KeyOwner, bytes]
+    others: Mapping[str, bytes]
+    left_out: list[Path]
+
+
+def back_up_keystore(
+    path: Path, destination: Path, *, with_auto_open: bool = False
+) -> KeystoreContent:
+    """Copy a keystore into a new or empty directory of the current user; it stays closed.
+
+    Args:
+        path: the keystore's directory.
+        destination: the directory of the copy; its parent must exist.
+        with_auto_open: also copy the file that opens the keystore without its passphrase.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        KeystoreExistsError: the directory holds something already.
+        KeystoreDamagedError: a file of the keystore is not what tde wrote, so that the copy would
+            be of no use.
+        KeystoreError: another of its subclasses: it cannot be read or written.
+    """
+    path = path.resolve()
+    read_document(path)  # A missing keystore must not get a lock file.
+    with exclusive_lock(path):
+        content = _read(path, with_auto_open)
+    _write_whole(content, destination, None, may_have_more=False)
+    return content
+
+
+def restore_keystore(
+    backup: Path,
+    destination: Path,
+    *,
+    owner: tuple[int, int] | None = None,
+    with_auto_open: bool = False,
+) -> KeystoreContent:
+    """Make a keystore from a copy, in a directory that has no keystore.json.
+
+    Records and other files that are there already, of the same keystore, stay as they are: where
+    only keystore.json was lost, they may be newer than the copy.
+
+    Args:
+        backup: the directory of the copy.
+        destination: the directory of the keystore; its parent must exist.
+        owner: (uid, gid) to give the keystore to, which only root can do.
+        with_auto_open: also take auto-open.key, if the copy has it.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        KeystoreExistsError: there is a keystore, or something else.
+        KeystoreError: as :func:`back_up_keystore`.
+    """
+    content = _read(backup.resolve(), with_auto_open)
+    _write_whole(content, destination, owner, may_have_more=True)
+    return content
+
+
+def add_missing_keys(source: Path, keystore: Keystore) -> list[KeyOwner]:
+    """Add the key records that a keystore lacks from another copy of it: all of them or none.
+
+    Each record must open with the master key. None is replaced or removed.
+
+    Args:
+        source: the directory of the other copy.
+        keystore: open, and gets the keys.
+
+    Returns:
+        Whose keys were added.
+
+    Raises:
+        KeystoreExistsError: both have a key for the same owner, and not the same one.
+        KeystoreDamagedError: a record of the other copy is damaged.
+        KeystoreError: it is a copy of another keystore, or cannot be read or written.
+    """
+    path = keystore.path
+    _require_apart(source.resolve(), path)
+    content = _read(source.resolve(), with_auto_open=False)
+    _require_same_keystore(content, keystore)
+    with exclusive_lock(path):
+        present = set(list_owners(path))
+        _require_equal(path, content, present)
+        added = [owner for owner in content.records if owner not in present]
+        with SecretBuffer(PAYLOAD_BYTES) as payload:
+            for owner in added:
+                _authenticate(content, owner, keystore, payload)
+        files = {record_path(path, owner): content.records[owner] for owner in added}
+        write_all_atomically(files)
+        _compare(files)
+    return added
+
+
+def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
+    """Read all files of a keystore and check their form."""
+    header = read_document(path).header
+    owners = list_owners(path)
+    reader = RecordReader(path)
+    records = {}
+    for owner in owners:
+        records[owner] = reader.read_bytes(owner)
+        record = parse_record(records[owner], str(record_path(path, owner)))
+        check_belongs(record, path, owner, header.uuid)
+        if record.header.master_key_id != header.master_key_id:
+            raise KeystoreDamagedError(
+                f"{record_path(path, owner)} is wrapped with another master key than the one in "
+                "keystore.json",
+                remedy="Restore this file, or the whole directory, from another backup.",
+            )
+    others = companions(path)
+    if with_auto_open and (path / AUTO_OPEN_NAME).exists():
+        others.append(path / AUTO_OPEN_NAME)
+    return KeystoreContent(
+        path,
+        header,
+        read_private_file(document_path(path), LONGEST_FILE),
+        records,
+        {file.name: read_private_file(file, LONGEST_FILE) for file in others},
+        foreign_files(path),
+    )
+
+
+def _write_whole(
+    content: KeystoreContent,
+    destination: Path,
+    owner: tuple[int, int] | None,
+    *,
+    may_have_more: bool,
+) -> None:
+    directory = destination.absolute()
+    _require_apart(content.path, directory.resolve())
+    if is_existing_place(directory):
+        _require_room(content, directory, may_have_more=may_have_more)
+    prepare_directory(directory, owner)
+    directory = directory.resolve()
+    with exclusive_lock(directory):
+        present = _require_room(content, directory, may_have_more=may_have_more)
+        prepare_keys_directory(directory)
+        records = {record_path(directory, key): data for key, data in content.records.items()}
+        others = {
+            directory / name: data
+            for name, data in content.others.items()
+            if not (directory / name).exists()
+        }
+        document = {document_path(directory): content.document}
+        missing = {record_path(directory, key) for key in content.records if key not in present}
+        write_all_atomically({path: records[path] for path in records if path in missing})
+        write_all_atomically(others)
+        _compare({**records, **others})
+        write_all_atomically(document)
+        _compare(document)
+
+
+def _require_room(
+    content: KeystoreContent, directory: Path, *, may_have_more: bool
+) -> set[KeyOwner]:
+    """Refuse a directory with anything but a part of this copy; return the records it has."""
+    if document_path(directory).exists():
+        raise KeystoreExistsError(
+            f"there is already a keystore at {directory}",
+            remedy="Choose another directory. To add the keys that it lacks: tde keystore copy "
+            f"{content.path} {directory}",
+        )
+    expected = {*content.others}
+    if may_have_more:
+        expected |= {AUTO_OPEN_NAME, *(file.name for file in companions(directory))}
+    check_unused_names(directory, expected)
+    if not keys_path(directory).is_dir():
+        return set()
+    present = set(list_owners(directory))
+    if not may_have_more and not present <= content.records.keys():
+        raise KeystoreExistsError(
+            f"{directory} has keys that are not in {content.path}",
+            remedy="Choose a directory that is empty or does not exist yet.",
+        )
+    _require_equal(directory, content, present)
+    reader = RecordReader(directory)
+    for owner in present - content.records.keys():
+        header = reader.read(owner).header
+        if (header.keystore, header.master_key_id) != (
+            content.header.uuid,
+            content.header.master_key_id,
+        ):
+            raise KeystoreExistsError(
+                f"{record_path(directory, owner)} belongs to another keystore",
+                remedy="Choose a directory that is empty or does not exist yet.",
+            )
+    return present
+
+
+def _require_equal(directory: Path, content: KeystoreContent, present: set[KeyOwner]) -> None:
+    """Refuse to mix copies of which one key differs: one of the two protects data."""
+    reader = RecordReader(directory)
+    both = [owner for owner in content.records if owner in present]
+    differ = [owner for owner in both if reader.read_bytes(owner) != content.records[owner]]
+    if not differ:
+        return
+    names = ", ".join(owner.file_name for owner in differ[:_MOST_NAMED])
+    raise KeystoreExistsError(
+        f"{keys_path(directory)} and {keys_path(content.path)} have different keys for "
+        f"{', '.join(map(str, differ[:_MOST_NAMED]))}: {names}",
+        remedy="Nothing was changed, because either may protect data. `tde keystore verify` says "
+        "whether one is damaged: move that file away, and repeat the command.",
+    )
+
+
+def _require_apart(source: Path, destination: Path) -> None:
+    if source.is_relative_to(destination) or destination.is_relative_to(source):
+        raise KeystoreError(
+            f"{source} and {destination} are the same directory, or one is inside the other",
+            remedy="Choose a place outside the keystore, best on another disk.",
+        )
+
+
+def _require_same_keystore(content: KeystoreContent, keystore: Keystore) -> None:
+    if content.header.uuid != keystore.uuid:
+        raise KeystoreError(
+            f"{content.path} is another keystore, {content.header.uuid.hex}, and not a copy of "
+            f"{keystore.path}, {keystore.uuid.hex}",
+            remedy="Nothing was changed. Name a copy of the same keystore.",
+        )
+    if content.header.master_key_id != keystore.master_key_id:
+        raise KeystoreError(
+            f"{content.path} has another master key than {keystore.path}",
+            remedy="Nothing was changed. Name a copy with the same master key.",
+        )
+
+
+def _authenticate(
+    content: KeystoreContent, owner: KeyOwner, keystore: Keystore, payload: SecretBuffer
+) -> None:
+    file = record_path(content.path, owner)
+    try:
+        keystore.authenticate(parse_record(content.records[owner], str(file)), owner, payload)
+    except KeystoreDamagedError as error:
+        raise KeystoreDamagedError(
+            f"{file} is damaged or was altered: it does not match the master key",
+            remedy="Nothing was changed. Take another copy, or remove that file from this one.",
+        ) from error
+
+
+def _compare(files: Mapping[Path, bytes]) -> None:
+    """Read back what was written.
+
+    Raises:
+        KeystoreError: it is not the same.
+    """
+    for file, data in files.items():
+        try:
+            same = read_private_file(file, LONGEST_FILE) == data
+        except FileNotFoundError as error:
+            raise KeystoreMissingError(f"{file} has disappeared after it was written") from error
+        if not same:
+            raise KeystoreError(
+                f"{file} does not read back as it was written",
+                remedy="This copy is of no use: remove it, and check the disk.",
+            )

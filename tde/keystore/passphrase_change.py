@@ -1,0 +1,99 @@
+"""Another passphrase for a keystore; its master key and its key records stay as they are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from tde.errors import KdfParametersError, KeystoreBusyError, KeystoreError, PassphraseError
+from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
+from tde.keystore.providers.passphrase import PassphraseProvider
+from tde.keystore.providers.passphrase_form import check_new_passphrase
+from tde.keystore.providers.provider import MasterKeyProvider
+from tde.keystore.store.files import exclusive_lock, write_atomically
+from tde.keystore.store.layout import document_path, read_document
+
+
+def change_passphrase(
+    path: Path,
+    current: MasterKeyProvider,
+    passphrase: bytes | bytearray,
+    *,
+    kdf: KdfParameters | None = None,
+) -> None:
+    """Wrap the master key under another passphrase, with a new salt and a new nonce.
+
+    At any moment exactly one of the two opens the keystore. The file under the old passphrase is
+    gone afterwards, but copies of it that were made before still open with the old one, and give
+    the same keys.
+
+    Args:
+        path: the keystore's directory.
+        current: brings the master key: the current passphrase, or the file that opens the keystore.
+        passphrase: the new one, 8 to 200 bytes, which stays the caller's to wipe.
+        kdf: a higher cost of the key derivation. Default: as it is.
+
+    Raises:
+        PassphraseError: the new passphrase cannot be used, or it is the current one.
+        KdfParametersError: the cost would become lower.
+        KeystoreBusyError: somebody else has changed keystore.json meanwhile; this has not.
+        KeystoreError: another of its subclasses: the keystore cannot be opened or written.
+    """
+    check_new_passphrase(passphrase)
+    path = path.resolve()
+    document = read_document(path)
+    header = document.header
+    provider = PassphraseProvider(passphrase)
+    with current.unwrap_master_key(path, document) as master_key:
+        if kdf is None or kdf == header.kdf:
+            _require_another(provider.fits(document))
+        else:
+            require_no_lower_cost(header.kdf, kdf)
+        changed = provider.wrap_master_key(
+            replace(header, kdf=kdf or header.kdf, salt=os.urandom(SALT_BYTES)), master_key
+        )
+        # The last moment at which a fault of the machine costs nothing.
+        with (
+            provider.unwrap_master_key(path, changed) as again,
+            again.view as found,
+            master_key.view as wanted,
+        ):
+            same = found == wanted
+    if not same:
+        raise KeystoreError(
+            "the new keystore.json does not give the master key",
+            remedy="Nothing was changed. Test the memory of this machine.",
+        )
+    # Key derivations take long, so they come before the lock, and this look after it.
+    with exclusive_lock(path):
+        if read_document(path) != document:
+            raise KeystoreBusyError(
+                f"somebody else has changed {document_path(path)} meanwhile",
+                remedy="This command has changed nothing. Repeat it with the passphrase of now.",
+            )
+        write_atomically(document_path(path), changed.encode())
+
+
+def require_no_lower_cost(current: KdfParameters, wanted: KdfParameters) -> None:
+    """Refuse a key derivation that would be cheaper to attack than the current one.
+
+    Raises:
+        KdfParametersError: memory or iterations would become fewer.
+    """
+    for name in ("memory_kib", "iterations"):
+        before, after = getattr(current, name), getattr(wanted, name)
+        if after < before:
+            raise KdfParametersError(
+                f"the key derivation would be cheaper to attack: {name} = {after}, now {before}",
+                remedy="The cost can only be raised; leave the option out to keep it.",
+            )
+
+
+def _require_another(is_current: bool) -> None:
+    if is_current:
+        raise PassphraseError(
+            "the new passphrase is the current one",
+            remedy="Nothing was changed. Choose another passphrase; with a higher cost of the key "
+            "derivation the same may be kept.",
+        )

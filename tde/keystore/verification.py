@@ -1,0 +1,167 @@
+"""Looking at every bit of a keystore: which files are as tde wrote them, and which are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+
+from tde.errors import KeystoreDamagedError, KeystoreError
+from tde.keystore.inventory import list_keys
+from tde.keystore.keystore import Keystore
+from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path
+from tde.keystore.store.files import LOCK_NAME
+from tde.keystore.store.layout import (
+    RecordReader,
+    check_belongs,
+    document_path,
+    foreign_files,
+    list_owners,
+    read_document,
+    record_path,
+    remains,
+)
+from tde.keystore.store.record import KeyOwner
+
+_REMAINS = "what an interrupted write has left; the next one removes it"
+_FOREIGN = "no file of a keystore; tde does not use it"
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """What was found out about one file.
+
+    Attributes:
+        what: what it holds, for people.
+        problem: what is wrong with it; empty when nothing is.
+        remedy: what to do about that.
+        unused: whether nothing reads it, so that it may go.
+    """
+
+    file: Path
+    what: str
+    problem: str = ""
+    remedy: str = ""
+    unused: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return not self.problem
+
+
+def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
+    """Check every file of a keystore, apart from those that others keep there.
+
+    Args:
+        path: its directory.
+        keystore: opened with the passphrase, which proves that keystore.json is authentic. What
+            does not open can be checked for its form only.
+
+    Raises:
+        KeystoreError: the directory itself cannot be used, or the keystore was closed.
+    """
+    path = path.resolve()
+    return [
+        _check_document(path, keystore),
+        *_check_records(path, keystore),
+        *_check_auto_open(path, keystore),
+        *_check_lock(path),
+        *(CheckedFile(file, _REMAINS, unused=True) for file in remains(path)),
+        *(CheckedFile(file, _FOREIGN, unused=True) for file in foreign_files(path)),
+    ]
+
+
+def _check_document(path: Path, keystore: Keystore | None) -> CheckedFile:
+    file, what = document_path(path), "the wrapped master key"
+    try:
+        header = read_document(path).header
+    except KeystoreError as error:
+        return CheckedFile(file, what, str(error), error.remedy)
+    if keystore is not None and (header.uuid, header.master_key_id) != (
+        keystore.uuid,
+        keystore.master_key_id,
+    ):
+        return CheckedFile(
+            file, what, f"{file} was replaced meanwhile", "Repeat the command, then look again."
+        )
+    return CheckedFile(file, what)
+
+
+def _check_records(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
+    if keystore is None:
+        yield from _check_forms(path)
+        return
+    keys = list_keys(keystore)
+    yield from (
+        CheckedFile(record_path(path, key.owner), f"key of {key.owner}", key.problem, key.remedy)
+        for key in keys
+    )
+    yield from _check_wal_key(path, [key.owner for key in keys])
+
+
+def _check_forms(path: Path) -> Iterator[CheckedFile]:
+    owners = list_owners(path)
+    reader = RecordReader(path)
+    identity = None
+    for owner in owners:
+        file, what = record_path(path, owner), f"key of {owner}"
+        try:
+            record = reader.read(owner)
+            # Without keystore.json the first record says whose keystore this is.
+            identity = identity or record.header.keystore
+            check_belongs(record, path, owner, identity)
+        except KeystoreError as error:
+            yield CheckedFile(file, what, str(error), error.remedy)
+        else:
+            yield CheckedFile(file, f"{what}, of which only the form could be checked")
+    yield from _check_wal_key(path, owners)
+
+
+def _check_wal_key(path: Path, owners: list[KeyOwner]) -> Iterator[CheckedFile]:
+    wal = KeyOwner.wal()
+    if owners and wal not in owners:
+        yield CheckedFile(
+            record_path(path, wal),
+            f"key of {wal}",
+            f"{record_path(path, wal)} is missing, and every cluster needs it",
+            "Restore it from a backup of the keystore.",
+        )
+
+
+def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
+    file, what = auto_open_path(path), "opens the keystore without its passphrase"
+    if not file.is_symlink() and not file.exists():
+        return
+    try:
+        document = read_document(path)
+    except KeystoreError:
+        yield CheckedFile(
+            file,
+            what,
+            f"{file} cannot be checked without keystore.json",
+            "Restore keystore.json first.",
+        )
+        return
+    try:
+        with AutoOpenProvider().unwrap_master_key(path, document) as found:
+            if keystore is not None and not keystore.has_master_key(found):
+                raise KeystoreDamagedError(
+                    f"{file} holds another master key",
+                    remedy="Make it again: tde keystore auto-open enable",
+                )
+    except KeystoreError as error:
+        yield CheckedFile(file, what, str(error), error.remedy)
+    else:
+        yield CheckedFile(file, what)
+
+
+def _check_lock(path: Path) -> Iterator[CheckedFile]:
+    file = path / LOCK_NAME
+    try:
+        status = file.lstat()
+    except FileNotFoundError:
+        return
+    problem = "" if S_ISREG(status.st_mode) and status.st_size == 0 else f"{file} is not empty"
+    yield CheckedFile(file, "taken by whoever writes", problem, f"rm {file}" if problem else "")

@@ -1,0 +1,27 @@
+"""Text from files and names that others write, made fit for a terminal, a log and a report.
+
+A file's name may hold bytes that erase the line above it, or begin a new line that looks like
+another message. They are shown as escapes, so nothing is hidden and nothing is obeyed.
+"""
+
+from __future__ import annotations
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """Return the text on one line without anything that steers a terminal.
+
+    Args:
+        limit: how many characters to show; the rest becomes an ellipsis.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit - 1]}…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines; line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" else printable(c) for c in text)
