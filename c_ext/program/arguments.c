@@ -41,6 +41,7 @@ static const struct program programs[] = {
      {"filenode", "max-rate", "sync-method", NULL}},
     {"pg_controldata", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
     {"pg_combinebackup", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
+    {"repmgr", TDE_NEED_PRELOAD, NULL, false, NULL, {NULL}},
     {"pg_resetwal", TDE_NEED_CLUSTER, "c:D:e:fl:m:no:O:u:x:", true, "pgdata",
      {"commit-timestamp-ids", "epoch", "multixact-ids", "multixact-offset", "next-oid",
       "next-transaction-id", "next-wal-file", "oldest-transaction-id", "wal-segsize",

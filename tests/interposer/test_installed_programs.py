@@ -30,8 +30,11 @@ HARMLESS = {
 # Programs of PostgreSQL that do not carry the words by which the others are known.
 WITHOUT_VERSION = {"ecpg", "pg_config"}
 
-# Programs that came with PostgreSQL 17, and a name of postgres that not every build installs.
-MAY_BE_ABSENT = {"pg_checksums_ext", "pg_combinebackup", "pg_createsubscriber", "postmaster"}
+# Programs that came with PostgreSQL 17, a name of postgres that not every build installs, and what
+# others put beside them.
+MAY_BE_ABSENT = {
+    *("pg_checksums_ext", "pg_combinebackup", "pg_createsubscriber", "postmaster", "repmgr")
+}
 
 # PostgreSQL's own libraries, contrib's included: extensions of others lie in the same folder.
 OWN_LIBRARIES = (

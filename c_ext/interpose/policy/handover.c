@@ -109,8 +109,12 @@ void tde_policy_handover_settle(int fd)
         let_go();
         return;
     }
-    if (fd < 0)
+    if (fd < 0) {
+        /* Only the state is shown here.  What repmgr starts is loaded with what it needs anew. */
+        if (tde_policy_role() == TDE_ROLE_STATE)
+            clear_environment();
         return;
+    }
     lock_pages();
     if (rewinds) {
         const char *preload = getenv("LD_PRELOAD");

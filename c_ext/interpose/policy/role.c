@@ -46,6 +46,7 @@ static enum tde_role role_of(const char *program)
         {"pg_ctl", TDE_ROLE_STATE},
         {"pg_controldata", TDE_ROLE_STATE},
         {"pg_createsubscriber", TDE_ROLE_STATE},
+        {"repmgr", TDE_ROLE_STATE}, /* Reads pg_control itself, and decides by its state. */
         {"pg_combinebackup", TDE_ROLE_COMBINE},
         {"pg_basebackup", TDE_ROLE_WAL_RECEIVER},
         {"pg_receivewal", TDE_ROLE_WAL_RECEIVER},

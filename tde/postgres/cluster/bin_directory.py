@@ -57,6 +57,7 @@ PROGRAMS_WITH_KEYS = (
     "pg_waldump",
     "postgres",
     "postmaster",
+    "repmgr",  # No keys: it reads the state in pg_control itself.
 )
 
 

@@ -44,7 +44,7 @@ def works_on_tablespaces(program: str, args: Sequence[str]) -> bool:
 
 # What the interposer does for these needs no keys: it shows the true state in pg_control, and
 # compares the key maps of backups.
-_PROGRAMS_WITHOUT_KEYS = frozenset({"pg_controldata", "pg_combinebackup"})
+_PROGRAMS_WITHOUT_KEYS = frozenset({"pg_controldata", "pg_combinebackup", "repmgr"})
 
 
 def needs_keys(program: str) -> bool:
