@@ -63,6 +63,7 @@ def finish(made: Family) -> None:
     assert files_with(CANARY, made.archive, made.received, made.primary.data_directory) == []
 
 
+@pytest.mark.slow
 def test_every_member_is_killed_once(
     binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
 ):
