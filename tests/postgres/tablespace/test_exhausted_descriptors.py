@@ -28,6 +28,7 @@ DROPPED = 30  # One after the other, before all that are left.
 OPTIONS = {
     "autovacuum": "off",
     "max_locks_per_transaction": "256",
+    "shared_buffers": "64MB",  # A statement on 3,000 partitions holds a buffer of each.
     # Shared memory for workers and a compiler need descriptors; PostgreSQL closes no file for them.
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
