@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import random
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "archive_mode": "on",
-    "archive_timeout": "2s",
     "autovacuum_naptime": "1s",
     "checkpoint_timeout": "30s",
     "hot_standby_feedback": "on",
@@ -41,6 +41,7 @@ OPTIONS = {
 }
 # What no log may say.  Ends of WAL, which look like damage, are in the log of every standby.
 ALARMS = re.compile(r"PANIC|invalid page|checksum|Required key|tde: |incorrect resource manager")
+SEGMENT = 1 << 20  # Bytes; small, so that there are many.
 PATIENCE = 300  # Seconds, for a machine that does something else as well.
 
 
@@ -90,7 +91,8 @@ class Family:
         self._tables = itertools.count()
         self._backups = itertools.count()
         self._writers: list[Writer] = []
-        self.primary = factory(binaries, start=False, initdb_args=["--wal-segsize=1"])
+        segment = f"--wal-segsize={SEGMENT >> 20}"
+        self.primary = factory(binaries, start=False, initdb_args=[segment])
         self.keystore = self.primary.keystore
         self.archive = make_directory(self.primary, directory / "archive")
         self.received = make_directory(self.primary, directory / "received")
@@ -164,7 +166,7 @@ class Family:
                 ]
             )
         )
-        time.sleep(0.1)
+        time.sleep(0.3)
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
@@ -209,7 +211,15 @@ class Family:
         self.kill(self.cascade)
 
     def kill_receiver(self) -> None:
+        """Kill it, even while it fills a new file with zeros, and start it again.
+
+        PostgreSQL's own does not go on with part of such a file: it has to be removed by hand.
+        """
         self.close()
+        for file in self.received.glob("*.partial"):
+            content = file.read_bytes()
+            if len(content) != SEGMENT and not any(content):
+                file.unlink()
         self._receiver = self._receive()
 
     def back_up(self) -> None:
@@ -220,6 +230,7 @@ class Family:
         copy.start({**self.options, "archive_mode": "off"})
         copy.query("SELECT count(*) FROM acknowledged WHERE x = %s", (CANARY.decode(),))
         copy.cluster.stop("immediate")
+        shutil.rmtree(target)
 
     def audit_primary(self) -> None:
         report = audit(self.primary.cluster, self.keystore)
