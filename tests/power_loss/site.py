@@ -21,7 +21,7 @@ from tde.algorithms import Algorithm
 from tde.errors import TdeError
 from tde.keystore import Keystore
 from tde.postgres import Cluster, OsUser, PostgresBinaries, create_tablespace, server_os_user
-from tde.postgres.cluster import cluster as cluster_module
+from tde.postgres.cluster import starting
 from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.sockets import private_directory, remove_private_directory
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
@@ -140,7 +140,7 @@ class Site:
         data: Path | None = None,
         timeout: float = 60,
     ) -> None:
-        once = mock.patch.object(cluster_module, "require_supported_build", _check_build)
+        once = mock.patch.object(starting, "require_supported_build", _check_build)
         with self.keystore() as keystore, once:
             self.cluster(data).start(
                 keystore,
