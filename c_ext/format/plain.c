@@ -69,7 +69,7 @@ static const struct tde_plain_rule rules[] = {
     {"`tde.json`", "UUID and path of the keystore", false, NO_NAMES,
      NAMES("tde.json", ".tde.json")},
     {"the server's log",
-     "by default no statements and no rows; an error's first line can quote a typed value; "
+     "by default no statements and no rows; an error's first line can quote a value; "
      "other settings log more",
      /* It may have any name: who writes it is known by its process (policy/unknown.c). */
      true, NAMES("current_logfiles"), NAMES("log/>", "pg_log/>", "*.log")},

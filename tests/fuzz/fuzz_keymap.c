@@ -69,6 +69,24 @@ static bool make_map(const uint8_t *data, size_t size, uint8_t *map, size_t *len
     return known;
 }
 
+/* What a program without keys makes of a map: it stays within it, and finds it equal to itself. */
+static void try_unchecked(const uint8_t *map, size_t length)
+{
+    uint8_t *exact = malloc(length > 0 ? length : 1);
+    size_t usable;
+
+    require(exact != NULL, "no memory");
+    if (length > 0)
+        memcpy(exact, map, length);
+    usable = tde_format_keymap_length(exact, length);
+    require(usable <= length && usable % TDE_KEYMAP_UNIT == 0, "a map ends where no entry does");
+    if (usable > 0)
+        require(tde_format_keymap_conflict(exact, usable, exact, usable) == 0 &&
+                    tde_format_keymap_same_keystore(exact, exact),
+                "a map differs from itself");
+    free(exact);
+}
+
 static void try_entries(const uint8_t *data, size_t size)
 {
     static uint8_t map[(MOST_ENTRIES + 2) * TDE_KEYMAP_UNIT];
@@ -82,6 +100,8 @@ static void try_entries(const uint8_t *data, size_t size)
     if (!known)
         return;
     require(usable == length, "a good map was cut");
+    require(tde_format_keymap_length(map, length) == length, "a good map is none without a key");
+    try_unchecked(map, length);
     require((check(map, length - 1, &usable) == NULL) == (length > TDE_KEYMAP_UNIT),
             "an older map was refused, or half a header accepted");
     for (size_t i = 0; i < tde_format_keymap_count(length); i++) {
@@ -127,6 +147,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     switch (data[0] % 4) {
     case 0:
         require(check(data + 1, size - 1, &usable) != NULL, "a map came from nowhere");
+        try_unchecked(data + 1, size - 1);
         break;
     case 1:
         try_entries(data + 1, size - 1);

@@ -63,9 +63,10 @@ def start_cluster(
         ensure_guards(data_directory, keystore.path, arguments, os_user)
     with program_environment(keystore, os_user, environment) as program:
         settings = StartSettings(data_directory, binaries, os_user, arguments, program)
-        settings.require_own_directory()
         if keystore is not None:
             require_supported_build(binaries, os_user)
+        settings.require_own_directory()
+        if keystore is not None:
             settings.require_supported()
             for what, path in settings.written_files():
                 require_not_of_keystore(path, keystore.path, what)

@@ -88,11 +88,11 @@ def _read(data_directory: Path, name: str, count: int) -> bytes:
     *directories, last = Path(name).parts
     parent = os.open(data_directory, _DIRECTORY)
     try:
-        owner = os.fstat(parent).st_uid
         for part in directories:
             inner = _open(part, _DIRECTORY, parent, path)
             os.close(parent)
             parent = inner
+        owner = os.fstat(parent).st_uid
         descriptor = _open(last, _FLAGS, parent, path)
     finally:
         os.close(parent)
@@ -100,8 +100,10 @@ def _read(data_directory: Path, name: str, count: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _unusable(path, "it is not a regular file")
-        # What root wrote here has one name: a second one may be that of a file elsewhere.
-        if status.st_uid != owner and (status.st_uid != 0 or status.st_nlink > 1):
+        # Nobody else can put a file into a directory of root, a copy of a cluster for example.
+        # What root wrote elsewhere has one name: a second one may be that of another file.
+        planted = status.st_uid != owner and (status.st_uid != 0 or status.st_nlink > 1)
+        if owner != 0 and planted:
             raise _unusable(path, f"it belongs to user {status.st_uid} instead of user {owner}")
         return _read_up_to(descriptor, count)
     finally:

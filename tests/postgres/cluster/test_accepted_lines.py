@@ -165,10 +165,13 @@ def test_options_of_the_last_start_are_looked_at(made, tde):
     assert "theft" in tde("restart").stderr
 
 
-def test_debians_file_is_looked_at_though_nothing_names_it(made, tde, tmp_path, monkeypatch):
+def test_debians_file_is_looked_at_though_nothing_names_it(
+    made, tde, os_user_tmp_path, monkeypatch
+):
     """pg_ctlcluster names it at the next start; before, only its content tells whose it is."""
-    monkeypatch.setenv("PG_CLUSTER_CONF_ROOT", str(tmp_path))
-    file = tmp_path / "15" / "main" / "postgresql.conf"
+    # Below a directory that the server's user may read, as /etc/postgresql is.
+    monkeypatch.setenv("PG_CLUSTER_CONF_ROOT", str(os_user_tmp_path))
+    file = os_user_tmp_path / "15" / "main" / "postgresql.conf"
     file.parent.mkdir(parents=True)
     file.write_text(f"data_directory = '{made.data_directory}'\n{THEFT}\n")
     (line,) = new_lines(tde, running=False)

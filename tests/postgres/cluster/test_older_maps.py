@@ -138,7 +138,7 @@ def test_an_older_marker_without_the_map_names_what_is_missing(with_named):
     path = with_named.data_directory / KEYMAP_FILE
     whole = path.read_bytes()
     path.unlink()
-    with pytest.raises(ClusterKeystoreError, match="which names its key") as caught:
+    with pytest.raises(ClusterKeystoreError, match="names its key") as caught:
         with_named.start()
     assert caught.value.remedy.startswith("Restore tde.keymap and tde.json")
     assert not path.exists()

@@ -1,6 +1,6 @@
 """kill -9 under everything that rewrites files: nothing that was acknowledged is lost.
 
-    TDE_CRASH_ROUNDS=200 TDE_CRASH_SEED=1 pytest -m slow --log-cli-level=INFO \\
+    TEST_CRASH_ROUNDS=200 TEST_CRASH_SEED=1 pytest -m slow --log-cli-level=INFO \\
         tests/postgres/crashes/test_kill_under_rewrites.py
 """
 
@@ -31,8 +31,8 @@ from tests.postgres.crashes.file_rewrites import (
 )
 from tests.postgres.tpcb import pgbench, tpcb_sums
 
-ROUNDS = int(os.environ.get("TDE_CRASH_ROUNDS", "200"))
-SEED = int(os.environ.get("TDE_CRASH_SEED", "20261122"))
+ROUNDS = int(os.environ.get("TEST_CRASH_ROUNDS", "200"))
+SEED = int(os.environ.get("TEST_CRASH_SEED", "20261122"))
 ROUNDS_BETWEEN_CHECKS = 20  # pg_amcheck reads everything.
 START_TIMEOUT = 300  # Seconds; recovery waits for a disk that other tests use too.
 

@@ -17,7 +17,6 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import Scope, create_tablespace, list_tablespaces
-from tde.postgres.server.os_user import run_as
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
 
@@ -171,35 +170,6 @@ def test_a_running_server_does_not_need_its_keystore(
                 time.sleep(0.1)
     finally:
         away.rename(made.keystore.path)
-
-
-def test_exhausted_descriptors_are_what_they_are_without_tde(
-    any_binaries, encrypted_cluster_factory, os_user_tmp_path
-):
-    """PostgreSQL closes files and tries again, but only if it is told that there are none left."""
-    made = encrypted_cluster_factory(any_binaries)
-    location = make_directory(made, os_user_tmp_path / "space")
-    made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
-    for number in range(60):
-        made.query(f"CREATE TABLE t{number} TABLESPACE space AS SELECT {number} AS x")
-    made.cluster.restart(made.keystore)
-    # No backend that is forked from here on can open what the server believes it could.
-    limit = ["prlimit", f"--pid={made.cluster.pid}", "--nofile=50:50"]
-    assert run_as(made.cluster.os_user, limit).returncode == 0
-    statement = " UNION ALL ".join(f"SELECT x FROM t{number}" for number in range(60))
-    assert len(made.query(statement)) == 60
-    connection = psycopg2.connect(**made.cluster.connection_parameters())
-    connection.autocommit = True
-    try:
-        with connection.cursor() as cursor:
-            for number in range(60):
-                cursor.execute(f"SELECT x FROM t{number}")
-                assert cursor.fetchall() == [(number,)]
-            for number in range(60):
-                cursor.execute(f"DROP TABLE t{number}")
-            cursor.execute("CHECKPOINT")
-    finally:
-        connection.close()
 
 
 @pytest.mark.parametrize("count", [1030, pytest.param(3000, marks=pytest.mark.slow)])
