@@ -19,12 +19,12 @@ import psycopg2
 import pytest
 
 from tde.postgres import Cluster, OsUser
+from tests.docs.pages import commands
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY, files_with
 from tests.postgres.cluster_copies import configure
 from tests.terminal import run_on_terminal
 
-DOCS = Path(__file__).parents[2] / "docs"
 # Where the pages keep everything: data, keystores, backups and the archive.
 PLACE = "/srv"
 MAIN = "/srv/pg/main"
@@ -32,14 +32,6 @@ RESTORED = "/srv/pg/restored"
 # The ports in the pages; the first is that of a server whose port is not named.
 PORTS = ("5432", "5433", "5434")
 SETTINGS = ["fsync = off", "shared_buffers = 16MB", "listen_addresses = ''"]
-
-
-def commands(page: str, heading: str) -> list[str]:
-    """Return the lines of the indented blocks in one chapter of a page."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    chapters = re.split(r"^#+ ", text, flags=re.MULTILINE)
-    (found,) = [chapter for chapter in chapters if chapter.startswith(f"{heading}\n")]
-    return [line.strip() for line in found.splitlines() if line.startswith("    ")]
 
 
 class Reader:

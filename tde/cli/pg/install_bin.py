@@ -59,7 +59,7 @@ def install_bin(
     kind = f"with keys of {made.keystore}" if made.keystore else "for clusters without encryption"
     console.print(
         f"{made.path} stands for {made.bindir} (PostgreSQL {binaries.version_text}), {kind}\n"
-        f"Programs that get keys: {', '.join(made.with_keys) or 'none'}; "
+        f"Programs for encrypted clusters: {', '.join(made.with_keys) or 'none'}; "
         f"{len(made.linked)} others are links.",
         markup=False,
         soft_wrap=True,

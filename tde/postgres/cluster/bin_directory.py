@@ -69,7 +69,7 @@ class BinDirectory:
         path: the directory.
         bindir: where PostgreSQL's own programs are.
         keystore: opened by itself for encrypted clusters; ``None`` when all are plain.
-        with_keys: names of the programs that get keys when they need them.
+        with_keys: names of the programs that get keys, or only the interposer, when they need it.
         linked: names of the programs that are PostgreSQL's own.
     """
 

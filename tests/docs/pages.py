@@ -1,0 +1,21 @@
+"""The pages of docs/, and what stands in their chapters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def commands(page: str, heading: str) -> list[str]:
+    """Return the lines of the indented blocks in one chapter of a page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    chapters = re.split(r"^#+ ", text, flags=re.MULTILINE)
+    (found,) = [chapter for chapter in chapters if chapter.startswith(f"{heading}\n")]
+    return [line.strip() for line in found.splitlines() if line.startswith("    ")]
+
+
+def settings_of(page: str, heading: str) -> list[str]:
+    """Return the lines of a tool's configuration in one chapter, without names of sections."""
+    return [line for line in commands(page, heading) if not line.startswith("[")]

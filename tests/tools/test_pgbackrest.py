@@ -1,0 +1,145 @@
+"""pgBackRest: backups of running and of stopped servers, restored in every way, without keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import settings_of
+from tests.postgres.canaries import CANARY, files_with
+from tests.tools.site import Site, require_tools, wait_for
+
+TEXT = CANARY.decode()
+FILL = "INSERT INTO t SELECT g, '{text}' FROM generate_series({first}, {last}) g"
+EVERYTHING = "SELECT count(*) || ' ' || sum(g) FROM t"
+
+
+class Stanza:
+    """A stanza with the settings of docs/backup-and-restore.md, and its only server."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.repository = site.make("repository")
+        self.configuration = site.make("etc") / "pgbackrest.conf"
+        lines = [
+            "[global]",
+            f"repo1-path={self.repository}",
+            f"log-path={site.make('log')}",
+            f"lock-path={site.make('lock')}",
+            f"spool-path={site.make('spool')}",
+            *("start-fast=y", "archive-timeout=30", "log-level-console=warn"),
+            *settings_of("backup-and-restore.md", "pgBackRest"),
+            "[main]",
+            f"pg1-path={site.directory / 'data'}",
+            f"pg1-socket-path={site.directory}",
+        ]
+        self.configuration.write_text("".join(f"{line}\n" for line in lines))
+
+    def run(self, *command: object, exit_code: int = 0) -> str:
+        where = (f"--config={self.configuration}", "--stanza=main")
+        return self.site.tool("pgbackrest", *where, *command, exit_code=exit_code)
+
+    def restore(self, name: str, *options: object) -> Path:
+        target = self.site.directory / name
+        if not target.exists():
+            self.site.make(name)
+        spaces = f"--tablespace-map-all={target}.spaces"
+        self.run("restore", f"--pg1-path={target}", spaces, *options)
+        self.site.configure(target, "archive_mode = off", "port = 5440")
+        return target
+
+    def newest(self) -> str:
+        return max(path.name for path in (self.repository / "backup/main").glob("2*"))
+
+
+@pytest.fixture
+def stanza(site):
+    require_tools("pgbackrest")
+    stanza = Stanza(site)
+    where = f"--config={stanza.configuration} --stanza=main"
+    data = site.init(
+        "data", "archive_mode = on", f"archive_command = 'pgbackrest {where} archive-push %p'"
+    )
+    try:
+        stanza.run("stanza-create", "--no-online")
+    except AssertionError as problem:
+        if "unexpected control version" in str(problem):
+            pytest.skip("this pgBackRest does not know this version of PostgreSQL")
+        raise
+    site.start(data)
+    space = site.make("space")
+    site.sql("CREATE TABLE t (g int, x text)")
+    site.sql(f"CREATE TABLESPACE space LOCATION '{space}'")
+    site.sql("CREATE TABLE s TABLESPACE space AS SELECT generate_series(1, 1000) AS g")
+    site.sql(FILL.format(text=TEXT, first=1, last=5000))
+    return stanza
+
+
+def rows_after_recovery(site: Site, data: Path) -> str:
+    site.start(data)
+    wait_for("recovery", lambda: site.sql("SELECT pg_is_in_recovery()", 5440) == "f")
+    rows = site.sql(EVERYTHING, 5440)
+    assert site.sql("SELECT count(*) FROM s", 5440) == "1000"
+    site.stop(data)
+    return rows
+
+
+@pytest.mark.slow
+def test_backups_and_restores(stanza):
+    site = stanza.site
+    data = site.directory / "data"
+    stanza.run("check")
+    shown = stanza.run("backup", "--type=full")
+    assert "WARN: invalid page" not in shown
+    site.sql(FILL.format(text=TEXT, first=5001, last=6000))
+    site.sql("CHECKPOINT")
+    stanza.run("backup", "--type=incr")
+    online = stanza.newest()
+    site.sql(FILL.format(text=TEXT, first=6001, last=7000))
+    before = site.sql(EVERYTHING)
+    site.sql("SELECT pg_create_restore_point('here')")
+    site.sql("DELETE FROM t WHERE g <= 100")
+    after = site.sql(EVERYTHING)
+    site.stop(data)
+
+    # Of the stopped server; the state is hidden in the backup, and shown to the server again.
+    stanza.run("backup", "--type=full", "--no-online")
+    cold = stanza.newest()
+    restored = stanza.restore("cold", f"--set={cold}", "--type=none")
+    assert site.state(restored) == "in production"
+    assert "shut down" in site.programs.run("pg_controldata", restored)
+    assert rows_after_recovery(site, restored) == after
+    log = Path(f"{restored}.log").read_text()
+    assert "database system was shut down at" in log
+    assert "not properly shut down" not in log
+
+    to_here = ("--type=name", "--target=here", "--target-action=promote")
+    restored = stanza.restore("online", f"--set={online}", *to_here)
+    assert rows_after_recovery(site, restored) == before
+    # What was shut down is brought to another state by copying what differs.
+    stanza.restore("online", f"--set={online}", "--delta")
+    assert rows_after_recovery(site, restored) == after
+    stanza.restore("online", f"--set={cold}", "--delta", "--type=none")
+    assert rows_after_recovery(site, restored) == after
+    assert files_with(CANARY, stanza.repository, restored) == []
+
+
+@pytest.mark.slow
+def test_a_restored_standby_is_shut_down_and_backed_up(stanza):
+    site = stanza.site
+    stanza.run("backup", "--type=full")
+    primary = f"primary_conninfo=host={site.directory} user=postgres"
+    standby = stanza.restore("standby", "--type=standby", f"--recovery-option={primary}")
+    site.start(standby)
+    streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+    wait_for("the standby", lambda: site.sql(streams) == "1")
+    with stanza.configuration.open("a") as file:
+        file.write(f"pg2-path={standby}\npg2-socket-path={site.directory}\npg2-port=5440\n")
+    stanza.run("backup", "--type=full", "--backup-standby")
+    stanza.run("check")
+    site.stop(standby)
+    assert site.state(standby) == "in production"
+    assert "shut down in recovery" in site.programs.run("pg_controldata", standby)
+    site.start(standby)
+    wait_for("the standby", lambda: site.sql(streams) == "1")
