@@ -22,9 +22,6 @@
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/process.h"
 
-#define MARKER_FILE "tde.json"
-#define MARKER_LIMIT 8192
-
 /* The directories of a cluster that hold what is encrypted, and pg_control. */
 static bool is_place(const char *name, size_t length)
 {
@@ -104,22 +101,22 @@ static ssize_t read_file(const char *directory, const char *name, void *to, size
     return length;
 }
 
-/* A cluster of a release before the key map, of which only the marker says whose it is. */
-static bool has_old_marker(const char *directory)
+/* Whether the marker of DIRECTORY names our keystore; IS_OLDER is for one without a key map. */
+static bool has_our_marker(const char *directory, bool *is_older)
 {
     static const char name[] = "\"keystore_uuid\": \"";
-    char marker[MARKER_LIMIT + 1];
+    char marker[TDE_MARKER_LIMIT + 1];
     char uuid[TDE_KEYMAP_HEX];
-    ssize_t length = read_file(directory, MARKER_FILE, marker, MARKER_LIMIT);
+    ssize_t length = read_file(directory, TDE_MARKER_FILE, marker, TDE_MARKER_LIMIT);
     const char *found;
 
     if (length < 0)
         return false;
     marker[length] = '\0';
+    *is_older = tde_format_keymap_is_older(marker);
     found = strstr(marker, name);
     tde_format_keymap_hex(tde_keys_scope()->scope.keystore, uuid);
-    return found != NULL && strstr(marker, "\"version\": 1,") != NULL &&
-           strncmp(found + sizeof name - 1, uuid, sizeof uuid - 1) == 0;
+    return found != NULL && strncmp(found + sizeof name - 1, uuid, sizeof uuid - 1) == 0;
 }
 
 static bool refuse(const char *path, const char *directory)
@@ -142,14 +139,20 @@ static bool has_our_map(const char *path, const char *directory)
     uint8_t header[TDE_KEYMAP_UNIT];
     char inside[PATH_MAX];
     struct tde_keys_map map;
+    bool is_older = false;
     ssize_t length = read_file(directory, TDE_KEYMAP_FILE, header, sizeof header);
 
     if (length < 0 && errno != ENOENT && errno != ENOTDIR)
         return false;
-    if (length < 0)
-        return has_old_marker(directory) || refuse(path, directory);
-    if (!tde_format_keymap_is_of(header, (size_t)length, tde_keys_scope()->scope.keystore))
+    if (length < 0) {
+        if (!has_our_marker(directory, &is_older))
+            return refuse(path, directory);
+        if (is_older)
+            return true;
+        /* The cluster had a map, so what opens it below says that it is missing. */
+    } else if (!tde_format_keymap_is_of(header, (size_t)length, tde_keys_scope()->scope.keystore)) {
         return refuse(path, directory);
+    }
     /* The map is looked for in what stands before this. */
     if (snprintf(inside, sizeof inside, "%spg_tblspc/", directory) >= (int)sizeof inside) {
         errno = ENAMETOOLONG;
