@@ -31,6 +31,7 @@ from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.os_user import run_as
 from tde.postgres.server.sockets import private_directory, remove_private_directory
+from tests.cluster_templates import ClusterTemplates, Wanted
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 # A DBA's own settings, of libpq or for tde, reach no program of a test.
@@ -38,6 +39,7 @@ for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:
     if _name != "PG_CONFIG":  # Which says where PostgreSQL is.
         del os.environ[_name]
 
+_MEMORY = Path("/dev/shm")
 _MEMORY_NEEDED = 4 << 30  # Bytes; a cluster has 40 to 60 MB, and few are there at once.
 
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
@@ -113,6 +115,13 @@ def os_user() -> OsUser | None:
     return server_os_user(None)
 
 
+@pytest.fixture(scope="session")
+def cluster_templates(os_user: OsUser | None) -> Iterator[ClusterTemplates]:
+    """What clusters of tests are copied from."""
+    with _temporary_directory(os_user, str(_MEMORY) if _has_memory() else "/tmp") as directory:
+        yield ClusterTemplates(directory, os_user)
+
+
 @pytest.fixture
 def os_user_tmp_path(request: pytest.FixtureRequest, os_user: OsUser | None) -> Iterator[Path]:
     """A temporary directory that belongs to the server's user.
@@ -134,10 +143,10 @@ def module_os_user_tmp_path(
 
 @pytest.fixture
 def keystore_factory(
-    os_user_tmp_path: Path, os_user: OsUser | None
+    os_user_tmp_path: Path, os_user: OsUser | None, cluster_templates: ClusterTemplates
 ) -> Iterator[Callable[..., Keystore]]:
     """Makes open keystores with a cheap KDF: ``keystore_factory("name")``."""
-    factory = ClusterFactory(os_user_tmp_path, os_user)
+    factory = ClusterFactory(os_user_tmp_path, os_user, cluster_templates)
     try:
         yield factory.keystore
     finally:
@@ -146,10 +155,10 @@ def keystore_factory(
 
 @pytest.fixture
 def encrypted_cluster_factory(
-    os_user_tmp_path: Path, os_user: OsUser | None
+    os_user_tmp_path: Path, os_user: OsUser | None, cluster_templates: ClusterTemplates
 ) -> Iterator[ClusterFactory]:
     """Makes clusters that live as long as the test; see :class:`ClusterFactory`."""
-    factory = ClusterFactory(os_user_tmp_path, os_user)
+    factory = ClusterFactory(os_user_tmp_path, os_user, cluster_templates)
     try:
         yield factory
     finally:
@@ -158,10 +167,10 @@ def encrypted_cluster_factory(
 
 @pytest.fixture(scope="module")
 def module_cluster_factory(
-    module_os_user_tmp_path: Path, os_user: OsUser | None
+    module_os_user_tmp_path: Path, os_user: OsUser | None, cluster_templates: ClusterTemplates
 ) -> Iterator[ClusterFactory]:
     """Makes clusters that the tests of a module share."""
-    factory = ClusterFactory(module_os_user_tmp_path, os_user)
+    factory = ClusterFactory(module_os_user_tmp_path, os_user, cluster_templates)
     try:
         yield factory
     finally:
@@ -223,9 +232,12 @@ class ClusterFactory:
     Calling it makes an encrypted cluster and starts it; :meth:`plain` makes one without keys.
     """
 
-    def __init__(self, directory: Path, os_user: OsUser | None) -> None:
+    def __init__(
+        self, directory: Path, os_user: OsUser | None, templates: ClusterTemplates
+    ) -> None:
         self.directory = directory
         self.os_user = os_user
+        self._templates = templates
         self._keystores: list[Keystore] = []
         self._clusters: list[Cluster] = []
 
@@ -240,14 +252,12 @@ class ClusterFactory:
         options: Mapping[str, str] | None = None,
         start: bool = True,
     ) -> RunningCluster:
-        keystore = self.keystore(f"{name}-keystore")
         cluster = self.track(Cluster(self.directory / name, binaries, os_user=self.os_user))
-        cluster.init(
-            keystore=keystore,
-            scope=scope,
-            algorithm=algorithm,
-            initdb_args=["--no-sync", *initdb_args],
-        )
+        wanted = Wanted(name, binaries.bindir, scope, algorithm, ("--no-sync", *initdb_args))
+        keystore = self._copy_of(wanted, cluster)
+        if keystore is None:
+            keystore = self.keystore(f"{name}-keystore")
+            _init(cluster, wanted, keystore)
         made = RunningCluster(cluster, keystore)
         if start:
             made.start(options)
@@ -263,18 +273,37 @@ class ClusterFactory:
         data_checksums: bool = True,
     ) -> RunningCluster:
         cluster = self.track(Cluster(self.directory / name, binaries, os_user=self.os_user))
-        if data_checksums:
-            cluster.init(keystore=None, initdb_args=["--no-sync"])
-        else:
-            _init_without_checksums(cluster)
+        checksums = () if data_checksums else ("--no-data-checksums",)
+        wanted = Wanted(name, binaries.bindir, None, None, ("--no-sync", *checksums))
+        self._templates.copy(wanted, self._maker(wanted, cluster), cluster.data_directory, None)
         made = RunningCluster(cluster, None)
         if start:
             made.start(options)
         return made
 
+    def _copy_of(self, wanted: Wanted, cluster: Cluster) -> Keystore | None:
+        if not wanted.is_movable:
+            return None
+        place = self.directory / f"{wanted.name}-keystore"
+        self._templates.copy(wanted, self._maker(wanted, cluster), cluster.data_directory, place)
+        keystore = Keystore.open(place, PASSPHRASE)
+        self._keystores.append(keystore)
+        self._templates.settle(cluster, keystore)
+        return keystore
+
+    def _maker(self, wanted: Wanted, like: Cluster) -> Callable[[Path, Path], None]:
+        def make(data_directory: Path, place: Path) -> None:
+            cluster = Cluster(data_directory, like.binaries, os_user=self.os_user)
+            if wanted.scope is None:
+                _init(cluster, wanted, None)
+                return
+            with _new_keystore(place, self.os_user) as keystore:
+                _init(cluster, wanted, keystore)
+
+        return make
+
     def keystore(self, name: str = "keystore") -> Keystore:
-        owner = None if self.os_user is None else (self.os_user.uid, self.os_user.gid)
-        made = Keystore.create(self.directory / name, PASSPHRASE, kdf=CHEAP_KDF, owner=owner)
+        made = _new_keystore(self.directory / name, self.os_user)
         self._keystores.append(made)
         return made
 
@@ -292,6 +321,23 @@ class ClusterFactory:
                 stack.callback(_stop_for_good, cluster)
 
 
+def _new_keystore(path: Path, os_user: OsUser | None) -> Keystore:
+    owner = None if os_user is None else (os_user.uid, os_user.gid)
+    return Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF, owner=owner)
+
+
+def _init(cluster: Cluster, wanted: Wanted, keystore: Keystore | None) -> None:
+    if "--no-data-checksums" in wanted.initdb_args:
+        _init_without_checksums(cluster)
+        return
+    cluster.init(
+        keystore=keystore,
+        scope=wanted.scope or Scope.CLUSTER,
+        algorithm=wanted.algorithm or Algorithm.AES256,
+        initdb_args=wanted.initdb_args,
+    )
+
+
 def _init_without_checksums(cluster: Cluster) -> None:
     """Make a plain cluster as initdb of 15 to 17 does by itself; tde turns checksums on."""
     no_checksums = ["--no-data-checksums"] if cluster.binaries.major >= 18 else []
@@ -305,10 +351,12 @@ def _place_of_clusters(node: pytest.Item | pytest.Collector) -> str:
 
     Not below TMPDIR: its parents may be closed to the server's user.
     """
-    memory = Path("/dev/shm")
-    if node.get_closest_marker("on_disk") is not None or not memory.is_dir():
-        return "/tmp"
-    return str(memory) if shutil.disk_usage(memory).free >= _MEMORY_NEEDED else "/tmp"
+    on_disk = node.get_closest_marker("on_disk") is not None
+    return str(_MEMORY) if _has_memory() and not on_disk else "/tmp"
+
+
+def _has_memory() -> bool:
+    return _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_NEEDED
 
 
 @contextlib.contextmanager
