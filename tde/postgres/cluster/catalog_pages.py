@@ -82,7 +82,9 @@ def _unreadable(data_directory: Path, found: _Kind, keystore: Path) -> DamagedPa
 
 def _catalog_directories(data_directory: Path) -> Iterator[Path]:
     yield data_directory / "global"
-    yield from sorted(path for path in data_directory.glob("base/[1-9]*") if path.is_dir())
+    # The server opens nothing else there, such as what a person has moved out of the way.
+    found = (path for path in data_directory.glob("base/[1-9]*") if path.name.isdecimal())
+    yield from sorted(path for path in found if path.is_dir())
 
 
 def _look_at(directory: Path, ciphers: _Ciphers) -> _Kind:

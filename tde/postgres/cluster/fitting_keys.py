@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tde.errors import ClusterKeystoreError
 from tde.postgres.cluster.access import keystore_of_cluster
 from tde.postgres.cluster.marker import read_marker
-from tde.postgres.server.named_directory import named_data_directory
+from tde.postgres.server.named_directory import INFORMATION_OPTIONS, named_data_directory
 from tde.postgres.server.program import needs_keys
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ def require_fitting_keys(
             remedy="Make directories with tde pg install-bin for both versions, and run the "
             "pg_upgrade of the new one.",
         )
+    if cluster.marker is not None and _creates_a_cluster(program, arguments):
+        raise ClusterKeystoreError(
+            f"{program} would make a cluster with the keys of {cluster.data_directory}, and "
+            "nothing would say so",
+            remedy="Make encrypted clusters with tde pg init, or with the initdb of tde pg "
+            "install-bin; for a cluster without encryption use PostgreSQL's own program.",
+        )
     if not needs_keys(program):
         return
     used = keystore_of_cluster(cluster, keystore)
@@ -62,6 +69,16 @@ def require_fitting_keys(
         remedy=f"Name the same directory twice, or let {program} take the one that tde pg exec -D "
         "names. For a cluster without encryption use PostgreSQL's own program.",
     )
+
+
+def _creates_a_cluster(program: str, arguments: Sequence[str]) -> bool:
+    if arguments and arguments[0] in INFORMATION_OPTIONS:
+        return False
+    if program == "pg_ctl":
+        return not {"init", "initdb"}.isdisjoint(arguments)
+    # It can also show its settings, or sync a cluster that exists.
+    others = {"-S", "--sync-only", "-s", "--show"}
+    return program == "initdb" and others.isdisjoint(arguments)
 
 
 def _is_cluster(directory: Path) -> bool:

@@ -50,6 +50,14 @@ _PROGRAMS = {
         ),
         positional=True,
     ),
+    "pg_createsubscriber": _Program(
+        "ad:D:np:P:s:t:TU:v",
+        (
+            *("pgdata", "database", "publisher-port", "publisher-server", "socketdir"),
+            *("recovery-timeout", "subscriber-username", "config-file", "publication"),
+            *("replication-slot", "subscription", "remove", "clean"),
+        ),
+    ),
     "pg_rewind": _Program(
         "cD:nNPR",
         ("target-pgdata", "source-pgdata", "source-server", "config-file", "sync-method"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tde.postgres import run_program
+from tde.postgres.server import named_directory
 from tde.postgres.server.named_directory import named_data_directory
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
@@ -133,3 +135,47 @@ def test_exec_does_not_run_pg_upgrade(any_binaries, encrypted_cluster_factory):
 )
 def test_the_directory_is_found_as_the_program_finds_it(program, arguments, found):
     assert named_data_directory(program, arguments) == (None if found is None else Path(found))
+
+
+def test_exec_makes_no_cluster_that_nothing_says_is_encrypted(
+    any_binaries, encrypted_cluster_factory, tde_command, os_user_tmp_path
+):
+    """It made one with the keys of another, without marker and key map."""
+    first = encrypted_cluster_factory(any_binaries, start=False)
+    exec_ = ["pg", "exec", "-D", first.data_directory, "--passphrase-fd", "0", "--"]
+    made = os_user_tmp_path / "made"
+    for command in (
+        ["initdb", "-D", made],
+        ["initdb", "--no-sync", made],
+        ["pg_ctl", "init", "-D", made],
+        ["pg_ctl", "-D", made, "initdb"],
+    ):
+        refused = tde_command(*exec_, *command, exit_code=5)
+        assert f"would make a cluster with the keys of {first.data_directory}" in refused.stderr
+        assert "tde pg init" in refused.stderr
+        assert not made.exists()
+    tde_command(*exec_, "initdb", "--version")
+    tde_command(*exec_, "initdb", "--sync-only", "-D", first.data_directory)
+
+
+def test_the_launcher_in_c_knows_the_same_options():
+    """Both find the data directory on a command line, each with a table of its own."""
+    source = (Path(__file__).parents[3] / "c_ext/program/arguments.c").read_text()
+    tables = re.findall(
+        r'\{"(\w+)", TDE_NEED_CLUSTER,[^"]*"([^"]+)", (true|false), (?:"([\w-]+)"|NULL),'
+        r"\s*\{([^}]*)\}\}",
+        source,
+    )
+    found = {
+        name: (
+            set(re.findall(r"\w:?", short.replace("-:", ""))),
+            positional == "true",
+            {*([directory] if directory else []), *re.findall(r'"([\w-]+)"', others)},
+        )
+        for name, short, positional, directory, others in tables
+    }
+    known = {
+        name: (set(re.findall(r"\w:?", program.short)), program.positional, {*program.long})
+        for name, program in named_directory._PROGRAMS.items()
+    }
+    assert found == known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -205,3 +206,14 @@ def test_base_backup_is_encrypted_and_starts(binaries, encrypted_cluster_factory
     restored = open_copy(encrypted_cluster_factory, made, target, made.keystore)
     restored.start()
     assert restored.query("SELECT count(*) FROM t") == [(999,)]
+
+
+def test_a_directory_that_somebody_has_moved_away_does_not_stop_the_start(
+    any_binaries, encrypted_cluster_factory
+):
+    """The start ended in "names neither a relation file nor a WAL segment"."""
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    base = made.data_directory / "base"
+    shutil.copytree(base / "1", base / "16384.away")
+    made.start()
+    assert made.query("SELECT 1") == [(1,)]
