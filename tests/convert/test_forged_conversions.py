@@ -57,11 +57,15 @@ def test_what_an_interrupted_encryption_left_does_not_spoil_the_decryption(
     copy.stop()
 
 
-def test_what_an_interrupted_encryption_left_goes_when_it_is_repeated(
-    original, copy, keystore_factory
+def test_what_an_interrupted_encryption_left_is_named_and_goes_when_it_is_repeated(
+    original, copy, keystore_factory, tde_command
 ):
     keystore = keystore_factory()
+    assert copy.status().left_journal == ""
     assert run_until(die_before_the_journal_goes, lambda: encrypt_cluster(copy, keystore))
+    shown = tde_command("pg", "status", "-D", copy.data_directory, exit_code=3)
+    # Columns are narrow here, and words are taken apart.
+    assert "tde_convertisleftofatdepgencrypt" in "".join(shown.stdout.split())
     copy.start(keystore, options=NO_TCP)
     copy.stop()
     before = content(copy.data_directory)

@@ -27,6 +27,9 @@ def print_status(status: ClusterStatus, copies: PlainCopies) -> None:
         facts.add_row("Socket", Text(f"{status.socket_directory or 'none'}, port {status.port}"))
     facts.add_row("Checksums", "on" if status.data_checksums else "[yellow]off[/]")
     facts.add_row("Encryption", _encryption(status))
+    if status.left_journal:
+        facts.add_row("Conversion", Text(status.left_journal, "yellow"))
+        facts.add_row("", "What to do: tde pg doctor")
     if status.encrypted:
         _add_encryption_rows(facts, status)
         _add_copies(facts, copies)

@@ -12,7 +12,7 @@ from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.cluster.protection import NO_KEY, Protections
-from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
+from tde.postgres.cluster.unfinished_conversion import left_journal, read_finished_control_data
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.control import read_major_version
@@ -42,6 +42,8 @@ class ClusterStatus:
         tablespaces_without_key: OIDs of tablespaces that the server refuses to open.
         new_lines: lines of the configuration that run a program or load a library, and were not
             there when the cluster was last started by hand.
+        left_journal: what to know about the journal of a conversion that is still there; empty
+            without one.
         counters: bytes encrypted and decrypted since the start.
     """
 
@@ -63,6 +65,7 @@ class ClusterStatus:
     protections: dict[str, str] = field(default_factory=dict)
     tablespaces_without_key: list[int] = field(default_factory=list)
     new_lines: list[str] = field(default_factory=list)
+    left_journal: str = ""
     counters: IoCounters | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -105,6 +108,7 @@ def read_cluster_status(
         data_checksums=control.data_checksums,
         encrypted=marker is not None,
         interposed=_is_interposed(running.pid) if running else None,
+        left_journal=left_journal(data_directory),
         counters=io_counters(running.pid) if running else None,
         **_keystore_fields(data_directory, marker, keystore),
     )
