@@ -44,7 +44,10 @@ bench: setup ## Measure OLTP with and without AES-256
 reference: setup ## Everything in results/, measured again (1.5 hours, on an idle machine)
 	$(BIN)/python bench/reference.py $(REFERENCE) $(REFERENCE_ARGS)
 
+# Where Python may not write bytecode, as in many containers, each command of a test would compile
+# all sources again, which takes as long as the command itself.
 test: setup lint ## Static checks and all tests but the long ones
+	$(BIN)/python -m compileall -q tde bench tests
 	$(BIN)/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
 
 test-long: setup ## The tests that take minutes each

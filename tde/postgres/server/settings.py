@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tde.errors import ProgramError
@@ -11,6 +12,7 @@ from tde.postgres.server.interposer import require_interposed
 from tde.postgres.server.os_user import OsUser, run_as
 
 
+@lru_cache
 def build_setting(name: str, binaries: PostgresBinaries, os_user: OsUser | None) -> str:
     """Return a setting that was fixed or defaulted when the server was built.
 

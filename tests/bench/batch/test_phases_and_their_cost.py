@@ -258,6 +258,7 @@ def test_five_bars(directory: Path, tmp_path: Path) -> None:
         assert total[f"{name}-software"] > total[name]
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_path: Path) -> None:
     json_file = tmp_path / "r.json"
     command = [sys.executable, "-m", "tde_bench", "batch", "--aes=256", "--scale=1"]

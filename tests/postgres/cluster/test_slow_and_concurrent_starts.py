@@ -19,7 +19,7 @@ from tde.errors import (
     ServerStillStartingError,
 )
 from tde.keystore import Keystore
-from tde.postgres import create_tablespace, encrypt_cluster
+from tde.postgres import Cluster, create_tablespace, encrypt_cluster
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.server import launch
 from tde.postgres.server.sockets import private_directory, remove_private_directory
@@ -81,7 +81,7 @@ def test_the_lock_of_a_directory_being_created(any_binaries, encrypted_cluster_f
     directory = encrypted_cluster_factory.directory / "plain"
     directory.mkdir()
     with cluster_lock(directory), pytest.raises(ClusterBusyError):
-        encrypted_cluster_factory.plain(any_binaries)
+        Cluster(directory, any_binaries).init(keystore=None)
     assert list(directory.iterdir()) == []
 
 

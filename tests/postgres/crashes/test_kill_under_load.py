@@ -14,8 +14,6 @@ from tests.postgres.canaries import CANARY, files_with, settle
 from tests.postgres.crashes.file_rewrites import kill_backend, kill_server, running_pgbench
 from tests.postgres.tpcb import pgbench, tpcb_sums
 
-ROUNDS = 20
-
 
 class Acknowledged(threading.Thread):
     """Inserts numbers and remembers those whose commit was acknowledged."""
@@ -58,8 +56,9 @@ def crash_under_load(cluster, chooser: random.Random, round_number: int) -> list
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("rounds", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_nothing_acknowledged_is_lost_by_kill_9_under_load(
-    binaries_older_slow, encrypted_cluster_factory
+    binaries_older_slow, encrypted_cluster_factory, rounds
 ):
     chooser = random.Random(20261122)
     options = {"checkpoint_timeout": "30s", "max_wal_size": "64MB", "restart_after_crash": "on"}
@@ -67,12 +66,12 @@ def test_nothing_acknowledged_is_lost_by_kill_9_under_load(
     pgbench(cluster, "-i", "-s", "2", "-q")
     cluster.query("CREATE TABLE acknowledged (n int PRIMARY KEY, x text)")
     acknowledged: list[int] = []
-    for round_number in range(ROUNDS):
+    for round_number in range(rounds):
         acknowledged += crash_under_load(cluster, chooser, round_number)
         cluster.start(options)
         assert len(tpcb_sums(cluster)) == 1, f"the sums differ after crash {round_number + 1}"
         present = {row[0] for row in cluster.query("SELECT n FROM acknowledged")}
         assert present.issuperset(acknowledged), f"rows lost in crash {round_number + 1}"
-    assert len(acknowledged) > ROUNDS
+    assert len(acknowledged) > rounds
     settle(cluster)
     assert files_with(CANARY, cluster.data_directory) == []

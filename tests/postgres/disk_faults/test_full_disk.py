@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 
 from tde.errors import TdeError
-from tde.postgres import run_program
+from tde.postgres import Cluster, run_program
 from tests.postgres.canaries import CANARY, files_with
 
 SIZE_MB = 160
@@ -88,7 +88,9 @@ def test_a_cluster_that_does_not_fit_leaves_no_keys(
     """initdb fails with its own words and leaves neither half a cluster nor keys."""
     (small_disk / "ballast").write_bytes(b"\0" * ((SIZE_MB - 8) << 20))
     encrypted_cluster_factory.directory = small_disk
+    keystore = encrypted_cluster_factory.keystore()
+    cluster = Cluster(small_disk / "data", any_binaries)
     with pytest.raises(TdeError, match="No space left on device"):
-        encrypted_cluster_factory(any_binaries)
+        cluster.init(keystore=keystore)
     assert not (small_disk / "data" / "PG_VERSION").exists()
-    assert list((small_disk / "data-keystore" / "keys").glob("*.key")) == []
+    assert list((keystore.path / "keys").glob("*.key")) == []

@@ -75,14 +75,14 @@ def test_commands_of_the_server_inherit_nothing(any_binaries, encrypted_cluster_
     "before", ["", "'{postgres}' -V > /dev/null; ", "'{postgres}' -D {data} -C restore_command; "]
 )
 def test_a_restore_command_of_pg_rewind_inherits_nothing(
-    binaries, encrypted_cluster_factory, os_user_tmp_path, os_user, before
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path, os_user, before
 ):
     archive = os_user_tmp_path / "archive"
     archive.mkdir(mode=0o777)
     archive.chmod(0o777)
     program, report = spy(os_user_tmp_path, f'cp {archive}/$1 "$2"')
     options = {"archive_mode": "on", "archive_command": f"cp %p {archive}/%f"}
-    old = encrypted_cluster_factory(binaries, options=options)
+    old = encrypted_cluster_factory(binaries_older_slow, options=options)
     old.query("CREATE TABLE t AS SELECT generate_series(1, 1000) AS id")
     directory = os_user_tmp_path / "new"
     base_backup(old, directory, "--write-recovery-conf", "--wal-method=stream")
@@ -101,7 +101,7 @@ def test_a_restore_command_of_pg_rewind_inherits_nothing(
         assert time.monotonic() < deadline
         time.sleep(0.1)
     # A text that names postgres is no start of it by pg_rewind.
-    named = before.format(postgres=binaries.program("postgres"), data=old.data_directory)
+    named = before.format(postgres=binaries_older_slow.program("postgres"), data=old.data_directory)
     command = f"{named}{program} %f %p".replace("'", "''")
     configure(old, [f"restore_command = '{command}'"])
     # A crash, so that pg_rewind first starts a server in single-user mode.

@@ -133,7 +133,7 @@ def test_pg_rewind_takes_an_old_primary_back(programs: Programs, os_user_tmp_pat
 
 
 @pytest.mark.parametrize("mode", ["--copy", "--link"])
-@pytest.mark.parametrize("old", ["oldest", "previous"])
+@pytest.mark.parametrize("old", [pytest.param("oldest", marks=pytest.mark.slow), "previous"])
 def test_pg_upgrade_does_as_the_stock_programs_do(
     postgres_installations, keystore_factory, os_user, os_user_tmp_path: Path, old: str, mode: str
 ) -> None:
