@@ -49,7 +49,9 @@ class Told:
     @classmethod
     def read(cls, notes: Sequence[bytes]) -> Told:
         told = cls()
-        for line in b"".join(notes).splitlines():
+        # A long run of notes may be written in parts, and the cut may fall between two of them.
+        whole, _, _ = b"".join(notes).rpartition(b"\n")
+        for line in whole.splitlines():
             what, *rest = json.loads(line)
             if what == "row":
                 told.rows.setdefault(rest[0], set()).add(rest[1])
