@@ -13,6 +13,7 @@ from tde.postgres.cluster.log_settings import add_log_settings, remove_log_setti
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import OsUser, current_user_name
+from tde.postgres.server.owned_files import temporary_name
 
 
 def require_usable_configuration(
@@ -94,7 +95,7 @@ def _require_replaceable(path: Path, os_user: OsUser | None) -> None:
     for owned in (status, path.parent.stat()):
         if os_user is not None and owned.st_uid != os_user.uid:
             raise OSError(0, f"it, or its directory, does not belong to {os_user.name}")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    probe = path.with_name(temporary_name(path.name))
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     probe.unlink()
 

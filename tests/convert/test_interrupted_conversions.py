@@ -261,6 +261,25 @@ def test_a_name_that_was_given_back_does_not_begin_anew(original, copy, keystore
     )
 
 
+def test_what_a_process_with_the_same_number_has_left_is_in_nobodys_way(
+    original, copy, keystore_factory
+):
+    """After a power cut numbers begin anew, and in a container each run has the same one."""
+    names = ["postgresql.conf", "tde.json", "tde.keymap", "global/pg_control"]
+    left = [copy.data_directory / name for name in names]
+    left = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in left]
+    (copy.data_directory / "tde_convert").mkdir()
+    left.append(copy.data_directory / f"tde_convert/.state.json.{os.getpid()}.tmp")
+    for path in left:
+        path.touch()
+    shutil.chown(left[-1].parent, copy.data_directory.stat().st_uid)
+    keystore = keystore_factory()
+    encrypt_cluster(copy, keystore)
+    copy.start(keystore, options={"listen_addresses": ""})
+    copy.stop()
+    decrypt_cluster(copy, keystore)
+
+
 def test_notes_of_files_without_a_state_are_not_believed(original, copy, keystore_factory):
     """Otherwise files would be passed over, and stay plain in a cluster called encrypted."""
     keystore = keystore_factory()

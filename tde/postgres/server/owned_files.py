@@ -8,6 +8,7 @@ whatever that user puts in the way, root changes nothing that the user could not
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ def write_owned_file(
         UnsafeDirectoryError: the directory does not belong to the server's user.
         OSError: it cannot be written; an existing file is unchanged.
     """
-    temporary = f".{path.name}.{os.getpid()}.tmp"
+    temporary = temporary_name(path.name)
     with _open_directory(path.parent, os_user) as directory:
         descriptor = os.open(temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
         try:
@@ -53,6 +54,15 @@ def write_owned_file(
                 os.unlink(temporary, dir_fd=directory)
             raise
         os.fsync(directory)
+
+
+def temporary_name(name: str) -> str:
+    """Return a name that nothing has, under which the new content of a file is prepared.
+
+    Not with the process's number: after a power cut, and in a container, the next process has the
+    same, and met what the first one had left. Digits, because audit and interposer know the form.
+    """
+    return f".{name}.{secrets.randbits(63)}.tmp"
 
 
 def sync_directory(path: Path) -> None:
