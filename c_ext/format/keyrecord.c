@@ -60,6 +60,11 @@ static const char *check_header(const uint8_t *record, size_t length,
     return NULL;
 }
 
+const uint8_t *tde_format_keyrecord_master(const uint8_t *record, size_t length)
+{
+    return length < AT_MASTER_KEY_ID + TDE_UUID_SIZE ? NULL : record + AT_MASTER_KEY_ID;
+}
+
 static const char *check_key(const uint8_t *key, int algorithm)
 {
     size_t half = tde_crypto_key_size(algorithm) / 2;

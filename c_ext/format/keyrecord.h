@@ -35,6 +35,9 @@ struct tde_key {
     uint8_t bytes[TDE_MAX_KEY_SIZE];
 };
 
+/* With which master key a record says that it is wrapped; NULL when it is too short for one. */
+const uint8_t *tde_format_keyrecord_master(const uint8_t *record, size_t length);
+
 /* What is wrong with a record; NULL when *KEY was filled.  The text names no secret. */
 const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
                                         const struct tde_key_scope *scope, enum tde_key_owner owner,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tde.cli import keystore_copies, keystore_keys, keystore_passphrase
+from tde.cli import keystore_copies, keystore_keys, keystore_passphrase, keystore_rotation
 from tde.cli.keystore_keys import owner_name
 from tde.cli.options import (
     JsonOption,
@@ -167,6 +167,7 @@ def _print_tables(status: KeystoreStatus) -> None:
 
 keystore_keys.register(app)
 keystore_passphrase.register(app)
+keystore_rotation.register(app)
 keystore_copies.register(app)
 
 auto_open = new_app("Let a keystore open without its passphrase, for unattended starts.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from tde.cli.options import (
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console
-from tde.keystore.opening import open_keystore
+from tde.keystore.opening import open_keystores
 from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
@@ -109,14 +110,19 @@ def copy(
 
     Nothing is replaced or removed. Each key must open with the master key, and where both copies
     have a key for the same thing it must be the same; else nothing at all is added. A running
-    server finds the new keys by itself.
+    server finds the new keys by itself. Where the master key of one copy was rotated, each keeps
+    its own: the passphrase must open both, or FROM opens by itself.
     """
-    from tde.keystore import add_missing_keys
+    from tde.keystore import add_missing_keys, inspect_keystore
 
     target = destination if destination is not None else require_keystore(keystore)
     passphrase = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
-    with open_keystore(target, passphrase) as opened:
-        added = add_missing_keys(source, opened)
+    ids = {inspect_keystore(path).master_key_id for path in (target, source)}
+    with ExitStack() as stack:
+        opened = open_keystores([target, source] if len(ids) > 1 else [target], passphrase)
+        for copy_ in opened:
+            stack.enter_context(copy_)
+        added = add_missing_keys(source, *opened)
     for owner in added:
         console.print(f"Added keys/{owner.file_name} ({owner})", markup=False, soft_wrap=True)
     if not added:

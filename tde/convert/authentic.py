@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tde.convert.blocks import Direction
 from tde.convert.control_file import control_digest, system_identifier
 from tde.convert.keys import key_checks, open_ciphers
-from tde.convert.state import State, conversion_key, unpack_state
+from tde.convert.state import State, conversion_key, first_conversion_key, unpack_state
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.cluster.unfinished_conversion import (
@@ -70,7 +70,8 @@ def state_in_service(
 
 
 def _authenticate(document: StateDocument, keystore: Keystore, directory: Path) -> State:
-    if not document.is_authentic(conversion_key(keystore)):
+    keys = (conversion_key(keystore), first_conversion_key(keystore))
+    if not any(document.is_authentic(key) for key in keys):
         raise ConversionError(
             f"{document.path} is damaged or was altered: it does not match the keystore "
             f"{keystore.path}",

@@ -30,8 +30,23 @@ LABEL = b"tde conversion"
 def conversion_key(keystore: Keystore) -> bytes:
     """Return the key that authenticates state.json and the journal.
 
-    It comes from the master key, because state.json is written before the first key: it says that
-    it was this conversion that has filled the keystore.
+    It comes from the key of WAL, which outlives a rotation of the master key. Before a conversion
+    has made that key it comes from the master key: state.json then says whose keys they are that
+    lie in the keystore at the next attempt.
+
+    Raises:
+        KeystoreError: the keystore was closed, or the key of WAL does not open.
+    """
+    from tde.errors import KeyMissingError
+
+    try:
+        return keystore.authentication_key(LABEL)
+    except KeyMissingError:
+        return first_conversion_key(keystore)
+
+
+def first_conversion_key(keystore: Keystore) -> bytes:
+    """Return the key that authenticates what was written before there was a key of WAL.
 
     Raises:
         KeystoreClosedError: the keystore was closed.

@@ -10,6 +10,7 @@ from tde.keystore.inventory import KeyInfo as KeyInfo, list_keys as list_keys
 from tde.keystore.keystore import Keystore as Keystore
 from tde.keystore.passphrase_change import change_passphrase as change_passphrase
 from tde.keystore.providers.auto_open import can_open_automatically as can_open_automatically
+from tde.keystore.rotation import rotate_master_key as rotate_master_key
 from tde.keystore.status import (
     KeyRecordInfo as KeyRecordInfo,
     KeystoreStatus as KeystoreStatus,

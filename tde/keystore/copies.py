@@ -6,8 +6,9 @@ so a copy that was interrupted is no keystore yet, and the command can be repeat
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tde.errors import (
@@ -36,8 +37,9 @@ from tde.keystore.store.layout import (
     prepare_keys_directory,
     read_document,
     record_path,
+    require_no_rotation,
 )
-from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, parse_record
+from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, parse_record
 
 _MOST_NAMED = 5
 
@@ -116,7 +118,9 @@ def restore_keystore(
     return content
 
 
-def add_missing_keys(source: Path, keystore: Keystore) -> list[KeyOwner]:
+def add_missing_keys(
+    source: Path, keystore: Keystore, other: Keystore | None = None
+) -> list[KeyOwner]:
     """Add the key records that a keystore lacks from another copy of it: all of them or none.
 
     Each record must open with the master key. None is replaced or removed.
@@ -124,6 +128,7 @@ def add_missing_keys(source: Path, keystore: Keystore) -> list[KeyOwner]:
     Args:
         source: the directory of the other copy.
         keystore: open, and gets the keys.
+        other: the other copy, open, which is needed where the master key of one was rotated.
 
     Returns:
         Whose keys were added.
@@ -136,9 +141,12 @@ def add_missing_keys(source: Path, keystore: Keystore) -> list[KeyOwner]:
     path = keystore.path
     _require_apart(source.resolve(), path)
     content = _read(source.resolve(), with_auto_open=False)
-    _require_same_keystore(content, keystore)
+    _require_same_keystore(content, keystore, other)
     with exclusive_lock(path):
+        require_no_rotation(path)
         present = set(list_owners(path))
+        if other is not None:
+            content = _rewrapped(content, keystore, other, present)
         _require_equal(path, content, present)
         added = [owner for owner in content.records if owner not in present]
         with SecretBuffer(PAYLOAD_BYTES) as payload:
@@ -152,6 +160,7 @@ def add_missing_keys(source: Path, keystore: Keystore) -> list[KeyOwner]:
 
 def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
     """Read all files of a keystore and check their form."""
+    require_no_rotation(path)
     header = read_document(path).header
     owners = list_owners(path)
     reader = RecordReader(path)
@@ -271,31 +280,58 @@ def _require_apart(source: Path, destination: Path) -> None:
         )
 
 
-def _require_same_keystore(content: KeystoreContent, keystore: Keystore) -> None:
+def _require_same_keystore(
+    content: KeystoreContent, keystore: Keystore, other: Keystore | None
+) -> None:
     if content.header.uuid != keystore.uuid:
         raise KeystoreError(
             f"{content.path} is another keystore, {content.header.uuid.hex}, and not a copy of "
             f"{keystore.path}, {keystore.uuid.hex}",
             remedy="Nothing was changed. Name a copy of the same keystore.",
         )
-    if content.header.master_key_id != keystore.master_key_id:
+    if content.header.master_key_id != (other or keystore).master_key_id:
         raise KeystoreError(
-            f"{content.path} has another master key than {keystore.path}",
-            remedy="Nothing was changed. Name a copy with the same master key.",
+            f"{content.path} has another master key than {(other or keystore).path}",
+            remedy="Nothing was changed. Repeat the command.",
         )
+
+
+def _rewrapped(
+    content: KeystoreContent, keystore: Keystore, other: Keystore, present: set[KeyOwner]
+) -> KeystoreContent:
+    """Return the content with records for this keystore's master key.
+
+    Where this keystore has the same key already, the record is its own.
+    """
+    own = RecordReader(keystore.path)
+    records = {}
+    with SecretBuffer(PAYLOAD_BYTES) as payload, SecretBuffer(PAYLOAD_BYTES) as ours:
+        for owner in content.records:
+            record = _authenticate(content, owner, other, payload)
+            records[owner] = keystore.rewrap(record, owner, other)
+            if owner not in present:
+                continue
+            present_record = own.read(owner)
+            keystore.authenticate(present_record, owner, ours)
+            with payload.view as wanted, ours.view as found:
+                if hmac.compare_digest(wanted, found):
+                    records[owner] = present_record.pack()
+    return replace(content, records=records)
 
 
 def _authenticate(
     content: KeystoreContent, owner: KeyOwner, keystore: Keystore, payload: SecretBuffer
-) -> None:
+) -> KeyRecord:
     file = record_path(content.path, owner)
+    record = parse_record(content.records[owner], str(file))
     try:
-        keystore.authenticate(parse_record(content.records[owner], str(file)), owner, payload)
+        keystore.authenticate(record, owner, payload)
     except KeystoreDamagedError as error:
         raise KeystoreDamagedError(
             f"{file} is damaged or was altered: it does not match the master key",
             remedy="Nothing was changed. Take another copy, or remove that file from this one.",
         ) from error
+    return record
 
 
 def _compare(files: Mapping[Path, bytes]) -> None:

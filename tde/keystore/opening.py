@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +24,41 @@ def open_keystore(directory: Path, source: PassphraseSource = PROMPT) -> Keystor
     Raises:
         KeystoreError: the passphrase cannot be read or the keystore cannot be opened.
     """
+    (opened,) = open_keystores([directory], source)
+    return opened
+
+
+def open_keystores(
+    directories: Sequence[Path], source: PassphraseSource = PROMPT
+) -> list[Keystore]:
+    """Open copies of a keystore, all with one passphrase, which is read once.
+
+    Raises:
+        KeystoreError: as :func:`open_keystore`; none is open then.
+    """
     # Imported here because it loads the cryptography package, which `--help` must not wait for.
     from tde.keystore.keystore import Keystore
     from tde.keystore.providers.auto_open import can_open_automatically
     from tde.keystore.status import keystore_uuid
 
     # A missing or damaged keystore is reported before the operator types a passphrase.
-    keystore_uuid(directory)
-    if source == PROMPT and can_open_automatically(directory):
-        return Keystore.open_automatically(directory)
-    passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
-    try:
-        opened = Keystore.open(directory, passphrase)
-        # Files, descriptors and commands may be those of a unit that starts the server at boot.
-        opened.by_hand = source == PROMPT
-        return opened
-    finally:
-        wipe(passphrase)
+    for directory in directories:
+        keystore_uuid(directory)
+    with ExitStack() as stack:
+        passphrase = None
+        opened = []
+        for directory in directories:
+            if source == PROMPT and can_open_automatically(directory):
+                opened.append(stack.enter_context(Keystore.open_automatically(directory)))
+                continue
+            if passphrase is None:
+                passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
+                stack.callback(wipe, passphrase)
+            keystore = stack.enter_context(Keystore.open(directory, passphrase))
+            # Files, descriptors and commands may be those of a unit that starts the server at boot.
+            keystore.by_hand = source == PROMPT
+            opened.append(keystore)
+        if passphrase is not None:
+            wipe(passphrase)
+        stack.pop_all()
+    return opened

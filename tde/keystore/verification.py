@@ -17,6 +17,7 @@ from tde.keystore.store.layout import (
     check_belongs,
     document_path,
     foreign_files,
+    left_of_rotation,
     list_owners,
     read_document,
     record_path,
@@ -68,6 +69,7 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         *_check_records(path, keystore),
         *_check_auto_open(path, keystore),
         *_check_lock(path),
+        *(_check_rotation(path, file) for file in left_of_rotation(path)),
         *(CheckedFile(file, _REMAINS, unused=True) for file in remains(path)),
         *(CheckedFile(file, _FOREIGN, unused=True) for file in foreign_files(path)),
     ]
@@ -87,6 +89,15 @@ def _check_document(path: Path, keystore: Keystore | None) -> CheckedFile:
             file, what, f"{file} was replaced meanwhile", "Repeat the command, then look again."
         )
     return CheckedFile(file, what)
+
+
+def _check_rotation(path: Path, file: Path) -> CheckedFile:
+    return CheckedFile(
+        file,
+        "what a rotation of the master key needs",
+        f"{file} is there because a rotation runs, or was interrupted: nothing is lost",
+        f"Finish it: tde keystore rotate --keystore {path}",
+    )
 
 
 def _check_records(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:

@@ -22,7 +22,7 @@ from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.terminal import run_on_terminal
 
 NEW = b"another passphrase"
-VERBS = ["passphrase", "list", "verify", "backup", "restore", "copy"]
+VERBS = ["passphrase", "rotate", "list", "verify", "backup", "restore", "copy"]
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
 

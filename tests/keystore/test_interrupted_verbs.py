@@ -19,8 +19,10 @@ from tde.keystore import (
     add_missing_keys,
     back_up_keystore,
     change_passphrase,
+    inspect_keystore,
     list_keys,
     restore_keystore,
+    rotate_master_key,
     verify_keystore,
 )
 from tde.keystore.providers.passphrase import PassphraseProvider
@@ -192,6 +194,54 @@ def test_keys_that_were_being_added_are_whole_and_the_others_untouched(
         assert content(place[0]) == everything
 
     happen(prepare, check)
+
+
+def all_keys(keystore: Keystore) -> dict[KeyOwner, bytes]:
+    owners = [key.owner for key in list_keys(keystore)]
+    return {owner: bytes(keystore.unwrap_key(owner)) for owner in owners}
+
+
+@EVERY_ACCIDENT
+def test_a_master_key_that_was_being_rotated_opens_everything(
+    tmp_path: Path, happen: Callable[..., None]
+) -> None:
+    path = tmp_path / "ks"
+    told = tmp_path / "told"
+    with make_keystore(path) as keystore:
+        keystore.enable_auto_open()
+        wanted = all_keys(keystore)
+    seen = set()
+    servers: list[Keystore] = []  # What a running server has: the master key of before.
+
+    def prepare(step: int) -> Callable[[], object]:
+        with Keystore.open(path, PASSPHRASE) as now:
+            servers.append(Keystore.open(path, PASSPHRASE))
+            assert servers[-1].master_key_id == now.master_key_id
+        told.unlink(missing_ok=True)
+        return partial(rotate_master_key, path, PASSPHRASE, lambda keystore: told.touch())
+
+    def check() -> None:
+        with (
+            Keystore.open(path, PASSPHRASE) as by_passphrase,
+            Keystore.open_automatically(path) as by_itself,
+        ):
+            assert all_keys(by_passphrase) == all_keys(by_itself) == wanted
+            assert {key.owner for key in inspect_keystore(path).keys} == set(wanted)
+            seen.add((by_passphrase.master_key_id == servers[-1].master_key_id, told.exists()))
+        if not told.exists():
+            assert {owner: bytes(servers[-1].unwrap_key(owner)) for owner in wanted} == wanted
+
+    happen(prepare, check)
+    rotate_master_key(path, PASSPHRASE).close()
+    with Keystore.open(path, PASSPHRASE) as opened:
+        assert all_keys(opened) == wanted
+        assert all(file.good for file in verify_keystore(path, opened))
+    assert sorted(file.name for file in path.iterdir()) == [
+        "auto-open.key", "keys", "keystore.json", "lock",
+    ]  # fmt: skip
+    assert {file.stat().st_uid for file in path.rglob("*")} == {path.stat().st_uid}
+    # Killed before and after keystore.json was replaced, and after the servers had been told.
+    assert {(True, False), (False, False), (False, True)} <= seen
 
 
 def test_several_verbs_at_the_same_time(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Tripwire:
             (os, "fchown"),
             (os, "chown"),
             (os, "open"),
+            (os, "rmdir"),
             (Path, "mkdir"),
             (Path, "chmod"),
             (Path, "rename"),

@@ -63,7 +63,7 @@ def test_a_generator_that_repeats_itself_makes_no_key(
     def fill_with_ones(view: memoryview) -> None:
         view[:] = b"\x01" * len(view)
 
-    monkeypatch.setattr("tde.keystore.keystore.fill_randomly", fill_with_ones)
+    monkeypatch.setattr("tde.keystore.open_master_key.fill_randomly", fill_with_ones)
     with pytest.raises(OSError, match="repeats itself"):
         keystore.create_key(WAL, Algorithm.AES128)
     assert inspect_keystore(keystore.path).keys == []

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "crypto/primitives.h"
+#include "interpose/keys/slots.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -125,6 +126,8 @@ static void describe(struct tde_status *made)
     Dl_info library;
     void *function = dlsym(RTLD_DEFAULT, "EVP_CIPHER_fetch");
 
+    const struct tde_keys_scope *keys = tde_keys_scope();
+
     made->pid = (uint64_t)getpid();
     made->start_time = start_time();
     made->stripes = TDE_STATUS_STRIPES;
@@ -134,6 +137,10 @@ static void describe(struct tde_status *made)
         snprintf(made->standard_error, sizeof made->standard_error, "%s", path);
     if (function != NULL && dladdr(function, &library) != 0 && library.dli_fname != NULL)
         snprintf(made->libcrypto, sizeof made->libcrypto, "%s", library.dli_fname);
+    memcpy(made->keystore, keys->scope.keystore, sizeof made->keystore);
+    memcpy(made->exchange_key, keys->reader.exchange.open, sizeof made->exchange_key);
+    memcpy(made->master_key_id, keys->scope.master_key_id, sizeof made->master_key_id);
+    snprintf(made->keystore_path, sizeof made->keystore_path, "%s", keys->keystore);
     if (capabilities != NULL)
         snprintf(made->openssl_ia32cap, sizeof made->openssl_ia32cap, "%s", capabilities);
 }
@@ -175,11 +182,21 @@ struct tde_status *tde_blocks_status_create(void)
     return made;
 }
 
+struct tde_status *tde_blocks_status_own(void)
+{
+    return status != NULL && status->pid == (uint64_t)getpid() ? status : NULL;
+}
+
+const char *tde_blocks_status_path(void)
+{
+    return tde_blocks_status_own() == NULL ? "" : status_path;
+}
+
 void tde_blocks_status_directory(void)
 {
     struct stat directory;
 
-    if (status == NULL || status->pid != (uint64_t)getpid() || stat(".", &directory) != 0)
+    if (tde_blocks_status_own() == NULL || stat(".", &directory) != 0)
         return;
     status->directory_device = directory.st_dev;
     status->directory_inode = directory.st_ino;
@@ -188,6 +205,6 @@ void tde_blocks_status_directory(void)
 /* Runs at every exit, of children as well, which leave the file alone. */
 __attribute__((destructor)) static void remove_own(void)
 {
-    if (status != NULL && status->pid == (uint64_t)getpid())
+    if (tde_blocks_status_own() != NULL)
         unlink(status_path);
 }

@@ -13,9 +13,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "crypto/exchange.h"
+#include "format/handover.h"
+
 #define TDE_STATUS_STRIPES 64u
 #define TDE_STATUS_WORDS 8u
 #define TDE_STATUS_PATH 4096u
+#define TDE_STATUS_PROBLEM 128u
 
 struct tde_status {
     _Atomic uint64_t magic; /* written last */
@@ -29,11 +33,24 @@ struct tde_status {
     char standard_error[TDE_STATUS_PATH]; /* the file that the server was started to log to */
     char libcrypto[TDE_STATUS_PATH];
     char openssl_ia32cap[256]; /* as in the environment: it can forbid the AES instructions */
+    /* For messages to the running server (policy/messages.h). */
+    uint8_t keystore[TDE_UUID_SIZE];
+    uint8_t exchange_key[TDE_EXCHANGE_SIZE];   /* public */
+    uint8_t master_key_id[TDE_UUID_SIZE];      /* of the newest that the server has */
+    _Atomic uint64_t message;                  /* number of the last one that was looked at */
+    char message_problem[TDE_STATUS_PROBLEM];  /* what was wrong with it; empty when it was done */
+    char keystore_path[TDE_STATUS_PATH + 8];   /* TDE_HANDOVER_PATH_MAX bytes and a zero */
     _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
 };
 
 /* Publish the status of this server; NULL, after a report, when that is not possible. */
 struct tde_status *tde_blocks_status_create(void);
+
+/* The status that this process has published; NULL in other processes, and when it has none. */
+struct tde_status *tde_blocks_status_own(void);
+
+/* Where it is; empty when this process has published none. */
+const char *tde_blocks_status_path(void);
 
 /* The working directory has changed. */
 void tde_blocks_status_directory(void);

@@ -21,6 +21,7 @@
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/cluster.h"
 #include "interpose/policy/harm.h"
+#include "interpose/policy/messages.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/unknown.h"
 
@@ -176,8 +177,10 @@ static int is_refused_stream(const char *path, const char *mode)
 
 TDE_EXPORT FILE *fopen(const char *path, const char *mode)
 {
-    if (tde_policy_role() == TDE_ROLE_SERVER && tde_keys_are_open() && is_guard_file(path))
+    if (tde_policy_role() == TDE_ROLE_SERVER && tde_keys_are_open() && is_guard_file(path)) {
+        tde_policy_messages_receive();
         return tde_libc()->fopen("/dev/null", mode);
+    }
     /* A postmaster looks at it before it writes postmaster.pid; later it would be a PANIC. */
     if (tde_policy_role() == TDE_ROLE_SERVER && tde_control_is_path(path) &&
         !tde_policy_cluster_may_start())

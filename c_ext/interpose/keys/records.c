@@ -35,9 +35,15 @@ bool tde_keys_records_blame(void)
     }
 }
 
-static void path_of(const char *name, char path[PATH_SIZE])
+/*
+ * Where the records are.  While the master key is rotated (tde/keystore/rotation.py), each of two
+ * directories has them, and they are renamed in the middle, so the first is looked into again.
+ */
+static const char *const directories[] = {"keys", "keys.new", "keys.old", "keys"};
+
+static void path_of(const char *directory, const char *name, char path[PATH_SIZE])
 {
-    snprintf(path, PATH_SIZE, "%s/keys/%s", tde_keys_scope()->keystore, name);
+    snprintf(path, PATH_SIZE, "%s/%s/%s", tde_keys_scope()->keystore, directory, name);
 }
 
 static void name_by_owner(enum tde_key_owner owner, uint32_t oid, char name[NAME_SIZE])
@@ -72,19 +78,44 @@ static ssize_t read_file(const char *path, uint8_t record[TDE_KEYRECORD_LONGEST 
     return length;
 }
 
+/* The master key of a record, NULL when it has another one than those of this server. */
+static const struct tde_key_scope *master_of(const uint8_t *record, ssize_t length)
+{
+    const uint8_t *id = length < 0 ? NULL : tde_format_keyrecord_master(record, (size_t)length);
+
+    return id == NULL ? NULL : tde_keys_slots_master(id);
+}
+
+/*
+ * Read a record where it is wrapped with a master key of this server, and else as it is in the
+ * usual directory.  Its length, or -1 with errno.
+ */
+static ssize_t find_record(const char *name, char path[PATH_SIZE],
+                           uint8_t record[TDE_KEYRECORD_LONGEST + 1])
+{
+    ssize_t length = -1;
+
+    for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++) {
+        path_of(directories[i], name, path);
+        length = read_file(path, record);
+        if (master_of(record, length) != NULL || (length < 0 && errno != ENOENT))
+            break;
+    }
+    return length;
+}
+
 /* As tde_keys_records_read, by the name of the file. */
 static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
                        const uint8_t *key_id, bool reports, struct tde_key *key)
 {
     uint8_t record[TDE_KEYRECORD_LONGEST + 1];
-    const struct tde_key_scope *scope = &tde_keys_scope()->scope;
+    const struct tde_key_scope *scope;
     char path[PATH_SIZE];
     const char *problem;
     ssize_t length;
 
     memset(key, 0, sizeof *key);
-    path_of(name, path);
-    length = read_file(path, record);
+    length = find_record(name, path, record);
     if (length < 0 && errno == ENOENT)
         return -1;
     if (length < 0) {
@@ -94,6 +125,9 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
             tde_libc_report("could not read key file %s: %s", path, strerror(cause));
         return -1;
     }
+    scope = master_of(record, length);
+    if (scope == NULL)
+        scope = &tde_keys_scope()->scope; /* It names what is wrong. */
     problem = key_id == NULL ? tde_format_keyrecord_unwrap(record, (size_t)length, scope, owner,
                                                            oid, key)
                              : tde_format_keyrecord_unwrap_named(record, (size_t)length, scope,
@@ -128,13 +162,25 @@ static int derive(uint32_t oid, bool reports, struct tde_key *key)
     return -1;
 }
 
+/* Whether a file is there in one of the directories; false with errno otherwise. */
+static bool exists(const char *name)
+{
+    char path[PATH_SIZE];
+    bool found = false;
+
+    for (size_t i = 0; !found && i < sizeof directories / sizeof directories[0]; i++) {
+        path_of(directories[i], name, path);
+        found = access(path, F_OK) == 0;
+        if (!found && errno != ENOENT)
+            break;
+    }
+    return found;
+}
+
 /* Every keystore has the key of WAL, so one without it is empty, or is not there. */
 static bool is_there(void)
 {
-    char path[PATH_SIZE];
-
-    path_of("wal.key", path);
-    return access(path, F_OK) == 0;
+    return exists("wal.key");
 }
 
 static void report_missing(uint32_t oid, const char *name)
@@ -178,11 +224,9 @@ int tde_keys_records_resolve(const struct tde_keymap_entry *entry, bool reports,
 int tde_keys_records_has(uint32_t oid)
 {
     char name[NAME_SIZE];
-    char path[PATH_SIZE];
 
     name_by_owner(TDE_OWNER_TABLESPACE, oid, name);
-    path_of(name, path);
-    if (access(path, F_OK) == 0)
+    if (exists(name))
         return 1;
     /* A keystore that is not mounted has no files at all, so its absence says nothing. */
     if (errno == ENOENT && is_there())

@@ -8,21 +8,14 @@
 #include "interpose/keys/slots.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "crypto/primitives.h"
+#include "interpose/keys/memory.h"
 #include "interpose/libc/report.h"
-#include "interpose/libc/symbols.h"
-
-#ifndef SYS_memfd_secret
-#define SYS_memfd_secret 447 /* the same on every architecture that has it */
-#endif
 
 #define PLACES (2 * TDE_KEYS_SLOTS) /* of the index; half of them stay empty */
 #define PLACE_EMPTY 0u
@@ -60,61 +53,10 @@ struct tde_keys_scope *tde_keys_scope(void)
     return ring == NULL ? NULL : &ring->scope;
 }
 
-/*
- * Memory that neither /proc nor ptrace nor the kernel itself can read, and that never reaches
- * swap; NULL where the kernel has none, or the limit on locked memory is too low.
- */
-static void *map_secret(size_t size)
-{
-    long fd = syscall(SYS_memfd_secret, O_CLOEXEC);
-    void *made = MAP_FAILED;
-
-    if (fd < 0)
-        return NULL;
-    if (tde_libc()->ftruncate((int)fd, (off_t)size) == 0)
-        made = tde_libc()->mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, (int)fd, 0);
-    tde_libc()->close((int)fd);
-    return made == MAP_FAILED ? NULL : made;
-}
-
-static void *map_anonymous(size_t size)
-{
-    void *made = tde_libc()->mmap(NULL, size, PROT_READ | PROT_WRITE,
-                                  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-    return made == MAP_FAILED ? NULL : made;
-}
-
-/* The secrets of the start come first, so a low limit is used for them. */
-static void *map_locked(size_t size)
-{
-    void *made = map_anonymous(size);
-    size_t part = size / 2;
-
-    if (made == NULL)
-        return NULL;
-    madvise(made, size, MADV_DONTDUMP);
-    if (mlock(made, size) == 0)
-        return made;
-    while (part > 0 && mlock(made, part) != 0)
-        part /= 2;
-    if (part == 0)
-        tde_libc_report("could not lock the key memory (%s), so keys may reach swap space; "
-                        "HINT: raise the limit on locked memory (ulimit -l) to at least %zu kB",
-                        strerror(errno), size / 1024 + 1);
-    else
-        tde_libc_report("could lock only %zu of %zu kB for keys, so those of many tablespaces may "
-                        "reach swap space; HINT: raise the limit on locked memory (ulimit -l)",
-                        part / 1024, size / 1024 + 1);
-    return made;
-}
-
 bool tde_keys_slots_create(void)
 {
-    directory = map_anonymous(sizeof *directory);
-    ring = directory == NULL ? NULL : map_secret(sizeof *ring);
-    if (ring == NULL && directory != NULL)
-        ring = map_locked(sizeof *ring);
+    directory = tde_keys_memory_shared(sizeof *directory);
+    ring = directory == NULL ? NULL : tde_keys_memory_secret(sizeof *ring);
     if (ring == NULL) {
         tde_keys_slots_destroy();
         return false;
@@ -167,6 +109,36 @@ static void end_change(void)
     mprotect(ring, sizeof *ring, PROT_READ);
     pthread_mutex_unlock(&ring_lock);
     errno = saved;
+}
+
+const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TDE_UUID_SIZE])
+{
+    const struct tde_keys_scope *scope = &ring->scope;
+    uint32_t count = atomic_load_explicit(&scope->rotations, memory_order_acquire);
+
+    if (memcmp(scope->scope.master_key_id, master_key_id, TDE_UUID_SIZE) == 0)
+        return &scope->scope;
+    for (uint32_t i = 0; i < count && i < TDE_KEYS_ROTATIONS; i++)
+        if (memcmp(scope->rotated[i].master_key_id, master_key_id, TDE_UUID_SIZE) == 0)
+            return &scope->rotated[i];
+    return NULL;
+}
+
+/*
+ * Only the postmaster does this.  The place that it takes is that of a key which eight rotations
+ * have replaced; nobody reads a record with it any more.
+ */
+int tde_keys_slots_add_master(const struct tde_key_scope *master)
+{
+    uint32_t count;
+
+    if (!begin_change())
+        return -1;
+    count = atomic_load(&ring->scope.rotations);
+    ring->scope.rotated[count % TDE_KEYS_ROTATIONS] = *master;
+    atomic_store_explicit(&ring->scope.rotations, count + 1, memory_order_release);
+    end_change();
+    return 0;
 }
 
 static tde_key_index index_of(uint32_t slot)

@@ -16,6 +16,7 @@
 #include "format/handover.h"
 #include "format/keymap.h"
 #include "format/keyrecord.h"
+#include "format/message.h"
 #include "interpose/keys/ring.h"
 
 /* Memory for so many keys is reserved; it is used as far as there are tablespaces. */
@@ -23,9 +24,15 @@
 #define TDE_KEYS_SLOTS 32768u
 #endif
 
-/* Whose keys these are; written once, at the start. */
+/* How many master keys that came after the start are kept; with more the oldest goes. */
+#define TDE_KEYS_ROTATIONS 8u
+
+/* Whose keys these are; written once, at the start, but for the master keys that come later. */
 struct tde_keys_scope {
-    struct tde_key_scope scope;
+    struct tde_key_scope scope; /* of the start */
+    struct tde_key_scope rotated[TDE_KEYS_ROTATIONS];
+    _Atomic uint32_t rotations;
+    struct tde_message_reader reader;
     uint8_t tail_key[TDE_TAIL_KEY_SIZE];
     uint8_t map_key[TDE_KEYMAP_KEY_SIZE];
     uint8_t wal_proof[TDE_WAL_PROOF_SIZE]; /* no secret */
@@ -42,6 +49,12 @@ void tde_keys_slots_destroy(void);
 
 /* The scope, or NULL when no keystore is open. */
 struct tde_keys_scope *tde_keys_scope(void);
+
+/* The master key with which a record is wrapped; NULL when this server does not have it. */
+const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TDE_UUID_SIZE]);
+
+/* Keep one more master key.  0, or -1 with errno. */
+int tde_keys_slots_add_master(const struct tde_key_scope *master);
 
 /* From here on the memory is read-only.  0, or -1 with errno. */
 int tde_keys_slots_protect(void);

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -35,6 +36,21 @@ def auto_open_path(directory: Path) -> Path:
     return directory / AUTO_OPEN_NAME
 
 
+def new_auto_open_path(directory: Path) -> Path:
+    """Return where a rotation of the master key prepares the file."""
+    return directory / f"{AUTO_OPEN_NAME}.new"
+
+
+def master_key_of(path: Path) -> UUID | None:
+    """Return the id of the master key that a file says it has; ``None`` when it is no such file.
+
+    Raises:
+        KeystoreError: it cannot be read.
+    """
+    content = read_private_file(path, RECORD_BYTES)
+    return UUID(bytes=content[24:40]) if len(content) == RECORD_BYTES else None
+
+
 def can_open_automatically(directory: Path) -> bool:
     """Tell whether auto-open is enabled for a keystore."""
     return auto_open_path(directory).exists()
@@ -53,6 +69,7 @@ def disable_auto_open(directory: Path) -> bool:
         try:
             there_was = os.path.lexists(path)
             path.unlink(missing_ok=True)
+            new_auto_open_path(directory).unlink(missing_ok=True)
             sync_directory(directory)
         except OSError as error:
             raise KeystoreError(f"could not remove {path}: {error.strerror}") from error
@@ -85,9 +102,9 @@ class AutoOpenProvider:
             KeystorePermissionError: the file is open to others or not ours.
             KeystoreDamagedError: it cannot be used.
         """
-        path = auto_open_path(directory)
+        path = _current_path(directory, document)
         try:
-            content = bytearray(read_private_file(path, RECORD_BYTES))
+            content = _read(path, auto_open_path(directory))
         except FileNotFoundError:
             raise KeystoreMissingError(
                 f"the keystore {directory} does not open by itself: there is no {path}",
@@ -98,6 +115,25 @@ class AutoOpenProvider:
             return _unpack(content, path, header.uuid, header.master_key_id)
         finally:
             wipe(content)
+
+
+def _current_path(directory: Path, document: KeystoreDocument) -> Path:
+    """Return the file for the master key that counts, also when its rotation was interrupted."""
+    new = new_auto_open_path(directory)
+    with suppress(FileNotFoundError):
+        if master_key_of(new) == document.header.master_key_id:
+            return new
+    return auto_open_path(directory)
+
+
+def _read(path: Path, usual: Path) -> bytearray:
+    try:
+        return bytearray(read_private_file(path, RECORD_BYTES))
+    except FileNotFoundError:
+        if path == usual:
+            raise
+        # The rotation has given it its usual name meanwhile.
+        return bytearray(read_private_file(usual, RECORD_BYTES))
 
 
 def _unpack(content: bytearray, path: Path, keystore: UUID, master_key_id: UUID) -> SecretBuffer:

@@ -5,6 +5,7 @@ keys/wal.key           one record per key (docs/format.md)
 keys/other.key         of all tablespaces without a record of their own
 keys/<OID>.key         of a built-in tablespace, or one made by a release without key ids
 keys/<key id>.key      of the tablespace that the map of a cluster gives it to
+keys.new, keys.old     the same records with another master key, while that is rotated
 lock                   taken by whoever writes; always empty
 auto-open.key          opens the keystore without its passphrase
 accepted-lines.<hex>   no key: what was accepted of a cluster's configuration
@@ -15,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 from collections.abc import Collection
 from pathlib import Path
 from stat import S_ISDIR
@@ -45,6 +47,9 @@ _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
 _COMPANION = re.compile(r"accepted-lines\.[0-9a-f]{32}")
 _REMAINS = re.compile(r"\..*\.tmp")
+# For a look at a directory that a rotation exchanges, which takes it a moment; 1 second together.
+_ATTEMPTS = 50
+_PAUSE = 0.02
 LONGEST_FILE = 1 << 20  # Bytes; a real one has less than a thousand.
 _DOCUMENT_LIMIT = 64 * 1024  # Bytes; a real one has about 700.
 
@@ -59,9 +64,52 @@ def keys_path(directory: Path) -> Path:
     return directory / "keys"
 
 
+def new_keys_path(directory: Path) -> Path:
+    """Return where a rotation of the master key prepares the key records."""
+    return directory / "keys.new"
+
+
+def old_keys_path(directory: Path) -> Path:
+    """Return where a rotation keeps the records that running servers still need."""
+    return directory / "keys.old"
+
+
+def current_keys_path(directory: Path) -> Path:
+    """Return the directory whose records the master key in keystore.json opens.
+
+    It has another name than the usual one only while the master key is rotated, or where that was
+    interrupted.
+
+    Raises:
+        KeystoreError: keystore.json, or a record that tells, cannot be used.
+    """
+    new = new_keys_path(directory)
+    try:
+        names = sorted(path for path in new.iterdir() if path.suffix == ".key")
+        content = read_private_file(names[0], NAMED_RECORD_BYTES)
+    except (FileNotFoundError, NotADirectoryError, PermissionError, IndexError):
+        return keys_path(directory)
+    record = parse_record(content, str(names[0]))
+    is_current = record.header.master_key_id == read_document(directory).header.master_key_id
+    return new if is_current else keys_path(directory)
+
+
 def record_path(directory: Path, owner: KeyOwner) -> Path:
     """Return the path of one key record."""
     return keys_path(directory) / owner.file_name
+
+
+def require_no_rotation(directory: Path) -> None:
+    """Refuse to add keys to a keystore whose master key is being replaced.
+
+    Raises:
+        KeystoreError: a rotation was interrupted.
+    """
+    if left_of_rotation(directory):
+        raise KeystoreError(
+            f"the rotation of the master key of {directory} was interrupted",
+            remedy=f"Finish it: tde keystore rotate --keystore {directory}",
+        )
 
 
 def read_document(directory: Path) -> KeystoreDocument:
@@ -84,15 +132,38 @@ def read_document(directory: Path) -> KeystoreDocument:
         raise _no_document(directory) from None
 
 
-def read_record(directory: Path, owner: KeyOwner) -> KeyRecord:
+def find_record(directory: Path, owner: KeyOwner, master_key_id: UUID) -> KeyRecord:
+    """Return the key record of ``owner`` that a master key opens.
+
+    While the master key is rotated, two directories have the record, each wrapped with another
+    one. Where no record is wrapped with the given one, the usual place counts.
+
+    Raises:
+        KeystoreError: as :func:`read_record`.
+    """
+    # The first again, because the directories may be renamed between two looks.
+    for keys in (keys_path(directory), new_keys_path(directory), old_keys_path(directory)):
+        try:
+            record = read_record(directory, owner, keys)
+        except KeyMissingError:
+            continue
+        if record.header.master_key_id == master_key_id:
+            return record
+    return read_record(directory, owner)
+
+
+def read_record(directory: Path, owner: KeyOwner, keys: Path | None = None) -> KeyRecord:
     """Return the key record of ``owner``; its form is checked, its authenticity is not.
+
+    Args:
+        keys: the directory of the records, when it is not the usual one.
 
     Raises:
         KeyMissingError: there is none.
         KeystoreError: another of its subclasses, for whatever is wrong.
     """
     try:
-        return RecordReader(directory).read(owner)
+        return RecordReader(directory, keys).read(owner)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_record(record_path(directory, owner), owner) from None
 
@@ -100,13 +171,16 @@ def read_record(directory: Path, owner: KeyOwner) -> KeyRecord:
 class RecordReader:
     """Reads many records of one keystore; the directory is checked once.
 
+    Args:
+        keys: the directory of the records, when it is not the usual one.
+
     Raises:
         FileNotFoundError, NotADirectoryError: there is no directory of records.
         KeystorePermissionError: it is open to others or not ours.
     """
 
-    def __init__(self, directory: Path) -> None:
-        keys = keys_path(directory)
+    def __init__(self, directory: Path, keys: Path | None = None) -> None:
+        keys = keys or current_keys_path(directory)
         check_private_directory(keys)
         self._place = f"{keys}/"
         self._owner = keys.lstat().st_uid
@@ -157,21 +231,15 @@ def check_belongs(record: KeyRecord, directory: Path, owner: KeyOwner, keystore:
     raise KeystoreDamagedError(f"{path} is the key record of {found.owner}", remedy=remedy)
 
 
-def list_owners(directory: Path) -> list[KeyOwner]:
+def list_owners(directory: Path, keys: Path | None = None) -> list[KeyOwner]:
     """Return whose keys are in the keystore: WAL, other tablespaces, tablespaces by OID, key ids.
 
     Files with other names are passed over.
+
+    Args:
+        keys: the directory of the records, when it is not the usual one.
     """
-    keys = keys_path(directory)
-    try:
-        check_private_directory(keys)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise KeystoreDamagedError(
-            f"the keystore has no directory {keys}",
-            remedy="Restore it, with the key records in it, from a backup of the keystore.",
-        ) from error
-    with os.scandir(keys) as entries:
-        names = {entry.name for entry in entries}
+    names = _names_of_records(directory, keys)
     shared = [KeyOwner.wal(), KeyOwner.other_tablespaces()]
     oids = sorted(int(name[:-4]) for name in names if _is_tablespace_record(name))
     present = [owner for owner in shared if owner.file_name in names]
@@ -181,6 +249,29 @@ def list_owners(directory: Path) -> list[KeyOwner]:
         *(KeyOwner.tablespace(oid) for oid in oids),
         *(KeyOwner.named(UUID(hex=key_id)) for key_id in ids),
     ]
+
+
+def _names_of_records(directory: Path, keys: Path | None) -> set[str]:
+    """Return the names in the directory of the records, which a rotation may exchange meanwhile."""
+    for attempt in range(_ATTEMPTS):
+        place = keys or current_keys_path(directory)
+        try:
+            check_private_directory(place)
+            before = place.stat()
+            with os.scandir(place) as entries:
+                names = {entry.name for entry in entries}
+            if os.path.samestat(before, place.stat()):
+                return names
+        except (FileNotFoundError, NotADirectoryError):
+            # An interrupted rotation leaves a directory with one of the two names.
+            if attempt > 0 and not left_of_rotation(directory):
+                break
+        time.sleep(_PAUSE)
+    require_no_rotation(directory)
+    raise KeystoreDamagedError(
+        f"the keystore has no directory {keys or keys_path(directory)}",
+        remedy="Restore it, with the key records in it, from a backup of the keystore.",
+    )
 
 
 def companions(directory: Path) -> list[Path]:
@@ -197,13 +288,25 @@ def foreign_files(directory: Path) -> list[Path]:
     """Return what is not a keystore's, in its directory and in that of the records."""
     keys = keys_path(directory)
     ours = {document_path(directory), directory / LOCK_NAME, keys, directory / AUTO_OPEN_NAME}
+    ours |= set(left_of_rotation(directory))
     ours |= {*companions(directory), *remains(directory)}
     ours |= {record_path(directory, owner) for owner in list_owners(directory)}
     return [path for path in _entries(directory) if path not in ours]
 
 
+def left_of_rotation(directory: Path) -> list[Path]:
+    """Return what a rotation of the master key has not finished with; the next one does."""
+    return [path for path in _rotation_paths(directory) if os.path.lexists(path)]
+
+
+def _rotation_paths(directory: Path) -> tuple[Path, ...]:
+    auto_open = directory / f"{AUTO_OPEN_NAME}.new"
+    return new_keys_path(directory), old_keys_path(directory), auto_open
+
+
 def _entries(directory: Path) -> list[Path]:
-    return sorted([*directory.iterdir(), *keys_path(directory).iterdir()])
+    keys = keys_path(directory)
+    return sorted([*directory.iterdir(), *(keys.iterdir() if keys.is_dir() else ())])
 
 
 def check_place(directory: Path) -> None:

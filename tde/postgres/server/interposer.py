@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
-from tde.errors import InterposerError
+from tde.errors import InterposerError, KeystoreBusyError
 from tde.machine.process_files import read_process_file
 from tde.postgres.server.published import read_published_status
 
@@ -32,6 +32,10 @@ def find_interposer() -> Path:
     )
 
 
+# c_ext/format/keyrecord.c
+ROTATED = "it is wrapped with another master key than the one that is open"
+
+
 def is_interposed(pid: int) -> bool:
     """Tell whether the interposer is loaded in a process.
 
@@ -54,7 +58,14 @@ def require_interposed(output: str) -> None:
 
     Raises:
         InterposerError: the output tells so; otherwise nothing happens.
+        KeystoreBusyError: or that the master key was rotated meanwhile.
     """
+    if ROTATED in output:
+        raise KeystoreBusyError(
+            "the keystore's master key was rotated after it had been opened",
+            remedy="Repeat the command. If it fails again, keystore.json and the key records do "
+            "not belong together: restore the whole directory from one backup.",
+        )
     ignored = "from LD_PRELOAD cannot be preloaded"
     lines = [line for line in output.splitlines() if ignored in line and INTERPOSER_NAME in line]
     if not lines and GUARD_FILE not in output:

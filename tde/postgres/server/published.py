@@ -11,15 +11,41 @@ import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from tde.machine.process_files import process_user, read_as_owner, start_time
 
 _MEMORY_DIRECTORY = Path("/dev/shm")
 _MAGIC = 0x5444455354415431
+MESSAGE_SUFFIX = ".message"
 _PATH = 4096
 # Magic, process id, start time, device and inode of the working directory, number of stripes,
 # words per stripe, bytes before them; then three texts.
 _LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
+# Keystore UUID, public key, master key id, number of the last message, what was wrong with it,
+# the keystore's path. Servers that were started by earlier releases do not have it.
+_MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s")
+
+
+@dataclass(frozen=True)
+class KeysOfServer:
+    """What a running server says about its keys, and about messages that bring it others.
+
+    Attributes:
+        message_file: where a message is laid for it, beside its status.
+        exchange_key: seals messages to it; X25519, 32 bytes.
+        master_key_id: of the newest master key that it has.
+        message: number of the last message that it has looked at.
+        problem: what was wrong with that one; empty when it was done.
+    """
+
+    message_file: Path
+    keystore: UUID
+    keystore_path: Path
+    exchange_key: bytes
+    master_key_id: UUID
+    message: int
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,7 @@ class PublishedStatus:
         openssl_ia32cap: the variable of that name in the server's environment; empty when unset.
         words_per_stripe: how many counters a process has.
         stripes: the counters of all processes, 64-bit integers in the machine's order.
+        keys: ``None`` for a server that an earlier release has started.
     """
 
     directory: tuple[int, int]
@@ -41,6 +68,17 @@ class PublishedStatus:
     openssl_ia32cap: str
     words_per_stripe: int
     stripes: bytes
+    keys: KeysOfServer | None = None
+
+
+def published_servers() -> list[int]:
+    """Return the postmasters that have published a status; some may have ended since."""
+    names = (path.name.split("-") for path in _MEMORY_DIRECTORY.glob(f"{_name_prefix()}*"))
+    return sorted({int(parts[2]) for parts in names if parts[2].isdecimal()})
+
+
+def _name_prefix() -> str:
+    return f"tde-{Path('/proc/self/ns/pid').stat().st_ino}-"
 
 
 def read_published_status(pid: int) -> PublishedStatus | None:
@@ -53,7 +91,7 @@ def read_published_status(pid: int) -> PublishedStatus | None:
         owner, started = process_user(pid), start_time(pid)
         for path in _candidates(pid):
             content = _read(path, owner)
-            found = None if content is None else parse_published_status(content, pid, started)
+            found = None if content is None else parse_published_status(content, pid, started, path)
             if found is not None:
                 return found
     except (FileNotFoundError, ProcessLookupError):
@@ -66,9 +104,10 @@ def _candidates(pid: int) -> list[Path]:
 
     The directory is everybody's, and another user's file must neither be read nor stand in the way.
     """
-    name = f"tde-{Path('/proc/self/ns/pid').stat().st_ino}-{pid}"
+    name = f"{_name_prefix()}{pid}"
     # Servers that earlier releases have started have no random number in the name.
-    paths = [*_MEMORY_DIRECTORY.glob(f"{name}-*"), _MEMORY_DIRECTORY / name]
+    found = _MEMORY_DIRECTORY.glob(f"{name}-*")
+    paths = [*(path for path in found if path.suffix != MESSAGE_SUFFIX), _MEMORY_DIRECTORY / name]
     owner = process_user(pid)
     return [path for path in paths if _is_of(path, owner)]
 
@@ -80,11 +119,14 @@ def _is_of(path: Path, owner: int) -> bool:
         return False
 
 
-def parse_published_status(content: bytes, pid: int, started: int) -> PublishedStatus | None:
+def parse_published_status(
+    content: bytes, pid: int, started: int, path: Path
+) -> PublishedStatus | None:
     """Return the content of a status file, or ``None`` when it is not this process's.
 
     Args:
         started: field 22 of /proc/<pid>/stat; a killed server's file names another time.
+        path: of the file.
     """
     if len(content) < _LAYOUT.size:
         return None
@@ -96,8 +138,23 @@ def parse_published_status(content: bytes, pid: int, started: int) -> PublishedS
     if before < _LAYOUT.size or len(content) < end:
         return None
     error, libcrypto, capabilities = (os.fsdecode(text.split(b"\0", 1)[0]) for text in fields[8:])
+    keys = _keys(content, path) if before >= _LAYOUT.size + _MESSAGES.size else None
     return PublishedStatus(
-        (device, inode), error, libcrypto, capabilities, words, content[before:end]
+        (device, inode), error, libcrypto, capabilities, words, content[before:end], keys
+    )
+
+
+def _keys(content: bytes, path: Path) -> KeysOfServer:
+    fields = _MESSAGES.unpack_from(content, _LAYOUT.size)
+    keystore, exchange_key, master_key_id, message, problem, directory = fields
+    return KeysOfServer(
+        path.with_name(f"{path.name}{MESSAGE_SUFFIX}"),
+        UUID(bytes=keystore),
+        Path(os.fsdecode(directory.split(b"\0", 1)[0])),
+        exchange_key,
+        UUID(bytes=master_key_id),
+        message,
+        problem.split(b"\0", 1)[0].decode(errors="replace"),
     )
 
 

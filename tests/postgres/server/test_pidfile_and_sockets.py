@@ -85,6 +85,7 @@ def test_a_directory_without_a_version_is_no_data_directory(tmp_path, content):
 
 
 MAGIC = 0x5444455354415431
+STATUS = Path("/dev/shm/tde-1-4711-0")
 TEXTS = b"/srv/log".ljust(4096, b"\0") + b"/lib/libcrypto.so.3".ljust(4096, b"\0") + bytes(256)
 
 
@@ -96,7 +97,7 @@ def status_file(stripes: list[list[int]], words: int = 8, magic: int = MAGIC) ->
 
 def test_counters_are_summed_over_stripes():
     area = status_file([[1, 2, 3, 4, 5, 6, 0, 0], [10, 20, 30, 40, 50, 60, 9, 9]])
-    published = parse_published_status(area, 4711, 99)
+    published = parse_published_status(area, 4711, 99, STATUS)
     assert published is not None
     assert (published.directory, published.standard_error) == ((5, 6), "/srv/log")
     assert (published.libcrypto, published.openssl_ia32cap) == ("/lib/libcrypto.so.3", "")
@@ -108,13 +109,14 @@ def test_counters_are_summed_over_stripes():
 
 def test_a_status_that_is_not_understood_or_of_another_process_counts_as_none():
     area = status_file([[1] * 8])
-    assert parse_published_status(b"", 4711, 99) is None
-    assert parse_published_status(area[:-1], 4711, 99) is None
-    assert parse_published_status(b"\0" * len(area), 4711, 99) is None
-    assert parse_published_status(status_file([[1] * 8], magic=1), 4711, 99) is None
-    assert parse_published_status(area, 4712, 99) is None
-    assert parse_published_status(area, 4711, 98) is None  # A killed server had this number.
-    few = parse_published_status(status_file([[1] * 5], words=5), 4711, 99)
+    assert parse_published_status(b"", 4711, 99, STATUS) is None
+    assert parse_published_status(area[:-1], 4711, 99, STATUS) is None
+    assert parse_published_status(b"\0" * len(area), 4711, 99, STATUS) is None
+    assert parse_published_status(status_file([[1] * 8], magic=1), 4711, 99, STATUS) is None
+    assert parse_published_status(area, 4712, 99, STATUS) is None
+    # A killed server had this number.
+    assert parse_published_status(area, 4711, 98, STATUS) is None
+    few = parse_published_status(status_file([[1] * 5], words=5), 4711, 99, STATUS)
     assert few is not None
     assert sum_counters(few) is None
     assert io_counters(os.getpid()) is None

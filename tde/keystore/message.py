@@ -1,0 +1,79 @@
+"""A master key on its way to a server that runs already: sealed to that server alone.
+
+Layout, integers big-endian (the interposer reads it in C, c_ext/format/message.c):
+
+     0   8  magic "TDEMSG", 0, and the format version, 1
+     8   4  kind: 1, a master key
+    12   4  length of the payload
+    16   8  number; a server looks at each number once, in rising order
+    24   8  zero
+    32  16  keystore UUID
+    48  32  public key of the sender, X25519
+    80  80  the payload, under AES-256-GCM: master key id (16), master key (32), code (32)
+   160  16  tag
+
+The sealing key is HKDF-SHA256 of the X25519 secret of a key pair that the sender makes for this
+message and the one that the server has made at its start. The label and both public keys are its
+info, as in HPKE (RFC 9180), which OpenSSL 3.0 does not have. It seals one message, so the nonce
+is zeros. Whoever knows the public key could seal, so the code authenticates the sender: HMAC with
+a key that is derived from that of the WAL, over all bytes before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from tde.keystore.crypto.secret import SecretBuffer
+
+LABEL = b"tde message"
+MESSAGE_BYTES = 176
+_MAGIC = b"TDEMSG\x00\x01"
+_MASTER_KEY = 1
+_PAYLOAD_BYTES = 80
+_HEADER = struct.Struct(">8sIIQ8x16s32s")
+
+
+def seal_master_key(
+    server: bytes,
+    number: int,
+    keystore: UUID,
+    master_key_id: UUID,
+    master_key: SecretBuffer,
+    code_key: bytes,
+) -> bytes:
+    """Return the message for one server.
+
+    Args:
+        server: the public key that the server publishes, 32 bytes.
+        number: higher than that of the last message that the server has looked at.
+        code_key: the authentication key of :data:`LABEL`.
+    """
+    sender = X25519PrivateKey.generate()
+    sender_public = sender.public_key().public_bytes_raw()
+    secret = sender.exchange(X25519PublicKey.from_public_bytes(server))
+    info = LABEL + b"\x00" + server + sender_public
+    key = HKDF(SHA256(), 32, salt=None, info=info).derive(secret)
+    header = _HEADER.pack(
+        _MAGIC, _MASTER_KEY, _PAYLOAD_BYTES, number, keystore.bytes, sender_public
+    )
+    encryptor = Cipher(AES(key), GCM(bytes(12))).encryptor()
+    encryptor.authenticate_additional_data(header)
+    with SecretBuffer(_PAYLOAD_BYTES) as payload, payload.view as view:
+        view[:16] = master_key_id.bytes
+        with master_key.view as plain:
+            view[16:48] = plain
+        code = hmac.new(code_key, header, hashlib.sha256)
+        code.update(view[:48])
+        view[48:] = code.digest()
+        sealed = encryptor.update(view) + encryptor.finalize()
+    return header + sealed + encryptor.tag

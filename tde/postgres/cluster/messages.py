@@ -1,0 +1,194 @@
+"""Bringing a master key to servers that run: a sealed message that they open themselves.
+
+The message lies beside the server's published status, in memory. The server looks for it when it
+reads its configuration again, so the tool asks for that (SIGHUP), and then waits for the answer in
+the status (c_ext/interpose/policy/messages.h).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+
+from tde.errors import KeystoreError, TdeError
+from tde.keystore import Keystore
+from tde.machine.process_files import process_user
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.server.published import (
+    KeysOfServer,
+    published_servers,
+    read_published_status,
+)
+
+_PATIENCE = 60.0  # Seconds that a busy postmaster may take to read its configuration.
+_POLL = 0.02
+# Arguments of a postgres that has keys and is no server.
+_ENDS_SOON = frozenset({"--boot", "--check", "--single", "-C"})
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that has keys of a keystore in memory."""
+
+    pid: int
+    keys: KeysOfServer
+
+
+def servers_with_keys_of(keystore: UUID, directory: Path) -> list[RunningServer]:
+    """Return the servers of this machine that were started with this keystore.
+
+    Raises:
+        KeystoreError: one was started by a release whose servers take no messages.
+        OSError: the status of a server may not be read.
+    """
+    found = []
+    owner = directory.stat().st_uid
+    for pid in published_servers():
+        # Nobody else's server can read the keystore.
+        if not _is_run_by(pid, owner):
+            continue
+        status = read_published_status(pid)
+        if status is None:
+            continue
+        if status.keys is None:
+            if not _may_use(pid, keystore):
+                continue
+            raise KeystoreError(
+                f"the server with process id {pid} was started by an earlier release of tde, so it "
+                "cannot be given a new master key while it runs",
+                remedy="Restart it, or stop it, and repeat the command.",
+            )
+        # A copy of the keystore elsewhere keeps its master key.
+        keys = status.keys
+        if keys.keystore == keystore and _is_same(keys.keystore_path, directory):
+            found.append(RunningServer(pid, status.keys))
+    return found
+
+
+def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> None:
+    """Give servers the master key of an open keystore; those that ended meanwhile are passed over.
+
+    Raises:
+        KeystoreError: a server has not taken it.
+    """
+    for server in servers:
+        number = server.keys.message + 1
+        message = keystore.seal_for(server.keys.exchange_key, number)
+        try:
+            with _laid(server, message):
+                _wait_until_it_listens(server.pid)
+                os.kill(server.pid, signal.SIGHUP)
+                _wait_for_answer(server.pid, number)
+        except (ProcessLookupError, FileNotFoundError):
+            continue
+
+
+def _wait_until_it_listens(pid: int) -> None:
+    """Wait until a server that is just starting has a handler: the signal would end it before.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    while not _catches(pid, signal.SIGHUP):
+        time.sleep(_POLL)
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)", text, re.MULTILINE)
+    if caught is None or re.search(r"^State:\s*Z", text, re.MULTILINE):
+        raise ProcessLookupError
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+def _wait_for_answer(pid: int, number: int) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        status = read_published_status(pid)
+        if status is None or status.keys is None:
+            return  # It has ended, and will be given the new master key when it is started.
+        if status.keys.message >= number:
+            break
+        if time.monotonic() > deadline:
+            raise KeystoreError(
+                f"the server with process id {pid} has not taken the new master key within "
+                f"{_PATIENCE:.0f} seconds",
+                remedy="It goes on with the old one, which stays until then. See its log, and "
+                "repeat the command.",
+            )
+        time.sleep(_POLL)
+    if status.keys.problem:
+        raise KeystoreError(
+            f"the server with process id {pid} refused the new master key: {status.keys.problem}",
+            remedy="It goes on with the old one, which stays until then. Repeat the command.",
+        )
+
+
+@contextlib.contextmanager
+def _laid(server: RunningServer, message: bytes) -> Iterator[None]:
+    """Lay a message beside the status of a server, for as long as the context lasts."""
+    path = server.keys.message_file
+    path.unlink(missing_ok=True)  # Of a sender that was killed.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        # A server that starts now removes files here that nobody has locked.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, process_user(server.pid), -1)
+        os.write(descriptor, message)
+        yield
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+
+def _is_run_by(pid: int, user: int) -> bool:
+    try:
+        return process_user(pid) == user
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _may_use(pid: int, keystore: UUID) -> bool:
+    """Tell whether a server that does not say so has keys of a keystore.
+
+    One whose data directory cannot be found is taken for another's: it would go on, and refuse the
+    next tablespace with a message about the key's file. To refuse every rotation would be worse.
+    """
+    try:
+        arguments = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
+    if _ENDS_SOON.intersection(arguments):
+        return False
+    # Its working directory is its data directory, also where mounts differ from ours; only root
+    # may look there.
+    named = dict(pairwise(arguments)).get("-D", "")
+    for directory in (Path(f"/proc/{pid}/cwd"), Path(named) if named else None):
+        with contextlib.suppress(TdeError, OSError):
+            marker = None if directory is None else read_marker(directory)
+            if marker is not None:
+                return marker.keystore_uuid == keystore
+    return False
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
