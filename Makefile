@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 600
 # Inside the environment, so that removing it also forgets what was done to it.
 STAMPS := $(VENV)/.stamps
+# One more than there are processors: servers that start, stop and recover are waited for.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 # Where `make reference` leaves its results.
 REFERENCE ?= results
 # A new user's compiler may warn of things that ours does not know; only CI stops at warnings.
@@ -48,7 +50,7 @@ reference: setup ## Everything in results/, measured again (1.5 hours, on an idl
 # all sources again, which takes as long as the command itself.
 test: setup lint ## Static checks and all tests but the long ones
 	$(BIN)/python -m compileall -q tde bench tests
-	$(BIN)/python -m pytest -n auto -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(PYTEST_ARGS)
 
 test-long: setup ## The tests that take minutes each
 	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
