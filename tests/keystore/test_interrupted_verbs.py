@@ -201,7 +201,9 @@ def all_keys(keystore: Keystore) -> dict[KeyOwner, bytes]:
     return {owner: bytes(keystore.unwrap_key(owner)) for owner in owners}
 
 
-@EVERY_ACCIDENT
+@pytest.mark.parametrize(
+    "happen", [kill_at_every_step, pytest.param(fail_at_every_step, marks=pytest.mark.slow)]
+)
 def test_a_master_key_that_was_being_rotated_opens_everything(
     tmp_path: Path, happen: Callable[..., None]
 ) -> None:

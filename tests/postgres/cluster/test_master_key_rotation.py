@@ -66,9 +66,9 @@ def reopened(made: RunningCluster) -> RunningCluster:
 
 
 def test_a_server_under_load_goes_on_and_uses_the_new_master_key(
-    binaries, encrypted_cluster_factory, tde_command, os_user_tmp_path
+    binaries_older_slow, encrypted_cluster_factory, tde_command, os_user_tmp_path
 ):
-    made = encrypted_cluster_factory(binaries)
+    made = encrypted_cluster_factory(binaries_older_slow)
     made.query("CREATE TABLE t (x text)")
     load = Load(made)
     load.start()
