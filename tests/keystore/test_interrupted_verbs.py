@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.errors import KeystoreError, WrongPassphraseError
+from tde.errors import KeystoreBusyError, KeystoreError, WrongPassphraseError
 from tde.keystore import (
     KeyOwner,
     Keystore,
@@ -201,9 +201,7 @@ def all_keys(keystore: Keystore) -> dict[KeyOwner, bytes]:
     return {owner: bytes(keystore.unwrap_key(owner)) for owner in owners}
 
 
-@pytest.mark.parametrize(
-    "happen", [kill_at_every_step, pytest.param(fail_at_every_step, marks=pytest.mark.slow)]
-)
+@EVERY_ACCIDENT
 def test_a_master_key_that_was_being_rotated_opens_everything(
     tmp_path: Path, happen: Callable[..., None]
 ) -> None:
@@ -281,3 +279,19 @@ def test_several_verbs_at_the_same_time(tmp_path: Path) -> None:
 
 def opened_by(path: Path) -> bytes:
     return PASSPHRASE if opens(path, PASSPHRASE) else NEW
+
+
+def test_a_keystore_that_was_opened_before_a_rotation_writes_nothing(tmp_path: Path) -> None:
+    """Auto-open would give the old master key, and a record would not open."""
+    path = tmp_path / "ks"
+    with make_keystore(path) as old:
+        rotate_master_key(path, PASSPHRASE).close()
+        before = content(path)
+        for write in (
+            old.enable_auto_open,
+            partial(old.create_named_key, Algorithm.AES256),
+            partial(old.create_plaintext_entry, 16400),
+        ):
+            with pytest.raises(KeystoreBusyError, match="was rotated after it had been opened"):
+                write()
+        assert content(path) == before
