@@ -20,7 +20,6 @@ from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.providers.auto_open import (
     AutoOpenProvider,
     auto_open_path,
-    master_key_of,
     pack_auto_open,
 )
 from tde.keystore.providers.passphrase import PassphraseProvider
@@ -249,10 +248,6 @@ class Keystore(OpenMasterKey):
         """Refuse to write a record that the master key in keystore.json would not open."""
         require_no_rotation(self.path)
         self.require_current_master_key()
-
-    def is_of_this_master_key(self, auto_open: Path) -> bool:
-        """Tell whether a file that opens the keystore says that it is for this master key."""
-        return master_key_of(auto_open) == self.master_key_id
 
     def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> dict[Path, bytes]:
         record = self.new_record(owner, algorithm)

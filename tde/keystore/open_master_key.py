@@ -240,14 +240,7 @@ class OpenMasterKey(Closing):
             KeystoreClosedError: the keystore was closed.
             KeystoreError: what was made does not give the master key.
         """
-        made = provider.wrap_master_key(self._header, self._open_master_key())
-        with provider.unwrap_master_key(self.path, made) as again:
-            if not self.has_master_key(again):
-                raise KeystoreError(
-                    "the new keystore.json does not give the master key",
-                    remedy="Nothing was changed. Test the memory of this machine.",
-                )
-        return made
+        return provider.wrap_and_compare(self.path, self._header, self._open_master_key())
 
     def new_record(self, owner: KeyOwner, algorithm: Algorithm | None) -> bytes:
         """Return a record with a new random key, or a plaintext entry."""

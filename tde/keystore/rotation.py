@@ -26,7 +26,7 @@ from tde.errors import KeystoreDamagedError
 from tde.keystore.crypto.kdf import SALT_BYTES
 from tde.keystore.crypto.secret import random_secret
 from tde.keystore.keystore import MASTER_KEY_BYTES, Keystore
-from tde.keystore.providers.auto_open import auto_open_path, new_auto_open_path
+from tde.keystore.providers.auto_open import auto_open_path, master_key_of
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.files import (
     exclusive_lock,
@@ -39,6 +39,7 @@ from tde.keystore.store.layout import (
     document_path,
     keys_path,
     list_owners,
+    new_auto_open_path,
     new_keys_path,
     old_keys_path,
     prepare_directory,
@@ -138,7 +139,7 @@ def _settle_auto_open(keystore: Keystore) -> None:
     new = new_auto_open_path(keystore.path)
     if not new.exists():
         return
-    if keystore.is_of_this_master_key(new):
+    if master_key_of(new) == keystore.master_key_id:
         new.rename(auto_open_path(keystore.path))
     else:
         new.unlink()

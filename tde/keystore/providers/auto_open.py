@@ -22,7 +22,7 @@ from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import exclusive_lock, read_private_file, sync_directory
-from tde.keystore.store.layout import AUTO_OPEN_NAME, read_document
+from tde.keystore.store.layout import AUTO_OPEN_NAME, new_auto_open_path, read_document
 
 RECORD_BYTES = 136
 MAGIC = b"TDEAUTO\x01"
@@ -34,11 +34,6 @@ _REST = struct.Struct(">32s12s4s32s16s")
 def auto_open_path(directory: Path) -> Path:
     """Return the path of the file in a keystore directory."""
     return directory / AUTO_OPEN_NAME
-
-
-def new_auto_open_path(directory: Path) -> Path:
-    """Return where a rotation of the master key prepares the file."""
-    return directory / f"{AUTO_OPEN_NAME}.new"
 
 
 def master_key_of(path: Path) -> UUID | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from pathlib import Path
 
-from tde.errors import WrongPassphraseError
+from tde.errors import KeystoreError, WrongPassphraseError
 from tde.keystore.crypto.kdf import derive_kek
 from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
@@ -30,6 +31,30 @@ class PassphraseProvider:
         with derive_kek(self._passphrase, header.salt, header.kdf) as kek:
             wrapped = wrap(kek, master_key, new_nonce(), header.context())
         return KeystoreDocument(header, wrapped)
+
+    def wrap_and_compare(
+        self, directory: Path, header: KeystoreHeader, master_key: SecretBuffer
+    ) -> KeystoreDocument:
+        """Return the document that replaces another, after a look whether it gives the master key.
+
+        It is the last moment at which a fault of the machine costs nothing.
+
+        Raises:
+            KeystoreError: it does not.
+        """
+        made = self.wrap_master_key(header, master_key)
+        with (
+            self.unwrap_master_key(directory, made) as again,
+            again.view as found,
+            master_key.view as wanted,
+        ):
+            same = hmac.compare_digest(found, wanted)
+        if not same:
+            raise KeystoreError(
+                "the new keystore.json does not give the master key",
+                remedy="Nothing was changed. Test the memory of this machine.",
+            )
+        return made
 
     def unwrap_master_key(self, directory: Path, document: KeystoreDocument) -> SecretBuffer:
         """Return the master key; see :class:`~tde.keystore.providers.provider.MasterKeyProvider`.

@@ -74,6 +74,11 @@ def old_keys_path(directory: Path) -> Path:
     return directory / "keys.old"
 
 
+def new_auto_open_path(directory: Path) -> Path:
+    """Return where a rotation of the master key prepares auto-open.key."""
+    return directory / f"{AUTO_OPEN_NAME}.new"
+
+
 def current_keys_path(directory: Path) -> Path:
     """Return the directory whose records the master key in keystore.json opens.
 
@@ -296,12 +301,8 @@ def foreign_files(directory: Path) -> list[Path]:
 
 def left_of_rotation(directory: Path) -> list[Path]:
     """Return what a rotation of the master key has not finished with; the next one does."""
-    return [path for path in _rotation_paths(directory) if os.path.lexists(path)]
-
-
-def _rotation_paths(directory: Path) -> tuple[Path, ...]:
-    auto_open = directory / f"{AUTO_OPEN_NAME}.new"
-    return new_keys_path(directory), old_keys_path(directory), auto_open
+    paths = (new_keys_path(directory), old_keys_path(directory), new_auto_open_path(directory))
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def _entries(directory: Path) -> list[Path]:
