@@ -17,6 +17,8 @@ int tde_crypto_exchange_new(struct tde_exchange_key *key)
              own == sizeof key->own && open == sizeof key->open;
 
     EVP_PKEY_free(made);
+    if (!ok)
+        tde_crypto_wipe(key, sizeof *key);
     return ok ? 0 : -1;
 }
 

@@ -16,6 +16,7 @@ struct tde_exchange_key {
     uint8_t open[TDE_EXCHANGE_SIZE];
 };
 
+/* The key is all zeros when there is none. */
 int tde_crypto_exchange_new(struct tde_exchange_key *key);
 
 /* -1 also for a public key that leaves no secret (RFC 7748, section 6.1). */

@@ -72,7 +72,13 @@ def servers_with_keys_of(keystore: UUID, directory: Path) -> list[RunningServer]
         # A copy of the keystore elsewhere keeps its master key.
         keys = status.keys
         if keys.keystore == keystore and _is_same(keys.keystore_path, directory):
-            found.append(RunningServer(pid, status.keys))
+            if not any(keys.exchange_key):
+                raise KeystoreError(
+                    f"the OpenSSL of the server with process id {pid} has no X25519, so it cannot "
+                    "be given a new master key while it runs",
+                    remedy="Stop it, repeat the command, and start it again.",
+                )
+            found.append(RunningServer(pid, keys))
     return found
 
 
@@ -86,21 +92,41 @@ def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> None:
         number = server.keys.message + 1
         message = keystore.seal_for(server.keys.exchange_key, number)
         try:
-            with _laid(server, message):
-                _wait_until_it_listens(server.pid)
-                os.kill(server.pid, signal.SIGHUP)
-                _wait_for_answer(server.pid, number)
+            with _laid(server, message), _handle(server.pid) as process:
+                deadline = time.monotonic() + _PATIENCE
+                _wait_until_it_listens(server.pid, deadline)
+                signal.pidfd_send_signal(process, signal.SIGHUP)
+                _wait_for_answer(server.pid, number, deadline)
         except (ProcessLookupError, FileNotFoundError):
             continue
 
 
-def _wait_until_it_listens(pid: int) -> None:
-    """Wait until a server that is just starting has a handler: the signal would end it before.
+@contextlib.contextmanager
+def _handle(pid: int) -> Iterator[int]:
+    """Hold on to a server, so that no signal reaches a process that gets its number later.
 
     Raises:
         ProcessLookupError: it has ended.
     """
+    process = os.pidfd_open(pid)
+    try:
+        if read_published_status(pid) is None:
+            raise ProcessLookupError
+        yield process
+    finally:
+        os.close(process)
+
+
+def _wait_until_it_listens(pid: int, deadline: float) -> None:
+    """Wait until a server that is just starting has a handler: the signal would end it before.
+
+    Raises:
+        ProcessLookupError: it has ended.
+        KeystoreError: it has none at the deadline.
+    """
     while not _catches(pid, signal.SIGHUP):
+        if time.monotonic() > deadline:
+            raise _not_taken(pid)
         time.sleep(_POLL)
 
 
@@ -115,8 +141,7 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-def _wait_for_answer(pid: int, number: int) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _wait_for_answer(pid: int, number: int, deadline: float) -> None:
     while True:
         status = read_published_status(pid)
         if status is None or status.keys is None:
@@ -124,18 +149,22 @@ def _wait_for_answer(pid: int, number: int) -> None:
         if status.keys.message >= number:
             break
         if time.monotonic() > deadline:
-            raise KeystoreError(
-                f"the server with process id {pid} has not taken the new master key within "
-                f"{_PATIENCE:.0f} seconds",
-                remedy="It goes on with the old one, which stays until then. See its log, and "
-                "repeat the command.",
-            )
+            raise _not_taken(pid)
         time.sleep(_POLL)
     if status.keys.problem:
         raise KeystoreError(
             f"the server with process id {pid} refused the new master key: {status.keys.problem}",
             remedy="It goes on with the old one, which stays until then. Repeat the command.",
         )
+
+
+def _not_taken(pid: int) -> KeystoreError:
+    return KeystoreError(
+        f"the server with process id {pid} has not taken the new master key within "
+        f"{_PATIENCE:.0f} seconds",
+        remedy="It goes on with the old one, which stays until then. See its log, and repeat the "
+        "command.",
+    )
 
 
 @contextlib.contextmanager

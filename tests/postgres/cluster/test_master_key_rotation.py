@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 
@@ -259,3 +260,24 @@ def test_servers_that_start_and_stop_meanwhile_find_their_keys(
     assert errors == []
     assert len(rotations) > 2
     assert started
+
+
+def test_a_server_without_x25519_starts_and_is_rotated_when_it_has_stopped(
+    any_binaries, encrypted_cluster_factory, tde_command, os_user_tmp_path
+):
+    """OpenSSL's FIPS providers of some releases have none."""
+    source = os_user_tmp_path / "none.c"
+    source.write_text("void *EVP_PKEY_Q_keygen(void) { return (void *)0; }\n")
+    library = os_user_tmp_path / "none.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    made.start(environment={**os.environ, "LD_PRELOAD": str(library)})
+    refused = tde_command("keystore", "rotate", "-k", made.keystore.path, *SECRET, exit_code=5)
+    assert f"the server with process id {made.cluster.pid} has no X25519" in refused.stderr
+    assert inspect_keystore(made.keystore.path).master_key_id == made.keystore.master_key_id
+    made.cluster.stop()
+    rotate(tde_command, made.keystore.path)
+    now = reopened(made)
+    now.start()
+    assert now.query("SELECT 1") == [(1,)]
+    now.keystore.close()
