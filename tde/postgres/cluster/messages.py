@@ -172,11 +172,8 @@ def _laid(server: RunningServer, message: bytes) -> Iterator[None]:
     """Lay a message beside the status of a server, for as long as the context lasts."""
     path = server.keys.message_file
     path.unlink(missing_ok=True)  # Of a sender that was killed.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = _create_locked(path)
     try:
-        # A server that starts now removes files here that nobody has locked.
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.geteuid() == 0:
             os.fchown(descriptor, process_user(server.pid), -1)
         os.write(descriptor, message)
@@ -184,6 +181,24 @@ def _laid(server: RunningServer, message: bytes) -> Iterator[None]:
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)
+
+
+def _create_locked(path: Path) -> int:
+    """Create a file that servers leave alone: one that starts removes those that nobody has locked.
+
+    The lock may come after such a server has seen the new file, which is then made again.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if os.fstat(descriptor).st_nlink == 1:
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def _is_run_by(pid: int, user: int) -> bool:

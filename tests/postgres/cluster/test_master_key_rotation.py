@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -171,12 +172,16 @@ def test_nobody_but_who_opens_the_keystore_gives_a_server_a_master_key(
         (other_server, "it is sealed for another server, or was altered"),
     ):
         before = read_published_status(made.cluster.pid).keys.message
-        keys.message_file.write_bytes(content)
-        os.kill(made.cluster.pid, signal.SIGHUP)
-        found = wait_for_answer(made, before)
+        with keys.message_file.open("wb") as file:
+            # Servers of other tests that start meanwhile remove what nobody has locked.
+            fcntl.flock(file, fcntl.LOCK_SH)
+            file.write(content)
+            file.flush()
+            os.kill(made.cluster.pid, signal.SIGHUP)
+            found = wait_for_answer(made, before)
+            keys.message_file.unlink()
         assert found.problem == problem
         assert found.master_key_id == made.keystore.master_key_id
-    keys.message_file.unlink()
     # The true one is taken afterwards all the same.
     send_master_key(made.keystore, servers_with_keys_of(made.keystore.uuid, made.keystore.path))
     assert read_published_status(made.cluster.pid).keys.problem == ""
