@@ -6,7 +6,7 @@ psycopg2 and psutil: `tde --help` and shell completion should answer without the
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -92,7 +92,9 @@ for _name, (_, _summary) in COMMANDS.items():
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tde {metadata.version('tde')}")
+        from tde.version import __version__
+
+        typer.echo(f"tde {__version__}")
         raise typer.Exit
 
 

@@ -1,4 +1,4 @@
-"""Scenarios of tde's own commands: keystore, init, encrypt and decrypt."""
+"""Scenarios of tde's own commands: keystore, rotation, init, encrypt and decrypt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tde.algorithms import Algorithm
 from tde.errors import TdeError
-from tde.keystore import KeyOwner, Keystore
+from tde.keystore import KeyOwner, Keystore, inspect_keystore, rotate_master_key
 from tde.postgres import decrypt_cluster, encrypt_cluster, run_program
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.power_loss.checks import Checker, Kind, Problem, Told
@@ -17,6 +17,7 @@ from tests.power_loss.site import INITDB, REPLAY_SETTINGS, Side, Site, try_to
 
 TABLES = ("k_default", "k_inside", "k_toast")
 ROWS = 5000
+OWNERS = (KeyOwner.wal(), *map(KeyOwner.tablespace, range(16384, 16404)))
 
 
 class Init(Scenario):
@@ -68,7 +69,7 @@ class KeystoreWrites(Scenario):
         notes.write("keystore")
         with site.keystore() as keystore:
             assert keystore is not None
-            for owner in (KeyOwner.wal(), *map(KeyOwner.tablespace, range(16384, 16404))):
+            for owner in OWNERS:
                 keystore.create_key(owner, Algorithm.AES256)
                 notes.write(f"{owner.file_name} {keystore.unwrap_key(owner).hex()}")
             keystore.enable_auto_open()
@@ -85,10 +86,7 @@ class KeystoreWrites(Scenario):
 
 
 def _lost_keys(keystore: Keystore, told: Told) -> list[Problem]:
-    owners = {
-        owner.file_name: owner
-        for owner in (KeyOwner.wal(), *map(KeyOwner.tablespace, range(16384, 16404)))
-    }
+    owners = {owner.file_name: owner for owner in OWNERS}
     lost = []
     for word in sorted(told.words):
         name, _, key = word.partition(" ")
@@ -97,6 +95,48 @@ def _lost_keys(keystore: Keystore, told: Told) -> list[Problem]:
     if "auto-open" in told.words:
         Keystore.open_automatically(keystore.path).close()
     return lost
+
+
+class Rotation(KeystoreWrites):
+    """``tde keystore rotate``, three times; after the cut another one finishes what is left."""
+
+    name = "rotation"
+    leftovers = ("keys.new", "keys.old", "auto-open.key.new")
+
+    def prepare(self, site: Site) -> None:
+        site.create_keystore()
+        with site.keystore() as keystore:
+            assert keystore is not None
+            for owner in OWNERS:
+                keystore.create_key(owner, Algorithm.AES256)
+            keystore.enable_auto_open()
+
+    def act(self, site: Site, notes: Notes, seconds: float) -> None:
+        with site.keystore() as keystore:
+            assert keystore is not None
+            notes.write("keystore")
+            for owner in OWNERS:
+                notes.write(f"{owner.file_name} {keystore.unwrap_key(owner).hex()}")
+            notes.write("auto-open")
+        for number in range(3):
+            with rotate_master_key(site.keystore_path, PASSPHRASE) as rotated:
+                notes.write(f"rotation {number} {rotated.master_key_id}")
+
+    def check(self, site: Site, told: Told, random: Random) -> list[Problem]:
+        problems = super().check(site, told, random)
+        if problems:
+            return problems
+        now = str(inspect_keystore(site.keystore_path).master_key_id)
+        rotations = sorted(word.split() for word in told.words if word.startswith("rotation "))
+        if any(word[2] == now for word in rotations[:-1]):
+            return [Problem(Kind.LOST, "a rotation that had ended is undone")]
+        error = try_to(lambda: rotate_master_key(site.keystore_path, PASSPHRASE).close())
+        if error is not None:
+            return [Problem(Kind.NOT_STARTED, f"the rotation cannot be finished: {error}")]
+        left = [name for name in self.leftovers if (site.keystore_path / name).exists()]
+        if left:
+            return [Problem(Kind.NOT_STARTED, f"a whole rotation has left {', '.join(left)}")]
+        return super().check(site, told, random)
 
 
 class Encrypt(Scenario):

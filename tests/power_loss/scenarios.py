@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.power_loss.commands import Decrypt, Encrypt, Init, KeystoreWrites
+from tests.power_loss.commands import Decrypt, Encrypt, Init, KeystoreWrites, Rotation
 from tests.power_loss.load import MixedLoad, MixedLoadWithoutFullPageWrites
 from tests.power_loss.scenario import Scenario
 from tests.power_loss.structure import (
@@ -25,6 +25,7 @@ SCENARIOS: dict[str, type[Scenario]] = {
         Promotion,
         Init,
         KeystoreWrites,
+        Rotation,
         Encrypt,
         Decrypt,
     )

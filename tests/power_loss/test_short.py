@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tde.postgres import PostgresBinaries
-from tests.power_loss.commands import KeystoreWrites
+from tests.power_loss.commands import KeystoreWrites, Rotation
 from tests.power_loss.load import MixedLoad
 from tests.power_loss.replay import Recording, record, replay
+from tests.power_loss.scenario import Scenario
 from tests.power_loss.site import Side, Site
 
 STATES = 8
@@ -41,11 +42,15 @@ def test_nothing_is_lost_when_the_power_goes_under_load(
     assert wrong == {}
 
 
-def test_no_key_is_lost(any_binaries: PostgresBinaries, recorder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenario", [KeystoreWrites(), Rotation()], ids=lambda s: s.name)
+def test_no_key_is_lost(
+    scenario: Scenario, any_binaries: PostgresBinaries, recorder: Path, tmp_path: Path
+) -> None:
     site = Site(
-        Path("/tmp") / f"tde-power-loss-keys-{tmp_path.parent.name}", Side.TDE, any_binaries
+        Path("/tmp") / f"tde-power-loss-{scenario.name}-{tmp_path.parent.name}",
+        Side.TDE,
+        any_binaries,
     )
-    scenario = KeystoreWrites()
     try:
         made = record(scenario, site, tmp_path / "made", recorder, SECONDS)
         results = list(replay(scenario, site, made, numbers=range(40), seed=SEED))

@@ -78,10 +78,11 @@ def find_binaries(bindir: Path | None = None, *, major: int | None = None) -> Po
     """
     if bindir is not None:
         return _explicit_binaries(bindir, major)
-    found = list_binaries()
-    for binaries in found:
+    found = []
+    for binaries in _usable_binaries():  # Those after the first that fits need not be run.
         if major is None or binaries.major == major:
             return binaries
+        found.append(binaries)
     wanted = _SUPPORTED if major is None else f"PostgreSQL {major}"
     others = ", ".join(f"{b.version_text} in {b.bindir}" for b in found) or "none"
     raise BinariesNotFoundError(
@@ -92,19 +93,23 @@ def find_binaries(bindir: Path | None = None, *, major: int | None = None) -> Po
 
 def list_binaries() -> list[PostgresBinaries]:
     """Return every usable installation, in order of preference, each directory once."""
-    found: dict[Path, PostgresBinaries] = {}
+    return list(_usable_binaries())
+
+
+def _usable_binaries() -> Iterator[PostgresBinaries]:
+    seen: set[Path] = set()
     for directory, origin in _candidates():
         try:
             # A link such as /usr/local/bin/postgres leads to the installation it belongs to.
             bindir = (directory / "postgres").resolve(strict=True).parent
         except OSError:
             continue
-        if bindir in found:
+        if bindir in seen:
             continue
         version = _read_version(bindir)
         if version is not None and version[0] in SUPPORTED_MAJOR_VERSIONS:
-            found[bindir] = PostgresBinaries(bindir, version, origin)
-    return list(found.values())
+            seen.add(bindir)
+            yield PostgresBinaries(bindir, version, origin)
 
 
 def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:

@@ -166,15 +166,25 @@ def require_reachable(os_user: OsUser | None, path: Path, what: str) -> None:
     Args:
         what: how the message calls the path, for example ``"the keystore"``.
     """
-    for parent in reversed(path.absolute().parents):
-        if not parent.exists():
-            return
+    parents = [parent for parent in path.absolute().parents if _is_visible(parent)]
+    # Whoever may search the last one may search those above it.
+    if can_access(os_user, parents[0], "-x"):
+        return
+    for parent in reversed(parents):
         if not can_access(os_user, parent, "-x"):
             name = current_user_name() if os_user is None else os_user.name
             raise UnreachablePathError(
                 f"{what} {path} cannot be reached by {name}: it may not search {parent}",
                 remedy=f"Choose another place, or allow it with: chmod o+x {parent}",
             )
+
+
+def _is_visible(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:  # Also where the current user may not search the parent, which is seen itself.
+        return False
+    return True
 
 
 def _owner_of(path: Path | None) -> OsUser | None:

@@ -73,8 +73,17 @@ class PublishedStatus:
 
 def published_servers() -> list[int]:
     """Return the postmasters that have published a status; some may have ended since."""
-    names = (path.name.split("-") for path in _MEMORY_DIRECTORY.glob(f"{_name_prefix()}*"))
+    names = (path.name.split("-") for path in _named(_name_prefix()))
     return sorted({int(parts[2]) for parts in names if parts[2].isdecimal()})
+
+
+def _named(prefix: str) -> list[Path]:
+    """Return the files whose names begin so; servers' shared memory lies there by the hundred."""
+    try:
+        with os.scandir(_MEMORY_DIRECTORY) as entries:
+            return [Path(entry.path) for entry in entries if entry.name.startswith(prefix)]
+    except FileNotFoundError:
+        return []
 
 
 def _name_prefix() -> str:
@@ -106,8 +115,8 @@ def _candidates(pid: int) -> list[Path]:
     """
     name = f"{_name_prefix()}{pid}"
     # Servers that earlier releases have started have no random number in the name.
-    found = _MEMORY_DIRECTORY.glob(f"{name}-*")
-    paths = [*(path for path in found if path.suffix != MESSAGE_SUFFIX), _MEMORY_DIRECTORY / name]
+    found = [path for path in _named(f"{name}-") if path.suffix != MESSAGE_SUFFIX]
+    paths = [*found, _MEMORY_DIRECTORY / name]
     owner = process_user(pid)
     return [path for path in paths if _is_of(path, owner)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 from pathlib import Path
@@ -78,9 +79,12 @@ def test_another_user_cannot_pass_for_the_server(any_binaries, encrypted_cluster
     forged.write_bytes(genuine.read_bytes())  # Belongs to root, not to the server's user.
     try:
         assert not is_interposed(pid)
-        os.chown(forged, os_user.uid, os_user.gid)
-        assert not is_interposed(pid)  # Names another process.
-        forged.unlink()
+        with forged.open("rb") as file:
+            # Servers of other tests that start meanwhile remove what nobody has locked.
+            fcntl.flock(file, fcntl.LOCK_SH)
+            os.chown(forged, os_user.uid, os_user.gid)
+            assert not is_interposed(pid)  # Names another process.
+            forged.unlink()
         forged.symlink_to(genuine)
         assert not is_interposed(pid)
         assert read_postmaster_file(plain.data_directory).pid == pid
