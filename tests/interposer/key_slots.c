@@ -114,9 +114,35 @@ static void many_processes(void)
     }
 }
 
+static const struct tde_key_scope *master(uint8_t id)
+{
+    uint8_t uuid[TDE_UUID_SIZE] = {id};
+
+    return tde_keys_slots_master(uuid);
+}
+
+/* The master keys of the last eight rotations open records, and always the first one. */
+static void rotations(void)
+{
+    for (uint8_t id = 1; id < 30; id++) {
+        struct tde_key_scope made = {.master_key_id = {id}};
+
+        made.master_key[0] = id;
+        REQUIRE(master(id) == NULL && tde_keys_slots_add_master(&made) == 0);
+        for (uint8_t earlier = 1; earlier <= id; earlier++) {
+            const struct tde_key_scope *found = master(earlier);
+
+            REQUIRE((found != NULL) == (earlier + 8 > id));
+            REQUIRE(found == NULL || found->master_key[0] == earlier);
+        }
+        REQUIRE(master(0) != NULL); /* The one that the server was started with. */
+    }
+}
+
 int main(void)
 {
     REQUIRE(tde_keys_slots_create());
+    rotations();
     REQUIRE(tde_keys_slots_protect() == 0);
     REQUIRE(tde_keys_slots_find(1) < 0);
     come_and_go();

@@ -39,6 +39,7 @@ TAP_SUITES = {
     "pg_rewind": "src/bin/pg_rewind",
     "pg_basebackup": "src/bin/pg_basebackup",
     "recovery": "src/test/recovery",
+    "pg_upgrade": "src/bin/pg_upgrade",
 }
 REGRESS_SUITES = {"regress": "parallel_schedule", "isolation": "isolation_schedule"}
 SUITES = (*REGRESS_SUITES, *TAP_SUITES)
