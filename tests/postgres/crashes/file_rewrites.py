@@ -98,6 +98,11 @@ class Session(threading.Thread):
                     psycopg2.errors.LockNotAvailable,
                 ):
                     cursor.execute("ROLLBACK")
+                except psycopg2.errors.InternalError_ as error:
+                    # What PostgreSQL says to who rewrites a catalog while others change its rows.
+                    if "tuple concurrently updated" not in str(error):
+                        raise
+                    cursor.execute("ROLLBACK")
 
 
 def insert_marker(cursor: Any, ledger: Ledger, _chooser: random.Random) -> None:
