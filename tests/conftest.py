@@ -33,11 +33,14 @@ from tde.postgres.server.os_user import run_as
 from tde.postgres.server.sockets import private_directory, remove_private_directory
 from tests.cluster_templates import ClusterTemplates, Wanted
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.light_forks import use_setpriv
 
 # A DBA's own settings, of libpq or for tde, reach no program of a test.
 for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:
     if _name != "PG_CONFIG":  # Which says where PostgreSQL is.
         del os.environ[_name]
+
+use_setpriv()
 
 _MEMORY = Path("/dev/shm")
 _MEMORY_NEEDED = 4 << 30  # Bytes; a cluster has 40 to 60 MB, and few are there at once.
