@@ -60,6 +60,11 @@ static const char *check_header(const uint8_t *record, size_t length,
     return NULL;
 }
 
+const uint8_t *tde_format_keyrecord_keystore(const uint8_t *record, size_t length)
+{
+    return length < AT_KEYSTORE + TDE_UUID_SIZE ? NULL : record + AT_KEYSTORE;
+}
+
 const uint8_t *tde_format_keyrecord_master(const uint8_t *record, size_t length)
 {
     return length < AT_MASTER_KEY_ID + TDE_UUID_SIZE ? NULL : record + AT_MASTER_KEY_ID;

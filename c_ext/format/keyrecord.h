@@ -35,6 +35,9 @@ struct tde_key {
     uint8_t bytes[TDE_MAX_KEY_SIZE];
 };
 
+/* Of which keystore a record says that it is; NULL when it is too short for one. */
+const uint8_t *tde_format_keyrecord_keystore(const uint8_t *record, size_t length);
+
 /* With which master key a record says that it is wrapped; NULL when it is too short for one. */
 const uint8_t *tde_format_keyrecord_master(const uint8_t *record, size_t length);
 

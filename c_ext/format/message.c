@@ -26,6 +26,8 @@ enum {
 
 static const uint8_t magic[7] = {'T', 'D', 'E', 'M', 'S', 'G', 0};
 static const char label[] = "tde message"; /* with its terminating zero, as all labels */
+/* No message begins so, thus a code of the one kind is never one of the other. */
+static const char server_label[] = "tde server";
 
 int tde_format_message_key(const struct tde_key *wal, uint8_t key[TDE_MESSAGE_KEY_SIZE])
 {
@@ -35,6 +37,33 @@ int tde_format_message_key(const struct tde_key *wal, uint8_t key[TDE_MESSAGE_KE
         return -1;
     return tde_crypto_derive(wal->bytes, size, (const uint8_t *)label, sizeof label, key,
                              TDE_MESSAGE_KEY_SIZE);
+}
+
+static void store_be64(uint8_t *to, uint64_t value)
+{
+    tde_format_store_be32(to, (uint32_t)(value >> 32));
+    tde_format_store_be32(to + 4, (uint32_t)value);
+}
+
+int tde_format_message_prove(const struct tde_message_reader *reader, uint64_t pid,
+                             uint64_t start_time, uint8_t code[TDE_DIGEST_SIZE])
+{
+    struct tde_hmac *hmac = tde_crypto_hmac_new(reader->key, sizeof reader->key);
+    uint8_t process[sizeof server_label + TDE_UUID_SIZE + 16];
+    uint8_t *at = process;
+    int result;
+
+    memcpy(at, server_label, sizeof server_label);
+    at += sizeof server_label;
+    memcpy(at, reader->keystore, TDE_UUID_SIZE);
+    at += TDE_UUID_SIZE;
+    store_be64(at, pid);
+    store_be64(at + 8, start_time);
+    result = hmac == NULL ? -1
+                          : tde_crypto_hmac(hmac, process, sizeof process, reader->exchange.open,
+                                            TDE_EXCHANGE_SIZE, code);
+    tde_crypto_hmac_free(hmac);
+    return result;
 }
 
 uint64_t tde_format_message_number(const uint8_t *data, size_t length)

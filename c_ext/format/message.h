@@ -28,6 +28,13 @@ struct tde_message_reader {
     uint8_t keystore[TDE_UUID_SIZE];
 };
 
+/*
+ * The code that proves that the public key of READER is that of a process with the keys: programs
+ * of the server's user can write what it publishes.  0 or -1.
+ */
+int tde_format_message_prove(const struct tde_message_reader *reader, uint64_t pid,
+                             uint64_t start_time, uint8_t code[TDE_DIGEST_SIZE]);
+
 /* The number of a message, which is not authentic yet; 0 when it is none. */
 uint64_t tde_format_message_number(const uint8_t *data, size_t length);
 

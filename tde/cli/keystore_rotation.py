@@ -42,7 +42,7 @@ def rotate(
     from tde.keystore import inspect_keystore, rotate_master_key
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.providers.passphrase_source import read_passphrase
-    from tde.postgres.cluster.messages import send_master_key, servers_with_keys_of
+    from tde.postgres.cluster.messages import servers_with_keys_of, tell_servers
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     path = require_keystore(keystore)
@@ -51,9 +51,7 @@ def rotate(
     told: list[int] = []
 
     def tell(opened: Keystore) -> None:
-        servers = servers_with_keys_of(opened.uuid, opened.path)
-        send_master_key(opened, servers)
-        told.extend(server.pid for server in servers)
+        told.extend(tell_servers(opened))
 
     passphrase = read_passphrase(source, prompt=f"Passphrase of {before.path}: ")
     try:

@@ -66,16 +66,28 @@ def state_in_service(
     """
     if document is None or document.keystore_uuid != keystore.uuid.hex:
         return None
-    return _authenticate(document, keystore, directory)
+    return _authenticate(
+        document,
+        keystore,
+        directory,
+        "If you have interrupted tde pg encrypt before it changed anything, and rotated the master "
+        f"key since: remove {directory / JOURNAL_DIRECTORY}, and begin again. Otherwise restore it "
+        "as it was.",
+    )
 
 
-def _authenticate(document: StateDocument, keystore: Keystore, directory: Path) -> State:
+def _authenticate(
+    document: StateDocument,
+    keystore: Keystore,
+    directory: Path,
+    remedy: str = "Restore it as it was.",
+) -> State:
     keys = (conversion_key(keystore), first_conversion_key(keystore))
     if not any(document.is_authentic(key) for key in keys):
         raise ConversionError(
             f"{document.path} is damaged or was altered: it does not match the keystore "
             f"{keystore.path}",
-            remedy="Nothing that it says may be believed. Restore it as it was. If you have begun "
+            remedy=f"Nothing that it says may be believed. {remedy} If you have begun "
             f"no conversion, somebody has written to the volume: {_FIND_OUT}",
         )
     state = unpack_state(document)

@@ -94,6 +94,8 @@ class Preparation:
         Args:
             earlier: of a run that was interrupted before it changed the cluster.
         """
+        # The journal is authenticated with a key from the master key as long as there is no other.
+        self.keystore.require_rotated()
         marker = self.cluster.marker
         if self.direction is Direction.ENCRYPT:
             if marker is not None:

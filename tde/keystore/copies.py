@@ -143,7 +143,8 @@ def add_missing_keys(
     content = _read(source.resolve(), with_auto_open=False)
     _require_same_keystore(content, keystore, other)
     with exclusive_lock(path):
-        require_no_rotation(path)
+        for copy in (keystore, other or keystore):
+            copy.require_rotated()
         present = set(list_owners(path))
         if other is not None:
             content = _rewrapped(content, keystore, other, present)

@@ -36,7 +36,6 @@ from tde.keystore.store.layout import (
     read_document,
     record_path,
     refuse_foreign_content,
-    require_no_rotation,
 )
 from tde.keystore.store.record import KeyOwner
 
@@ -225,7 +224,7 @@ class Keystore(OpenMasterKey):
         """
         written: dict[Path, bytes] = {}
         with exclusive_lock(self.path):
-            self._require_current()
+            self.require_rotated()
             if list_owners(self.path):
                 raise KeystoreExistsError(f"the keystore {self.path} already has keys")
             try:
@@ -244,16 +243,11 @@ class Keystore(OpenMasterKey):
         with exclusive_lock(self.path):
             _remove_records(written)
 
-    def _require_current(self) -> None:
-        """Refuse to write a record that the master key in keystore.json would not open."""
-        require_no_rotation(self.path)
-        self.require_current_master_key()
-
     def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> dict[Path, bytes]:
         record = self.new_record(owner, algorithm)
         path = record_path(self.path, owner)
         with exclusive_lock(self.path):
-            self._require_current()
+            self.require_rotated()
             # Data may already be encrypted with the old key, so it is never replaced.
             if path.exists():
                 raise KeystoreExistsError(f"{owner} already has a key record, {path}")

@@ -38,9 +38,25 @@ from tde.keystore.crypto.secret import SecretBuffer
 LABEL = b"tde message"
 MESSAGE_BYTES = 176
 _MAGIC = b"TDEMSG\x00\x01"
+# No message begins so, thus a code of the one kind is never one of the other.
+_SERVER_LABEL = b"tde server\x00"
 _MASTER_KEY = 1
 _PAYLOAD_BYTES = 80
 _HEADER = struct.Struct(">8sIIQ8x16s32s")
+
+
+def server_code(keystore: UUID, pid: int, start_time: int, key: bytes, code_key: bytes) -> bytes:
+    """Return what proves that a public key is that of a server with the keys; 32 bytes.
+
+    Programs that the server runs as its own user can write what it publishes.
+
+    Args:
+        start_time: of the process, field 22 of /proc/<pid>/stat.
+        key: the public key that it publishes, 32 bytes.
+        code_key: the authentication key of :data:`LABEL`.
+    """
+    process = keystore.bytes + pid.to_bytes(8, "big") + start_time.to_bytes(8, "big")
+    return hmac.digest(code_key, _SERVER_LABEL + process + key, hashlib.sha256)
 
 
 def seal_master_key(

@@ -20,10 +20,16 @@ from tde.keystore.crypto.derivation import derive_authentication_key, derive_tab
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
-from tde.keystore.message import LABEL, seal_master_key
+from tde.keystore.message import LABEL, seal_master_key, server_code
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
-from tde.keystore.store.layout import check_belongs, find_record, read_document, record_path
+from tde.keystore.store.layout import (
+    check_belongs,
+    find_record,
+    read_document,
+    record_path,
+    require_no_rotation,
+)
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, RecordHeader
 
 
@@ -110,6 +116,16 @@ class OpenMasterKey(Closing):
                 remedy="Restore this file from a backup of the keystore.",
             ) from None
         return header.algorithm
+
+    def require_rotated(self) -> None:
+        """Check that what is written now can be read until the next rotation.
+
+        Raises:
+            KeystoreError: a rotation was interrupted.
+            KeystoreBusyError: the master key was rotated meanwhile.
+        """
+        require_no_rotation(self.path)
+        self.require_current_master_key()
 
     def require_current_master_key(self) -> None:
         """Check that the master key is that of keystore.json.
@@ -217,6 +233,20 @@ class OpenMasterKey(Closing):
         if self._master_key is None:
             raise KeystoreClosedError
         return self._master_key
+
+    def is_key_of(self, pid: int, start_time: int, key: bytes, code: bytes) -> bool:
+        """Tell whether a public key was published by a server that has the keys.
+
+        Args:
+            start_time: of the process, field 22 of /proc/<pid>/stat.
+            key: what it publishes.
+            code: what it publishes to prove that.
+
+        Raises:
+            KeystoreError: as :meth:`unwrap_key`, of the WAL.
+        """
+        expected = server_code(self.uuid, pid, start_time, key, self.authentication_key(LABEL))
+        return hmac.compare_digest(expected, code)
 
     def seal_for(self, server: bytes, number: int) -> bytes:
         """Return the master key as a message to a running server (:mod:`tde.keystore.message`).

@@ -22,12 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from tde.errors import KeystoreDamagedError
+from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.crypto.kdf import SALT_BYTES
-from tde.keystore.crypto.secret import random_secret
+from tde.keystore.crypto.secret import SecretBuffer, random_secret
 from tde.keystore.keystore import MASTER_KEY_BYTES, Keystore
-from tde.keystore.providers.auto_open import auto_open_path, master_key_of
+from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path, read_auto_open
 from tde.keystore.providers.passphrase import PassphraseProvider
+from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import (
     exclusive_lock,
     sync_directory,
@@ -37,6 +38,7 @@ from tde.keystore.store.files import (
 from tde.keystore.store.layout import (
     RecordReader,
     document_path,
+    is_remains,
     keys_path,
     list_owners,
     new_auto_open_path,
@@ -45,6 +47,7 @@ from tde.keystore.store.layout import (
     prepare_directory,
     read_document,
 )
+from tde.keystore.store.record import PAYLOAD_BYTES
 
 Tell = Callable[[Keystore], None]
 """Brings the new master key to the servers that run, or raises."""
@@ -72,6 +75,8 @@ def rotate_master_key(
         document = read_document(path)
         with Keystore(path, document.header, provider.unwrap_master_key(path, document)) as old:
             _finish(old, tell)
+            _require_only_records(path)
+            _require_own_auto_open(old, document)
             header = replace(document.header, master_key_id=uuid4(), salt=os.urandom(SALT_BYTES))
             rotated = Keystore(path, header, random_secret(MASTER_KEY_BYTES))
             try:
@@ -89,6 +94,40 @@ def rotate_master_key(
             rotated.close()
             raise
     return rotated
+
+
+def _require_only_records(path: Path) -> None:
+    """Refuse to exchange a directory with files that would be left behind."""
+    keys = keys_path(path)
+    records = {owner.file_name for owner in list_owners(path, keys)}
+    others = {file.name for file in keys.iterdir()} - records
+    foreign = sorted(name for name in others if not is_remains(name))
+    if foreign:
+        raise KeystoreError(
+            f"{keys / foreign[0]} is no key record, and a rotation would remove it",
+            remedy="Nothing was changed. Move it out of the keystore, and repeat the command.",
+        )
+
+
+def _require_own_auto_open(keystore: Keystore, document: KeystoreDocument) -> None:
+    """Refuse to make a good auto-open.key of one that somebody has put there.
+
+    Raises:
+        KeystoreError: it does not open this keystore; or it cannot be replaced.
+    """
+    file = auto_open_path(keystore.path)
+    if not os.path.lexists(file):
+        return
+    with AutoOpenProvider().unwrap_master_key(keystore.path, document) as found:
+        # A file that is mounted by itself cannot be replaced.
+        is_mounted = file.lstat().st_dev != keystore.path.stat().st_dev
+        if keystore.has_master_key(found) and not is_mounted:
+            return
+    raise KeystoreError(
+        f"{file} is mounted, or does not hold the master key, so it cannot be rotated",
+        remedy="Nothing was changed. Unmount or remove it, repeat the command, and make it again: "
+        "tde keystore auto-open enable",
+    )
 
 
 def _prepare(old: Keystore, rotated: Keystore) -> None:
@@ -109,52 +148,120 @@ def _prepare(old: Keystore, rotated: Keystore) -> None:
 
 
 def _finish(keystore: Keystore, tell: Tell) -> None:
-    """Do what is left of a rotation after keystore.json was replaced; discard one before that."""
+    """Do what is left of a rotation after keystore.json was replaced; discard one before that.
+
+    Raises:
+        KeystoreError: the records are not as a rotation leaves them. Nothing was removed.
+    """
+    path = keystore.path
+    old = old_keys_path(path)
+    try:
+        _settle_keys(keystore)
+        _settle_auto_open(keystore)
+        if os.path.lexists(old):
+            tell(keystore)
+            _discard(keystore, old)
+            sync_directory(path)
+    except (OSError, ValueError) as error:
+        raise KeystoreError(
+            f"the rotation of the master key of {path} is not finished: {error}",
+            remedy="Nothing is lost. Remove the cause, and repeat the command.",
+        ) from error
+
+
+def _settle_keys(keystore: Keystore) -> None:
+    """Let ``keys`` be the records that the master key in keystore.json opens."""
     path = keystore.path
     keys, new, old = keys_path(path), new_keys_path(path), old_keys_path(path)
-    if new.exists() and _counts(keystore, new):
-        if keys.exists():
-            keys.rename(old)
-        new.rename(keys)
+    if not os.path.lexists(new) and not os.path.lexists(old):
+        return
+    if not _opens(keystore, keys):
+        if not os.path.lexists(old) and _opens(keystore, new):
+            if keys.exists():
+                keys.rename(old)
+            new.rename(keys)
+        elif not keys.exists() and _opens(keystore, new):
+            new.rename(keys)
+        elif not os.path.lexists(new) and _opens(keystore, old):
+            # keystore.json was restored from before the rotation.
+            if keys.exists():
+                keys.rename(new)
+            old.rename(keys)
+        else:
+            raise KeystoreDamagedError(
+                f"the keystore {path} was being rotated, and its master key opens neither all of "
+                f"{keys} nor all of another directory of records",
+                remedy="Nothing was changed. Make a copy of the whole directory; then restore "
+                "keystore.json, or the record that tde keystore verify names, from a backup of "
+                "the keystore, and repeat the command.",
+            )
         sync_directory(path)
-    _discard_directory(new)
-    _settle_auto_open(keystore)
-    if old.exists():
-        tell(keystore)
-        _discard_directory(old)
+    if os.path.lexists(new):
+        _discard(keystore, new)
         sync_directory(path)
 
 
-def _counts(keystore: Keystore, directory: Path) -> bool:
-    """Tell whether the records of ``keys.new`` are those of the master key that counts."""
-    if not keys_path(keystore.path).exists():
-        return True
-    for owner in list_owners(keystore.path, directory):
-        record = RecordReader(keystore.path, directory).read(owner)
-        return record.header.master_key_id == keystore.master_key_id
-    return False
+def _opens(keystore: Keystore, directory: Path) -> bool:
+    """Tell whether the master key opens every record in a directory.
+
+    Raises:
+        KeystoreError: a record cannot be read, which says nothing of its content.
+    """
+    if not directory.is_dir():
+        return False
+    try:
+        reader = RecordReader(keystore.path, directory)
+        with SecretBuffer(PAYLOAD_BYTES) as payload:
+            for owner in list_owners(keystore.path, directory):
+                keystore.authenticate(reader.read(owner), owner, payload)
+    except KeystoreDamagedError:
+        return False
+    return True
+
+
+def _discard(keystore: Keystore, directory: Path) -> None:
+    """Remove records, when ``keys`` has one for each of them.
+
+    Raises:
+        KeystoreDamagedError: it has not, or the directory is a link.
+    """
+    if directory.is_symlink():
+        raise KeystoreDamagedError(
+            f"{directory} is a link", remedy="Find out who made it, and remove it."
+        )
+    path = keystore.path
+    kept = set(list_owners(path, keys_path(path)))
+    missing = [owner for owner in list_owners(path, directory) if owner not in kept]
+    if missing:
+        raise KeystoreDamagedError(
+            f"{directory} has the key of {missing[0]}, and {keys_path(path)} has not",
+            remedy="Nothing was removed. Make a copy of the whole directory, then restore "
+            f"{keys_path(path) / missing[0].file_name} from a backup of the keystore, and repeat "
+            "the command.",
+        )
+    shutil.rmtree(directory)
 
 
 def _settle_auto_open(keystore: Keystore) -> None:
+    """Give auto-open.key.new its name when it opens the keystore; else it is of no use."""
     new = new_auto_open_path(keystore.path)
-    if not new.exists():
+    if not os.path.lexists(new):
         return
-    if master_key_of(new) == keystore.master_key_id:
+    if _is_own(keystore, new):
         new.rename(auto_open_path(keystore.path))
     else:
         new.unlink()
     sync_directory(keystore.path)
 
 
+def _is_own(keystore: Keystore, file: Path) -> bool:
+    try:
+        with read_auto_open(file, keystore.uuid, keystore.master_key_id) as found:
+            return keystore.has_master_key(found)
+    except KeystoreDamagedError:  # Another error says nothing of its content.
+        return False
+
+
 def _discard_new(path: Path) -> None:
-    _discard_directory(new_keys_path(path))
+    shutil.rmtree(new_keys_path(path), ignore_errors=True)
     new_auto_open_path(path).unlink(missing_ok=True)
-
-
-def _discard_directory(directory: Path) -> None:
-    if directory.is_symlink():
-        raise KeystoreDamagedError(
-            f"{directory} is a link", remedy="Find out who made it, and remove it."
-        )
-    if directory.exists():
-        shutil.rmtree(directory)

@@ -95,8 +95,8 @@ def _check_rotation(path: Path, file: Path) -> CheckedFile:
     return CheckedFile(
         file,
         "what a rotation of the master key needs",
-        f"{file} is there because a rotation runs, or was interrupted: nothing is lost",
-        f"Finish it: tde keystore rotate --keystore {path}",
+        f"{file} is there because a rotation runs, or was interrupted",
+        f"Finish it: tde keystore rotate --keystore {path}. It removes nothing that is needed.",
     )
 
 

@@ -141,6 +141,9 @@ static void describe(struct tde_status *made)
     memcpy(made->exchange_key, keys->reader.exchange.open, sizeof made->exchange_key);
     memcpy(made->master_key_id, keys->scope.master_key_id, sizeof made->master_key_id);
     snprintf(made->keystore_path, sizeof made->keystore_path, "%s", keys->keystore);
+    if (tde_format_message_prove(&keys->reader, made->pid, made->start_time,
+                                 made->exchange_code) != 0)
+        memset(made->exchange_key, 0, sizeof made->exchange_key); /* As where there is none. */
     if (capabilities != NULL)
         snprintf(made->openssl_ia32cap, sizeof made->openssl_ia32cap, "%s", capabilities);
 }

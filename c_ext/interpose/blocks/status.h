@@ -40,6 +40,7 @@ struct tde_status {
     _Atomic uint64_t message;                  /* number of the last one that was looked at */
     char message_problem[TDE_STATUS_PROBLEM];  /* what was wrong with it; empty when it was done */
     char keystore_path[TDE_STATUS_PATH + 8];   /* TDE_HANDOVER_PATH_MAX bytes and a zero */
+    uint8_t exchange_code[TDE_DIGEST_SIZE];    /* proves whose public key it is */
     _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
 };
 

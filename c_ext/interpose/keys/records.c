@@ -86,6 +86,14 @@ static const struct tde_key_scope *master_of(const uint8_t *record, ssize_t leng
     return id == NULL ? NULL : tde_keys_slots_master(id);
 }
 
+static bool is_of_this_keystore(const uint8_t *record, ssize_t length)
+{
+    const uint8_t *id = length < 0 ? NULL : tde_format_keyrecord_keystore(record, (size_t)length);
+
+    return id != NULL &&
+           memcmp(id, tde_keys_scope()->scope.keystore, TDE_UUID_SIZE) == 0;
+}
+
 /*
  * Read a record where it is wrapped with a master key of this server, and else as it is in the
  * usual directory.  Its length, or -1 with errno.
@@ -126,6 +134,15 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
         return -1;
     }
     scope = master_of(record, length);
+    if (scope == NULL && is_of_this_keystore(record, length)) {
+        if (reports)
+            tde_libc_report("could not use key file %s: it is wrapped with another master key than "
+                            "this server has; HINT: if the master key was rotated, run tde "
+                            "keystore rotate again or restart the server; otherwise restore the "
+                            "keystore directory from one backup", path);
+        errno = ENOKEY;
+        return -1;
+    }
     if (scope == NULL)
         scope = &tde_keys_scope()->scope; /* It names what is wrong. */
     problem = key_id == NULL ? tde_format_keyrecord_unwrap(record, (size_t)length, scope, owner,

@@ -115,18 +115,15 @@ const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TD
 {
     const struct tde_keys_scope *scope = &ring->scope;
     uint32_t count = atomic_load_explicit(&scope->rotations, memory_order_acquire);
+    const struct tde_key_scope *newest =
+        count == 0 ? &scope->scope : &scope->rotated[(count - 1) % TDE_KEYS_ROTATIONS];
 
-    if (memcmp(scope->scope.master_key_id, master_key_id, TDE_UUID_SIZE) == 0)
-        return &scope->scope;
-    for (uint32_t i = 0; i < count && i < TDE_KEYS_ROTATIONS; i++)
-        if (memcmp(scope->rotated[i].master_key_id, master_key_id, TDE_UUID_SIZE) == 0)
-            return &scope->rotated[i];
-    return NULL;
+    return memcmp(newest->master_key_id, master_key_id, TDE_UUID_SIZE) == 0 ? newest : NULL;
 }
 
 /*
  * Only the postmaster does this.  The place that it takes is that of a key which eight rotations
- * have replaced; nobody reads a record with it any more.
+ * have replaced; nobody who has found that one is still reading it.
  */
 int tde_keys_slots_add_master(const struct tde_key_scope *master)
 {

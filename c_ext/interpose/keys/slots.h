@@ -24,7 +24,7 @@
 #define TDE_KEYS_SLOTS 32768u
 #endif
 
-/* How many master keys that came after the start are kept; with more the oldest goes. */
+/* Places for master keys that come after the start: who reads one may go on for a while. */
 #define TDE_KEYS_ROTATIONS 8u
 
 /* Whose keys these are; written once, at the start, but for the master keys that come later. */
@@ -50,10 +50,13 @@ void tde_keys_slots_destroy(void);
 /* The scope, or NULL when no keystore is open. */
 struct tde_keys_scope *tde_keys_scope(void);
 
-/* The master key with which a record is wrapped; NULL when this server does not have it. */
+/*
+ * The master key with this id if it is the newest one, else NULL: a master key is rotated because
+ * somebody else may have it, who could then make records.
+ */
 const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TDE_UUID_SIZE]);
 
-/* Keep one more master key.  0, or -1 with errno. */
+/* Let a master key take the place of the one before.  0, or -1 with errno. */
 int tde_keys_slots_add_master(const struct tde_key_scope *master);
 
 /* From here on the memory is read-only.  0, or -1 with errno. */

@@ -2,7 +2,9 @@
  * policy/harm.c - see policy/harm.h.
  *
  * Directories are compared by device and inode, so that no link, mount or spelling hides them.
- * The keystore itself is asked only at the start, because a server goes on without it.
+ * The keystore itself is asked only at the start, because a server goes on without it.  Of what is
+ * in it no inode is kept: a rotation of the master key exchanges keys/, and the file system then
+ * gives the number of the old one to any other directory.
  */
 #include "interpose/policy/harm.h"
 
@@ -21,45 +23,39 @@
 
 #define MOST_LINKS 40 /* as the kernel has it */
 
-/* The keystore's directory and keys/ in it.  Below these there are no others. */
+/* The keystore's directory. */
 static struct {
+    bool is_known;
     dev_t device;
     ino_t inode;
-} directories[2];
-static size_t count;
+} keystore;
 
 void tde_policy_harm_note(void)
 {
-    static const char *const names[] = {"", "/keys"};
     struct stat status;
 
-    count = 0;
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        char path[TDE_HANDOVER_PATH_MAX + 8];
-
-        snprintf(path, sizeof path, "%s%s", tde_keys_scope()->keystore, names[i]);
-        if (stat(path, &status) != 0)
-            continue;
-        directories[count].device = status.st_dev;
-        directories[count++].inode = status.st_ino;
+    keystore.is_known = stat(tde_keys_scope()->keystore, &status) == 0;
+    if (keystore.is_known) {
+        keystore.device = status.st_dev;
+        keystore.inode = status.st_ino;
     }
 }
 
-static bool is_ours(const struct stat *status)
+static bool is_keystore(int dirfd, const char *path, int flags)
 {
-    for (size_t i = 0; i < count; i++)
-        if (directories[i].device == status->st_dev && directories[i].inode == status->st_ino)
-            return true;
-    return false;
+    struct stat status;
+
+    return fstatat(dirfd, path, &status, flags) == 0 && status.st_dev == keystore.device &&
+           status.st_ino == keystore.inode;
 }
 
 /* A keystore that was mounted anew since the start has other numbers, and the same name. */
 static bool begins_with_keystore(const char *path)
 {
-    const char *keystore = tde_keys_scope()->keystore;
-    size_t length = strlen(keystore);
+    const char *name = tde_keys_scope()->keystore;
+    size_t length = strlen(name);
 
-    return strncmp(path, keystore, length) == 0 && (path[length] == '/' || path[length] == '\0');
+    return strncmp(path, name, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
 /* What PATH lies in, with the slash; the length, 0 for a name in the directory of the call. */
@@ -74,22 +70,26 @@ static size_t parent_length(const char *path)
     return length;
 }
 
-/* Whether PATH is, or lies in, one of the directories; *PARENT gets the length of what it is in. */
+/*
+ * Whether PATH is the keystore, lies in it, or in a directory in it, below which there are no
+ * others; *PARENT gets the length of what it is in.
+ */
 static bool lies_within(int dirfd, const char *path, size_t *parent)
 {
-    char directory[PATH_MAX];
-    struct stat status;
+    char directory[PATH_MAX + sizeof "./.."];
 
     if (begins_with_keystore(path))
         return true;
     *parent = parent_length(path);
     memcpy(directory, path, *parent);
-    strcpy(directory + *parent, *parent == 0 ? "." : "");
-    if (fstatat(dirfd, directory, &status, 0) == 0 && is_ours(&status))
+    strcpy(directory + *parent, *parent == 0 ? "./" : "");
+    if (is_keystore(dirfd, directory, 0))
         return true;
-    /* The last component may be "..", or the directory itself. */
-    return fstatat(dirfd, path, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(status.st_mode) &&
-           is_ours(&status);
+    strcat(directory, "..");
+    if (is_keystore(dirfd, directory, 0))
+        return true;
+    /* The last component may be "..", or the keystore itself. */
+    return is_keystore(dirfd, path, AT_SYMLINK_NOFOLLOW);
 }
 
 static bool leads_within(int dirfd, const char *path, bool follows)
@@ -122,7 +122,7 @@ static bool leads_within(int dirfd, const char *path, bool follows)
 /* Programs other than the server are told by a person where to write. */
 static bool is_guarded(void)
 {
-    return count > 0 && tde_policy_role() == TDE_ROLE_SERVER;
+    return keystore.is_known && tde_policy_role() == TDE_ROLE_SERVER;
 }
 
 static bool refuse(int dirfd, const char *path, bool follows)
@@ -153,8 +153,7 @@ bool tde_policy_harm_refuses_open(int fd, int dirfd, const char *path)
     if (!is_guarded() || fstat(fd, &status) != 0)
         return false;
     /* A keystore on a file system of its own, as it should be, costs no more than this. */
-    for (size_t i = 0; i < count; i++)
-        if (directories[i].device == status.st_dev)
-            return refuse(dirfd, path, true);
-    return begins_with_keystore(path) && refuse(dirfd, path, true);
+    if (status.st_dev == keystore.device || begins_with_keystore(path))
+        return refuse(dirfd, path, true);
+    return false;
 }

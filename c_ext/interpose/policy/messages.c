@@ -69,8 +69,11 @@ void tde_policy_messages_receive(void)
         return;
     length = read_message(data);
     number = length < 0 ? 0 : tde_format_message_number(data, (size_t)length);
-    /* It lies there until its sender has seen the answer, through more than one reload perhaps. */
-    if (number > atomic_load(&status->message)) {
+    /*
+     * It lies there until its sender has seen the answer, through more than one reload perhaps.
+     * Numbers follow each other: a forged one must not use up all that are left.
+     */
+    if (number == atomic_load(&status->message) + 1) {
         problem = take(data, (size_t)length, status);
         if (problem == NULL)
             tde_libc_report("this server has the keystore's new master key");

@@ -46,6 +46,20 @@ def master_key_of(path: Path) -> UUID | None:
     return UUID(bytes=content[24:40]) if len(content) == RECORD_BYTES else None
 
 
+def read_auto_open(path: Path, keystore: UUID, master_key_id: UUID) -> SecretBuffer:
+    """Return the master key that a file holds; the caller closes it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        KeystoreError: it cannot be read, or is not of this keystore and master key.
+    """
+    content = bytearray(read_private_file(path, RECORD_BYTES))
+    try:
+        return _unpack(content, path, keystore, master_key_id)
+    finally:
+        wipe(content)
+
+
 def can_open_automatically(directory: Path) -> bool:
     """Tell whether auto-open is enabled for a keystore."""
     return auto_open_path(directory).exists()
@@ -136,6 +150,8 @@ def _unpack(content: bytearray, path: Path, keystore: UUID, master_key_id: UUID)
         raise _damaged(path, f"it has {len(content)} bytes instead of {RECORD_BYTES}")
     context = bytes(content[: _CONTEXT.size])
     if context != _CONTEXT.pack(MAGIC, keystore.bytes, master_key_id.bytes):
+        if context[:24] == MAGIC + keystore.bytes:
+            raise _damaged(path, "it has another master key: that of the keystore was rotated")
         raise _damaged(path, "it belongs to another keystore or another version of tde")
     with SecretBuffer(32) as key:
         with key.view as view:

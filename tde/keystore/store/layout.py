@@ -284,6 +284,11 @@ def companions(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _COMPANION.fullmatch(path.name))
 
 
+def is_remains(name: str) -> bool:
+    """Tell whether a file is what a writer that died has left."""
+    return _REMAINS.fullmatch(name) is not None
+
+
 def remains(directory: Path) -> list[Path]:
     """Return what writers that died have left; nothing reads it."""
     return [path for path in _entries(directory) if _REMAINS.fullmatch(path.name)]

@@ -198,17 +198,23 @@ class Cluster:
     ) -> None:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
-        start_cluster(
-            self.data_directory,
-            self.binaries,
-            self.os_user,
-            keystore=keystore,
-            arguments=arguments,
-            log=log,
-            environment=environment,
-            timeout=timeout,
-            stock_socket=stock_socket,
-        )
+        try:
+            start_cluster(
+                self.data_directory,
+                self.binaries,
+                self.os_user,
+                keystore=keystore,
+                arguments=arguments,
+                log=log,
+                environment=environment,
+                timeout=timeout,
+                stock_socket=stock_socket,
+            )
+        except TdeError:
+            if keystore is not None:
+                # A rotation that ended meanwhile is the cause of whatever it was.
+                keystore.require_current_master_key()
+            raise
 
     def stop(self, mode: str = "fast", *, timeout: float = DEFAULT_TIMEOUT) -> None:
         """Stop the server and return when it is gone.

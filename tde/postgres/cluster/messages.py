@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import signal
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from tde.postgres.server.published import (
 
 _PATIENCE = 60.0  # Seconds that a busy postmaster may take to read its configuration.
 _POLL = 0.02
+_ROUNDS = 20  # Of looking for servers that have started meanwhile.
 # Arguments of a postgres that has keys and is no server.
 _ENDS_SOON = frozenset({"--boot", "--check", "--single", "-C"})
 
@@ -82,23 +84,64 @@ def servers_with_keys_of(keystore: UUID, directory: Path) -> list[RunningServer]
     return found
 
 
-def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> None:
+def tell_servers(keystore: Keystore) -> list[int]:
+    """Give all servers of this machine the master key of an open keystore.
+
+    Returns:
+        Their process ids, without those that ended meanwhile.
+
+    Raises:
+        KeystoreError: a server has not taken it.
+        OSError: the status of a server may not be read.
+    """
+    servers = servers_with_keys_of(keystore.uuid, keystore.path)
+    told: list[int] = []
+    for _ in range(_ROUNDS):
+        told += send_master_key(keystore, servers)
+        # One may have started meanwhile, with the master key of before in its hands.
+        servers = [
+            server
+            for server in servers_with_keys_of(keystore.uuid, keystore.path)
+            if server.keys.master_key_id != keystore.master_key_id
+        ]
+        if not servers:
+            return told
+    raise _not_taken(servers[0].pid)
+
+
+def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> list[int]:
     """Give servers the master key of an open keystore; those that ended meanwhile are passed over.
+
+    Returns:
+        The process ids of the others.
 
     Raises:
         KeystoreError: a server has not taken it.
     """
+    told = []
     for server in servers:
-        number = server.keys.message + 1
-        message = keystore.seal_for(server.keys.exchange_key, number)
+        keys = server.keys
+        if not keystore.is_key_of(
+            server.pid, keys.start_time, keys.exchange_key, keys.exchange_code
+        ):
+            raise KeystoreError(
+                f"the public key that the server with process id {server.pid} publishes is not its "
+                "own: a program that runs as its user has written it, to be given the master key",
+                remedy="Find that program (its rights are those of the server's user), then "
+                "restart the server, and repeat the command.",
+            )
+        number = keys.message + 1
+        message = keystore.seal_for(keys.exchange_key, number)
         try:
             with _laid(server, message), _handle(server.pid) as process:
                 deadline = time.monotonic() + _PATIENCE
                 _wait_until_it_listens(server.pid, deadline)
                 signal.pidfd_send_signal(process, signal.SIGHUP)
-                _wait_for_answer(server.pid, number, deadline)
+                if _wait_for_answer(server.pid, process, number, deadline):
+                    told.append(server.pid)
         except (ProcessLookupError, FileNotFoundError):
             continue
+    return told
 
 
 @contextlib.contextmanager
@@ -141,12 +184,15 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-def _wait_for_answer(pid: int, number: int, deadline: float) -> None:
+def _wait_for_answer(pid: int, process: int, number: int, deadline: float) -> bool:
+    """Return False when it has ended; it will be given the new master key when it is started."""
     while True:
+        ended, _, _ = select.select([process], [], [], 0)
+        if ended:
+            return False
         status = read_published_status(pid)
-        if status is None or status.keys is None:
-            return  # It has ended, and will be given the new master key when it is started.
-        if status.keys.message >= number:
+        # Somebody may have removed what a server that runs has published.
+        if status is not None and status.keys is not None and status.keys.message >= number:
             break
         if time.monotonic() > deadline:
             raise _not_taken(pid)
@@ -156,6 +202,7 @@ def _wait_for_answer(pid: int, number: int, deadline: float) -> None:
             f"the server with process id {pid} refused the new master key: {status.keys.problem}",
             remedy="It goes on with the old one, which stays until then. Repeat the command.",
         )
+    return True
 
 
 def _not_taken(pid: int) -> KeystoreError:
@@ -171,8 +218,16 @@ def _not_taken(pid: int) -> KeystoreError:
 def _laid(server: RunningServer, message: bytes) -> Iterator[None]:
     """Lay a message beside the status of a server, for as long as the context lasts."""
     path = server.keys.message_file
-    path.unlink(missing_ok=True)  # Of a sender that was killed.
-    descriptor = _create_locked(path)
+    try:
+        path.unlink(missing_ok=True)  # Of a sender that was killed.
+        descriptor = _create_locked(path)
+    except (FileExistsError, PermissionError) as error:
+        raise KeystoreError(
+            f"{path}, where a message for the server with process id {server.pid} is to lie, "
+            f"belongs to somebody else: {error.strerror}",
+            remedy="Find out who made it (ls -l), remove it as that user or as root, and repeat "
+            "the command.",
+        ) from error
     try:
         if os.geteuid() == 0:
             os.fchown(descriptor, process_user(server.pid), -1)

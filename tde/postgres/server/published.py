@@ -23,8 +23,10 @@ _PATH = 4096
 # words per stripe, bytes before them; then three texts.
 _LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
 # Keystore UUID, public key, master key id, number of the last message, what was wrong with it,
-# the keystore's path. Servers that were started by earlier releases do not have it.
-_MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s")
+# the keystore's path, the code of the public key. Servers that were started by earlier releases do
+# not have it.
+_MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
+_LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class KeysOfServer:
     Attributes:
         message_file: where a message is laid for it, beside its status.
         exchange_key: seals messages to it; X25519, 32 bytes.
+        exchange_code: proves, to who has the keystore open, that the key is that process's.
+        start_time: field 22 of /proc/<pid>/stat.
         master_key_id: of the newest master key that it has.
         message: number of the last message that it has looked at.
         problem: what was wrong with that one; empty when it was done.
@@ -43,6 +47,8 @@ class KeysOfServer:
     keystore: UUID
     keystore_path: Path
     exchange_key: bytes
+    exchange_code: bytes
+    start_time: int
     master_key_id: UUID
     message: int
     problem: str
@@ -147,20 +153,22 @@ def parse_published_status(
     if before < _LAYOUT.size or len(content) < end:
         return None
     error, libcrypto, capabilities = (os.fsdecode(text.split(b"\0", 1)[0]) for text in fields[8:])
-    keys = _keys(content, path) if before >= _LAYOUT.size + _MESSAGES.size else None
+    keys = _keys(content, path, started) if before >= _LAYOUT.size + _MESSAGES.size else None
     return PublishedStatus(
         (device, inode), error, libcrypto, capabilities, words, content[before:end], keys
     )
 
 
-def _keys(content: bytes, path: Path) -> KeysOfServer:
+def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
     fields = _MESSAGES.unpack_from(content, _LAYOUT.size)
-    keystore, exchange_key, master_key_id, message, problem, directory = fields
+    keystore, exchange_key, master_key_id, message, problem, directory, code = fields
     return KeysOfServer(
         path.with_name(f"{path.name}{MESSAGE_SUFFIX}"),
         UUID(bytes=keystore),
         Path(os.fsdecode(directory.split(b"\0", 1)[0])),
         exchange_key,
+        code,
+        started,
         UUID(bytes=master_key_id),
         message,
         problem.split(b"\0", 1)[0].decode(errors="replace"),
@@ -179,7 +187,7 @@ def _read(path: Path, owner: int) -> bytes | None:
             return None
         raise error
     with os.fdopen(descriptor, "rb") as file:
-        return file.read() if _is_plain(os.fstat(file.fileno()), owner) else None
+        return file.read(_LONGEST) if _is_plain(os.fstat(file.fileno()), owner) else None
 
 
 def _is_plain(status: os.stat_result, owner: int) -> bool:
