@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from tde.cli import keystore_copies, keystore_keys, keystore_passphrase, keystore_rotation
+from tde.cli import (
+    keystore_copies,
+    keystore_keys,
+    keystore_log,
+    keystore_passphrase,
+    keystore_rotation,
+)
 from tde.cli.keystore_keys import owner_name
 from tde.cli.options import (
     JsonOption,
@@ -169,6 +175,7 @@ keystore_keys.register(app)
 keystore_passphrase.register(app)
 keystore_rotation.register(app)
 keystore_copies.register(app)
+keystore_log.register(app)
 
 auto_open = new_app("Let a keystore open without its passphrase, for unattended starts.")
 app.add_typer(auto_open, name="auto-open")

@@ -68,7 +68,7 @@ def list_(
         facts = {"path": str(opened.path), "uuid": opened.uuid.hex}
         print_json({**facts, "keys": [_key_document(key) for key in keys]})
         return
-    _print_columns(
+    print_columns(
         ("Key of", "Algorithm", "Record", "File", "Opens"),
         [
             (
@@ -170,7 +170,7 @@ def _print_files(directory: Path, files: list[CheckedFile]) -> None:
 def _print_needed(needed: NeededKeys) -> None:
     console.print(f"\n{needed.directory}", markup=False, soft_wrap=True)
     if needed.keys:
-        _print_columns(
+        print_columns(
             ("Needed for", "File", "Here"),
             [
                 (key.use, f"keys/{key.file}" if key.file else "", "NO" if key.problem else "yes")
@@ -192,7 +192,7 @@ def _print_problem(problem: str, remedy: str = "", *, to: Console = console) -> 
         to.print(Text.assemble(("  HINT: ", "bold cyan"), remedy), soft_wrap=True)
 
 
-def _print_columns(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_columns(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print a table without frames, because thousands of rows with frames take seconds."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     lines = [

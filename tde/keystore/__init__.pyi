@@ -8,6 +8,8 @@ from tde.keystore.crypto.kdf import KdfParameters as KdfParameters
 from tde.keystore.handover import HandOver as HandOver
 from tde.keystore.inventory import KeyInfo as KeyInfo, list_keys as list_keys
 from tde.keystore.keystore import Keystore as Keystore
+from tde.keystore.log.entry import LogEntry as LogEntry
+from tde.keystore.log.reading import KeyLog as KeyLog, read_key_log as read_key_log
 from tde.keystore.passphrase_change import change_passphrase as change_passphrase
 from tde.keystore.providers.auto_open import can_open_automatically as can_open_automatically
 from tde.keystore.rotation import rotate_master_key as rotate_master_key

@@ -19,10 +19,13 @@ from tde.errors import (
 )
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import Keystore
+from tde.keystore.log.reading import LONGEST_LOG
+from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, read_private_file, write_all_atomically
 from tde.keystore.store.layout import (
     AUTO_OPEN_NAME,
+    LOG_NAME,
     LONGEST_FILE,
     RecordReader,
     check_belongs,
@@ -42,6 +45,7 @@ from tde.keystore.store.layout import (
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, parse_record
 
 _MOST_NAMED = 5
+_NAMES_OF_AN_ENTRY = 1000  # Of key records in the key log.
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ def back_up_keystore(
     path = path.resolve()
     read_document(path)  # A missing keystore must not get a lock file.
     with exclusive_lock(path):
+        # What cannot be done is refused before the log says that it was done.
+        _check_destination(_read(path, with_auto_open), destination)
+        details = {"to": str(destination.absolute()), "auto-open.key": with_auto_open}
+        write_entry(path, "back up keystore", details, None)
         content = _read(path, with_auto_open)
     _write_whole(content, destination, None, may_have_more=False)
     return content
@@ -153,6 +161,9 @@ def add_missing_keys(
         with SecretBuffer(PAYLOAD_BYTES) as payload:
             for owner in added:
                 _authenticate(content, owner, keystore, payload)
+        for start in range(0, len(added), _NAMES_OF_AN_ENTRY):
+            names = [owner.file_name for owner in added[start : start + _NAMES_OF_AN_ENTRY]]
+            keystore.log("add keys", source=str(content.path), keys=names)
         files = {record_path(path, owner): content.records[owner] for owner in added}
         write_all_atomically(files)
         _compare(files)
@@ -176,7 +187,7 @@ def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
                 "keystore.json",
                 remedy="Restore this file, or the whole directory, from another backup.",
             )
-    others = companions(path)
+    others = [*companions(path), *(file for file in [path / LOG_NAME] if file.exists())]
     if with_auto_open and (path / AUTO_OPEN_NAME).exists():
         others.append(path / AUTO_OPEN_NAME)
     return KeystoreContent(
@@ -184,9 +195,18 @@ def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
         header,
         read_private_file(document_path(path), LONGEST_FILE),
         records,
-        {file.name: read_private_file(file, LONGEST_FILE) for file in others},
+        {file.name: read_private_file(file, _limit(file)) for file in others},
         foreign_files(path),
     )
+
+
+def _check_destination(
+    content: KeystoreContent, destination: Path, *, may_have_more: bool = False
+) -> None:
+    directory = destination.absolute()
+    _require_apart(content.path, directory.resolve())
+    if is_existing_place(directory):
+        _require_room(content, directory, may_have_more=may_have_more)
 
 
 def _write_whole(
@@ -196,10 +216,8 @@ def _write_whole(
     *,
     may_have_more: bool,
 ) -> None:
+    _check_destination(content, destination, may_have_more=may_have_more)
     directory = destination.absolute()
-    _require_apart(content.path, directory.resolve())
-    if is_existing_place(directory):
-        _require_room(content, directory, may_have_more=may_have_more)
     prepare_directory(directory, owner)
     directory = directory.resolve()
     with exclusive_lock(directory):
@@ -216,6 +234,8 @@ def _write_whole(
         write_all_atomically({path: records[path] for path in records if path in missing})
         write_all_atomically(others)
         _compare({**records, **others})
+        if may_have_more:
+            write_entry(directory, "restore keystore", {"from": str(content.path)}, None)
         write_all_atomically(document)
         _compare(document)
 
@@ -335,6 +355,10 @@ def _authenticate(
     return record
 
 
+def _limit(file: Path) -> int:
+    return LONGEST_LOG if file.name == LOG_NAME else LONGEST_FILE
+
+
 def _compare(files: Mapping[Path, bytes]) -> None:
     """Read back what was written.
 
@@ -343,7 +367,7 @@ def _compare(files: Mapping[Path, bytes]) -> None:
     """
     for file, data in files.items():
         try:
-            same = read_private_file(file, LONGEST_FILE) == data
+            same = read_private_file(file, _limit(file)) == data
         except FileNotFoundError as error:
             raise KeystoreMissingError(f"{file} has disappeared after it was written") from error
         if not same:

@@ -16,6 +16,8 @@ from tde.errors import (
 )
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import random_secret, wipe
+from tde.keystore.log.reading import FIRST_EVENT, read_key_log
+from tde.keystore.log.writing import begin_log, telling_of_failures
 from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.providers.auto_open import (
     AutoOpenProvider,
@@ -97,7 +99,10 @@ class Keystore(OpenMasterKey):
             path = path.resolve()
             with exclusive_lock(path):
                 refuse_foreign_content(path)
+                _refuse_other_log(path)
                 prepare_keys_directory(path)
+                author = OpenMasterKey(path, header, master_key).log_author()
+                begin_log(path, FIRST_EVENT, {"keystore": header.uuid.hex}, author)
                 write_atomically(document_path(path), document.encode())
         except BaseException:
             master_key.close()
@@ -135,14 +140,15 @@ class Keystore(OpenMasterKey):
             KeystoreError: one of its subclasses, as for :meth:`open`, or the provider's own.
         """
         path = path.resolve()
-        while True:
-            document = read_document(path)
-            try:
-                return cls(path, document.header, provider.unwrap_master_key(path, document))
-            except KeystoreError:
-                # Of two files that a rotation has changed, one may have been read too early.
-                if read_document(path) == document:
-                    raise
+        with telling_of_failures(path):
+            while True:
+                document = read_document(path)
+                try:
+                    return cls(path, document.header, provider.unwrap_master_key(path, document))
+                except KeystoreError:
+                    # Of two files that a rotation has changed, one may have been read too early.
+                    if read_document(path) == document:
+                        raise
 
     def enable_auto_open(self) -> Path:
         """Let the keystore open without its passphrase, and return the file that does it.
@@ -154,6 +160,7 @@ class Keystore(OpenMasterKey):
         path = auto_open_path(self.path)
         with exclusive_lock(self.path):
             self.require_current_master_key()
+            self.log("enable auto-open")
             self.write_auto_open(path)
         return path
 
@@ -229,6 +236,7 @@ class Keystore(OpenMasterKey):
                 raise KeystoreExistsError(f"the keystore {self.path} already has keys")
             try:
                 for owner, algorithm in wanted.items():
+                    self._log_new_key(owner, algorithm)
                     record = self.new_record(owner, algorithm)
                     path = record_path(self.path, owner)
                     written[path] = record
@@ -241,6 +249,8 @@ class Keystore(OpenMasterKey):
     def discard_records(self, written: Mapping[Path, bytes]) -> None:
         """Remove records that protect nothing yet; those that changed since are left alone."""
         with exclusive_lock(self.path):
+            if written:
+                self.log("discard keys", keys=[path.name for path in written])
             _remove_records(written)
 
     def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> dict[Path, bytes]:
@@ -251,8 +261,28 @@ class Keystore(OpenMasterKey):
             # Data may already be encrypted with the old key, so it is never replaced.
             if path.exists():
                 raise KeystoreExistsError(f"{owner} already has a key record, {path}")
+            self._log_new_key(owner, algorithm)
             write_atomically(path, record)
         return {path: record}
+
+    def _log_new_key(self, owner: KeyOwner, algorithm: Algorithm | None) -> None:
+        label = "not encrypted" if algorithm is None else algorithm.label
+        self.log("create key", key=owner.file_name, algorithm=label)
+
+
+def _refuse_other_log(path: Path) -> None:
+    """Refuse a directory with the log of a keystore that was used; a new one would replace it.
+
+    Raises:
+        KeystoreExistsError: there is one.
+    """
+    # A creation that was interrupted has left one entry.
+    log = read_key_log(path)
+    if len(log.entries) + len(log.problems) > 1:
+        raise KeystoreExistsError(
+            f"{log.path} is the log of a keystore that was used here",
+            remedy="Choose another directory, or move that file away.",
+        )
 
 
 def _remove_records(written: Mapping[Path, bytes]) -> None:

@@ -20,6 +20,8 @@ from tde.keystore.crypto.derivation import derive_authentication_key, derive_tab
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
+from tde.keystore.log.entry import LABEL as LOG_LABEL
+from tde.keystore.log.writing import write_entry
 from tde.keystore.message import LABEL, seal_master_key, server_code
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
@@ -216,6 +218,23 @@ class OpenMasterKey(Closing):
             return derive_authentication_key(base, label)
         finally:
             wipe(base)
+
+    def log_author(self) -> tuple[UUID, bytes]:
+        """Return what entries of the key log are authenticated with: the id and a derived secret.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        return self.master_key_id, self.first_authentication_key(LOG_LABEL)
+
+    def log(self, event: str, **details: object) -> None:
+        """Write to the key log what is about to be done.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+            KeystoreError: it could not be written, so it must not be done.
+        """
+        write_entry(self.path, event, details, self.log_author())
 
     def hand_over(self) -> HandOver:
         """Return the master key in a form that a server started now can inherit.

@@ -49,7 +49,9 @@ def open_keystores(
         opened = []
         for directory in directories:
             if source == PROMPT and can_open_automatically(directory):
-                opened.append(stack.enter_context(Keystore.open_automatically(directory)))
+                keystore = stack.enter_context(Keystore.open_automatically(directory))
+                _tell(keystore, "auto-open.key")
+                opened.append(keystore)
                 continue
             if passphrase is None:
                 passphrase = read_passphrase(source, prompt=f"Passphrase of {directory}: ")
@@ -57,8 +59,15 @@ def open_keystores(
             keystore = stack.enter_context(Keystore.open(directory, passphrase))
             # Files, descriptors and commands may be those of a unit that starts the server at boot.
             keystore.by_hand = source == PROMPT
+            _tell(keystore, "the passphrase")
             opened.append(keystore)
         if passphrase is not None:
             wipe(passphrase)
         stack.pop_all()
     return opened
+
+
+def _tell(keystore: Keystore, means: str) -> None:
+    from tde.keystore.log.writing import write_entry_if_possible
+
+    write_entry_if_possible(keystore.path, "open keystore", {"with": means}, keystore.log_author())

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tde.errors import KdfParametersError, KeystoreBusyError, PassphraseError
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
+from tde.keystore.log.writing import telling_of_failures, write_entry
+from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.providers.passphrase_form import check_new_passphrase
 from tde.keystore.providers.provider import MasterKeyProvider
@@ -45,13 +47,14 @@ def change_passphrase(
     document = read_document(path)
     header = document.header
     provider = PassphraseProvider(passphrase)
-    with current.unwrap_master_key(path, document) as master_key:
+    with telling_of_failures(path), current.unwrap_master_key(path, document) as master_key:
         if kdf is None or kdf == header.kdf:
             _require_another(provider.fits(document))
         else:
             require_no_lower_cost(header.kdf, kdf)
         new_header = replace(header, kdf=kdf or header.kdf, salt=os.urandom(SALT_BYTES))
         changed = provider.wrap_and_compare(path, new_header, master_key)
+        author = OpenMasterKey(path, header, master_key).log_author()
     # Key derivations take long, so they come before the lock, and this look after it.
     with exclusive_lock(path):
         if read_document(path) != document:
@@ -59,6 +62,8 @@ def change_passphrase(
                 f"somebody else has changed {document_path(path)} meanwhile",
                 remedy="This command has changed nothing. Repeat it with the passphrase of now.",
             )
+        cost = {name: getattr(new_header.kdf, name) for name in ("memory_kib", "iterations")}
+        write_entry(path, "change passphrase", cost, author)
         write_atomically(document_path(path), changed.encode())
 
 

@@ -26,6 +26,8 @@ from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.crypto.kdf import SALT_BYTES
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
 from tde.keystore.keystore import MASTER_KEY_BYTES, Keystore
+from tde.keystore.log.reading import ROTATION_EVENT, sealed_secret
+from tde.keystore.log.writing import telling_of_failures
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path, read_auto_open
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument
@@ -73,7 +75,9 @@ def rotate_master_key(
     provider = PassphraseProvider(passphrase)
     with exclusive_lock(path):
         document = read_document(path)
-        with Keystore(path, document.header, provider.unwrap_master_key(path, document)) as old:
+        with telling_of_failures(path):
+            master_key = provider.unwrap_master_key(path, document)
+        with Keystore(path, document.header, master_key) as old:
             _finish(old, tell)
             _require_only_records(path)
             _require_own_auto_open(old, document)
@@ -81,6 +85,7 @@ def rotate_master_key(
             rotated = Keystore(path, header, random_secret(MASTER_KEY_BYTES))
             try:
                 _prepare(old, rotated)
+                _log(old, rotated)
                 write_atomically(document_path(path), rotated.document(provider).encode())
             except BaseException:
                 rotated.close()
@@ -145,6 +150,15 @@ def _prepare(old: Keystore, rotated: Keystore) -> None:
     if auto_open_path(old.path).exists():
         rotated.write_auto_open(new_auto_open_path(old.path))
     sync_directory(old.path)
+
+
+def _log(old: Keystore, rotated: Keystore) -> None:
+    """Tell of the rotation; what authenticates entries before it is sealed for the new key."""
+    _, secret = old.log_author()
+    new_id, new_secret = rotated.log_author()
+    ids = {"keystore": old.uuid, "old": old.master_key_id, "new": new_id}
+    sealed = sealed_secret(secret, new_secret, ids["keystore"], ids["old"], ids["new"])
+    old.log(ROTATION_EVENT, **{name: uuid.hex for name, uuid in ids.items()}, sealed=sealed.hex())
 
 
 def _finish(keystore: Keystore, tell: Tell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from stat import S_ISREG
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
+from tde.keystore.log.entry import log_path
+from tde.keystore.log.reading import read_key_log
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path
 from tde.keystore.store.files import LOCK_NAME
 from tde.keystore.store.layout import (
@@ -69,6 +72,7 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         *_check_records(path, keystore),
         *_check_auto_open(path, keystore),
         *_check_lock(path),
+        *_check_log(path, keystore),
         *(_check_rotation(path, file) for file in left_of_rotation(path)),
         *(CheckedFile(file, _REMAINS, unused=True) for file in remains(path)),
         *(CheckedFile(file, _FOREIGN, unused=True) for file in foreign_files(path)),
@@ -166,6 +170,23 @@ def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedF
         yield CheckedFile(file, what, str(error), error.remedy)
     else:
         yield CheckedFile(file, what)
+
+
+def _check_log(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
+    file, what = log_path(path), "who has opened and changed the keystore"
+    if not os.path.lexists(file):
+        return
+    try:
+        log = read_key_log(path, None if keystore is None else keystore.log_author())
+    except KeystoreError as error:
+        yield CheckedFile(file, what, str(error), error.remedy)
+        return
+    remedy = "The keys are not concerned. See tde keystore log, and compare it with syslog."
+    yield (
+        CheckedFile(file, what, log.problems[0], remedy)
+        if log.problems
+        else CheckedFile(file, what)
+    )
 
 
 def _check_lock(path: Path) -> Iterator[CheckedFile]:

@@ -22,7 +22,7 @@ from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.terminal import run_on_terminal
 
 NEW = b"another passphrase"
-VERBS = ["passphrase", "rotate", "list", "verify", "backup", "restore", "copy"]
+VERBS = ["passphrase", "rotate", "list", "verify", "log", "backup", "restore", "copy"]
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
 
@@ -231,6 +231,45 @@ def test_verify_of_a_keystore_that_cannot_be_opened(keystore: Path, place: Path)
 
 def test_verify_with_a_wrong_passphrase_is_an_error(keystore: Path, place: Path) -> None:
     run("verify", "-k", keystore, *secret_file(place, b"not this one"), code=5)
+
+
+# The key log.
+
+
+def test_the_log_shows_who_has_done_what(keystore: Path, place: Path) -> None:
+    secret = secret_file(place, PASSPHRASE)
+    shown = run("log", "-k", keystore)
+    titles, *rows = shown.stdout.splitlines()
+    assert titles.split() == ["No.", "Time", "(UTC)", "Who", "Command", "What"]
+    assert len(rows) == 4
+    assert rows[0].endswith("create keystore")
+    assert rows[1].endswith("create key: key wal.key, algorithm AES-256-XTS")
+    assert "tde keystore log --verify" in shown.stderr
+    shown = run("log", "-k", keystore, "--verify", *secret)
+    assert shown.stdout.splitlines()[-1].endswith("open keystore: with the passphrase")
+    assert "5 entries, all authentic" in shown.stderr
+    run("list", "-k", keystore, *secret_file(place, b"not this one"), code=5)
+    shown = run("log", "-k", keystore, "--last", "1", "--json")
+    found = json.loads(shown.stdout)
+    assert (found["good"], found["verified"], len(found["entries"])) == (True, False, 1)
+    assert found["entries"][0]["event"] == "fail to open keystore"
+    assert found["entries"][0]["details"] == {"why": "WrongPassphraseError"}
+
+
+def test_an_altered_log_is_told_with_exit_status_1(keystore: Path, place: Path) -> None:
+    log = keystore / "key.log"
+    log.write_bytes(log.read_bytes().replace(b"wal.key", b"wal\\u001b[2J", 1))
+    shown = run("log", "-k", keystore, "--verify", *secret_file(place, PASSPHRASE), code=1)
+    assert f"Altered: line 2 of {log} was altered: its code does not fit" in shown.stderr
+    assert "HINT" in shown.stderr
+    assert "\033" not in shown.stdout + shown.stderr
+    shown = run("verify", "-k", keystore, *secret_file(place, PASSPHRASE), code=1)
+    assert f"problem: line 2 of {log}" in shown.stdout + shown.stderr
+
+
+def test_a_keystore_without_a_log(keystore: Path) -> None:
+    (keystore / "key.log").unlink()
+    assert "There is no log yet" in run("log", "-k", keystore).stderr
 
 
 # Copies.

@@ -48,7 +48,48 @@ def key_map() -> bytes:
     return content
 
 
+def derive(key: bytes, label: bytes) -> bytes:
+    """Return HKDF-SHA256 without salt, 32 bytes, by its definition (RFC 5869)."""
+    pseudo_random_key = hmac.digest(bytes(32), key, hashlib.sha256)
+    return hmac.digest(pseudo_random_key, label + b"\0\1", hashlib.sha256)
+
+
+def entry(
+    number: int, previous: bytes, event: str, details: str, key: bytes, key_id: bytes
+) -> bytes:
+    """Return a line of a key log."""
+    line = (
+        f'{{"number":{number},"time":"2026-11-29T04:00:00+00:00","event":"{event}","who":'
+        '{"user":"postgres","login":"alice","host":"db1","process":4711,"command":"tde keystore"},'
+        f'"details":{details},"previous":"{previous.hex()}","master_key":"{key_id.hex()}"'
+    ).encode()
+    code = hmac.digest(derive(derive(key, b"tde key log"), b"code"), line, hashlib.sha256)
+    return line + b',"code":"' + code.hex().encode() + b'"}\n'
+
+
+def key_log() -> bytes:
+    """Return a log with a rotation from an older master key to the one of the other files."""
+    old_key, old_id = MASTER_KEY[::-1], MASTER_KEY_ID[::-1]
+    seal = derive(derive(MASTER_KEY, b"tde key log"), b"seal")
+    context = b"TDELOG\0\1" + KEYSTORE + old_id + MASTER_KEY_ID
+    sealed = NONCE + AESGCM(seal).encrypt(NONCE, derive(old_key, b"tde key log"), context)
+    rotation = (
+        f'{{"keystore":"{KEYSTORE.hex()}","old":"{old_id.hex()}","new":"{MASTER_KEY_ID.hex()}",'
+        f'"sealed":"{sealed.hex()}"}}'
+    )
+    first = entry(1, bytes(32), "create keystore", "{}", old_key, old_id)
+    second = entry(2, sha256(first), "rotate master key", rotation, old_key, old_id)
+    third = entry(3, sha256(second), "open keystore", "{}", MASTER_KEY, MASTER_KEY_ID)
+    return first + second + third
+
+
+def sha256(line: bytes) -> bytes:
+    """Return the digest of a line."""
+    return hashlib.sha256(line).digest()
+
+
 FILES = {
+    "v1-key.log": key_log(),
     "v1-tablespace.key": record(1, 2, 1663),
     "v2-named.key": record(2, 4, 0, KEY_ID),
     "v1-tde.keymap": key_map(),

@@ -9,7 +9,9 @@ from uuid import UUID
 import pytest
 
 from tde import Algorithm, _core
-from tde.keystore import KeyOwner
+from tde.keystore import KeyOwner, read_key_log
+from tde.keystore.crypto.derivation import derive_authentication_key
+from tde.keystore.log.entry import LABEL
 from tde.keystore.store.record import parse_record
 from tde.postgres.cluster.keymap import KeySource, MapEntry, pack_map, parse_map
 from tests.golden import make_keys
@@ -17,6 +19,7 @@ from tests.golden.make_keys import KEY, KEY_ID, KEYSTORE, MAP_KEY, MASTER_KEY, M
 
 HERE = Path(__file__).parent
 SHA256 = {
+    "v1-key.log": "82c79381dc0d0dcfa84ed053556a8f358d10fbeaa29074969ece02f97792f34a",
     "v1-tablespace.key": "de3752516c48100fbed3b04fbf60f0d87281981f72e06c6f6f31ab47cfe3571c",
     "v2-named.key": "41f38d271ccd15d153e849d0c5ef6d46e1b1ec0235a846aa062a223b4e818a40",
     "v1-tde.keymap": "81bb00582b680520763c3ffdb35e64e28291abc6ae00101564b3613a9676a3aa",
@@ -48,6 +51,20 @@ def test_the_records_unwrap() -> None:
         assert record.header.owner == owner
         assert record.header.algorithm is Algorithm.AES256
         assert record.pack() == content
+
+
+def test_the_log_is_read_and_proven(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    log = tmp_path / "key.log"
+    log.write_bytes((HERE / "v1-key.log").read_bytes())
+    log.chmod(0o600)
+    secret = derive_authentication_key(bytearray(MASTER_KEY), LABEL)
+    found = read_key_log(tmp_path, (UUID(bytes=MASTER_KEY_ID), secret))
+    assert (found.problems, found.confirmed) == ([], 3)
+    assert [entry.event for entry in found.entries] == [
+        "create keystore", "rotate master key", "open keystore",
+    ]  # fmt: skip
+    assert found.entries[0].who["login"] == "alice"
 
 
 def test_the_map_is_read_and_written() -> None:

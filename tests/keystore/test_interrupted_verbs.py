@@ -21,6 +21,7 @@ from tde.keystore import (
     change_passphrase,
     inspect_keystore,
     list_keys,
+    read_key_log,
     restore_keystore,
     rotate_master_key,
     verify_keystore,
@@ -45,8 +46,11 @@ def make_keystore(path: Path, keys: int = 2) -> Keystore:
 
 
 def content(path: Path) -> dict[str, bytes]:
+    """Return the files but the key log, which tells of what was begun, and is whole."""
+    assert read_key_log(path).problems == []
     names = (file for file in path.rglob("*") if file.is_file())
-    kept = (file for file in names if file.name != "lock" and not file.name.endswith(".tmp"))
+    unlike = ("lock", "key.log")
+    kept = (file for file in names if file.name not in unlike and not file.name.endswith(".tmp"))
     return {str(file.relative_to(path)): file.read_bytes() for file in kept}
 
 
@@ -235,9 +239,11 @@ def test_a_master_key_that_was_being_rotated_opens_everything(
     rotate_master_key(path, PASSPHRASE).close()
     with Keystore.open(path, PASSPHRASE) as opened:
         assert all_keys(opened) == wanted
+        log = read_key_log(path, opened.log_author())
+        assert (log.problems, log.confirmed) == ([], len(log.entries))
         assert all(file.good for file in verify_keystore(path, opened))
     assert sorted(file.name for file in path.iterdir()) == [
-        "auto-open.key", "keys", "keystore.json", "lock",
+        "auto-open.key", "key.log", "keys", "keystore.json", "lock",
     ]  # fmt: skip
     assert {file.stat().st_uid for file in path.rglob("*")} == {path.stat().st_uid}
     # Killed before and after keystore.json was replaced, and after the servers had been told.

@@ -45,7 +45,8 @@ class Tripwire:
             (Path, "chmod"),
             (Path, "rename"),
             (Path, "unlink"),
-            (files, "_write_all"),
+            (os, "write"),
+            (os, "ftruncate"),
             (files, "sync_directory"),
             (layout, "make_private_directory"),
         ):
@@ -150,17 +151,19 @@ def test_full_disk_at_any_step_changes_nothing(tmp_path: Path) -> None:
     assert all("No space left on device" in message for message in messages)
 
 
-def test_a_short_write_is_completed(tmp_path: Path) -> None:
+def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full cannot be renamed into place, so the short write is simulated."""
     sizes = []
+    write = os.write
 
-    class Stingy:
-        def write(self, data: memoryview) -> int:
-            sizes.append(len(data))
-            return min(7, len(data))
+    def stingy(fd: int, data: memoryview) -> int:
+        sizes.append(len(data))
+        return write(fd, data[:7])
 
-    files._write_all(Stingy(), b"x" * 20)  # type: ignore[arg-type]
+    monkeypatch.setattr(os, "write", stingy)
+    files.write_atomically(tmp_path / "file", b"x" * 20)
     assert sizes == [20, 13, 6]
+    assert (tmp_path / "file").read_bytes() == b"x" * 20
 
 
 def create_and_report(path: Path, start: Any, connection: Connection) -> None:

@@ -81,6 +81,7 @@ def test_everything_is_private_to_the_owner(tmp_path: Path) -> None:
     modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.stat().st_mode) for path in paths}
     assert modes == {
         "ks": 0o700,
+        "ks/key.log": 0o600,
         "ks/keys": 0o700,
         "ks/keys/wal.key": 0o600,
         "ks/keystore.json": 0o600,

@@ -63,7 +63,8 @@ def test_the_new_passphrase_opens_the_same_keys_and_the_old_one_nothing(path: Pa
 
 def test_no_file_opens_with_the_old_passphrase_any_more(path: Path) -> None:
     change_passphrase(path, OLD, NEW)
-    assert sorted(file.name for file in path.iterdir()) == ["keys", "keystore.json", "lock"]
+    names = sorted(file.name for file in path.iterdir())
+    assert names == ["key.log", "keys", "keystore.json", "lock"]
     assert (path / "keystore.json").stat().st_mode & 0o777 == 0o600
 
 

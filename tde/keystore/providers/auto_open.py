@@ -20,6 +20,7 @@ from uuid import UUID
 from tde.errors import KeystoreDamagedError, KeystoreError, KeystoreMissingError
 from tde.keystore.crypto.secret import SecretBuffer, random_secret, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap, wrap
+from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import exclusive_lock, read_private_file, sync_directory
 from tde.keystore.store.layout import AUTO_OPEN_NAME, new_auto_open_path, read_document
@@ -77,6 +78,8 @@ def disable_auto_open(directory: Path) -> bool:
     with exclusive_lock(directory):
         try:
             there_was = os.path.lexists(path)
+            if there_was:
+                write_entry(directory, "disable auto-open", {}, None)
             path.unlink(missing_ok=True)
             new_auto_open_path(directory).unlink(missing_ok=True)
             sync_directory(directory)

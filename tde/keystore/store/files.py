@@ -9,7 +9,6 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import RawIOBase
 from pathlib import Path
 
 from tde.errors import (
@@ -44,7 +43,7 @@ def check_private_directory(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     # Root may work on the keystore of an unprivileged server.
     if os.geteuid() != 0:
-        _check_owner(path, status, os.geteuid())
+        check_owner(path, status, os.geteuid())
     check_mode(path, status, DIRECTORY_MODE)
 
 
@@ -89,7 +88,7 @@ def read_file_of(owner: int, path: str, limit: int) -> bytes:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise KeystorePermissionError(f"{path} is not a regular file", remedy=_RESTORE_FILE)
-        _check_owner(path, status, owner)
+        check_owner(path, status, owner)
         check_mode(path, status, FILE_MODE)
         data = _read_up_to(fd, limit + 1)
     except OSError as error:
@@ -196,7 +195,7 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
     """
     fd = _open_lock(directory)
     try:
-        _wait_for_lock(fd, directory)
+        wait_for_lock(fd, directory / LOCK_NAME)
         yield
     finally:
         os.close(fd)
@@ -215,14 +214,19 @@ def _open_lock(directory: Path) -> int:
         status = os.fstat(fd)
         # A file with other names or with content is not the lock that root has just made.
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size == 0:
-            _give_to_owner_of(directory, fd)
+            give_to_owner_of(directory, fd)
     except OSError as error:
         os.close(fd)
         raise KeystoreError(f"could not change the owner of {path}: {error.strerror}") from error
     return fd
 
 
-def _wait_for_lock(fd: int, directory: Path) -> None:
+def wait_for_lock(fd: int, path: Path) -> None:
+    """Lock an open file of the keystore.
+
+    Raises:
+        KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
+    """
     # A blocking flock could wait for ever behind a stopped process.
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
@@ -231,9 +235,9 @@ def _wait_for_lock(fd: int, directory: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise KeystoreBusyError(
-                    f"another process has been writing to {directory} for "
+                    f"another process has been writing to {path.parent} for "
                     f"{LOCK_TIMEOUT:.0f} seconds",
-                    remedy=f"See who holds {directory / LOCK_NAME} (`lslocks`), then try again.",
+                    remedy=f"See who holds {path} (`lslocks`), then try again.",
                 ) from None
             time.sleep(_LOCK_POLL)
         else:
@@ -245,19 +249,19 @@ def _write_new_file(path: Path, data: bytes | bytearray) -> None:
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, FILE_MODE), "wb", buffering=0) as file:
-        _give_to_owner_of(path.parent, file.fileno())
-        _write_all(file, data)
+        give_to_owner_of(path.parent, file.fileno())
+        write_all(file.fileno(), data)
         os.fsync(file.fileno())
 
 
-def _write_all(file: RawIOBase, data: bytes | bytearray) -> None:
-    # A raw write may take fewer bytes than it was given, on a disk that is nearly full.
+def write_all(fd: int, data: bytes | bytearray) -> None:
+    """Write all bytes; one write may take fewer, on a disk that is nearly full."""
     remaining = memoryview(data)
     while remaining:
-        remaining = remaining[file.write(remaining) or 0 :]
+        remaining = remaining[os.write(fd, remaining) :]
 
 
-def _give_to_owner_of(directory: Path, fd: int) -> None:
+def give_to_owner_of(directory: Path, fd: int) -> None:
     """Let root work on the keystore of an unprivileged server without taking files away."""
     if os.geteuid() == 0:
         status = directory.lstat()
@@ -279,7 +283,12 @@ def check_mode(path: Path | str, status: os.stat_result, wanted: int) -> None:
         )
 
 
-def _check_owner(path: Path | str, status: os.stat_result, owner: int) -> None:
+def check_owner(path: Path | str, status: os.stat_result, owner: int) -> None:
+    """Refuse what belongs to another user.
+
+    Raises:
+        KeystorePermissionError: with the `chown` that repairs it as the remedy.
+    """
     if status.st_uid != owner:
         raise KeystorePermissionError(
             f"{path} belongs to user {status.st_uid} instead of user {owner}",

@@ -8,6 +8,7 @@ keys/<key id>.key      of the tablespace that the map of a cluster gives it to
 keys.new, keys.old     the same records with another master key, while that is rotated
 lock                   taken by whoever writes; always empty
 auto-open.key          opens the keystore without its passphrase
+key.log                no key: who has opened and changed the keystore
 accepted-lines.<hex>   no key: what was accepted of a cluster's configuration
 """
 
@@ -43,6 +44,7 @@ from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, KeyRecord, p
 from tde.ownership import Owner, adopt_directory
 
 AUTO_OPEN_NAME = "auto-open.key"
+LOG_NAME = "key.log"
 _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
 _COMPANION = re.compile(r"accepted-lines\.[0-9a-f]{32}")
@@ -297,7 +299,8 @@ def remains(directory: Path) -> list[Path]:
 def foreign_files(directory: Path) -> list[Path]:
     """Return what is not a keystore's, in its directory and in that of the records."""
     keys = keys_path(directory)
-    ours = {document_path(directory), directory / LOCK_NAME, keys, directory / AUTO_OPEN_NAME}
+    ours = {keys, *(directory / name for name in (LOCK_NAME, AUTO_OPEN_NAME, LOG_NAME))}
+    ours.add(document_path(directory))
     ours |= set(left_of_rotation(directory))
     ours |= {*companions(directory), *remains(directory)}
     ours |= {record_path(directory, owner) for owner in list_owners(directory)}
@@ -437,7 +440,7 @@ def check_unused_names(directory: Path, expected: Collection[str]) -> None:
     Raises:
         KeystoreExistsError: there is something that is not ours.
     """
-    ours = {LOCK_NAME, keys_path(directory).name, *expected}
+    ours = {LOCK_NAME, LOG_NAME, keys_path(directory).name, *expected}
     names = {entry.name for entry in directory.iterdir()} - ours
     foreign = {name for name in names if not _REMAINS.fullmatch(name)}
     if foreign:

@@ -1,0 +1,185 @@
+"""The form of the key log: one line of JSON per entry, chained and authenticated.
+
+Each line ends the chain so far: it holds the SHA-256 of the line before. An entry that was written
+while the keystore was open also has a code, HMAC-SHA256 under a key that is derived from the master
+key, over all of its line before the code; through the chain it speaks for all lines before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import pwd
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from tde.keystore.crypto.derivation import derive_authentication_key
+from tde.keystore.store.layout import LOG_NAME
+
+LABEL = b"tde key log"
+FIRST_PREVIOUS = bytes(32)
+LONGEST_LINE = 64 * 1024
+"""Bytes; a real one has about 400."""
+_CODE = re.compile(rb',"code":"([0-9a-f]{64})"}\n')
+_CODE_BYTES = len(b',"code":""}\n') + 64
+_CODE_LABEL, _SEAL_LABEL = b"code", b"seal"
+_NO_LOGIN = "4294967295"
+_WORD = re.compile(r"[a-z][a-z-]{0,30}")
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry.
+
+    Attributes:
+        number: 1 for the first, also the number of its line.
+        time: in UTC, from the clock of the machine.
+        event: what happened, or was about to: an entry is written before the change.
+        who: user, login, host, process and command of who did it.
+        master_key_id: whose code it has; None without one.
+        details: what else it says, by name.
+        line: all of it, with the newline.
+    """
+
+    number: int
+    time: datetime
+    event: str
+    who: Mapping[str, str | int]
+    master_key_id: UUID | None
+    details: Mapping[str, Any]
+    previous: bytes
+    line: bytes
+
+    def has_code_of(self, secret: bytes) -> bool:
+        """Tell whether the code is that of a master key's log secret."""
+        found = _CODE.search(self.line)
+        if found is None:
+            return False
+        expected = _code(secret, self.line[:-_CODE_BYTES])
+        return hmac.compare_digest(expected, found.group(1))
+
+    @property
+    def digest(self) -> bytes:
+        """What the next entry says of this one: 32 bytes."""
+        return hashlib.sha256(self.line).digest()
+
+
+class EntryError(ValueError):
+    """A line is no entry; the message says why."""
+
+
+def log_path(directory: Path) -> Path:
+    """Return the path of the key log of a keystore."""
+    return directory / LOG_NAME
+
+
+def seal_key(secret: bytes) -> bytearray:
+    """Return the key under which a rotation keeps the log secret of the old master key."""
+    return bytearray(derive_authentication_key(bytearray(secret), _SEAL_LABEL))
+
+
+def pack_entry(
+    number: int,
+    previous: bytes,
+    event: str,
+    details: Mapping[str, Any],
+    author: tuple[UUID, bytes] | None,
+) -> bytes:
+    """Return the line of an entry.
+
+    Args:
+        previous: digest of the line before; zeros for the first.
+        author: id and log secret of the master key; None where the keystore is not open.
+    """
+    fields: dict[str, Any] = {
+        "number": number,
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "event": event,
+        "who": _who(),
+        "details": dict(details),
+        "previous": previous.hex(),
+    }
+    if author is None:
+        return _json(fields) + b"\n"
+    master_key_id, secret = author
+    fields["master_key"] = master_key_id.hex
+    begin = _json(fields)[:-1]
+    return begin + b',"code":"' + _code(secret, begin) + b'"}\n'
+
+
+def parse_entry(line: bytes) -> LogEntry:
+    """Return an entry; whether it is authentic is another question.
+
+    Raises:
+        EntryError: it is none.
+    """
+    try:
+        fields = json.loads(line)
+        master_key = fields.get("master_key")
+        if (master_key is not None) != (_CODE.search(line) is not None):
+            raise EntryError("it has a code and no master key, or the other way round")
+        return LogEntry(
+            int(fields["number"]),
+            datetime.fromisoformat(fields["time"]),
+            str(fields["event"]),
+            dict(fields["who"]),
+            None if master_key is None else UUID(hex=master_key),
+            dict(fields["details"]),
+            bytes.fromhex(fields["previous"]),
+            line,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise EntryError("it is no entry of a key log") from error
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _code(secret: bytes, begin: bytes) -> bytes:
+    key = derive_authentication_key(bytearray(secret), _CODE_LABEL)
+    return hmac.new(key, begin, hashlib.sha256).hexdigest().encode()
+
+
+def _who() -> dict[str, str | int]:
+    who: dict[str, str | int] = {"user": _name(os.geteuid())}
+    login = _login()
+    if login is not None:
+        who["login"] = login
+    return {**who, "host": socket.gethostname(), "process": os.getpid(), "command": _command()}
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _login() -> str | None:
+    """Return who has logged in, which sudo and su do not change; None where nobody has."""
+    try:
+        uid = Path("/proc/self/loginuid").read_text().strip()
+    except OSError:
+        return None
+    return _name(int(uid)) if uid.isdecimal() and uid != _NO_LOGIN else None
+
+
+def _command() -> str:
+    """Return the program and, of ``tde``, the noun and the verb; never an argument."""
+    words = [Path(sys.argv[0]).name if sys.argv else ""]
+    if words[0] == "tde":
+        for word in sys.argv[1:3]:
+            if not _WORD.fullmatch(word) or "psql" in words:
+                break
+            words.append(word)
+    return " ".join(words)

@@ -1,0 +1,197 @@
+"""Writing to the key log: an entry is on the disk before the change that it tells of."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import syslog
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from tde.errors import KeystoreDamagedError, KeystoreError, WrongPassphraseError
+from tde.keystore.log.entry import (
+    FIRST_PREVIOUS,
+    LONGEST_LINE,
+    EntryError,
+    log_path,
+    pack_entry,
+    parse_entry,
+)
+from tde.keystore.store.files import (
+    FILE_MODE,
+    check_mode,
+    check_owner,
+    give_to_owner_of,
+    sync_directory,
+    wait_for_lock,
+    write_all,
+    write_atomically,
+)
+
+_warnings = logging.getLogger("tde.keystore")
+
+
+def begin_log(
+    directory: Path, event: str, details: Mapping[str, Any], author: tuple[UUID, bytes]
+) -> None:
+    """Write the first entry of a new keystore, in the place of what an interrupted creation left.
+
+    Raises:
+        KeystoreError: it could not be written.
+    """
+    path = log_path(directory)
+    line = pack_entry(1, FIRST_PREVIOUS, event, details, author)
+    write_atomically(path, line)
+    _send_to_syslog(path, line)
+
+
+def write_entry(
+    directory: Path,
+    event: str,
+    details: Mapping[str, Any],
+    author: tuple[UUID, bytes] | None,
+) -> None:
+    """Append an entry, and send it to syslog.
+
+    Args:
+        directory: the keystore's.
+        author: id and log secret of the master key; None where the keystore is not open.
+
+    Raises:
+        KeystoreError: it could not be written; the log is as it was.
+    """
+    path = log_path(directory)
+    try:
+        fd, is_new = _open(path)
+        try:
+            line = _append(fd, path, event, details, author)
+        finally:
+            os.close(fd)
+        if is_new:
+            sync_directory(directory)
+    except OSError as error:
+        raise KeystoreError(
+            f"could not write {path}: {error.strerror}",
+            remedy="What it would have told of was not done. Remove the cause, and repeat the "
+            "command.",
+        ) from error
+    _send_to_syslog(path, line)
+
+
+def write_entry_if_possible(
+    directory: Path,
+    event: str,
+    details: Mapping[str, Any],
+    author: tuple[UUID, bytes] | None,
+) -> None:
+    """Append an entry of what changes nothing; a full disk does not keep a server from its keys."""
+    try:
+        write_entry(directory, event, details, author)
+    except KeystoreError as error:
+        _warnings.warning("%s; the key log lacks: %s", error, event)
+
+
+@contextmanager
+def telling_of_failures(directory: Path) -> Iterator[None]:
+    """Append an entry when a keystore does not open with what somebody had."""
+    try:
+        yield
+    except (WrongPassphraseError, KeystoreDamagedError) as error:
+        write_entry_if_possible(
+            directory, "fail to open keystore", {"why": type(error).__name__}, None
+        )
+        raise
+
+
+def _send_to_syslog(path: Path, line: bytes) -> None:
+    """Send an entry where who may write to the keystore cannot take it back, if there is such."""
+    syslog.openlog("tde", 0, syslog.LOG_AUTHPRIV)
+    syslog.syslog(syslog.LOG_NOTICE, f"{path}: {line.decode().rstrip()}")
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    is_new = False
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        fd = os.open(path, flags | os.O_CREAT, FILE_MODE)
+        is_new = True
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise KeystoreError(
+                f"{path} is not a regular file with one name",
+                remedy="Find out who made it, and move it away: a new one begins then.",
+            )
+        if status.st_size == 0:
+            # New, or of a process of root that was killed before it had given it away.
+            give_to_owner_of(path.parent, fd)
+        else:
+            check_owner(path, status, path.parent.stat().st_uid)
+            check_mode(path, status, FILE_MODE)
+        wait_for_lock(fd, path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, is_new
+
+
+def _append(
+    fd: int,
+    path: Path,
+    event: str,
+    details: Mapping[str, Any],
+    author: tuple[UUID, bytes] | None,
+) -> bytes:
+    end, last = _last_line(fd)
+    number = 1 if last is None else _number_of(fd, end, last) + 1
+    previous = FIRST_PREVIOUS if last is None else hashlib.sha256(last).digest()
+    torn = os.fstat(fd).st_size - end
+    if torn:
+        # A power cut has left a part of a line, which nobody was told of.
+        details = {**details, "bytes of a torn entry removed": torn}
+        os.ftruncate(fd, end)
+    line = pack_entry(number, previous, event, details, author)
+    try:
+        write_all(fd, line)
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, end)
+        raise
+    return line
+
+
+def _last_line(fd: int) -> tuple[int, bytes | None]:
+    """Return where the last whole line ends, and that line; None when there is none."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - 2 * LONGEST_LINE)
+    tail = _read(fd, start, size - start)
+    end = tail.rfind(b"\n") + 1
+    if end == 0:
+        return 0, None
+    begin = tail.rfind(b"\n", 0, end - 1) + 1
+    return start + end, tail[begin:end]
+
+
+def _number_of(fd: int, end: int, last: bytes) -> int:
+    try:
+        return parse_entry(last).number
+    except EntryError:
+        # Somebody has altered it, which reading tells; the number is that of the line.
+        return _read(fd, 0, end).count(b"\n")
+
+
+def _read(fd: int, offset: int, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = os.pread(fd, size - len(data), offset + len(data))
+        if not part:
+            break
+        data += part
+    return bytes(data)
