@@ -150,9 +150,10 @@ def add_missing_keys(
     _require_apart(source.resolve(), path)
     content = _read(source.resolve(), with_auto_open=False)
     _require_same_keystore(content, keystore, other)
+    if other is not None:
+        other.require_rotated()
     with exclusive_lock(path):
-        for copy in (keystore, other or keystore):
-            copy.require_rotated()
+        keystore.require_rotated()
         present = set(list_owners(path))
         if other is not None:
             content = _rewrapped(content, keystore, other, present)

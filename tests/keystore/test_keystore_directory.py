@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from tde.errors import (
     WrongPassphraseError,
 )
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
+from tde.keystore.store import files
 from tde.keystore.store.files import write_atomically
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
@@ -368,3 +371,34 @@ def test_document_is_the_documented_one(keystore: Keystore) -> None:
     assert list(fields["kdf"]) == ["name", "memory_kib", "iterations", "lanes", "salt"]
     assert list(fields["master_key"]) == ["id", "nonce", "wrapped"]
     assert len(bytes.fromhex(fields["master_key"]["wrapped"])) == 32 + 16
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be led astray")
+def test_root_is_not_led_out_of_the_keystore_by_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: the server's user puts a link in the place of keys/ while root makes a key."""
+    place = Path(tempfile.mkdtemp())  # Which its owner can reach, as below /srv.
+    place.chmod(0o755)
+    roots = tmp_path / "roots"
+    roots.mkdir(mode=0o700)
+
+    def exchange_and_write(path: Path, data: bytes) -> None:
+        path.parent.rmdir()
+        path.parent.symlink_to(roots)
+        write_atomically(path, data)
+
+    def exchange_again(directory: Path, fd: int) -> None:
+        if directory.is_symlink():
+            directory.unlink()
+            directory.mkdir()
+
+    try:
+        keystore = Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534))
+        monkeypatch.setattr("tde.keystore.keystore.write_atomically", exchange_and_write)
+        monkeypatch.setattr(files, "give_to_owner_of", exchange_again)
+        with keystore, pytest.raises((KeystoreError, OSError)):
+            keystore.create_key(WAL, Algorithm.AES256)
+        assert list(roots.iterdir()) == []
+    finally:
+        shutil.rmtree(place)

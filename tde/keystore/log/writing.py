@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from tde.errors import KeystoreDamagedError, KeystoreError, WrongPassphraseError
+from tde.file_rights import file_rights_of_owner
 from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
     LONGEST_LINE,
@@ -67,13 +68,14 @@ def write_entry(
     """
     path = log_path(directory)
     try:
-        fd, is_new = _open(path)
-        try:
-            line = _append(fd, path, event, details, author)
-        finally:
-            os.close(fd)
-        if is_new:
-            sync_directory(directory)
+        with file_rights_of_owner(directory):
+            fd, is_new = _open(path)
+            try:
+                line = _append(fd, path, event, details, author)
+            finally:
+                os.close(fd)
+            if is_new:
+                sync_directory(directory)
     except OSError as error:
         raise KeystoreError(
             f"could not write {path}: {error.strerror}",

@@ -17,6 +17,7 @@ from tde.errors import (
     KeystoreError,
     KeystorePermissionError,
 )
+from tde.file_rights import file_rights_of_owner
 from tde.ownership import Owner, create_directory
 
 DIRECTORY_MODE = 0o700
@@ -187,18 +188,20 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def exclusive_lock(directory: Path) -> Iterator[None]:
-    """Hold the keystore's lock; two writers take turns.
+    """Hold the keystore's lock, with its owner's rights for files; two writers take turns.
 
     Raises:
         KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
         KeystorePermissionError: the lock file cannot be opened for writing.
     """
-    fd = _open_lock(directory)
-    try:
-        wait_for_lock(fd, directory / LOCK_NAME)
-        yield
-    finally:
-        os.close(fd)
+    # Root would follow whatever the server's user puts in the place of a directory meanwhile.
+    with file_rights_of_owner(directory):
+        fd = _open_lock(directory)
+        try:
+            wait_for_lock(fd, directory / LOCK_NAME)
+            yield
+        finally:
+            os.close(fd)
 
 
 def _open_lock(directory: Path) -> int:
