@@ -137,21 +137,19 @@ def encrypt(
     Data checksums are turned on where they are off, in the same pass.
     """
     from tde.convert.runner import DEFAULT_JOBS
-    from tde.convert.tablespace_names import resolve_tablespaces
     from tde.postgres import encrypt_cluster
 
     algorithm = None if aes is None else algorithm_of(aes)
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = require_keystore(keystore_to_encrypt(cluster, keystore))
-    named = resolve_tablespaces(cluster.data_directory, tablespace) if tablespace else None
+    path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
     with open_keystore(path, source) as opened, _progress_bar("Encrypting") as progress:
         summary = encrypt_cluster(
             cluster,
             opened,
             scope=scope,
             algorithm=algorithm,
-            tablespaces=named,
+            tablespaces=tablespace or None,
             checksums=checksums,
             jobs=jobs or DEFAULT_JOBS,
             allow_invalid_pages=allow_invalid_pages,
