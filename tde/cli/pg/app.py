@@ -26,6 +26,7 @@ from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
+from tde.console.errors import InterruptedHalfwayError
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.errors import ServerNotRunningError
@@ -206,7 +207,13 @@ def restart(
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_cluster_keystore(cluster, keystore, source) as opened:
-        cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
+        try:
+            cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
+        except KeyboardInterrupt:
+            if cluster.pid is not None:
+                raise
+            command = shlex.join(["tde", "pg", "start", "-D", str(cluster.data_directory)])
+            raise InterruptedHalfwayError(f"No server runs now: {command}") from None
     _report_started(cluster, log)
 
 

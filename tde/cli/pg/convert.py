@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from tde.cli.options import (
 )
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples
+from tde.console.errors import InterruptedHalfwayError
 from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.convert.access import keystore_to_decrypt, keystore_to_encrypt
@@ -143,7 +145,11 @@ def encrypt(
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
-    with open_keystore(path, source) as opened, _progress_bar("Encrypting") as progress:
+    with (
+        _telling_how_to_continue("encrypt", cluster.data_directory, path),
+        open_keystore(path, source) as opened,
+        _progress_bar("Encrypting") as progress,
+    ):
         summary = encrypt_cluster(
             cluster,
             opened,
@@ -192,7 +198,11 @@ def decrypt(
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = keystore_to_decrypt(cluster, keystore)
-    with open_keystore(path, source) as opened, _progress_bar("Decrypting") as progress:
+    with (
+        _telling_how_to_continue("decrypt", cluster.data_directory, path),
+        open_keystore(path, source) as opened,
+        _progress_bar("Decrypting") as progress,
+    ):
         summary = decrypt_cluster(
             cluster,
             opened,
@@ -215,6 +225,23 @@ def _data_directory(directory: Path | None, pgdata: Path | None) -> Path:
     if found is None:
         raise TdeError("no data directory was named", remedy="Give DIR or -D DIR, or set PGDATA.")
     return found
+
+
+@contextmanager
+def _telling_how_to_continue(verb: str, data_directory: Path, keystore: Path) -> Iterator[None]:
+    """Let Ctrl-C say what it leaves behind, when that is a cluster on which no server starts."""
+    from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (data_directory / MOVED_CONTROL).exists():
+            raise
+        command = ["tde", "pg", verb, "-D", str(data_directory), "--keystore", str(keystore)]
+        raise InterruptedHalfwayError(
+            f"The cluster {data_directory} is only partly {verb}ed, and no server starts on it. "
+            f"To continue: {shlex.join(command)}"
+        ) from None
 
 
 @contextmanager
