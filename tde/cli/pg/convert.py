@@ -47,12 +47,18 @@ if TYPE_CHECKING:
 
 
 DirectoryArgument = Annotated[
-    Path | None, typer.Argument(metavar="DIR", help="The data directory, as with -D.")
+    Path | None,
+    typer.Argument(metavar="DIR", readable=False, help="The data directory, as with -D."),
 ]
 PgDataInsteadOption = Annotated[
     Path | None,
     typer.Option(
-        "--pgdata", "-D", metavar="DIR", envvar="PGDATA", help="The PostgreSQL data directory."
+        "--pgdata",
+        "-D",
+        metavar="DIR",
+        envvar="PGDATA",
+        readable=False,
+        help="The PostgreSQL data directory.",
     ),
 ]
 ScopeOption = Annotated[
