@@ -57,6 +57,7 @@ PgDataOption = Annotated[
         "-D",
         metavar="DIR",
         envvar="PGDATA",
+        readable=False,  # The commands say whose it is, and what can be done.
         help="The PostgreSQL data directory.",
     ),
 ]

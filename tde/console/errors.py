@@ -24,6 +24,10 @@ _OPENSSL_REMEDY = (
 EXIT_INTERRUPTED = 130  # The shell's convention: 128 + SIGINT.
 
 
+class InterruptedHalfwayError(KeyboardInterrupt):
+    """Ctrl-C at a moment that leaves something to do; the message says what."""
+
+
 def report(error: TdeError, program: str = "tde") -> None:
     """Print an error and its remedy on standard error."""
     # soft_wrap keeps one message on one line, which logs and scripts rely on.
@@ -47,8 +51,10 @@ def reporting_errors(program: str = "tde") -> Iterator[None]:
     except TdeError as error:
         report(error, program)
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         error_console.print("Interrupted.")
+        if isinstance(interrupt, InterruptedHalfwayError):
+            error_console.print(Text(str(interrupt)), soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         raise  # Typer ends quietly when the reader of our output has gone.

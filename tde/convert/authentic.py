@@ -135,3 +135,13 @@ def encrypted_already(directory: Path, marker: Marker) -> ConversionError:
         f"{marker.keystore_uuid.hex}",
         remedy="There is nothing to do.",
     )
+
+
+def lost_journal(directory: Path) -> ConversionError:
+    """Return the error for a cluster that is partly converted, and nothing says how far."""
+    path = directory / JOURNAL_DIRECTORY / "state.json"
+    return ConversionError(
+        f"a conversion is unfinished, but {path} is missing",
+        remedy="Restore the directory from where it was moved to, or the cluster from a backup. "
+        "Without it nobody can tell which blocks are encrypted.",
+    )

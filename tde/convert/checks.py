@@ -35,6 +35,20 @@ _FILES_OF_THREAD = 4
 _OTHER_FILES = 24
 
 
+def require_no_server(cluster: Cluster) -> None:
+    """Refuse a cluster whose server runs.
+
+    Raises:
+        ConversionError: it runs.
+    """
+    pid = cluster.pid
+    if pid is not None:
+        raise ConversionError(
+            f"the server in {cluster.data_directory} is running (pid {pid})",
+            remedy=f"Stop it: tde pg stop -D {cluster.data_directory}, or pg_ctl stop.",
+        )
+
+
 def require_stopped_cleanly(cluster: Cluster) -> ControlData:
     """Check the cluster's state and format, and return what pg_control says.
 

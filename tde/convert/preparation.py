@@ -34,6 +34,7 @@ from tde.convert.keys import (
 )
 from tde.convert.plan import Plan, make_plan
 from tde.convert.state import Phase, State, conversion_key
+from tde.convert.tablespace_names import resolve_tablespaces
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
@@ -57,7 +58,7 @@ class Options:
 
     scope: Scope | None
     algorithm: Algorithm | None
-    tablespaces: tuple[int, ...] | None
+    tablespaces: tuple[str, ...] | None
     jobs: int
     allow_invalid: bool
     checksums: bool | None
@@ -155,7 +156,9 @@ class Preparation:
     ) -> State:
         scope = self.options.scope or Scope.CLUSTER
         algorithm = self.options.algorithm or Algorithm.AES256
-        named = self.options.tablespaces or ()
+        asked = self.options.tablespaces or ()
+        names = dict(zip(asked, resolve_tablespaces(self.directory, asked), strict=True))
+        named = tuple(sorted(set(names.values())))
         encrypted = encrypted_tablespaces(self.directory, scope, named)
         wanted = wanted_keys(self.directory, scope, algorithm, named)
         plan = self._plan(
@@ -172,6 +175,7 @@ class Preparation:
         if not begun:
             require_unused_keystore(self.keystore.path)
         state = self._state(scope, algorithm, named, plan, turn_on_checksums=turn_on_checksums)
+        state = replace(state, tablespace_names=names)
         self._write_journal(state)
         with files_as(self.os_user):
             # What was left by an earlier life of this cluster, which is plain now, says nothing.

@@ -20,13 +20,17 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.convert.authentic import require_finished, state_in_service, state_out_of_service
+from tde.convert.authentic import (
+    lost_journal,
+    require_finished,
+    state_in_service,
+    state_out_of_service,
+)
 from tde.convert.blocks import Direction
-from tde.convert.checks import require_descriptors
+from tde.convert.checks import require_descriptors, require_no_server
 from tde.convert.configuration import (
     guard_configuration,
     release_configuration,
@@ -54,6 +58,7 @@ from tde.convert.preparation import Options, Preparation
 from tde.convert.source import BatchSource
 from tde.convert.state import Phase, State, conversion_key
 from tde.convert.summary import ConversionSummary
+from tde.convert.tablespace_names import known_tablespaces
 from tde.convert.worker import ProgressListener, WorkDone, continuable, run_workers
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.page.codec import PageCipher
@@ -87,7 +92,7 @@ def encrypt_cluster(
     *,
     scope: Scope | None = None,
     algorithm: Algorithm | None = None,
-    tablespaces: Iterable[int] | None = None,
+    tablespaces: Iterable[int | str] | None = None,
     checksums: bool | None = None,
     jobs: int = DEFAULT_JOBS,
     allow_invalid_pages: bool = False,
@@ -103,8 +108,8 @@ def encrypt_cluster(
             one that was used before.
         scope: what is encrypted besides the WAL; ``CLUSTER`` by default.
         algorithm: for everything that is encrypted; AES-256 by default.
-        tablespaces: OIDs of the tablespaces to encrypt in scope ``TABLESPACES``; 1663 is
-            pg_default, 1664 pg_global. All others get a plaintext entry.
+        tablespaces: OIDs or names of the tablespaces to encrypt in scope ``TABLESPACES``; 1663
+            is pg_default, 1664 pg_global. All others get a plaintext entry.
         checksums: give every page a data checksum, also those of plaintext tablespaces, where the
             cluster has none; True by default. Checksums that are on stay on.
         jobs: number of threads.
@@ -120,7 +125,7 @@ def encrypt_cluster(
         UnsupportedServerError: the cluster's format is not supported.
         ClusterBusyError: another command works on the cluster.
     """
-    named = None if tablespaces is None else tuple(sorted(set(tablespaces)))
+    named = None if tablespaces is None else tuple(dict.fromkeys(map(str, tablespaces)))
     options = Options(scope, algorithm, named, jobs, allow_invalid_pages, checksums, progress)
     return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
 
@@ -168,12 +173,12 @@ class _Conversion:
         require_separate(self.directory, self.keystore.path)
         require_keystore_access(self.keystore.path, self.os_user)
         with cluster_lock(self.directory, required=True), continuable(self.directory):
-            self._require_no_server()
+            require_no_server(self.cluster)
             require_own_directory(self.journal)
             document = read_state_document(self.directory)
             if is_control_moved(self.directory):
                 if document is None:
-                    raise _lost_journal(self.journal)
+                    raise lost_journal(self.directory)
                 state = state_out_of_service(document, self.keystore, self.directory)
                 self._require_same(state)
                 require_descriptors(self.options.jobs)
@@ -192,14 +197,6 @@ class _Conversion:
                 left = None
             self._require_no_records()
             return self._continue(self.preparation.run(left), resumed=False)
-
-    def _require_no_server(self) -> None:
-        pid = self.cluster.pid
-        if pid is not None:
-            raise ConversionError(
-                f"the server in {self.directory} is running (pid {pid})",
-                remedy="Stop it: pg_ctl stop, or tde pg stop.",
-            )
 
     def _require_no_records(self) -> None:
         """Check that nobody has given pg_control its name back, or removed state.json only.
@@ -223,13 +220,17 @@ class _Conversion:
         if state.direction is not self.direction:
             raise ConversionError(
                 f"tde pg {verb} was interrupted on {self.directory} and is unfinished",
-                remedy=f"Finish it first: tde pg {verb} -D {self.directory}",
+                remedy=f"Finish it first: tde pg {verb} -D {self.directory} --keystore "
+                f"{self.keystore.path}",
             )
         asked = self.options
+        if asked.tablespaces is not None:
+            named = known_tablespaces(state.tablespace_names, asked.tablespaces)
+            if named is None or set(named) != set(state.tablespaces):
+                raise self._begun_with("other tablespaces")
         for given, before, name in (
             (asked.scope, state.scope, "scope"),
             (asked.algorithm, state.algorithm, "algorithm"),
-            (asked.tablespaces, state.tablespaces, "tablespaces"),
         ):
             if given is not None and given != before:
                 raise self._begun_with(f"another {name}")
@@ -380,11 +381,3 @@ class _Conversion:
             seconds=time.monotonic() - self.begun,
             warnings=self.preparation.warnings,
         )
-
-
-def _lost_journal(journal: Path) -> ConversionError:
-    return ConversionError(
-        f"a conversion is unfinished, but {journal / 'state.json'} is missing",
-        remedy="Restore the directory from where it was moved to, or the cluster from a backup. "
-        "Without it nobody can tell which blocks are encrypted.",
-    )

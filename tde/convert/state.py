@@ -69,6 +69,8 @@ class State:
 
     Attributes:
         tablespaces: OIDs that the operator named, for scope ``tablespaces``.
+        tablespace_names: the OIDs of what he named them with. The names stand in a catalog that
+            may be encrypted already when the command is repeated.
         files: what is converted, in the order that the journal numbers refer to.
         turn_on_checksums: whether pages get data checksums, which they had not before.
         plain_files: of plaintext tablespaces, in which pages get checksums only; the journal
@@ -89,6 +91,7 @@ class State:
     tablespaces: tuple[int, ...]
     files: tuple[PlannedFile, ...]
     system_identifier: int
+    tablespace_names: Mapping[str, int] = field(default_factory=dict)
     turn_on_checksums: bool = False
     plain_files: tuple[PlannedFile, ...] = ()
     control: tuple[str, ...] = ()
@@ -109,6 +112,7 @@ class State:
             "scope": self.scope.value,
             "algorithm": self.algorithm.name,
             "tablespaces": list(self.tablespaces),
+            "tablespace_names": dict(self.tablespace_names),
             "files": [[file.path, file.size] for file in self.files],
             "turn_on_checksums": self.turn_on_checksums,
             "plain_files": [[file.path, file.size] for file in self.plain_files],
@@ -140,6 +144,7 @@ def unpack_state(document: StateDocument) -> State:
         scope=Scope(body["scope"]),
         algorithm=Algorithm[body["algorithm"]],
         tablespaces=tuple(body["tablespaces"]),
+        tablespace_names=body.get("tablespace_names", {}),  # Earlier releases did not write it.
         files=tuple(PlannedFile(path, size) for path, size in body["files"]),
         turn_on_checksums=body["turn_on_checksums"],
         plain_files=tuple(PlannedFile(path, size) for path, size in body["plain_files"]),

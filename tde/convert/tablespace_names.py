@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from tde.convert.blocks import invalid_pages
 from tde.errors import ConversionError
 from tde.page.codec import PAGE_SIZE
 from tde.postgres.cluster.links import tablespace_oids
@@ -23,7 +24,8 @@ def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int
     """Return the OIDs of tablespaces that are given by name or OID.
 
     Raises:
-        ConversionError: there is no such tablespace, or the name is not unique.
+        ConversionError: there is no such tablespace, the name is not unique, or pg_tablespace
+            cannot be read, for example because it is encrypted.
     """
     names: dict[str, set[int]] = {name: {oid} for oid, name in BUILT_IN_TABLESPACES.items()}
     wanted = list(wanted)
@@ -43,6 +45,21 @@ def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int
     return found
 
 
+def known_tablespaces(known: Mapping[str, int], wanted: Iterable[str]) -> list[int] | None:
+    """Return the OIDs of tablespaces while pg_tablespace may be encrypted already.
+
+    Args:
+        known: the names that were looked up before, with their OIDs.
+
+    Returns:
+        None when there is a name that was not looked up.
+    """
+    names = {**{name: oid for oid, name in BUILT_IN_TABLESPACES.items()}, **known}
+    found = [int(name) if _is_oid(name) else names.get(name) for name in wanted]
+    oids = [oid for oid in found if oid is not None]
+    return oids if len(oids) == len(found) else None
+
+
 def _is_oid(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
@@ -56,8 +73,10 @@ def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
     present = set(tablespace_oids(data_directory))
     name = f"global/{_catalog_file(data_directory)}"
     data = read_cluster_file(data_directory, name, _LONGEST_CATALOG)
+    if len(data) % PAGE_SIZE or invalid_pages(memoryview(data)):
+        raise _unreadable(data_directory / name)
     for start in range(0, len(data), PAGE_SIZE):
-        for row in _rows(data[start : start + PAGE_SIZE]):
+        for row in _rows(data[start : start + PAGE_SIZE], data_directory / name):
             if len(row) < 4 + _NAME_BYTES:
                 continue
             oid = int.from_bytes(row[:4], "little")
@@ -68,21 +87,37 @@ def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
 def _catalog_file(data_directory: Path) -> int:
     """Return the relfilenumber of pg_tablespace from global/pg_filenode.map."""
     data = read_cluster_file(data_directory, "global/pg_filenode.map")
-    magic, count = struct.unpack_from("=ii", data)
+    header, pairs = data[:8], data[8 : len(data) // 8 * 8]
+    if len(header) < 8:
+        raise _unreadable(data_directory / "global/pg_filenode.map")
+    magic, count = struct.unpack("=ii", header)
     if magic == _MAP_MAGIC:
-        pairs = struct.iter_unpack("=II", data[8 : 8 + 8 * count])
-        for oid, number in pairs:
+        for oid, number in list(struct.iter_unpack("=II", pairs))[: max(count, 0)]:
             if oid == TABLESPACE_CATALOG_OID:
                 return int(number)
     return TABLESPACE_CATALOG_OID
 
 
-def _rows(page: bytes) -> Iterator[bytes]:
-    """Yield the data of every row on a heap page (bufpage.h, htup_details.h)."""
+def _rows(page: bytes, path: Path) -> Iterator[bytes]:
+    """Yield the data of every row on a heap page (bufpage.h, htup_details.h).
+
+    Raises:
+        ConversionError: a row lies outside of the page.
+    """
     lower = int.from_bytes(page[12:14], "little")
-    for position in range(24, min(lower, PAGE_SIZE), 4):
+    for position in range(24, min(lower, PAGE_SIZE) - 3, 4):
         (pointer,) = _LINE_POINTER.unpack_from(page, position)
         offset, flags, length = pointer & 0x7FFF, pointer >> 15 & 3, pointer >> 17
         if flags == _LP_NORMAL and length > 23:
+            if offset + length > PAGE_SIZE:
+                raise _unreadable(path)
             header = page[offset + 22]  # t_hoff: where the columns begin.
             yield page[offset + header : offset + length]
+
+
+def _unreadable(path: Path) -> ConversionError:
+    return ConversionError(
+        f"the names of the tablespaces cannot be read: {path} does not have its plain form",
+        remedy="It is encrypted or damaged. Name tablespaces by their OIDs: those are the names of "
+        "the links in pg_tblspc; 1663 is pg_default, 1664 pg_global.",
+    )

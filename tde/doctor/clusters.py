@@ -16,6 +16,7 @@ from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.cluster.accepted_lines import accept_hint, new_lines
 from tde.postgres.cluster.configuration import configuration_files
 from tde.postgres.cluster.guard import has_guard
+from tde.postgres.cluster.questions import LET_CONNECT
 from tde.postgres.cluster.unfinished_conversion import (
     left_journal,
     left_journal_remedy,
@@ -130,7 +131,7 @@ def check_configuration(examined: Examined) -> Iterator[Outcome]:
         yield warning(
             "judged by the configuration files, from which the running server may differ: "
             + examined.settings.obstacle,
-            "Let the server's user connect (a .pgpass file), or name a superuser with --username.",
+            LET_CONNECT.format("the server's user"),
         )
     else:
         yield ok(f"as read from {examined.settings.source}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
@@ -26,6 +28,7 @@ from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
+from tde.console.errors import InterruptedHalfwayError
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.errors import ServerNotRunningError
@@ -206,7 +209,13 @@ def restart(
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_cluster_keystore(cluster, keystore, source) as opened:
-        cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
+        try:
+            cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
+        except KeyboardInterrupt:
+            if cluster.pid is not None:
+                raise
+            command = shlex.join(["tde", "pg", "start", "-D", str(cluster.data_directory)])
+            raise InterruptedHalfwayError(f"No server runs now: {command}") from None
     _report_started(cluster, log)
 
 
@@ -269,7 +278,8 @@ def execute(
 
     Only programs that work on encrypted files get the keys. For all others, such as psql, no
     passphrase is needed. A program that takes its data directory from
-    PGDATA gets that of -D.
+    PGDATA gets that of -D. A client, such as pg_basebackup or psql, connects to the server that
+    runs there, unless its own arguments or PGHOST, PGPORT or PGSERVICE name another.
     """
     from tde.postgres import run_program
     from tde.postgres.cluster.fitting_keys import require_fitting_keys
@@ -291,7 +301,10 @@ def execute(
             arguments or (),
             keystore=opened,
             os_user=cluster.os_user,
-            environment={"PGDATA": str(cluster.data_directory)},
+            environment={
+                "PGDATA": str(cluster.data_directory),
+                **_server_to_connect_to(cluster, program, arguments or ()),
+            },
             capture=False,
         )
     raise typer.Exit(result.returncode)
@@ -303,6 +316,20 @@ doctor.register(app)
 accept.register(app)
 convert.register(app)
 repair.register(app)
+
+
+def _server_to_connect_to(
+    cluster: Cluster, program: str, arguments: Sequence[str]
+) -> dict[str, str]:
+    """Return the variables that lead a client to the server of a cluster, if one runs."""
+    from tde.postgres.server.named_server import names_server
+
+    if names_server(program, arguments, os.environ) or cluster.pid is None:
+        return {}
+    parameters = cluster.connection_parameters()
+    if not parameters["host"]:  # It has only begun to start.
+        return {}
+    return {"PGHOST": str(parameters["host"]), "PGPORT": str(parameters["port"])}
 
 
 def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from tde.cli.options import (
 )
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples
+from tde.console.errors import InterruptedHalfwayError
 from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.convert.access import keystore_to_decrypt, keystore_to_encrypt
@@ -45,12 +47,18 @@ if TYPE_CHECKING:
 
 
 DirectoryArgument = Annotated[
-    Path | None, typer.Argument(metavar="DIR", help="The data directory, as with -D.")
+    Path | None,
+    typer.Argument(metavar="DIR", readable=False, help="The data directory, as with -D."),
 ]
 PgDataInsteadOption = Annotated[
     Path | None,
     typer.Option(
-        "--pgdata", "-D", metavar="DIR", envvar="PGDATA", help="The PostgreSQL data directory."
+        "--pgdata",
+        "-D",
+        metavar="DIR",
+        envvar="PGDATA",
+        readable=False,
+        help="The PostgreSQL data directory.",
     ),
 ]
 ScopeOption = Annotated[
@@ -137,21 +145,23 @@ def encrypt(
     Data checksums are turned on where they are off, in the same pass.
     """
     from tde.convert.runner import DEFAULT_JOBS
-    from tde.convert.tablespace_names import resolve_tablespaces
     from tde.postgres import encrypt_cluster
 
     algorithm = None if aes is None else algorithm_of(aes)
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    path = require_keystore(keystore_to_encrypt(cluster, keystore))
-    named = resolve_tablespaces(cluster.data_directory, tablespace) if tablespace else None
-    with open_keystore(path, source) as opened, _progress_bar("Encrypting") as progress:
+    path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
+    with (
+        _telling_how_to_continue("encrypt", cluster.data_directory, path),
+        open_keystore(path, source) as opened,
+        _progress_bar("Encrypting") as progress,
+    ):
         summary = encrypt_cluster(
             cluster,
             opened,
             scope=scope,
             algorithm=algorithm,
-            tablespaces=named,
+            tablespaces=tablespace or None,
             checksums=checksums,
             jobs=jobs or DEFAULT_JOBS,
             allow_invalid_pages=allow_invalid_pages,
@@ -194,7 +204,11 @@ def decrypt(
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = keystore_to_decrypt(cluster, keystore)
-    with open_keystore(path, source) as opened, _progress_bar("Decrypting") as progress:
+    with (
+        _telling_how_to_continue("decrypt", cluster.data_directory, path),
+        open_keystore(path, source) as opened,
+        _progress_bar("Decrypting") as progress,
+    ):
         summary = decrypt_cluster(
             cluster,
             opened,
@@ -217,6 +231,23 @@ def _data_directory(directory: Path | None, pgdata: Path | None) -> Path:
     if found is None:
         raise TdeError("no data directory was named", remedy="Give DIR or -D DIR, or set PGDATA.")
     return found
+
+
+@contextmanager
+def _telling_how_to_continue(verb: str, data_directory: Path, keystore: Path) -> Iterator[None]:
+    """Let Ctrl-C say what it leaves behind, when that is a cluster on which no server starts."""
+    from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (data_directory / MOVED_CONTROL).exists():
+            raise
+        command = ["tde", "pg", verb, "-D", str(data_directory), "--keystore", str(keystore)]
+        raise InterruptedHalfwayError(
+            f"The cluster {data_directory} is only partly {verb}ed, and no server starts on it. "
+            f"To continue: {shlex.join(command)}"
+        ) from None
 
 
 @contextmanager

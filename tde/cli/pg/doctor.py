@@ -27,6 +27,7 @@ OptionalPgDataOption = Annotated[
         "-D",
         metavar="DIR",
         envvar="PGDATA",
+        readable=False,  # What may not be read is a finding.
         help="The data directory. Without one, only the machine and PostgreSQL are looked at.",
     ),
 ]

@@ -6,12 +6,13 @@ compares servers that were started in exactly the same way.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ServerNotRunningError, ServerStartError, TdeError
+from tde.errors import DataDirectoryError, ServerNotRunningError, ServerStartError, TdeError
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import Marker, read_marker
@@ -320,19 +321,34 @@ class Cluster:
         return {"host": host, "port": running.port, "user": owner, "dbname": dbname}
 
     def require_stopped(self) -> None:
-        """Check that there is a cluster and that its server does not run.
+        """Check that there is a cluster of the server's user and that its server does not run.
 
         Raises:
             NoDataDirectoryError: there is no cluster.
             ConversionError: it is partly encrypted, by an interrupted conversion.
+            DataDirectoryError: it belongs to somebody who does not run the server.
             ServerStartError: it runs.
         """
         read_major_version(self.data_directory)
+        self._require_owner()
         require_not_converting(self.data_directory)
         pid = self.pid
         if pid is not None:
             raise ServerStartError(
                 f"the server in {self.data_directory} is already running (pid {pid})"
+            )
+
+    def _require_owner(self) -> None:
+        """Refuse the directory that root has unpacked: the server cannot even look into it."""
+        owner = self.data_directory.stat().st_uid
+        uid = os.geteuid() if self.os_user is None else self.os_user.uid
+        if owner != uid:
+            name = user_name(uid)
+            raise DataDirectoryError(
+                f"the data directory {self.data_directory} belongs to {user_name(owner)}, and the "
+                f"server would run as {name}",
+                remedy=f"chown -R {name} {self.data_directory}, or run tde as the owner, who must "
+                "be an ordinary user.",
             )
 
     def _require_running(self) -> PostmasterFile:

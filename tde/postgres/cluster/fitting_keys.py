@@ -56,18 +56,26 @@ def require_fitting_keys(
         return
     used = keystore_of_cluster(cluster, keystore)
     named = named_data_directory(program, arguments)
+    if named is not None and named.name == "pg_wal":
+        named = named.parent
     # What is no data directory, such as one with the configuration, is the program's own question.
     if used is None or named is None or not _is_cluster(named):
         return
     marker = read_marker(named)
     if marker is not None and marker.keystore_uuid == keystore_uuid(used):
         return
+    if program == "pg_verifybackup":
+        how = "Name the backup's own cluster, or the backup itself, with tde pg exec -D."
+    else:
+        how = (
+            f"Name the same directory twice, or let {program} take the one that tde pg exec -D "
+            "names."
+        )
     state = "is not encrypted" if marker is None else "is encrypted with another keystore"
     raise ClusterKeystoreError(
         f"{program} would get the keys of {cluster.data_directory} and work on {named.absolute()}, "
         f"which {state}",
-        remedy=f"Name the same directory twice, or let {program} take the one that tde pg exec -D "
-        "names. For a cluster without encryption use PostgreSQL's own program.",
+        remedy=f"{how} For a cluster without encryption use PostgreSQL's own program.",
     )
 
 

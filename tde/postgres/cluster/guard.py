@@ -20,7 +20,7 @@ from tde.postgres.cluster.keystore_place import is_of_keystore
 from tde.postgres.server.cluster_files import read_configuration
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE
-from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.os_user import OsUser, user_name
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
 from tde.printable import printable
 
@@ -68,6 +68,16 @@ def ensure_guards(
                 _require_configuration(path, data_directory, keystore)
                 add_guard(path, os_user)
                 _log.info("%s now has the line that stops a start without tde", path)
+        except PermissionError as error:
+            # What cannot be read may well have the line.
+            _log.warning(
+                "It cannot be told whether a start of PostgreSQL without tde is stopped early: %s "
+                "may not be read or changed by the server's user (%s)%s. Give it to that user, or "
+                "let a group read it of which that user is a member",
+                printable(str(path)),
+                printable(error.strerror or str(error)),
+                _owner_of(path),
+            )
         except (OSError, TdeError) as error:
             _log.warning(
                 "A start of PostgreSQL without tde is not stopped early, because %s has no guard: "
@@ -76,6 +86,13 @@ def ensure_guards(
                 printable(str(error)),
                 GUARD_FILE,
             )
+
+
+def _owner_of(path: Path) -> str:
+    try:
+        return f"; it belongs to {printable(user_name(path.stat().st_uid))}"
+    except OSError:
+        return ""  # Its directory is closed to us as well.
 
 
 def _require_configuration(path: Path, data_directory: Path, keystore: Path) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.cluster_files import read_cluster_file
-from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.os_user import OsUser, current_user_name
 from tde.postgres.server.owned_files import write_owned_file
 
 MARKER_FILE = "tde.json"
@@ -78,6 +78,11 @@ def read_marker(data_directory: Path) -> Marker | None:
         document = json.loads(read_cluster_file(data_directory, MARKER_FILE).decode())
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise DataDirectoryError(
+            f"{path} may not be read by {current_user_name()}",
+            remedy="Run tde as the owner of the data directory, or as root.",
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:

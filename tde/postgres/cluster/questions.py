@@ -15,6 +15,9 @@ from tde.errors import ProgramError
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.server.os_user import run_as
 
+LET_CONNECT = "Let {} connect (a .pgpass file), or name a superuser with --username."
+"""What to do when a server refuses; the gap is for the operating-system user who asks."""
+
 _CONNECT_SECONDS = "5"
 _QUERY_SECONDS = 30
 # Options of a connection win over ALTER ROLE ... SET and ALTER DATABASE ... SET.

@@ -29,7 +29,7 @@ from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.cluster_files import read_end
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import is_interposed, require_interposed
-from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.server.os_user import OsUser, can_access, current_user_name, run_as
 from tde.postgres.server.pidfile import read_postmaster_file
 from tde.postgres.server.reachable import reachable_interposer
 
@@ -134,10 +134,7 @@ def start_server(
     if running is None:
         message = _failure("the server did not start", output, log, log_start, os_user)
         require_interposed(message)
-        raise ServerStartError(
-            message,
-            remedy=f"The whole log is in {log}.",
-        )
+        raise ServerStartError(message, remedy=_where_the_log_is(log, os_user))
     if failed:
         # Recovery can take hours. Killing the server or starting it again only prolongs it.
         message = f"the server is still starting (pid {running.pid}), perhaps in recovery"
@@ -205,6 +202,17 @@ def stop_server(
             f"{(result.stdout + result.stderr).strip()}",
             remedy="Disconnect the clients, or stop it with -m fast or -m immediate.",
         )
+
+
+def _where_the_log_is(log: Path, os_user: OsUser | None) -> str:
+    place = log if can_access(os_user, log, "-e") else log.parent
+    if can_access(os_user, place, "-w"):
+        return f"The whole log is in {log}."
+    name = current_user_name() if os_user is None else os_user.name
+    return (
+        f"{name}, who runs the server, cannot write the log {log}. Make its directory for {name}, "
+        "or name another log with --log."
+    )
 
 
 def _size_of(path: Path) -> int:

@@ -1,7 +1,7 @@
 """The data directory on the command line of a PostgreSQL program, as the program would find it.
 
-Only of the programs that change a cluster with its keys. c_ext/program/arguments.c does the same
-for the programs of `tde pg install-bin`.
+Only of the programs that work on a cluster with its keys. c_ext/program/arguments.c does the same
+for those of `tde pg install-bin` that change one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ class _Program:
         long: the name of the long option for the directory, first, and all others with a value.
         positional: whether the directory may stand alone.
         permutes: whether options may come behind the first argument that is none.
+        letter: the short option for the directory; empty when there is none.
     """
 
     short: str
     long: tuple[str, ...] = ()
     positional: bool = False
     permutes: bool = True
+    letter: str = "D"
 
 
 _SERVER = _Program("B:bC:c:D:d:EeFf:h:ijk:lN:nOPp:r:S:sTt:v:W:", permutes=False)
@@ -63,16 +65,35 @@ _PROGRAMS = {
         ("target-pgdata", "source-pgdata", "source-server", "config-file", "sync-method"),
     ),
 }
+# These change nothing, but with the keys of another cluster they fail with messages that mislead.
+_READING_PROGRAMS = {
+    "pg_verifybackup": _Program(
+        "eF:i:m:nPqsw:",
+        ("", "format", "ignore", "manifest-path", "wal-directory"),
+        positional=True,
+        letter="",
+    ),
+    "pg_waldump": _Program(
+        "bB:e:fF:n:p:qr:R:s:t:wx:z",
+        (
+            *("path", "block", "end", "fork", "limit", "rmgr", "relation", "start", "timeline"),
+            *("xid", "save-fullpage"),
+        ),
+        letter="p",
+    ),
+}
 
 
 def named_data_directory(program: str, arguments: Sequence[str]) -> Path | None:
     """Return the data directory that a program is told to work on; ``None`` if there is none.
 
+    Of pg_waldump it may be the directory of WAL as well.
+
     Args:
         program: name of the program, without a directory.
         arguments: its arguments.
     """
-    known = _PROGRAMS.get(program)
+    known = _PROGRAMS.get(program) or _READING_PROGRAMS.get(program)
     if known is None or (arguments and arguments[0] in INFORMATION_OPTIONS):
         return None
     found: str | None = None
@@ -91,7 +112,7 @@ def named_data_directory(program: str, arguments: Sequence[str]) -> Path | None:
             letter, value = _short_option(known, word)
             if letter is not None and value is None:
                 value = next(words, None)
-            is_directory = letter == "D"
+            is_directory = letter is not None and letter == known.letter
         else:
             positional = positional or word
             if not known.permutes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -46,17 +48,28 @@ def cluster_setting(
         pass_fds: the descriptors that ``environment`` refers to.
 
     Raises:
-        ProgramError: the configuration has an error; the message is the server's.
+        ProgramError: the configuration or an argument has an error; the message is the server's.
         InterposerError: the interposer was not loaded or could not use the keys.
     """
-    result = run_as(
-        os_user,
-        [binaries.program("postgres"), "-D", data_directory, *server_arguments, "-C", name],
-        environment=environment,
-        pass_fds=pass_fds,
-    )
+
+    def ask(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return run_as(
+            os_user,
+            [binaries.program("postgres"), "-D", data_directory, *arguments, "-C", name],
+            environment=environment,
+            pass_fds=pass_fds,
+        )
+
+    result = ask(server_arguments)
     if result.returncode != 0:
         require_interposed(result.stderr)
+        # The message, which may be translated, does not always tell where the value stands.
+        if server_arguments and ask(()).returncode == 0:
+            raise ProgramError(
+                f"the server's options cannot be used: {result.stderr.strip()}",
+                remedy="The configuration files are in order without them. Correct the options of "
+                f"postgres, or leave them out: {shlex.join(server_arguments)}",
+            )
         raise ProgramError(
             f"the server's configuration cannot be used: {result.stderr.strip()}",
             remedy=f"Correct the configuration files in {data_directory}.",

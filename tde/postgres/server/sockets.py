@@ -19,9 +19,12 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
+
 from tde.errors import DataDirectoryError
 from tde.ownership import create_directory
 from tde.postgres.server.cluster_files import read_configuration
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.os_user import OsUser, can_access
 from tde.postgres.server.pidfile import read_postmaster_file
 
@@ -29,6 +32,7 @@ from tde.postgres.server.pidfile import read_postmaster_file
 _PRIVATE_PARENT = Path("/tmp")
 SETTING = "unix_socket_directories"
 _SETTING_LINE = re.compile(rf"^\s*{SETTING}\s*[=\s]", re.MULTILINE)
+_LOCK_PID = re.compile(rb"-?([0-9]{1,9})\n")
 
 
 def is_configured(data_directory: Path, configuration: Path | None = None) -> bool:
@@ -121,6 +125,45 @@ def usable_stock_directory(
     if not first.startswith("/"):
         return None
     directory = Path(first)
-    if (directory / f".s.PGSQL.{port}.lock").exists():
+    if _is_locked(directory / f".s.PGSQL.{port}.lock", os_user):
         return None
     return directory if can_access(os_user, directory, "-w") else None
+
+
+def _is_locked(lock: Path, os_user: OsUser | None) -> bool:
+    """Tell whether a server of this user would refuse the place because of the lock file there.
+
+    As CreateLockFile (miscinit.c) does it: a killed server leaves its file behind, and the next
+    one replaces it, unless a process of its own user has that number now. What that process is
+    and which data directory the file names do not count there, so they do not count here. A file
+    that is not such a server's own cannot be read, or not be removed, and counts as taken.
+    """
+    uid = os.geteuid() if os_user is None else os_user.uid
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        with files_as(os_user):
+            descriptor = os.open(lock, flags)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != uid:
+            return True
+        first = _LOCK_PID.match(os.read(descriptor, 64))
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    # What holds no process id is being written by a server that starts now.
+    return first is None or _would_take_signal(int(first[1]), uid)
+
+
+def _would_take_signal(pid: int, uid: int) -> bool:
+    """Tell whether a process lives that this user may signal; a zombie does live."""
+    try:
+        users = psutil.Process(pid).uids()
+    except psutil.NoSuchProcess:
+        return False
+    return uid in (users.real, users.saved)

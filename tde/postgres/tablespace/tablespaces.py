@@ -18,8 +18,9 @@ from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.protection import PLAINTEXT, Protections
+from tde.postgres.cluster.questions import LET_CONNECT
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.server.os_user import OsUser, require_reachable
+from tde.postgres.server.os_user import OsUser, current_user_name, require_reachable
 from tde.postgres.server.owned_files import sync_directory
 
 if TYPE_CHECKING:
@@ -169,11 +170,21 @@ def run_query(
         TablespaceError: it failed.
     """
     try:
-        with closing(psycopg2.connect(**parameters)) as connection, connection.cursor() as cursor:
+        with closing(_connect(parameters)) as connection, connection.cursor() as cursor:
             cursor.execute(statement, arguments or None)
             return list(cursor.fetchall())
     except psycopg2.Error as error:
         raise TablespaceError(f"cannot look at the tablespaces: {str(error).strip()}") from error
+
+
+def _connect(parameters: Mapping[str, Any]) -> Any:
+    try:
+        return psycopg2.connect(**parameters)
+    except psycopg2.OperationalError as error:
+        raise TablespaceError(
+            f"cannot connect to the server: {str(error).strip()}",
+            remedy=LET_CONNECT.format(current_user_name()),
+        ) from error
 
 
 def require_running_keystore(cluster: Cluster, keystore: Keystore) -> Marker:
@@ -258,7 +269,7 @@ def _create(parameters: Mapping[str, Any], name: str, location: Path) -> int:
         sql.Identifier(name), sql.Literal(str(location))
     )
     try:
-        with closing(psycopg2.connect(**parameters)) as connection:
+        with closing(_connect(parameters)) as connection:
             # CREATE TABLESPACE cannot run inside a transaction block.
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -100,6 +100,14 @@ def test_exec_refuses_another_directory_and_passes_its_own_on(
         said = tde_exec("-D", data, *program, theirs, pgdata=data, exit_code=5)
         assert f"would get the keys of {data} and work on {theirs}" in said
         assert "HINT: " in said
+    wal = theirs / "pg_wal"
+    segment = "000000010000000000000001"
+    for reader in (
+        *(("pg_verifybackup", theirs), ("pg_verifybackup", "-n", theirs)),
+        *(("pg_waldump", "-p", theirs, segment), ("pg_waldump", "--path", wal, segment)),
+    ):
+        said = tde_exec("-D", data, *reader, pgdata=data, exit_code=5)
+        assert f"would get the keys of {data} and work on {theirs}" in said
     # What PGDATA says is another cluster's business.
     keys = ("-D", data, "--passphrase-fd", 0)
     assert "Bad checksums:  0" in tde_exec(*keys, "pg_checksums", "--check", pgdata=theirs)
@@ -130,6 +138,10 @@ def test_exec_does_not_run_pg_upgrade(any_binaries, encrypted_cluster_factory):
         ("postgres", ["--single", "-D", "a", "template1"], "a"),
         ("postgres", ["-c", "x=-Db"], None),
         ("pg_waldump", ["-D", "a"], None),
+        ("pg_waldump", ["-n", "1", "-p", "a", "-"], "a"),
+        ("pg_waldump", ["a"], None),
+        ("pg_verifybackup", ["-i", "b", "a"], "a"),
+        ("pg_verifybackup", ["-w", "b"], None),
         ("pg_basebackup", ["-D", "a"], None),
     ],
 )

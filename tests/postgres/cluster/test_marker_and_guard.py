@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from uuid import uuid4
@@ -10,10 +11,11 @@ from uuid import uuid4
 import pytest
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError
-from tde.postgres.cluster.guard import add_guard
+from tde.postgres.cluster.guard import add_guard, ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.interposer import GUARD_FILE
+from tde.postgres.server.os_user import user_name
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
 
 
@@ -76,3 +78,33 @@ def test_links_are_not_written_through(tmp_path):
     write_owned_file(link, "new", None)  # Replaces the link itself.
     assert target.read_text() == "untouched"
     assert link.read_text() == "new"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_a_directory_that_root_has_unpacked_is_told_with_its_owner(
+    encrypted_cluster_factory, any_binaries, os_user, tde_command, caplog
+):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    directory = made.data_directory
+    os.chown(directory, 0, 0)
+    try:
+        shown = tde_command("pg", "start", "-D", directory, "--passphrase-fd", 0, exit_code=1)
+    finally:
+        os.chown(directory, os_user.uid, os_user.gid)
+    assert f"belongs to root, and the server would run as {os_user.name}" in shown.stderr
+    assert f"HINT: chown -R {os_user.name} {directory}" in shown.stderr
+    assert "append this line" not in shown.stderr
+
+
+def test_a_configuration_that_cannot_be_read_is_not_said_to_lack_the_guard(
+    encrypted_cluster_factory, any_binaries, os_user, caplog
+):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    configuration = made.data_directory / "postgresql.conf"
+    configuration.chmod(0)
+    ensure_guards(made.data_directory, made.keystore.path, (), os_user)
+    (record,) = caplog.records
+    owner = user_name(made.data_directory.stat().st_uid)
+    assert f"{configuration} may not be read or changed by the server's user" in record.message
+    assert f"it belongs to {owner}" in record.message
+    assert "append" not in record.message

@@ -13,6 +13,7 @@ import pytest
 from tde.algorithms import Algorithm
 from tde.errors import (
     NoDataDirectoryError,
+    ProgramError,
     ServerNotRunningError,
     ServerStartError,
     ServerStopError,
@@ -127,6 +128,28 @@ def test_start_reports_the_servers_log(any_binaries, encrypted_cluster_factory):
     with pytest.raises(ServerStartError, match=r"shared_preload_libraries|nosuchlibrary"):
         made.start({"shared_preload_libraries": "nosuchlibrary"})
     assert made.cluster.pid is None
+
+
+def test_an_option_that_cannot_be_used_is_told_as_one(any_binaries, encrypted_cluster_factory):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    with pytest.raises(ProgramError, match="banana") as caught:
+        made.cluster.start(made.keystore, server_arguments=["-c", "shared_buffers=banana"])
+    assert "-c shared_buffers=banana" in caught.value.remedy
+    assert "Correct the configuration files" not in caught.value.remedy
+    with (made.data_directory / "postgresql.conf").open("a") as configuration:
+        configuration.write("work_mem = apple\n")
+    with pytest.raises(ProgramError, match="apple") as caught:
+        made.start()
+    assert caught.value.remedy == f"Correct the configuration files in {made.data_directory}."
+
+
+def test_a_log_that_cannot_be_written_is_told_as_one(any_binaries, encrypted_cluster_factory):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    log = Path("/nowhere/server.log")
+    with pytest.raises(ServerStartError) as caught:
+        made.start(log=log)
+    assert "The whole log" not in caught.value.remedy
+    assert f"cannot write the log {log}" in caught.value.remedy
 
 
 def test_a_second_start_is_refused(any_binaries, encrypted_cluster_factory):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tde.errors import DataDirectoryError, NoDataDirectoryError
-from tde.postgres.server import pidfile
+from tde.postgres.server import pidfile, start_settings
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.counters import IoCounters, io_counters, sum_counters
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
 from tde.postgres.server.program import program_arguments
 from tde.postgres.server.published import parse_published_status
 from tde.postgres.server.sockets import (
+    SETTING,
     create_private_directory,
     is_configured,
     private_directory,
@@ -24,6 +26,8 @@ from tde.postgres.server.sockets import (
     split_socket_argument,
     usable_stock_directory,
 )
+from tde.postgres.server.start_settings import StartSettings
+from tests.postgres.crashes.file_rewrites import kill_server
 
 PID_FILE = "4711\n/srv/data\n1700000000\n5433\n/tmp\nlocalhost\n  123 456\nready   \n"
 
@@ -164,6 +168,82 @@ def test_stock_socket_directory_is_used_while_it_is_free(tmp_path):
     assert usable_stock_directory(str(tmp_path), 5433, None) == tmp_path
     assert usable_stock_directory(str(tmp_path / "missing"), 5432, None) is None
     assert usable_stock_directory("@abstract", 5432, None) is None
+
+
+def _lock(directory: Path, pid: object) -> Path:
+    lock = directory / ".s.PGSQL.5432.lock"
+    lock.write_text(f"{pid}\n{directory}\n1700000000\n5432\n{directory}\n")
+    return lock
+
+
+def test_a_lock_that_a_killed_server_left_does_not_take_the_stock_directory(tmp_path):
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    _lock(tmp_path, ended.pid)
+    assert usable_stock_directory(str(tmp_path), 5432, None) == tmp_path
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a process of another user")
+def test_a_lock_counts_by_the_process_of_the_servers_own_user(os_user_tmp_path, os_user):
+    lock = _lock(os_user_tmp_path, os.getpid())
+    os.chown(lock, os_user.uid, os_user.gid)
+    # CreateLockFile takes a process that it may not signal for no server of this file.
+    assert usable_stock_directory(str(os_user_tmp_path), 5432, os_user) == os_user_tmp_path
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, user=os_user.uid) as other:
+        lock.write_text(f"{other.pid}\n")
+        assert usable_stock_directory(str(os_user_tmp_path), 5432, os_user) is None
+
+
+def test_a_lock_of_a_live_process_or_of_unknown_content_takes_the_directory(tmp_path):
+    for pid in (os.getpid(), f"-{os.getpid()}", "nonsense", "99999999999999"):
+        _lock(tmp_path, pid)
+        assert usable_stock_directory(str(tmp_path), 5432, None) is None
+
+
+def test_a_lock_that_is_a_link_or_a_pipe_takes_the_directory(tmp_path):
+    stale = tmp_path / "stale"
+    stale.write_text("999999999\n")
+    lock = tmp_path / ".s.PGSQL.5432.lock"
+    for make in (lambda: lock.symlink_to(stale), lambda: os.mkfifo(lock)):
+        make()
+        assert usable_stock_directory(str(tmp_path), 5432, None) is None
+        lock.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_stale_lock_of_another_user_takes_the_directory(os_user_tmp_path, os_user):
+    lock = _lock(os_user_tmp_path, 999999999)
+    os.chown(lock, os_user.uid + 1, -1)
+    for mode in (0o600, 0o644):
+        lock.chmod(mode)
+        assert usable_stock_directory(str(os_user_tmp_path), 5432, os_user) is None
+
+
+def test_a_server_takes_its_stock_directory_again_after_its_postmaster_was_killed(
+    encrypted_cluster_factory, os_user_tmp_path, any_binaries, os_user, monkeypatch
+):
+    # The compiled-in directory is everybody's, so the test has one of its own.
+    sockets = os_user_tmp_path / "s"
+    sockets.mkdir()
+    if os_user is not None:
+        os.chown(sockets, os_user.uid, os_user.gid)
+    monkeypatch.setattr(
+        start_settings, "build_setting", lambda name, *_: str(sockets) if name == SETTING else ""
+    )
+    # Where the server takes its own default for the socket, it is ours.
+    value = StartSettings._value
+    monkeypatch.setattr(
+        StartSettings,
+        "_value",
+        lambda self, name: str(sockets) if name == SETTING else value(self, name),
+    )
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    made.start(stock_socket=True)
+    assert made.cluster.connection_parameters()["host"] == str(sockets)
+    kill_server(made.cluster.pid)
+    assert list(sockets.glob("*.lock"))
+    made.start(stock_socket=True)
+    assert made.cluster.connection_parameters()["host"] == str(sockets)
 
 
 def test_socket_argument_of_the_last_start_is_taken_out():
