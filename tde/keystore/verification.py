@@ -27,6 +27,7 @@ from tde.keystore.store.layout import (
     remains,
 )
 from tde.keystore.store.record import KeyOwner
+from tde.keystore.store.remedies import bring_key
 
 _REMAINS = "what an interrupted write has left; the next one removes it"
 _FOREIGN = "no file of a keystore; tde does not use it"
@@ -141,7 +142,7 @@ def _check_wal_key(path: Path, owners: list[KeyOwner]) -> Iterator[CheckedFile]:
             record_path(path, wal),
             f"key of {wal}",
             f"{record_path(path, wal)} is missing, and every cluster needs it",
-            "Restore it from a backup of the keystore.",
+            bring_key(path),
         )
 
 

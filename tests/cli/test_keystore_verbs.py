@@ -197,7 +197,8 @@ def test_verify_finds_what_status_does_not(keystore: Path, place: Path) -> None:
     assert "tde keystore verify" in status.stderr
     bad = run("verify", "-k", keystore, *secret, code=1)
     assert f"problem: {keystore / 'keys' / '16400.key'} is damaged or was altered" in bad.stdout
-    assert "HINT: Restore this file from a backup of the keystore." in bad.stdout
+    assert "HINT: Move this file out of keys/, then bring it from a backup of the" in bad.stdout
+    assert f"tde keystore copy BACKUP {keystore}" in bad.stdout
     document = json.loads(run("verify", "-k", keystore, "--json", *secret, code=1).stdout)
     assert not document["good"]
     (file,) = [file for file in document["files"] if not file["good"]]
