@@ -17,6 +17,7 @@ from tde.errors import (
     KeystoreExistsError,
     KeystoreMissingError,
 )
+from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import Keystore
 from tde.keystore.log.reading import LONGEST_LOG
@@ -64,6 +65,14 @@ class KeystoreContent:
     records: Mapping[KeyOwner, bytes]
     others: Mapping[str, bytes]
     left_out: list[Path]
+
+    def missing_keys(self) -> list[KeyOwner]:
+        """Return whose keys its cluster needs and it has not."""
+        present = {
+            owner: parse_record(data, owner.file_name).header.algorithm is not None
+            for owner, data in self.records.items()
+        }
+        return missing_keys(self.path, present)
 
 
 def back_up_keystore(

@@ -187,3 +187,48 @@ def test_a_missing_directory_of_keys_comes_back(keystore: Path, backup: Path, pl
     (keystore / "keys").mkdir(mode=0o700)
     do(said(shown, "copy"), backup, place)
     run("verify", "-k", keystore, *secret)
+
+
+@pytest.mark.parametrize("name", ["1663", "1664", "other", "wal"])
+def test_a_key_that_every_cluster_needs_is_missed(
+    keystore: Path, backup: Path, place: Path, name: str
+) -> None:
+    file = keystore / "keys" / f"{name}.key"
+    file.unlink()
+    secret = secret_file(place, PASSPHRASE)
+    shown = run("verify", "-k", keystore, *secret, code=1).stdout
+    assert f"problem: {file} is missing, and the cluster needs it" in shown
+    # The keys that are left are worth a copy all the same.
+    shown = run("backup", place / "second", "-k", keystore)
+    assert "with 3 keys to" in shown.stdout
+    assert f"Warning: {file} is missing" in shown.stderr
+    do(said(shown.stderr, "copy"), backup, place)
+    run("verify", "-k", keystore, *secret)
+    assert "Warning" not in run("backup", place / "third", "-k", keystore).stderr
+
+
+@pytest.mark.parametrize("trace", ["key.log", "accepted-lines." + "0" * 32])
+def test_a_keystore_that_has_lost_all_keys_is_no_new_one(
+    keystore: Path, place: Path, trace: str
+) -> None:
+    for file in (keystore / "keys").iterdir():
+        file.unlink()
+    if trace != "key.log":
+        (keystore / "key.log").unlink()
+        (keystore / trace).touch(mode=0o600)
+    shown = run("verify", "-k", keystore, *secret_file(place, PASSPHRASE), code=1).stdout
+    for name in ("wal", "1663", "1664"):
+        assert f"{keystore}/keys/{name}.key is missing" in shown
+
+
+def test_nothing_is_missed_where_nothing_was_lost(keystore: Path, place: Path) -> None:
+    """A new keystore; one whose cluster was not made; and all tablespaces in scope tablespaces."""
+    secret = secret_file(place, PASSPHRASE)
+    wanted = dict.fromkeys((KeyOwner.wal(), KeyOwner.tablespace(1663)), Algorithm.AES256)
+    wanted[KeyOwner.tablespace(1664)] = Algorithm.AES256
+    with Keystore.create(place / "new", PASSPHRASE, kdf=CHEAP_KDF) as created:
+        run("verify", "-k", place / "new", *secret)
+        created.discard_records(created.create_first_keys(wanted))
+        run("verify", "-k", place / "new", *secret)
+        created.create_first_keys(wanted)
+    run("verify", "-k", place / "new", *secret)

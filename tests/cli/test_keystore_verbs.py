@@ -40,6 +40,7 @@ def keystore(place: Path) -> Path:
     with Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
         created.create_key(KeyOwner.wal(), Algorithm.AES256)
         created.create_plaintext_entry(1663)
+        created.create_plaintext_entry(1664)
         created.create_key(KeyOwner.tablespace(16400), Algorithm.AES128)
     return place / "ks"
 
@@ -165,14 +166,16 @@ def test_list(keystore: Path, place: Path) -> None:
         "Key of",
         "the WAL",
         "tablespace 1663 (pg_default)",
+        "tablespace 1664 (pg_global)",
         "tablespace 16400",
     ]
     assert "not encrypted" in shown.stdout
-    assert "3 keys" in shown.stderr
+    assert "4 keys" in shown.stderr
     document = json.loads(run("list", "-k", keystore, "--json", *secret).stdout)
     assert [(k["kind"], k["oid"], k["encrypted"], k["opens"]) for k in document["keys"]] == [
         ("wal", None, True, True),
         ("tablespace", 1663, False, True),
+        ("tablespace", 1664, False, True),
         ("tablespace", 16400, True, True),
     ]
     flip(keystore / "keys" / "16400.key")
@@ -190,7 +193,7 @@ def flip(file: Path) -> None:
 def test_verify_finds_what_status_does_not(keystore: Path, place: Path) -> None:
     secret = secret_file(place, PASSPHRASE)
     good = run("verify", "-k", keystore, *secret)
-    assert "3 keys are good, every file is as tde wrote it" in good.stdout
+    assert "4 keys are good, every file is as tde wrote it" in good.stdout
     flip(keystore / "keys" / "16400.key")
     status = run("status", "-k", keystore)
     assert "Only the form was checked" in status.stderr
@@ -225,6 +228,8 @@ def test_verify_of_a_keystore_that_cannot_be_opened(keystore: Path, place: Path)
     shown = run("verify", "-k", keystore, "--backup", place, code=1).stdout
     assert f"problem: {document} is damaged" in shown
     assert f"the keys of {place} were not looked for" in shown
+    assert "4 keys could not be tried: they have the right form" in shown
+    assert "good" not in shown
     # A wrong passphrase, or no keystore at all, is another matter.
     document.unlink()
     run("verify", "-k", place / "none", code=5)
@@ -242,13 +247,13 @@ def test_the_log_shows_who_has_done_what(keystore: Path, place: Path) -> None:
     shown = run("log", "-k", keystore)
     titles, *rows = shown.stdout.splitlines()
     assert titles.split() == ["No.", "Time", "(UTC)", "Who", "Command", "What"]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert rows[0].endswith("create keystore")
     assert rows[1].endswith("create key: key wal.key, algorithm AES-256-XTS")
     assert "tde keystore log --verify" in shown.stderr
     shown = run("log", "-k", keystore, "--verify", *secret)
     assert shown.stdout.splitlines()[-1].endswith("open keystore: with the passphrase")
-    assert "5 entries, all authentic" in shown.stderr
+    assert "6 entries, all authentic" in shown.stderr
     run("list", "-k", keystore, *secret_file(place, b"not this one"), code=5)
     shown = run("log", "-k", keystore, "--last", "1", "--json")
     found = json.loads(shown.stdout)
@@ -281,7 +286,7 @@ def test_backup_restore_and_copy(keystore: Path, place: Path) -> None:
     with Keystore.open(keystore, PASSPHRASE) as opened:
         opened.enable_auto_open()
     shown = run("backup", place / "backup", "-k", keystore)
-    assert "with 3 keys to" in shown.stdout
+    assert "with 4 keys to" in shown.stdout
     assert "auto-open.key was left out" in shown.stderr
     shown = run("restore", place / "backup", "-k", place / "restored")
     assert "Restored keystore" in shown.stdout

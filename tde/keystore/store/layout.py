@@ -46,7 +46,7 @@ from tde.keystore.store.remedies import bring_key, copy_command, replace_key, re
 from tde.ownership import Owner, adopt_directory
 
 AUTO_OPEN_NAME = "auto-open.key"
-_OF_EVERY_CLUSTER = (KeyOwner.wal(), KeyOwner.tablespace(1663), KeyOwner.tablespace(1664))
+OF_EVERY_CLUSTER = (KeyOwner.wal(), KeyOwner.tablespace(1663), KeyOwner.tablespace(1664))
 LOG_NAME = "key.log"
 _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
@@ -249,7 +249,7 @@ def another_master_key(directory: Path, owner: KeyOwner) -> KeystoreDamagedError
     """
     current = read_document(directory).header.master_key_id
     fits = False
-    for one in _OF_EVERY_CLUSTER:
+    for one in OF_EVERY_CLUSTER:
         with suppress(KeystoreError):
             fits |= read_record(directory, one).header.master_key_id == current
     path = record_path(directory, owner)
