@@ -122,8 +122,10 @@ def test_passphrase_refuses_before_it_asks(keystore: Path, place: Path) -> None:
     old = secret_file(place, PASSPHRASE)
     run("passphrase", "-k", keystore, "--passphrase-fd", 0, "--new-passphrase-fd", 0, code=2)
     run("passphrase", "-k", keystore, "--with-auto-open", *old, code=2)
-    result = run("passphrase", "-k", keystore, "--kdf-memory", 4, code=5)
-    assert "outside" in result.stderr
+    for option, value, bounds in (("memory", 4, "8<=x<=1024"), ("iterations", 17, "1<=x<=16")):
+        result = run("passphrase", "-k", keystore, f"--kdf-{option}", value, code=2)
+        assert bounds in result.stderr
+        assert "keystore.json" not in result.stderr
     two = ["--new-passphrase-file", "x", "--new-passphrase-fd", 3]
     result = run("passphrase", "-k", keystore, *old, *two, code=5)
     assert "--new-passphrase-file, --new-passphrase-fd or --new-passphrase-command" in result.stderr
@@ -134,7 +136,12 @@ def test_passphrase_refuses_before_it_asks(keystore: Path, place: Path) -> None:
 def test_passphrase_cost_is_raised_and_never_lowered(keystore: Path, place: Path) -> None:
     old = secret_file(place, PASSPHRASE)
     same = ["--new-passphrase-file", old[1]]
-    run("passphrase", "-k", keystore, *old, *same, "--kdf-memory", 16, "--kdf-iterations", 2)
+    shown = run(
+        *("passphrase", "-k", keystore, *old, *same, "--kdf-memory", 16, "--kdf-iterations", 2)
+    )
+    assert "was changed" not in shown.stdout
+    assert "It is the same." in shown.stdout
+    assert "old passphrase" not in shown.stderr
     kdf = json.loads(run("status", "-k", keystore, "--json").stdout)["kdf"]
     assert (kdf["memory_kib"], kdf["iterations"]) == (16 * 1024, 2)
     result = run("passphrase", "-k", keystore, *old, *same, "--kdf-memory", 8, code=5)
