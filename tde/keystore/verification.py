@@ -165,7 +165,7 @@ def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedF
             if keystore is not None and not keystore.has_master_key(found):
                 raise KeystoreDamagedError(
                     f"{file} holds another master key",
-                    remedy="Make it again: tde keystore auto-open enable",
+                    remedy=f"Make it again: tde keystore auto-open enable --keystore {path}",
                 )
     except KeystoreError as error:
         yield CheckedFile(file, what, str(error), error.remedy)
