@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,3 +234,57 @@ def test_nothing_is_missed_where_nothing_was_lost(keystore: Path, place: Path) -
         run("verify", "-k", place / "new", *secret)
         created.create_first_keys(wanted)
     run("verify", "-k", place / "new", *secret)
+
+
+def test_a_foreign_file_is_moved_away_and_the_newer_keys_stay(
+    keystore: Path, backup: Path, place: Path
+) -> None:
+    newer = add_key(keystore)
+    (keystore / "keystore.json").unlink()
+    (keystore / "notes.txt").touch()
+    shown = run("restore", backup, "-k", keystore, code=5).stderr
+    assert f"Move {keystore / 'notes.txt'} away, and repeat the command" in shown
+    (keystore / "notes.txt").unlink()
+    restore_keystore(backup, keystore)
+    assert newer.exists()
+
+
+def test_the_parent_directory_is_no_keystore(keystore: Path, place: Path) -> None:
+    """Nobody should be told to close it to others."""
+    shown = run("status", "-k", place, code=5).stderr
+    assert f"there is no keystore at {place}: it has no keystore.json" in shown
+    assert "chmod" not in shown
+
+
+def test_an_interrupted_rotation_shows_in_the_status(keystore: Path) -> None:
+    assert "Rotation" not in run("status", "-k", keystore).stdout
+    assert not json.loads(run("status", "-k", keystore, "--json").stdout)["rotation_unfinished"]
+    (keystore / "keys.old").mkdir(mode=0o700)
+    shown = run("status", "-k", keystore)
+    assert "runs, or was interrupted" in shown.stdout
+    assert f"tde keystore rotate --keystore {keystore}" in shown.stderr
+    assert json.loads(run("status", "-k", keystore, "--json").stdout)["rotation_unfinished"]
+
+
+def test_a_damaged_auto_open_key_is_made_again_as_it_says(keystore: Path, place: Path) -> None:
+    secret = secret_file(place, PASSPHRASE)
+    run("auto-open", "enable", "-k", keystore, *secret)
+    (keystore / "auto-open.key").write_bytes(b"x")
+    shown = run("verify", "-k", keystore, *secret, code=1).stdout
+    run(*said(shown, "auto-open"), *secret)
+    run("verify", "-k", keystore, *secret)
+
+
+def test_a_backup_that_is_not_there_is_said_to_be_missing(keystore: Path, place: Path) -> None:
+    secret = secret_file(place, PASSPHRASE)
+    shown = run("verify", "-k", keystore, "--backup", place / "none", *secret, code=1).stdout
+    assert f"problem: there is no directory {place / 'none'}" in shown
+
+
+def test_letters_that_are_taken_apart_are_composed(keystore: Path, place: Path) -> None:
+    apart = secret_file(place, unicodedata.normalize("NFD", "geheime Wörter").encode())[1]
+    options = [*secret_file(place, PASSPHRASE), "--new-passphrase-file", apart]
+    shown = run("passphrase", "-k", keystore, *options, code=5).stderr
+    assert "Unicode form NFD" in shown
+    assert "uconv -x nfc" in shown
+    assert "od -c" not in shown

@@ -130,6 +130,9 @@ def read_document(directory: Path) -> KeystoreDocument:
     """
     path = document_path(directory)
     try:
+        # Nobody should close a directory to others because it was named in place of a keystore.
+        if _is_no_keystore(directory):
+            raise _no_document(directory)
         check_private_directory(directory)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise KeystoreMissingError(
@@ -140,6 +143,14 @@ def read_document(directory: Path) -> KeystoreDocument:
         return parse_document(read_private_file(path, _DOCUMENT_LIMIT), path)
     except FileNotFoundError:
         raise _no_document(directory) from None
+
+
+def _is_no_keystore(directory: Path) -> bool:
+    try:
+        names = {entry.name for entry in directory.iterdir()}
+    except OSError:
+        return False  # Its mode or owner says more.
+    return names.isdisjoint({document_path(directory).name, keys_path(directory).name})
 
 
 def find_record(directory: Path, owner: KeyOwner, master_key_id: UUID) -> KeyRecord:
@@ -475,9 +486,12 @@ def check_unused_names(directory: Path, expected: Collection[str]) -> None:
     names = {entry.name for entry in directory.iterdir()} - ours
     foreign = {name for name in names if not _REMAINS.fullmatch(name)}
     if foreign:
+        file = directory / min(foreign)
         raise KeystoreExistsError(
-            f"{directory} is not empty: it contains {min(foreign)}",
-            remedy="Choose a directory that is empty or does not exist yet.",
+            f"{directory} is not empty: it contains {file.name}",
+            remedy=f"Move {file} away, and repeat the command: the keys may be newer than others."
+            if keys_path(directory).is_dir()
+            else "Choose a directory that is empty or does not exist yet.",
         )
 
 

@@ -34,6 +34,14 @@ def restore_document(keystore: Path) -> str:
     )
 
 
+def find_keystore(keystore: Path) -> str:
+    """Return what to do where a cluster has a keystore that is not there; a new one is no help."""
+    return (
+        "Mount its file system, or name its place with --keystore. If it is lost: tde keystore "
+        f"restore BACKUP --keystore {shlex.quote(str(keystore))}"
+    )
+
+
 def copy_command(keystore: Path) -> str:
     """Return the command that brings keys from a backup."""
     return f"tde keystore copy BACKUP {shlex.quote(str(keystore))}"
