@@ -22,7 +22,6 @@
 #include "launch/preload.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
-#define ENABLE "Enable it: tde keystore auto-open enable"
 
 enum {
     AUTO_KEYSTORE = 8,
@@ -39,6 +38,16 @@ enum {
 static const uint8_t auto_magic[8] = {'T', 'D', 'E', 'A', 'U', 'T', 'O', 1};
 
 /* Read a file that only its owner, the user who runs this, may have access to. */
+/* The hint of most messages here: the command that makes the file again. */
+static const char *enable(const struct tde_program_settings *settings)
+{
+    static char hint[PATH_MAX + 80];
+
+    snprintf(hint, sizeof hint, "Enable it: tde keystore auto-open enable --keystore %s",
+             settings->keystore);
+    return hint;
+}
+
 static int read_private(const struct tde_program_settings *settings, const char *path, uint8_t *to,
                         size_t size)
 {
@@ -47,7 +56,7 @@ static int read_private(const struct tde_program_settings *settings, const char 
     ssize_t length;
 
     if (fd < 0) {
-        tde_program_error(settings->program, errno == ENOENT ? ENABLE : NULL,
+        tde_program_error(settings->program, errno == ENOENT ? enable(settings) : NULL,
                           "the keystore %s does not open by itself: %s: %s", settings->keystore,
                           AUTO_OPEN_FILE, strerror(errno));
         return -1;
@@ -63,7 +72,7 @@ static int read_private(const struct tde_program_settings *settings, const char 
     close(fd);
     if (length == (ssize_t)size && status.st_size == (off_t)size)
         return 0;
-    tde_program_error(settings->program, ENABLE, "%s is damaged: it does not have %zu bytes", path,
+    tde_program_error(settings->program, enable(settings), "%s is damaged: it does not have %zu bytes", path,
                       size);
     return -1;
 }
@@ -81,7 +90,7 @@ static int load(const struct tde_program_settings *settings, uint8_t record[AUTO
     if (memcmp(record, auto_magic, sizeof auto_magic) == 0 &&
         tde_crypto_is_zero(record + AUTO_ZEROS, 4))
         return 0;
-    tde_program_error(settings->program, ENABLE, "%s is damaged or of another version of tde",
+    tde_program_error(settings->program, enable(settings), "%s is damaged or of another version of tde",
                       path);
     return -1;
 }
@@ -177,7 +186,7 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
 
 static void report_damaged(const struct tde_program_settings *settings)
 {
-    tde_program_error(settings->program, ENABLE,
+    tde_program_error(settings->program, enable(settings),
                       "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
                       "(OPENSSL_CONF) leaves out AES-256-GCM",
                       settings->keystore);

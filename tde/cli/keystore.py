@@ -129,6 +129,7 @@ def _document(status: KeystoreStatus) -> dict[str, Any]:
         },
         "master_key_id": status.master_key_id.hex,
         "auto_open": status.auto_open,
+        "rotation_unfinished": status.rotation_unfinished,
         "keys": [
             {
                 "kind": key.owner.kind.name.lower(),
@@ -157,7 +158,15 @@ def _print_tables(status: KeystoreStatus) -> None:
     )
     opening = "[yellow]enabled[/]: whoever can read this directory can read the data"
     facts.add_row("Auto-open", opening if status.auto_open else "disabled")
+    if status.rotation_unfinished:
+        facts.add_row("Rotation", "[yellow]runs, or was interrupted[/]")
     console.print(facts)
+    if status.rotation_unfinished:
+        error_console.print(
+            f"Finish the rotation: tde keystore rotate --keystore {status.path}",
+            markup=False,
+            soft_wrap=True,
+        )
     console.print()
     if not status.keys:
         console.print("No keys yet; `tde pg init` makes those of a cluster.")

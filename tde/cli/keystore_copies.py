@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from tde.cli.options import (
     KeystoreOption,
@@ -56,6 +57,7 @@ def backup(
         soft_wrap=True,
     )
     _tell_what_is_missing(copied)
+    _tell_about_missing_keys(source, copied)
     _tell_about_auto_open(can_open_automatically(source), with_auto_open)
 
 
@@ -87,6 +89,7 @@ def restore(
         soft_wrap=True,
     )
     _tell_what_is_missing(copied)
+    _tell_about_missing_keys(path, copied)
     _tell_about_auto_open(can_open_automatically(source), with_auto_open)
     error_console.print(
         f"Next: tde keystore verify --keystore {path}", markup=False, soft_wrap=True
@@ -134,6 +137,19 @@ def _tell_what_is_missing(copied: KeystoreContent) -> None:
         error_console.print(
             f"Left out, because it is no file of a keystore: {path}", markup=False, soft_wrap=True
         )
+
+
+def _tell_about_missing_keys(keystore: Path, copied: KeystoreContent) -> None:
+    """Warn of keys that the keystore and so its copy has not; the others are worth a copy."""
+    from tde.keystore.store.layout import record_path
+    from tde.keystore.store.remedies import bring_key
+
+    missing = copied.missing_keys()
+    for owner in missing:
+        text = f"{record_path(keystore, owner)} is missing, and the cluster needs it."
+        error_console.print(f"[bold yellow]Warning:[/] {escape(text)}", soft_wrap=True)
+    if missing:
+        error_console.print(f"  {bring_key(keystore)}", markup=False, soft_wrap=True)
 
 
 def _tell_about_auto_open(has_it: bool, copied: bool) -> None:

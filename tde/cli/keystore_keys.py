@@ -163,8 +163,13 @@ def _print_files(directory: Path, files: list[CheckedFile]) -> None:
         if file.unused:
             console.print(f"note: {file.file} is {file.what}", markup=False, soft_wrap=True)
     count = sum(file.what.startswith("key of") and file.good for file in files)
+    tried = (
+        "could not be tried: they have the right form"
+        if any("only the form" in file.what for file in files)
+        else "are good"
+    )
     result = f"{len(bad)} files are damaged or missing" if bad else "every file is as tde wrote it"
-    console.print(f"{directory}: {count} keys are good, {result}", markup=False, soft_wrap=True)
+    console.print(f"{directory}: {count} keys {tried}, {result}", markup=False, soft_wrap=True)
 
 
 def _print_needed(needed: NeededKeys) -> None:

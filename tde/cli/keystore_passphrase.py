@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +66,8 @@ MemoryOption = Annotated[
     typer.Option(
         "--kdf-memory",
         metavar="MIB",
+        min=8,
+        max=1024,
         help="Memory for each attempt at the passphrase, 8 to 1024 MiB.",
         rich_help_panel=_COST_PANEL,
     ),
@@ -74,6 +77,8 @@ IterationsOption = Annotated[
     typer.Option(
         "--kdf-iterations",
         metavar="N",
+        min=1,
+        max=16,
         help="Passes over that memory, 1 to 16.",
         rich_help_panel=_COST_PANEL,
     ),
@@ -129,11 +134,24 @@ def passphrase(
         _provider(current).unwrap_master_key(directory.resolve(), document).close()
         new = read_passphrase(new_source, confirm=True, prompt=f"New passphrase of {directory}: ")
         try:
+            is_same = hmac.compare_digest(new, current)
             change_passphrase(directory, _provider(current), new, kdf=cost)
         finally:
             wipe(new)
     finally:
         wipe(current)
+    if is_same:
+        console.print(
+            f"Each attempt at the passphrase of {directory} costs more now. It is the same.",
+            markup=False,
+            soft_wrap=True,
+        )
+        error_console.print(
+            "Copies and backups of the keystore made before have the cost of before: make a new "
+            "backup (tde keystore backup).",
+            soft_wrap=True,
+        )
+        return
     console.print(f"The passphrase of {directory} was changed.", markup=False, soft_wrap=True)
     error_console.print(
         "[bold yellow]Copies and backups of the keystore made before still open with the old "

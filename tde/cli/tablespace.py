@@ -108,7 +108,9 @@ def create(
         made = create_tablespace(
             cluster, opened, name, location, algorithm, key_id=key, connection=connection
         )
-        notice = standby_notice(cluster, opened, made, connection=connection)
+        # Whoever has prepared the key was told then what standbys need.
+        is_prepared = key is not None
+        notice = "" if is_prepared else standby_notice(cluster, opened, made, connection=connection)
     console.print(
         f"Created tablespace {made.name} (OID {made.oid}, {made.protection}) in {made.location}\n"
         f"Its key is the file keys/{made.key_file} of the keystore: back it up.",

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tde.doctor.examined import Examined
-from tde.errors import ClusterKeystoreError, KeystoreError, KeystorePermissionError, PostgresError
+from tde.errors import (
+    ClusterKeystoreError,
+    KeystoreError,
+    KeystoreMissingError,
+    KeystorePermissionError,
+    PostgresError,
+)
 from tde.machine.storage import file_storage
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
@@ -98,6 +104,7 @@ def _location(examined: Examined, directory: Path) -> Iterator[Outcome]:
 
 def _usable(examined: Examined, directory: Path) -> Iterator[Outcome]:
     from tde.keystore import inspect_keystore
+    from tde.keystore.store.remedies import find_keystore
 
     try:
         status = inspect_keystore(directory)
@@ -107,5 +114,12 @@ def _usable(examined: Examined, directory: Path) -> Iterator[Outcome]:
                 "Name this cluster's keystore with --keystore.",
             )
         require_keystore_access(directory, examined.os_user)
+        if status.rotation_unfinished:
+            yield warning(
+                f"a rotation of the master key of {directory} runs, or was interrupted",
+                f"Finish it: tde keystore rotate --keystore {directory}",
+            )
+    except KeystoreMissingError as error:
+        yield problem(str(error), find_keystore(directory))
     except (KeystoreError, PostgresError) as error:
         yield problem(str(error), error.remedy)

@@ -17,6 +17,7 @@ from tde.errors import (
     KeystoreExistsError,
     KeystoreMissingError,
 )
+from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import Keystore
 from tde.keystore.log.reading import LONGEST_LOG
@@ -28,6 +29,7 @@ from tde.keystore.store.layout import (
     LOG_NAME,
     LONGEST_FILE,
     RecordReader,
+    another_master_key,
     check_belongs,
     check_unused_names,
     companions,
@@ -63,6 +65,14 @@ class KeystoreContent:
     records: Mapping[KeyOwner, bytes]
     others: Mapping[str, bytes]
     left_out: list[Path]
+
+    def missing_keys(self) -> list[KeyOwner]:
+        """Return whose keys its cluster needs and it has not."""
+        present = {
+            owner: parse_record(data, owner.file_name).header.algorithm is not None
+            for owner, data in self.records.items()
+        }
+        return missing_keys(self.path, present)
 
 
 def back_up_keystore(
@@ -155,6 +165,7 @@ def add_missing_keys(
     with exclusive_lock(path):
         keystore.require_rotated()
         present = set(list_owners(path))
+        _require_own_records(keystore, content, present)
         if other is not None:
             content = _rewrapped(content, keystore, other, present)
         _require_equal(path, content, present)
@@ -183,11 +194,7 @@ def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
         record = parse_record(records[owner], str(record_path(path, owner)))
         check_belongs(record, path, owner, header.uuid)
         if record.header.master_key_id != header.master_key_id:
-            raise KeystoreDamagedError(
-                f"{record_path(path, owner)} is wrapped with another master key than the one in "
-                "keystore.json",
-                remedy="Restore this file, or the whole directory, from another backup.",
-            )
+            raise another_master_key(path, owner)
     others = [*companions(path), *(file for file in [path / LOG_NAME] if file.exists())]
     if with_auto_open and (path / AUTO_OPEN_NAME).exists():
         others.append(path / AUTO_OPEN_NAME)
@@ -263,6 +270,7 @@ def _require_room(
             f"{directory} has keys that are not in {content.path}",
             remedy="Choose a directory that is empty or does not exist yet.",
         )
+    _require_no_rotation_between(directory, content, present)
     _require_equal(directory, content, present)
     reader = RecordReader(directory)
     for owner in present - content.records.keys():
@@ -276,6 +284,56 @@ def _require_room(
                 remedy="Choose a directory that is empty or does not exist yet.",
             )
     return present
+
+
+def _require_no_rotation_between(
+    directory: Path, content: KeystoreContent, present: set[KeyOwner]
+) -> None:
+    """Refuse to give key files a keystore.json with another master key; none would open.
+
+    Raises:
+        KeystoreExistsError: no key file fits the copy.
+    """
+    reader = RecordReader(directory)
+    ids = set()
+    for owner in present:
+        header = reader.read(owner).header
+        if header.keystore == content.header.uuid:
+            ids.add(header.master_key_id)
+    if not ids or content.header.master_key_id in ids:
+        return
+    raise KeystoreExistsError(
+        f"the backup {content.path} is from before a rotation of the master key, or the key files "
+        f"in {keys_path(directory)} are: those have another master key",
+        remedy="Nothing was changed. Name a backup that was made after the rotation. If there is "
+        f"none: tde keystore restore {content.path} --keystore ANOTHER, then add newer keys from "
+        f"the keystore of a standby with tde keystore copy. Keep {directory}.",
+    )
+
+
+def _require_own_records(
+    keystore: Keystore, content: KeystoreContent, present: set[KeyOwner]
+) -> None:
+    """Name a key file that does not fit the keystore it is in, as one that was copied by hand.
+
+    Raises:
+        KeystoreDamagedError: there is one, in place of a key that the other copy has.
+    """
+    reader = RecordReader(keystore.path)
+    is_same_master_key = content.header.master_key_id == keystore.master_key_id
+    with SecretBuffer(PAYLOAD_BYTES) as payload:
+        for owner in content.records:
+            is_equal = owner in present and reader.read_bytes(owner) == content.records[owner]
+            if owner not in present or (is_same_master_key and is_equal):
+                continue
+            try:
+                keystore.authenticate(reader.read(owner), owner, payload)
+            except KeystoreDamagedError as error:
+                file = record_path(keystore.path, owner)
+                raise KeystoreDamagedError(
+                    str(error),
+                    remedy=f"Nothing was added. Move {file} away, and repeat the command.",
+                ) from error
 
 
 def _require_equal(directory: Path, content: KeystoreContent, present: set[KeyOwner]) -> None:

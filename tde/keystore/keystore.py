@@ -243,6 +243,9 @@ class Keystore(OpenMasterKey):
                     write_atomically(path, record)
             except BaseException:
                 _remove_records(written)
+                # What is told of keys that are not there would look like a loss.
+                with suppress(KeystoreError):
+                    self.log("discard keys", keys=[path.name for path in written])
                 raise
         return written
 

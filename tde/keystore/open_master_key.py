@@ -26,6 +26,7 @@ from tde.keystore.message import LABEL, seal_master_key, server_code
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
 from tde.keystore.store.layout import (
+    another_master_key,
     check_belongs,
     find_record,
     read_document,
@@ -33,6 +34,7 @@ from tde.keystore.store.layout import (
     require_no_rotation,
 )
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, RecordHeader
+from tde.keystore.store.remedies import replace_key
 
 
 class OpenMasterKey(Closing):
@@ -104,18 +106,14 @@ class OpenMasterKey(Closing):
         check_belongs(record, self.path, owner, self.uuid)
         if header.master_key_id != self.master_key_id:
             self.require_current_master_key()
-            raise KeystoreDamagedError(
-                f"{record_path(self.path, owner)} is wrapped with another master key than the one "
-                "in keystore.json",
-                remedy="Restore the whole keystore directory from one backup.",
-            )
+            raise another_master_key(self.path, owner)
         try:
             unwrap_into(payload, self._open_master_key(), record.wrapped, header.pack())
         except UnwrapError:
+            path = record_path(self.path, owner)
             raise KeystoreDamagedError(
-                f"{record_path(self.path, owner)} is damaged or was altered: it does not match "
-                "the master key",
-                remedy="Restore this file from a backup of the keystore.",
+                f"{path} is damaged or was altered: it does not match the master key",
+                remedy=replace_key(path),
             ) from None
         return header.algorithm
 

@@ -131,7 +131,7 @@ def _require_own_auto_open(keystore: Keystore, document: KeystoreDocument) -> No
     raise KeystoreError(
         f"{file} is mounted, or does not hold the master key, so it cannot be rotated",
         remedy="Nothing was changed. Unmount or remove it, repeat the command, and make it again: "
-        "tde keystore auto-open enable",
+        f"tde keystore auto-open enable --keystore {keystore.path}",
     )
 
 

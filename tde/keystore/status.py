@@ -13,6 +13,7 @@ from tde.keystore.providers.auto_open import can_open_automatically
 from tde.keystore.store.layout import (
     RecordReader,
     check_belongs,
+    left_of_rotation,
     list_owners,
     read_document,
     record_path,
@@ -39,6 +40,7 @@ class KeystoreStatus:
 
     Attributes:
         auto_open: whether it opens without its passphrase.
+        rotation_unfinished: whether a rotation of the master key runs, or was interrupted.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class KeystoreStatus:
     master_key_id: UUID
     keys: list[KeyRecordInfo]
     auto_open: bool
+    rotation_unfinished: bool
 
 
 def keystore_uuid(path: Path) -> UUID:
@@ -83,4 +86,5 @@ def inspect_keystore(path: Path) -> KeystoreStatus:
         header.master_key_id,
         keys,
         can_open_automatically(path),
+        bool(left_of_rotation(path)),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
 from tde.errors import KeystoreDamagedError, KeystoreError
+from tde.keystore.completeness import missing_keys
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
 from tde.keystore.log.entry import log_path
@@ -27,6 +28,7 @@ from tde.keystore.store.layout import (
     remains,
 )
 from tde.keystore.store.record import KeyOwner
+from tde.keystore.store.remedies import bring_key
 
 _REMAINS = "what an interrupted write has left; the next one removes it"
 _FOREIGN = "no file of a keystore; tde does not use it"
@@ -113,13 +115,15 @@ def _check_records(path: Path, keystore: Keystore | None) -> Iterator[CheckedFil
         CheckedFile(record_path(path, key.owner), f"key of {key.owner}", key.problem, key.remedy)
         for key in keys
     )
-    yield from _check_wal_key(path, [key.owner for key in keys])
+    present = {key.owner: key.algorithm is not None for key in keys}
+    yield from _check_completeness(path, present)
 
 
 def _check_forms(path: Path) -> Iterator[CheckedFile]:
     owners = list_owners(path)
     reader = RecordReader(path)
     identity = None
+    present = dict.fromkeys(owners, False)
     for owner in owners:
         file, what = record_path(path, owner), f"key of {owner}"
         try:
@@ -127,22 +131,19 @@ def _check_forms(path: Path) -> Iterator[CheckedFile]:
             # Without keystore.json the first record says whose keystore this is.
             identity = identity or record.header.keystore
             check_belongs(record, path, owner, identity)
+            present[owner] = record.header.algorithm is not None
         except KeystoreError as error:
             yield CheckedFile(file, what, str(error), error.remedy)
         else:
             yield CheckedFile(file, f"{what}, of which only the form could be checked")
-    yield from _check_wal_key(path, owners)
+    yield from _check_completeness(path, present)
 
 
-def _check_wal_key(path: Path, owners: list[KeyOwner]) -> Iterator[CheckedFile]:
-    wal = KeyOwner.wal()
-    if owners and wal not in owners:
-        yield CheckedFile(
-            record_path(path, wal),
-            f"key of {wal}",
-            f"{record_path(path, wal)} is missing, and every cluster needs it",
-            "Restore it from a backup of the keystore.",
-        )
+def _check_completeness(path: Path, present: Mapping[KeyOwner, bool]) -> Iterator[CheckedFile]:
+    for owner in missing_keys(path, present):
+        file = record_path(path, owner)
+        problem = f"{file} is missing, and the cluster needs it"
+        yield CheckedFile(file, f"key of {owner}", problem, bring_key(path))
 
 
 def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
@@ -164,7 +165,7 @@ def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedF
             if keystore is not None and not keystore.has_master_key(found):
                 raise KeystoreDamagedError(
                     f"{file} holds another master key",
-                    remedy="Make it again: tde keystore auto-open enable",
+                    remedy=f"Make it again: tde keystore auto-open enable --keystore {path}",
                 )
     except KeystoreError as error:
         yield CheckedFile(file, what, str(error), error.remedy)

@@ -191,3 +191,21 @@ def test_a_damaged_record_of_a_dropped_tablespace_does_not_stop_the_cluster(
     options = f"{SERVER_OPTIONS} -c unix_socket_directories={made.data_directory.parent}"
     started = tde("pg", "start", "-D", made.data_directory, "--passphrase-fd", 0, "-o", options)
     assert "99999.key" in started.stderr
+
+
+def test_a_keystore_that_is_missing_is_not_made_anew(
+    any_binaries, encrypted_cluster_factory, tde_command
+):
+    """A new keystore would not open the cluster: the file system of its own is not mounted."""
+    made = encrypted_cluster_factory(any_binaries)
+    made.cluster.stop()
+    keystore = made.keystore.path
+    keystore.rename(keystore.with_name("elsewhere"))
+    refused = tde_command(
+        "pg", "start", "-D", made.data_directory, "--passphrase-fd", "0", exit_code=5
+    )
+    keystore.with_name("elsewhere").rename(keystore)
+    assert f"there is no keystore at {keystore}" in refused.stderr
+    assert "Mount its file system" in refused.stderr
+    assert f"tde keystore restore BACKUP --keystore {keystore}" in refused.stderr
+    assert "keystore create" not in refused.stderr

@@ -40,6 +40,7 @@ def keystore(place: Path) -> Path:
     with Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
         created.create_key(KeyOwner.wal(), Algorithm.AES256)
         created.create_plaintext_entry(1663)
+        created.create_plaintext_entry(1664)
         created.create_key(KeyOwner.tablespace(16400), Algorithm.AES128)
     return place / "ks"
 
@@ -121,8 +122,10 @@ def test_passphrase_refuses_before_it_asks(keystore: Path, place: Path) -> None:
     old = secret_file(place, PASSPHRASE)
     run("passphrase", "-k", keystore, "--passphrase-fd", 0, "--new-passphrase-fd", 0, code=2)
     run("passphrase", "-k", keystore, "--with-auto-open", *old, code=2)
-    result = run("passphrase", "-k", keystore, "--kdf-memory", 4, code=5)
-    assert "outside" in result.stderr
+    for option, value, bounds in (("memory", 4, "8<=x<=1024"), ("iterations", 17, "1<=x<=16")):
+        result = run("passphrase", "-k", keystore, f"--kdf-{option}", value, code=2)
+        assert bounds in result.stderr
+        assert "keystore.json" not in result.stderr
     two = ["--new-passphrase-file", "x", "--new-passphrase-fd", 3]
     result = run("passphrase", "-k", keystore, *old, *two, code=5)
     assert "--new-passphrase-file, --new-passphrase-fd or --new-passphrase-command" in result.stderr
@@ -133,7 +136,12 @@ def test_passphrase_refuses_before_it_asks(keystore: Path, place: Path) -> None:
 def test_passphrase_cost_is_raised_and_never_lowered(keystore: Path, place: Path) -> None:
     old = secret_file(place, PASSPHRASE)
     same = ["--new-passphrase-file", old[1]]
-    run("passphrase", "-k", keystore, *old, *same, "--kdf-memory", 16, "--kdf-iterations", 2)
+    shown = run(
+        *("passphrase", "-k", keystore, *old, *same, "--kdf-memory", 16, "--kdf-iterations", 2)
+    )
+    assert "was changed" not in shown.stdout
+    assert "It is the same." in shown.stdout
+    assert "old passphrase" not in shown.stderr
     kdf = json.loads(run("status", "-k", keystore, "--json").stdout)["kdf"]
     assert (kdf["memory_kib"], kdf["iterations"]) == (16 * 1024, 2)
     result = run("passphrase", "-k", keystore, *old, *same, "--kdf-memory", 8, code=5)
@@ -165,14 +173,16 @@ def test_list(keystore: Path, place: Path) -> None:
         "Key of",
         "the WAL",
         "tablespace 1663 (pg_default)",
+        "tablespace 1664 (pg_global)",
         "tablespace 16400",
     ]
     assert "not encrypted" in shown.stdout
-    assert "3 keys" in shown.stderr
+    assert "4 keys" in shown.stderr
     document = json.loads(run("list", "-k", keystore, "--json", *secret).stdout)
     assert [(k["kind"], k["oid"], k["encrypted"], k["opens"]) for k in document["keys"]] == [
         ("wal", None, True, True),
         ("tablespace", 1663, False, True),
+        ("tablespace", 1664, False, True),
         ("tablespace", 16400, True, True),
     ]
     flip(keystore / "keys" / "16400.key")
@@ -190,14 +200,15 @@ def flip(file: Path) -> None:
 def test_verify_finds_what_status_does_not(keystore: Path, place: Path) -> None:
     secret = secret_file(place, PASSPHRASE)
     good = run("verify", "-k", keystore, *secret)
-    assert "3 keys are good, every file is as tde wrote it" in good.stdout
+    assert "4 keys are good, every file is as tde wrote it" in good.stdout
     flip(keystore / "keys" / "16400.key")
     status = run("status", "-k", keystore)
     assert "Only the form was checked" in status.stderr
     assert "tde keystore verify" in status.stderr
     bad = run("verify", "-k", keystore, *secret, code=1)
     assert f"problem: {keystore / 'keys' / '16400.key'} is damaged or was altered" in bad.stdout
-    assert "HINT: Restore this file from a backup of the keystore." in bad.stdout
+    assert "HINT: Move this file out of keys/, then bring it from a backup of the" in bad.stdout
+    assert f"tde keystore copy BACKUP {keystore}" in bad.stdout
     document = json.loads(run("verify", "-k", keystore, "--json", *secret, code=1).stdout)
     assert not document["good"]
     (file,) = [file for file in document["files"] if not file["good"]]
@@ -224,6 +235,8 @@ def test_verify_of_a_keystore_that_cannot_be_opened(keystore: Path, place: Path)
     shown = run("verify", "-k", keystore, "--backup", place, code=1).stdout
     assert f"problem: {document} is damaged" in shown
     assert f"the keys of {place} were not looked for" in shown
+    assert "4 keys could not be tried: they have the right form" in shown
+    assert "good" not in shown
     # A wrong passphrase, or no keystore at all, is another matter.
     document.unlink()
     run("verify", "-k", place / "none", code=5)
@@ -241,13 +254,13 @@ def test_the_log_shows_who_has_done_what(keystore: Path, place: Path) -> None:
     shown = run("log", "-k", keystore)
     titles, *rows = shown.stdout.splitlines()
     assert titles.split() == ["No.", "Time", "(UTC)", "Who", "Command", "What"]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert rows[0].endswith("create keystore")
     assert rows[1].endswith("create key: key wal.key, algorithm AES-256-XTS")
     assert "tde keystore log --verify" in shown.stderr
     shown = run("log", "-k", keystore, "--verify", *secret)
     assert shown.stdout.splitlines()[-1].endswith("open keystore: with the passphrase")
-    assert "5 entries, all authentic" in shown.stderr
+    assert "6 entries, all authentic" in shown.stderr
     run("list", "-k", keystore, *secret_file(place, b"not this one"), code=5)
     shown = run("log", "-k", keystore, "--last", "1", "--json")
     found = json.loads(shown.stdout)
@@ -280,7 +293,7 @@ def test_backup_restore_and_copy(keystore: Path, place: Path) -> None:
     with Keystore.open(keystore, PASSPHRASE) as opened:
         opened.enable_auto_open()
     shown = run("backup", place / "backup", "-k", keystore)
-    assert "with 3 keys to" in shown.stdout
+    assert "with 4 keys to" in shown.stdout
     assert "auto-open.key was left out" in shown.stderr
     shown = run("restore", place / "backup", "-k", place / "restored")
     assert "Restored keystore" in shown.stdout

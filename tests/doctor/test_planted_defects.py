@@ -211,10 +211,24 @@ def test_every_start_warns_of_the_machine(stopped, tmp_path, monkeypatch, caplog
 
 def test_a_keystore_that_is_missing_or_another(stopped, module_cluster_factory):
     report = examine(stopped, keystore=stopped.keystore.path.with_name("nowhere"))
-    assert "no keystore" in only(report, "keystore", Verdict.PROBLEM).detail
+    found = only(report, "keystore", Verdict.PROBLEM)
+    assert "no keystore" in found.detail
+    # A new one would not open this cluster.
+    assert "Mount its file system" in found.remedy
+    assert "keystore create" not in found.remedy
     other = module_cluster_factory.keystore("other")
     report = examine(stopped, keystore=other.path)
     assert "another cluster's" in only(report, "keystore", Verdict.PROBLEM).detail
+
+
+def test_a_keystore_whose_rotation_was_interrupted(stopped):
+    left = stopped.keystore.path / "keys.old"
+    left.mkdir(mode=0o700)
+    found = only(examine(stopped), "keystore", Verdict.WARNING)
+    left.rmdir()
+    assert "a rotation of the master key" in found.detail
+    assert f"tde keystore rotate --keystore {stopped.keystore.path}" in found.remedy
+    require_ok(examine(stopped), "keystore")
 
 
 def test_a_keystore_that_opens_by_itself(stopped):

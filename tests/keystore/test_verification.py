@@ -23,6 +23,7 @@ def keystore(tmp_path: Path) -> Iterator[Keystore]:
         created.create_key(KeyOwner.wal(), Algorithm.AES256)
         created.create_key(KeyOwner.other_tablespaces(), Algorithm.AES128)
         created.create_plaintext_entry(1663)
+        created.create_plaintext_entry(1664)
         created.create_key(KeyOwner.tablespace(16400), Algorithm.AES128)
         created.create_named_key(Algorithm.AES256)
         created.enable_auto_open()
@@ -42,11 +43,12 @@ def test_a_list_says_what_each_key_is_for(keystore: Keystore) -> None:
         ("the WAL", Algorithm.AES256, 1),
         ("other tablespace", Algorithm.AES128, 1),
         ("tablespace 1663", None, 1),
+        ("tablespace 1664", None, 1),
         ("tablespace 16400", Algorithm.AES128, 1),
         (str(keys[-1].owner)[:16], Algorithm.AES256, 2),
     ]
     assert all(key.opens for key in keys)
-    assert [key.is_plaintext_entry for key in keys] == [False, False, True, False, False]
+    assert [key.is_plaintext_entry for key in keys] == [False, False, True, True, False, False]
 
 
 def test_a_list_names_the_keys_that_do_not_open(keystore: Keystore) -> None:

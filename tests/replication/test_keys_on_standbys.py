@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.errors import ServerStartError
-from tde.keystore import Keystore, add_missing_keys
+from tde.errors import KeystoreDamagedError, ServerStartError
+from tde.keystore import Keystore, add_missing_keys, rotate_master_key
 from tde.page.codec import PAGE_SIZE as PAGE
 from tde.postgres import prepare_key
 from tde.postgres.cluster.keymap import KeySource, map_key, read_map
+from tde.postgres.server.interposer import require_interposed
+from tests.conftest import RunningCluster
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import settle
 from tests.postgres.cluster_copies import base_backup, configure, make_directory, open_copy
@@ -89,7 +91,7 @@ def test_a_standby_without_the_key_stops_and_goes_on_with_it(pair):
     log = standby.cluster.default_log.read_text()
     wanted = standby.keystore.path / "keys" / prepared.file.name
     assert f"there is no key file {wanted}" in log
-    assert "copy that file from the primary's keystore" in log
+    assert f"tde keystore copy BACKUP {standby.keystore.path}" in log
     assert "Required key not available" in log
     # It does not get over it, and writes nothing with another key.
     with pytest.raises(ServerStartError):
@@ -148,3 +150,35 @@ def test_a_tablespace_made_in_sql_needs_no_copy(pair):
     standby.start()
     wait_until_replayed(primary, standby)
     assert standby.query("SELECT x FROM after") == [(1,)]
+
+
+def test_a_key_file_that_was_copied_by_hand_is_named(pair):
+    """The standby's copy has a master key of its own, so cp brings a file that does not fit."""
+    primary, standby = pair
+    standby.cluster.stop()
+    with rotate_master_key(standby.keystore.path, PASSPHRASE) as rotated:
+        standby = RunningCluster(standby.cluster, rotated)
+        standby.start()
+        prepared = prepare_key(primary.cluster, primary.keystore, OWN, Algorithm.AES256)
+        for cluster in (primary, standby):
+            make_location(cluster, prepared.location)
+        by_hand = rotated.path / "keys" / prepared.file.name
+        shutil.copy(prepared.file, by_hand)
+        os.chown(by_hand, *standby_owner(rotated.path))
+        primary.query(f"CREATE TABLESPACE space LOCATION '{prepared.location}'")
+        wait_for(lambda: standby.cluster.pid is None)
+        log = standby.cluster.default_log.read_text()
+        assert "move this file away" in log
+        # Whether a start fails with this or the server only stops a moment later is chance.
+        with pytest.raises(KeystoreDamagedError, match=f"{by_hand} is wrapped with another") as bad:
+            require_interposed(log)
+        assert f"tde keystore copy BACKUP {rotated.path}" in bad.value.remedy
+        by_hand.unlink()
+        add_missing_keys(primary.keystore.path, rotated, primary.keystore)
+        standby.start()
+        wait_until_replayed(primary, standby)
+
+
+def standby_owner(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_uid, status.st_gid

@@ -138,8 +138,8 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
         if (reports)
             tde_libc_report("could not use key file %s: it is wrapped with another master key than "
                             "this server has; HINT: if the master key was rotated, run tde "
-                            "keystore rotate again or restart the server; otherwise restore the "
-                            "keystore directory from one backup", path);
+                            "keystore rotate again or restart the server; otherwise move this "
+                            "file away, and bring its key with tde keystore copy", path);
         errno = ENOKEY;
         return -1;
     }
@@ -152,8 +152,9 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
     if (problem == NULL)
         return 0;
     if (reports)
-        tde_libc_report("could not use key file %s: %s; HINT: restore it from the keystore's "
-                        "backup", path, problem);
+        tde_libc_report("could not use key file %s: %s; HINT: move it away, and bring it from a "
+                        "backup of the keystore: tde keystore copy BACKUP %s",
+                        path, problem, tde_keys_scope()->keystore);
     errno = ENOKEY;
     return -1;
 }
@@ -173,8 +174,9 @@ static int derive(uint32_t oid, bool reports, struct tde_key *key)
         return 0;
     if (reports)
         tde_libc_report("the key of tablespace %u cannot be derived: there is no key file "
-                        "%s/keys/other.key; HINT: restore it from the keystore's backup",
-                        oid, tde_keys_scope()->keystore);
+                        "%s/keys/other.key; HINT: bring it from a backup of the keystore: tde "
+                        "keystore copy BACKUP %s",
+                        oid, tde_keys_scope()->keystore, tde_keys_scope()->keystore);
     errno = ENOKEY;
     return -1;
 }
@@ -206,10 +208,10 @@ static void report_missing(uint32_t oid, const char *name)
 
     if (is_there())
         tde_libc_report("the key of tablespace %u is missing: there is no key file %s/keys/%s; "
-                        "HINT: on a standby copy that file from the primary's keystore into this "
-                        "directory, else restore it from the keystore's backup; then start the "
+                        "HINT: bring it from a backup of the keystore, or on a standby from a copy "
+                        "of the primary's keystore: tde keystore copy BACKUP %s; then start the "
                         "server again if it has stopped",
-                        oid, keystore, name);
+                        oid, keystore, name, keystore);
     else
         tde_libc_report("the key of tablespace %u cannot be read: there is no keystore at %s; "
                         "HINT: mount its file system, or put the directory back; then start the "

@@ -274,11 +274,13 @@ static int load_record(enum tde_key_owner owner, uint32_t oid, struct tde_key *k
     if (tde_keys_records_read(owner, oid, key) == 0)
         return 0;
     if (errno == ENOENT && owner == TDE_OWNER_WAL)
-        tde_libc_report("there is no key file %s/keys/wal.key; HINT: restore it from the "
-                        "keystore's backup", tde_keys_scope()->keystore);
+        tde_libc_report("there is no key file %s/keys/wal.key; HINT: bring it from a backup of "
+                        "the keystore: tde keystore copy BACKUP %s",
+                        tde_keys_scope()->keystore, tde_keys_scope()->keystore);
     else if (errno == ENOENT)
-        tde_libc_report("there is no key file %s/keys/%u.key; HINT: restore it from the "
-                        "keystore's backup", tde_keys_scope()->keystore, oid);
+        tde_libc_report("there is no key file %s/keys/%u.key; HINT: bring it from a backup of the "
+                        "keystore: tde keystore copy BACKUP %s",
+                        tde_keys_scope()->keystore, oid, tde_keys_scope()->keystore);
     return -1;
 }
 

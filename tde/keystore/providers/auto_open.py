@@ -12,6 +12,7 @@ of the file; it binds the file to its keystore and shows damage.
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -120,7 +121,7 @@ class AutoOpenProvider:
         except FileNotFoundError:
             raise KeystoreMissingError(
                 f"the keystore {directory} does not open by itself: there is no {path}",
-                remedy="Give the passphrase, or enable it: tde keystore auto-open enable",
+                remedy=f"Give the passphrase, or enable it: {_enable(directory)}",
             ) from None
         header = document.header
         try:
@@ -171,5 +172,9 @@ def _unpack(content: bytearray, path: Path, keystore: UUID, master_key_id: UUID)
 def _damaged(path: Path, why: str) -> KeystoreDamagedError:
     return KeystoreDamagedError(
         f"{path} is damaged: {why}",
-        remedy="Give the passphrase, and make the file again: tde keystore auto-open enable",
+        remedy=f"Give the passphrase, and make the file again: {_enable(path.parent)}",
     )
+
+
+def _enable(directory: Path) -> str:
+    return f"tde keystore auto-open enable --keystore {shlex.quote(str(directory))}"

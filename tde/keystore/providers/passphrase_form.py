@@ -22,7 +22,10 @@ _CLEAN_FILE = (
     "Save it as UTF-8 without a byte order mark, with Unix line ends and nothing behind it; "
     "`od -c` shows what a file has."
 )
-_COMPOSE = "Type it on another keyboard, or convert the file: uconv -x nfc"
+_COMPOSE = (
+    "Type it on another keyboard, or convert the UTF-8 file into form NFC: uconv -x nfc FILE > NEW"
+)
+_APART = "has letters that are taken apart (Unicode form NFD)"
 _AS_IT_WAS_SET = (
     "It was set in that form. Give it so once more, from the file that it came from, and set it "
     "in a clean one: tde keystore passphrase"
@@ -43,7 +46,8 @@ def check_new_passphrase(passphrase: bytes | bytearray) -> None:
     if faults:
         raise PassphraseError(
             f"the new passphrase {' and '.join(faults)}: typed on a keyboard it would not fit",
-            remedy=_CLEAN_FILE,
+            # Letters that are taken apart are no matter of how a file is saved.
+            remedy=_COMPOSE if faults == [_APART] else _CLEAN_FILE,
         )
 
 
@@ -95,7 +99,7 @@ def _faults(passphrase: bytes) -> list[str]:
     elif passphrase.endswith(b"\n"):
         found.append("ends with a newline, besides the one that is taken off")
     if unicodedata.normalize("NFC", text) != text:
-        found.append("has letters that are taken apart (Unicode form NFD)")
+        found.append(_APART)
     return found
 
 

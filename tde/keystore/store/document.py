@@ -13,6 +13,7 @@ from uuid import UUID
 from tde.errors import KeystoreDamagedError, KeystoreVersionError
 from tde.keystore.crypto.kdf import KDF_NAME, KdfParameters
 from tde.keystore.crypto.wrapping import TAG_BYTES, Wrapped
+from tde.keystore.store.remedies import restore_document
 
 FORMAT = "tde-keystore"
 VERSION = 1
@@ -136,5 +137,5 @@ def _checksum(fields: dict[str, Any]) -> str:
 def _damaged(path: Path, why: str) -> KeystoreDamagedError:
     return KeystoreDamagedError(
         f"{path} is damaged: {why}",
-        remedy="Restore it from a backup of the keystore; the passphrase stays the same.",
+        remedy=f"Move it away. {restore_document(path.parent)}",
     )

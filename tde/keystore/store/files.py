@@ -18,13 +18,13 @@ from tde.errors import (
     KeystorePermissionError,
 )
 from tde.file_rights import file_rights_of_owner
+from tde.keystore.store.remedies import replace_key
 from tde.ownership import Owner, create_directory
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 LOCK_NAME = "lock"
 LOCK_TIMEOUT = 10.0  # Seconds; a writer holds the lock for about one key derivation.
-_RESTORE_FILE = "Put a file in its place, from a backup of the keystore; a link is not followed."
 _LOCK_POLL = 0.02  # Seconds.
 
 
@@ -82,28 +82,34 @@ def read_file_of(owner: int, path: str, limit: int) -> bytes:
         raise _no_access(path) from error
     except OSError as error:
         raise KeystoreError(
-            f"could not read {path}: {error.strerror}", remedy=_RESTORE_FILE
+            f"could not read {path}: {error.strerror}", remedy=_put_a_file(path)
         ) from error
     try:
         # The open file is examined, not its name, which could point elsewhere a moment later.
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise KeystorePermissionError(f"{path} is not a regular file", remedy=_RESTORE_FILE)
+            raise KeystorePermissionError(f"{path} is not a regular file", remedy=_put_a_file(path))
         check_owner(path, status, owner)
         check_mode(path, status, FILE_MODE)
         data = _read_up_to(fd, limit + 1)
     except OSError as error:
         raise KeystoreError(
-            f"could not read {path}: {error.strerror}", remedy=_RESTORE_FILE
+            f"could not read {path}: {error.strerror}", remedy=_put_a_file(path)
         ) from error
     finally:
         os.close(fd)
     if len(data) > limit:
         raise KeystoreDamagedError(
             f"{path} is damaged: it has more than {limit} bytes",
-            remedy=_RESTORE_FILE,
+            remedy=_put_a_file(path),
         )
     return data
+
+
+def _put_a_file(path: str) -> str:
+    if Path(path).parent.name == "keys":
+        return f"A link is not followed. {replace_key(path)}"
+    return "Put a file in its place, from a backup of the keystore; a link is not followed."
 
 
 def _read_up_to(fd: int, size: int) -> bytes:

@@ -19,6 +19,7 @@ import re
 import shlex
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR
 from uuid import UUID
@@ -41,9 +42,11 @@ from tde.keystore.store.files import (
     read_private_file,
 )
 from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, KeyRecord, parse_record
+from tde.keystore.store.remedies import bring_key, copy_command, replace_key, restore_document
 from tde.ownership import Owner, adopt_directory
 
 AUTO_OPEN_NAME = "auto-open.key"
+OF_EVERY_CLUSTER = (KeyOwner.wal(), KeyOwner.tablespace(1663), KeyOwner.tablespace(1664))
 LOG_NAME = "key.log"
 _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
@@ -127,6 +130,9 @@ def read_document(directory: Path) -> KeystoreDocument:
     """
     path = document_path(directory)
     try:
+        # Nobody should close a directory to others because it was named in place of a keystore.
+        if _is_no_keystore(directory):
+            raise _no_document(directory)
         check_private_directory(directory)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise KeystoreMissingError(
@@ -137,6 +143,14 @@ def read_document(directory: Path) -> KeystoreDocument:
         return parse_document(read_private_file(path, _DOCUMENT_LIMIT), path)
     except FileNotFoundError:
         raise _no_document(directory) from None
+
+
+def _is_no_keystore(directory: Path) -> bool:
+    try:
+        names = {entry.name for entry in directory.iterdir()}
+    except OSError:
+        return False  # Its mode or owner says more.
+    return names.isdisjoint({document_path(directory).name, keys_path(directory).name})
 
 
 def find_record(directory: Path, owner: KeyOwner, master_key_id: UUID) -> KeyRecord:
@@ -213,8 +227,8 @@ class RecordReader:
 def _no_record(path: Path | str, owner: KeyOwner) -> KeyMissingError:
     return KeyMissingError(
         f"the keystore has no key for {owner}: {path} does not exist",
-        remedy="Restore the file from a backup of the keystore. Without it the data of "
-        f"{owner} cannot be read.",
+        remedy=f"Without it the data of {owner} cannot be read. "
+        f"{bring_key(Path(path).parent.parent)}",
     )
 
 
@@ -230,12 +244,38 @@ def check_belongs(record: KeyRecord, directory: Path, owner: KeyOwner, keystore:
     if found.keystore == keystore and found.owner == owner:
         return
     path = record_path(directory, owner)
-    remedy = "Restore this file from a backup of this keystore."
+    remedy = replace_key(path)
     if found.keystore != keystore:
         raise KeystoreDamagedError(
             f"{path} belongs to another keystore, {found.keystore.hex}", remedy=remedy
         )
     raise KeystoreDamagedError(f"{path} is the key record of {found.owner}", remedy=remedy)
+
+
+def another_master_key(directory: Path, owner: KeyOwner) -> KeystoreDamagedError:
+    """Return the error about a record that is not wrapped with the master key of keystore.json.
+
+    One such file is foreign. Where no file of those that every cluster has fits, keystore.json is
+    from the other side of a rotation.
+    """
+    current = read_document(directory).header.master_key_id
+    fits = False
+    for one in OF_EVERY_CLUSTER:
+        with suppress(KeystoreError):
+            fits |= read_record(directory, one).header.master_key_id == current
+    path = record_path(directory, owner)
+    if fits:
+        remedy = replace_key(path)
+    else:
+        remedy = (
+            f"No key file fits {document_path(directory)}, so that is from the other side of a "
+            "rotation of the master key. If no backup has the master key of the key files, restore "
+            "one into another directory, and keep the old directory: it may have newer keys. If "
+            f"one has, move keystore.json away. {restore_document(directory)}"
+        )
+    return KeystoreDamagedError(
+        f"{path} is wrapped with another master key than the one in keystore.json", remedy=remedy
+    )
 
 
 def list_owners(directory: Path, keys: Path | None = None) -> list[KeyOwner]:
@@ -277,7 +317,9 @@ def _names_of_records(directory: Path, keys: Path | None) -> set[str]:
     require_no_rotation(directory)
     raise KeystoreDamagedError(
         f"the keystore has no directory {keys or keys_path(directory)}",
-        remedy="Restore it, with the key records in it, from a backup of the keystore.",
+        remedy="As its owner, make it, and bring the keys from a backup of the keystore: "
+        f"mkdir -m 0700 {shlex.quote(str(keys or keys_path(directory)))} && "
+        f"{copy_command(directory)}",
     )
 
 
@@ -444,9 +486,12 @@ def check_unused_names(directory: Path, expected: Collection[str]) -> None:
     names = {entry.name for entry in directory.iterdir()} - ours
     foreign = {name for name in names if not _REMAINS.fullmatch(name)}
     if foreign:
+        file = directory / min(foreign)
         raise KeystoreExistsError(
-            f"{directory} is not empty: it contains {min(foreign)}",
-            remedy="Choose a directory that is empty or does not exist yet.",
+            f"{directory} is not empty: it contains {file.name}",
+            remedy=f"Move {file} away, and repeat the command: the keys may be newer than others."
+            if keys_path(directory).is_dir()
+            else "Choose a directory that is empty or does not exist yet.",
         )
 
 
@@ -465,7 +510,7 @@ def _no_document(directory: Path) -> KeystoreError:
     if keys.is_dir() and any(keys.iterdir()):
         return KeystoreDamagedError(
             f"{directory} has key records, but keystore.json, which opens them, is missing",
-            remedy="Restore keystore.json from a backup of the keystore.",
+            remedy=restore_document(directory),
         )
     return KeystoreMissingError(
         f"there is no keystore at {directory}: it has no keystore.json",

@@ -18,6 +18,7 @@ from uuid import UUID
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreDamagedError, KeystoreVersionError
 from tde.keystore.crypto.wrapping import Wrapped
+from tde.keystore.store.remedies import replace_key
 
 RECORD_BYTES = 144
 NAMED_RECORD_BYTES = 160
@@ -215,7 +216,4 @@ def _uuid(value: bytes) -> UUID:
 
 
 def _damaged(source: str, why: str) -> KeystoreDamagedError:
-    return KeystoreDamagedError(
-        f"{source} is damaged: {why}",
-        remedy="Restore this file from a backup of the keystore.",
-    )
+    return KeystoreDamagedError(f"{source} is damaged: {why}", remedy=replace_key(source))

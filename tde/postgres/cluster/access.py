@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import ClusterKeystoreError
+from tde.errors import ClusterKeystoreError, KeystoreMissingError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
@@ -52,6 +52,7 @@ def keystore_of_cluster(cluster: Cluster, keystore: Path | None) -> Path | None:
         KeystoreError: it is missing or damaged.
     """
     from tde.keystore import keystore_uuid
+    from tde.keystore.store.remedies import find_keystore
     from tde.postgres.cluster.marker import require_matching_keystore
     from tde.postgres.cluster.unfinished_conversion import require_not_converting
     from tde.postgres.server.control import read_major_version
@@ -62,7 +63,13 @@ def keystore_of_cluster(cluster: Cluster, keystore: Path | None) -> Path | None:
     marker = cluster.marker
     path = keystore if keystore is not None or marker is None else marker.keystore
     if path is not None:
-        require_matching_keystore(cluster.data_directory, marker, keystore_uuid(path))
+        try:
+            uuid = keystore_uuid(path)
+        except KeystoreMissingError as error:
+            if marker is None:
+                raise
+            raise KeystoreMissingError(str(error), remedy=find_keystore(path)) from error
+        require_matching_keystore(cluster.data_directory, marker, uuid)
     return path
 
 

@@ -85,6 +85,7 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
     """
     from tde.keystore import KeyOwner
     from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.remedies import bring_key
 
     require_open(keystore)
     owners = list_owners(keystore.path)
@@ -97,8 +98,7 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
         if owner not in owners:
             raise ClusterKeystoreError(
                 f"the keystore {keystore.path} has no key for {name}",
-                remedy="Restore the missing file of the directory keys/ from a backup of the "
-                "keystore; without it the data cannot be decrypted.",
+                remedy=f"Without it the data cannot be decrypted. {bring_key(keystore.path)}",
             )
     keymap = known_map(data_directory, keystore.path, map_key(keystore))
     in_use = {*names, KeyOwner.other_tablespaces()}
@@ -109,13 +109,16 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
         except KeystoreError as error:
             if owner in in_use:
                 raise
-            _log.warning("%s; the cluster has no such tablespace", error)
+            # A standby may be about to replay the creation of its tablespace.
+            _log.warning("%s; no tablespace has this key yet. %s", error, error.remedy)
 
 
 def _owners_in_use(
     data_directory: Path, keystore: Path, keymap: KeyMap, present: Collection[KeyOwner]
 ) -> Iterator[KeyOwner]:
     """Yield whose keys the tablespaces of the cluster have, and check that these are there."""
+    from tde.keystore.store.remedies import bring_key
+
     restored = restored_tablespaces(data_directory)
     for oid in sorted({*tablespace_oids(data_directory), *restored}):
         entry = keymap.find(oid)
@@ -125,8 +128,7 @@ def _owners_in_use(
             raise ClusterKeystoreError(
                 f"the key of tablespace {oid} is missing: there is no key file "
                 f"{keystore / 'keys' / entry.owner.file_name}",
-                remedy="On a standby copy that file from the primary's keystore into this "
-                "directory; else restore it from a backup of the keystore.",
+                remedy=bring_key(keystore),
             )
         else:
             yield entry.owner

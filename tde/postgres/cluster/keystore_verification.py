@@ -140,6 +140,11 @@ def _with_problem(about: NeededKeys, problem: str, remedy: str) -> NeededKeys:
 
 
 def _require_marker(directory: Path) -> Marker:
+    if not directory.is_dir():
+        raise DataDirectoryError(
+            f"there is no directory {directory}",
+            remedy="Check --backup, and whether the file system of the backup is mounted.",
+        )
     marker = read_marker(directory)
     if marker is not None:
         return marker

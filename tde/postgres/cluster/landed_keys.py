@@ -164,6 +164,7 @@ def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> N
         ClusterKeystoreError: none does, so it has a key of its own, whose file was lost.
     """
     from tde.keystore.crypto.secret import wipe
+    from tde.keystore.store.remedies import bring_key
 
     algorithm, key = keystore.derived_key(oid)
     try:
@@ -177,9 +178,8 @@ def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> N
     if pages:
         raise ClusterKeystoreError(
             f"the files of tablespace {oid} have a key of their own, but {name} does not exist",
-            remedy="Restore that file from a backup of the keystore, or on a standby copy it from "
-            f"the primary's keystore. If there was a {KEYMAP_FILE}, restore that instead, and "
-            f"{MARKER_FILE} with it.",
+            remedy=f"If there was a {KEYMAP_FILE}, restore that, and {MARKER_FILE} with it. Else "
+            f"the key file is missing. {bring_key(keystore.path)}",
         )
     if (data_directory / "standby.signal").exists():
         _log.warning(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from pathlib import Path
 
-from tde.errors import InterposerError, KeystoreBusyError
+from tde.errors import InterposerError, KeystoreBusyError, KeystoreDamagedError, KeystoreError
 from tde.machine.process_files import read_process_file
 from tde.postgres.server.published import read_published_status
 
@@ -32,8 +33,10 @@ def find_interposer() -> Path:
     )
 
 
-# c_ext/format/keyrecord.c
-ROTATED = "it is wrapped with another master key than the one that is open"
+# c_ext/interpose/keys/records.c and c_ext/format/keyrecord.c
+_FOREIGN_KEY = re.compile(
+    r"could not use key file (/.+/[^/]+\.key): it is wrapped with another master key"
+)
 
 
 def is_interposed(pid: int) -> bool:
@@ -59,13 +62,11 @@ def require_interposed(output: str) -> None:
     Raises:
         InterposerError: the output tells so; otherwise nothing happens.
         KeystoreBusyError: or that the master key was rotated meanwhile.
+        KeystoreDamagedError: or that a key file has another master key than the keystore.
     """
-    if ROTATED in output:
-        raise KeystoreBusyError(
-            "the keystore's master key was rotated after it had been opened",
-            remedy="Repeat the command. If it fails again, keystore.json and the key records do "
-            "not belong together: restore the whole directory from one backup.",
-        )
+    foreign = _FOREIGN_KEY.search(output)
+    if foreign is not None:
+        raise _foreign_key(Path(foreign[1]))
     ignored = "from LD_PRELOAD cannot be preloaded"
     lines = [line for line in output.splitlines() if ignored in line and INTERPOSER_NAME in line]
     if not lines and GUARD_FILE not in output:
@@ -77,4 +78,27 @@ def require_interposed(output: str) -> None:
         "Reinstall tde (in a checkout: make build); the file system of libtde_io.so must not be "
         "mounted noexec, and its architecture must be the server's. If tde.json is missing in "
         "the data directory, restore it from a backup.",
+    )
+
+
+def _foreign_key(file: Path) -> KeystoreError:
+    """Return the error about a key file with another master key than the server was given."""
+    from tde.keystore.store.files import read_private_file
+    from tde.keystore.store.layout import read_document
+    from tde.keystore.store.record import NAMED_RECORD_BYTES, parse_record
+    from tde.keystore.store.remedies import replace_key
+
+    try:
+        record = parse_record(read_private_file(file, NAMED_RECORD_BYTES), str(file))
+        current = read_document(file.parent.parent).header.master_key_id
+    except (KeystoreError, FileNotFoundError):
+        current = None
+    if current is not None and record.header.master_key_id != current:
+        return KeystoreDamagedError(
+            f"{file} is wrapped with another master key than the one in keystore.json",
+            remedy=replace_key(file),
+        )
+    return KeystoreBusyError(
+        "the keystore's master key was rotated after it had been opened",
+        remedy="Repeat the command.",
     )

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
 
 
+# Not by cp: the standby's keystore may have a master key of its own.
+_BRING = (
+    "tde keystore copy FROM TO, where FROM is a copy of this keystore, brought there by tde "
+    "keystore backup and scp, and TO is the standby's"
+)
+
+
 def prepared_notice(prepared: PreparedKey) -> str:
     """Return what has to be done on each standby before the tablespace is created."""
     return (
-        f"On every standby with a keystore of its own: copy {prepared.file} into its directory "
-        "keys/, or have it brought by tde keystore copy. On every standby on another machine: "
+        f"Its key is {prepared.file}. On every standby with a keystore of its own: {_BRING}. "
+        "On every standby on another machine: "
         f"mkdir -p {shlex.quote(str(prepared.location))}, as the server's user."
     )
 
@@ -44,8 +51,8 @@ def standby_notice(
         return ""
     file = keystore.path / "keys" / tablespace.key_file
     return (
-        f"A standby with a keystore of its own stops until {file} is copied into its directory "
-        f"keys/, and one on another machine until {tablespace.location} exists there; then start "
-        f"it again. Connected: {', '.join(sorted(row[0] for row in rows))}. Next time prepare the "
+        f"A standby with a keystore of its own stops until it has the key {file}: {_BRING}. One on "
+        f"another machine stops until {tablespace.location} exists there. Then start it again. "
+        f"Connected: {', '.join(sorted(row[0] for row in rows))}. Next time prepare the "
         "key first, with --prepare."
     )

@@ -136,7 +136,7 @@ def test_a_cluster_of_an_earlier_release_gets_its_map(
     file.rename(file.with_suffix(".lost"))
     with pytest.raises(ClusterKeystoreError, match="a key of their own") as caught:
         made.cluster.start(made.keystore)
-    assert "Restore that file" in caught.value.remedy
+    assert "Bring it from a backup of the keystore" in caught.value.remedy
     assert not (made.data_directory / KEYMAP_FILE).exists()
     file.with_suffix(".lost").rename(file)
 

@@ -108,7 +108,7 @@ def test_exec_refuses_like_a_start_when_a_key_file_was_lost(older, tde_command):
     place = ["-D", older.data_directory, *SECRET]
     refused = tde_command("pg", "exec", *place, *check, exit_code=5)
     assert "have a key of their own" in refused.stderr
-    assert "Restore that file from a backup of the keystore" in refused.stderr
+    assert "Bring it from a backup of the keystore" in refused.stderr
     assert not has_map(older)
 
 

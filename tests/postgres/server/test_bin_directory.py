@@ -235,7 +235,7 @@ def test_information_needs_no_keys(programs: Programs) -> None:
     programs.run("pg_ctl", "status", "-D", programs.sockets / "missing", exit_code=4)
     output = programs.run("initdb", "-D", programs.sockets / "data", exit_code=1)
     assert "does not open by itself" in output
-    assert "auto-open enable" in output
+    assert f"auto-open enable --keystore {programs.sockets / 'ks'}" in output
     assert not (programs.sockets / "data").exists()
 
 

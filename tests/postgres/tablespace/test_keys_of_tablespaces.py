@@ -208,7 +208,7 @@ def test_a_plain_cluster_lists_its_tablespaces_as_plaintext(
 
 
 def test_standbys_are_told_about_a_new_key(
-    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path, tde_command
 ):
     primary = encrypted_cluster_factory(any_binaries)
     directory = os_user_tmp_path / "standby"
@@ -224,3 +224,16 @@ def test_standbys_are_told_about_a_new_key(
     notice = standby_notice(primary.cluster, primary.keystore, made)
     assert str(primary.keystore.path / "keys" / made.key_file) in notice
     assert "walreceiver" in notice
+    # A file that was copied by hand would not open where a master key was rotated.
+    assert "tde keystore copy FROM TO" in notice
+
+    # Who prepares the key is told the same then, and not again.
+    create = ["tablespace", "create", "next", "-D", primary.data_directory, "--location"]
+    create += [os_user_tmp_path / "next", "--passphrase-fd", "0"]
+    prepared = tde_command(*create, "--prepare")
+    assert "tde keystore copy FROM TO" in prepared.stdout
+    key_id = prepared.stdout.split()[2]
+    created = tde_command(*create, "--key", key_id)
+    assert "Created tablespace next" in created.stdout
+    assert "--prepare" not in created.stderr
+    assert "stops until" not in created.stderr

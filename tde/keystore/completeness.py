@@ -1,0 +1,61 @@
+"""Telling which keys a keystore has lost, without a look at its cluster.
+
+Every cluster has a record for the WAL and for each tablespace that initdb makes, whatever is
+encrypted and however it was made. The one of other tablespaces is in scope cluster only, which a
+keystore does not name: there both tablespaces of initdb are encrypted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tde.errors import KeystoreError
+from tde.keystore.log.reading import KeyLog, read_key_log
+from tde.keystore.store.layout import OF_EVERY_CLUSTER, companions
+from tde.keystore.store.record import KeyOwner
+
+_CREATED, _ADDED, _DISCARDED = "create key", "add keys", "discard keys"
+
+
+def missing_keys(path: Path, present: Mapping[KeyOwner, bool]) -> list[KeyOwner]:
+    """Return whose keys must be in a keystore and are not.
+
+    Args:
+        path: the keystore's directory.
+        present: whose records are there; whether each has a key and is no plaintext entry.
+    """
+    try:
+        log = read_key_log(path)
+    except KeystoreError:
+        log = KeyLog(path, [], ["it cannot be read"])
+    if not present and not (companions(path) or _tells_of_keys(log)):
+        return []  # It was made, and no cluster has begun to use it.
+    wanted = list(OF_EVERY_CLUSTER)
+    *_, first, second = OF_EVERY_CLUSTER
+    if present.get(first) and present.get(second) and _may_have_other(log):
+        wanted.append(KeyOwner.other_tablespaces())
+    return [owner for owner in wanted if owner not in present]
+
+
+def _tells_of_keys(log: KeyLog) -> bool:
+    """Tell whether keys were made or brought, and not discarded after that."""
+    events = [entry.event for entry in log.entries]
+    last = [event for event in events if event in (_CREATED, _ADDED, _DISCARDED)]
+    return bool(last) and last[-1] != _DISCARDED
+
+
+def _may_have_other(log: KeyLog) -> bool:
+    """Tell whether there was a key of other tablespaces.
+
+    Scope tablespaces has none, even if somebody has named all tablespaces there. Only a log from
+    the beginning proves that.
+    """
+    if log.problems or not log.begins_with_the_keystore:
+        return True
+    name = KeyOwner.other_tablespaces().file_name
+    return any(
+        entry.details.get("key") == name or name in entry.details.get("keys", ())
+        for entry in log.entries
+        if entry.event in (_CREATED, _ADDED)
+    )
