@@ -154,6 +154,7 @@ def require_interposer(
     reported only for a server that provably has the interposer in its memory.
 
     Raises:
+        ServerStartError: it has ended by itself meanwhile.
         InterposerError: the interposer is not active; the server was stopped.
     """
     try:
@@ -162,6 +163,12 @@ def require_interposer(
         reason = "the interposer is not loaded in the new server"
     except OSError as error:
         reason = f"cannot tell whether the interposer is loaded in the new server: {error}"
+    if read_postmaster_file(data_directory) is None:
+        # A standby may be ready, and then replay what it cannot.
+        raise ServerStartError(
+            f"the server in {data_directory} ended just after its start",
+            remedy="See the server's log.",
+        )
     stop_server(data_directory, binaries, os_user, mode="immediate", timeout=_GRACE_SECONDS)
     raise InterposerError(
         f"{reason}; the server was stopped again",
@@ -196,7 +203,8 @@ def stop_server(
             f"the server in {data_directory} did not stop: pg_ctl does not return",
             remedy="Stop it with -m immediate.",
         ) from error
-    if result.returncode != 0:
+    # One that ends by itself at the same moment has taken away what pg_ctl looks for.
+    if result.returncode != 0 and read_postmaster_file(data_directory) is not None:
         raise ServerStopError(
             f"the server in {data_directory} did not stop: "
             f"{(result.stdout + result.stderr).strip()}",

@@ -240,3 +240,16 @@ def test_a_directory_that_somebody_has_moved_away_does_not_stop_the_start(
     shutil.copytree(base / "1", base / "16384.away")
     made.start()
     assert made.query("SELECT 1") == [(1,)]
+
+
+def test_a_server_that_ends_by_itself_at_the_same_moment_is_not_said_to_run(
+    any_binaries, encrypted_cluster_factory, os_user
+):
+    """A standby may be ready, and then replay what it has no key for."""
+    made = encrypted_cluster_factory(any_binaries)
+    pid = made.cluster.pid
+    made.cluster.stop()
+    place = (made.data_directory, any_binaries, os_user)
+    launch.stop_server(*place, mode="fast", timeout=10)
+    with pytest.raises(ServerStartError, match="ended just after its start"):
+        launch.require_interposer(*place, pid)

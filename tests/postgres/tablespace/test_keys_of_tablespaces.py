@@ -105,7 +105,7 @@ def test_a_lost_key_is_named_at_the_start_and_never_replaced(
     record.rename(record.with_name("lost"))
     with pytest.raises(ClusterKeystoreError, match=f"no key file {record}") as caught:
         made.cluster.start(made.keystore)
-    assert "copy that file from the primary's keystore" in caught.value.remedy
+    assert f"tde keystore copy BACKUP {made.keystore.path}" in caught.value.remedy
     assert made.cluster.status().tablespaces_without_key == [created.oid]
     record.with_name("lost").rename(record)
     made.start()
