@@ -206,6 +206,9 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
         try:
             wait_for_lock(fd, directory / LOCK_NAME)
             yield
+        except PermissionError as error:
+            # Of root's rights and the owner's, these are the ones that count here.
+            raise _no_access(error.filename or directory) from error
         finally:
             os.close(fd)
 

@@ -444,16 +444,20 @@ def prepare_keys_directory(directory: Path) -> None:
         make_private_directory(keys, owner)
     except FileExistsError:
         # From a creation that was interrupted; a link to another user's directory is not.
-        if not S_ISDIR(keys.lstat().st_mode):
-            raise KeystorePermissionError(
-                f"{keys} is not a directory, or only a link to one",
-                remedy=f"Remove it and repeat the command: rm {keys}",
-            ) from None
+        _refuse_link(keys)
         _adopt(keys, owner)
     except UnsafeDirectoryError as error:
         raise KeystorePermissionError(str(error), remedy=error.remedy) from error
     except OSError as error:
         raise KeystoreError(f"could not create {keys}: {error.strerror}") from error
+
+
+def _refuse_link(keys: Path) -> None:
+    if os.path.lexists(keys) and not S_ISDIR(keys.lstat().st_mode):
+        raise KeystorePermissionError(
+            f"{keys} is not a directory, or only a link to one",
+            remedy=f"Remove it and repeat the command: rm {keys}",
+        ) from None
 
 
 def refuse_foreign_content(directory: Path) -> None:
@@ -471,6 +475,7 @@ def refuse_foreign_content(directory: Path) -> None:
             "must be kept: without it the data cannot be read.",
         )
     keys = keys_path(directory)
+    _refuse_link(keys)
     if keys.is_dir() and any(keys.iterdir()):
         raise _no_document(directory)
     check_unused_names(directory, ())
