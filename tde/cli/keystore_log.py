@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from tde.cli.options import (
 )
 from tde.console.apps import examples
 from tde.console.output import error_console, print_json
+from tde.errors import KeystoreDamagedError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.printable import printable
@@ -54,9 +56,12 @@ def log(
     Each entry is bound to the one before, so a change in the middle shows. With --verify each must
     also have been written with the master key. Exit code 1: the log was altered.
     """
-    from tde.keystore import read_key_log
+    from tde.keystore import keystore_uuid, read_key_log
 
     directory = require_keystore(keystore).resolve()
+    # What has happened to a damaged keystore is worth reading; there must be one.
+    with suppress(KeystoreDamagedError):
+        keystore_uuid(directory)
     if verify:
         source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
         with open_keystore(directory, source) as opened:
@@ -129,6 +134,12 @@ def _print_verdict(found: KeyLog) -> None:
             "tde keystore log --verify",
             soft_wrap=True,
         )
+    elif found.confirmed < count:
+        error_console.print(
+            f"{counted}, of which the first {found.confirmed} are proven; the others will be by "
+            "the next one that is written with the keystore open.",
+            soft_wrap=True,
+        )
     else:
         error_console.print(f"{counted}, all authentic: {found.path}", markup=False, soft_wrap=True)
 
@@ -138,6 +149,7 @@ def _document(found: KeyLog, shown: list[LogEntry]) -> dict[str, Any]:
         "path": str(found.path),
         "good": not found.problems,
         "verified": found.confirmed is not None,
+        "confirmed": found.confirmed,
         "begins_with_the_keystore": found.begins_with_the_keystore,
         "problems": found.problems,
         "entries": [

@@ -97,11 +97,13 @@ def back_up_keystore(
     path = path.resolve()
     read_document(path)  # A missing keystore must not get a lock file.
     with exclusive_lock(path):
+        content = _read(path, with_auto_open)
         # What cannot be done is refused before the log says that it was done.
-        _check_destination(_read(path, with_auto_open), destination)
+        _check_destination(content, destination)
         details = {"to": str(destination.absolute()), "auto-open.key": with_auto_open}
         write_entry(path, "back up keystore", details, None)
-        content = _read(path, with_auto_open)
+        log = read_private_file(path / LOG_NAME, LONGEST_LOG)
+        content = replace(content, others={**content.others, LOG_NAME: log})
     _write_whole(content, destination, None, may_have_more=False)
     return content
 

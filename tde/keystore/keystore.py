@@ -17,7 +17,7 @@ from tde.errors import (
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import random_secret, wipe
 from tde.keystore.log.reading import FIRST_EVENT, read_key_log
-from tde.keystore.log.writing import begin_log, telling_of_failures
+from tde.keystore.log.writing import begin_log, telling_of_failures, write_entry_if_possible
 from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.providers.auto_open import (
     AutoOpenProvider,
@@ -243,18 +243,15 @@ class Keystore(OpenMasterKey):
                     write_atomically(path, record)
             except BaseException:
                 _remove_records(written)
-                # What is told of keys that are not there would look like a loss.
-                with suppress(KeystoreError):
-                    self.log("discard keys", keys=[path.name for path in written])
+                self._log_discarded(written)
                 raise
         return written
 
     def discard_records(self, written: Mapping[Path, bytes]) -> None:
         """Remove records that protect nothing yet; those that changed since are left alone."""
         with exclusive_lock(self.path):
-            if written:
-                self.log("discard keys", keys=[path.name for path in written])
             _remove_records(written)
+            self._log_discarded(written)
 
     def _store(self, owner: KeyOwner, algorithm: Algorithm | None) -> dict[Path, bytes]:
         record = self.new_record(owner, algorithm)
@@ -267,6 +264,15 @@ class Keystore(OpenMasterKey):
             self._log_new_key(owner, algorithm)
             write_atomically(path, record)
         return {path: record}
+
+    def _log_discarded(self, written: Mapping[Path, bytes]) -> None:
+        """Tell of keys that are not there any more: what is told of them would look like a loss.
+
+        They have protected nothing. So they go also where the disk is full, which may be why.
+        """
+        if written:
+            details = {"keys": [path.name for path in written]}
+            write_entry_if_possible(self.path, "discard keys", details, self.log_author())
 
     def _log_new_key(self, owner: KeyOwner, algorithm: Algorithm | None) -> None:
         label = "not encrypted" if algorithm is None else algorithm.label

@@ -50,7 +50,7 @@ def open_keystores(
         for directory in directories:
             if source == PROMPT and can_open_automatically(directory):
                 keystore = stack.enter_context(Keystore.open_automatically(directory))
-                _tell(keystore, "auto-open.key")
+                tell_of_opening(keystore, "auto-open.key")
                 opened.append(keystore)
                 continue
             if passphrase is None:
@@ -59,7 +59,7 @@ def open_keystores(
             keystore = stack.enter_context(Keystore.open(directory, passphrase))
             # Files, descriptors and commands may be those of a unit that starts the server at boot.
             keystore.by_hand = source == PROMPT
-            _tell(keystore, "the passphrase")
+            tell_of_opening(keystore, "the passphrase")
             opened.append(keystore)
         if passphrase is not None:
             wipe(passphrase)
@@ -67,7 +67,8 @@ def open_keystores(
     return opened
 
 
-def _tell(keystore: Keystore, means: str) -> None:
+def tell_of_opening(keystore: Keystore, means: str) -> None:
+    """Tell in the key log what a keystore was opened with."""
     from tde.keystore.log.writing import write_entry_if_possible
 
     write_entry_if_possible(keystore.path, "open keystore", {"with": means}, keystore.log_author())

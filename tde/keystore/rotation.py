@@ -190,11 +190,10 @@ def _settle_keys(keystore: Keystore) -> None:
     if not os.path.lexists(new) and not os.path.lexists(old):
         return
     if not _opens(keystore, keys):
-        if not os.path.lexists(old) and _opens(keystore, new):
+        both = keys.exists() and os.path.lexists(old)
+        if not both and _opens(keystore, new):
             if keys.exists():
                 keys.rename(old)
-            new.rename(keys)
-        elif not keys.exists() and _opens(keystore, new):
             new.rename(keys)
         elif not os.path.lexists(new) and _opens(keystore, old):
             # keystore.json was restored from before the rotation.
@@ -269,6 +268,8 @@ def _settle_auto_open(keystore: Keystore) -> None:
 
 
 def _is_own(keystore: Keystore, file: Path) -> bool:
+    if file.is_symlink():
+        return False
     try:
         with read_auto_open(file, keystore.uuid, keystore.master_key_id) as found:
             return keystore.has_master_key(found)

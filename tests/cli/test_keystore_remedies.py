@@ -6,9 +6,7 @@ import json
 import re
 import shlex
 import shutil
-import tempfile
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +15,6 @@ from tde.algorithms import Algorithm
 from tde.keystore import KeyOwner, Keystore, restore_keystore
 from tests.cli.test_keystore_verbs import run, secret_file
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Yield a directory that root's unprivileged server user can reach."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,14 +24,6 @@ NEW = b"another passphrase"
 VERBS = ["passphrase", "rotate", "list", "verify", "log", "backup", "restore", "copy"]
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Yield a directory that root's unprivileged server user can reach."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 @pytest.fixture
@@ -283,6 +274,31 @@ def test_an_altered_log_is_told_with_exit_status_1(keystore: Path, place: Path) 
 def test_a_keystore_without_a_log(keystore: Path) -> None:
     (keystore / "key.log").unlink()
     assert "There is no log yet" in run("log", "-k", keystore).stderr
+
+
+def test_what_is_no_keystore_has_no_log(keystore: Path, place: Path) -> None:
+    for path in (place / "none", place):
+        assert "no keystore at" in run("log", "-k", path, code=5).stderr
+    # What has happened to one that is damaged is worth reading.
+    (keystore / "keystore.json").write_bytes(b"{}")
+    assert "create keystore" in run("log", "-k", keystore).stdout
+
+
+def test_entries_that_are_not_proven_yet_are_not_called_authentic(
+    keystore: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, so that the opening itself is not told."""
+    run("list", "-k", keystore, *secret_file(place, b"not this one"), code=5)
+    secret = secret_file(place, PASSPHRASE)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        shown = run("log", "-k", keystore, "--verify", *secret)
+    assert "6 entries, of which the first 5 are proven" in shown.stderr
+    assert "7 entries, all authentic" in run("log", "-k", keystore, "--verify", *secret).stderr
 
 
 # Copies.

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import syslog
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,62 @@ def test_a_torn_entry_is_told_and_the_next_one_takes_its_place(path: Path) -> No
     log = verified(path)
     assert log.problems == []
     assert log.entries[-1].details == {"bytes of a torn entry removed": 22}
+
+
+def test_a_long_torn_entry_does_not_take_the_others_along(path: Path) -> None:
+    """The accident: what lay at the end was longer than what was looked at, and all was cut off."""
+    use(path)
+    before = lines(path)
+    for junk in (300_000, 1_000_000):
+        with (path / "key.log").open("ab") as file:
+            file.write(b"x" * junk)
+        with Keystore.open(path, PASSPHRASE) as keystore:
+            keystore.enable_auto_open()
+        assert lines(path)[: len(before)] == before
+        assert verified(path).problems == []
+    # As a whole line it stays, for whoever looks for its origin, and the chain goes on behind it.
+    with (path / "key.log").open("ab") as file:
+        file.write(b"x" * 300_000 + b"\n")
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        keystore.enable_auto_open()
+    assert lines(path)[: len(before)] == before
+    number = len(lines(path)) - 1
+    assert verified(path).problems[0].startswith(f"line {number} of {path / 'key.log'} was altered")
+
+
+def test_entries_are_sent_to_syslog(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[object, ...]] = []
+    monkeypatch.setattr(syslog, "openlog", lambda *options: sent.append(options))
+    monkeypatch.setattr(syslog, "syslog", lambda *message: sent.append(message))
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        keystore.enable_auto_open()
+    with pytest.raises(WrongPassphraseError):
+        Keystore.open(path, b"no such passphrase")
+    *_, first, second = lines(path)
+    assert sent == [
+        ("tde", 0, syslog.LOG_AUTHPRIV),
+        (syslog.LOG_NOTICE, f"{path / 'key.log'}: {first.decode().rstrip()}"),
+        ("tde", 0, syslog.LOG_AUTHPRIV),
+        (syslog.LOG_NOTICE, f"{path / 'key.log'}: {second.decode().rstrip()}"),
+    ]
+
+
+def test_keys_of_a_failed_command_are_removed_although_it_cannot_be_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The full disk may be why the command has failed; keys that stay would stop the next one."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        written = keystore.create_key(KeyOwner.wal(), Algorithm.AES256)
+        with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+            patch.setattr(os, "fsync", full)
+            keystore.discard_records(written)
+        assert inspect_keystore(path).keys == []
+        assert "lacks: discard keys" in caplog.text
+        keystore.create_first_keys({KeyOwner.wal(): Algorithm.AES256})
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])

@@ -75,12 +75,16 @@ def test_a_planted_auto_open_file_is_not_made_good(
         Keystore.open_automatically(path)
 
 
-def test_a_planted_new_auto_open_file_is_not_taken(path: Path) -> None:
+@pytest.mark.parametrize("kind", ["noise", "link"])
+def test_a_planted_new_auto_open_file_is_not_taken(path: Path, kind: str) -> None:
     with Keystore.open(path, PASSPHRASE) as keystore:
         genuine = keystore.enable_auto_open()
     planted = path / "auto-open.key.new"
-    planted.write_bytes(genuine.read_bytes()[:40] + bytes(96))
-    planted.chmod(0o600)
+    if kind == "link":
+        planted.symlink_to(genuine)
+    else:
+        planted.write_bytes(genuine.read_bytes()[:40] + bytes(96))
+        planted.chmod(0o600)
     rotate_master_key(path, PASSPHRASE).close()
     assert not planted.exists()
     Keystore.open_automatically(path).close()

@@ -43,11 +43,14 @@ def install_bin(
     share its keys. Run the command again after an upgrade of PostgreSQL or of tde.
     """
     from tde.keystore import Keystore
+    from tde.keystore.opening import tell_of_opening
     from tde.postgres import find_binaries, install_bin_directory, server_os_user
 
     user = server_os_user(None, name=os_user)
     binaries = find_binaries(bindir)
     with Keystore.open_automatically(keystore) if keystore else nullcontext() as opened:
+        if opened is not None:
+            tell_of_opening(opened, "auto-open.key")
         made = install_bin_directory(
             directory,
             binaries,

@@ -137,6 +137,8 @@ def parse_entry(line: bytes) -> LogEntry:
             bytes.fromhex(fields["previous"]),
             line,
         )
+    except EntryError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise EntryError("it is no entry of a key log") from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from tde.errors import KeystoreDamagedError, KeystoreError, WrongPassphraseError
+from tde.errors import KeystoreDamagedError, KeystoreError, OsUserError, WrongPassphraseError
 from tde.file_rights import file_rights_of_owner
 from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
@@ -94,7 +94,7 @@ def write_entry_if_possible(
     """Append an entry of what changes nothing; a full disk does not keep a server from its keys."""
     try:
         write_entry(directory, event, details, author)
-    except KeystoreError as error:
+    except (KeystoreError, OsUserError) as error:
         _warnings.warning("%s; the key log lacks: %s", error, event)
 
 
@@ -172,13 +172,15 @@ def _append(
 def _last_line(fd: int) -> tuple[int, bytes | None]:
     """Return where the last whole line ends, and that line; None when there is none."""
     size = os.fstat(fd).st_size
-    start = max(0, size - 2 * LONGEST_LINE)
-    tail = _read(fd, start, size - start)
-    end = tail.rfind(b"\n") + 1
-    if end == 0:
-        return 0, None
-    begin = tail.rfind(b"\n", 0, end - 1) + 1
-    return start + end, tail[begin:end]
+    window = 2 * LONGEST_LINE
+    while True:
+        start = max(0, size - window)
+        tail = _read(fd, start, size - start)
+        end = tail.rfind(b"\n") + 1
+        begin = tail.rfind(b"\n", 0, end - 1) + 1 if end else 0
+        if begin or start == 0:
+            return (start + end, tail[begin:end]) if end else (0, None)
+        window *= 2  # Something longer than an entry lies at the end.
 
 
 def _number_of(fd: int, end: int, last: bytes) -> int:

@@ -97,6 +97,31 @@ def test_a_record_of_a_retired_master_key_is_not_taken(made, os_user_tmp_path):
     assert "wrapped with another master key" in made.cluster.default_log.read_text()
 
 
+def test_a_server_that_cannot_be_seen_goes_on_and_needs_a_restart(made, os_user_tmp_path):
+    """The accident: somebody clears /dev/shm; docs/threat-model.md says what comes of it."""
+    made.query("CREATE TABLE t AS SELECT 'kept' AS x")
+    status_file(made).unlink()
+    with rotate_master_key(made.keystore.path, PASSPHRASE, tell_servers) as rotated:
+        key_id = rotated.create_named_key(Algorithm.AES256)
+        location = os_user_tmp_path / "ts" / f"tde-{key_id.hex}"
+        location.mkdir(parents=True)
+        for place in (location.parent, location):
+            os.chown(place, *owner_of(made))
+            place.chmod(0o700)
+        assert made.query("SELECT x FROM t") == [("kept",)]
+        with pytest.raises(psycopg2.Error):
+            made.query(f"CREATE TABLESPACE ts LOCATION '{location}'")
+        assert "wrapped with another master key" in made.cluster.default_log.read_text()
+        made.cluster.stop()
+        for left in location.iterdir():  # A name that PostgreSQL has made before it was refused.
+            left.rmdir()
+        again = RunningCluster(made.cluster, rotated)
+        again.start()
+        again.query(f"CREATE TABLESPACE ts LOCATION '{location}'")
+        assert again.query("SELECT x FROM t") == [("kept",)]
+        again.cluster.stop()
+
+
 def test_the_keys_are_guarded_after_a_rotation_too(made):
     """The attack: COPY to a path that is spelled otherwise wrote over the WAL's key."""
     keystore = made.keystore.path

@@ -10,7 +10,7 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TdeError
-from tde.keystore import Keystore, inspect_keystore
+from tde.keystore import Keystore, inspect_keystore, read_key_log
 from tde.postgres import PostgresBinaries, Scope, install_bin_directory
 from tde.postgres.cluster.keymap import KeySource, map_key, read_map
 from tde.postgres.cluster.marker import read_marker
@@ -300,3 +300,14 @@ def test_a_directory_for_plain_clusters_is_updated_to_one_with_keys(
         assert not (directory / "initdb").is_symlink()
         assert (directory / "psql").is_symlink()
     assert '"scope": "tablespaces"' in (directory / "tde.json").read_text()
+
+
+def test_the_key_log_tells_of_the_keys_that_the_directory_uses(
+    any_binaries, keystore_factory, os_user_tmp_path, tde_command
+):
+    keystore = keystore_factory("told")
+    keystore.enable_auto_open()
+    arguments = ("-k", keystore.path, "--bindir", any_binaries.bindir)
+    tde_command("pg", "install-bin", os_user_tmp_path / "told-bin", *arguments)
+    told = [(entry.event, entry.who["command"]) for entry in read_key_log(keystore.path).entries]
+    assert ("open keystore", "tde pg install-bin") in told
