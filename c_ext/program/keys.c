@@ -37,7 +37,6 @@ enum {
 
 static const uint8_t auto_magic[8] = {'T', 'D', 'E', 'A', 'U', 'T', 'O', 1};
 
-/* Read a file that only its owner, the user who runs this, may have access to. */
 /* The hint of most messages here: the command that makes the file again. */
 static const char *enable(const struct tde_program_settings *settings)
 {
@@ -48,6 +47,7 @@ static const char *enable(const struct tde_program_settings *settings)
     return hint;
 }
 
+/* Read a file that only its owner, the user who runs this, may have access to. */
 static int read_private(const struct tde_program_settings *settings, const char *path, uint8_t *to,
                         size_t size)
 {
@@ -72,8 +72,8 @@ static int read_private(const struct tde_program_settings *settings, const char 
     close(fd);
     if (length == (ssize_t)size && status.st_size == (off_t)size)
         return 0;
-    tde_program_error(settings->program, enable(settings), "%s is damaged: it does not have %zu bytes", path,
-                      size);
+    tde_program_error(settings->program, enable(settings),
+                      "%s is damaged: it does not have %zu bytes", path, size);
     return -1;
 }
 
@@ -90,8 +90,8 @@ static int load(const struct tde_program_settings *settings, uint8_t record[AUTO
     if (memcmp(record, auto_magic, sizeof auto_magic) == 0 &&
         tde_crypto_is_zero(record + AUTO_ZEROS, 4))
         return 0;
-    tde_program_error(settings->program, enable(settings), "%s is damaged or of another version of tde",
-                      path);
+    tde_program_error(settings->program, enable(settings),
+                      "%s is damaged or of another version of tde", path);
     return -1;
 }
 
