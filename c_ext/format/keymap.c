@@ -48,6 +48,11 @@ int tde_format_keymap_begin(const uint8_t keystore[TDE_UUID_SIZE],
     return result;
 }
 
+static bool has_key_id(uint8_t kind)
+{
+    return kind == TDE_KEYMAP_NAMED || kind == TDE_KEYMAP_WAL;
+}
+
 int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
                              const uint8_t key[TDE_KEYMAP_KEY_SIZE],
                              const struct tde_keymap_entry *entry, uint8_t to[TDE_KEYMAP_UNIT])
@@ -58,7 +63,7 @@ int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
     memset(to, 0, TDE_KEYMAP_UNIT);
     tde_format_store_be32(to + ENTRY_OID, entry->oid);
     to[ENTRY_KIND] = (uint8_t)entry->kind;
-    if (entry->kind == TDE_KEYMAP_NAMED)
+    if (has_key_id((uint8_t)entry->kind))
         memcpy(to + ENTRY_KEY_ID, entry->key_id, TDE_UUID_SIZE);
     if (hmac != NULL)
         result = tde_crypto_hmac(hmac, last + AT_CODE, TDE_DIGEST_SIZE, to, AT_CODE,
@@ -70,12 +75,12 @@ int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
 /* An entry that is authentic was written by tde, so this only catches those of later versions. */
 static bool is_known(const uint8_t *entry)
 {
-    bool named = entry[ENTRY_KIND] == TDE_KEYMAP_NAMED;
+    uint8_t kind = entry[ENTRY_KIND];
 
-    return entry[ENTRY_KIND] >= TDE_KEYMAP_DERIVED && entry[ENTRY_KIND] <= TDE_KEYMAP_NAMED &&
-           tde_format_load_be32(entry + ENTRY_OID) != 0 &&
+    return kind >= TDE_KEYMAP_DERIVED && kind <= TDE_KEYMAP_WAL &&
+           (tde_format_load_be32(entry + ENTRY_OID) == 0) == (kind == TDE_KEYMAP_WAL) &&
            tde_crypto_is_zero(entry + ENTRY_ZEROS, ENTRY_KEY_ID - ENTRY_ZEROS) &&
-           (named || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
+           (has_key_id(kind) || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
 }
 
 bool tde_format_keymap_is_of(const uint8_t *map, size_t length,
@@ -179,7 +184,7 @@ uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const
         struct tde_keymap_entry there;
 
         tde_format_keymap_entry(one, number, &entry);
-        if (tde_format_keymap_find(one, one_usable, entry.oid, &here) &&
+        if (entry.kind != TDE_KEYMAP_WAL && tde_format_keymap_find(one, one_usable, entry.oid, &here) &&
             tde_format_keymap_find(other, other_usable, entry.oid, &there) &&
             (here.kind != there.kind ||
              memcmp(here.key_id, there.key_id, sizeof here.key_id) != 0))
@@ -212,22 +217,26 @@ static int hex_value(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+bool tde_format_keymap_parse_hex(const char *text, uint8_t key_id[TDE_UUID_SIZE])
+{
+    for (size_t i = 0; i < TDE_UUID_SIZE; i++) {
+        int high = hex_value(text[2 * i]);
+        int low = high < 0 ? -1 : hex_value(text[2 * i + 1]);
+
+        if (low < 0)
+            return false;
+        key_id[i] = (uint8_t)(high << 4 | low);
+    }
+    return true;
+}
+
 /* LENGTH characters of a component. */
 static bool parse_component(const char *text, size_t length, uint8_t key_id[TDE_UUID_SIZE])
 {
     size_t prefix = sizeof location_prefix - 1;
 
-    if (length != prefix + 2 * TDE_UUID_SIZE || memcmp(text, location_prefix, prefix) != 0)
-        return false;
-    for (size_t i = 0; i < TDE_UUID_SIZE; i++) {
-        int high = hex_value(text[prefix + 2 * i]);
-        int low = hex_value(text[prefix + 2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return false;
-        key_id[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
+    return length == prefix + 2 * TDE_UUID_SIZE && memcmp(text, location_prefix, prefix) == 0 &&
+           tde_format_keymap_parse_hex(text + prefix, key_id);
 }
 
 bool tde_format_keymap_parse_location(const char *location, uint8_t key_id[TDE_UUID_SIZE])

@@ -25,17 +25,18 @@
 #define TDE_KEYMAP_LONGEST (64u << 20) /* a million tablespaces were made by then */
 #define TDE_KEYMAP_HEX 33u /* a key id in hexadecimal digits, with the zero byte */
 
-/* Where a tablespace's key comes from. */
+/* Where a key comes from; all but the last are those of tablespaces. */
 enum tde_keymap_kind {
     TDE_KEYMAP_DERIVED = 1, /* from the key of other tablespaces, and the OID */
     TDE_KEYMAP_RECORD = 2,  /* keys/<OID>.key, which releases before the map wrote */
     TDE_KEYMAP_NAMED = 3,   /* keys/<key id>.key */
+    TDE_KEYMAP_WAL = 4,     /* keys/wal.<number>.<key id>.key, for WAL that is written from now on */
 };
 
 struct tde_keymap_entry {
-    uint32_t oid;
+    uint32_t oid; /* 0 for WAL, which has no tablespace */
     enum tde_keymap_kind kind;
-    uint8_t key_id[TDE_UUID_SIZE]; /* zeros unless it is named */
+    uint8_t key_id[TDE_UUID_SIZE]; /* zeros unless a record is named by it */
 };
 
 /* The key that authenticates the map, from that of the WAL.  0 or -1. */
@@ -68,13 +69,14 @@ void tde_format_keymap_entry(const uint8_t *map, size_t number, struct tde_keyma
 /* The number of entries in USABLE bytes. */
 size_t tde_format_keymap_count(size_t usable);
 
-/* The entry that counts for a tablespace; false when there is none. */
+/* The entry that counts for a tablespace, or with OID 0 for WAL; false when there is none. */
 bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
                             struct tde_keymap_entry *entry);
 
 /*
  * A tablespace to which two maps give different keys; 0 when there is none.  One that only one of
- * them knows does no harm to who copies blocks from one cluster to the other.
+ * them knows does no harm to who copies blocks from one cluster to the other, and neither does
+ * WAL: each segment tells its key by itself.
  */
 uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const uint8_t *other,
                                     size_t other_usable);
@@ -93,6 +95,9 @@ bool tde_format_keymap_parse_location(const char *location, uint8_t key_id[TDE_U
 
 /* Whether the text of tde.json is of a release that wrote no map; tde writes it line by line. */
 bool tde_format_keymap_is_older(const char *marker);
+
+/* Read 32 hexadecimal digits, or less and then false. */
+bool tde_format_keymap_parse_hex(const char *text, uint8_t key_id[TDE_UUID_SIZE]);
 
 /* A key id as it stands in file names and locations. */
 void tde_format_keymap_hex(const uint8_t key_id[TDE_UUID_SIZE], char to[TDE_KEYMAP_HEX]);

@@ -118,10 +118,11 @@ const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
 
 const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t length,
                                               const struct tde_key_scope *scope,
+                                              enum tde_key_owner owner, uint32_t number,
                                               const uint8_t key_id[TDE_UUID_SIZE],
                                               struct tde_key *key)
 {
-    const struct wanted wanted = {TDE_OWNER_NAMED, 0, key_id};
+    const struct wanted wanted = {owner, number, key_id};
 
     return unwrap(record, length, scope, &wanted, key);
 }

@@ -21,6 +21,7 @@ enum tde_key_owner {
     TDE_OWNER_TABLESPACE = 2,
     TDE_OWNER_OTHER_TABLESPACES = 3, /* all that have no record of their own */
     TDE_OWNER_NAMED = 4, /* a tablespace whose key the map of the cluster names by its id */
+    TDE_OWNER_LATER_WAL = 5, /* WAL that is written from a moment on; the first key stays 1 */
 };
 
 /* What a record is checked against: the keystore that is open and the key that is wanted. */
@@ -46,9 +47,13 @@ const char *tde_format_keyrecord_unwrap(const uint8_t *record, size_t length,
                                         const struct tde_key_scope *scope, enum tde_key_owner owner,
                                         uint32_t oid, struct tde_key *key);
 
-/* The same for a record of version 2, whose key has the id KEY_ID. */
+/*
+ * The same for a record of version 2, whose key has the id KEY_ID: NUMBER is how many keys of WAL
+ * the keystore had with this one, and 0 for a tablespace.
+ */
 const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t length,
                                               const struct tde_key_scope *scope,
+                                              enum tde_key_owner owner, uint32_t number,
                                               const uint8_t key_id[TDE_UUID_SIZE],
                                               struct tde_key *key);
 

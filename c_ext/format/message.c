@@ -17,12 +17,10 @@ enum {
     AT_RESERVED = 24,
     AT_KEYSTORE = 32,
     AT_SENDER = 48,
-    AT_MASTER_KEY_ID = 0, /* from here on in the payload */
-    AT_MASTER_KEY = 16,
+    AT_KEY_ID = 0, /* from here on in the payload */
+    AT_KEY = 16,
     AT_CODE = 48,
 };
-
-#define KIND_MASTER_KEY 1u
 
 static const uint8_t magic[7] = {'T', 'D', 'E', 'M', 'S', 'G', 0};
 static const char label[] = "tde message"; /* with its terminating zero, as all labels */
@@ -79,7 +77,10 @@ static const char *check_header(const uint8_t *data, size_t length,
 {
     if (tde_format_message_number(data, length) == 0)
         return "it is not a message of tde";
-    if (data[AT_VERSION] != 1 || tde_format_load_be32(data + AT_KIND) != KIND_MASTER_KEY ||
+    uint32_t kind = tde_format_load_be32(data + AT_KIND);
+
+    if (data[AT_VERSION] != 1 ||
+        (kind != TDE_MESSAGE_MASTER_KEY && kind != TDE_MESSAGE_WAL_KEY) ||
         tde_format_load_be32(data + AT_LENGTH) != TDE_MESSAGE_PAYLOAD ||
         !tde_crypto_is_zero(data + AT_RESERVED, AT_KEYSTORE - AT_RESERVED))
         return "it comes from another version of tde";
@@ -133,7 +134,7 @@ static int check_sender(const uint8_t *data, const struct tde_message_reader *re
 
 const char *tde_format_message_open(const uint8_t *data, size_t length,
                                     const struct tde_message_reader *reader,
-                                    struct tde_key_scope *scope)
+                                    struct tde_message *message)
 {
     const char *problem = check_header(data, length, reader);
     uint8_t payload[TDE_MESSAGE_PAYLOAD];
@@ -143,9 +144,9 @@ const char *tde_format_message_open(const uint8_t *data, size_t length,
     if (open_sealed(data, reader, payload) != 0)
         return "it is sealed for another server, or was altered";
     if (check_sender(data, reader, payload) == 0) {
-        memcpy(scope->keystore, data + AT_KEYSTORE, sizeof scope->keystore);
-        memcpy(scope->master_key_id, payload + AT_MASTER_KEY_ID, sizeof scope->master_key_id);
-        memcpy(scope->master_key, payload + AT_MASTER_KEY, sizeof scope->master_key);
+        message->kind = (enum tde_message_kind)tde_format_load_be32(data + AT_KIND);
+        memcpy(message->key_id, payload + AT_KEY_ID, sizeof message->key_id);
+        memcpy(message->key, payload + AT_KEY, sizeof message->key);
     } else {
         problem = "its sender has not opened the keystore";
     }

@@ -38,9 +38,20 @@ int tde_format_message_prove(const struct tde_message_reader *reader, uint64_t p
 /* The number of a message, which is not authentic yet; 0 when it is none. */
 uint64_t tde_format_message_number(const uint8_t *data, size_t length);
 
-/* What is wrong with a message; NULL when *SCOPE was filled.  The text names no secret. */
+enum tde_message_kind {
+    TDE_MESSAGE_MASTER_KEY = 1, /* its id, and itself */
+    TDE_MESSAGE_WAL_KEY = 2,    /* the id of a key of WAL that is in the keystore, and zeros */
+};
+
+struct tde_message {
+    enum tde_message_kind kind;
+    uint8_t key_id[TDE_UUID_SIZE];
+    uint8_t key[TDE_GCM_KEY_SIZE];
+};
+
+/* What is wrong with a message; NULL when *MESSAGE was filled.  The text names no secret. */
 const char *tde_format_message_open(const uint8_t *data, size_t length,
                                     const struct tde_message_reader *reader,
-                                    struct tde_key_scope *scope);
+                                    struct tde_message *message);
 
 #endif

@@ -19,6 +19,13 @@
 #define PAGE_SIZE_AND_VERSION (TDE_BLOCK_SIZE | 4u) /* layout version 4 since PostgreSQL 8.3 */
 #define MAXIMUM_ALIGNMENT 8u
 
+/* XLogLongPageHeaderData, with which a segment begins */
+#define WAL_LONG_HEADER 0x0002u
+#define WAL_SEGMENT_SIZE_AT 32u
+#define WAL_PAGE_SIZE_AT 36u
+#define WAL_SMALLEST_SEGMENT (1u << 20)
+#define WAL_LARGEST_SEGMENT (1u << 30)
+
 #define LANES 32u
 #define ROWS (TDE_BLOCK_SIZE / (LANES * 4u))
 #define FNV_PRIME 16777619u
@@ -144,6 +151,20 @@ struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes)
     _Static_assert(sizeof header == TDE_CIPHER_BLOCK, "XLogPageHeaderData has no gaps here");
     memcpy(&header, bytes, sizeof header);
     return header;
+}
+
+bool tde_format_wal_is_start(const uint8_t bytes[TDE_WAL_START_SIZE], const struct tde_identity *id)
+{
+    const struct tde_wal_page_header header = tde_format_wal_page_header(bytes);
+    uint32_t segment_size;
+    uint32_t page_size;
+
+    memcpy(&segment_size, bytes + WAL_SEGMENT_SIZE_AT, sizeof segment_size);
+    memcpy(&page_size, bytes + WAL_PAGE_SIZE_AT, sizeof page_size);
+    return (header.info & WAL_LONG_HEADER) != 0 && page_size == TDE_BLOCK_SIZE &&
+           segment_size >= WAL_SMALLEST_SEGMENT && segment_size <= WAL_LARGEST_SEGMENT &&
+           (segment_size & (segment_size - 1)) == 0 &&
+           header.address == ((uint64_t)id->word[1] << 32) + (uint64_t)id->word[2] * segment_size;
 }
 
 /* Signed 16-bit counters: SSE2 multiplies and adds them in pairs, and 512 fits. */

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "crypto/sizes.h"
+#include "format/identity.h"
 
 /* The unit in which disks promise to write, and in which a stretch of bytes is judged. */
 #define TDE_SECTOR_SIZE 512u
@@ -39,8 +40,18 @@ bool tde_format_page_has_checksum(const uint8_t page[TDE_BLOCK_SIZE], uint32_t n
  */
 bool tde_format_page_set_checksum(uint8_t page[TDE_BLOCK_SIZE], uint32_t number);
 
+/* The header of a segment's first page, which says more than the others'. */
+#define TDE_WAL_START_SIZE 48u /* whole AES blocks; 40 bytes of them are the header */
+
 /* BYTES hold at least one AES block. */
 struct tde_wal_page_header tde_format_wal_page_header(const uint8_t *bytes);
+
+/*
+ * Whether BYTES are the beginning of the WAL segment ID, whatever server wrote it.  Over 100 bits are
+ * compared, so no wrong key gives them.  The timeline is not: the first segment of a new one begins
+ * with pages of the old one.
+ */
+bool tde_format_wal_is_start(const uint8_t bytes[TDE_WAL_START_SIZE], const struct tde_identity *id);
 
 /* The sum of the squares of how often each byte value occurs in a sector. */
 uint32_t tde_format_sector_skew(const uint8_t sector[TDE_SECTOR_SIZE]);

@@ -158,7 +158,7 @@ static int take_over(const struct tde_program_settings *settings, const struct c
         before.kind == entry->kind &&
         memcmp(before.key_id, entry->key_id, sizeof before.key_id) == 0)
         return 0;
-    if (is_linked(clusters->new, entry->oid)) {
+    if (entry->kind != TDE_KEYMAP_WAL && is_linked(clusters->new, entry->oid)) {
         tde_program_error(settings->program, "Create the new cluster again, with initdb.",
                           "tablespace %u has another key in %s than in %s", entry->oid,
                           clusters->new, clusters->old);
@@ -207,7 +207,7 @@ static int carry_map(const struct tde_program_settings *settings, const struct c
 
         tde_format_keymap_entry(from.content, number, &entry);
         /* A tablespace that was dropped may have left its OID to another one. */
-        if (is_linked(clusters->old, entry.oid) &&
+        if ((entry.kind == TDE_KEYMAP_WAL || is_linked(clusters->old, entry.oid)) &&
             tde_format_keymap_find(from.content, from.usable, entry.oid, &counts))
             result = take_over(settings, clusters, key, &counts, &to);
     }

@@ -134,11 +134,12 @@ static PyObject *unwrap(const Py_buffer *record, const struct tde_key_scope *sco
     PyObject *result = NULL;
     const char *problem;
 
-    if (owner != TDE_OWNER_NAMED)
+    if (owner != TDE_OWNER_NAMED && owner != TDE_OWNER_LATER_WAL)
         problem = tde_format_keyrecord_unwrap(record->buf, length, scope,
                                               (enum tde_key_owner)owner, oid, &key);
     else if (key_id->len == TDE_UUID_SIZE)
-        problem = tde_format_keyrecord_unwrap_named(record->buf, length, scope, key_id->buf,
+        problem = tde_format_keyrecord_unwrap_named(record->buf, length, scope,
+                                                    (enum tde_key_owner)owner, oid, key_id->buf,
                                                     &key);
     else
         problem = "a key id has 16 bytes";

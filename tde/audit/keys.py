@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tde import _core
 from tde.algorithms import Algorithm
@@ -11,6 +11,8 @@ from tde.closing import Closing
 from tde.errors import KeyMissingError
 from tde.keystore import KeyOwner, Keystore
 from tde.keystore.crypto.secret import wipe
+from tde.keystore.store.layout import list_owners
+from tde.keystore.store.record import OwnerKind
 from tde.postgres.cluster.keymap import KeyMap
 
 
@@ -21,11 +23,13 @@ class Protection:
     Attributes:
         cipher: ``None`` for a tablespace in plaintext, or without a key.
         plaintext: whether the keystore says that it is deliberately not encrypted.
+        other_ciphers: of the WAL, whose segments may have any of its keys.
     """
 
     algorithm: Algorithm | None = None
     cipher: _core.Cipher | None = None
     plaintext: bool = False
+    other_ciphers: tuple[_core.Cipher, ...] = ()
 
 
 class AuditKeys(Closing):
@@ -70,11 +74,18 @@ class AuditKeys(Closing):
         for protection in (self.wal, *self._tablespaces.values()):
             if protection.cipher is not None:
                 protection.cipher.close()
+            for cipher in protection.other_ciphers:
+                cipher.close()
 
 
 def _protection_of_wal(keystore: Keystore) -> Protection:
-    key = keystore.unwrap_key(KeyOwner.wal())
-    return _protection(Algorithm.of_key(key), key)
+    owners = [o for o in list_owners(keystore.path) if o.kind is OwnerKind.LATER_WAL]
+    found = []
+    for owner in (KeyOwner.wal(), *owners):
+        key = keystore.unwrap_key(owner)
+        found.append(_protection(Algorithm.of_key(key), key))
+    others = tuple(one.cipher for one in found[:-1] if one.cipher is not None)
+    return replace(found[-1], other_ciphers=others)
 
 
 def _protection(algorithm: Algorithm, key: bytearray) -> Protection:

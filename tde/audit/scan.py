@@ -83,7 +83,8 @@ class _Scan:
         self.tally = Tally()
         self.segment: WalSegment | None = None
         if self.file.file_class is FileClass.WAL and task.protection.cipher is not None:
-            self.segment = WalSegment(source, task.protection.cipher, self.tally)
+            ciphers = (task.protection.cipher, *task.protection.other_ciphers)
+            self.segment = WalSegment(source, ciphers, self.tally)
 
     def run(self, stretch: Stretch) -> Tally:
         buffer = memoryview(thread_buffer())

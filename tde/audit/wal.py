@@ -7,8 +7,10 @@ that it can have been: a page that decrypts to the right WAL address proves it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tde import _core
-from tde.audit.reading import OpenFile
+from tde.audit.reading import BLOCK, OpenFile
 from tde.audit.report import FindingKind
 from tde.audit.tally import Tally
 from tde.postgres.facts import WAL_PAGE_MAGIC
@@ -29,11 +31,12 @@ def segment_number(name: str, segment_bytes: int) -> int:
 class WalSegment:
     """Judges the blocks of one segment, all of them, from first to last."""
 
-    def __init__(self, source: OpenFile, cipher: _core.Cipher, tally: Tally) -> None:
+    def __init__(self, source: OpenFile, ciphers: Sequence[_core.Cipher], tally: Tally) -> None:
         control = source.file.place.control
         _, self._timeline, log, segment, _ = source.file.identity
         self._source = source
-        self._cipher = cipher
+        self._ciphers = ciphers
+        self._cipher = ciphers[0]
         self._tally = tally
         self._segment_bytes = control.wal_segment_bytes
         self._number = log * ((1 << 32) // self._segment_bytes) + segment
@@ -51,9 +54,21 @@ class WalSegment:
 
     def judge(self, blocks: memoryview, first: int) -> bytes:
         """Return the verdicts on whole blocks under the segment's own name."""
+        if first == 0 and len(self._ciphers) > 1:
+            self._choose_cipher(blocks[:BLOCK])
+        return self._judge_with(self._cipher, blocks, first)
+
+    def _judge_with(self, cipher: _core.Cipher, blocks: memoryview, first: int) -> bytes:
         identity = self._source.file.identity
         address = self._number * self._segment_bytes
-        return self._cipher.audit_wal(blocks, identity, first, address, self._magic)
+        return cipher.audit_wal(blocks, identity, first, address, self._magic)
+
+    def _choose_cipher(self, page: memoryview) -> None:
+        """A segment's first page tells its key; one that was recycled keeps the newest."""
+        for cipher in self._ciphers:
+            if self._judge_with(cipher, page, 0) == bytes([_core.AUDIT_VERIFIED]):
+                self._cipher = cipher
+                return
 
     def saw(self, first: int, verdicts: bytes) -> None:
         """Remember how far the segment was written under its name."""
@@ -113,11 +128,12 @@ class WalSegment:
         return False
 
     def _find(self, block: int, start: bytes, timeline: int, newest: int, count: int) -> bool:
-        number = self._cipher.find_segment(
-            start, block, timeline, newest, count, self._segment_bytes, self._magic
-        )
-        if number is None:
-            return False
-        if (timeline, number) not in self._former:
-            self._former.append((timeline, number))
-        return True
+        for cipher in self._ciphers:
+            number = cipher.find_segment(
+                start, block, timeline, newest, count, self._segment_bytes, self._magic
+            )
+            if number is not None:
+                if (timeline, number) not in self._former:
+                    self._former.append((timeline, number))
+                return True
+        return False

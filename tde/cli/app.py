@@ -21,6 +21,7 @@ COMMANDS = {
     "keystore": ("tde.cli.keystore", "Create, check and back up keystores; passphrases."),
     "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
     "tablespace": ("tde.cli.tablespace", "Create and list encrypted tablespaces."),
+    "wal": ("tde.cli.wal", "Give WAL another key."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
 }
 

@@ -39,9 +39,10 @@ from tde.keystore.store.layout import (
     record_path,
     refuse_foreign_content,
 )
-from tde.keystore.store.record import KeyOwner
+from tde.keystore.store.record import KeyOwner, OwnerKind
 
 MASTER_KEY_BYTES = 32
+MOST_LATER_WAL_KEYS = 254  # As many as a server has places for (c_ext/interpose/keys/slots.h).
 
 
 class Keystore(OpenMasterKey):
@@ -211,6 +212,28 @@ class Keystore(OpenMasterKey):
         key_id = uuid4()
         self._store(KeyOwner.named(key_id), algorithm)
         return key_id
+
+    def create_wal_key(self, algorithm: Algorithm) -> KeyOwner:
+        """Store another key for WAL, and return whose it is. The cluster decides when it counts.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+            KeystoreError: the record cannot be written, or there are too many.
+        """
+        with exclusive_lock(self.path):
+            self.require_rotated()
+            later = [o for o in list_owners(self.path) if o.kind is OwnerKind.LATER_WAL]
+            if len(later) >= MOST_LATER_WAL_KEYS:
+                raise KeystoreError(
+                    f"the keystore {self.path} has {len(later) + 1} keys for WAL, and a server can "
+                    "hold no more",
+                    remedy="Encrypt the cluster with a new keystore: tde pg decrypt, then tde pg "
+                    "encrypt.",
+                )
+            owner = KeyOwner.later_wal(max((o.oid for o in later), default=1) + 1, uuid4())
+            self._log_new_key(owner, algorithm)
+            write_atomically(record_path(self.path, owner), self.new_record(owner, algorithm))
+        return owner
 
     def create_first_keys(self, wanted: Mapping[KeyOwner, Algorithm | None]) -> dict[Path, bytes]:
         """Make the keys of a new cluster, all or none, in a keystore that has none at all.

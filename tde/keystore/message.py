@@ -3,13 +3,13 @@
 Layout, integers big-endian (the interposer reads it in C, c_ext/format/message.c):
 
      0   8  magic "TDEMSG", 0, and the format version, 1
-     8   4  kind: 1, a master key
+     8   4  kind: 1, a master key; 2, a WAL key that is in the keystore
     12   4  length of the payload
     16   8  number; a server looks at each number once, in rising order
     24   8  zero
     32  16  keystore UUID
     48  32  public key of the sender, X25519
-    80  80  the payload, under AES-256-GCM: master key id (16), master key (32), code (32)
+    80  80  the payload, under AES-256-GCM: id of the key (16), master key or zeros (32), code (32)
    160  16  tag
 
 The sealing key is HKDF-SHA256 of the X25519 secret of a key pair that the sender makes for this
@@ -41,6 +41,7 @@ _MAGIC = b"TDEMSG\x00\x01"
 # No message begins so, thus a code of the one kind is never one of the other.
 _SERVER_LABEL = b"tde server\x00"
 _MASTER_KEY = 1
+_WAL_KEY = 2
 _PAYLOAD_BYTES = 80
 _HEADER = struct.Struct(">8sIIQ8x16s32s")
 
@@ -74,20 +75,42 @@ def seal_master_key(
         number: higher than that of the last message that the server has looked at.
         code_key: the authentication key of :data:`LABEL`.
     """
+    with master_key.view as plain:
+        return _seal(_MASTER_KEY, server, number, keystore, master_key_id, plain, code_key)
+
+
+def seal_wal_key(
+    server: bytes, number: int, keystore: UUID, key_id: UUID, code_key: bytes
+) -> bytes:
+    """Return the message that lets one server write WAL with a key that is in the keystore.
+
+    Args:
+        server, number, code_key: as for :func:`seal_master_key`.
+        key_id: of the key; the server reads it itself.
+    """
+    return _seal(_WAL_KEY, server, number, keystore, key_id, memoryview(bytes(32)), code_key)
+
+
+def _seal(
+    kind: int,
+    server: bytes,
+    number: int,
+    keystore: UUID,
+    key_id: UUID,
+    secret: memoryview,
+    code_key: bytes,
+) -> bytes:
     sender = X25519PrivateKey.generate()
     sender_public = sender.public_key().public_bytes_raw()
-    secret = sender.exchange(X25519PublicKey.from_public_bytes(server))
+    shared = sender.exchange(X25519PublicKey.from_public_bytes(server))
     info = LABEL + b"\x00" + server + sender_public
-    key = HKDF(SHA256(), 32, salt=None, info=info).derive(secret)
-    header = _HEADER.pack(
-        _MAGIC, _MASTER_KEY, _PAYLOAD_BYTES, number, keystore.bytes, sender_public
-    )
+    key = HKDF(SHA256(), 32, salt=None, info=info).derive(shared)
+    header = _HEADER.pack(_MAGIC, kind, _PAYLOAD_BYTES, number, keystore.bytes, sender_public)
     encryptor = Cipher(AES(key), GCM(bytes(12))).encryptor()
     encryptor.authenticate_additional_data(header)
     with SecretBuffer(_PAYLOAD_BYTES) as payload, payload.view as view:
-        view[:16] = master_key_id.bytes
-        with master_key.view as plain:
-            view[16:48] = plain
+        view[:16] = key_id.bytes
+        view[16:48] = secret
         code = hmac.new(code_key, header, hashlib.sha256)
         code.update(view[:48])
         view[48:] = code.digest()

@@ -22,7 +22,7 @@ from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wr
 from tde.keystore.handover import HandOver
 from tde.keystore.log.entry import LABEL as LOG_LABEL
 from tde.keystore.log.writing import write_entry
-from tde.keystore.message import LABEL, seal_master_key, server_code
+from tde.keystore.message import LABEL, seal_master_key, seal_wal_key, server_code
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
 from tde.keystore.store.layout import (
@@ -279,6 +279,17 @@ class OpenMasterKey(Closing):
         return seal_master_key(
             server, number, self.uuid, self.master_key_id, self._open_master_key(), code_key
         )
+
+    def seal_wal_key_for(self, server: bytes, number: int, key_id: UUID) -> bytes:
+        """Return the message that lets a running server write WAL with a key of this keystore.
+
+        Args:
+            server, number: as for :meth:`seal_for`.
+
+        Raises:
+            KeystoreError: as :meth:`unwrap_key`, of the WAL.
+        """
+        return seal_wal_key(server, number, self.uuid, key_id, self.authentication_key(LABEL))
 
     def document(self, provider: PassphraseProvider) -> KeystoreDocument:
         """Return the content of keystore.json under a passphrase.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,6 +25,17 @@ KEY = bytes(range(0x80, 0xC0))
 MAP_KEY = bytes(range(0xC0, 0xE0))
 
 
+#: An entry of each kind of tablespaces, of which the last replaces the first.
+OF_TABLESPACES = (
+    (16384, 1, bytes(16)),
+    (16385, 2, bytes(16)),
+    (16386, 3, KEY_ID),
+    (16384, 3, KEY_ID[::-1]),
+)
+#: WAL got another key, and again.
+OF_WAL = ((16384, 1, bytes(16)), (0, 4, KEY_ID), (0, 4, KEY_ID[::-1]))
+
+
 def record(version: int, owner: int, oid: int, key_id: bytes = b"") -> bytes:
     """Return a record of an AES-256 key."""
     header = b"TDEKEY\0" + bytes([version, owner, 2, 0, 0]) + oid.to_bytes(4, "big")
@@ -31,15 +43,10 @@ def record(version: int, owner: int, oid: int, key_id: bytes = b"") -> bytes:
     return header + AESGCM(MASTER_KEY).encrypt(NONCE, KEY, header)
 
 
-def key_map() -> bytes:
-    """Return a map with an entry of each kind, of which the last replaces the first."""
+def key_map(entries: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """Return a map with entries of OID, kind and key id."""
     bodies = [b"TDEMAP\0\1" + bytes(8) + KEYSTORE]
-    for oid, kind, key_id in (
-        (16384, 1, bytes(16)),
-        (16385, 2, bytes(16)),
-        (16386, 3, KEY_ID),
-        (16384, 3, KEY_ID[::-1]),
-    ):
+    for oid, kind, key_id in entries:
         bodies.append(oid.to_bytes(4, "big") + bytes([kind]) + bytes(11) + key_id)
     content, code = b"", b""
     for body in bodies:
@@ -92,7 +99,9 @@ FILES = {
     "v1-key.log": key_log(),
     "v1-tablespace.key": record(1, 2, 1663),
     "v2-named.key": record(2, 4, 0, KEY_ID),
-    "v1-tde.keymap": key_map(),
+    "v2-later-wal.key": record(2, 5, 2, KEY_ID),
+    "v1-tde.keymap": key_map(OF_TABLESPACES),
+    "v1-rotated-wal.keymap": key_map(OF_WAL),
 }
 
 

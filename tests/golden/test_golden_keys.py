@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from tde import Algorithm, _core
+from tde.errors import KeyMapError
 from tde.keystore import KeyOwner, read_key_log
 from tde.keystore.crypto.derivation import derive_authentication_key
 from tde.keystore.log.entry import LABEL
@@ -22,6 +23,8 @@ SHA256 = {
     "v1-key.log": "82c79381dc0d0dcfa84ed053556a8f358d10fbeaa29074969ece02f97792f34a",
     "v1-tablespace.key": "de3752516c48100fbed3b04fbf60f0d87281981f72e06c6f6f31ab47cfe3571c",
     "v2-named.key": "41f38d271ccd15d153e849d0c5ef6d46e1b1ec0235a846aa062a223b4e818a40",
+    "v2-later-wal.key": "2c925195782f5f067e563c6c154da36c5841696c97de0848a9170213d805e4fb",
+    "v1-rotated-wal.keymap": "3440c97a7e031f74b73100b762f59b76072bbf8256c3d0594ef1a4c4b3d81469",
     "v1-tde.keymap": "81bb00582b680520763c3ffdb35e64e28291abc6ae00101564b3613a9676a3aa",
 }
 
@@ -37,8 +40,13 @@ def test_the_records_unwrap() -> None:
     scope = (KEYSTORE, MASTER_KEY_ID, MASTER_KEY)
     first = (HERE / "v1-tablespace.key").read_bytes()
     named = (HERE / "v2-named.key").read_bytes()
+    wal = (HERE / "v2-later-wal.key").read_bytes()
     assert _core.unwrap_key_record(first, *scope, 2, 1663) == (2, KEY)
     assert _core.unwrap_key_record(named, *scope, 4, 0, KEY_ID) == (2, KEY)
+    assert _core.unwrap_key_record(wal, *scope, 5, 2, KEY_ID) == (2, KEY)
+    for owner, number in ((5, 3), (4, 2)):
+        with pytest.raises(ValueError, match="another owner"):
+            _core.unwrap_key_record(wal, *scope, owner, number, KEY_ID)
     with pytest.raises(ValueError, match="another key than its name says"):
         _core.unwrap_key_record(named, *scope, 4, 0, KEY_ID[::-1])
     with pytest.raises(ValueError, match="another owner"):
@@ -46,6 +54,7 @@ def test_the_records_unwrap() -> None:
     for content, owner in (
         (first, KeyOwner.tablespace(1663)),
         (named, KeyOwner.named(UUID(bytes=KEY_ID))),
+        (wal, KeyOwner.later_wal(2, UUID(bytes=KEY_ID))),
     ):
         record = parse_record(content, "golden")
         assert record.header.owner == owner
@@ -87,3 +96,25 @@ def test_the_map_is_read_and_written() -> None:
         changed[at] ^= 1
         with pytest.raises(ValueError, match="cannot be used"):
             _core.check_keymap(changed, KEYSTORE, MAP_KEY)
+
+
+def test_a_map_says_what_wal_is_written_with() -> None:
+    path = HERE / "v1-rotated-wal.keymap"
+    content = path.read_bytes()
+    ids = [UUID(bytes=KEY_ID), UUID(bytes=KEY_ID[::-1])]
+    entries = (
+        MapEntry(16384, KeySource.DERIVED),
+        *(MapEntry(0, KeySource.WAL, key_id) for key_id in ids),
+    )
+    found = parse_map(content, path, UUID(bytes=KEYSTORE), MAP_KEY)
+    assert found.entries == {16384: entries[0]}
+    assert found.wal_keys == ids
+    assert pack_map(entries, UUID(bytes=KEYSTORE), MAP_KEY) == content
+    assert _core.check_keymap(content, KEYSTORE, MAP_KEY) == len(content)
+    # Only WAL is no tablespace, and WAL is none.
+    for entry in (MapEntry(5, KeySource.WAL, ids[0]), MapEntry(0, KeySource.NAMED, ids[0])):
+        wrong = pack_map([entry], UUID(bytes=KEYSTORE), MAP_KEY)
+        with pytest.raises(ValueError, match="not known to this version"):
+            _core.check_keymap(wrong, KEYSTORE, MAP_KEY)
+        with pytest.raises(KeyMapError, match="not known to this version"):
+            parse_map(wrong, path, UUID(bytes=KEYSTORE), MAP_KEY)

@@ -317,7 +317,20 @@ def test_keys_are_never_taken_for_others(tmp_path: Path) -> None:
         *("interpose/keys/memory.c", "interpose/keys/slots.c"),
         *("interpose/libc/report.c", "interpose/libc/symbols.c"),
         *("crypto/primitives.c", "crypto/cipher.c", "crypto/xts.c"),
-        options=("-DTDE_KEYS_SLOTS=32u", "-lcrypto"),
+        options=("-DTDE_KEYS_SLOTS=34u", "-DTDE_KEYS_LATER_WALS=2u", "-lcrypto"),
+    )
+    assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "done\n"
+
+
+def test_sessions_agree_on_the_key_of_a_segment(tmp_path: Path) -> None:
+    """The decision itself, by threads that open segments while the key is changed."""
+    program = build_program(
+        tmp_path,
+        "wal_ranges.c",
+        *("interpose/keys/memory.c", "interpose/libc/report.c", "interpose/libc/symbols.c"),
+        *("format/page.c", "format/identity.c", "format/keymap.c"),
+        *("crypto/primitives.c", "crypto/cipher.c", "crypto/xts.c"),
+        options=("-lcrypto", "-pthread"),
     )
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "done\n"
 

@@ -132,7 +132,8 @@ def test_any_other_length_is_refused(length: int) -> None:
     [
         (0, 0x55, "does not start like a key record"),
         (8, 0, "OwnerKind"),
-        (8, 5, "OwnerKind"),
+        (8, 6, "OwnerKind"),
+        (8, OwnerKind.LATER_WAL.value, "only a named key has an id|LATER_WAL key's owner"),
         (8, OwnerKind.NAMED.value, "NAMED key's owner"),
         (9, 3, "Algorithm"),
         (10, 1, "reserved bytes"),

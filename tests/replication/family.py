@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from tde.algorithms import Algorithm
 from tde.postgres import audit, install_bin_directory, run_program
+from tde.postgres.cluster.wal_rotation import rotate_wal_key
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
 from tests.postgres.crashes.file_rewrites import kill_server
+from tests.postgres.wal_segments import plain_segment
 
 if TYPE_CHECKING:
     from tests.conftest import ClusterFactory, RunningCluster
@@ -40,7 +43,10 @@ OPTIONS = {
     "wal_retrieve_retry_interval": "200ms",
 }
 # What no log may say.  Ends of WAL, which look like damage, are in the log of every standby.
-ALARMS = re.compile(r"PANIC|invalid page|checksum|Required key|tde: |incorrect resource manager")
+ALARMS = re.compile(
+    r"PANIC|invalid page|checksum|Required key|tde: (?!this server writes WAL with)|"
+    r"incorrect resource manager"
+)
 SEGMENT = 1 << 20  # Bytes; small, so that there are many.
 PATIENCE = 300  # Seconds, for a machine that does something else as well.
 
@@ -232,6 +238,11 @@ class Family:
         copy.cluster.stop("immediate")
         shutil.rmtree(target)
 
+    def rotate_wal(self) -> None:
+        """Let one of the servers write WAL with another key from now on."""
+        server = self.chooser.choice(self.servers)
+        rotate_wal_key(server.cluster, self.keystore, Algorithm.AES256)
+
     def audit_primary(self) -> None:
         report = audit(self.primary.cluster, self.keystore)
         assert report.clean, report.findings
@@ -277,7 +288,9 @@ class Family:
         streamed = [file for file in self.received.iterdir() if len(file.name) == 24]
         both = [file for file in streamed if (self.archive / file.name).exists()]
         for file in both:
-            assert file.read_bytes() == (self.archive / file.name).read_bytes(), file.name
+            pair = (file, self.archive / file.name)
+            streamed_wal, archived_wal = (plain_segment(self.keystore, one) for one in pair)
+            assert streamed_wal == archived_wal, file.name
         return len(both)
 
     def require_quiet_logs(self) -> None:

@@ -72,12 +72,15 @@ def test_every_member_is_killed_once(
 ):
     with family(encrypted_cluster_factory, binaries_older_slow, os_user_tmp_path, SEED) as made:
         events = (
+            made.rotate_wal,
             made.kill_receiver,
             made.kill_cascade,
+            made.rotate_wal,
             made.kill_primary,
             made.back_up,
             made.kill_standby,
             made.audit_primary,
+            made.rotate_wal,
         )
         with made.load():
             for event in events:
@@ -98,6 +101,7 @@ def test_members_are_killed_again_and_again(binaries, encrypted_cluster_factory,
             made.kill_standby: 2,
             made.back_up: 1,
             made.audit_primary: 1,
+            made.rotate_wal: 2,
         }
         for number in range(ROUNDS):
             with made.load():

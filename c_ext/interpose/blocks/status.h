@@ -41,6 +41,7 @@ struct tde_status {
     char message_problem[TDE_STATUS_PROBLEM];  /* what was wrong with it; empty when it was done */
     char keystore_path[TDE_STATUS_PATH + 8];   /* TDE_HANDOVER_PATH_MAX bytes and a zero */
     uint8_t exchange_code[TDE_DIGEST_SIZE];    /* proves whose public key it is */
+    uint8_t wal_key_id[TDE_UUID_SIZE];         /* of new WAL segments; zeros for the first key */
     _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
 };
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,8 +17,17 @@
 #include "interpose/policy/harm.h"
 #include "interpose/policy/open.h"
 #include "interpose/policy/role.h"
+#include "interpose/policy/segment.h"
 #include "interpose/walfiles/compress.h"
 #include "interpose/walfiles/tar.h"
+
+/* What restore_command brings has this name until it has been looked at. */
+static bool is_restored(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return strcmp(slash == NULL ? path : slash + 1, "RECOVERYXLOG") == 0;
+}
 
 /* The identity of both ephemeral names is their digest; equal words, equal file. */
 static bool same_identity(const struct tde_file *a, const struct tde_file *b)
@@ -61,7 +71,9 @@ static int recode_for(int old_dir, const char *old_path, int new_dir, const char
     if (!is_directory(old_dir, old_path) && tde_policy_may_have_name(new_dir, new_path) != 0)
         return -1;
     if (!from.encrypted)
-        return 0;
+        return is_restored(old_path)
+                   ? tde_policy_segment_accept_restored(old_dir, old_path, new_path)
+                   : 0;
     if (tde_policy_describe(new_dir, new_path, O_RDWR, &to) != 0)
         return -1;
     if (same_identity(&from, &to))

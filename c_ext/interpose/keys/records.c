@@ -3,8 +3,10 @@
  */
 #include "interpose/keys/records.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +18,7 @@
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
 
-#define NAME_SIZE 40 /* 32 digits and ".key" */
+#define NAME_SIZE 64 /* "wal.", a number, 32 digits and ".key" */
 #define PATH_SIZE (TDE_HANDOVER_PATH_MAX + 64)
 
 bool tde_keys_records_blame(void)
@@ -148,7 +150,7 @@ static int read_record(const char *name, enum tde_key_owner owner, uint32_t oid,
     problem = key_id == NULL ? tde_format_keyrecord_unwrap(record, (size_t)length, scope, owner,
                                                            oid, key)
                              : tde_format_keyrecord_unwrap_named(record, (size_t)length, scope,
-                                                                 key_id, key);
+                                                                 owner, oid, key_id, key);
     if (problem == NULL)
         return 0;
     if (reports)
@@ -231,13 +233,76 @@ int tde_keys_records_resolve(const struct tde_keymap_entry *entry, bool reports,
         name_by_id(entry->key_id, name);
     else
         name_by_owner(TDE_OWNER_TABLESPACE, entry->oid, name);
-    if (read_record(name, TDE_OWNER_TABLESPACE, entry->oid, named ? entry->key_id : NULL,
-                    reports, key) == 0)
+    if (read_record(name, named ? TDE_OWNER_NAMED : TDE_OWNER_TABLESPACE, named ? 0 : entry->oid,
+                    named ? entry->key_id : NULL, reports, key) == 0)
         return 0;
     if (errno == ENOENT && reports)
         report_missing(entry->oid, name);
     tde_keys_records_blame();
     return -1;
+}
+
+static void name_of_wal(const struct tde_wal_record *record, char name[NAME_SIZE])
+{
+    char digits[TDE_KEYMAP_HEX];
+
+    tde_format_keymap_hex(record->key_id, digits);
+    snprintf(name, NAME_SIZE, "wal.%" PRIu32 ".%s.key", record->number, digits);
+}
+
+/* Only what is written as tde writes it: not wal.02., nor anything behind it. */
+static bool parse_wal_name(const char *name, struct tde_wal_record *record)
+{
+    char again[NAME_SIZE];
+    char digits[2 * TDE_UUID_SIZE + 1];
+
+    memset(record, 0, sizeof *record);
+    if (sscanf(name, "wal.%" SCNu32 ".%32[0-9a-f].key", &record->number, digits) != 2 ||
+        record->number < 2 || !tde_format_keymap_parse_hex(digits, record->key_id))
+        return false;
+    name_of_wal(record, again);
+    return strcmp(again, name) == 0;
+}
+
+/* Add what is in one of the directories to LIST, in which COUNT are already. */
+static size_t list_directory(const char *name, struct tde_wal_record *list, size_t count,
+                             size_t most)
+{
+    const struct dirent *found;
+    char path[PATH_SIZE];
+    DIR *directory;
+
+    path_of(name, "", path);
+    directory = opendir(path);
+    while (directory != NULL && count < most && (found = readdir(directory)) != NULL) {
+        bool known = false;
+
+        if (!parse_wal_name(found->d_name, &list[count]))
+            continue;
+        for (size_t i = 0; i < count && !known; i++)
+            known = memcmp(list[i].key_id, list[count].key_id, TDE_UUID_SIZE) == 0;
+        count += known ? 0 : 1;
+    }
+    if (directory != NULL)
+        closedir(directory);
+    return count;
+}
+
+size_t tde_keys_records_list_wal(struct tde_wal_record *list, size_t most)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++)
+        count = list_directory(directories[i], list, count, most);
+    return count;
+}
+
+int tde_keys_records_read_wal(const struct tde_wal_record *record, struct tde_key *key)
+{
+    char name[NAME_SIZE];
+
+    name_of_wal(record, name);
+    return read_record(name, TDE_OWNER_LATER_WAL, record->number, record->key_id, true, key);
 }
 
 int tde_keys_records_has(uint32_t oid)

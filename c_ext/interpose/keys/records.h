@@ -5,6 +5,7 @@
 #define TDE_INTERPOSE_KEYS_RECORDS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "format/keymap.h"
@@ -22,6 +23,18 @@ int tde_keys_records_read(enum tde_key_owner owner, uint32_t oid, struct tde_key
  */
 int tde_keys_records_resolve(const struct tde_keymap_entry *entry, bool reports,
                              struct tde_key *key);
+
+/* The file of a key of WAL that is not the first: keys/wal.<number>.<key id>.key. */
+struct tde_wal_record {
+    uint32_t number; /* from 2 on */
+    uint8_t key_id[TDE_UUID_SIZE];
+};
+
+/* Fill LIST with the keys of WAL that are not the first, MOST at most; their number. */
+size_t tde_keys_records_list_wal(struct tde_wal_record *list, size_t most);
+
+/* The key of one of them.  0; or -1 with errno, after a report when it is ENOKEY. */
+int tde_keys_records_read_wal(const struct tde_wal_record *record, struct tde_key *key);
 
 /*
  * Whether the keystore has keys/<OID>.key, which only releases before the map wrote.  1 or 0, or

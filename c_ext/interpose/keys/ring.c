@@ -18,6 +18,7 @@
 #include "interpose/keys/map.h"
 #include "interpose/keys/records.h"
 #include "interpose/keys/slots.h"
+#include "interpose/keys/wal.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -217,7 +218,7 @@ tde_key_index tde_keys_find(const struct tde_identity *id, const char *path)
     }
     /* The keys of WAL and of ephemeral files are in the ring since the start. */
     if (id->file_class == TDE_CLASS_WAL)
-        return TDE_KEYS_WAL;
+        return tde_keys_wal_decide(id);
     if (id->file_class == TDE_CLASS_EPHEMERAL)
         return TDE_KEYS_EPHEMERAL;
     index = tde_keys_slots_find(id->tablespace);
@@ -353,6 +354,8 @@ const char *tde_keys_open(int fd)
         problem = "the memory of the keys could not be protected";
     if (problem == NULL)
         problem = load_built_in();
+    if (problem == NULL && !tde_keys_wal_open())
+        problem = "there is no memory for keys";
     if (problem != NULL) {
         tde_keys_slots_destroy();
         return problem;

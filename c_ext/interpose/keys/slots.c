@@ -303,6 +303,48 @@ tde_key_index tde_keys_slots_store(const struct tde_keymap_entry *entry, const s
     return index;
 }
 
+/* A process that is killed in between leaves a place that nobody uses. */
+static tde_key_index add_wal(const uint8_t key_id[TDE_UUID_SIZE], const struct tde_key *key)
+{
+    for (uint32_t i = TDE_KEYS_LATER_WAL; i < TDE_KEYS_FIRST_TABLESPACE; i++) {
+        struct slot *slot = &ring->slots[i];
+        int state = SLOT_EMPTY;
+
+        if (!atomic_compare_exchange_strong(&slot->state, &state, SLOT_CLAIMED))
+            continue;
+        memcpy(slot->entry.key_id, key_id, TDE_UUID_SIZE);
+        slot->key = *key;
+        atomic_store_explicit(&slot->state, SLOT_READY, memory_order_release);
+        return index_of(i);
+    }
+    tde_libc_report("there is no room for another key of WAL: one keystore has at most %u",
+                    TDE_KEYS_LATER_WALS + 1);
+    return TDE_KEY_NONE;
+}
+
+tde_key_index tde_keys_slots_add_wal(const uint8_t key_id[TDE_UUID_SIZE], const struct tde_key *key)
+{
+    tde_key_index index = TDE_KEY_NONE;
+
+    if (begin_change()) {
+        index = add_wal(key_id, key);
+        end_change();
+    }
+    if (index < 0)
+        errno = ENOMEM;
+    return index;
+}
+
+tde_key_index tde_keys_slots_later_wal(uint32_t number, uint8_t key_id[TDE_UUID_SIZE])
+{
+    const struct slot *slot = &ring->slots[TDE_KEYS_LATER_WAL + number];
+
+    if (atomic_load_explicit(&slot->state, memory_order_acquire) != SLOT_READY)
+        return TDE_KEY_NONE;
+    memcpy(key_id, slot->entry.key_id, TDE_UUID_SIZE);
+    return index_of(TDE_KEYS_LATER_WAL + number);
+}
+
 void tde_keys_slots_drop(uint32_t oid)
 {
     int saved = errno;

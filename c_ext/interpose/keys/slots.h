@@ -21,7 +21,12 @@
 
 /* Memory for so many keys is reserved; it is used as far as there are tablespaces. */
 #ifndef TDE_KEYS_SLOTS
-#define TDE_KEYS_SLOTS 32768u
+#define TDE_KEYS_SLOTS 33024u
+#endif
+
+/* Keys of WAL that are not the first, of all that the keystore has ever had. */
+#ifndef TDE_KEYS_LATER_WALS
+#define TDE_KEYS_LATER_WALS 254u
 #endif
 
 /* Places for master keys that come after the start: who reads one may go on for a while. */
@@ -41,7 +46,12 @@ struct tde_keys_scope {
 };
 
 /* Slots with a fixed place. */
-enum { TDE_KEYS_EPHEMERAL, TDE_KEYS_WAL, TDE_KEYS_FIRST_TABLESPACE };
+enum {
+    TDE_KEYS_EPHEMERAL,
+    TDE_KEYS_WAL, /* the first key of WAL */
+    TDE_KEYS_LATER_WAL,
+    TDE_KEYS_FIRST_TABLESPACE = TDE_KEYS_LATER_WAL + TDE_KEYS_LATER_WALS
+};
 
 /* False when there is no memory.  The scope is writable until the first call of lock. */
 bool tde_keys_slots_create(void);
@@ -64,6 +74,13 @@ int tde_keys_slots_protect(void);
 
 /* Put a key into a slot with a fixed place, before the first fork. */
 void tde_keys_slots_set(unsigned int slot, const struct tde_key *key);
+
+/* Keep a key of WAL that is not the first.  TDE_KEY_NONE with errno when there is no room. */
+tde_key_index tde_keys_slots_add_wal(const uint8_t key_id[TDE_UUID_SIZE],
+                                     const struct tde_key *key);
+
+/* The one in place NUMBER, below TDE_KEYS_LATER_WALS, and its id; TDE_KEY_NONE when it is free. */
+tde_key_index tde_keys_slots_later_wal(uint32_t number, uint8_t key_id[TDE_UUID_SIZE]);
 
 /* The key of a tablespace, or TDE_KEY_NONE; no system call. */
 tde_key_index tde_keys_slots_find(uint32_t oid);

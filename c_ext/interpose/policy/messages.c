@@ -16,6 +16,7 @@
 #include "format/message.h"
 #include "interpose/blocks/status.h"
 #include "interpose/keys/slots.h"
+#include "interpose/keys/wal.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -40,19 +41,55 @@ static ssize_t read_message(uint8_t data[TDE_MESSAGE_SIZE + 1])
     return length;
 }
 
-/* What is wrong, or NULL when the server has the master key of the message. */
-static const char *take(const uint8_t *data, size_t length, struct tde_status *status)
+static const char *take_master_key(const struct tde_message *message, struct tde_status *status)
 {
-    const struct tde_message_reader *reader = &tde_keys_scope()->reader;
     struct tde_key_scope master;
-    const char *problem = tde_format_message_open(data, length, reader, &master);
+    const char *problem = NULL;
 
-    if (problem == NULL && tde_keys_slots_master(master.master_key_id) == NULL &&
+    memcpy(master.keystore, tde_keys_scope()->scope.keystore, sizeof master.keystore);
+    memcpy(master.master_key_id, message->key_id, sizeof master.master_key_id);
+    memcpy(master.master_key, message->key, sizeof master.master_key);
+    if (tde_keys_slots_master(master.master_key_id) == NULL &&
         tde_keys_slots_add_master(&master) != 0)
         problem = "the memory of the keys cannot be written";
-    if (problem == NULL)
-        memcpy(status->master_key_id, master.master_key_id, sizeof status->master_key_id);
     tde_crypto_wipe(&master, sizeof master);
+    if (problem == NULL) {
+        memcpy(status->master_key_id, message->key_id, sizeof status->master_key_id);
+        tde_libc_report("this server has the keystore's new master key");
+    }
+    return problem;
+}
+
+void tde_policy_messages_publish_wal_key(void)
+{
+    struct tde_status *status = tde_blocks_status_own();
+
+    if (status != NULL)
+        tde_keys_wal_newest(status->wal_key_id);
+}
+
+static const char *take_wal_key(const struct tde_message *message)
+{
+    const char *problem = tde_keys_wal_switch(message->key_id);
+
+    tde_policy_messages_publish_wal_key();
+    if (problem == NULL)
+        tde_libc_report("this server writes WAL with its new key from the next segment on that "
+                        "nobody has opened yet");
+    return problem;
+}
+
+/* What is wrong, or NULL when the server has done what the message says. */
+static const char *take(const uint8_t *data, size_t length, struct tde_status *status)
+{
+    struct tde_message message;
+    const char *problem = tde_format_message_open(data, length, &tde_keys_scope()->reader,
+                                                  &message);
+
+    if (problem == NULL)
+        problem = message.kind == TDE_MESSAGE_WAL_KEY ? take_wal_key(&message)
+                                                      : take_master_key(&message, status);
+    tde_crypto_wipe(&message, sizeof message);
     return problem;
 }
 
@@ -75,10 +112,8 @@ void tde_policy_messages_receive(void)
      */
     if (number == atomic_load(&status->message) + 1) {
         problem = take(data, (size_t)length, status);
-        if (problem == NULL)
-            tde_libc_report("this server has the keystore's new master key");
-        else
-            tde_libc_report("refused a message with a master key: %s", problem);
+        if (problem != NULL)
+            tde_libc_report("refused a message of tde: %s", problem);
         snprintf(status->message_problem, sizeof status->message_problem, "%s",
                  problem == NULL ? "" : problem);
         atomic_store(&status->message, number);

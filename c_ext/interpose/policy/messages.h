@@ -12,4 +12,7 @@
 /* Look for a message and do what it says; nothing in other processes than the postmaster. */
 void tde_policy_messages_receive(void);
 
+/* Say in the server's status with which key of WAL it writes. */
+void tde_policy_messages_publish_wal_key(void);
+
 #endif

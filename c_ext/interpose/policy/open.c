@@ -13,12 +13,15 @@
 #include "interpose/blocks/buffer.h"
 #include "interpose/files/reach.h"
 #include "interpose/keys/ring.h"
+#include "interpose/keys/wal.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
 #include "interpose/policy/cluster.h"
 #include "interpose/policy/harm.h"
+#include "interpose/policy/messages.h"
 #include "interpose/policy/role.h"
+#include "interpose/policy/segment.h"
 #include "interpose/policy/unknown.h"
 #include "interpose/policy/walsender.h"
 #include "interpose/walfiles/compress.h"
@@ -94,7 +97,11 @@ static int require_own_cluster(enum tde_access access, int dirfd, const char *pa
 
     if (tde_policy_role() == TDE_ROLE_SERVER && control) {
         tde_policy_walsender_say_keystore();
-        return tde_policy_cluster_may_start() ? 0 : -1;
+        if (!tde_policy_cluster_may_start() || tde_keys_wal_follow_map() != 0)
+            return -1;
+        if (tde_keys_are_open())
+            tde_policy_messages_publish_wal_key();
+        return 0;
     }
     if (tde_policy_role() != TDE_ROLE_TOOL ||
         (!control && (access != TDE_ACCESS_ENCRYPTED || (flags & O_ACCMODE) == O_RDONLY)))
@@ -244,7 +251,7 @@ int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
     }
     if ((flags & O_TRUNC) != 0)
         tde_files_reach_count_cut();
-    int error = tde_files_set(fd, &file);
+    int error = tde_policy_segment_settle(fd, &file) == 0 ? tde_files_set(fd, &file) : errno;
     if (error != 0) {
         tde_libc()->close(fd);
         errno = error;

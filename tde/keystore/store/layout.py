@@ -5,6 +5,7 @@ keys/wal.key           one record per key (docs/format.md)
 keys/other.key         of all tablespaces without a record of their own
 keys/<OID>.key         of a built-in tablespace, or one made by a release without key ids
 keys/<key id>.key      of the tablespace that the map of a cluster gives it to
+keys/wal.<n>.<id>.key  of WAL that is written later; the first key stays
 keys.new, keys.old     the same records with another master key, while that is rotated
 lock                   taken by whoever writes; always empty
 auto-open.key          opens the keystore without its passphrase
@@ -49,6 +50,7 @@ AUTO_OPEN_NAME = "auto-open.key"
 OF_EVERY_CLUSTER = (KeyOwner.wal(), KeyOwner.tablespace(1663), KeyOwner.tablespace(1664))
 LOG_NAME = "key.log"
 _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
+_LATER_WAL_RECORD = re.compile(r"wal\.([1-9][0-9]{0,9})\.([0-9a-f]{32})\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
 _COMPANION = re.compile(r"accepted-lines\.[0-9a-f]{32}")
 _REMAINS = re.compile(r"\..*\.tmp")
@@ -281,20 +283,32 @@ def another_master_key(directory: Path, owner: KeyOwner) -> KeystoreDamagedError
 def list_owners(directory: Path, keys: Path | None = None) -> list[KeyOwner]:
     """Return whose keys are in the keystore: WAL, other tablespaces, tablespaces by OID, key ids.
 
+    Later keys of the WAL follow the first, in the order in which they came.
+
     Files with other names are passed over.
 
     Args:
         keys: the directory of the records, when it is not the usual one.
     """
     names = _names_of_records(directory, keys)
-    shared = [KeyOwner.wal(), KeyOwner.other_tablespaces()]
     oids = sorted(int(name[:-4]) for name in names if _is_tablespace_record(name))
+    shared = [KeyOwner.wal(), *_later_wal_owners(names), KeyOwner.other_tablespaces()]
     present = [owner for owner in shared if owner.file_name in names]
     ids = sorted(name[:-4] for name in names if _NAMED_RECORD.fullmatch(name))
     return [
         *present,
         *(KeyOwner.tablespace(oid) for oid in oids),
         *(KeyOwner.named(UUID(hex=key_id)) for key_id in ids),
+    ]
+
+
+def _later_wal_owners(names: Collection[str]) -> list[KeyOwner]:
+    found = (_LATER_WAL_RECORD.fullmatch(name) for name in names)
+    parts = sorted((int(match[1]), match[2]) for match in found if match)
+    return [
+        KeyOwner.later_wal(number, UUID(hex=key_id))
+        for number, key_id in parts
+        if number in range(2, 1 << 32)
     ]
 
 

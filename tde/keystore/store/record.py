@@ -1,7 +1,8 @@
 """The key record: 144 or 160 bytes that hold one wrapped key (docs/format.md).
 
 Version 1 names the owner of its key. Version 2 has a name of its own, a key id, which the map of
-a cluster refers to: such a key is written before anybody knows the OID of its tablespace.
+a cluster refers to: such a key is written before anybody knows the OID of its tablespace, or is not
+the first of the WAL.
 
 Pure functions over bytes, without files or keys. The interposer reads the same records in
 C (c_ext/format/keyrecord.c); the layout is frozen by its format version.
@@ -42,6 +43,7 @@ class OwnerKind(Enum):
     TABLESPACE = 2
     OTHER_TABLESPACES = 3
     NAMED = 4
+    LATER_WAL = 5
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class KeyOwner:
     """The WAL, one tablespace by its OID or by its key's id, or all other tablespaces.
 
     Attributes:
-        oid: of the tablespace, for kind ``TABLESPACE``; 0 for the others.
-        key_id: the name of the key, for kind ``NAMED``; else ``None``.
+        oid: of the tablespace, for kind ``TABLESPACE``; for ``LATER_WAL`` the number of the key,
+            from 2 on; 0 for the others.
+        key_id: the name of the key, for kinds ``NAMED`` and ``LATER_WAL``; else ``None``.
     """
 
     kind: OwnerKind
@@ -58,17 +61,31 @@ class KeyOwner:
     key_id: UUID | None = None
 
     def __post_init__(self) -> None:
-        of_one = self.kind is OwnerKind.TABLESPACE
-        allowed = range(1, 1 << 32) if of_one else range(1)
+        first = {OwnerKind.TABLESPACE: 1, OwnerKind.LATER_WAL: 2}.get(self.kind)
+        allowed = range(1) if first is None else range(first, 1 << 32)
         if self.oid not in allowed:
             raise ValueError(f"{self.oid} is not the OID of a {self.kind.name} key's owner")
-        if (self.key_id is not None) is not (self.kind is OwnerKind.NAMED):
+        has_name = self.kind in (OwnerKind.NAMED, OwnerKind.LATER_WAL)
+        if (self.key_id is not None) is not has_name:
             raise ValueError(f"only a named key has an id, not a {self.kind.name} key")
 
     @classmethod
     def wal(cls) -> KeyOwner:
-        """Return the owner of the WAL key."""
+        """Return the owner of the first WAL key, from which others are derived."""
         return cls(OwnerKind.WAL, 0)
+
+    @classmethod
+    def later_wal(cls, number: int, key_id: UUID) -> KeyOwner:
+        """Return the owner of a WAL key that came later.
+
+        Args:
+            number: how many WAL keys the keystore had with this one; copies of a keystore may each
+                have one with the same number.
+
+        Raises:
+            ValueError: ``number`` is not between 2 and 2**32 - 1.
+        """
+        return cls(OwnerKind.LATER_WAL, number, key_id)
 
     @classmethod
     def tablespace(cls, oid: int) -> KeyOwner:
@@ -103,12 +120,15 @@ class KeyOwner:
     def file_name(self) -> str:
         """The record's name inside the keystore's directory ``keys``."""
         if self.key_id is not None:
-            return f"{self.key_id.hex}.key"
+            prefix = f"wal.{self.oid}." if self.kind is OwnerKind.LATER_WAL else ""
+            return f"{prefix}{self.key_id.hex}.key"
         return {OwnerKind.WAL: "wal.key", OwnerKind.OTHER_TABLESPACES: "other.key"}.get(
             self.kind, f"{self.oid}.key"
         )
 
     def __str__(self) -> str:
+        if self.kind is OwnerKind.LATER_WAL:
+            return f"the WAL, key {self.oid}"
         if self.key_id is not None:
             return f"key {self.key_id.hex}"
         return {OwnerKind.WAL: "the WAL", OwnerKind.OTHER_TABLESPACES: "other tablespaces"}.get(

@@ -1,4 +1,4 @@
-"""tde.keymap in an encrypted data directory: what key each tablespace has (docs/format.md).
+"""tde.keymap in an encrypted data directory: what key tablespaces and WAL have (docs/format.md).
 
 The server decides when a tablespace is made, and appends an entry (c_ext/interpose/keys/decide.c);
 here is the same format in Python, for those that make a cluster or look at one. Of several
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,7 +22,7 @@ from tde.errors import DataDirectoryError, KeyMapError, KeyMissingError
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.owned_files import write_owned_file
+from tde.postgres.server.owned_files import locked_owned_file, write_owned_file
 
 if TYPE_CHECKING:
     from tde.algorithms import Algorithm
@@ -39,18 +40,25 @@ _LONGEST = 64 << 20  # Bytes, as in C.
 
 
 class KeySource(Enum):
-    """Where the key of a tablespace comes from; the value is the code in the map."""
+    """Where a key comes from; the value is the code in the map."""
 
     DERIVED = 1
     RECORD = 2
     NAMED = 3
+    WAL = 4
+
+    @property
+    def has_key_id(self) -> bool:
+        """Whether an entry of it names a key."""
+        return self in (KeySource.NAMED, KeySource.WAL)
 
 
 @dataclass(frozen=True)
 class MapEntry:
-    """What was decided for one tablespace.
+    """What was decided for one tablespace, or for WAL.
 
     Attributes:
+        oid: of the tablespace; 0 for WAL.
         key_id: of a named key; else ``None``.
     """
 
@@ -71,10 +79,23 @@ class MapEntry:
 
 
 class KeyMap:
-    """The decisions of a cluster, by OID. Built-in tablespaces always have their own records."""
+    """The decisions of a cluster, by OID. Built-in tablespaces always have their own records.
+
+    Attributes:
+        entries: of tablespaces.
+        wal_keys: ids of the later keys of WAL, of which the last is written with.
+    """
 
     def __init__(self, entries: Iterable[MapEntry] = ()) -> None:
-        self.entries: Mapping[int, MapEntry] = {entry.oid: entry for entry in entries}
+        found = list(entries)
+        self.entries: Mapping[int, MapEntry] = {
+            entry.oid: entry for entry in found if entry.source is not KeySource.WAL
+        }
+        self.wal_keys: Sequence[UUID] = [
+            entry.key_id
+            for entry in found
+            if entry.source is KeySource.WAL and entry.key_id is not None
+        ]
 
     def find(self, oid: int) -> MapEntry | None:
         """Return the decision for a tablespace, or ``None`` when there is none."""
@@ -110,8 +131,7 @@ def pack_map(entries: Iterable[MapEntry], keystore: UUID, key: bytes) -> bytes:
     header = _HEADER.pack(_MAGIC, keystore.bytes)
     content = header + _code(key, header)
     for entry in entries:
-        key_id = bytes(16) if entry.key_id is None else entry.key_id.bytes
-        body = _ENTRY.pack(entry.oid, entry.source.value, b"", key_id)
+        body = _pack_entry(entry)
         content += body + _code(key, content[-_CODE:] + body)
     return content
 
@@ -151,8 +171,13 @@ def _parse_entry(body: bytes, path: Path) -> MapEntry:
         known = KeySource(source)
     except ValueError:
         known = None
-    named = known is KeySource.NAMED
-    if known is None or oid == 0 or any(zeros) or (any(key_id) and not named):
+    named = known is not None and known.has_key_id
+    if (
+        known is None
+        or (oid == 0) is not (known is KeySource.WAL)
+        or any(zeros)
+        or (any(key_id) and not named)
+    ):
         raise _unusable(path, "it has an entry that is not known to this version of tde")
     return MapEntry(oid, known, UUID(bytes=key_id) if named else None)
 
@@ -193,6 +218,46 @@ def write_map(
     """
     content = pack_map(entries, keystore.uuid, map_key(keystore))
     write_owned_file(data_directory / KEYMAP_FILE, content, os_user)
+
+
+def append_entry(
+    data_directory: Path, entry: MapEntry, keystore: Keystore, os_user: OsUser | None
+) -> None:
+    """Add a decision to the map of a cluster, whose server may run and append to it as well.
+
+    Raises:
+        KeyMapError: the map is missing or cannot be used.
+        KeystoreError: the WAL key cannot be used.
+        OSError: it cannot be written; it is then as it was.
+    """
+    key = map_key(keystore)
+    path = data_directory / KEYMAP_FILE
+    with locked_owned_file(path, os_user) as file:
+        data = file.read(_LONGEST)
+        parse_map(data, path, keystore.uuid, key)
+        usable = _usable_length(data)
+        body = _pack_entry(entry)
+        # What an append that was interrupted has left goes first; nobody has read it as an entry.
+        file.truncate(usable)
+        file.seek(usable)
+        try:
+            file.write(body + _code(key, data[usable - _CODE : usable] + body))
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), usable)
+            raise
+
+
+def _usable_length(data: bytes) -> int:
+    """Return the end of the last whole entry of a map that was checked."""
+    ends = range(_UNIT, len(data) - _UNIT + 1, _UNIT)
+    return next((at for at in ends if not any(data[at:])), len(data) // _UNIT * _UNIT)
+
+
+def _pack_entry(entry: MapEntry) -> bytes:
+    key_id = bytes(16) if entry.key_id is None else entry.key_id.bytes
+    return _ENTRY.pack(entry.oid, entry.source.value, b"", key_id)
 
 
 def _code(key: bytes, data: bytes) -> bytes:

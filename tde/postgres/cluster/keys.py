@@ -103,6 +103,7 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
     keymap = known_map(data_directory, keystore.path, map_key(keystore))
     in_use = {*names, KeyOwner.other_tablespaces()}
     in_use.update(_owners_in_use(data_directory, keystore.path, keymap, owners))
+    in_use.update(_later_wal_owners(keystore.path, keymap, owners))
     for owner in owners:
         try:
             _authenticate(keystore, owner)
@@ -132,6 +133,26 @@ def _owners_in_use(
             )
         else:
             yield entry.owner
+
+
+def _later_wal_owners(
+    keystore: Path, keymap: KeyMap, present: Collection[KeyOwner]
+) -> Iterator[KeyOwner]:
+    """Yield the keys that the cluster's WAL was written with after the first one.
+
+    WAL that nobody can read looks like the end of WAL, so none may be missing.
+    """
+    from tde.keystore.store.remedies import bring_key
+
+    owners = {owner.key_id: owner for owner in present}
+    for key_id in keymap.wal_keys:
+        if key_id not in owners:
+            raise ClusterKeystoreError(
+                f"a key of the WAL is missing: there is no key file {keystore}/keys/wal.*."
+                f"{key_id.hex}.key",
+                remedy=bring_key(keystore),
+            )
+        yield owners[key_id]
 
 
 def _require_explained(data_directory: Path, oid: int, *, is_in_backup: bool) -> None:

@@ -131,6 +131,7 @@ def needed_keys(directory: Path, keystore: Keystore) -> NeededKeys:
         oids = _tablespaces(directory)
     except (TdeError, OSError) as error:
         return _with_problem(about, str(error), getattr(error, "remedy", ""))
+    about.keys.extend(_of_wal(keystore, keymap))
     about.keys.extend(_of_tablespaces(directory, marker, keystore, keymap, oids))
     return about
 
@@ -168,6 +169,21 @@ def _of_every_cluster(marker: Marker, keystore: Keystore) -> Iterator[NeededKey]
         yield _checked(f"tablespace {oid} ({name})", KeyOwner.tablespace(oid), keystore)
     if marker.scope is Scope.CLUSTER:
         yield _checked("tablespaces made in SQL", KeyOwner.other_tablespaces(), keystore)
+
+
+def _of_wal(keystore: Keystore, keymap: KeyMap) -> Iterator[NeededKey]:
+    """Yield the keys of WAL that came after the first; the map does not know their numbers."""
+    from tde.keystore.store.layout import list_owners
+
+    owners = {owner.key_id: owner for owner in list_owners(keystore.path)}
+    for key_id in keymap.wal_keys:
+        owner = owners.get(key_id)
+        if owner is None:
+            file = f"wal.*.{key_id.hex}.key"
+            problem = f"the keystore has no key for the WAL: there is no key file keys/{file}"
+            yield NeededKey("the WAL, a later key", file, problem, _MISSING_REMEDY)
+        else:
+            yield _checked(str(owner), owner, keystore)
 
 
 def _of_tablespaces(

@@ -1,4 +1,4 @@
-"""Bringing a master key to servers that run: a sealed message that they open themselves.
+"""Bringing a key to servers that run: a sealed message that they open themselves.
 
 The message lies beside the server's published status, in memory. The server looks for it when it
 reads its configuration again, so the tool asks for that (SIGHUP), and then waits for the answer in
@@ -14,7 +14,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -106,7 +106,7 @@ def tell_servers(keystore: Keystore) -> list[int]:
         ]
         if not servers:
             return told
-    raise _not_taken(servers[0].pid)
+    raise _not_taken(servers[0].pid, "the new master key")
 
 
 def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> list[int]:
@@ -118,6 +118,31 @@ def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> list[in
     Raises:
         KeystoreError: a server has not taken it.
     """
+    return _send(keystore, servers, keystore.seal_for, "the new master key")
+
+
+def send_wal_key(keystore: Keystore, server: RunningServer, key_id: UUID) -> bool:
+    """Let a server write WAL with a key of the keystore, which its key map names already.
+
+    Returns:
+        False when it has ended meanwhile.
+
+    Raises:
+        KeystoreError: it has not taken it.
+    """
+
+    def seal(exchange_key: bytes, number: int) -> bytes:
+        return keystore.seal_wal_key_for(exchange_key, number, key_id)
+
+    return bool(_send(keystore, [server], seal, "the new WAL key"))
+
+
+def _send(
+    keystore: Keystore,
+    servers: list[RunningServer],
+    seal: Callable[[bytes, int], bytes],
+    what: str,
+) -> list[int]:
     told = []
     for server in servers:
         keys = server.keys
@@ -126,18 +151,19 @@ def send_master_key(keystore: Keystore, servers: list[RunningServer]) -> list[in
         ):
             raise KeystoreError(
                 f"the public key that the server with process id {server.pid} publishes is not its "
-                "own: a program that runs as its user has written it, to be given the master key",
+                "own: a program that runs as its user has written it, to be given "
+                f"{what}",
                 remedy="Find that program (its rights are those of the server's user), then "
                 "restart the server, and repeat the command.",
             )
         number = keys.message + 1
-        message = keystore.seal_for(keys.exchange_key, number)
+        message = seal(keys.exchange_key, number)
         try:
             with _laid(server, message), _handle(server.pid) as process:
                 deadline = time.monotonic() + _PATIENCE
-                _wait_until_it_listens(server.pid, deadline)
+                _wait_until_it_listens(server.pid, deadline, what)
                 signal.pidfd_send_signal(process, signal.SIGHUP)
-                if _wait_for_answer(server.pid, process, number, deadline):
+                if _wait_for_answer(server.pid, process, number, deadline, what):
                     told.append(server.pid)
         except (ProcessLookupError, FileNotFoundError):
             continue
@@ -160,7 +186,7 @@ def _handle(pid: int) -> Iterator[int]:
         os.close(process)
 
 
-def _wait_until_it_listens(pid: int, deadline: float) -> None:
+def _wait_until_it_listens(pid: int, deadline: float, what: str) -> None:
     """Wait until a server that is just starting has a handler: the signal would end it before.
 
     Raises:
@@ -169,7 +195,7 @@ def _wait_until_it_listens(pid: int, deadline: float) -> None:
     """
     while not _catches(pid, signal.SIGHUP):
         if time.monotonic() > deadline:
-            raise _not_taken(pid)
+            raise _not_taken(pid, what)
         time.sleep(_POLL)
 
 
@@ -184,8 +210,8 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-def _wait_for_answer(pid: int, process: int, number: int, deadline: float) -> bool:
-    """Return False when it has ended; it will be given the new master key when it is started."""
+def _wait_for_answer(pid: int, process: int, number: int, deadline: float, what: str) -> bool:
+    """Return False when it has ended; it begins with the new key when it is started."""
     while True:
         ended, _, _ = select.select([process], [], [], 0)
         if ended:
@@ -195,20 +221,19 @@ def _wait_for_answer(pid: int, process: int, number: int, deadline: float) -> bo
         if status is not None and status.keys is not None and status.keys.message >= number:
             break
         if time.monotonic() > deadline:
-            raise _not_taken(pid)
+            raise _not_taken(pid, what)
         time.sleep(_POLL)
     if status.keys.problem:
         raise KeystoreError(
-            f"the server with process id {pid} refused the new master key: {status.keys.problem}",
+            f"the server with process id {pid} refused {what}: {status.keys.problem}",
             remedy="It goes on with the old one, which stays until then. Repeat the command.",
         )
     return True
 
 
-def _not_taken(pid: int) -> KeystoreError:
+def _not_taken(pid: int, what: str) -> KeystoreError:
     return KeystoreError(
-        f"the server with process id {pid} has not taken the new master key within "
-        f"{_PATIENCE:.0f} seconds",
+        f"the server with process id {pid} has not taken {what} within {_PATIENCE:.0f} seconds",
         remedy="It goes on with the old one, which stays until then. See its log, and repeat the "
         "command.",
     )

@@ -7,11 +7,13 @@ whatever that user puts in the way, root changes nothing that the user could not
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from tde.errors import UnsafeDirectoryError
 from tde.postgres.server.os_user import OsUser
@@ -93,6 +95,23 @@ def append_to_file(path: Path, content: str, os_user: OsUser | None) -> None:
             _append(descriptor, content.encode())
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def locked_owned_file(path: Path, os_user: OsUser | None) -> Iterator[BinaryIO]:
+    """Open an existing file to change it in place; nobody else who locks it does meanwhile.
+
+    Raises:
+        UnsafeDirectoryError: the directory or the file does not belong to the server's user.
+        OSError: it cannot be opened or locked.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with _open_directory(path.parent, os_user) as directory:
+        descriptor = os.open(path.name, flags, dir_fd=directory)
+        with os.fdopen(descriptor, "r+b") as file:
+            _require_owner(descriptor, path, os_user)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield file
 
 
 def _append(descriptor: int, content: bytes) -> None:

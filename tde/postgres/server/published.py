@@ -26,6 +26,8 @@ _LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
 # the keystore's path, the code of the public key. Servers that were started by earlier releases do
 # not have it.
 _MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
+# The id of the WAL key, which servers of earlier releases do not have either.
+_WAL_KEY_BYTES = 16
 _LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
@@ -41,6 +43,8 @@ class KeysOfServer:
         master_key_id: of the newest master key that it has.
         message: number of the last message that it has looked at.
         problem: what was wrong with that one; empty when it was done.
+        wal_key: id of the key of new WAL segments, zeros for the first key; ``None`` for a server
+            of a release that had one key of WAL.
     """
 
     message_file: Path
@@ -52,6 +56,7 @@ class KeysOfServer:
     master_key_id: UUID
     message: int
     problem: str
+    wal_key: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,8 @@ def parse_published_status(
     if before < _LAYOUT.size or len(content) < end:
         return None
     error, libcrypto, capabilities = (os.fsdecode(text.split(b"\0", 1)[0]) for text in fields[8:])
-    keys = _keys(content, path, started) if before >= _LAYOUT.size + _MESSAGES.size else None
+    has_keys = before >= _LAYOUT.size + _MESSAGES.size
+    keys = _keys(content[:before], path, started) if has_keys else None
     return PublishedStatus(
         (device, inode), error, libcrypto, capabilities, words, content[before:end], keys
     )
@@ -162,6 +168,7 @@ def parse_published_status(
 def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
     fields = _MESSAGES.unpack_from(content, _LAYOUT.size)
     keystore, exchange_key, master_key_id, message, problem, directory, code = fields
+    wal_key = content[_LAYOUT.size + _MESSAGES.size :][:_WAL_KEY_BYTES]
     return KeysOfServer(
         path.with_name(f"{path.name}{MESSAGE_SUFFIX}"),
         UUID(bytes=keystore),
@@ -172,6 +179,7 @@ def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
         UUID(bytes=master_key_id),
         message,
         problem.split(b"\0", 1)[0].decode(errors="replace"),
+        wal_key if len(wal_key) == _WAL_KEY_BYTES else None,
     )
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import Cluster, create_tablespace, install_bin_directory
+from tde.postgres.cluster.keymap import map_key, read_map
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.wal_rotation import rotate_wal_key
 from tests.postgres.programs import Programs
 
 CANARY = "row-of-the-old-version"
@@ -68,6 +70,10 @@ def auto_open_keystore(keystore_factory, name: str):
     return keystore
 
 
+def _wal_keys(data: Path, keystore):
+    return read_map(data, keystore.uuid, map_key(keystore)).wal_keys
+
+
 def move_tablespace(data: Path, oid: int, to: Path) -> None:
     """Move a tablespace of a stopped cluster, as a restore with -T does."""
     link = data / "pg_tblspc" / str(oid)
@@ -96,6 +102,7 @@ def test_a_tablespace_keeps_its_key_wherever_it_was_moved(
         old.sql(f"CREATE TABLE {name} TABLESPACE {name} AS {rows}")
         places[name] = made
     old.run("pg_ctl", "stop", "-D", upgrade.before)
+    rotate_wal_key(cluster, keystore, Algorithm.AES256)
     moved = os_user_tmp_path / "moved"
     moved.mkdir()
     target = {
@@ -111,7 +118,9 @@ def test_a_tablespace_keeps_its_key_wherever_it_was_moved(
     upgrade.run(old, new)
     carried = (upgrade.after / "tde.keymap").read_bytes()
     assert carried.startswith(before)
-    assert len(carried) == len(before) + 3 * 64
+    # Those of the tablespaces, and that of WAL.
+    assert len(carried) == len(before) + 4 * 64
+    assert _wal_keys(upgrade.after, keystore) == _wal_keys(upgrade.before, keystore) != []
     new.start(upgrade.after)
     for name in target:
         assert new.sql(f"SELECT count(*), min(v) FROM {name}") == f"1000|{CANARY}1"

@@ -1,0 +1,98 @@
+"""``tde wal``: the key that WAL is written with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tde.cli.options import (
+    AesOption,
+    BindirOption,
+    JsonOption,
+    KeystoreOption,
+    OsUserOption,
+    PassphraseCommandOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    PgDataOption,
+)
+from tde.console.apps import examples, new_app
+from tde.console.options import algorithm_of
+from tde.console.output import console, error_console, print_json
+from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
+
+app = new_app(
+    "The key of WAL.",
+    epilog=examples("tde wal rotate -D /srv/pg/main"),
+)
+
+
+@app.callback()
+def wal() -> None:
+    """Hold the commands below the noun."""
+
+
+@app.command(
+    epilog=examples(
+        "tde wal rotate -D /srv/pg/main",
+        "tde wal rotate -D /srv/pg/main --aes 128 --json | jq .key_file",
+    )
+)
+def rotate(
+    pgdata: PgDataOption,
+    aes: AesOption = 256,
+    keystore: KeystoreOption = None,
+    as_json: JsonOption = False,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+) -> None:
+    """Write WAL with another key, from the next segment on that the server begins.
+
+    The server may run, and no session notices. Segments that were written before keep their key,
+    on the disk and in archives; each tells by itself which key it has. So every keystore that reads
+    the archive of this cluster needs the new key, before the first such segment arrives there.
+    """
+    from tde.postgres.cluster.wal_rotation import rotate_wal_key
+
+    algorithm = algorithm_of(aes)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    with encrypted_cluster_keystore(
+        cluster, keystore, source, remedy="Encrypt it first: tde pg encrypt."
+    ) as opened:
+        done = rotate_wal_key(cluster, opened, algorithm)
+        path = opened.path
+    key_file = path / "keys" / done.owner.file_name
+    if as_json:
+        print_json(
+            {
+                "key_file": str(key_file),
+                "number": done.owner.oid,
+                "algorithm": done.algorithm.label,
+                "server": done.server,
+            }
+        )
+        return
+    when = (
+        "The next start begins with it."
+        if done.server is None
+        else f"The server with process id {done.server} writes the next WAL segment with it."
+    )
+    console.print(
+        f"WAL key {done.owner.oid}, {done.algorithm.label}: {key_file}\n{when}",
+        markup=False,
+        soft_wrap=True,
+    )
+    _say_who_needs_it(path)
+
+
+def _say_who_needs_it(keystore: Path) -> None:
+    error_console.print(
+        "[bold yellow]Back the keystore up again[/]: WAL that is archived from now on cannot be "
+        f"read without {keystore}'s new key. Standbys that read the archive need it too: "
+        "tde keystore copy.",
+        soft_wrap=True,
+    )
