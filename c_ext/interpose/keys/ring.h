@@ -22,7 +22,7 @@ typedef int64_t tde_key_index;
 
 /*
  * Read the hand-over from file descriptor FD, which is left open, and load the keys of
- * WAL, of the built-in tablespaces, and the one that others are derived from.  Returns NULL, or
+ * WAL, and the one that others are derived from.  Returns NULL, or
  * what is wrong in words.
  */
 const char *tde_keys_open(int fd);

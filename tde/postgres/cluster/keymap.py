@@ -44,6 +44,12 @@ class KeySource(Enum):
     DERIVED = 1
     RECORD = 2
     NAMED = 3
+    REKEYED = 4
+
+    @property
+    def has_id(self) -> bool:
+        """Whether the entry has the id of the key."""
+        return self in (KeySource.NAMED, KeySource.REKEYED)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class MapEntry:
     """What was decided for one tablespace.
 
     Attributes:
-        key_id: of a named key; else ``None``.
+        key_id: of a key that has one; else ``None``.
     """
 
     oid: int
@@ -71,16 +77,26 @@ class MapEntry:
 
 
 class KeyMap:
-    """The decisions of a cluster, by OID. Built-in tablespaces always have their own records."""
+    """The decisions of a cluster.
+
+    Attributes:
+        history: all of them, in their order.
+        entries: those that count, by OID.
+    """
 
     def __init__(self, entries: Iterable[MapEntry] = ()) -> None:
-        self.entries: Mapping[int, MapEntry] = {entry.oid: entry for entry in entries}
+        self.history = tuple(entries)
+        self.entries: Mapping[int, MapEntry] = {entry.oid: entry for entry in self.history}
 
     def find(self, oid: int) -> MapEntry | None:
-        """Return the decision for a tablespace, or ``None`` when there is none."""
-        if oid in BUILT_IN_TABLESPACES:
+        """Return the decision for a tablespace, or ``None`` when there is none.
+
+        Those that initdb makes have their own records until one has been rekeyed.
+        """
+        entry = self.entries.get(oid)
+        if entry is None and oid in BUILT_IN_TABLESPACES:
             return MapEntry(oid, KeySource.RECORD)
-        return self.entries.get(oid)
+        return entry
 
     def key_of(self, keystore: Keystore, oid: int) -> tuple[Algorithm, bytearray] | None:
         """Return the algorithm and the key of a tablespace; ``None`` when it is in plaintext.
@@ -151,10 +167,9 @@ def _parse_entry(body: bytes, path: Path) -> MapEntry:
         known = KeySource(source)
     except ValueError:
         known = None
-    named = known is KeySource.NAMED
-    if known is None or oid == 0 or any(zeros) or (any(key_id) and not named):
+    if known is None or oid == 0 or any(zeros) or (any(key_id) and not known.has_id):
         raise _unusable(path, "it has an entry that is not known to this version of tde")
-    return MapEntry(oid, known, UUID(bytes=key_id) if named else None)
+    return MapEntry(oid, known, UUID(bytes=key_id) if known.has_id else None)
 
 
 def map_key(keystore: Keystore) -> bytes:
@@ -185,7 +200,7 @@ def read_map(data_directory: Path, keystore: UUID, key: bytes | None) -> KeyMap:
 def write_map(
     data_directory: Path, entries: Iterable[MapEntry], keystore: Keystore, os_user: OsUser | None
 ) -> None:
-    """Write a new map into a cluster whose server does not run.
+    """Write a map into a cluster whose server does not run, in the place of the one that it has.
 
     Raises:
         KeystoreError: the WAL key cannot be used.
