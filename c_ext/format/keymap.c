@@ -159,11 +159,6 @@ size_t tde_format_keymap_count(size_t usable)
     return usable / TDE_KEYMAP_UNIT - 1;
 }
 
-bool tde_format_keymap_has_id(const struct tde_keymap_entry *entry)
-{
-    return entry->kind == TDE_KEYMAP_NAMED || entry->kind == TDE_KEYMAP_REKEYED;
-}
-
 bool tde_format_keymap_built_in(uint32_t oid, struct tde_keymap_entry *entry)
 {
     *entry = (struct tde_keymap_entry){.oid = oid, .kind = TDE_KEYMAP_RECORD};

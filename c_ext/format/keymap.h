@@ -70,7 +70,10 @@ void tde_format_keymap_entry(const uint8_t *map, size_t number, struct tde_keyma
 size_t tde_format_keymap_count(size_t usable);
 
 /* Whether the key of an entry is keys/<key id>.key. */
-bool tde_format_keymap_has_id(const struct tde_keymap_entry *entry);
+static inline bool tde_format_keymap_has_id(const struct tde_keymap_entry *entry)
+{
+    return entry->kind == TDE_KEYMAP_NAMED || entry->kind == TDE_KEYMAP_REKEYED;
+}
 
 /* The entry of a tablespace that initdb makes, as long as the map has none: keys/<OID>.key. */
 bool tde_format_keymap_built_in(uint32_t oid, struct tde_keymap_entry *entry);

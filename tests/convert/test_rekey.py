@@ -206,7 +206,7 @@ def test_an_older_map_is_refused_while_and_after_keys_are_replaced(encrypted):
     rekey_tablespaces(cluster, keystore, every=True)
     newer = path.read_bytes()
     path.write_bytes(older)
-    with pytest.raises(TdeError, match="catalogs of .* cannot be read with the keys of"):
+    with pytest.raises(TdeError, match="cannot be read with the keys of"):
         cluster.start(keystore, options={"listen_addresses": ""}, timeout=10)
     path.write_bytes(newer)
     assert run_until(

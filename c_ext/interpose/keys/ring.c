@@ -139,8 +139,12 @@ static bool find_entry(const struct tde_keys_map *map, uint32_t oid, struct tde_
            tde_format_keymap_built_in(oid, entry);
 }
 
-/* Ciphers that are made before the first fork are inherited by every backend. */
-static int load_built_in(const struct tde_keys_map *map)
+/*
+ * The keys of what initdb makes.  REQUIRED is for a server, which can do nothing without them: -1
+ * with errno ENOKEY after a report.  Ciphers that are made before the first fork are inherited by
+ * every backend.
+ */
+static int load_built_in(const struct tde_keys_map *map, bool required)
 {
     static const uint32_t oids[] = {TDE_DEFAULT_TABLESPACE, TDE_GLOBAL_TABLESPACE};
 
@@ -150,8 +154,8 @@ static int load_built_in(const struct tde_keys_map *map)
         int algorithm;
 
         if (index < 0 && find_entry(map, oids[i], &entry))
-            index = load_entry(&entry, false);
-        if (index < 0 && errno != ENOKEY)
+            index = load_entry(&entry, required);
+        if (index < 0 && (required || errno != ENOKEY))
             return -1;
         if (index >= 0 && tde_keys_slots_algorithm(index, &algorithm) == 0 &&
             algorithm != TDE_ALGORITHM_PLAINTEXT)
@@ -169,7 +173,7 @@ static int load_all(const struct tde_keys_map *map)
 {
     size_t count = tde_format_keymap_count(map->usable);
 
-    if (load_built_in(map) != 0)
+    if (load_built_in(map, false) != 0)
         return -1;
 
     for (size_t number = 0; number < count; number++) {
@@ -188,15 +192,22 @@ static int load_all(const struct tde_keys_map *map)
 }
 
 /* initdb's server works in a directory that has no map yet. */
-void tde_keys_load_all(void)
+int tde_keys_load_all(void)
 {
     struct tde_keys_map map;
+    int result;
 
-    if (!tde_keys_are_open() || tde_keys_slots_loaded() || access(TDE_KEYMAP_FILE, F_OK) != 0 ||
-        tde_keys_map_open(&map, NULL, false) != 0)
-        return;
-    load_all(&map); /* After a failure, the first file of a tablespace tries again. */
+    if (!tde_keys_are_open() || tde_keys_slots_loaded() || access(TDE_KEYMAP_FILE, F_OK) != 0)
+        return 0;
+    if (tde_keys_map_open(&map, NULL, false) != 0)
+        return errno == ENOKEY ? -1 : 0; /* Files that are opened later try again. */
+    result = load_built_in(&map, true);
+    if (result != 0 && errno != ENOKEY)
+        result = 0;
+    else if (result == 0)
+        load_all(&map);
     tde_keys_map_close(&map);
+    return result;
 }
 
 /* The way of a file whose key is not in memory. */
