@@ -31,15 +31,19 @@ def record(version: int, owner: int, oid: int, key_id: bytes = b"") -> bytes:
     return header + AESGCM(MASTER_KEY).encrypt(NONCE, KEY, header)
 
 
-def key_map() -> bytes:
-    """Return a map with an entry of each kind, of which the last replaces the first."""
+ENTRIES = (
+    (16384, 1, bytes(16)),
+    (16385, 2, bytes(16)),
+    (16386, 3, KEY_ID),
+    (16384, 3, KEY_ID[::-1]),
+)
+REKEYED = ((1663, 4, KEY_ID), (16386, 4, KEY_ID[::-1]))
+
+
+def key_map(entries: tuple[tuple[int, int, bytes], ...]) -> bytes:
+    """Return a map with these entries."""
     bodies = [b"TDEMAP\0\1" + bytes(8) + KEYSTORE]
-    for oid, kind, key_id in (
-        (16384, 1, bytes(16)),
-        (16385, 2, bytes(16)),
-        (16386, 3, KEY_ID),
-        (16384, 3, KEY_ID[::-1]),
-    ):
+    for oid, kind, key_id in entries:
         bodies.append(oid.to_bytes(4, "big") + bytes([kind]) + bytes(11) + key_id)
     content, code = b"", b""
     for body in bodies:
@@ -92,7 +96,8 @@ FILES = {
     "v1-key.log": key_log(),
     "v1-tablespace.key": record(1, 2, 1663),
     "v2-named.key": record(2, 4, 0, KEY_ID),
-    "v1-tde.keymap": key_map(),
+    "v1-tde.keymap": key_map(ENTRIES),
+    "v1-rekeyed-tde.keymap": key_map(ENTRIES + REKEYED),
 }
 
 
