@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from tde.algorithms import Algorithm
 from tde.errors import (
     ClusterKeystoreError,
     ConversionError,
+    DamagedPagesError,
     KeyMapError,
     KeystoreError,
     TdeError,
@@ -206,8 +208,10 @@ def test_an_older_map_is_refused_while_and_after_keys_are_replaced(encrypted):
     rekey_tablespaces(cluster, keystore, every=True)
     newer = path.read_bytes()
     path.write_bytes(older)
-    with pytest.raises(TdeError, match="cannot be read with the keys of"):
+    with pytest.raises(DamagedPagesError, match="cannot be read with the keys of") as caught:
         cluster.start(keystore, options={"listen_addresses": ""}, timeout=10)
+    assert re.search(r"They fit keys/[0-9a-f]{32}\.key of the keystore", str(caught.value))
+    assert "of before tde tablespace rekey" in caught.value.remedy
     path.write_bytes(newer)
     assert run_until(
         die_at_sync(1, of_finish=True), lambda: rekey_tablespaces(cluster, keystore, every=True)
@@ -217,6 +221,23 @@ def test_an_older_map_is_refused_while_and_after_keys_are_replaced(encrypted):
         rekey_tablespaces(cluster, keystore)
     path.write_bytes(newer)
     assert rekey_tablespaces(cluster, keystore).resumed
+
+
+def test_an_older_map_is_told_by_the_pages_of_one_tablespace(original, encrypted):
+    cluster, keystore = encrypted
+    path = cluster.data_directory / KEYMAP_FILE
+    older = path.read_bytes()
+    rekey_tablespaces(cluster, keystore, ["secret"])
+    newer = path.read_bytes()
+    path.write_bytes(older)
+    before = content(cluster.data_directory)
+    with pytest.raises(KeyMapError, match=f"files of tablespace {original.tablespace} have") as no:
+        cluster.start(keystore, options={"listen_addresses": ""}, timeout=10)
+    assert "of before tde tablespace rekey" in no.value.remedy
+    assert content(cluster.data_directory) == before
+    path.write_bytes(newer)
+    cluster.start(keystore, options={"listen_addresses": ""}, timeout=60)
+    cluster.stop()
 
 
 def test_another_node_takes_the_same_keys(original, encrypted, keystore_factory):
