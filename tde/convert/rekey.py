@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tde.algorithms import Algorithm
 from tde.convert.blocks import BlockCipher, Direction
 from tde.convert.checks import require_room, require_usable_files
+from tde.convert.control_file import control_digest
 from tde.convert.key_changes import (
     KeyChange,
     create_keys,
@@ -42,7 +43,8 @@ from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker
-from tde.postgres.facts import BUILT_IN_TABLESPACES, PG_GLOBAL_OID
+from tde.postgres.facts import BUILT_IN_TABLESPACES, CONTROL_FILE, PG_GLOBAL_OID
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.control import ControlData
 from tde.postgres.server.file_user import files_as
 
@@ -100,6 +102,9 @@ class _Rekey(Conversion):
             raise self._begun_with("some tablespaces only")
 
     def _is_asked_for(self, done: State) -> bool:
+        # Where a server has worked since, other keys are asked for once more.
+        if control_digest(read_cluster_file(self.directory, CONTROL_FILE)) not in done.control:
+            return self.options.tablespaces is None and not self.preparation.every
         if self.preparation.every:
             return not done.tablespace_names
         asked = self.options.tablespaces

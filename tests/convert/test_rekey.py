@@ -9,6 +9,7 @@ import pytest
 
 from tde import FileIdentity, IdentityError
 from tde.algorithms import Algorithm
+from tde.convert import runner
 from tde.errors import (
     ClusterKeystoreError,
     ConversionError,
@@ -25,7 +26,7 @@ from tde.postgres.cluster.keymap import KEYMAP_FILE, KeySource, map_key, read_ma
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tests.convert.conversions import content, copy_tree, without_ours
 from tests.convert.forgeries import plant_state
-from tests.convert.interruptions import Killer, die_at_sync, die_in_write, run_until
+from tests.convert.interruptions import Killer, die, die_at_sync, die_in_write, run_until
 
 
 @pytest.fixture
@@ -64,8 +65,7 @@ def require_rekeyed(before, after, tablespaces=None) -> None:
             old, new = (files[name][at : at + PAGE_SIZE] for files in (before, after))
             assert (old == new) is not any(old), f"block {at // PAGE_SIZE} of {name}"
             if any(old):
-                pieces = (range(0, PAGE_SIZE, 16),)
-                assert not any(old[i : i + 16] == new[i : i + 16] for i in pieces[0]), name
+                assert all(old[i : i + 16] != new[i : i + 16] for i in range(0, PAGE_SIZE, 512))
 
 
 def require_plain_form(cluster, keystore, plain) -> None:
@@ -169,6 +169,30 @@ def test_an_unfinished_rekey_is_continued_by_nothing_else(encrypted, tde_command
     assert keys_of(cluster, keystore)[1663].source is KeySource.RECORD
     shown = tde_command("tablespace", "rekey", *arguments, exit_code=1)
     assert "no tablespace was named, and no rekey is unfinished" in shown.stderr
+
+
+def test_a_repetition_is_told_from_a_second_rekey(encrypted):
+    """Both find the journal of one that was killed after its last step."""
+    cluster, keystore = encrypted
+
+    def rekey():
+        return rekey_tablespaces(cluster, keystore, every=True)
+
+    def die_before_the_journal_goes() -> None:
+        runner.remove_journal = lambda _directory: die()
+
+    assert run_until(die_before_the_journal_goes, rekey)
+    first = keys_of(cluster, keystore)
+    assert rekey().resumed
+    assert keys_of(cluster, keystore) == first
+    assert run_until(die_before_the_journal_goes, rekey)
+    second = keys_of(cluster, keystore)
+    assert second != first
+    cluster.start(keystore, options={"listen_addresses": ""})
+    cluster.stop()
+    assert not rekey().resumed
+    assert keys_of(cluster, keystore) != second
+    assert not (cluster.data_directory / "tde_convert").exists()
 
 
 def test_the_new_key_must_still_be_there(encrypted):
