@@ -8,6 +8,7 @@
 #include "crypto/cipher.h"
 #include "crypto/primitives.h"
 #include "format/bytes.h"
+#include "format/constants.h"
 
 /* Offsets in the header and in an entry; both end with a code. */
 enum {
@@ -48,11 +49,6 @@ int tde_format_keymap_begin(const uint8_t keystore[TDE_UUID_SIZE],
     return result;
 }
 
-static bool has_key_id(uint8_t kind)
-{
-    return kind == TDE_KEYMAP_NAMED || kind == TDE_KEYMAP_WAL;
-}
-
 int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
                              const uint8_t key[TDE_KEYMAP_KEY_SIZE],
                              const struct tde_keymap_entry *entry, uint8_t to[TDE_KEYMAP_UNIT])
@@ -63,7 +59,7 @@ int tde_format_keymap_append(const uint8_t last[TDE_KEYMAP_UNIT],
     memset(to, 0, TDE_KEYMAP_UNIT);
     tde_format_store_be32(to + ENTRY_OID, entry->oid);
     to[ENTRY_KIND] = (uint8_t)entry->kind;
-    if (has_key_id((uint8_t)entry->kind))
+    if (tde_format_keymap_has_id(entry))
         memcpy(to + ENTRY_KEY_ID, entry->key_id, TDE_UUID_SIZE);
     if (hmac != NULL)
         result = tde_crypto_hmac(hmac, last + AT_CODE, TDE_DIGEST_SIZE, to, AT_CODE,
@@ -80,7 +76,7 @@ static bool is_known(const uint8_t *entry)
     return kind >= TDE_KEYMAP_DERIVED && kind <= TDE_KEYMAP_WAL &&
            (tde_format_load_be32(entry + ENTRY_OID) == 0) == (kind == TDE_KEYMAP_WAL) &&
            tde_crypto_is_zero(entry + ENTRY_ZEROS, ENTRY_KEY_ID - ENTRY_ZEROS) &&
-           (has_key_id(kind) || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
+           (kind >= TDE_KEYMAP_NAMED || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
 }
 
 bool tde_format_keymap_is_of(const uint8_t *map, size_t length,
@@ -163,6 +159,12 @@ size_t tde_format_keymap_count(size_t usable)
     return usable / TDE_KEYMAP_UNIT - 1;
 }
 
+bool tde_format_keymap_built_in(uint32_t oid, struct tde_keymap_entry *entry)
+{
+    *entry = (struct tde_keymap_entry){.oid = oid, .kind = TDE_KEYMAP_RECORD};
+    return oid == TDE_DEFAULT_TABLESPACE || oid == TDE_GLOBAL_TABLESPACE;
+}
+
 bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
                             struct tde_keymap_entry *entry)
 {
@@ -175,19 +177,36 @@ bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
     return false;
 }
 
+/* Whether both maps give a tablespace a key, and not the same one. */
+static bool differ(const uint8_t *one, size_t one_usable, const uint8_t *other,
+                   size_t other_usable, uint32_t oid)
+{
+    struct tde_keymap_entry here;
+    struct tde_keymap_entry there;
+
+    if ((!tde_format_keymap_find(one, one_usable, oid, &here) &&
+         !tde_format_keymap_built_in(oid, &here)) ||
+        (!tde_format_keymap_find(other, other_usable, oid, &there) &&
+         !tde_format_keymap_built_in(oid, &there)))
+        return false;
+    if (tde_format_keymap_has_id(&here) && tde_format_keymap_has_id(&there))
+        return memcmp(here.key_id, there.key_id, sizeof here.key_id) != 0;
+    return here.kind != there.kind;
+}
+
 uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const uint8_t *other,
                                     size_t other_usable)
 {
+    static const uint32_t built_in[] = {TDE_DEFAULT_TABLESPACE, TDE_GLOBAL_TABLESPACE};
+
+    for (size_t i = 0; i < sizeof built_in / sizeof built_in[0]; i++)
+        if (differ(one, one_usable, other, other_usable, built_in[i]))
+            return built_in[i];
     for (size_t number = tde_format_keymap_count(one_usable); number-- > 0;) {
         struct tde_keymap_entry entry;
-        struct tde_keymap_entry here;
-        struct tde_keymap_entry there;
 
         tde_format_keymap_entry(one, number, &entry);
-        if (entry.kind != TDE_KEYMAP_WAL && tde_format_keymap_find(one, one_usable, entry.oid, &here) &&
-            tde_format_keymap_find(other, other_usable, entry.oid, &there) &&
-            (here.kind != there.kind ||
-             memcmp(here.key_id, there.key_id, sizeof here.key_id) != 0))
+        if (entry.kind != TDE_KEYMAP_WAL && differ(one, one_usable, other, other_usable, entry.oid))
             return entry.oid;
     }
     return 0;

@@ -29,14 +29,15 @@
 enum tde_keymap_kind {
     TDE_KEYMAP_DERIVED = 1, /* from the key of other tablespaces, and the OID */
     TDE_KEYMAP_RECORD = 2,  /* keys/<OID>.key, which releases before the map wrote */
-    TDE_KEYMAP_NAMED = 3,   /* keys/<key id>.key */
-    TDE_KEYMAP_WAL = 4,     /* keys/wal.<number>.<key id>.key, for WAL that is written from now on */
+    TDE_KEYMAP_NAMED = 3,   /* keys/<key id>.key, which the location names */
+    TDE_KEYMAP_REKEYED = 4, /* keys/<key id>.key, whatever the location names: a rekey made it */
+    TDE_KEYMAP_WAL = 5,     /* keys/wal.<number>.<key id>.key, for WAL that is written from now on */
 };
 
 struct tde_keymap_entry {
     uint32_t oid; /* 0 for WAL, which has no tablespace */
     enum tde_keymap_kind kind;
-    uint8_t key_id[TDE_UUID_SIZE]; /* zeros unless a record is named by it */
+    uint8_t key_id[TDE_UUID_SIZE]; /* zeros for the first two kinds */
 };
 
 /* The key that authenticates the map, from that of the WAL.  0 or -1. */
@@ -69,14 +70,23 @@ void tde_format_keymap_entry(const uint8_t *map, size_t number, struct tde_keyma
 /* The number of entries in USABLE bytes. */
 size_t tde_format_keymap_count(size_t usable);
 
+/* Whether an entry has the id of its key. */
+static inline bool tde_format_keymap_has_id(const struct tde_keymap_entry *entry)
+{
+    return entry->kind >= TDE_KEYMAP_NAMED;
+}
+
+/* The entry of a tablespace that initdb makes, as long as the map has none: keys/<OID>.key. */
+bool tde_format_keymap_built_in(uint32_t oid, struct tde_keymap_entry *entry);
+
 /* The entry that counts for a tablespace, or with OID 0 for WAL; false when there is none. */
 bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
                             struct tde_keymap_entry *entry);
 
 /*
  * A tablespace to which two maps give different keys; 0 when there is none.  One that only one of
- * them knows does no harm to who copies blocks from one cluster to the other, and neither does
- * WAL: each segment tells its key by itself.
+ * them knows does no harm to who copies blocks from one cluster to the other; those that initdb
+ * makes are in every cluster.  WAL does not count: each segment tells its key by itself.
  */
 uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const uint8_t *other,
                                     size_t other_usable);

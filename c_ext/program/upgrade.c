@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "crypto/primitives.h"
+#include "format/constants.h"
 #include "format/handover.h"
 #include "format/keymap.h"
 #include "program/keys.h"
@@ -147,17 +148,25 @@ static bool is_linked(const char *directory, uint32_t oid)
            lstat(path, &status) == 0;
 }
 
-/* Put an entry of the old map behind the new one, in memory, unless it is there. */
+/* Whether a map gives a tablespace the key of ENTRY. */
+static bool says(const struct map *map, const struct tde_keymap_entry *entry)
+{
+    struct tde_keymap_entry found;
+
+    return (tde_format_keymap_find(map->content, map->usable, entry->oid, &found) ||
+            tde_format_keymap_built_in(entry->oid, &found)) &&
+           found.kind == entry->kind &&
+           memcmp(found.key_id, entry->key_id, sizeof found.key_id) == 0;
+}
+
+/*
+ * Put an entry of the old map behind the new one, in memory.  Those that count no more go along:
+ * they say which location names a key that a rekey has replaced.
+ */
 static int take_over(const struct tde_program_settings *settings, const struct clusters *clusters,
                      const uint8_t key[TDE_KEYMAP_KEY_SIZE],
                      const struct tde_keymap_entry *entry, struct map *to)
 {
-    struct tde_keymap_entry before;
-
-    if (tde_format_keymap_find(to->content, to->usable, entry->oid, &before) &&
-        before.kind == entry->kind &&
-        memcmp(before.key_id, entry->key_id, sizeof before.key_id) == 0)
-        return 0;
     if (entry->kind != TDE_KEYMAP_WAL && is_linked(clusters->new, entry->oid)) {
         tde_program_error(settings->program, "Create the new cluster again, with initdb.",
                           "tablespace %u has another key in %s than in %s", entry->oid,
@@ -169,6 +178,30 @@ static int take_over(const struct tde_program_settings *settings, const struct c
         return report(settings, clusters->new, "it could not be authenticated");
     to->usable += TDE_KEYMAP_UNIT;
     return 0;
+}
+
+/*
+ * Files of the old cluster's databases come to lie beside those of the new one, where they have the
+ * key that the new map says.  What lies in pg_global is made anew.
+ */
+static int require_same_default(const struct tde_program_settings *settings,
+                                const struct clusters *clusters, const struct map *from,
+                                const struct map *to)
+{
+    struct tde_keymap_entry entry;
+    char hint[3 * PATH_MAX];
+
+    if (!tde_format_keymap_find(from->content, from->usable, TDE_DEFAULT_TABLESPACE, &entry))
+        tde_format_keymap_built_in(TDE_DEFAULT_TABLESPACE, &entry);
+    if (says(to, &entry))
+        return 0;
+    snprintf(hint, sizeof hint,
+             "Give the new cluster, which is still empty, the key of the old one: tde tablespace "
+             "rekey pg_default -D %s --same-keys-as %s", clusters->new, clusters->old);
+    tde_program_error(settings->program, hint,
+                      "tablespace pg_default has another key in %s than in %s", clusters->new,
+                      clusters->old);
+    return -1;
 }
 
 /* What an append of a server has left behind the last whole entry is cut off first. */
@@ -201,6 +234,8 @@ static int carry_map(const struct tde_program_settings *settings, const struct c
     if (result == 0)
         result = open_map(settings, clusters->new, O_RDWR, count, keystore, key, &to);
     stored = to.usable;
+    if (result == 0)
+        result = require_same_default(settings, clusters, &from, &to);
     for (size_t number = 0; result == 0 && number < count; number++) {
         struct tde_keymap_entry entry;
         struct tde_keymap_entry counts;
@@ -208,10 +243,11 @@ static int carry_map(const struct tde_program_settings *settings, const struct c
         tde_format_keymap_entry(from.content, number, &entry);
         /* A tablespace that was dropped may have left its OID to another one. */
         if ((entry.kind == TDE_KEYMAP_WAL || is_linked(clusters->old, entry.oid)) &&
-            tde_format_keymap_find(from.content, from.usable, entry.oid, &counts))
-            result = take_over(settings, clusters, key, &counts, &to);
+            tde_format_keymap_find(from.content, from.usable, entry.oid, &counts) &&
+            !says(&to, &counts))
+            result = take_over(settings, clusters, key, &entry, &to);
     }
-    if (result == 0)
+    if (result == 0 && !clusters->only_checks)
         result = store(settings, clusters->new, &to, stored);
     tde_crypto_wipe(key, sizeof key);
     close_map(&from);
@@ -249,7 +285,7 @@ int tde_program_upgrade_keys(const struct tde_program_settings *settings, int ar
     }
     if (old_state == TDE_CLUSTER_PLAIN)
         return 0;
-    if (!clusters.only_checks && carry_map(settings, &clusters) != 0)
+    if (carry_map(settings, &clusters) != 0)
         return -1;
     return setenv(TDE_UPGRADE_VARIABLE, "1", 1) == 0 ? 1 : -1;
 }

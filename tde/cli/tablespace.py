@@ -1,4 +1,7 @@
-"""``tde tablespace``: create tablespaces with keys, and see what protects each one."""
+"""``tde tablespace``: create tablespaces with keys, and see what protects each one.
+
+Another key: :mod:`.tablespace_rekey`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from tde.cli.options import (
     PassphraseFileOption,
     PgDataOption,
 )
+from tde.cli.tablespace_rekey import register as register_rekey
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
@@ -29,7 +33,7 @@ from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 app = new_app(
-    "Create and list encrypted tablespaces.",
+    "Create and list encrypted tablespaces, and give them another key.",
     epilog=examples(
         "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret --aes 256",
         "tde tablespace list -D /srv/pg/main",
@@ -128,9 +132,9 @@ def create(
 def protect() -> None:
     """Say what has become of this command."""
     raise TablespaceError(
-        "tde tablespace protect was removed: a tablespace keeps the key that it began with",
+        "tde tablespace protect was removed: it gave a key to a tablespace that had files already",
         remedy="Make another one with tde tablespace create, and move the tables: "
-        "ALTER TABLE ... SET TABLESPACE.",
+        "ALTER TABLE ... SET TABLESPACE. For another key: tde tablespace rekey.",
     )
 
 
@@ -168,6 +172,9 @@ def list_(
             Text(tablespace.location or "in the data directory"),
         )
     console.print(table)
+
+
+register_rekey(app)
 
 
 def _connection(username: str | None) -> dict[str, object]:

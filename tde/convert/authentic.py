@@ -18,6 +18,7 @@ from tde.convert.state import State, conversion_key, first_conversion_key, unpac
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.cluster.unfinished_conversion import (
+    COMMANDS,
     JOURNAL_DIRECTORY,
     MOVED_CONTROL,
     StateDocument,
@@ -118,10 +119,10 @@ def require_finished(state: State, keystore: Keystore, directory: Path) -> None:
                 now = key_checks(ciphers)
             is_finished = all(now.get(oid, was) == was for oid, was in state.key_checks.items())
     if not is_finished:
-        verb = state.direction.value
+        command = COMMANDS[state.direction.value]
         raise ConversionError(
-            f"{directory / JOURNAL_DIRECTORY} is left of a tde pg {verb} that had done its work, "
-            f"but the cluster is not {verb}ed now",
+            f"{directory / JOURNAL_DIRECTORY} is left of a {command} that had done its work, "
+            f"but the cluster is not {state.direction.value}ed now",
             remedy="If it was converted again since, and has all of its data: remove "
             f"{directory / JOURNAL_DIRECTORY}. Otherwise restore tde.json and the configuration "
             "as they were.",

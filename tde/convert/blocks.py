@@ -1,11 +1,13 @@
 """Telling converted sectors from others, and finishing blocks that were torn.
 
-A block of 8192 bytes is overwritten by its encrypted form, or the other way round. When the
+A block of 8192 bytes is overwritten by its encrypted form, or the other way round, or by its form
+under another key. When the
 machine stops in the middle, each of its sectors holds either the one or the other, because disks
 write sectors of 512 bytes as a whole. Which one it is can be told from the first 8 bytes of the
 sector in its encrypted form, the *sample*: plain data equals it by chance once in 2**64. Samples
-are journaled before the block is overwritten. They are ciphertext in both directions, so the
-journal holds nothing that has to be protected.
+are journaled before the block is overwritten. They are ciphertext in every direction, so the
+journal holds nothing that has to be protected. Where a block gets another key both forms are
+ciphertext: the sample is of the new one, which the old one equals by chance once in 2**64 too.
 
 XTS encrypts each 16 bytes within a block independently of the others, given their place. So
 converting a mixture of both forms as a whole converts exactly those sectors right that were still
@@ -16,11 +18,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import dataclass
 from enum import Enum
 
 from tde import _core
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import PageIdentity, RelationIdentity
+from tde.postgres.cluster.unfinished_conversion import REKEY
 from tde.postgres.facts import WAL_PAGE_MAGIC
 
 SECTOR = 512
@@ -45,6 +49,18 @@ class Direction(str, Enum):
 
     ENCRYPT = "encrypt"
     DECRYPT = "decrypt"
+    REKEY = REKEY
+
+
+@dataclass(frozen=True, slots=True)
+class CipherChange:
+    """The ciphers of a tablespace before and after it gets another key."""
+
+    old: PageCipher
+    new: PageCipher
+
+
+BlockCipher = PageCipher | CipherChange
 
 
 def take_samples(blocks: memoryview) -> bytes:
@@ -79,7 +95,7 @@ def is_surely_plain(block: bytes | bytearray, identity: PageIdentity) -> bool:
 
 def converted_before(
     plain: memoryview,
-    cipher: PageCipher,
+    cipher: BlockCipher,
     identity: PageIdentity,
     first_block: int,
     direction: Direction,
@@ -90,26 +106,44 @@ def converted_before(
         plain: what is taken for the plain form of the blocks.
     """
     found = []
-    opposite = Direction.DECRYPT if direction is Direction.ENCRYPT else Direction.ENCRYPT
     for number in range(len(plain) // PAGE_SIZE):
         block = bytearray(plain[number * PAGE_SIZE : (number + 1) * PAGE_SIZE])
         if is_surely_plain(block, identity) or block.count(0) == PAGE_SIZE:
             continue
-        convert(memoryview(block), cipher, identity, first_block + number, opposite)
+        _undo(memoryview(block), cipher, identity, first_block + number, direction)
         if is_surely_plain(block, identity):
             found.append(number)
     return found
 
 
-def convert(
+def _undo(
     blocks: memoryview,
-    cipher: PageCipher,
+    cipher: BlockCipher,
     identity: PageIdentity,
     first_block: int,
     direction: Direction,
 ) -> None:
-    """Encrypt or decrypt whole blocks in place; ``first_block`` counts as the identity does."""
-    if direction is Direction.ENCRYPT:
+    """Make in place the plain form of blocks in their new form that were taken for old ones."""
+    if isinstance(cipher, CipherChange):
+        convert(blocks, cipher.old, identity, first_block, Direction.ENCRYPT)
+        convert(blocks, cipher.new, identity, first_block, Direction.DECRYPT)
+    else:
+        opposite = Direction.DECRYPT if direction is Direction.ENCRYPT else Direction.ENCRYPT
+        convert(blocks, cipher, identity, first_block, opposite)
+
+
+def convert(
+    blocks: memoryview,
+    cipher: BlockCipher,
+    identity: PageIdentity,
+    first_block: int,
+    direction: Direction,
+) -> None:
+    """Convert whole blocks in place; ``first_block`` counts as the identity does."""
+    if isinstance(cipher, CipherChange):
+        convert(blocks, cipher.old, identity, first_block, Direction.DECRYPT)
+        convert(blocks, cipher.new, identity, first_block, Direction.ENCRYPT)
+    elif direction is Direction.ENCRYPT:
         cipher.encrypt_pages(blocks, out=blocks, identity=identity, first_block=first_block)
     else:
         cipher.decrypt_pages(blocks, out=blocks, identity=identity, first_block=first_block)
@@ -118,7 +152,7 @@ def convert(
 def finish(
     blocks: memoryview,
     samples: bytes,
-    cipher: PageCipher,
+    cipher: BlockCipher,
     identity: PageIdentity,
     first_block: int,
     direction: Direction,
@@ -127,11 +161,12 @@ def finish(
 
     Args:
         blocks: the blocks as they are on disk now.
-        samples: of their encrypted form, as :func:`take_samples` returned them.
+        samples: of their encrypted form, or that under the new key, as :func:`take_samples`
+            returned them.
     """
     current = take_samples(blocks)
     if current == samples:
-        # Everything is in its encrypted form.
+        # Everything is in that form.
         if direction is Direction.DECRYPT:
             convert(blocks, cipher, identity, first_block, direction)
         return
@@ -140,7 +175,7 @@ def finish(
     for sector in range(len(blocks) // SECTOR):
         sample = slice(sector * SAMPLE, (sector + 1) * SAMPLE)
         encrypted = current[sample] == samples[sample]
-        if encrypted is (direction is Direction.ENCRYPT):
+        if encrypted is (direction is not Direction.DECRYPT):
             place = slice(sector * SECTOR, (sector + 1) * SECTOR)
             blocks[place] = found[place]
 
@@ -169,17 +204,17 @@ def finish_with_checksums(
 def encrypted_digest(
     blocks: memoryview,
     samples: bytes,
-    cipher: PageCipher,
+    cipher: BlockCipher,
     identity: PageIdentity,
     first_block: int,
     direction: Direction,
 ) -> int:
-    """Return the digest of converted blocks in their encrypted form.
+    """Return the digest of converted blocks in their encrypted form, or that under the new key.
 
     Args:
         samples: of that form, as :func:`take_samples` returned them.
     """
-    if direction is Direction.ENCRYPT:
+    if direction is not Direction.DECRYPT or isinstance(cipher, CipherChange):
         return digest(blocks)
     encrypted = bytearray(cipher.encrypt_pages(blocks, identity=identity, first_block=first_block))
     # Encrypting gives no sector of zeros, but a power cut during a first write leaves them.

@@ -9,10 +9,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from tde.convert.blocks import SAMPLES_PER_BLOCK, Direction, convert, invalid_pages
+from tde.convert.blocks import (
+    SAMPLES_PER_BLOCK,
+    BlockCipher,
+    CipherChange,
+    Direction,
+    convert,
+    invalid_pages,
+)
 from tde.convert.plan import Plan, PlannedFile
 from tde.errors import ConversionError, UnsupportedServerError
-from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
@@ -148,7 +155,7 @@ def require_descriptors(jobs: int) -> None:
 def require_usable_files(
     data_directory: Path,
     plan: Plan,
-    ciphers: Mapping[int | None, PageCipher],
+    ciphers: Mapping[int | None, BlockCipher],
     direction: Direction,
     *,
     allow_invalid: bool,
@@ -207,7 +214,7 @@ def _read_first_page(path: Path) -> bytearray | None:
 def _is_page(
     file: PlannedFile,
     page: bytearray,
-    ciphers: Mapping[int | None, PageCipher],
+    ciphers: Mapping[int | None, BlockCipher],
     direction: Direction,
 ) -> bool:
     found = file.identity
@@ -215,6 +222,8 @@ def _is_page(
         # A recycled WAL segment may hold anything; its name has changed since it was written.
         return True
     view = memoryview(page)
-    if direction is Direction.DECRYPT:
-        convert(view, ciphers[found.tablespace], found.identity, found.first_block, direction)
+    if direction is not Direction.ENCRYPT:
+        cipher = ciphers[found.tablespace]
+        old = cipher.old if isinstance(cipher, CipherChange) else cipher
+        convert(view, old, found.identity, found.first_block, Direction.DECRYPT)
     return not invalid_pages(view)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
+from tde.convert.blocks import BlockCipher, CipherChange
 from tde.errors import (
     ClusterKeystoreError,
     ConversionError,
@@ -136,20 +137,28 @@ def open_ciphers(
             cipher.close()
 
 
-def key_checks(ciphers: Mapping[int | None, PageCipher]) -> dict[str, str]:
+def key_checks(ciphers: Mapping[int | None, BlockCipher]) -> dict[str, str]:
     """Return what identifies each key without telling it, by OID or ``wal``.
+
+    Of a key that is replaced it stands there by the OID and ``before``.
 
     A constant is encrypted as a block that no cluster can have. A later run compares: a record that
     was lost meanwhile would otherwise be replaced by a derived key without anybody noticing.
     """
     identity = RelationIdentity(database=0xFFFF_FFFF, relfilenumber=0xFFFF_FFFF)
     constant = b"\1" * PAGE_SIZE
-    return {
-        "wal" if oid is None else str(oid): cipher.encrypt_pages(constant, identity=identity)[
-            :_CHECK_BYTES
-        ].hex()
-        for oid, cipher in ciphers.items()
-    }
+
+    def check(cipher: PageCipher) -> str:
+        return cipher.encrypt_pages(constant, identity=identity)[:_CHECK_BYTES].hex()
+
+    checks = {}
+    for oid, cipher in ciphers.items():
+        name = "wal" if oid is None else str(oid)
+        if isinstance(cipher, CipherChange):
+            checks[f"{name} before"] = check(cipher.old)
+            cipher = cipher.new
+        checks[name] = check(cipher)
+    return checks
 
 
 def encrypted_tablespaces(
@@ -171,8 +180,13 @@ def encrypted_tablespaces(
         return frozenset(present)
     missing = named - present
     if missing:
-        raise ConversionError(
-            f"the cluster {data_directory} has no tablespace with OID {min(missing)}",
-            remedy="See SELECT oid, spcname FROM pg_tablespace, or ls -l pg_tblspc.",
-        )
+        raise missing_tablespace(data_directory, min(missing))
     return named
+
+
+def missing_tablespace(data_directory: Path, oid: int) -> ConversionError:
+    """Return the error for a tablespace that was named by its OID and does not exist."""
+    return ConversionError(
+        f"the cluster {data_directory} has no tablespace with OID {oid}",
+        remedy="See SELECT oid, spcname FROM pg_tablespace, or ls -l pg_tblspc.",
+    )

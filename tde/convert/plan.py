@@ -25,6 +25,7 @@ from tde.postgres.facts import SEGMENT_PAGES
 # How many parts the path of a relation file has, by its first one.
 _DEPTHS = {"base": 3, "global": 2, "pg_tblspc": 5}
 _MOST_NAMED = 3
+_RELATIONS = (_core.CLASS_RELATION, _core.CLASS_TEMP_RELATION)
 # Parts of the data directory where a link would lead to data that nobody expects elsewhere.
 _STORAGE = ("base", "global", "pg_tblspc", "pg_wal", "pg_replslot", "pg_notify")
 
@@ -77,6 +78,7 @@ def make_plan(
     is_encrypted: Callable[[int], bool],
     *,
     turn_on_checksums: bool = False,
+    only_relations: bool = False,
 ) -> Plan:
     """Walk the cluster and decide about every file.
 
@@ -84,6 +86,7 @@ def make_plan(
         version_directory: name of this cluster's directory in each tablespace, ``PG_15_…``.
         is_encrypted: tells for the OID of a tablespace whether its files are to be converted.
         turn_on_checksums: whether the files of plaintext tablespaces are changed too.
+        only_relations: leave WAL and temporary files out, and other tablespaces.
 
     Raises:
         ConversionError: a file is not what a server leaves after a clean shutdown.
@@ -93,6 +96,8 @@ def make_plan(
     unknown: list[str] = []
     for path, status in _walk(data_directory, version_directory):
         file_class, tablespace, *_ = _core.parse_path(os.fsencode(path))
+        if only_relations and not (file_class in _RELATIONS and is_encrypted(tablespace)):
+            continue
         if file_class == _core.CLASS_PLAIN:
             if status.st_size and stat.S_ISREG(status.st_mode) and plain_rule(path) is None:
                 unknown.append(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.convert.authentic import encrypted_already
-from tde.convert.blocks import Direction
+from tde.convert.blocks import BlockCipher, Direction
 from tde.convert.checks import (
     require_descriptors,
     require_encrypting_server,
@@ -45,7 +46,7 @@ from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
 from tde.postgres.facts import CONTROL_FILE
 from tde.postgres.server.cluster_files import read_cluster_file
-from tde.postgres.server.control import read_major_version
+from tde.postgres.server.control import ControlData, read_major_version
 from tde.postgres.server.file_user import files_as
 
 if TYPE_CHECKING:
@@ -113,29 +114,45 @@ class Preparation:
             require_writable_control(self.directory)
         require_descriptors(self.options.jobs)
         self._identifier = identifier_in(content)
-        require_usable_configuration(
-            self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
-        )
         version = f"PG_{read_major_version(self.directory)}_{control.catalog_version}"
-        if self.direction is Direction.ENCRYPT:
-            require_encrypting_server(self.cluster.binaries, self.os_user)
-            begun = earlier if self._is_same_aim(earlier) else None
-            turn_on = not control.data_checksums and self._wants_checksums(begun)
-            if turn_on:
-                require_known_layout(content, self.directory)
-            state = self._begin_encrypt(
-                version, control.redo_segment, begun=begun is not None, turn_on_checksums=turn_on
-            )
-        else:
-            assert marker is not None  # Checked above.
-            state = self._begin_decrypt(marker, version, control.redo_segment)
-        with open_ciphers(self.keystore, self.directory) as ciphers:
+        state = self._begin(earlier, marker, version, control, content)
+        with self.open_ciphers(state) as ciphers:
             checks = key_checks(ciphers)
         state = replace(state, key_checks=checks, control=(control_digest(content),))
         with files_as(self.os_user):
             state.write(self.directory, self.os_user, conversion_key(self.keystore))
             take_out_of_service(self.directory, content)
         return state
+
+    def _begin(
+        self,
+        earlier: State | None,
+        marker: Marker | None,
+        version: str,
+        control: ControlData,
+        content: bytes,
+    ) -> State:
+        """Check what this direction needs, and write the journal and the keys."""
+        require_usable_configuration(
+            self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
+        )
+        if self.direction is not Direction.ENCRYPT:
+            assert marker is not None  # Checked by the caller.
+            return self._begin_decrypt(marker, version, control.redo_segment)
+        require_encrypting_server(self.cluster.binaries, self.os_user)
+        begun = earlier if self._is_same_aim(earlier) else None
+        turn_on = not control.data_checksums and self._wants_checksums(begun)
+        if turn_on:
+            require_known_layout(content, self.directory)
+        return self._begin_encrypt(
+            version, control.redo_segment, begun=begun is not None, turn_on_checksums=turn_on
+        )
+
+    def open_ciphers(
+        self, _state: State
+    ) -> AbstractContextManager[Mapping[int | None, BlockCipher]]:
+        """Open the ciphers with which files are converted; they are closed at the end."""
+        return open_ciphers(self.keystore, self.directory)
 
     def _is_same_aim(self, earlier: State | None) -> bool:
         """Tell whether an earlier run may have written keys for what this one does."""

@@ -1,4 +1,4 @@
-"""Encrypting and decrypting an existing cluster in place: the order of the steps.
+"""Converting an existing cluster in place: the order of the steps, for all directions.
 
 1. Everything that can be checked is checked; nothing is changed.
 2. state.json is written, then (to encrypt) the key records, then checks of the keys.
@@ -6,7 +6,8 @@
 4. All files are converted and synced. Where checksums are turned on, pages get them before they
    are encrypted, and those of plaintext tablespaces too.
 5. state.json says so. The marker, the guard and the hidden state of encrypted clusters are
-   written or removed, and pg_control says that checksums are on.
+   written or removed, and pg_control says that checksums are on. After a rekey (:mod:`.rekey`)
+   the key map says the new keys.
 6. global/pg_control gets its name back, which is the moment of success. The journal is removed.
 
 After an interruption the name of pg_control tells what to do: before step 3 everything begins
@@ -29,7 +30,7 @@ from tde.convert.authentic import (
     state_in_service,
     state_out_of_service,
 )
-from tde.convert.blocks import Direction
+from tde.convert.blocks import BlockCipher, Direction
 from tde.convert.checks import require_descriptors, require_no_server
 from tde.convert.configuration import (
     guard_configuration,
@@ -52,7 +53,8 @@ from tde.convert.journal import (
     require_own_directory,
     sync_directory,
 )
-from tde.convert.keys import key_checks, open_ciphers
+from tde.convert.key_changes import write_changes
+from tde.convert.keys import key_checks
 from tde.convert.plan import Plan, make_plan
 from tde.convert.preparation import Options, Preparation
 from tde.convert.source import BatchSource
@@ -61,7 +63,6 @@ from tde.convert.summary import ConversionSummary
 from tde.convert.tablespace_names import known_tablespaces
 from tde.convert.worker import ProgressListener, WorkDone, continuable, run_workers
 from tde.errors import ClusterKeystoreError, ConversionError
-from tde.page.codec import PageCipher
 from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KEYMAP_FILE, write_map
@@ -72,6 +73,7 @@ from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import (
+    COMMANDS,
     JOURNAL_DIRECTORY,
     MOVED_CONTROL,
     read_state_document,
@@ -127,7 +129,7 @@ def encrypt_cluster(
     """
     named = None if tablespaces is None else tuple(dict.fromkeys(map(str, tablespaces)))
     options = Options(scope, algorithm, named, jobs, allow_invalid_pages, checksums, progress)
-    return _Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
+    return Conversion(cluster, keystore, Direction.ENCRYPT, options).run()
 
 
 def decrypt_cluster(
@@ -144,14 +146,19 @@ def decrypt_cluster(
     Arguments and errors are those of :func:`encrypt_cluster`.
     """
     options = Options(None, None, None, jobs, allow_invalid_pages, None, progress)
-    return _Conversion(cluster, keystore, Direction.DECRYPT, options).run()
+    return Conversion(cluster, keystore, Direction.DECRYPT, options).run()
 
 
-class _Conversion:
+class Conversion:
     """One run in one direction."""
 
     def __init__(
-        self, cluster: Cluster, keystore: Keystore, direction: Direction, options: Options
+        self,
+        cluster: Cluster,
+        keystore: Keystore,
+        direction: Direction,
+        options: Options,
+        preparation: Preparation | None = None,
     ) -> None:
         if options.jobs < 1:
             raise ConversionError(f"the number of jobs must be at least 1, not {options.jobs}")
@@ -163,7 +170,7 @@ class _Conversion:
         self.os_user = cluster.os_user
         self.journal = self.directory / JOURNAL_DIRECTORY
         self.begun = time.monotonic()
-        self.preparation = Preparation(cluster, keystore, direction, options)
+        self.preparation = preparation or Preparation(cluster, keystore, direction, options)
         self._worthless: list[str] = []
 
     def run(self) -> ConversionSummary:
@@ -182,9 +189,10 @@ class _Conversion:
                 state = state_out_of_service(document, self.keystore, self.directory)
                 self._require_same(state)
                 require_descriptors(self.options.jobs)
-                require_usable_configuration(
-                    self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
-                )
+                if self.direction is not Direction.REKEY:
+                    require_usable_configuration(
+                        self.directory, self.os_user, guarded=self.direction is Direction.ENCRYPT
+                    )
                 return self._continue(state, resumed=True)
             left = state_in_service(document, self.keystore, self.directory)
             if left is not None and left.phase is Phase.FINISHING:
@@ -192,11 +200,15 @@ class _Conversion:
                 # enough: what it has made must be there.
                 require_finished(left, self.keystore, self.directory)
                 self._clean_up(left)
-                if left.direction is self.direction:
+                if left.direction is self.direction and self._is_asked_for(left):
                     return self._summary(left, WorkDone(), resumed=True)
                 left = None
             self._require_no_records()
             return self._continue(self.preparation.run(left), resumed=False)
+
+    def _is_asked_for(self, _done: State) -> bool:
+        """Tell whether this call is a repetition of one that had done its work."""
+        return True
 
     def _require_no_records(self) -> None:
         """Check that nobody has given pg_control its name back, or removed state.json only.
@@ -216,11 +228,11 @@ class _Conversion:
 
     def _require_same(self, state: State) -> None:
         """Check that this call may continue what is unfinished."""
-        verb = state.direction.value
         if state.direction is not self.direction:
+            command = COMMANDS[state.direction.value]
             raise ConversionError(
-                f"tde pg {verb} was interrupted on {self.directory} and is unfinished",
-                remedy=f"Finish it first: tde pg {verb} -D {self.directory} --keystore "
+                f"{command} was interrupted on {self.directory} and is unfinished",
+                remedy=f"Finish it first: {command} -D {self.directory} --keystore "
                 f"{self.keystore.path}",
             )
         asked = self.options
@@ -255,7 +267,7 @@ class _Conversion:
             entries = landed_entries(self.directory, self.keystore.path)
             write_map(self.directory, entries, self.keystore, self.os_user)
         key = RecordKey(conversion_key(self.keystore), state.conversion)
-        with open_ciphers(self.keystore, self.directory) as ciphers:
+        with self.preparation.open_ciphers(state) as ciphers:
             self._require_same_keys(state, ciphers)
             if resumed:
                 self._worthless = self._require_same_files(state, ciphers).worthless
@@ -288,7 +300,7 @@ class _Conversion:
         self._finish(state)
         return self._summary(state, outcome, resumed=resumed)
 
-    def _require_same_keys(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> None:
+    def _require_same_keys(self, state: State, ciphers: Mapping[int | None, BlockCipher]) -> None:
         if key_checks(ciphers) != state.key_checks:
             raise ClusterKeystoreError(
                 f"the keystore {self.keystore.path} has other keys than when the conversion of "
@@ -296,7 +308,7 @@ class _Conversion:
                 remedy="Restore the directory keys/ of the keystore as it was then.",
             )
 
-    def _require_same_files(self, state: State, ciphers: Mapping[int | None, PageCipher]) -> Plan:
+    def _require_same_files(self, state: State, ciphers: Mapping[int | None, BlockCipher]) -> Plan:
         """Check that nobody has added or removed files since the first run, and return the plan.
 
         An added one would stay as it is, and the cluster be called converted, or said to have
@@ -309,6 +321,7 @@ class _Conversion:
                 version,
                 lambda oid: oid in ciphers,
                 turn_on_checksums=state.turn_on_checksums,
+                only_relations=self.direction is Direction.REKEY,
             )
         before = {file.path for file in (*state.files, *state.plain_files)}
         now = {file.path for file in (*plan.files, *plan.plain_files)}
@@ -329,7 +342,7 @@ class _Conversion:
         return plan
 
     def _finish(self, state: State) -> None:
-        hidden, turn_on = self.direction is Direction.ENCRYPT, state.turn_on_checksums
+        hidden, turn_on = self.direction is not Direction.DECRYPT, state.turn_on_checksums
         key = conversion_key(self.keystore)
         with files_as(self.os_user):
             control = stored_control(self.directory, hidden=hidden, turn_on_checksums=turn_on)
@@ -342,6 +355,8 @@ class _Conversion:
                 marker = Marker(state.keystore_uuid, self.keystore.path.resolve(), state.scope)
                 marker.write(self.directory, self.os_user)
                 guard_configuration(self.directory, self.os_user)
+            elif self.direction is Direction.REKEY:
+                write_changes(self.directory, self.keystore, state.changes, self.os_user)
             else:
                 release_configuration(self.directory, self.os_user)
                 with suppress(FileNotFoundError):
@@ -379,5 +394,6 @@ class _Conversion:
             invalid_pages=outcome.invalid_pages,
             invalid_examples=outcome.examples,
             seconds=time.monotonic() - self.begun,
+            tablespaces=[change.oid for change in state.changes],
             warnings=self.preparation.warnings,
         )

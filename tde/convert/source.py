@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.convert.blocks import BlockCipher
 from tde.convert.earlier_runs import EarlierRuns, JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch, cut, data_ranges, without
 from tde.convert.journal import Extent
 from tde.convert.plan import PlannedFile
 from tde.errors import ConversionError
-from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity
 
 
@@ -24,13 +25,14 @@ class Target:
     Attributes:
         path: where it is.
         identity: what its blocks are encrypted for.
-        cipher: with the key for it; None for a file that stays plain and gets checksums only.
+        cipher: with the key for it, or both keys; None for a file that stays plain and gets
+            checksums only.
     """
 
     path: Path
     size: int
     identity: FileIdentity
-    cipher: PageCipher | None
+    cipher: BlockCipher | None
 
     def open(self) -> int:
         """Open the file for reading and writing.
@@ -66,7 +68,7 @@ class BatchSource:
         data_directory: Path,
         files: Sequence[PlannedFile],
         plain_files: Sequence[PlannedFile],
-        ciphers: Mapping[int | None, PageCipher],
+        ciphers: Mapping[int | None, BlockCipher],
         earlier: EarlierRuns,
     ) -> None:
         self._root = data_directory

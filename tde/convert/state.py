@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from tde.algorithms import Algorithm
 from tde.convert.blocks import Direction
+from tde.convert.key_changes import KeyChange, parse_changes
 from tde.convert.plan import PlannedFile
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import (
@@ -68,7 +69,8 @@ class State:
     """The content of state.json.
 
     Attributes:
-        tablespaces: OIDs that the operator named, for scope ``tablespaces``.
+        tablespaces: OIDs that the operator named, for scope ``tablespaces``; of a rekey, all that
+            get another key.
         tablespace_names: the OIDs of what he named them with. The names stand in a catalog that
             may be encrypted already when the command is repeated.
         files: what is converted, in the order that the journal numbers refer to.
@@ -80,6 +82,7 @@ class State:
             none before it is moved.
         conversion: a name that no other conversion has.
         key_checks: what identifies the keys, once they exist.
+        changes: the keys that a rekey replaces.
     """
 
     direction: Direction
@@ -97,6 +100,7 @@ class State:
     control: tuple[str, ...] = ()
     conversion: str = field(default_factory=lambda: uuid4().hex)
     key_checks: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[KeyChange, ...] = ()
 
     def write(self, data_directory: Path, os_user: OsUser | None, key: bytes) -> None:
         """Write the state durably, replacing what was there.
@@ -121,6 +125,8 @@ class State:
             "conversion": self.conversion,
             "key_checks": dict(self.key_checks),
         }
+        if self.changes:
+            body["changes"] = [change.as_json() for change in self.changes]
         write_owned_file(state_path(data_directory), pack_state_document(body, key), os_user)
 
     def finishing(self, control: str) -> State:
@@ -152,4 +158,5 @@ def unpack_state(document: StateDocument) -> State:
         control=tuple(body["control"]),
         conversion=body["conversion"],
         key_checks=body["key_checks"],
+        changes=parse_changes(body.get("changes", ())),
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ConversionSummary:
-    """The result of encrypting or decrypting a cluster in place.
+    """The result of converting a cluster in place.
 
     Attributes:
-        direction: ``encrypt`` or ``decrypt``.
+        direction: ``encrypt``, ``decrypt`` or ``rekey``.
         keystore: directory of the keystore that has the keys.
         resumed: whether this run finished the work of an earlier one.
         files: relation files and WAL segments that are converted now, by all runs together.
@@ -27,6 +27,7 @@ class ConversionSummary:
             like all others, so nothing is lost by it.
         invalid_examples: where the first of them are.
         seconds: elapsed time of this run.
+        tablespaces: OIDs of those that have another key now, after a rekey.
         warnings: what the operator should know.
     """
 
@@ -46,6 +47,7 @@ class ConversionSummary:
     invalid_pages: int
     seconds: float
     invalid_examples: list[str] = field(default_factory=list)
+    tablespaces: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tde.convert.blocks import invalid_pages
 from tde.errors import ConversionError
-from tde.page.codec import PAGE_SIZE
+from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.identity import FileIdentity
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.facts import BUILT_IN_TABLESPACES, TABLESPACE_CATALOG_OID
 from tde.postgres.server.cluster_files import read_cluster_file
@@ -20,8 +21,13 @@ _LINE_POINTER = struct.Struct("=I")
 _LP_NORMAL = 1
 
 
-def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int]:
+def resolve_tablespaces(
+    data_directory: Path, wanted: Iterable[str], cipher: PageCipher | None = None
+) -> list[int]:
     """Return the OIDs of tablespaces that are given by name or OID.
+
+    Args:
+        cipher: that of pg_global, where the names stand, when it is encrypted.
 
     Raises:
         ConversionError: there is no such tablespace, the name is not unique, or pg_tablespace
@@ -30,7 +36,7 @@ def resolve_tablespaces(data_directory: Path, wanted: Iterable[str]) -> list[int
     names: dict[str, set[int]] = {name: {oid} for oid, name in BUILT_IN_TABLESPACES.items()}
     wanted = list(wanted)
     if not all(_is_oid(name) or name in names for name in wanted):
-        for oid, name in _catalog_names(data_directory):
+        for oid, name in _catalog_names(data_directory, cipher):
             names.setdefault(name, set()).add(oid)
     found: list[int] = []
     for name in wanted:
@@ -64,7 +70,7 @@ def _is_oid(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
-def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
+def _catalog_names(data_directory: Path, cipher: PageCipher | None) -> Iterator[tuple[int, str]]:
     """Yield OIDs and names of the user-made tablespaces, earlier names included.
 
     Rows are not checked for visibility: whatever name a tablespace has had is its own, unless
@@ -73,6 +79,8 @@ def _catalog_names(data_directory: Path) -> Iterator[tuple[int, str]]:
     present = set(tablespace_oids(data_directory))
     name = f"global/{_catalog_file(data_directory)}"
     data = read_cluster_file(data_directory, name, _LONGEST_CATALOG)
+    if cipher is not None and len(data) % PAGE_SIZE == 0:
+        data = cipher.decrypt_pages(data, identity=FileIdentity.from_path(name).identity)
     if len(data) % PAGE_SIZE or invalid_pages(memoryview(data)):
         raise _unreadable(data_directory / name)
     for start in range(0, len(data), PAGE_SIZE):

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from tde import _core
 from tde.convert.blocks import (
+    BlockCipher,
+    CipherChange,
     Direction,
     convert,
     converted_before,
@@ -34,7 +36,7 @@ from tde.convert.journal import BlockJournal, DoneFiles, Extent, RecordKey
 from tde.convert.source import BatchSource, Target
 from tde.convert.transfers import read_at, write_at
 from tde.errors import ConversionError
-from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.os_user import OsUser
@@ -251,11 +253,17 @@ class _Worker:
                 yield extent
 
     def _convert(
-        self, extent: Extent, view: memoryview, target: Target, cipher: PageCipher
+        self, extent: Extent, view: memoryview, target: Target, cipher: BlockCipher
     ) -> tuple[int, bytes]:
         """Convert an extent in memory; return the digest and samples of its encrypted form."""
-        identity = target.identity.identity
-        place = (cipher, identity, target.identity.first_block + extent.first)
+        where = (target.identity.identity, target.identity.first_block + extent.first)
+        if isinstance(cipher, CipherChange):
+            convert(view, cipher.old, *where, Direction.DECRYPT)
+            self._require_records(extent, view, target, cipher)
+            self._prepare_pages(extent, view, target)
+            convert(view, cipher.new, *where, Direction.ENCRYPT)
+            return digest(view), take_samples(view)
+        place = (cipher, *where)
         encrypting = self._direction is Direction.ENCRYPT
         if encrypting:
             self._require_records(extent, view, target, cipher)
@@ -269,7 +277,7 @@ class _Worker:
         return result
 
     def _require_records(
-        self, extent: Extent, plain: memoryview, target: Target, cipher: PageCipher
+        self, extent: Extent, plain: memoryview, target: Target, cipher: BlockCipher
     ) -> None:
         """Check that no block was converted before; converting it again would spoil it.
 
@@ -309,7 +317,8 @@ class _Worker:
         with continuable(self._journal.directory):
             samples = journaled.read_samples()
         if self._turn_on_checksums and isinstance(identity, RelationIdentity):
-            finish_with_checksums(view, samples, *place)
+            assert not isinstance(target.cipher, CipherChange)  # A rekey turns nothing on.
+            finish_with_checksums(view, samples, target.cipher, *place[1:])
         else:
             finish(view, samples, *place, self._direction)
         if encrypted_digest(view, samples, *place, self._direction) != journaled.digest:

@@ -1,4 +1,5 @@
 from tde.audit import AuditReport as AuditReport, audit as audit
+from tde.convert.rekey import rekey_tablespaces as rekey_tablespaces
 from tde.convert.runner import (
     decrypt_cluster as decrypt_cluster,
     encrypt_cluster as encrypt_cluster,

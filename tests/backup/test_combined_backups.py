@@ -18,6 +18,7 @@ from tde.postgres import (
     create_tablespace,
     encrypt_cluster,
     install_bin_directory,
+    rekey_tablespaces,
     run_program,
 )
 from tde.postgres.server.os_user import run_as
@@ -169,3 +170,31 @@ def test_a_plain_backup_is_not_combined_with_one_since_the_encryption(
     output = os_user_tmp_path / "combined"
     said = [f"{full} has no key map, and {newer} has one", "take a full backup again"]
     require_refused(combine(made, [full, newer], output), output, *said)
+
+
+@pytest.mark.parametrize("which", ["pg_default", "space"])
+def test_backups_from_before_and_after_a_rekey_are_not_combined(
+    incremental, encrypted_cluster_factory, os_user_tmp_path, which
+):
+    """It leaves no trace in the WAL either; pg_default has no entry in the map of before."""
+    made = encrypted_cluster_factory(incremental, options=OPTIONS)
+    oid = make_space(made, os_user_tmp_path / "space")
+    full = back_up(made, os_user_tmp_path / "full")
+    made.cluster.stop()
+    rekey_tablespaces(made.cluster, made.keystore, [which])
+    made.start(OPTIONS)
+    made.query("UPDATE t SET x = 'new' WHERE g = 1500")
+    newer = back_up(made, os_user_tmp_path / "incremental", after=full)
+    output = os_user_tmp_path / "combined"
+    number = {"pg_default": 1663, "space": oid}[which]
+    said = [f"tablespace {number} has one key in {full}", "tde tablespace rekey", "full backup"]
+    require_refused(combine(made, [full, newer], output), output, *said)
+    # A chain that begins after it is combined.
+    full = back_up(made, os_user_tmp_path / "full-again")
+    made.query("UPDATE t SET x = 'newer' WHERE g = 1500")
+    newer = back_up(made, os_user_tmp_path / "incremental-again", after=full)
+    run = combine(made, [full, newer], output)
+    assert run.returncode == 0, run.stderr
+    combined = open_copy(encrypted_cluster_factory, made, output, made.keystore)
+    combined.start()
+    assert combined.query("SELECT count(*), max(x) FROM t WHERE g = 1500") == [(1, "newer")]

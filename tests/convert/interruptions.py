@@ -21,6 +21,11 @@ from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
 CRASHED = 77
+COMMANDS = {
+    "encrypt": ("pg", "encrypt"),
+    "decrypt": ("pg", "decrypt"),
+    "rekey": ("tablespace", "rekey", "--all"),
+}
 
 
 def run_until(crash: Callable[[], None], convert: Callable[[], object]) -> bool:
@@ -105,7 +110,7 @@ def die_in_write(number: int, seed: int) -> Callable[[], None]:
 
 
 class Killer:
-    """Runs ``tde pg`` and kills its whole process group at random moments."""
+    """Runs conversions and kills their whole process groups at random moments."""
 
     def __init__(self, cluster: Cluster, keystore: Path, seed: int) -> None:
         self.cluster = cluster
@@ -119,7 +124,8 @@ class Killer:
         process = subprocess.Popen(
             [
                 Path(sys.executable).with_name("tde"),
-                *("pg", verb, str(self.cluster.data_directory), "-k", str(self.keystore)),
+                *COMMANDS[verb],
+                *("-D", str(self.cluster.data_directory), "-k", str(self.keystore)),
                 *("--passphrase-fd", "0", "-j", "2", *options),
             ],
             stdin=subprocess.PIPE,

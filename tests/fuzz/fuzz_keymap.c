@@ -60,7 +60,7 @@ static bool make_map(const uint8_t *data, size_t size, uint8_t *map, size_t *len
                                          (enum tde_keymap_kind)data[0], {0}};
 
         memcpy(entry.key_id, data + 5, TDE_UUID_SIZE);
-        known = known && entry.oid != 0 && data[0] >= 1 && data[0] <= 3;
+        known = known && entry.oid != 0 && data[0] >= 1 && data[0] <= 4;
         require(tde_format_keymap_append(map + *length - TDE_KEYMAP_UNIT, key, &entry,
                                          map + *length) == 0,
                 "no entry");

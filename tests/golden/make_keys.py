@@ -25,15 +25,17 @@ KEY = bytes(range(0x80, 0xC0))
 MAP_KEY = bytes(range(0xC0, 0xE0))
 
 
-#: An entry of each kind of tablespaces, of which the last replaces the first.
+#: An entry of each kind that tablespaces begin with, of which the last replaces the first.
 OF_TABLESPACES = (
     (16384, 1, bytes(16)),
     (16385, 2, bytes(16)),
     (16386, 3, KEY_ID),
     (16384, 3, KEY_ID[::-1]),
 )
+#: What a rekey adds.
+REKEYED = ((1663, 4, KEY_ID), (16386, 4, KEY_ID[::-1]))
 #: WAL got another key, and again.
-OF_WAL = ((16384, 1, bytes(16)), (0, 4, KEY_ID), (0, 4, KEY_ID[::-1]))
+OF_WAL = ((16384, 1, bytes(16)), (0, 5, KEY_ID), (0, 5, KEY_ID[::-1]))
 
 
 def record(version: int, owner: int, oid: int, key_id: bytes = b"") -> bytes:
@@ -101,6 +103,7 @@ FILES = {
     "v2-named.key": record(2, 4, 0, KEY_ID),
     "v2-later-wal.key": record(2, 5, 2, KEY_ID),
     "v1-tde.keymap": key_map(OF_TABLESPACES),
+    "v1-rekeyed-tde.keymap": key_map(OF_TABLESPACES + REKEYED),
     "v1-rotated-wal.keymap": key_map(OF_WAL),
 }
 

@@ -24,8 +24,9 @@ SHA256 = {
     "v1-tablespace.key": "de3752516c48100fbed3b04fbf60f0d87281981f72e06c6f6f31ab47cfe3571c",
     "v2-named.key": "41f38d271ccd15d153e849d0c5ef6d46e1b1ec0235a846aa062a223b4e818a40",
     "v2-later-wal.key": "2c925195782f5f067e563c6c154da36c5841696c97de0848a9170213d805e4fb",
-    "v1-rotated-wal.keymap": "3440c97a7e031f74b73100b762f59b76072bbf8256c3d0594ef1a4c4b3d81469",
+    "v1-rotated-wal.keymap": "3b741764658dfa2191d04ba7da5bfd201cb5b5e11459e64290b50fe93cbe9c79",
     "v1-tde.keymap": "81bb00582b680520763c3ffdb35e64e28291abc6ae00101564b3613a9676a3aa",
+    "v1-rekeyed-tde.keymap": "b7280a576bd213f4d28d8827ddcb117c895a7aa5fb274db8f4dcd7c6523c95ec",
 }
 
 
@@ -76,17 +77,28 @@ def test_the_log_is_read_and_proven(tmp_path: Path) -> None:
     assert found.entries[0].who["login"] == "alice"
 
 
-def test_the_map_is_read_and_written() -> None:
-    path = HERE / "v1-tde.keymap"
+ENTRIES = (
+    MapEntry(16384, KeySource.DERIVED),
+    MapEntry(16385, KeySource.RECORD),
+    MapEntry(16386, KeySource.NAMED, UUID(bytes=KEY_ID)),
+    MapEntry(16384, KeySource.NAMED, UUID(bytes=KEY_ID[::-1])),
+)
+REKEYED = (
+    MapEntry(1663, KeySource.REKEYED, UUID(bytes=KEY_ID)),
+    MapEntry(16386, KeySource.REKEYED, UUID(bytes=KEY_ID[::-1])),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [("v1-tde.keymap", ENTRIES), ("v1-rekeyed-tde.keymap", ENTRIES + REKEYED)],
+)
+def test_the_map_is_read_and_written(name: str, entries: tuple[MapEntry, ...]) -> None:
+    path = HERE / name
     content = path.read_bytes()
-    entries = (
-        MapEntry(16384, KeySource.DERIVED),
-        MapEntry(16385, KeySource.RECORD),
-        MapEntry(16386, KeySource.NAMED, UUID(bytes=KEY_ID)),
-        MapEntry(16384, KeySource.NAMED, UUID(bytes=KEY_ID[::-1])),
-    )
     found = parse_map(content, path, UUID(bytes=KEYSTORE), MAP_KEY)
     assert found.entries == {entry.oid: entry for entry in entries}
+    assert found.history == entries
     assert pack_map(entries, UUID(bytes=KEYSTORE), MAP_KEY) == content
     assert _core.check_keymap(content, KEYSTORE, MAP_KEY) == len(content)
     for length in range(64, len(content)):

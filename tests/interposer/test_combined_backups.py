@@ -12,6 +12,8 @@ from tests.interposer.harness import Harness
 COMMON = MapEntry(16384, KeySource.DERIVED)
 ONE = MapEntry(16500, KeySource.NAMED, UUID(int=1))
 OTHER = MapEntry(16500, KeySource.NAMED, UUID(int=2))
+REKEYED = MapEntry(16500, KeySource.REKEYED, UUID(int=3))
+DEFAULT = MapEntry(1663, KeySource.REKEYED, UUID(int=4))
 NEW = MapEntry(16600, KeySource.DERIVED)
 DAMAGED = b"no map"
 FOREIGN = object()
@@ -26,6 +28,11 @@ FOREIGN = object()
         ([(COMMON, ONE), (COMMON, NEW), (COMMON, OTHER)], "tablespace 16500 has one key in"),
         ([(COMMON, ONE, OTHER), (COMMON, OTHER)], ""),
         ([(COMMON, OTHER, ONE), (COMMON, OTHER)], "tablespace 16500 has one key in"),
+        # Those that initdb makes are in every backup, before their rekey without an entry.
+        ([(COMMON,), (COMMON, DEFAULT)], "tablespace 1663 has one key in"),
+        ([(COMMON, DEFAULT), (COMMON,)], "tablespace 1663 has one key in"),
+        ([(DEFAULT, COMMON), (COMMON, DEFAULT)], ""),
+        ([(ONE,), (ONE, REKEYED)], "tablespace 16500 has one key in"),
         ([None, (COMMON,)], "has no key map"),
         ([(COMMON,), None], "has no key map"),
         ([None, None], ""),

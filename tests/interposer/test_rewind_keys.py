@@ -12,6 +12,7 @@ from tests.interposer.harness import Harness
 COMMON = MapEntry(16384, KeySource.DERIVED)
 ONE = MapEntry(16500, KeySource.NAMED, UUID(int=1))
 OTHER = MapEntry(16500, KeySource.NAMED, UUID(int=2))
+DEFAULT = MapEntry(1663, KeySource.REKEYED, UUID(int=3))
 NEW = MapEntry(16600, KeySource.DERIVED)
 
 
@@ -22,6 +23,10 @@ NEW = MapEntry(16600, KeySource.DERIVED)
         # What only one of them has is removed, or copied as a whole.
         ((COMMON, ONE), (COMMON, NEW), ""),
         ((COMMON, ONE), (COMMON, NEW, OTHER), "tablespace 16500 has one key in"),
+        # Those that initdb makes are in both, before their rekey without an entry.
+        ((COMMON, DEFAULT), (COMMON,), "tablespace 1663 has one key in"),
+        ((COMMON,), (COMMON, DEFAULT), "tablespace 1663 has one key in"),
+        ((DEFAULT,), (COMMON, DEFAULT), ""),
         ((COMMON,), None, "has no key map"),
         (None, (COMMON,), "has no key map"),
         (None, None, ""),

@@ -13,6 +13,7 @@ import psycopg2
 import pytest
 
 from tde.algorithms import Algorithm
+from tde.errors import KeyMapError
 from tde.postgres import create_tablespace, install_bin_directory
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.server.os_user import run_as
@@ -92,7 +93,7 @@ def test_pg_rewind_is_refused_with_a_remedy(parted, os_user_tmp_path, os_user):
         run = run_as(os_user, command, timeout=120)
         assert run.returncode == 1
         assert f"tablespace {oid} has one key in {old.data_directory}" in run.stderr
-        assert "HINT: make the standby again from a base backup" in run.stderr
+        assert "make the standby again from a base backup" in run.stderr
         assert f"refused to rewind {old.data_directory}: nothing was changed" in run.stderr
         assert files_of(old.data_directory) == before
 
@@ -106,12 +107,19 @@ def test_pg_rewind_is_refused_with_a_remedy(parted, os_user_tmp_path, os_user):
         assert made.query("SELECT count(*) FROM t") == [(1000,)]
 
 
-def test_the_map_of_another_history_is_not_told_from_the_right_one(parted):
-    """docs/threat-model.md: it is authentic and knows all tablespaces. Only pages tell."""
-    old, new, _ = parted
+def test_only_pages_tell_the_map_of_another_history_from_the_right_one(parted):
+    """docs/threat-model.md: it is authentic and knows all tablespaces."""
+    old, new, oid = parted
     old.cluster.stop()
     path = old.data_directory / KEYMAP_FILE
     right = path.read_bytes()
+    path.write_bytes((new.data_directory / KEYMAP_FILE).read_bytes())
+    with pytest.raises(KeyMapError, match=f"files of tablespace {oid} have another key"):
+        old.start()
+    # After a crash pages may be torn, and are not looked at.
+    path.write_bytes(right)
+    old.start()
+    kill_server(old.cluster.pid)
     path.write_bytes((new.data_directory / KEYMAP_FILE).read_bytes())
     old.start()
     with pytest.raises(psycopg2.Error, match="invalid page in block 0"):

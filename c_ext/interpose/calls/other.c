@@ -34,7 +34,7 @@ static const char guard_file[] = "tde-start-this-cluster-with-tde-pg-start.conf"
 
 /*
  * A server works in its data directory, by which tde finds it.  The postmaster goes there before
- * its first fork, so what it loads is there for all.
+ * its first fork, so what it loads is there for all.  It ends where it cannot go there.
  */
 TDE_EXPORT int chdir(const char *path)
 {
@@ -44,8 +44,8 @@ TDE_EXPORT int chdir(const char *path)
         int saved = errno;
 
         tde_blocks_status_directory();
-        if (tde_policy_role() == TDE_ROLE_SERVER)
-            tde_keys_load_all();
+        if (tde_policy_role() == TDE_ROLE_SERVER && tde_keys_load_all() != 0)
+            return -1;
         errno = saved;
     }
     return result;

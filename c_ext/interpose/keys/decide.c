@@ -34,11 +34,11 @@ static int require_unused(const struct tde_keys_map *map, const struct tde_keyma
         struct tde_keymap_entry counts;
 
         tde_format_keymap_entry(map->content, number, &other);
-        if (other.kind != TDE_KEYMAP_NAMED || other.oid == wanted->oid ||
+        if (!tde_format_keymap_has_id(&other) || other.oid == wanted->oid ||
             memcmp(other.key_id, wanted->key_id, sizeof other.key_id) != 0 ||
             !tde_keys_map_is_linked(map, other.oid) ||
             !tde_format_keymap_find(map->content, map->usable, other.oid, &counts) ||
-            counts.kind != TDE_KEYMAP_NAMED ||
+            !tde_format_keymap_has_id(&counts) ||
             memcmp(counts.key_id, wanted->key_id, sizeof counts.key_id) != 0)
             continue;
         tde_libc_report("the key that the location names is that of tablespace %u; HINT: make "
@@ -92,6 +92,27 @@ static int decide_unnamed(struct decision *decision, const struct tde_keymap_ent
     return 0;
 }
 
+/*
+ * Whether WAL tells of the making of a tablespace that has got another key since, as a standby does
+ * once more that was stopped for it.  Another tablespace that gets the same OID later has a
+ * location that the map does not know.
+ */
+static bool was_rekeyed_since(const struct tde_keys_map *map, const struct decision *decision,
+                              const struct tde_keymap_entry *before)
+{
+    if (decision->moment != TDE_KEYS_REPLAY || before->kind != TDE_KEYMAP_REKEYED)
+        return false;
+    for (size_t number = tde_format_keymap_count(map->usable); number-- > 0;) {
+        struct tde_keymap_entry entry;
+
+        tde_format_keymap_entry(map->content, number, &entry);
+        if (entry.kind == TDE_KEYMAP_NAMED && entry.oid == decision->entry.oid &&
+            memcmp(entry.key_id, decision->entry.key_id, sizeof entry.key_id) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int decide(const struct tde_keys_map *map, struct decision *decision)
 {
     struct tde_keymap_entry before;
@@ -122,6 +143,10 @@ static int decide(const struct tde_keys_map *map, struct decision *decision)
     if (is_directory ||
         !tde_format_keymap_parse_location(decision->location, decision->entry.key_id))
         return decide_unnamed(decision, &before);
+    if (was_rekeyed_since(map, decision, &before)) {
+        decision->entry = before;
+        return 0;
+    }
     decision->entry.kind = TDE_KEYMAP_NAMED;
     /*
      * Recovery repeats what was asked when its record was written, and must not ask again: files

@@ -25,15 +25,46 @@
 
 #define LONGEST_WAIT 30 /* seconds; others hold the lock for a write and an fsync */
 
-/* The last "pg_tblspc/" of a path; a data directory may itself lie below another's. */
-static size_t directory_length(const char *path)
+/* The directories of a cluster that hold what is encrypted, and pg_control. */
+static bool is_place(const char *name, size_t length)
 {
-    const char *found = NULL;
+    static const char *const places[] = {"base", "global", "pg_wal", "pg_tblspc"};
 
-    for (const char *at = path; at != NULL && (at = strstr(at, "pg_tblspc/")) != NULL; at++)
-        if (at == path || at[-1] == '/')
-            found = at;
-    return found == NULL ? 0 : (size_t)(found - path);
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
+        if (strlen(places[i]) == length && memcmp(name, places[i], length) == 0)
+            return true;
+    return false;
+}
+
+ssize_t tde_keys_map_directory_length(const char *path)
+{
+    ssize_t found = -1;
+
+    for (const char *at = path; *at != '\0';) {
+        size_t length = strcspn(at, "/");
+
+        if (at[length] == '/' && is_place(at, length))
+            found = at - path;
+        at += length;
+        at += strspn(at, "/");
+    }
+    return found;
+}
+
+/* Write the path of a file of the data directory that PATH leads into.  0, or -1 with errno. */
+static int path_beside(const char *path, const char *name, char to[PATH_MAX])
+{
+    ssize_t length = path == NULL ? 0 : tde_keys_map_directory_length(path);
+
+    if (length < 0)
+        length = 0;
+    if ((size_t)length + strlen(name) >= PATH_MAX) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(to, path == NULL ? "" : path, (size_t)length);
+    strcpy(to + length, name);
+    return 0;
 }
 
 /* What the handlers of a server's process say; they interrupt no call that is made again. */
@@ -167,18 +198,12 @@ static int read_content(struct tde_keys_map *map)
 
 int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends)
 {
-    size_t length = path == NULL ? 0 : directory_length(path);
     int flags = O_CLOEXEC | O_NOFOLLOW | (appends ? O_RDWR : O_RDONLY);
 
     memset(map, 0, sizeof *map);
     map->fd = -1;
-    if (length + sizeof TDE_KEYMAP_FILE > sizeof map->path) {
-        errno = ENAMETOOLONG;
+    if (path_beside(path, TDE_KEYMAP_FILE, map->path) != 0)
         return -1;
-    }
-    if (length > 0)
-        memcpy(map->path, path, length);
-    strcpy(map->path + length, TDE_KEYMAP_FILE);
     map->fd = tde_libc()->open(map->path, flags);
     if (map->fd < 0) {
         int cause = errno;
@@ -200,6 +225,18 @@ int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends)
         return -1;
     }
     return 0;
+}
+
+bool tde_keys_map_is_not_yet(const char *path)
+{
+    char name[PATH_MAX];
+    struct tde_keys_map map;
+    struct stat status;
+
+    if (path_beside(path, TDE_KEYMAP_FILE, map.path) != 0 || lstat(map.path, &status) == 0 ||
+        errno != ENOENT || path_beside(path, TDE_MARKER_FILE, name) != 0)
+        return false;
+    return (lstat(name, &status) != 0 && errno == ENOENT) || is_of_older_release(&map);
 }
 
 void tde_keys_map_close(struct tde_keys_map *map)

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "format/keymap.h"
 
@@ -19,14 +20,26 @@ struct tde_keys_map {
 };
 
 /*
- * Read the map of the data directory that PATH begins with: what stands before "pg_tblspc/" in
- * it, or the working directory.  With APPENDS the map stays locked until it is closed; the
+ * The length of what stands before the last directory of a cluster ("base", "pg_tblspc", ...) in
+ * PATH, or -1: a data directory may itself lie below another's.
+ */
+ssize_t tde_keys_map_directory_length(const char *path);
+
+/*
+ * Read the map of the data directory that PATH begins with: what stands before such a directory
+ * in it, or the working directory.  With APPENDS the map stays locked until it is closed; the
  * kernel frees the lock of a process that dies.  0; or -1 with errno, after a report when it is
  * ENOKEY.
  */
 int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends);
 
 void tde_keys_map_close(struct tde_keys_map *map);
+
+/*
+ * Whether the data directory has no map because nobody has made it yet: initdb is at work, or no
+ * release that writes one has started the cluster.
+ */
+bool tde_keys_map_is_not_yet(const char *path);
 
 /* Add an entry durably to a map that was opened to append.  0, or -1 with errno. */
 int tde_keys_map_append(struct tde_keys_map *map, const struct tde_keymap_entry *entry);

@@ -225,7 +225,7 @@ int tde_keys_records_resolve(const struct tde_keymap_entry *entry, bool reports,
                              struct tde_key *key)
 {
     char name[NAME_SIZE];
-    bool named = entry->kind == TDE_KEYMAP_NAMED;
+    bool named = tde_format_keymap_has_id(entry);
 
     if (entry->kind == TDE_KEYMAP_DERIVED)
         return derive(entry->oid, reports, key);

@@ -133,6 +133,38 @@ static tde_key_index load_entry(const struct tde_keymap_entry *entry, bool repor
     return index;
 }
 
+/* The entry that counts for a tablespace; one that initdb makes needs none in the map. */
+static bool find_entry(const struct tde_keys_map *map, uint32_t oid, struct tde_keymap_entry *entry)
+{
+    return tde_format_keymap_find(map->content, map->usable, oid, entry) ||
+           tde_format_keymap_built_in(oid, entry);
+}
+
+/*
+ * The keys of what initdb makes.  REQUIRED is for a server, which can do nothing without them: -1
+ * with errno ENOKEY after a report.  Ciphers that are made before the first fork are inherited by
+ * every backend.
+ */
+static int load_built_in(const struct tde_keys_map *map, bool required)
+{
+    static const uint32_t oids[] = {TDE_DEFAULT_TABLESPACE, TDE_GLOBAL_TABLESPACE};
+
+    for (size_t i = 0; i < sizeof oids / sizeof oids[0]; i++) {
+        struct tde_keymap_entry entry;
+        tde_key_index index = tde_keys_slots_find(oids[i]);
+        int algorithm;
+
+        if (index < 0 && find_entry(map, oids[i], &entry))
+            index = load_entry(&entry, required);
+        if (index < 0 && (required || errno != ENOKEY))
+            return -1;
+        if (index >= 0 && tde_keys_slots_algorithm(index, &algorithm) == 0 &&
+            algorithm != TDE_ALGORITHM_PLAINTEXT)
+            tde_keys_cipher(index);
+    }
+    return 0;
+}
+
 /*
  * Once in the life of a server, or of a tool, the keys of all tablespaces are loaded; from then
  * on the keystore is asked only about what was missing.  -1 with errno when that must be tried
@@ -141,6 +173,9 @@ static tde_key_index load_entry(const struct tde_keymap_entry *entry, bool repor
 static int load_all(const struct tde_keys_map *map)
 {
     size_t count = tde_format_keymap_count(map->usable);
+
+    if (load_built_in(map, false) != 0)
+        return -1;
 
     for (size_t number = 0; number < count; number++) {
         struct tde_keymap_entry entry;
@@ -158,15 +193,22 @@ static int load_all(const struct tde_keys_map *map)
 }
 
 /* initdb's server works in a directory that has no map yet. */
-void tde_keys_load_all(void)
+int tde_keys_load_all(void)
 {
     struct tde_keys_map map;
+    int result;
 
-    if (!tde_keys_are_open() || tde_keys_slots_loaded() || access(TDE_KEYMAP_FILE, F_OK) != 0 ||
-        tde_keys_map_open(&map, NULL, false) != 0)
-        return;
-    load_all(&map); /* After a failure, the first file of a tablespace tries again. */
+    if (!tde_keys_are_open() || tde_keys_slots_loaded() || access(TDE_KEYMAP_FILE, F_OK) != 0)
+        return 0;
+    if (tde_keys_map_open(&map, NULL, false) != 0)
+        return errno == ENOKEY ? -1 : 0; /* Files that are opened later try again. */
+    result = load_built_in(&map, true);
+    if (result != 0 && errno != ENOKEY)
+        result = 0;
+    else if (result == 0)
+        load_all(&map);
     tde_keys_map_close(&map);
+    return result;
 }
 
 /* The way of a file whose key is not in memory. */
@@ -177,6 +219,8 @@ static tde_key_index look_into_map(uint32_t oid, const char *path)
     struct tde_keys_map map;
     int error = 0;
 
+    if (tde_format_keymap_built_in(oid, &entry) && tde_keys_map_is_not_yet(path))
+        return load_entry(&entry, true);
     if (tde_keys_map_open(&map, path, false) != 0)
         return TDE_KEY_NONE;
     if (!tde_keys_slots_loaded() && load_all(&map) != 0)
@@ -187,7 +231,7 @@ static tde_key_index look_into_map(uint32_t oid, const char *path)
             tde_keys_map_close(&map);
             return index;
         }
-        if (tde_format_keymap_find(map.content, map.usable, oid, &entry)) {
+        if (find_entry(&map, oid, &entry)) {
             index = load_entry(&entry, true);
             error = errno;
         } else if (tde_keys_scope()->other.algorithm == TDE_ALGORITHM_PLAINTEXT) {
@@ -269,28 +313,17 @@ static const char *read_handover(int fd, struct tde_keys_scope *scope)
     return problem;
 }
 
-/* The record of WAL, or that of a built-in tablespace, which exist before there is a map. */
-static int load_record(enum tde_key_owner owner, uint32_t oid, struct tde_key *key)
-{
-    if (tde_keys_records_read(owner, oid, key) == 0)
-        return 0;
-    if (errno == ENOENT && owner == TDE_OWNER_WAL)
-        tde_libc_report("there is no key file %s/keys/wal.key; HINT: bring it from a backup of "
-                        "the keystore: tde keystore copy BACKUP %s",
-                        tde_keys_scope()->keystore, tde_keys_scope()->keystore);
-    else if (errno == ENOENT)
-        tde_libc_report("there is no key file %s/keys/%u.key; HINT: bring it from a backup of the "
-                        "keystore: tde keystore copy BACKUP %s",
-                        tde_keys_scope()->keystore, oid, tde_keys_scope()->keystore);
-    return -1;
-}
-
 static const char *load_wal(struct tde_keys_scope *scope)
 {
     const char *problem = NULL;
     struct tde_key key;
+    bool there = tde_keys_records_read(TDE_OWNER_WAL, 0, &key) == 0;
 
-    if (load_record(TDE_OWNER_WAL, 0, &key) != 0)
+    if (!there && errno == ENOENT)
+        tde_libc_report("there is no key file %s/keys/wal.key; HINT: bring it from a backup of "
+                        "the keystore: tde keystore copy BACKUP %s",
+                        scope->keystore, scope->keystore);
+    if (!there)
         problem = "the WAL key is not usable";
     else if (tde_format_keymap_key(&key, scope->map_key) != 0)
         problem = "the key of the key map could not be derived";
@@ -316,27 +349,6 @@ static const char *load_other(struct tde_keys_scope *scope)
     return "the key of other tablespaces is not usable";
 }
 
-static const char *load_built_in(void)
-{
-    static const uint32_t oids[] = {TDE_DEFAULT_TABLESPACE, TDE_GLOBAL_TABLESPACE};
-
-    for (size_t i = 0; i < sizeof oids / sizeof oids[0]; i++) {
-        struct tde_keymap_entry entry = {oids[i], TDE_KEYMAP_RECORD, {0}};
-        tde_key_index index = TDE_KEY_NONE;
-        struct tde_key key;
-
-        if (load_record(TDE_OWNER_TABLESPACE, oids[i], &key) == 0)
-            index = tde_keys_slots_store(&entry, &key);
-        /* Made before the first fork, so that every backend inherits it. */
-        if (index >= 0 && key.algorithm != TDE_ALGORITHM_PLAINTEXT)
-            tde_keys_cipher(index);
-        tde_crypto_wipe(&key, sizeof key);
-        if (index < 0)
-            return "the key of a built-in tablespace is not usable";
-    }
-    return NULL;
-}
-
 const char *tde_keys_open(int fd)
 {
     const char *problem;
@@ -352,8 +364,6 @@ const char *tde_keys_open(int fd)
         problem = load_other(tde_keys_scope());
     if (problem == NULL && tde_keys_slots_protect() != 0)
         problem = "the memory of the keys could not be protected";
-    if (problem == NULL)
-        problem = load_built_in();
     if (problem == NULL && !tde_keys_wal_open())
         problem = "there is no memory for keys";
     if (problem != NULL) {

@@ -22,7 +22,7 @@ typedef int64_t tde_key_index;
 
 /*
  * Read the hand-over from file descriptor FD, which is left open, and load the keys of
- * WAL, of the built-in tablespaces, and the one that others are derived from.  Returns NULL, or
+ * WAL, and the one that others are derived from.  Returns NULL, or
  * what is wrong in words.
  */
 const char *tde_keys_open(int fd);
@@ -32,8 +32,9 @@ bool tde_keys_are_open(void);
 /*
  * Load the keys of all tablespaces of the data directory that this process works in, so that the
  * server needs its keystore no more.  What cannot be loaded is reported to those who need it.
+ * -1 with errno ENOKEY, after a report, when the server cannot read its catalogs.
  */
-void tde_keys_load_all(void);
+int tde_keys_load_all(void);
 
 /*
  * The key for a file of this identity.  PATH leads to the file from the working directory; NULL

@@ -191,7 +191,7 @@ tde_key_index tde_keys_slots_find(uint32_t oid)
 static bool equal_entries(const struct tde_keymap_entry *a, const struct tde_keymap_entry *b)
 {
     return a->oid == b->oid && a->kind == b->kind &&
-           (a->kind != TDE_KEYMAP_NAMED || memcmp(a->key_id, b->key_id, sizeof a->key_id) == 0);
+           (!tde_format_keymap_has_id(a) || memcmp(a->key_id, b->key_id, sizeof a->key_id) == 0);
 }
 
 bool tde_keys_slots_has(const struct tde_keymap_entry *entry)

@@ -22,34 +22,6 @@
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/process.h"
 
-/* The directories of a cluster that hold what is encrypted, and pg_control. */
-static bool is_place(const char *name, size_t length)
-{
-    static const char *const places[] = {"base", "global", "pg_wal", "pg_tblspc"};
-
-    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
-        if (strlen(places[i]) == length && memcmp(name, places[i], length) == 0)
-            return true;
-    return false;
-}
-
-/* The length of what stands before the last of them in PATH, or -1: a data directory may itself
- * lie below another's. */
-static ssize_t directory_length(const char *path)
-{
-    ssize_t found = -1;
-
-    for (const char *at = path; *at != '\0';) {
-        size_t length = strcspn(at, "/");
-
-        if (at[length] == '/' && is_place(at, length))
-            found = at - path;
-        at += length;
-        at += strspn(at, "/");
-    }
-    return found;
-}
-
 /* The data directory that PATH lies in, with a slash at its end; "" is the working directory. */
 static int find_directory(int dirfd, const char *path, char directory[PATH_MAX])
 {
@@ -68,7 +40,7 @@ static int find_directory(int dirfd, const char *path, char directory[PATH_MAX])
         return -1;
     }
     strcpy(whole + length, path);
-    end = directory_length(whole);
+    end = tde_keys_map_directory_length(whole);
     if (end < 0) {
         tde_libc_report("refused to open %s: it is in no data directory, so nobody knows whether "
                         "it has the keys of this program", path);

@@ -113,7 +113,8 @@ static void compare(const struct backup *one, const struct backup *other)
     }
     oid = tde_format_keymap_conflict(one->map, one->usable, other->map, other->usable);
     if (oid != 0) {
-        tde_libc_report("tablespace %u has one key in %s and another in %s: their servers made a "
+        tde_libc_report("tablespace %u has one key in %s and another in %s: it was given another "
+                        "key (tde tablespace rekey) between these backups, or their servers made a "
                         "tablespace with this OID after they had parted; HINT: %s",
                         oid, one->directory, other->directory, advice);
         refuse();

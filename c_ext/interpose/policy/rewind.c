@@ -139,8 +139,11 @@ static void compare(const uint8_t *map, size_t usable)
     tde_keys_map_close(&ours);
     if (oid == 0)
         return;
-    tde_libc_report("tablespace %u has one key in %s and another in the source: both made a "
-                    "tablespace with this OID after they had parted; HINT: make the standby "
+    tde_libc_report("tablespace %u has one key in %s and another in the source: one of them was "
+                    "given another key (tde tablespace rekey), or both made a tablespace with this "
+                    "OID after they had parted; HINT: after a rekey give the target the keys of "
+                    "the source with \"tde tablespace rekey --all --same-keys-as MAP\", where MAP "
+                    "is a copy of the source's " TDE_KEYMAP_FILE "; otherwise make the standby "
                     "again from a base backup",
                     oid, target);
     refuse();

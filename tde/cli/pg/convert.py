@@ -40,6 +40,7 @@ from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import find_cluster
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import BUILT_IN_TABLESPACES
 
 if TYPE_CHECKING:
     from tde.convert.worker import ProgressListener
@@ -152,9 +153,9 @@ def encrypt(
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
     with (
-        _telling_how_to_continue("encrypt", cluster.data_directory, path),
+        telling_how_to_continue("encrypt", cluster.data_directory, path),
         open_keystore(path, source) as opened,
-        _progress_bar("Encrypting") as progress,
+        progress_bar("Encrypting") as progress,
     ):
         summary = encrypt_cluster(
             cluster,
@@ -167,7 +168,7 @@ def encrypt(
             allow_invalid_pages=allow_invalid_pages,
             progress=progress,
         )
-    _report(summary, as_json)
+    report(summary, as_json)
     if not as_json:
         console.print(
             f"Start it: tde pg start -D {cluster.data_directory}\n"
@@ -205,9 +206,9 @@ def decrypt(
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = keystore_to_decrypt(cluster, keystore)
     with (
-        _telling_how_to_continue("decrypt", cluster.data_directory, path),
+        telling_how_to_continue("decrypt", cluster.data_directory, path),
         open_keystore(path, source) as opened,
-        _progress_bar("Decrypting") as progress,
+        progress_bar("Decrypting") as progress,
     ):
         summary = decrypt_cluster(
             cluster,
@@ -216,7 +217,7 @@ def decrypt(
             allow_invalid_pages=allow_invalid_pages,
             progress=progress,
         )
-    _report(summary, as_json)
+    report(summary, as_json)
     if not as_json:
         console.print(
             f"Start it with pg_ctl, or tde pg start -D {cluster.data_directory}\n"
@@ -234,24 +235,24 @@ def _data_directory(directory: Path | None, pgdata: Path | None) -> Path:
 
 
 @contextmanager
-def _telling_how_to_continue(verb: str, data_directory: Path, keystore: Path) -> Iterator[None]:
+def telling_how_to_continue(verb: str, data_directory: Path, keystore: Path) -> Iterator[None]:
     """Let Ctrl-C say what it leaves behind, when that is a cluster on which no server starts."""
-    from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
+    from tde.postgres.cluster.unfinished_conversion import COMMANDS, MOVED_CONTROL
 
     try:
         yield
     except KeyboardInterrupt:
         if not (data_directory / MOVED_CONTROL).exists():
             raise
-        command = ["tde", "pg", verb, "-D", str(data_directory), "--keystore", str(keystore)]
+        options = shlex.join(["-D", str(data_directory), "--keystore", str(keystore)])
         raise InterruptedHalfwayError(
             f"The cluster {data_directory} is only partly {verb}ed, and no server starts on it. "
-            f"To continue: {shlex.join(command)}"
+            f"To continue: {COMMANDS[verb]} {options}"
         ) from None
 
 
 @contextmanager
-def _progress_bar(text: str) -> Iterator[ProgressListener]:
+def progress_bar(text: str) -> Iterator[ProgressListener]:
     """Show a bar on standard error; where that is no terminal, nothing."""
     columns = (
         TextColumn("{task.description}"),
@@ -271,16 +272,15 @@ def _progress_bar(text: str) -> Iterator[ProgressListener]:
         yield show
 
 
-def _report(summary: ConversionSummary, as_json: bool) -> None:
+def report(summary: ConversionSummary, as_json: bool) -> None:
+    """Print the result of a conversion."""
     if as_json:
         print_json(summary.as_json())
         return
     encrypted = summary.direction == "encrypt"
-    verb = "Encrypted" if encrypted else "Decrypted"
-    form = f" ({summary.algorithm}, scope {summary.scope})" if encrypted else ""
     rate = summary.bytes_written / max(summary.seconds, 1e-9) / 2**20
     lines = [
-        f"{verb} {summary.data_directory}{form}",
+        _headline(summary),
         f"{summary.files} files, {_size(summary.bytes)}; {_size(summary.bytes_written)} written in "
         f"{summary.seconds:.1f} s ({rate:.0f} MiB/s)"
         + (", continuing an earlier run" if summary.resumed else ""),
@@ -305,6 +305,15 @@ def _report(summary: ConversionSummary, as_json: bool) -> None:
         )
     for note in notes:
         error_console.print(f"[bold yellow]Warning:[/] {escape(note)}", soft_wrap=True)
+
+
+def _headline(summary: ConversionSummary) -> str:
+    if summary.direction == "rekey":
+        names = [BUILT_IN_TABLESPACES.get(oid, str(oid)) for oid in summary.tablespaces]
+        return f"Rekeyed tablespaces of {summary.data_directory}: {', '.join(names)}"
+    if summary.direction == "encrypt":
+        return f"Encrypted {summary.data_directory} ({summary.algorithm}, scope {summary.scope})"
+    return f"Decrypted {summary.data_directory}"
 
 
 def _size(count: int) -> str:

@@ -19,7 +19,8 @@ from tde.closing import Closing
 from tde.errors import DamagedPagesError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity
-from tde.postgres.cluster.keymap import KeyMap, map_key, read_map
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key, read_map
+from tde.postgres.cluster.keys_of_pages import NEWER_MAP_REMEDY, key_of_pages
 from tde.postgres.facts import CHECKSUM_BYTES, FIRST_NORMAL_OID
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ def require_readable_catalogs(data_directory: Path, keystore: Keystore) -> None:
         for directory in _catalog_directories(data_directory):
             found = _look_at(directory, ciphers)
             if len(found.damaged) >= _FEWEST_DAMAGED and not found.readable:
-                raise _unreadable(data_directory, found, keystore.path)
+                raise _unreadable(data_directory, found, keystore)
 
 
-def _unreadable(data_directory: Path, found: _Kind, keystore: Path) -> DamagedPagesError:
+def _unreadable(data_directory: Path, found: _Kind, keystore: Keystore) -> DamagedPagesError:
     names = ", ".join(str(path) for path in list(found.damaged)[:_MOST_NAMED])
     message = (
-        f"the catalogs of {data_directory} cannot be read with the keys of {keystore}: none of "
-        f"{len(found.damaged)} files begins with a valid page ({names}, …). The server was not "
+        f"the catalogs of {data_directory} cannot be read with the keys of {keystore.path}: none "
+        f"of {len(found.damaged)} files begins with a valid page ({names}, …). The server was not "
         "started, and nothing was changed"
     )
     if all(was_changed_by_stock_checksums(page, 0) for page in found.damaged.values()):
@@ -72,6 +73,12 @@ def _unreadable(data_directory: Path, found: _Kind, keystore: Path) -> DamagedPa
             f"{message}. PostgreSQL's own pg_checksums has written to these files without the keys",
             remedy=f"Undo that: tde pg repair-checksums -D {data_directory}. Do not use "
             "pg_resetwal.",
+        )
+    pages = [(FileIdentity.from_path(path), page) for path, page in found.damaged.items()]
+    if key := key_of_pages(keystore, pages):
+        return DamagedPagesError(
+            f"{message}. They fit keys/{key} of the keystore, which {KEYMAP_FILE} does not name",
+            remedy=NEWER_MAP_REMEDY,
         )
     return DamagedPagesError(
         message,

@@ -45,12 +45,13 @@ class KeySource(Enum):
     DERIVED = 1
     RECORD = 2
     NAMED = 3
-    WAL = 4
+    REKEYED = 4
+    WAL = 5
 
     @property
-    def has_key_id(self) -> bool:
-        """Whether an entry of it names a key."""
-        return self in (KeySource.NAMED, KeySource.WAL)
+    def has_id(self) -> bool:
+        """Whether the entry has the id of the key."""
+        return self in (KeySource.NAMED, KeySource.REKEYED, KeySource.WAL)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class MapEntry:
 
     Attributes:
         oid: of the tablespace; 0 for WAL.
-        key_id: of a named key; else ``None``.
+        key_id: of a key that has one; else ``None``.
     """
 
     oid: int
@@ -79,29 +80,34 @@ class MapEntry:
 
 
 class KeyMap:
-    """The decisions of a cluster, by OID. Built-in tablespaces always have their own records.
+    """The decisions of a cluster.
 
     Attributes:
-        entries: of tablespaces.
+        history: all of them, in their order.
+        entries: those that count for tablespaces, by OID.
         wal_keys: ids of the later keys of WAL, of which the last is written with.
     """
 
     def __init__(self, entries: Iterable[MapEntry] = ()) -> None:
-        found = list(entries)
+        self.history = tuple(entries)
         self.entries: Mapping[int, MapEntry] = {
-            entry.oid: entry for entry in found if entry.source is not KeySource.WAL
+            entry.oid: entry for entry in self.history if entry.source is not KeySource.WAL
         }
         self.wal_keys: Sequence[UUID] = [
             entry.key_id
-            for entry in found
+            for entry in self.history
             if entry.source is KeySource.WAL and entry.key_id is not None
         ]
 
     def find(self, oid: int) -> MapEntry | None:
-        """Return the decision for a tablespace, or ``None`` when there is none."""
-        if oid in BUILT_IN_TABLESPACES:
+        """Return the decision for a tablespace, or ``None`` when there is none.
+
+        Those that initdb makes have their own records until one has been rekeyed.
+        """
+        entry = self.entries.get(oid)
+        if entry is None and oid in BUILT_IN_TABLESPACES:
             return MapEntry(oid, KeySource.RECORD)
-        return self.entries.get(oid)
+        return entry
 
     def key_of(self, keystore: Keystore, oid: int) -> tuple[Algorithm, bytearray] | None:
         """Return the algorithm and the key of a tablespace; ``None`` when it is in plaintext.
@@ -171,15 +177,14 @@ def _parse_entry(body: bytes, path: Path) -> MapEntry:
         known = KeySource(source)
     except ValueError:
         known = None
-    named = known is not None and known.has_key_id
     if (
         known is None
         or (oid == 0) is not (known is KeySource.WAL)
         or any(zeros)
-        or (any(key_id) and not named)
+        or (any(key_id) and not known.has_id)
     ):
         raise _unusable(path, "it has an entry that is not known to this version of tde")
-    return MapEntry(oid, known, UUID(bytes=key_id) if named else None)
+    return MapEntry(oid, known, UUID(bytes=key_id) if known.has_id else None)
 
 
 def map_key(keystore: Keystore) -> bytes:
@@ -210,7 +215,7 @@ def read_map(data_directory: Path, keystore: UUID, key: bytes | None) -> KeyMap:
 def write_map(
     data_directory: Path, entries: Iterable[MapEntry], keystore: Keystore, os_user: OsUser | None
 ) -> None:
-    """Write a new map into a cluster whose server does not run.
+    """Write a map into a cluster whose server does not run, in the place of the one that it has.
 
     Raises:
         KeystoreError: the WAL key cannot be used.

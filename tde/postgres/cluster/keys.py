@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from tde.errors import (
     KeystoreExistsError,
     PlaintextEntryError,
 )
-from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, KeySource, map_key
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.marker import read_marker
@@ -85,22 +85,24 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
     """
     from tde.keystore import KeyOwner
     from tde.keystore.store.layout import list_owners
-    from tde.keystore.store.remedies import bring_key
 
     require_open(keystore)
     owners = list_owners(keystore.path)
     names = {KeyOwner.wal(): "the WAL"}
-    names.update({KeyOwner.tablespace(oid): name for oid, name in BUILT_IN_TABLESPACES.items()})
     marker = read_marker(data_directory)
     if marker is not None and marker.scope is Scope.CLUSTER:
         names[KeyOwner.other_tablespaces()] = "tablespaces without a key of their own"
-    for owner, name in names.items():
-        if owner not in owners:
-            raise ClusterKeystoreError(
-                f"the keystore {keystore.path} has no key for {name}",
-                remedy=f"Without it the data cannot be decrypted. {bring_key(keystore.path)}",
-            )
+    _require_records(keystore.path, names, owners)
+    # The codes of the map come from the key of WAL, so that is looked for first.
     keymap = known_map(data_directory, keystore.path, map_key(keystore))
+    built_in: dict[KeyOwner, str] = {}
+    for oid, name in BUILT_IN_TABLESPACES.items():
+        entry = keymap.find(oid)
+        assert entry is not None  # Those have one without an entry of the map, too.
+        rekeyed = entry.source is KeySource.REKEYED
+        built_in[entry.owner] = f"{name}: {entry.owner.file_name} is missing" if rekeyed else name
+    _require_records(keystore.path, built_in, owners)
+    names.update(built_in)
     in_use = {*names, KeyOwner.other_tablespaces()}
     in_use.update(_owners_in_use(data_directory, keystore.path, keymap, owners))
     in_use.update(_later_wal_owners(keystore.path, keymap, owners))
@@ -112,6 +114,19 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
                 raise
             # A standby may be about to replay the creation of its tablespace.
             _log.warning("%s; no tablespace has this key yet. %s", error, error.remedy)
+
+
+def _require_records(
+    keystore: Path, names: Mapping[KeyOwner, str], present: Collection[KeyOwner]
+) -> None:
+    from tde.keystore.store.remedies import bring_key
+
+    for owner, name in names.items():
+        if owner not in present:
+            raise ClusterKeystoreError(
+                f"the keystore {keystore} has no key for {name}",
+                remedy=f"Without it the data cannot be decrypted. {bring_key(keystore)}",
+            )
 
 
 def _owners_in_use(

@@ -124,13 +124,15 @@ def needed_keys(directory: Path, keystore: Keystore) -> NeededKeys:
             f"{keystore.uuid.hex}",
             marker.hint,
         )
-    about.keys.extend(_of_every_cluster(marker, keystore))
+    keymap, problem = KeyMap(), None
     try:
-        # Read after WAL's key was tried, because the codes of the map come from that.
         keymap = known_map(directory, keystore.path, map_key(keystore))
         oids = _tablespaces(directory)
     except (TdeError, OSError) as error:
-        return _with_problem(about, str(error), getattr(error, "remedy", ""))
+        problem = error
+    about.keys.extend(_of_every_cluster(marker, keystore, keymap))
+    if problem is not None:
+        return _with_problem(about, str(problem), getattr(problem, "remedy", ""))
     about.keys.extend(_of_wal(keystore, keymap))
     about.keys.extend(_of_tablespaces(directory, marker, keystore, keymap, oids))
     return about
@@ -161,12 +163,14 @@ def _require_marker(directory: Path) -> Marker:
     )
 
 
-def _of_every_cluster(marker: Marker, keystore: Keystore) -> Iterator[NeededKey]:
+def _of_every_cluster(marker: Marker, keystore: Keystore, keymap: KeyMap) -> Iterator[NeededKey]:
     from tde.keystore import KeyOwner
 
     yield _checked("the WAL", KeyOwner.wal(), keystore)
     for oid, name in BUILT_IN_TABLESPACES.items():
-        yield _checked(f"tablespace {oid} ({name})", KeyOwner.tablespace(oid), keystore)
+        entry = keymap.find(oid)
+        assert entry is not None  # Those have one without an entry of the map, too.
+        yield _checked(f"tablespace {oid} ({name})", entry.owner, keystore)
     if marker.scope is Scope.CLUSTER:
         yield _checked("tablespaces made in SQL", KeyOwner.other_tablespaces(), keystore)
 
@@ -189,7 +193,7 @@ def _of_wal(keystore: Keystore, keymap: KeyMap) -> Iterator[NeededKey]:
 def _of_tablespaces(
     directory: Path, marker: Marker, keystore: Keystore, keymap: KeyMap, oids: set[int]
 ) -> Iterator[NeededKey]:
-    for oid in sorted(oids | set(keymap.entries)):
+    for oid in sorted((oids | set(keymap.entries)) - set(BUILT_IN_TABLESPACES)):
         here = oid in oids
         use = f"tablespace {oid}" if here else f"tablespace {oid}, dropped or not in this backup"
         entry = keymap.find(oid)

@@ -169,7 +169,7 @@ def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> N
     algorithm, key = keystore.derived_key(oid)
     try:
         with PageCipher(key, algorithm) as cipher:
-            pages = [_fits(cipher, *sample) for sample in _samples(data_directory, oid)]
+            pages = [is_page_of(cipher, *sample) for sample in sample_pages(data_directory, oid)]
     finally:
         wipe(key)
     if any(pages):
@@ -190,7 +190,7 @@ def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> N
         )
 
 
-def _samples(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
+def sample_pages(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
     """Yield first pages of relations of a tablespace that are not zeros."""
     link = data_directory / "pg_tblspc" / str(oid)
     place = restored_tablespaces(data_directory).get(oid, link)
@@ -209,7 +209,8 @@ def _first_pages(link: Path, place: Path) -> Iterator[tuple[FileIdentity, bytes]
             yield identity, page
 
 
-def _fits(cipher: PageCipher, where: FileIdentity, page: bytes) -> bool:
+def is_page_of(cipher: PageCipher, where: FileIdentity, page: bytes) -> bool:
+    """Tell whether what is stored is a page under a key; by chance once in 2**40."""
     plain = cipher.decrypt_pages(page, identity=where.identity, first_block=where.first_block)
     fields: tuple[int, ...] = _HEADER.unpack_from(plain)
     _, flags, lower, upper, special, size = fields

@@ -14,6 +14,7 @@ from tde.postgres.cluster.catalog_pages import require_readable_catalogs
 from tde.postgres.cluster.configuration import configuration_arguments, require_ordinary_files
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.keys import require_cluster_keys
+from tde.postgres.cluster.keys_of_pages import require_keys_of_map
 from tde.postgres.cluster.keystore_place import (
     require_keystore_access,
     require_not_of_keystore,
@@ -122,13 +123,14 @@ def require_usable_keystore(
 def _require_readable_catalogs(
     data_directory: Path, binaries: PostgresBinaries, os_user: OsUser | None, keystore: Keystore
 ) -> None:
-    """Read catalog pages of a cluster that was shut down, as the server will."""
+    """Read pages of a cluster that was shut down, as the server will."""
     try:
         control = read_control_data(data_directory, binaries, os_user)
     except ProgramError:
         return  # The server says what is wrong with pg_control.
     if control.state in CLEAN_STATES:
         require_readable_catalogs(data_directory, keystore)
+        require_keys_of_map(data_directory, keystore)
 
 
 def _confirm_encryption(

@@ -1,9 +1,9 @@
-"""Conversions that ``tde pg encrypt`` or ``tde pg decrypt`` began and did not finish.
+"""Conversions that ``tde pg encrypt``, ``decrypt`` or ``tde tablespace rekey`` did not finish.
 
-Such a cluster is a mixture of encrypted and plain blocks, so every command has to know of it.
-:mod:`tde.convert` converts; here is what shows to others: pg_control has another name, so that
-neither a server nor a tool of PostgreSQL finds it, and the directory of the conversion's journal
-has a file that says what was begun.
+Such a cluster is a mixture of encrypted and plain blocks, or of blocks under two keys, so every
+command has to know of it. :mod:`tde.convert` converts; here is what shows to others: pg_control has
+another name, so that neither a server nor a tool of PostgreSQL finds it, and the directory of the
+conversion's journal has a file that says what was begun.
 
 Whoever may write to the volume can write that file and rename pg_control too. So the file is
 authenticated with a key from the keystore, and commands that have no key say that it *claims*
@@ -33,10 +33,18 @@ MOVED_CONTROL = "global/pg_control.tde-converting"
 
 _FORMAT = "tde-convert"
 _VERSION = 2
+# Of a rekey, with which earlier releases could not go on.
+_VERSION_OF_REKEY = 3
 # Of releases that did not authenticate it.
 _VERSION_WITHOUT_CODE = 1
 _LONGEST_STATE = 1 << 30  # Bytes; it names every file of the cluster.
-_COMMANDS = ("encrypt", "decrypt")
+REKEY = "rekey"
+COMMANDS = {
+    "encrypt": "tde pg encrypt",
+    "decrypt": "tde pg decrypt",
+    REKEY: "tde tablespace rekey",
+}
+"""The command of each direction of a conversion."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +65,7 @@ class StateDocument:
     @property
     def command(self) -> str:
         """The command that the file claims to be of; empty for what is no such command."""
-        claimed = self.body.get("direction")
-        return claimed if claimed in _COMMANDS else ""
+        return COMMANDS.get(str(self.body.get("direction")), "")
 
     @property
     def keystore_uuid(self) -> str:
@@ -92,12 +99,12 @@ def require_not_converting(data_directory: Path) -> None:
             remedy="If you have begun a conversion, restore what is missing. If nobody has, "
             f"rename it to global/pg_control, and find out who may write to {data_directory}.",
         )
-    command = document.command or "encrypt"
+    command = document.command or COMMANDS["encrypt"]
     raise ConversionError(
-        f"the cluster {data_directory} is only partly converted: its files claim that tde pg "
-        f"{command} was interrupted",
+        f"the cluster {data_directory} is only partly converted: its files claim that {command} "
+        "was interrupted",
         remedy="Whoever may write to the volume can claim that. If you, or somebody you trust, "
-        f"began it, finish it: tde pg {command} -D {data_directory} --keystore DIR, with the "
+        f"began it, finish it: {command} -D {data_directory} --keystore DIR, with the "
         "keystore that was used then. If nobody did, do not: somebody has changed the cluster.",
     )
 
@@ -111,8 +118,8 @@ def left_journal(data_directory: Path) -> str:
         document = read_state_document(data_directory)
     except ConversionError:
         document = None
-    command = (document.command if document else "") or "encrypt"
-    return f"{journal} is left of a tde pg {command} that was interrupted in its first or last step"
+    command = (document.command if document else "") or COMMANDS["encrypt"]
+    return f"{journal} is left of a {command} that was interrupted in its first or last step"
 
 
 def left_journal_remedy(data_directory: Path) -> str:
@@ -136,7 +143,7 @@ def read_finished_control_data(
     """Return what pg_control says; that it has another name is told as what it means.
 
     Raises:
-        ConversionError: tde pg encrypt or decrypt was interrupted and is unfinished.
+        ConversionError: a conversion was interrupted and is unfinished.
         ProgramError: pg_controldata failed, for example on a damaged pg_control.
     """
     try:
@@ -170,7 +177,7 @@ def read_state_document(data_directory: Path) -> StateDocument | None:
     version = document.get("version")
     if version == _VERSION_WITHOUT_CODE:
         raise _of_earlier_release(data_directory)
-    if version != _VERSION:
+    if version not in (_VERSION, _VERSION_OF_REKEY):
         raise ConversionError(
             f"{path} has version {version}, which this tde does not know",
             remedy="Finish the conversion with the version of tde that began it.",
@@ -190,7 +197,7 @@ def pack_state_document(body: dict[str, Any], key: bytes) -> str:
     """
     document = {
         "format": _FORMAT,
-        "version": _VERSION,
+        "version": _VERSION_OF_REKEY if body["direction"] == REKEY else _VERSION,
         "checksum": _checksum(body),
         "code": _code(body, key),
         "conversion": body,

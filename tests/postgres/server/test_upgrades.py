@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.postgres import Cluster, create_tablespace, install_bin_directory
+from tde.postgres import (
+    Cluster,
+    create_tablespace,
+    install_bin_directory,
+    rekey_tablespaces,
+)
 from tde.postgres.cluster.keymap import map_key, read_map
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.wal_rotation import rotate_wal_key
@@ -179,3 +184,37 @@ def test_a_pg_upgrade_without_keys_starts_no_server_that_has_them(upgrade, keyst
     words = said + "".join(log.read_text() for log in logs)
     assert not list(upgrade.directory.glob("*/postmaster.pid"))  # A PANIC would leave it.
     assert re.search("refused to start for an upgrade: .*HINT: use the pg_upgrade of", words), words
+
+
+def test_a_rekeyed_cluster_is_upgraded_into_one_with_the_same_key(
+    upgrade, keystore_factory, os_user_tmp_path
+):
+    """Files of pg_default come to lie beside those of the new cluster's initdb."""
+    keystore = auto_open_keystore(keystore_factory, "ks")
+    old, new = upgrade.old(keystore), upgrade.new(keystore)
+    upgrade.initdb(old, upgrade.before)
+    old.start(upgrade.before)
+    before = Cluster(upgrade.before, upgrade.old_binaries, os_user=upgrade.os_user)
+    place = os_user_tmp_path / "space"
+    create_tablespace(before, keystore, "space", place, Algorithm.AES128)
+    rows = f"SELECT '{CANARY}' || g AS v FROM generate_series(1, 1000) g"
+    for name in ("space", "pg_default"):
+        old.sql(f"CREATE TABLE of_{name} TABLESPACE {name} AS {rows}")
+    old.run("pg_ctl", "stop", "-D", upgrade.before)
+    rekey_tablespaces(before, keystore, every=True)
+    upgrade.initdb(new, upgrade.after)
+    whole = content(upgrade.after)
+    for options in (["--check"], []):
+        refused = upgrade.run(old, new, *options, exit_code=1)
+        assert "tablespace pg_default has another key" in refused
+        command = f"rekey pg_default -D {upgrade.after} --same-keys-as {upgrade.before}"
+        assert f"tde tablespace {command}" in refused
+    assert content(upgrade.after) == whole
+    after = Cluster(upgrade.after, upgrade.new_binaries, os_user=upgrade.os_user)
+    rekey_tablespaces(after, keystore, ["pg_default"], same_keys_as=upgrade.before)
+    upgrade.run(old, new, "--check")
+    upgrade.run(old, new)
+    new.start(upgrade.after)
+    for name in ("space", "pg_default"):
+        assert new.sql(f"SELECT count(*), min(v) FROM of_{name}") == f"1000|{CANARY}1"
+    new.run("pg_ctl", "stop", "-D", upgrade.after)

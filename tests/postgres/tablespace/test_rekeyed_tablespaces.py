@@ -1,0 +1,115 @@
+"""Servers on tablespaces that have got another key, and backups from before."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tde.algorithms import Algorithm
+from tde.errors import ClusterKeystoreError
+from tde.postgres import audit, create_tablespace, rekey_tablespaces, run_program
+from tde.postgres.cluster.keymap import map_key, read_map
+from tests.postgres.canaries import CANARY
+from tests.postgres.cluster.test_older_maps import start_alone
+from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
+from tests.postgres.crashes.file_rewrites import kill_server
+
+TABLES = {"named": "named", "derived": "derived", "built_in": "pg_default"}
+
+
+def make_tables(made, directory) -> None:
+    create_tablespace(made.cluster, made.keystore, "named", directory / "named", Algorithm.AES256)
+    make_directory(made, directory / "derived")
+    made.query(f"CREATE TABLESPACE derived LOCATION '{directory / 'derived'}'")
+    for table, space in TABLES.items():
+        made.query(
+            f"CREATE TABLE {table} TABLESPACE {space} AS "
+            f"SELECT g, '{CANARY.decode()}' || g AS x FROM generate_series(1, 3000) g"
+        )
+        made.query(f"CREATE INDEX ON {table} (x)")
+
+
+def digests(made) -> list[object]:
+    return [
+        made.query(f"SELECT count(*), md5(string_agg(x, '' ORDER BY g)) FROM {table}")
+        for table in TABLES
+    ]
+
+
+def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
+    binaries, encrypted_cluster_factory, os_user_tmp_path, tde_command
+):
+    made = encrypted_cluster_factory(binaries)
+    make_tables(made, os_user_tmp_path)
+    before = digests(made)
+    spaces = made.query("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE oid > 16000")
+    backup = os_user_tmp_path / "backup"
+    moved = [f"--tablespace-mapping={s}={backup}-{n}" for n, (s,) in enumerate(spaces)]
+    base_backup(made, backup, "--wal-method=stream", *moved)
+
+    where = ("-D", made.data_directory, "--bindir", binaries.bindir, "--passphrase-fd", "0")
+    refused = tde_command("tablespace", "rekey", "named", *where, exit_code=1)
+    assert "is running" in refused.stderr
+    made.cluster.stop()
+    for names, aes in ((["named"], "128"), (["derived"], "256")):
+        shown = tde_command("tablespace", "rekey", *names, *where, "--aes", aes, "--json")
+        assert json.loads(shown.stdout)["algorithm"] == f"AES-{aes}-XTS"
+        assert len(json.loads(shown.stdout)["tablespaces"]) == 1
+    made.start()
+    assert digests(made) == before
+    made.cluster.stop()
+    shown = tde_command("tablespace", "rekey", "--all", *where)
+    assert "Rekeyed tablespaces of" in shown.stdout
+    assert "pg_default, pg_global" in shown.stdout
+    checked = run_program(
+        binaries,
+        "pg_checksums",
+        ["--check", "-D", str(made.data_directory)],
+        keystore=made.keystore,
+        os_user=made.cluster.os_user,
+    )
+    assert "Bad checksums:  0" in checked.stdout
+
+    made.start()
+    assert digests(made) == before
+    made.query("CREATE DATABASE copied")
+    made.query("INSERT INTO named SELECT g, 'new' FROM generate_series(1, 3000) g")
+    after = digests(made)
+    kill_server(made.cluster.pid)
+    made.start()
+    assert digests(made) == after
+    report = audit(made.cluster, made.keystore)
+    assert report.clean, report.findings
+
+    older = open_copy(encrypted_cluster_factory, made, backup, made.keystore)
+    older.start()
+    assert digests(older) == before
+
+
+def test_a_server_that_lacks_the_new_key_of_its_catalogs_does_not_start(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    """Neither by tde pg start nor by the programs of tde pg install-bin; the old key is no help."""
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    rekey_tablespaces(made.cluster, made.keystore, every=True)
+    keymap = read_map(made.data_directory, made.keystore.uuid, map_key(made.keystore))
+    for oid, name in ((1663, "pg_default"), (1664, "pg_global")):
+        entry = keymap.find(oid)
+        assert entry is not None
+        record = made.keystore.path / "keys" / entry.owner.file_name
+        away = record.with_suffix(".away")
+        record.rename(away)
+        with pytest.raises(ClusterKeystoreError, match=f"no key for {name}: {record.name}") as no:
+            made.start()
+        assert "tde keystore copy" in no.value.remedy
+        make_directory(made, os_user_tmp_path / f"alone{oid}")
+        code, log = start_alone(made, os_user_tmp_path / f"alone{oid}")
+        assert code != 0
+        assert f"there is no key file {record}" in log
+        assert f"tde keystore copy BACKUP {made.keystore.path}" in log
+        away.rename(record)
+    # The record that it had before is not asked for any more.
+    (made.keystore.path / "keys/1663.key").rename(os_user_tmp_path / "old.key")
+    made.start()
+    assert made.query("SELECT 1") == [(1,)]
