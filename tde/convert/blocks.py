@@ -20,6 +20,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from enum import Enum
+from uuid import UUID
 
 from tde import _core
 from tde.page.codec import PAGE_SIZE, PageCipher
@@ -61,6 +62,9 @@ class CipherChange:
 
 
 BlockCipher = PageCipher | CipherChange
+
+CipherName = int | UUID | None
+"""Of a tablespace its OID, of the first key of WAL ``None``, of a later one its id."""
 
 
 def take_samples(blocks: memoryview) -> bytes:

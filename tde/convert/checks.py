@@ -13,6 +13,7 @@ from tde.convert.blocks import (
     SAMPLES_PER_BLOCK,
     BlockCipher,
     CipherChange,
+    CipherName,
     Direction,
     convert,
     invalid_pages,
@@ -155,7 +156,7 @@ def require_descriptors(jobs: int) -> None:
 def require_usable_files(
     data_directory: Path,
     plan: Plan,
-    ciphers: Mapping[int | None, BlockCipher],
+    ciphers: Mapping[CipherName, BlockCipher],
     direction: Direction,
     *,
     allow_invalid: bool,
@@ -214,7 +215,7 @@ def _read_first_page(path: Path) -> bytearray | None:
 def _is_page(
     file: PlannedFile,
     page: bytearray,
-    ciphers: Mapping[int | None, BlockCipher],
+    ciphers: Mapping[CipherName, BlockCipher],
     direction: Direction,
 ) -> bool:
     found = file.identity

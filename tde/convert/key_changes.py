@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from tde.algorithms import Algorithm
-from tde.convert.blocks import CipherChange
+from tde.convert.blocks import CipherChange, CipherName
 from tde.errors import ConversionError, DataDirectoryError, KeyMapError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.keymap import (
@@ -149,7 +149,7 @@ def create_keys(
 @contextmanager
 def open_changes(
     keystore: Keystore, changes: Iterable[KeyChange]
-) -> Iterator[dict[int | None, CipherChange]]:
+) -> Iterator[dict[CipherName, CipherChange]]:
     """Yield both ciphers of each tablespace by its OID.
 
     The map is not asked: in the last steps of a rekey it may say the one or the other.

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tde.algorithms import Algorithm
-from tde.convert.blocks import BlockCipher, CipherChange
+from tde.convert.blocks import BlockCipher, CipherChange, CipherName
 from tde.errors import (
     ClusterKeystoreError,
     ConversionError,
@@ -102,26 +103,26 @@ def _authenticate(keystore: Keystore, owner: KeyOwner) -> None:
 @contextmanager
 def open_ciphers(
     keystore: Keystore, data_directory: Path
-) -> Iterator[dict[int | None, PageCipher]]:
-    """Yield the cipher of the WAL, under None, and of each encrypted tablespace by its OID.
+) -> Iterator[dict[CipherName, PageCipher]]:
+    """Yield the ciphers of the WAL, and of each encrypted tablespace by its OID.
 
     Raises:
         KeystoreError: a key is missing or damaged.
     """
     from tde.keystore import KeyOwner, inspect_keystore
     from tde.keystore.crypto.secret import wipe
+    from tde.keystore.store.record import OwnerKind
 
-    ciphers: dict[int | None, PageCipher] = {}
+    ciphers: dict[CipherName, PageCipher] = {}
     try:
         records = {
             record.owner: record.algorithm for record in inspect_keystore(keystore.path).keys
         }
         keymap = known_map(data_directory, keystore.path, map_key(keystore))
-        wal = keystore.unwrap_key(KeyOwner.wal())
-        try:
-            ciphers[None] = PageCipher(wal, records[KeyOwner.wal()] or Algorithm.AES256)
-        finally:
-            wipe(wal)
+        ciphers[None] = _cipher(keystore, KeyOwner.wal())
+        for owner in records:
+            if owner.kind is OwnerKind.LATER_WAL and owner.key_id is not None:
+                ciphers[owner.key_id] = _cipher(keystore, owner)
         for oid in {*BUILT_IN_TABLESPACES, *tablespace_oids(data_directory)}:
             found = keymap.key_of(keystore, oid)
             if found is None:
@@ -137,7 +138,18 @@ def open_ciphers(
             cipher.close()
 
 
-def key_checks(ciphers: Mapping[int | None, BlockCipher]) -> dict[str, str]:
+def _cipher(keystore: Keystore, owner: KeyOwner) -> PageCipher:
+    """Return the cipher of a key of WAL, which is never in plaintext."""
+    from tde.keystore.crypto.secret import wipe
+
+    key = keystore.unwrap_key(owner)
+    try:
+        return PageCipher(key, Algorithm.of_key(key))
+    finally:
+        wipe(key)
+
+
+def key_checks(ciphers: Mapping[CipherName, BlockCipher]) -> dict[str, str]:
     """Return what identifies each key without telling it, by OID or ``wal``.
 
     Of a key that is replaced it stands there by the OID and ``before``.
@@ -154,6 +166,8 @@ def key_checks(ciphers: Mapping[int | None, BlockCipher]) -> dict[str, str]:
     checks = {}
     for oid, cipher in ciphers.items():
         name = "wal" if oid is None else str(oid)
+        if isinstance(oid, UUID):
+            name = f"wal {oid.hex}"
         if isinstance(cipher, CipherChange):
             checks[f"{name} before"] = check(cipher.old)
             cipher = cipher.new

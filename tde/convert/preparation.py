@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
 from tde.convert.authentic import encrypted_already
-from tde.convert.blocks import BlockCipher, Direction
+from tde.convert.blocks import BlockCipher, CipherName, Direction
 from tde.convert.checks import (
     require_descriptors,
     require_encrypting_server,
@@ -36,6 +36,7 @@ from tde.convert.keys import (
 from tde.convert.plan import Plan, make_plan
 from tde.convert.state import Phase, State, conversion_key
 from tde.convert.tablespace_names import resolve_tablespaces
+from tde.convert.wal_keys import later_wal_keys
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
@@ -150,7 +151,7 @@ class Preparation:
 
     def open_ciphers(
         self, _state: State
-    ) -> AbstractContextManager[Mapping[int | None, BlockCipher]]:
+    ) -> AbstractContextManager[Mapping[CipherName, BlockCipher]]:
         """Open the ciphers with which files are converted; they are closed at the end."""
         return open_ciphers(self.keystore, self.directory)
 
@@ -214,9 +215,11 @@ class Preparation:
                     self.direction,
                     allow_invalid=self.options.allow_invalid,
                 )
+                wal_keys = later_wal_keys(self.directory, plan.files, ciphers)
         records = {r.owner: r.algorithm for r in inspect_keystore(self.keystore.path).keys}
         algorithm = records[KeyOwner.wal()] or Algorithm.AES256
         state = self._state(marker.scope, algorithm, (), plan, turn_on_checksums=False)
+        state = replace(state, wal_keys=wal_keys)
         self._write_journal(state)
         return state
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.convert.blocks import BlockCipher, Direction
+from tde.convert.blocks import BlockCipher, CipherName, Direction
 from tde.convert.checks import require_room, require_usable_files
 from tde.convert.control_file import control_digest
 from tde.convert.key_changes import (
@@ -135,7 +135,7 @@ class _RekeyPreparation(Preparation):
 
     def open_ciphers(
         self, state: State
-    ) -> AbstractContextManager[Mapping[int | None, BlockCipher]]:
+    ) -> AbstractContextManager[Mapping[CipherName, BlockCipher]]:
         return open_changes(self.keystore, state.changes)
 
     def _begin(
@@ -153,7 +153,7 @@ class _RekeyPreparation(Preparation):
         names = self._names(keymap)
         changes = self._changes(keymap, sorted(set(names.values())))
         with ExitStack() as stack:
-            old: dict[int | None, PageCipher] = {
+            old: dict[CipherName, PageCipher] = {
                 change.oid: stack.enter_context(open_cipher(self.keystore, change.old))
                 for change in changes
             }
@@ -239,7 +239,7 @@ class _RekeyPreparation(Preparation):
         with open_cipher(self.keystore, change.new) as cipher:
             return cipher.algorithm
 
-    def _plan_and_look(self, version: str, old: Mapping[int | None, PageCipher]) -> Plan:
+    def _plan_and_look(self, version: str, old: Mapping[CipherName, PageCipher]) -> Plan:
         """Plan the files, and look at the first page of each with the old key."""
         with files_as(self.os_user):
             plan = make_plan(self.directory, version, lambda oid: oid in old, only_relations=True)

@@ -30,7 +30,7 @@ from tde.convert.authentic import (
     state_in_service,
     state_out_of_service,
 )
-from tde.convert.blocks import BlockCipher, Direction
+from tde.convert.blocks import BlockCipher, CipherName, Direction
 from tde.convert.checks import require_descriptors, require_no_server
 from tde.convert.configuration import (
     guard_configuration,
@@ -279,7 +279,9 @@ class Conversion:
                     # which have no business on the disk of an encrypted cluster.
                     (self.directory / path).unlink(missing_ok=True)
                 earlier = read_earlier_runs(self.journal, key)
-            source = BatchSource(self.directory, state.files, state.plain_files, ciphers, earlier)
+            source = BatchSource(
+                self.directory, state.files, state.plain_files, ciphers, earlier, state.wal_keys
+            )
             outcome = run_workers(
                 source,
                 self.journal,
@@ -300,7 +302,7 @@ class Conversion:
         self._finish(state)
         return self._summary(state, outcome, resumed=resumed)
 
-    def _require_same_keys(self, state: State, ciphers: Mapping[int | None, BlockCipher]) -> None:
+    def _require_same_keys(self, state: State, ciphers: Mapping[CipherName, BlockCipher]) -> None:
         if key_checks(ciphers) != state.key_checks:
             raise ClusterKeystoreError(
                 f"the keystore {self.keystore.path} has other keys than when the conversion of "
@@ -308,7 +310,7 @@ class Conversion:
                 remedy="Restore the directory keys/ of the keystore as it was then.",
             )
 
-    def _require_same_files(self, state: State, ciphers: Mapping[int | None, BlockCipher]) -> Plan:
+    def _require_same_files(self, state: State, ciphers: Mapping[CipherName, BlockCipher]) -> Plan:
         """Check that nobody has added or removed files since the first run, and return the plan.
 
         An added one would stay as it is, and the cluster be called converted, or said to have

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
-from tde.convert.blocks import BlockCipher
+from tde.convert.blocks import BlockCipher, CipherName
 from tde.convert.earlier_runs import EarlierRuns, JournaledExtent
 from tde.convert.extents import BATCH_BLOCKS, Batch, cut, data_ranges, without
 from tde.convert.journal import Extent
@@ -59,8 +60,9 @@ class BatchSource:
     Args:
         files: to convert.
         plain_files: that stay plain and get checksums; they are numbered behind the others.
-        ciphers: by tablespace OID, and None for the WAL.
+        ciphers: by tablespace OID, and None for the first key of WAL, ids for later ones.
         earlier: what earlier runs have journaled.
+        wal_keys: of segments that do not have the first key of WAL, by their path.
     """
 
     def __init__(
@@ -68,14 +70,16 @@ class BatchSource:
         data_directory: Path,
         files: Sequence[PlannedFile],
         plain_files: Sequence[PlannedFile],
-        ciphers: Mapping[int | None, BlockCipher],
+        ciphers: Mapping[CipherName, BlockCipher],
         earlier: EarlierRuns,
+        wal_keys: Mapping[str, UUID],
     ) -> None:
         self._root = data_directory
         self._files = (*files, *plain_files)
         self._converted = len(files)
         self._ciphers = ciphers
         self._earlier = earlier
+        self._wal_keys = wal_keys
         self._lock = threading.Lock()
         self._batches = self._make_batches()
         self._remaining: dict[int, int] = {}  # Blocks of the files that are in work.
@@ -132,7 +136,8 @@ class BatchSource:
     ) -> list[Extent]:
         """Start on a file: note how much there is to do, and return its new extents."""
         identity = file.identity
-        cipher = self._ciphers[identity.tablespace] if number < self._converted else None
+        name = self._wal_keys.get(file.path, identity.tablespace)
+        cipher = self._ciphers[name] if number < self._converted else None
         target = Target(self._root / file.path, file.size, identity, cipher)
         taken = sorted((t.extent.first, t.extent.first + t.extent.blocks) for t in touched)
         descriptor = target.open()

@@ -83,6 +83,7 @@ class State:
         conversion: a name that no other conversion has.
         key_checks: what identifies the keys, once they exist.
         changes: the keys that a rekey replaces.
+        wal_keys: ids of the keys of segments that do not have the first key of WAL, by their path.
     """
 
     direction: Direction
@@ -101,6 +102,7 @@ class State:
     conversion: str = field(default_factory=lambda: uuid4().hex)
     key_checks: Mapping[str, str] = field(default_factory=dict)
     changes: tuple[KeyChange, ...] = ()
+    wal_keys: Mapping[str, UUID] = field(default_factory=dict)
 
     def write(self, data_directory: Path, os_user: OsUser | None, key: bytes) -> None:
         """Write the state durably, replacing what was there.
@@ -127,6 +129,8 @@ class State:
         }
         if self.changes:
             body["changes"] = [change.as_json() for change in self.changes]
+        if self.wal_keys:
+            body["wal_keys"] = {path: key_id.hex for path, key_id in self.wal_keys.items()}
         write_owned_file(state_path(data_directory), pack_state_document(body, key), os_user)
 
     def finishing(self, control: str) -> State:
@@ -159,4 +163,5 @@ def unpack_state(document: StateDocument) -> State:
         conversion=body["conversion"],
         key_checks=body["key_checks"],
         changes=parse_changes(body.get("changes", ())),
+        wal_keys={path: UUID(hex=key_id) for path, key_id in body.get("wal_keys", {}).items()},
     )

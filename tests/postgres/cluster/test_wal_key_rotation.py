@@ -16,7 +16,7 @@ import pytest
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeystoreError, ServerStartError
 from tde.keystore import Keystore, add_missing_keys, rotate_master_key
-from tde.postgres import Cluster, audit, install_bin_directory, run_program
+from tde.postgres import Cluster, audit, decrypt_cluster, install_bin_directory, run_program
 from tde.postgres.cluster import wal_rotation
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.cluster.messages import tell_servers
@@ -24,10 +24,12 @@ from tde.postgres.cluster.wal_rotation import rotate_wal_key
 from tde.postgres.server.os_user import run_as
 from tde.postgres.server.published import read_published_status
 from tests.conftest import RunningCluster
+from tests.convert.interruptions import die_at_sync, run_until
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY, files_with
 from tests.postgres.cluster_copies import base_backup, configure, make_directory, open_copy
 from tests.postgres.crashes.file_rewrites import kill_server
+from tests.postgres.wal_segments import plain_segment
 from tests.replication.test_keys_on_standbys import follow, wait_for, wait_until_replayed
 
 SECRET = ("--passphrase-fd", "0")
@@ -413,3 +415,34 @@ def test_programs_that_receive_wal_write_the_newest_key(
     restored = RunningCluster(copy, made.keystore)
     restored.start()
     assert rows(restored) == rows(made)
+
+
+def test_a_decryption_that_dies_goes_on_with_the_key_of_each_segment(
+    any_binaries, encrypted_cluster_factory
+):
+    """A segment whose first page is in plaintext already tells no key any more."""
+    made = begin(encrypted_cluster_factory, any_binaries, wal_keep_size="64MB")
+    for _ in range(2):
+        rotate_wal_key(made.cluster, made.keystore, Algorithm.AES256)
+        write(made, 3)
+    wanted = rows(made)
+    made.cluster.stop()
+    segments = sorted((made.data_directory / "pg_wal").glob("0*[0-9A-F]"))
+    expected = {file: plain_segment(made.keystore, file) for file in segments if is_begun(file)}
+    assert len(expected) > 6
+
+    def convert() -> None:
+        decrypt_cluster(made.cluster, made.keystore, jobs=1)
+
+    for number in (4, 5, 6, 8):
+        assert run_until(die_at_sync(number), convert)
+    convert()
+    for file, content in expected.items():
+        assert file.read_bytes() == content, file.name
+    plain = RunningCluster(made.cluster, None)
+    plain.start()
+    assert rows(plain) == wanted
+
+
+def is_begun(segment: Path) -> bool:
+    return any(segment.read_bytes()[:512])

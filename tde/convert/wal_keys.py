@@ -1,0 +1,70 @@
+"""Which key each WAL segment was written with, after the key of WAL was rotated.
+
+A segment's first page tells it as long as that page is encrypted. A conversion that is interrupted
+may have decrypted it by then, so what was found before the first write stands in the state.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from uuid import UUID
+
+from tde.convert.blocks import BlockCipher, CipherName
+from tde.convert.plan import PlannedFile
+from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.identity import WalIdentity
+
+# XLogLongPageHeaderData: magic, flags, timeline, address, rest of a record, padding, system
+# identifier, sizes of a segment and of a page.
+_START = struct.Struct("=HHIQI4xQII")
+_LONG_HEADER = 0x0002
+
+
+def later_wal_keys(
+    data_directory: Path, files: Iterable[PlannedFile], ciphers: Mapping[CipherName, BlockCipher]
+) -> dict[str, UUID]:
+    """Return the ids of the keys of those segments that do not have the first key, by their path.
+
+    Raises:
+        OSError: a segment cannot be read.
+    """
+    later = {
+        name: cipher
+        for name, cipher in ciphers.items()
+        if isinstance(name, UUID) and isinstance(cipher, PageCipher)
+    }
+    found = {}
+    for file in files if later else ():
+        identity = file.identity.identity
+        if not isinstance(identity, WalIdentity):
+            continue
+        page = _first_page(data_directory / file.path)
+        for key_id, cipher in later.items():
+            if begins_segment(cipher.decrypt_pages(page, identity=identity), identity):
+                found[file.path] = key_id
+    return found
+
+
+def begins_segment(page: bytes, identity: WalIdentity) -> bool:
+    """Tell whether a page in plaintext is the first one of a segment.
+
+    Over 100 bits are compared, as in C (c_ext/format/page.c).
+    """
+    _, info, _, address, _, _, segment_bytes, page_bytes = _START.unpack_from(page)
+    return (
+        bool(info & _LONG_HEADER)
+        and page_bytes == PAGE_SIZE
+        and segment_bytes in (1 << power for power in range(20, 31))
+        and address == (identity.log << 32) + identity.segment * segment_bytes
+    )
+
+
+def _first_page(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, PAGE_SIZE, 0)
+    finally:
+        os.close(descriptor)
