@@ -80,7 +80,7 @@ static const char *check_header(const uint8_t *data, size_t length,
     uint32_t kind = tde_format_load_be32(data + AT_KIND);
 
     if (data[AT_VERSION] != 1 ||
-        (kind != TDE_MESSAGE_MASTER_KEY && kind != TDE_MESSAGE_WAL_KEY) ||
+        kind < TDE_MESSAGE_MASTER_KEY || kind > TDE_MESSAGE_GIVE ||
         tde_format_load_be32(data + AT_LENGTH) != TDE_MESSAGE_PAYLOAD ||
         !tde_crypto_is_zero(data + AT_RESERVED, AT_KEYSTORE - AT_RESERVED))
         return "it comes from another version of tde";
@@ -146,6 +146,7 @@ const char *tde_format_message_open(const uint8_t *data, size_t length,
     if (check_sender(data, reader, payload) == 0) {
         message->kind = (enum tde_message_kind)tde_format_load_be32(data + AT_KIND);
         memcpy(message->key_id, payload + AT_KEY_ID, sizeof message->key_id);
+        message->oid = tde_format_load_be32(payload + AT_KEY - 4);
         memcpy(message->key, payload + AT_KEY, sizeof message->key);
     } else {
         problem = "its sender has not opened the keystore";

@@ -41,11 +41,14 @@ uint64_t tde_format_message_number(const uint8_t *data, size_t length);
 enum tde_message_kind {
     TDE_MESSAGE_MASTER_KEY = 1, /* its id, and itself */
     TDE_MESSAGE_WAL_KEY = 2,    /* the id of a key of WAL that is in the keystore, and zeros */
+    TDE_MESSAGE_WITHHOLD = 3,   /* zeros, and at the end of the id an OID; 0 closes the keystore */
+    TDE_MESSAGE_GIVE = 4,       /* the same the other way round */
 };
 
 struct tde_message {
     enum tde_message_kind kind;
     uint8_t key_id[TDE_UUID_SIZE];
+    uint32_t oid; /* the last bytes of the id */
     uint8_t key[TDE_GCM_KEY_SIZE];
 };
 

@@ -367,7 +367,8 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
     if (unwrap(secret.record, &secret.scope) != 0)
         report_damaged(settings);
     else {
-        length = tde_format_handover_write(secret.content, &secret.scope, settings->keystore);
+        length = tde_format_handover_write(secret.content, &secret.scope, false,
+                                            settings->keystore);
         fd = sealed_file(secret.content, length);
         if (fd >= 0 && announce(settings, fd) == 0)
             result = 0;

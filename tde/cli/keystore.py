@@ -12,6 +12,7 @@ from tde.cli import (
     keystore_log,
     keystore_passphrase,
     keystore_rotation,
+    keystore_sessions,
 )
 from tde.cli.keystore_keys import owner_name
 from tde.cli.options import (
@@ -183,6 +184,7 @@ def _print_tables(status: KeystoreStatus) -> None:
 keystore_keys.register(app)
 keystore_passphrase.register(app)
 keystore_rotation.register(app)
+keystore_sessions.register(app)
 keystore_copies.register(app)
 keystore_log.register(app)
 

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tde.cli import tablespace_lock
 from tde.cli.options import (
     AesOption,
     BindirOption,
@@ -39,6 +40,8 @@ app = new_app(
         "tde tablespace list -D /srv/pg/main",
     ),
 )
+
+tablespace_lock.register(app)
 
 _OF_PLAIN = "Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init."
 

@@ -4,7 +4,7 @@ Layout, integers big-endian (the interposer reads it in C):
 
      0   8  magic "TDEHAND" and the format version, 1
      8   4  total length
-    12   4  zero
+    12   4  0; or 1 when sessions have to wait until the keystore is opened
     16  16  keystore UUID
     32  16  master key id
     48  32  master key
@@ -26,7 +26,7 @@ from tde.keystore.crypto.secret import SecretBuffer, wipe
 
 ENVIRONMENT_VARIABLE = "TDE_IO_KEYS_FD"
 MAGIC = b"TDEHAND\x01"
-_BEFORE_KEY = struct.Struct(">8sI4x16s16s")
+_BEFORE_KEY = struct.Struct(">8sII16s16s")
 _PATH_LENGTH = struct.Struct(">H")
 _FIRST_FREE = 3  # Behind standard input, output and error.
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -44,9 +44,15 @@ class HandOver(Closing):
     """
 
     def __init__(
-        self, keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: Path
+        self,
+        keystore: UUID,
+        master_key_id: UUID,
+        master_key: SecretBuffer,
+        path: Path,
+        *,
+        closed: bool = False,
     ) -> None:
-        content = _pack(keystore, master_key_id, master_key, os.fsencode(path))
+        content = _pack(keystore, master_key_id, master_key, os.fsencode(path), closed)
         try:
             self.fd = _sealed_file(content)
         finally:
@@ -64,12 +70,15 @@ class HandOver(Closing):
             self.fd = -1
 
 
-def _pack(keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: bytes) -> bytearray:
+def _pack(
+    keystore: UUID, master_key_id: UUID, master_key: SecretBuffer, path: bytes, closed: bool
+) -> bytearray:
     with master_key.view as key:
         length = _BEFORE_KEY.size + len(key) + _PATH_LENGTH.size + len(path)
         # Filled in place: growing a bytearray would leave the key in the memory it moved from.
         content = bytearray(length)
-        _BEFORE_KEY.pack_into(content, 0, MAGIC, length, keystore.bytes, master_key_id.bytes)
+        scope = (keystore.bytes, master_key_id.bytes)
+        _BEFORE_KEY.pack_into(content, 0, MAGIC, length, int(closed), *scope)
         content[_BEFORE_KEY.size : _BEFORE_KEY.size + len(key)] = key
         _PATH_LENGTH.pack_into(content, _BEFORE_KEY.size + len(key), len(path))
         content[length - len(path) :] = path

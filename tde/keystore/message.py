@@ -3,13 +3,15 @@
 Layout, integers big-endian (the interposer reads it in C, c_ext/format/message.c):
 
      0   8  magic "TDEMSG", 0, and the format version, 1
-     8   4  kind: 1, a master key; 2, a WAL key that is in the keystore
+     8   4  kind: 1, a master key; 2, a WAL key that is in the keystore; 3, withhold a tablespace
+            from sessions, or 4, give it
     12   4  length of the payload
     16   8  number; a server looks at each number once, in rising order
     24   8  zero
     32  16  keystore UUID
     48  32  public key of the sender, X25519
-    80  80  the payload, under AES-256-GCM: id of the key (16), master key or zeros (32), code (32)
+    80  80  the payload, under AES-256-GCM: id of the key, or the tablespace's OID (16), master key
+            or zeros (32), code (32)
    160  16  tag
 
 The sealing key is HKDF-SHA256 of the X25519 secret of a key pair that the sender makes for this
@@ -42,6 +44,8 @@ _MAGIC = b"TDEMSG\x00\x01"
 _SERVER_LABEL = b"tde server\x00"
 _MASTER_KEY = 1
 _WAL_KEY = 2
+_WITHHOLD = 3
+_GIVE = 4
 _PAYLOAD_BYTES = 80
 _HEADER = struct.Struct(">8sIIQ8x16s32s")
 
@@ -89,6 +93,20 @@ def seal_wal_key(
         key_id: of the key; the server reads it itself.
     """
     return _seal(_WAL_KEY, server, number, keystore, key_id, memoryview(bytes(32)), code_key)
+
+
+def seal_withheld(
+    server: bytes, number: int, keystore: UUID, oid: int, code_key: bytes, *, give: bool
+) -> bytes:
+    """Return the message that withholds a tablespace from sessions, or gives it to them.
+
+    Args:
+        server, number, code_key: as for :func:`seal_master_key`.
+        oid: of the tablespace; 0 for the whole keystore.
+    """
+    kind = _GIVE if give else _WITHHOLD
+    nothing = memoryview(bytes(32))
+    return _seal(kind, server, number, keystore, UUID(int=oid), nothing, code_key)
 
 
 def _seal(

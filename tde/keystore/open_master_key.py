@@ -22,7 +22,13 @@ from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wr
 from tde.keystore.handover import HandOver
 from tde.keystore.log.entry import LABEL as LOG_LABEL
 from tde.keystore.log.writing import write_entry
-from tde.keystore.message import LABEL, seal_master_key, seal_wal_key, server_code
+from tde.keystore.message import (
+    LABEL,
+    seal_master_key,
+    seal_wal_key,
+    seal_withheld,
+    server_code,
+)
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
 from tde.keystore.store.layout import (
@@ -234,13 +240,17 @@ class OpenMasterKey(Closing):
         """
         write_entry(self.path, event, details, self.log_author())
 
-    def hand_over(self) -> HandOver:
+    def hand_over(self, *, closed: bool = False) -> HandOver:
         """Return the master key in a form that a server started now can inherit.
+
+        Args:
+            closed: its sessions use no tablespaces but the built-in ones until it is told to.
 
         Raises:
             KeystoreClosedError: the keystore was closed.
         """
-        return HandOver(self.uuid, self.master_key_id, self._open_master_key(), self.path)
+        master_key = self._open_master_key()
+        return HandOver(self.uuid, self.master_key_id, master_key, self.path, closed=closed)
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -290,6 +300,20 @@ class OpenMasterKey(Closing):
             KeystoreError: as :meth:`unwrap_key`, of the WAL.
         """
         return seal_wal_key(server, number, self.uuid, key_id, self.authentication_key(LABEL))
+
+    def seal_withheld_for(self, server: bytes, number: int, oid: int, *, give: bool) -> bytes:
+        """Return the message that withholds a tablespace from the sessions of a running server.
+
+        Args:
+            server, number: as for :meth:`seal_for`.
+            oid: of the tablespace; 0 closes the keystore, for all but the built-in ones.
+            give: the other way round.
+
+        Raises:
+            KeystoreError: as :meth:`unwrap_key`, of the WAL.
+        """
+        code_key = self.authentication_key(LABEL)
+        return seal_withheld(server, number, self.uuid, oid, code_key, give=give)
 
     def document(self, provider: PassphraseProvider) -> KeystoreDocument:
         """Return the content of keystore.json under a passphrase.

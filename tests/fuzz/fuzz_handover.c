@@ -27,15 +27,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *again = malloc(TDE_HANDOVER_MAX);
     char *path = malloc(TDE_HANDOVER_PATH_MAX + 1);
     struct tde_key_scope scope;
+    bool closed = false;
 
     require(exact != NULL && again != NULL && path != NULL, "no memory");
     memcpy(exact, data, size);
     memset(path, 'p', TDE_HANDOVER_PATH_MAX + 1);
     memset(&scope, 's', sizeof scope);
-    if (tde_format_handover_parse(exact, size, &scope, path) == NULL) {
+    if (tde_format_handover_parse(exact, size, &scope, &closed, path) == NULL) {
         require(size > TDE_HANDOVER_PATH && size <= TDE_HANDOVER_MAX, "a length that cannot be");
         require(memchr(path, '\0', TDE_HANDOVER_PATH_MAX + 1) != NULL, "a path without an end");
-        require(tde_format_handover_write(again, &scope, path) == size &&
+        require(tde_format_handover_write(again, &scope, closed, path) == size &&
                     memcmp(again, data, size) == 0,
                 "a field is lost");
     } else {

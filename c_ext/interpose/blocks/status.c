@@ -19,6 +19,7 @@
 
 #include "crypto/primitives.h"
 #include "interpose/keys/slots.h"
+#include "interpose/keys/withheld.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -141,6 +142,7 @@ static void describe(struct tde_status *made)
     memcpy(made->exchange_key, keys->reader.exchange.open, sizeof made->exchange_key);
     memcpy(made->master_key_id, keys->scope.master_key_id, sizeof made->master_key_id);
     snprintf(made->keystore_path, sizeof made->keystore_path, "%s", keys->keystore);
+    made->closed = tde_keys_withheld_list(made->locked, TDE_STATUS_LOCKED);
     if (tde_format_message_prove(&keys->reader, made->pid, made->start_time,
                                  made->exchange_code) != 0)
         memset(made->exchange_key, 0, sizeof made->exchange_key); /* As where there is none. */

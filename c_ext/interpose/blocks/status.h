@@ -20,6 +20,7 @@
 #define TDE_STATUS_WORDS 8u
 #define TDE_STATUS_PATH 4096u
 #define TDE_STATUS_PROBLEM 128u
+#define TDE_STATUS_LOCKED 62u /* as many as are published */
 
 struct tde_status {
     _Atomic uint64_t magic; /* written last */
@@ -42,6 +43,9 @@ struct tde_status {
     char keystore_path[TDE_STATUS_PATH + 8];   /* TDE_HANDOVER_PATH_MAX bytes and a zero */
     uint8_t exchange_code[TDE_DIGEST_SIZE];    /* proves whose public key it is */
     uint8_t wal_key_id[TDE_UUID_SIZE];         /* of new WAL segments; zeros for the first key */
+    uint32_t closed;                           /* whether the keystore is */
+    uint32_t locked[TDE_STATUS_LOCKED];        /* tablespaces; 0 in the places that are free */
+    uint32_t reserved;
     _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
 };
 

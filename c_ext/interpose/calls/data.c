@@ -9,14 +9,18 @@
 #include <stdint.h>
 #include <unistd.h>
 
+#include "format/constants.h"
 #include "interpose/blocks/range.h"
 #include "interpose/control/control.h"
 #include "interpose/files/table.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
+#include "interpose/policy/withheld.h"
 #include "interpose/walfiles/compress.h"
 #include "interpose/walfiles/tar.h"
 #include "interpose/walfiles/tar_gzip.h"
+
+#define TDE_SEGMENT_FILE_SIZE ((off_t)TDE_BLOCKS_PER_SEGMENT * TDE_BLOCK_SIZE)
 
 /* FORTIFY's own way to stop a program that reads past its buffer. */
 void __chk_fail(void) __attribute__((noreturn));
@@ -50,6 +54,8 @@ static off_t write_offset(const struct tde_file *file, int fd, off_t offset)
 /* What a read means depends on what the file is. */
 static ssize_t load(const struct tde_file *file, int fd, void *to, size_t length, off_t offset)
 {
+    if (tde_policy_withheld_refuses(file))
+        return -1;
     return file->control ? tde_control_pread(fd, to, length, offset)
                          : tde_blocks_pread(file, fd, to, length, offset);
 }
@@ -148,6 +154,8 @@ TDE_EXPORT ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offs
     if (file->control) /* Nobody reads it in pieces; a state that is hidden stays hidden then. */
         return count == 1 ? load(file, fd, iov->iov_base, iov->iov_len, offset)
                           : tde_libc()->preadv(fd, iov, count, offset);
+    if (tde_policy_withheld_refuses(file))
+        return -1;
     return tde_blocks_preadv(file, fd, iov, count, offset);
 }
 
@@ -177,6 +185,24 @@ TDE_EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
     if (file == NULL)
         return tde_libc()->writev(fd, iov, count);
     return write_and_advance(file, fd, iov, count);
+}
+
+/*
+ * Positions are the same in plaintext and ciphertext.  But whoever asks for the size of a table is
+ * about to read it, perhaps from shared memory, which does not come this way.  A segment file of
+ * full size is passed over on the way to a later one also by who only writes.
+ */
+TDE_EXPORT off_t lseek(int fd, off_t offset, int whence)
+{
+    const struct tde_file *file = whence == SEEK_END ? tde_files_find(fd) : NULL;
+    off_t size;
+
+    if (file == NULL || file->control)
+        return tde_libc()->lseek(fd, offset, whence);
+    size = tde_libc_file_size(fd);
+    if (size != TDE_SEGMENT_FILE_SIZE && tde_policy_withheld_refuses(file))
+        return -1;
+    return tde_libc()->lseek(fd, offset, whence);
 }
 
 /*
@@ -231,6 +257,7 @@ TDE_EXPORT ssize_t __pread_chk(int fd, void *to, size_t length, off_t offset, si
 /* On 64-bit systems the large-file names are the same functions. */
 TDE_EXPORT ssize_t __pread64_chk(int fd, void *to, size_t length, off_t offset, size_t size)
     __attribute__((alias("__pread_chk")));
+TDE_EXPORT off_t lseek64(int fd, off_t offset, int whence) __attribute__((alias("lseek")));
 TDE_EXPORT ssize_t pread64(int fd, void *to, size_t length, off_t offset)
     __attribute__((alias("pread")));
 TDE_EXPORT ssize_t pwrite64(int fd, const void *from, size_t length, off_t offset)

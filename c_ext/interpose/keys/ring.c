@@ -19,6 +19,7 @@
 #include "interpose/keys/records.h"
 #include "interpose/keys/slots.h"
 #include "interpose/keys/wal.h"
+#include "interpose/keys/withheld.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -296,7 +297,7 @@ static const char *make_ephemeral_key(struct tde_keys_scope *scope)
 }
 
 /* A sealed memfd cannot change between here and the next program that reads it. */
-static const char *read_handover(int fd, struct tde_keys_scope *scope)
+static const char *read_handover(int fd, struct tde_keys_scope *scope, bool *closed)
 {
     int seals = tde_libc()->fcntl(fd, F_GET_SEALS);
     uint8_t data[TDE_HANDOVER_MAX];
@@ -308,7 +309,7 @@ static const char *read_handover(int fd, struct tde_keys_scope *scope)
     length = tde_libc_read_fully(fd, data, sizeof data, 0);
     problem = length < 0 ? "the key hand-over could not be read"
                          : tde_format_handover_parse(data, (size_t)length, &scope->scope,
-                                                     scope->keystore);
+                                                     closed, scope->keystore);
     tde_crypto_wipe(data, sizeof data);
     return problem;
 }
@@ -352,10 +353,11 @@ static const char *load_other(struct tde_keys_scope *scope)
 const char *tde_keys_open(int fd)
 {
     const char *problem;
+    bool closed = false;
 
     if (!tde_keys_slots_create())
         return "there is no memory for keys";
-    problem = read_handover(fd, tde_keys_scope());
+    problem = read_handover(fd, tde_keys_scope(), &closed);
     if (problem == NULL)
         problem = make_ephemeral_key(tde_keys_scope());
     if (problem == NULL)
@@ -364,7 +366,7 @@ const char *tde_keys_open(int fd)
         problem = load_other(tde_keys_scope());
     if (problem == NULL && tde_keys_slots_protect() != 0)
         problem = "the memory of the keys could not be protected";
-    if (problem == NULL && !tde_keys_wal_open())
+    if (problem == NULL && (!tde_keys_wal_open() || !tde_keys_withheld_create(closed)))
         problem = "there is no memory for keys";
     if (problem != NULL) {
         tde_keys_slots_destroy();

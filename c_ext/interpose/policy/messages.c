@@ -17,6 +17,7 @@
 #include "interpose/blocks/status.h"
 #include "interpose/keys/slots.h"
 #include "interpose/keys/wal.h"
+#include "interpose/keys/withheld.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -79,6 +80,33 @@ static const char *take_wal_key(const struct tde_message *message)
     return problem;
 }
 
+void tde_policy_messages_publish_withheld(void)
+{
+    struct tde_status *status = tde_blocks_status_own();
+
+    if (status != NULL)
+        status->closed = tde_keys_withheld_list(status->locked, TDE_STATUS_LOCKED);
+}
+
+static const char *take_withheld(const struct tde_message *message)
+{
+    bool withholds = message->kind == TDE_MESSAGE_WITHHOLD;
+    const char *problem = NULL;
+
+    if (message->oid == 0) {
+        tde_keys_withheld_close(withholds);
+        tde_libc_report("the keystore of this server is %s", withholds ? "closed" : "open");
+    } else if (withholds && !tde_keys_withheld_lock(message->oid)) {
+        problem = "too many tablespaces are locked";
+    } else {
+        if (!withholds)
+            tde_keys_withheld_unlock(message->oid);
+        tde_libc_report("tablespace %u is %s", message->oid, withholds ? "locked" : "unlocked");
+    }
+    tde_policy_messages_publish_withheld();
+    return problem;
+}
+
 /* What is wrong, or NULL when the server has done what the message says. */
 static const char *take(const uint8_t *data, size_t length, struct tde_status *status)
 {
@@ -86,9 +114,12 @@ static const char *take(const uint8_t *data, size_t length, struct tde_status *s
     const char *problem = tde_format_message_open(data, length, &tde_keys_scope()->reader,
                                                   &message);
 
-    if (problem == NULL)
-        problem = message.kind == TDE_MESSAGE_WAL_KEY ? take_wal_key(&message)
-                                                      : take_master_key(&message, status);
+    if (problem == NULL && message.kind == TDE_MESSAGE_MASTER_KEY)
+        problem = take_master_key(&message, status);
+    else if (problem == NULL && message.kind == TDE_MESSAGE_WAL_KEY)
+        problem = take_wal_key(&message);
+    else if (problem == NULL)
+        problem = take_withheld(&message);
     tde_crypto_wipe(&message, sizeof message);
     return problem;
 }

@@ -39,6 +39,19 @@ bool tde_policy_process_is_postmaster(void)
            !tde_policy_process_has_set("IsUnderPostmaster");
 }
 
+bool tde_policy_process_runs_sql(void)
+{
+    static const char *const kinds[] = {
+        "client backend",    "walsender",          "background worker", "autovacuum worker",
+        "standalone backend", "autovacuum launcher", "slotsync worker",
+    };
+
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        if (tde_policy_process_is(kinds[i]))
+            return true;
+    return false;
+}
+
 const char *tde_policy_process_setting(const char *name)
 {
     get_config_option_fn *get_config_option;

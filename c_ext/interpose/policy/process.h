@@ -17,6 +17,9 @@ bool tde_policy_process_has_set(const char *name);
 
 bool tde_policy_process_is_postmaster(void);
 
+/* Whether it runs SQL.  All others, of which a later PostgreSQL may have more, run none. */
+bool tde_policy_process_runs_sql(void);
+
 /* The value of a setting in this process, or NULL. */
 const char *tde_policy_process_setting(const char *name);
 

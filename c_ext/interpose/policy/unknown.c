@@ -23,24 +23,6 @@ bool tde_policy_unknown_makes(int flags)
     return (flags & (O_CREAT | O_TRUNC | O_APPEND)) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
 }
 
-/*
- * Those who run SQL export what they are told to, and what has the name of a segment outside of
- * the cluster is no WAL.  All others, of which a later PostgreSQL may have more, run none: what
- * the archiver writes there is WAL, and must be ciphertext.
- */
-static bool runs_sql(void)
-{
-    static const char *const kinds[] = {
-        "client backend",    "walsender",          "background worker", "autovacuum worker",
-        "standalone backend", "autovacuum launcher", "slotsync worker",
-    };
-
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (tde_policy_process_is(kinds[i]))
-            return true;
-    return false;
-}
-
 static bool begins_with(const char *path, const char *directory)
 {
     size_t length = directory == NULL ? 0 : strlen(directory);
@@ -110,6 +92,10 @@ int tde_policy_unknown_settle(enum tde_file_class file_class, int dirfd, const c
     place = tde_policy_place_find(dirfd, path, name);
     if (place < 0)
         return -1;
-    return place == 1 || (file_class == TDE_CLASS_WAL && !runs_sql()) ? (int)file_class
+    /*
+     * Those who run SQL export what they are told to, and what has the name of a segment outside of
+     * the cluster is no WAL.  What the archiver writes there is, and must be ciphertext.
+     */
+    return place == 1 || (file_class == TDE_CLASS_WAL && !tde_policy_process_runs_sql()) ? (int)file_class
                                                                       : TDE_CLASS_PLAIN;
 }

@@ -139,6 +139,8 @@ def init(
         "tde pg start -D /srv/pg/main -l /var/log/postgresql/main.log",
         "tde pg start -D /srv/pg/main -o '-p 5433 -c shared_buffers=1GB'",
         "tde pg start -D /srv/pg/main --passphrase-command 'pass show tde/main'",
+        "# Until tde keystore open, only catalogs and what is in pg_default:",
+        "tde pg start -D /srv/pg/main --closed",
     )
 )
 def start(
@@ -148,6 +150,13 @@ def start(
     options: ServerOptions = "",
     timeout: TimeoutOption = 60,
     wait: WaitOption = True,
+    closed: Annotated[
+        bool,
+        typer.Option(
+            "--closed",
+            help="Sessions use no tablespaces but the built-in ones until tde keystore open.",
+        ),
+    ] = False,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
     passphrase_file: PassphraseFileOption = None,
@@ -169,6 +178,7 @@ def start(
             log=log,
             timeout=timeout,
             stock_socket=True,
+            closed=closed,
         )
     _report_started(cluster, log)
 

@@ -60,6 +60,10 @@ def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
     facts.add_row("Keystore", Text(f"{status.keystore} ({status.keystore_uuid})"))
     if status.keystore_problem:
         facts.add_row("", Text(status.keystore_problem, "bold red"))
+    if status.closed:
+        facts.add_row("", "[yellow]closed for sessions[/]: tde keystore open -D DIR")
+    for oid in status.locked:
+        facts.add_row(f"Tablespace {oid}", "[yellow]locked[/]: tde tablespace unlock NAME -D DIR")
     for name, protection in status.protections.items():
         label = name if name == "WAL" else f"Tablespace {name}"
         facts.add_row(label, protection)

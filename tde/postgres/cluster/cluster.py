@@ -154,6 +154,7 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         stock_socket: bool = False,
+        closed: bool = False,
     ) -> None:
         """Start the server and return when it accepts connections.
 
@@ -170,6 +171,7 @@ class Cluster:
             stock_socket: also listen in the socket directory that a plain psql looks in, when
                 it is free. A private directory is always used unless the configuration or
                 ``options`` name another.
+            closed: sessions use only the built-in tablespaces until the keystore is opened.
 
         Raises:
             NoDataDirectoryError: there is no cluster.
@@ -186,7 +188,7 @@ class Cluster:
         for name, value in (options or {}).items():
             arguments += ["-c", f"{name}={value}"]
         with cluster_lock(self.data_directory):
-            self._start(keystore, arguments, log, environment, timeout, stock_socket)
+            self._start(keystore, arguments, log, environment, timeout, stock_socket, closed)
 
     def _start(
         self,
@@ -196,6 +198,7 @@ class Cluster:
         environment: Mapping[str, str] | None,
         timeout: float,
         stock_socket: bool,
+        closed: bool = False,
     ) -> None:
         """Start the server; the caller holds the lock."""
         self.require_stopped()
@@ -210,6 +213,7 @@ class Cluster:
                 environment=environment,
                 timeout=timeout,
                 stock_socket=stock_socket,
+                closed=closed,
             )
         except TdeError:
             if keystore is not None:

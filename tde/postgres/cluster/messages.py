@@ -26,6 +26,7 @@ from tde.errors import KeystoreError, TdeError
 from tde.keystore import Keystore
 from tde.machine.process_files import process_user
 from tde.postgres.cluster.marker import read_marker
+from tde.postgres.server.pidfile import read_postmaster_file
 from tde.postgres.server.published import (
     KeysOfServer,
     published_servers,
@@ -135,6 +136,50 @@ def send_wal_key(keystore: Keystore, server: RunningServer, key_id: UUID) -> boo
         return keystore.seal_wal_key_for(exchange_key, number, key_id)
 
     return bool(_send(keystore, [server], seal, "the new WAL key"))
+
+
+def send_withheld(keystore: Keystore, server: RunningServer, oid: int, *, give: bool) -> bool:
+    """Withhold a tablespace from the sessions of a server, or give it to them; 0 is the keystore.
+
+    Returns:
+        False when it has ended meanwhile.
+
+    Raises:
+        KeystoreError: it has not done it.
+    """
+
+    def seal(exchange_key: bytes, number: int) -> bytes:
+        return keystore.seal_withheld_for(exchange_key, number, oid, give=give)
+
+    return bool(_send(keystore, [server], seal, "what it was told"))
+
+
+def server_of(directory: Path) -> RunningServer | None:
+    """Return the server of a data directory, which takes all messages; ``None`` without one.
+
+    Raises:
+        KeystoreError: it runs, and takes none.
+    """
+    running = read_postmaster_file(directory)
+    if running is None:
+        return None
+    status = read_published_status(running.pid)
+    keys = None if status is None else status.keys
+    if keys is None or keys.wal_key is None:
+        raise _takes_none(
+            running.pid, "was started by an earlier release of tde, or not with its keys"
+        )
+    if not any(keys.exchange_key):
+        raise _takes_none(running.pid, "has an OpenSSL without X25519")
+    return RunningServer(running.pid, keys)
+
+
+def _takes_none(pid: int, why: str) -> KeystoreError:
+    return KeystoreError(
+        f"the server with process id {pid} {why}, so it cannot be told while it runs",
+        remedy="Stop it, and start it with tde pg start; then repeat the command, or before the "
+        "start.",
+    )
 
 
 def _send(

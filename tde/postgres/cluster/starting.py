@@ -49,6 +49,7 @@ def start_cluster(
     environment: Mapping[str, str] | None,
     timeout: float,
     stock_socket: bool,
+    closed: bool = False,
 ) -> None:
     """Start a stopped server, whose cluster the caller has locked.
 
@@ -62,7 +63,7 @@ def start_cluster(
     if keystore is not None:
         ensure_map(data_directory, keystore, os_user)
         ensure_guards(data_directory, keystore.path, arguments, os_user)
-    with program_environment(keystore, os_user, environment) as program:
+    with program_environment(keystore, os_user, environment, closed=closed) as program:
         settings = StartSettings(data_directory, binaries, os_user, arguments, program)
         if keystore is not None:
             require_supported_build(binaries, os_user)

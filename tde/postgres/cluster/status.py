@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tde.errors import TdeError
 from tde.postgres.cluster.accepted_lines import new_lines
+from tde.postgres.cluster.keymap import KeyMap
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker, read_marker
@@ -20,7 +22,11 @@ from tde.postgres.server.counters import IoCounters, io_counters
 from tde.postgres.server.interposer import is_interposed
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
+from tde.postgres.server.published import read_published_status
 from tde.printable import printable
+
+if TYPE_CHECKING:
+    from tde.keystore.status import KeyRecordInfo
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class ClusterStatus:
         left_journal: what to know about the journal of a conversion that is still there; empty
             without one.
         counters: bytes encrypted and decrypted since the start.
+        closed: whether sessions use only the built-in tablespaces until the keystore is opened.
+        locked: OIDs of tablespaces that no session may use.
     """
 
     data_directory: Path
@@ -67,6 +75,8 @@ class ClusterStatus:
     new_lines: list[str] = field(default_factory=list)
     left_journal: str = ""
     counters: IoCounters | None = None
+    closed: bool = False
+    locked: list[int] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as values that the json module can write."""
@@ -110,6 +120,7 @@ def read_cluster_status(
         interposed=_is_interposed(running.pid) if running else None,
         left_journal=left_journal(data_directory),
         counters=io_counters(running.pid) if running else None,
+        **(_withheld(running.pid) if running else {}),
         **_keystore_fields(data_directory, marker, keystore),
     )
 
@@ -119,6 +130,29 @@ def _is_interposed(pid: int) -> bool | None:
         return is_interposed(pid)
     except OSError:
         return None
+
+
+def _protection_of_wal(keys: Iterable[KeyRecordInfo], keymap: KeyMap) -> dict[str, str]:
+    """Return how new WAL is stored, as far as the keystore has the key for it."""
+    from tde.keystore import KeyOwner
+
+    wanted = keymap.wal_keys[-1] if keymap.wal_keys else None
+    for record in keys:
+        is_first = wanted is None and record.owner == KeyOwner.wal()
+        is_later = wanted is not None and record.owner.key_id == wanted
+        if (is_first or is_later) and record.algorithm is not None:
+            return {"WAL": record.algorithm.label}
+    return {}
+
+
+def _withheld(pid: int) -> dict[str, Any]:
+    try:
+        published = read_published_status(pid)
+    except OSError:
+        return {}
+    if published is None or published.keys is None:
+        return {}
+    return {"closed": published.keys.closed, "locked": list(published.keys.locked)}
 
 
 def _new_lines(directory: Path, keystore: Path) -> list[str]:
@@ -145,7 +179,7 @@ def _keystore_fields(
     """
     if marker is None:
         return {}
-    from tde.keystore import KeyOwner, inspect_keystore
+    from tde.keystore import inspect_keystore
 
     path = keystore or marker.keystore
     fields: dict[str, Any] = {
@@ -161,12 +195,12 @@ def _keystore_fields(
     if status.uuid != marker.keystore_uuid:
         problem = f"{path} is another keystore, {status.uuid.hex}"
         return {**fields, "keystore_problem": problem}
-    wal = [r.algorithm.label for r in status.keys if r.owner == KeyOwner.wal() and r.algorithm]
-    protections = {"WAL": wal[0]} if wal else {}
     try:
-        known = Protections(known_map(directory, path, None), status.keys)
+        keymap = known_map(directory, path, None)
     except TdeError as error:
-        return {**fields, "keystore_problem": str(error), "protections": protections}
+        return {**fields, "keystore_problem": str(error)}
+    protections = _protection_of_wal(status.keys, keymap)
+    known = Protections(keymap, status.keys)
     without_key = []
     for oid in sorted({*BUILT_IN_TABLESPACES, *tablespace_oids(directory)}):
         protection = known.of(oid)

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import KeystoreError, TdeError
 from tde.keystore import Keystore
 from tde.postgres.cluster.keymap import KeySource, MapEntry, append_entry, map_key, read_map
 from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.messages import RunningServer, send_wal_key
-from tde.postgres.server.pidfile import read_postmaster_file
-from tde.postgres.server.published import read_published_status
+from tde.postgres.cluster.messages import RunningServer, send_wal_key, server_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tde.keystore import KeyOwner
     from tde.postgres.cluster.cluster import Cluster
 
@@ -55,7 +50,7 @@ def rotate_wal_key(cluster: Cluster, keystore: Keystore, algorithm: Algorithm) -
     with cluster_lock(directory):
         # Refuses before there is a key that nothing uses.
         read_map(directory, keystore.uuid, map_key(keystore))
-        server = _running_server(directory)
+        server = server_of(directory)
         owner = keystore.create_wal_key(algorithm)
         entry = MapEntry(0, KeySource.WAL, owner.key_id)
         append_entry(directory, entry, keystore, cluster.os_user)
@@ -67,30 +62,3 @@ def _tell(keystore: Keystore, server: RunningServer, owner: KeyOwner) -> bool:
     if owner.key_id is None:
         raise TypeError(owner)
     return send_wal_key(keystore, server, owner.key_id)
-
-
-def _running_server(directory: Path) -> RunningServer | None:
-    """Return the server of a data directory when it can be told.
-
-    Raises:
-        KeystoreError: it runs, and cannot.
-    """
-    running = read_postmaster_file(directory)
-    if running is None:
-        return None
-    status = read_published_status(running.pid)
-    keys = None if status is None else status.keys
-    if keys is None or keys.wal_key is None:
-        raise _cannot_be_told(
-            running.pid, "was started by an earlier release of tde, or not with its keys"
-        )
-    if not any(keys.exchange_key):
-        raise _cannot_be_told(running.pid, "has an OpenSSL without X25519")
-    return RunningServer(running.pid, keys)
-
-
-def _cannot_be_told(pid: int, why: str) -> TdeError:
-    return KeystoreError(
-        f"the server with process id {pid} {why}, so it cannot be given a WAL key while it runs",
-        remedy="Stop it, repeat the command, and start it with tde pg start.",
-    )

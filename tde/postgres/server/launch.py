@@ -60,6 +60,8 @@ def program_environment(
     keystore: Keystore | None,
     os_user: OsUser | None,
     extra: Mapping[str, str] | None = None,
+    *,
+    closed: bool = False,
 ) -> Iterator[ProgramEnvironment]:
     """Yield the environment for a PostgreSQL program, ready for encryption if a keystore is given.
 
@@ -67,6 +69,7 @@ def program_environment(
 
     Args:
         extra: variables on top of the caller's environment.
+        closed: sessions of a server wait until the keystore is opened.
 
     Raises:
         InterposerError: a keystore is given and the interposer was not built.
@@ -78,7 +81,7 @@ def program_environment(
     preload = [str(reachable_interposer(os_user))]
     if variables.get("LD_PRELOAD"):
         preload.append(variables["LD_PRELOAD"])
-    with keystore.hand_over() as hand_over, LockedPages(hand_over.fd) as locked:
+    with keystore.hand_over(closed=closed) as hand_over, LockedPages(hand_over.fd) as locked:
         variables.update(hand_over.environment)
         variables["LD_PRELOAD"] = ":".join(preload)
 

@@ -28,6 +28,8 @@ _LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
 _MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
 # The id of the WAL key, which servers of earlier releases do not have either.
 _WAL_KEY_BYTES = 16
+# Whether the keystore is closed, and tablespaces that are locked.
+_WITHHELD = struct.Struct("=63I")
 _LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
@@ -43,6 +45,8 @@ class KeysOfServer:
         master_key_id: of the newest master key that it has.
         message: number of the last message that it has looked at.
         problem: what was wrong with that one; empty when it was done.
+        closed: whether its sessions wait until the keystore is opened.
+        locked: OIDs of the tablespaces that are locked, 62 at most.
         wal_key: id of the key of new WAL segments, zeros for the first key; ``None`` for a server
             of a release that had one key of WAL.
     """
@@ -57,6 +61,8 @@ class KeysOfServer:
     message: int
     problem: str
     wal_key: bytes | None = None
+    closed: bool = False
+    locked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,13 @@ def parse_published_status(
 def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
     fields = _MESSAGES.unpack_from(content, _LAYOUT.size)
     keystore, exchange_key, master_key_id, message, problem, directory, code = fields
-    wal_key = content[_LAYOUT.size + _MESSAGES.size :][:_WAL_KEY_BYTES]
+    rest = content[_LAYOUT.size + _MESSAGES.size :]
+    wal_key = rest[:_WAL_KEY_BYTES]
+    closed, *locked = (
+        _WITHHELD.unpack_from(rest, _WAL_KEY_BYTES)
+        if len(rest) >= _WAL_KEY_BYTES + _WITHHELD.size
+        else (0,)
+    )
     return KeysOfServer(
         path.with_name(f"{path.name}{MESSAGE_SUFFIX}"),
         UUID(bytes=keystore),
@@ -180,6 +192,8 @@ def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
         message,
         problem.split(b"\0", 1)[0].decode(errors="replace"),
         wal_key if len(wal_key) == _WAL_KEY_BYTES else None,
+        closed != 0,
+        tuple(oid for oid in locked if oid),
     )
 
 

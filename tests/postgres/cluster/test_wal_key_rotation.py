@@ -17,7 +17,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeystoreError, ServerStartError
 from tde.keystore import Keystore, add_missing_keys, rotate_master_key
 from tde.postgres import Cluster, audit, decrypt_cluster, install_bin_directory, run_program
-from tde.postgres.cluster import wal_rotation
+from tde.postgres.cluster import messages, wal_rotation
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.cluster.messages import tell_servers
 from tde.postgres.cluster.wal_rotation import rotate_wal_key
@@ -374,7 +374,7 @@ def test_a_server_that_cannot_be_told_makes_no_key(
     older = replace(status, keys=replace(status.keys, wal_key=None))
     refuse(
         made,
-        lambda: monkeypatch.setattr(wal_rotation, "read_published_status", lambda pid: older),
+        lambda: monkeypatch.setattr(messages, "read_published_status", lambda pid: older),
         "was started by an earlier release",
     )
 

@@ -1,0 +1,35 @@
+/*
+ * policy/withheld.c - see policy/withheld.h.
+ */
+#include "interpose/policy/withheld.h"
+
+#include <errno.h>
+
+#include "interpose/keys/withheld.h"
+#include "interpose/libc/report.h"
+#include "interpose/policy/process.h"
+
+static void report(enum tde_withheld why, uint32_t oid)
+{
+    if (why == TDE_WITHHELD_CLOSED)
+        tde_libc_report("could not encrypt or decrypt data because the keystore is not open; "
+                        "HINT: Open the existing keystore, or set the master encryption key to "
+                        "create and open a new keystore (tde keystore open -D DIR)");
+    else
+        tde_libc_report("could not encrypt or decrypt data because tablespace %u is locked; HINT: "
+                        "tde tablespace unlock NAME -D DIR", oid);
+}
+
+bool tde_policy_withheld_refuses(const struct tde_file *file)
+{
+    enum tde_withheld why;
+
+    if (file->id.file_class != TDE_CLASS_RELATION && file->id.file_class != TDE_CLASS_TEMP_RELATION)
+        return false;
+    why = tde_keys_withheld_find(file->id.tablespace);
+    if (why == TDE_NOT_WITHHELD || !tde_policy_process_runs_sql())
+        return false;
+    report(why, file->id.tablespace);
+    errno = ENOKEY;
+    return true;
+}

@@ -1,0 +1,107 @@
+"""``tde tablespace lock`` and ``unlock``: whether sessions may use a tablespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tde.cli.options import (
+    BindirOption,
+    KeystoreOption,
+    OsUserOption,
+    PassphraseCommandOption,
+    PassphraseFdOption,
+    PassphraseFileOption,
+    PgDataOption,
+)
+from tde.console.apps import examples
+from tde.console.output import console
+from tde.errors import TablespaceError
+from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
+
+LOCK_EPILOG = examples("tde tablespace lock secret -D /srv/pg/main")
+UNLOCK_EPILOG = examples("tde tablespace unlock secret -D /srv/pg/main")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tablespace.")]
+UsernameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
+    ),
+]
+
+
+def lock(
+    name: NameArgument,
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+    username: UsernameOption = None,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+) -> None:
+    """Let no session of the running server use a tablespace.
+
+    Their queries fail, and everything else goes on; recovery and checkpoints keep the key. It stays
+    so until the tablespace is unlocked or the server is started again.
+    """
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    _tell(name, pgdata, keystore, source, username, bindir, os_user, give=False)
+    console.print(f"Tablespace {name} is locked", markup=False)
+
+
+def unlock(
+    name: NameArgument,
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    passphrase_file: PassphraseFileOption = None,
+    passphrase_fd: PassphraseFdOption = None,
+    passphrase_command: PassphraseCommandOption = None,
+    username: UsernameOption = None,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+) -> None:
+    """Let the sessions of the running server use a tablespace again."""
+    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
+    _tell(name, pgdata, keystore, source, username, bindir, os_user, give=True)
+    console.print(f"Tablespace {name} is unlocked", markup=False)
+
+
+def _tell(
+    name: str,
+    pgdata: Path,
+    keystore: Path | None,
+    source: PassphraseSource,
+    username: str | None,
+    bindir: Path | None,
+    os_user: str | None,
+    *,
+    give: bool,
+) -> None:
+    from tde.postgres import list_tablespaces
+    from tde.postgres.cluster.withholding import lock_tablespace, unlock_tablespace
+
+    cluster = find_cluster(pgdata, bindir, os_user)
+    connection: dict[str, object] = {} if username is None else {"user": username}
+    found = {
+        one.name: one.oid for one in list_tablespaces(cluster, keystore, connection=connection)
+    }
+    if name not in found:
+        raise TablespaceError(
+            f"there is no tablespace {name}", remedy=f"See tde tablespace list -D {pgdata}."
+        )
+    with encrypted_cluster_keystore(
+        cluster, keystore, source, remedy="Nothing of it is encrypted."
+    ) as opened:
+        (unlock_tablespace if give else lock_tablespace)(cluster, opened, found[name])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to those of ``tde tablespace``."""
+    app.command("lock", epilog=LOCK_EPILOG)(lock)
+    app.command("unlock", epilog=UNLOCK_EPILOG)(unlock)

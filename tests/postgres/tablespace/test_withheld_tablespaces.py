@@ -1,0 +1,203 @@
+"""Tablespaces that are locked, and a keystore that is closed, while the server runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tde.algorithms import Algorithm
+from tde.postgres import audit, create_tablespace
+from tde.postgres.cluster.withholding import (
+    close_for_sessions,
+    lock_tablespace,
+    open_for_sessions,
+    unlock_tablespace,
+)
+from tests.conftest import RunningCluster
+from tests.postgres.cluster_copies import base_backup, open_copy
+from tests.postgres.crashes.file_rewrites import kill_server
+from tests.replication.test_keys_on_standbys import wait_for, wait_until_replayed
+
+SECRET = ("--passphrase-fd", "0")
+CLOSED = (
+    "could not encrypt or decrypt data because the keystore is not open; HINT: Open the existing "
+    "keystore, or set the master encryption key to create and open a new keystore"
+)
+SMALL = {"shared_buffers": "1MB", "checkpoint_timeout": "1h", "bgwriter_lru_maxpages": "0"}
+
+
+@pytest.fixture
+def made(binaries, encrypted_cluster_factory, os_user_tmp_path) -> RunningCluster:
+    made: RunningCluster = encrypted_cluster_factory(binaries, options=SMALL)
+    location = os_user_tmp_path / "space"
+    create_tablespace(made.cluster, made.keystore, "secret", location, Algorithm.AES256)
+    made.query("CREATE TABLE hidden (n int PRIMARY KEY USING INDEX TABLESPACE secret, x text) "
+               "TABLESPACE secret")  # fmt: skip
+    made.query("INSERT INTO hidden SELECT g, repeat('h', 500) FROM generate_series(1, 2000) g")
+    made.query("CREATE TABLE open AS SELECT g AS n, repeat('o', 500) AS x "
+               "FROM generate_series(1, 2000) g")  # fmt: skip
+    return made
+
+
+def oid_of(made: RunningCluster) -> int:
+    return int(made.query("SELECT oid FROM pg_tablespace WHERE spcname = 'secret'")[0][0])
+
+
+def refused(made: RunningCluster, *statements: str) -> None:
+    for statement in statements:
+        with pytest.raises(psycopg2.Error, match="Required key not available"):
+            made.query(statement)
+
+
+READS = (
+    "SELECT count(*) FROM hidden",
+    "SELECT x FROM hidden WHERE n = 7",
+    "INSERT INTO hidden VALUES (0, 'x')",
+    "UPDATE hidden SET x = 'y' WHERE n = 5",
+    "CREATE TABLE more TABLESPACE secret AS SELECT 1 AS n",
+    "VACUUM hidden",
+)
+
+
+def test_a_locked_tablespace_is_refused_to_every_session(made, tde_command):
+    # A session that has the table open, and pages of it in memory, is refused as well.
+    connection = psycopg2.connect(**made.cluster.connection_parameters("postgres"))
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute("SELECT count(*) FROM hidden WHERE n < 3")
+
+    said = tde_command("tablespace", "lock", "secret", "-D", made.data_directory, *SECRET)
+    assert said.stdout == "Tablespace secret is locked\n"
+    refused(made, *READS)
+    with pytest.raises(psycopg2.Error, match="Required key not available"):
+        cursor.execute("SELECT count(*) FROM hidden WHERE n < 3")
+    oid = oid_of(made)
+    assert f"because tablespace {oid} is locked" in made.cluster.default_log.read_text()
+    assert made.query("SELECT count(*) FROM open") == [(2000,)]
+    status = json.loads(tde_command("pg", "status", "-D", made.data_directory, "--json").stdout)
+    assert (status["closed"], status["locked"]) == (False, [oid])
+    assert "locked" in tde_command("pg", "status", "-D", made.data_directory).stdout
+
+    tde_command("tablespace", "unlock", "secret", "-D", made.data_directory, *SECRET)
+    cursor.execute("SELECT count(*) FROM hidden")
+    assert cursor.fetchone() == (2000,)
+    connection.close()
+    log = tde_command("keystore", "log", "-k", made.keystore.path, "--verify", *SECRET).stdout
+    assert "unlock tablespace" in log
+
+
+def test_nothing_else_fails_while_tablespaces_are_locked(made, os_user_tmp_path):
+    """Whoever needs room in memory has to write pages of the locked table."""
+    failed: list[Exception] = []
+    done = threading.Event()
+
+    def work() -> None:
+        connection = psycopg2.connect(**made.cluster.connection_parameters("postgres"))
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                while not done.is_set():
+                    cursor.execute("UPDATE open SET n = n + 1 WHERE n % 7 = 0")
+        except psycopg2.Error as error:
+            failed.append(error)
+        connection.close()
+
+    made.query("CHECKPOINT")
+    made.query("UPDATE hidden SET x = repeat('i', 500)")  # All of it in memory, as far as it fits.
+    oid = oid_of(made)
+    lock_tablespace(made.cluster, made.keystore, oid)
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(5):
+            made.query("CHECKPOINT")
+            unlock_tablespace(made.cluster, made.keystore, oid)
+            made.query("UPDATE hidden SET x = repeat('j', 500) WHERE n % 3 = 0")
+            lock_tablespace(made.cluster, made.keystore, oid)
+            made.query("SELECT pg_sleep(0.3)")
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join()
+    assert failed == []
+    # What does not read works, and ends in no PANIC.
+    made.query("DROP TABLE hidden")
+    with pytest.raises(psycopg2.Error):
+        made.query("DO $$ BEGIN CREATE TABLE again (n int) TABLESPACE secret; "
+                   "INSERT INTO again VALUES (1); END $$")  # fmt: skip
+    made.query("CHECKPOINT")
+    assert "PANIC" not in made.cluster.default_log.read_text()
+    assert audit(made.cluster, made.keystore).clean
+
+
+def test_a_server_starts_closed_and_recovers(made, tde_command):
+    kill_server(made.cluster.pid)
+    tde_command("pg", "start", "-D", made.data_directory, "--closed", *SECRET)
+    log = made.cluster.default_log
+    assert "redo done" in log.read_text()  # Of the table that nobody may read yet, too.
+    assert made.query("SELECT count(*) FROM open") == [(2000,)]
+    refused(made, *READS)
+    assert CLOSED in log.read_text()
+    shown = tde_command("pg", "status", "-D", made.data_directory).stdout
+    assert "closed for sessions" in shown
+    opened = tde_command("keystore", "open", "-D", made.data_directory, *SECRET).stdout
+    assert opened == f"The keystore of the server with process id {made.cluster.pid} is open\n"
+    assert made.query("SELECT count(*), sum(n) FROM hidden") == [(2000, 2001000)]
+    tde_command("keystore", "close", "-D", made.data_directory, *SECRET)
+    refused(made, "SELECT count(*) FROM hidden")
+    made.cluster.stop()
+    tde_command("pg", "start", "-D", made.data_directory, *SECRET)
+    assert made.query("SELECT count(*) FROM hidden") == [(2000,)]
+
+
+def test_what_cannot_be_locked_is_refused(made, tde_command):
+    tde = ("-D", made.data_directory, *SECRET)
+    failed = tde_command("tablespace", "lock", "pg_default", *tde, exit_code=1)
+    assert "has the catalogs that every session needs" in failed.stderr
+    failed = tde_command("tablespace", "lock", "nowhere", *tde, exit_code=1)
+    assert "there is no tablespace nowhere" in failed.stderr
+    made.cluster.stop()
+    for verb in ("open", "close"):
+        failed = tde_command("keystore", verb, *tde, exit_code=3)
+        assert "no server is running" in failed.stderr
+
+
+def test_a_standby_replays_what_its_sessions_may_not_read(
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
+):
+    options = {"allow_in_place_tablespaces": "on"}
+    primary: RunningCluster = encrypted_cluster_factory(binaries_older_slow, options=options)
+    directory = os_user_tmp_path / "standby"
+    base_backup(primary, directory, "--write-recovery-conf", "--wal-method=stream")
+    standby = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
+    standby.start(options)
+    primary.query("CREATE TABLESPACE secret LOCATION ''")
+    primary.query("CREATE TABLE hidden TABLESPACE secret AS SELECT generate_series(1, 100) AS n")
+    wait_until_replayed(primary, standby)
+    close_for_sessions(standby.cluster, standby.keystore)
+    primary.query("INSERT INTO hidden SELECT generate_series(101, 5000)")
+    wait_until_replayed(primary, standby)
+    refused(standby, "SELECT count(*) FROM hidden")
+    assert primary.query("SELECT count(*) FROM hidden") == [(5000,)]
+    standby.query("SELECT pg_promote()")
+    wait_for(lambda: standby.query("SELECT pg_is_in_recovery()") == [(False,)])
+    open_for_sessions(standby.cluster, standby.keystore)
+    assert standby.query("SELECT count(*) FROM hidden") == [(5000,)]
+
+
+def test_a_tablespace_of_many_files_stays_locked_through_all(made, os_user_tmp_path: Path):
+    """More tablespaces than are published can be locked, and each unlocked for itself."""
+    for number in range(70, 140):
+        lock_tablespace(made.cluster, made.keystore, 1000000 + number)
+    oid = oid_of(made)
+    lock_tablespace(made.cluster, made.keystore, oid)
+    refused(made, "SELECT count(*) FROM hidden")
+    unlock_tablespace(made.cluster, made.keystore, 1000070)
+    refused(made, "SELECT count(*) FROM hidden")
+    unlock_tablespace(made.cluster, made.keystore, oid)
+    assert made.query("SELECT count(*) FROM hidden") == [(2000,)]
