@@ -39,7 +39,6 @@ _HARMLESS = {
     "closelog": "the system log",
     "readdir": "reads names, not content",
     "readlink": "reads names, not content",
-    "lseek": "positions are the same in plaintext and ciphertext",
     # Streams: opening one for writing on a file of an encrypted class is refused by fopen, and
     # PostgreSQL makes none from a descriptor of such a file (only from pipes and plain files).
     "fdopen": "streams on pipes and plain files only",
