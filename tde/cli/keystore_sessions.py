@@ -18,7 +18,6 @@ from tde.cli.options import (
 from tde.console.apps import examples
 from tde.console.output import console
 from tde.keystore.providers.passphrase_source import PassphraseSource
-from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +78,7 @@ def _tell(
     *,
     give: bool,
 ) -> int:
+    from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
     from tde.postgres.cluster.withholding import close_for_sessions, open_for_sessions
 
     cluster = find_cluster(pgdata, bindir, os_user)

@@ -56,7 +56,7 @@ CHANGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "nothing": (UNKNOWN, lambda content: b""),
     "no path": (UNKNOWN, lambda content: content[:81]),
     "of another version": (UNKNOWN, lambda content: content[:7] + b"\2" + content[8:]),
-    "with a reserved byte": (UNKNOWN, lambda content: content[:15] + b"\1" + content[16:]),
+    "with an unknown flag": (UNKNOWN, lambda content: content[:15] + b"\2" + content[16:]),
     "cut": (DAMAGED, lambda content: content[:-1]),
     "too long": (DAMAGED, lambda content: content + b"x"),
     "with an empty path": (DAMAGED, lambda content: with_path(content, b"")),
