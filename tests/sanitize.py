@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "build/sanitize"
 PYTHON = OUTPUT / "venv/bin/python"
 TESTS = (
-    *("page", "keystore", "golden", "interposer", "audit/test_block_verdicts.py"),
+    *("page", "golden", "interposer", "audit/test_block_verdicts.py"),
+    # The rest of the keystore is Python alone.
+    *("keystore/test_crypto.py", "keystore/test_derived_keys.py", "keystore/test_key_records.py"),
     *("audit/test_plain_files.py", "convert/test_journal.py", "convert/test_torn_blocks.py"),
     *("postgres/server/test_pidfile_and_sockets.py", "postgres/server/test_reachable_copies.py"),
     *("postgres/server/test_unhandled_calls.py", "doctor/test_machine_checks.py"),
@@ -29,6 +31,9 @@ INCOMPATIBLE = (
     "tests/keystore/test_crypto.py::test_secret_memory_is_locked_and_kept_out_of_core_dumps",
     "tests/page/test_memory_leaks.py::test_memory_does_not_grow",
     "tests/page/test_key_secrecy.py::test_closing_wipes_the_key_from_memory",
+    # It starts a server, into which the sanitizer would have to be loaded first.
+    "tests/postgres/server/test_pidfile_and_sockets.py::"
+    "test_a_server_takes_its_stock_directory_again_after_its_postmaster_was_killed",
 )
 
 LEAK = "#include <stdlib.h>\nint main(void) { return malloc(77) == NULL; }\n"
