@@ -80,7 +80,8 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     kill_server(made.cluster.pid)
     made.start()
     assert digests(made) == after
-    report = audit(made.cluster, made.keystore)
+    # The backup has other keys, which its own map knows.
+    report = audit(made.cluster, made.keystore, backups=[backup])
     assert report.clean, report.findings
 
     older = open_copy(encrypted_cluster_factory, made, backup, made.keystore)
