@@ -29,7 +29,7 @@ class Explainer:
         """Return what the block is, to continue a sentence that begins with it; or ``""``."""
         if file.tablespace is None:
             return ""
-        for oid, protection in self._keys.known_tablespaces.items():
+        for oid, protection in self._keys.known_tablespaces:
             cipher = protection.cipher
             if cipher is None:
                 continue

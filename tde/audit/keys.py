@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tde import _core
 from tde.algorithms import Algorithm
 from tde.closing import Closing
-from tde.errors import KeyMissingError
+from tde.errors import KeyMapError, KeyMissingError
 from tde.keystore import KeyOwner, Keystore
 from tde.keystore.crypto.secret import wipe
 from tde.keystore.store.layout import list_owners
 from tde.keystore.store.record import OwnerKind
-from tde.postgres.cluster.keymap import KeyMap
+from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, MapEntry
 
 
 @dataclass(frozen=True)
@@ -33,35 +35,70 @@ class Protection:
 
 
 class AuditKeys(Closing):
-    """Ciphers by tablespace and for the WAL, made on first use."""
+    """Ciphers by tablespace and for the WAL, made on first use.
 
-    def __init__(self, keystore: Keystore, read_map: Callable[[], KeyMap]) -> None:
+    A base backup has a key map of its own: a tablespace may have another key since.
+
+    Args:
+        cluster: the data directory of the cluster.
+        read_map: reads the map of a directory.
+    """
+
+    def __init__(
+        self, keystore: Keystore, cluster: Path, read_map: Callable[[Path], KeyMap]
+    ) -> None:
         self._keystore = keystore
+        self._cluster = cluster
         self._read_map = read_map
-        self._keymap = read_map()
-        self._tablespaces: dict[int, Protection] = {}
+        self._keymaps = {cluster: read_map(cluster)}
+        self._found: dict[tuple[Path, int], Protection] = {}
+        self._protections: dict[MapEntry, Protection] = {}
         self.wal = _protection_of_wal(keystore)
 
-    def tablespace(self, oid: int) -> Protection:
-        """Return the protection of a tablespace.
+    def tablespace(self, oid: int, place: Path) -> Protection:
+        """Return the protection of a tablespace in one of the directories that are audited.
 
         Raises:
             KeystoreError: its record cannot be used.
         """
-        if oid not in self._tablespaces:
-            self._tablespaces[oid] = self._load(oid)
-        return self._tablespaces[oid]
+        if (place, oid) not in self._found:
+            entry = self._entry(oid, place)
+            self._found[place, oid] = Protection() if entry is None else self._of(entry)
+        return self._found[place, oid]
 
     @property
-    def known_tablespaces(self) -> dict[int, Protection]:
-        """The tablespaces that were asked for, by OID."""
-        return self._tablespaces
+    def known_tablespaces(self) -> Iterator[tuple[int, Protection]]:
+        """The tablespaces that were asked for, with their OIDs; one that was rekeyed is twice."""
+        for entry, protection in tuple(self._protections.items()):
+            yield entry.oid, protection
 
-    def _load(self, oid: int) -> Protection:
-        if self._keymap.find(oid) is None:
-            self._keymap = self._read_map()  # A tablespace that was made meanwhile is in it now.
+    def _entry(self, oid: int, place: Path) -> MapEntry | None:
+        entry = self._map_of(place).find(oid)
+        if entry is None:
+            # A tablespace that was made meanwhile is in the cluster's map now.
+            self._keymaps[self._cluster] = self._read_map(self._cluster)
+            entry = self._keymaps[self._cluster].find(oid)
+        return entry
+
+    def _map_of(self, place: Path) -> KeyMap:
+        if place not in self._keymaps:
+            found = self._keymaps[self._cluster]
+            # Without a map of its own, or with a damaged one, the files are judged by the
+            # cluster's, and say themselves what is wrong.
+            with suppress(KeyMapError):
+                if (place / KEYMAP_FILE).exists():
+                    found = self._read_map(place)
+            self._keymaps[place] = found
+        return self._keymaps[place]
+
+    def _of(self, entry: MapEntry) -> Protection:
+        if entry not in self._protections:
+            self._protections[entry] = self._load(entry)
+        return self._protections[entry]
+
+    def _load(self, entry: MapEntry) -> Protection:
         try:
-            found = self._keymap.key_of(self._keystore, oid)
+            found = KeyMap([entry]).key_of(self._keystore, entry.oid)
         except KeyMissingError:
             return Protection()
         if found is None:
@@ -71,7 +108,7 @@ class AuditKeys(Closing):
 
     def close(self) -> None:
         """Wipe the keys."""
-        for protection in (self.wal, *self._tablespaces.values()):
+        for protection in (self.wal, *self._protections.values()):
             if protection.cipher is not None:
                 protection.cipher.close()
             for cipher in protection.other_ciphers:

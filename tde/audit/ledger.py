@@ -69,7 +69,7 @@ class Ledger:
         directory = _tablespace_directory(place, oid)
         if oid not in BUILT_IN_TABLESPACES:
             self._locations[key] = str(directory)
-        protection = self._keys.tablespace(oid)
+        protection = self._keys.tablespace(oid, place.root)
         if protection.cipher is not None:
             return
         if not protection.plaintext:
@@ -125,7 +125,7 @@ class Ledger:
 
     def _is_judged(self, file: AuditedFile) -> bool:
         if file.tablespace is not None:
-            return self._keys.tablespace(file.tablespace).cipher is not None
+            return self._keys.tablespace(file.tablespace, file.place.root).cipher is not None
         return file.file_class in (FileClass.WAL, FileClass.EPHEMERAL)
 
     def _line(self, file: AuditedFile) -> Counter[str]:
@@ -149,7 +149,7 @@ class Ledger:
         return (
             file.tablespace is not None
             and self._scope is Scope.TABLESPACES
-            and self._keys.tablespace(file.tablespace).plaintext
+            and self._keys.tablespace(file.tablespace, file.place.root).plaintext
         )
 
     def lines(self) -> tuple[AuditLine, ...]:
@@ -173,7 +173,7 @@ class Ledger:
         if file_class is FileClass.WAL:
             algorithm = self._keys.wal.algorithm
         elif oid is not None:
-            protection = self._keys.tablespace(oid)
+            protection = self._keys.tablespace(oid, place.root)
             algorithm = protection.algorithm
             by_decision = protection.plaintext and self._scope is Scope.TABLESPACES
             name = BUILT_IN_TABLESPACES.get(oid) or f"{oid} in {self._locations.get(key, '')}"

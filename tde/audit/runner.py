@@ -19,7 +19,7 @@ from tde.audit.report import AuditReport, FileClass
 from tde.audit.scan import Stretch, Task, scan
 from tde.audit.tally import Tally
 from tde.errors import ClusterKeystoreError
-from tde.postgres.cluster.keymap import map_key
+from tde.postgres.cluster.keymap import KeyMap, map_key
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import require_matching_keystore
@@ -81,7 +81,7 @@ def audit(
     Raises:
         ClusterKeystoreError: the cluster is not encrypted, or the keystore is not its own or
             lacks a key that every cluster has.
-        ConversionError: tde pg encrypt or decrypt was interrupted and is unfinished.
+        ConversionError: a conversion was interrupted and is unfinished.
         DataDirectoryError: there is no cluster, archive or backup in a directory.
         KeystoreError: a key cannot be used.
         ValueError: the canary is empty or too long.
@@ -101,7 +101,11 @@ def audit(
     started = time.monotonic()
     places = find_places(cluster, archives, backups)
     authentication = map_key(keystore)
-    with AuditKeys(keystore, lambda: known_map(directory, keystore.path, authentication)) as keys:
+
+    def read_map(place: Path) -> KeyMap:
+        return known_map(place, keystore.path, authentication)
+
+    with AuditKeys(keystore, directory, read_map) as keys:
         run = _Run(keys, Ledger(keys, marker.scope), needles, observer or _Silent())
         run.audit(places, jobs or len(os.sched_getaffinity(0)))
         return AuditReport(
@@ -195,7 +199,7 @@ class _Run:
         if file.file_class is FileClass.WAL:
             return self.keys.wal
         if file.tablespace is not None:
-            return self.keys.tablespace(file.tablespace)
+            return self.keys.tablespace(file.tablespace, file.place.root)
         return Protection()
 
 

@@ -143,7 +143,7 @@ class _VisibilityMap:
 def _decrypted(path: Path, block: int, file: AuditedFile, fork: int, keys: AuditKeys) -> bytes:
     """Return a page of a relation, or nothing when there is none that can be trusted."""
     assert file.tablespace is not None
-    cipher = keys.tablespace(file.tablespace).cipher
+    cipher = keys.tablespace(file.tablespace, file.place.root).cipher
     stored = _stored(path, block)
     if cipher is None or stored is None:
         return b""

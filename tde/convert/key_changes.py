@@ -33,7 +33,7 @@ from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.os_user import OsUser
 
 if TYPE_CHECKING:
-    from tde.keystore import Keystore
+    from tde.keystore import KeyOwner, Keystore
 
 _LONGEST_MAP = 64 << 20
 
@@ -101,6 +101,29 @@ def keys_of_other(
         if mine.owner != theirs.owner:
             changes.append(KeyChange(mine, theirs))
     return tuple(changes)
+
+
+def require_distinct(keymap: KeyMap, changes: Iterable[KeyChange], present: Iterable[int]) -> None:
+    """Check that no two tablespaces come to have one key, under which tweaks would repeat.
+
+    Args:
+        present: the tablespaces that exist.
+
+    Raises:
+        ConversionError: two would.
+    """
+    after = KeyMap([*keymap.history, *(change.new for change in changes)])
+    owners: dict[KeyOwner, int] = {}
+    for oid in sorted(present):
+        entry = after.find(oid)
+        if entry is None or entry.key_id is None:
+            continue
+        other = owners.setdefault(entry.owner, oid)
+        if other != oid:
+            raise ConversionError(
+                f"tablespaces {other} and {oid} would have the same key",
+                remedy="The map is of a server that has parted from this one. Rekey without it.",
+            )
 
 
 def entry_of(keymap: KeyMap, oid: int) -> MapEntry:

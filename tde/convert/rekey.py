@@ -26,6 +26,7 @@ from tde.convert.key_changes import (
     open_changes,
     open_cipher,
     read_other_map,
+    require_distinct,
 )
 from tde.convert.keys import missing_tablespace
 from tde.convert.plan import Plan, make_plan
@@ -202,6 +203,7 @@ class _RekeyPreparation(Preparation):
         else:
             other = read_other_map(self._same_keys_as, self.keystore)
             changes = keys_of_other(keymap, other, oids, self._same_keys_as)
+            require_distinct(keymap, changes, self._present())
         if changes:
             return changes
         raise ConversionError(
@@ -210,7 +212,7 @@ class _RekeyPreparation(Preparation):
         )
 
     def _with_keys(self, keymap: KeyMap, named: Sequence[int]) -> list[int]:
-        present = {*BUILT_IN_TABLESPACES, *tablespace_oids(self.directory)}
+        present = self._present()
         for oid in named:
             if oid not in present:
                 raise missing_tablespace(self.directory, oid)
@@ -222,6 +224,9 @@ class _RekeyPreparation(Preparation):
         if named:
             return list(named)
         return [oid for oid in sorted(present) if self._is_encrypted(keymap, oid)]
+
+    def _present(self) -> set[int]:
+        return {*BUILT_IN_TABLESPACES, *tablespace_oids(self.directory)}
 
     def _is_encrypted(self, keymap: KeyMap, oid: int) -> bool:
         if keymap.find(oid) is None:

@@ -172,7 +172,7 @@ def test_a_plain_backup_is_not_combined_with_one_since_the_encryption(
     require_refused(combine(made, [full, newer], output), output, *said)
 
 
-@pytest.mark.parametrize("which", ["pg_default", "space"])
+@pytest.mark.parametrize("which", ["pg_default", pytest.param("space", marks=pytest.mark.slow)])
 def test_backups_from_before_and_after_a_rekey_are_not_combined(
     incremental, encrypted_cluster_factory, os_user_tmp_path, which
 ):

@@ -116,8 +116,8 @@ def test_a_conversion_of_an_earlier_release_is_left_to_that(original, copy, keys
     checksum = zlib.crc32(json.dumps(body, sort_keys=True).encode())
     document = {"format": "tde-convert", "checksum": checksum, "conversion": body}
     before = content(copy.data_directory)
-    path.write_text(json.dumps({**document, "version": 3}))
-    with pytest.raises(ConversionError, match="has version 3, which this tde does not know"):
+    path.write_text(json.dumps({**document, "version": 4}))
+    with pytest.raises(ConversionError, match="has version 4, which this tde does not know"):
         encrypt_cluster(copy, keystore)
     path.write_text(json.dumps({**document, "version": 1}))
     for act in (lambda: encrypt_cluster(copy, keystore), lambda: copy.start(None), copy.status):

@@ -22,7 +22,14 @@ from tde.keystore import KeyOwner, inspect_keystore
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
 from tde.postgres import Scope, decrypt_cluster, encrypt_cluster, rekey_tablespaces
-from tde.postgres.cluster.keymap import KEYMAP_FILE, KeySource, map_key, read_map
+from tde.postgres.cluster.keymap import (
+    KEYMAP_FILE,
+    KeySource,
+    MapEntry,
+    map_key,
+    pack_map,
+    read_map,
+)
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tests.convert.conversions import content, copy_tree, without_ours
 from tests.convert.forgeries import plant_state
@@ -281,6 +288,13 @@ def test_another_node_takes_the_same_keys(original, encrypted, keystore_factory)
             rekey_tablespaces(
                 other, keystore, every=True, same_keys_as=cluster.data_directory / KEYMAP_FILE
             )
+        # Two tablespaces with one key, as a server might have that has parted.
+        mine = keys_of(other, keystore)
+        swapped = other_directory / "swapped"
+        entries = [MapEntry(1664, KeySource.REKEYED, mine[1663].key_id)]
+        swapped.write_bytes(pack_map(entries, keystore.uuid, map_key(keystore)))
+        with pytest.raises(ConversionError, match="1663 and 1664 would have the same key"):
+            rekey_tablespaces(other, keystore, ["pg_global"], same_keys_as=swapped)
         stranger = keystore_factory("stranger")
         foreign = other_directory / "foreign"
         foreign.write_bytes(wanted[KEYMAP_FILE].replace(keystore.uuid.bytes, stranger.uuid.bytes))

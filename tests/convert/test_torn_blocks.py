@@ -12,7 +12,10 @@ from tde import PageCipher, RelationIdentity, _core
 from tde.convert.blocks import (
     SAMPLES_PER_BLOCK,
     SECTOR,
+    CipherChange,
     Direction,
+    convert,
+    converted_before,
     digest,
     encrypted_digest,
     finish,
@@ -56,7 +59,7 @@ def mix(one: bytes, other: bytes, chooser: random.Random, share: float) -> bytea
     return result
 
 
-@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("direction", [Direction.ENCRYPT, Direction.DECRYPT])
 @pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.98, 1])
 def test_every_mixture_of_sectors_is_finished(cipher, direction, share):
     chooser = random.Random(f"{direction}{share}")
@@ -108,7 +111,48 @@ def test_blocks_that_an_earlier_power_cut_left_half_written_are_decrypted(cipher
     assert found == digest(memoryview(encrypted))
 
 
-@pytest.mark.parametrize("direction", Direction)
+@pytest.fixture
+def other_cipher():
+    with PageCipher(secrets.token_bytes(64), "AES256") as made:
+        yield made
+
+
+@pytest.mark.parametrize("share", [0, 0.02, 0.5, 0.98, 1])
+def test_every_mixture_of_two_keys_is_finished(cipher, other_cipher, share):
+    """Both forms are ciphertext. Some sectors of the old one were never written."""
+    chooser = random.Random(share)
+    plain = bytearray(make_blocks(chooser))
+    old = bytearray(cipher.encrypt_pages(plain, identity=IDENTITY, first_block=FIRST))
+    for blocks in (plain, old):
+        blocks[2 * PAGE_SIZE : 2 * PAGE_SIZE + 5 * SECTOR] = bytes(5 * SECTOR)
+    new = other_cipher.encrypt_pages(plain, identity=IDENTITY, first_block=FIRST)
+    place = (CipherChange(cipher, other_cipher), IDENTITY, FIRST, Direction.REKEY)
+    converted = bytearray(old)
+    convert(memoryview(converted), *place)
+    assert converted == new
+    samples = take_samples(memoryview(new))
+    for _ in range(20):
+        torn = mix(bytes(old), new, chooser, share)
+        finish(memoryview(torn), samples, *place)
+        assert torn == new
+        assert encrypted_digest(memoryview(torn), samples, *place) == digest(memoryview(new))
+
+
+def test_a_block_that_has_its_new_key_already_is_found(cipher, other_cipher):
+    plain = bytearray(4 * PAGE_SIZE)
+    for start in range(0, 3 * PAGE_SIZE, PAGE_SIZE):
+        plain[start + 8 : start + 20] = struct.pack("<6H", 7, 0, 24, 100, 8192, PAGE_SIZE | 4)
+    stored = bytearray(cipher.encrypt_pages(plain, identity=IDENTITY, first_block=FIRST))
+    new = other_cipher.encrypt_pages(plain, identity=IDENTITY, first_block=FIRST)
+    stored[PAGE_SIZE : 2 * PAGE_SIZE] = new[PAGE_SIZE : 2 * PAGE_SIZE]
+    taken_for_plain = memoryview(
+        bytearray(cipher.decrypt_pages(stored, identity=IDENTITY, first_block=FIRST))
+    )
+    place = (CipherChange(cipher, other_cipher), IDENTITY, FIRST, Direction.REKEY)
+    assert converted_before(taken_for_plain, *place) == [1]
+
+
+@pytest.mark.parametrize("direction", [Direction.ENCRYPT, Direction.DECRYPT])
 def test_a_sector_that_is_neither_form_shows_in_the_digest(cipher, direction):
     chooser = random.Random(1)
     plain = make_blocks(chooser)

@@ -70,6 +70,7 @@ def test_a_pair_is_rekeyed_node_by_node(pair, monkeypatch):
     monkeypatch.chdir(standby.data_directory)
     summary = rekey_tablespaces(standby.cluster, standby.keystore, every=True)
     assert sorted(summary.tablespaces) == sorted((1663, 1664, *made.entries))
+    monkeypatch.chdir("/")
     rekeyed = map_of(standby)
     primary.query("INSERT INTO named SELECT generate_series(1, 500)")
     # It replays both CREATE TABLESPACE once more, whose locations say another key.

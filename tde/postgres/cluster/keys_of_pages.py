@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import KeyMapError, KeystoreError
+from tde.errors import DataDirectoryError, KeyMapError, KeystoreError
 from tde.page.codec import PageCipher
 from tde.page.identity import FileIdentity
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
@@ -46,7 +46,10 @@ def require_keys_of_map(data_directory: Path, keystore: Keystore) -> None:
     for oid in sorted(tablespace_oids(data_directory)):
         if keymap.find(oid) is None:
             continue
-        pages = list(sample_pages(data_directory, oid))
+        try:
+            pages = list(sample_pages(data_directory, oid))
+        except (OSError, DataDirectoryError):
+            continue  # The server will say what it thinks of such a file.
         if not pages or _fit(keymap.key_of(keystore, oid), pages):
             continue
         if key := key_of_pages(keystore, pages):

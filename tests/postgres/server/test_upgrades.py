@@ -186,6 +186,7 @@ def test_a_pg_upgrade_without_keys_starts_no_server_that_has_them(upgrade, keyst
     assert re.search("refused to start for an upgrade: .*HINT: use the pg_upgrade of", words), words
 
 
+@pytest.mark.slow
 def test_a_rekeyed_cluster_is_upgraded_into_one_with_the_same_key(
     upgrade, keystore_factory, os_user_tmp_path
 ):

@@ -103,7 +103,7 @@ def test_a_base_backup_of_any_age_opens_with_the_keystore_of_today(
     command = tde(made, os_user_tmp_path, "protect")
     _, errors = command.communicate(timeout=300)
     assert command.returncode == 1
-    assert "a tablespace keeps the key that it began with" in errors
+    assert "it gave a key to a tablespace that had files already" in errors
     create_tablespace(
         made.cluster, made.keystore, "other", os_user_tmp_path / "other", Algorithm.AES256
     )

@@ -10,6 +10,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError
 from tde.postgres import audit, create_tablespace, rekey_tablespaces, run_program
 from tde.postgres.cluster.keymap import map_key, read_map
+from tde.postgres.cluster.keystore_verification import needed_keys
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster.test_older_maps import start_alone
 from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
@@ -79,7 +80,8 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     kill_server(made.cluster.pid)
     made.start()
     assert digests(made) == after
-    report = audit(made.cluster, made.keystore)
+    # The backup has other keys, which its own map knows.
+    report = audit(made.cluster, made.keystore, backups=[backup])
     assert report.clean, report.findings
 
     older = open_copy(encrypted_cluster_factory, made, backup, made.keystore)
@@ -103,6 +105,8 @@ def test_a_server_that_lacks_the_new_key_of_its_catalogs_does_not_start(
         with pytest.raises(ClusterKeystoreError, match=f"no key for {name}: {record.name}") as no:
             made.start()
         assert "tde keystore copy" in no.value.remedy
+        needed = needed_keys(made.data_directory, made.keystore)
+        assert [key.file for key in needed.keys if key.problem] == [record.name]
         make_directory(made, os_user_tmp_path / f"alone{oid}")
         code, log = start_alone(made, os_user_tmp_path / f"alone{oid}")
         assert code != 0
@@ -111,5 +115,6 @@ def test_a_server_that_lacks_the_new_key_of_its_catalogs_does_not_start(
         away.rename(record)
     # The record that it had before is not asked for any more.
     (made.keystore.path / "keys/1663.key").rename(os_user_tmp_path / "old.key")
+    assert needed_keys(made.data_directory, made.keystore).good
     made.start()
     assert made.query("SELECT 1") == [(1,)]
