@@ -1,4 +1,4 @@
-"""``tde tablespace``: create tablespaces with keys, and see what protects each one."""
+"""``tde tablespace``: create tablespaces with keys, see what protects each one, empty them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from tde.cli import tablespace_move
 from tde.cli.options import (
     AesOption,
     BindirOption,
@@ -20,6 +21,7 @@ from tde.cli.options import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
+    UsernameOption,
 )
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
@@ -29,21 +31,15 @@ from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 app = new_app(
-    "Create and list encrypted tablespaces.",
+    "Create and list encrypted tablespaces, and move what is in them.",
     epilog=examples(
         "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret --aes 256",
+        "tde tablespace move --from old --to secret -D /srv/pg/main",
         "tde tablespace list -D /srv/pg/main",
     ),
 )
 
 _OF_PLAIN = "Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init."
-
-UsernameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
-    ),
-]
 
 
 @app.command(
@@ -129,8 +125,8 @@ def protect() -> None:
     """Say what has become of this command."""
     raise TablespaceError(
         "tde tablespace protect was removed: a tablespace keeps the key that it began with",
-        remedy="Make another one with tde tablespace create, and move the tables: "
-        "ALTER TABLE ... SET TABLESPACE.",
+        remedy="Make another one with tde tablespace create, and move everything to it: "
+        "tde tablespace move",
     )
 
 
@@ -168,6 +164,9 @@ def list_(
             Text(tablespace.location or "in the data directory"),
         )
     console.print(table)
+
+
+tablespace_move.register(app)
 
 
 def _connection(username: str | None) -> dict[str, object]:
