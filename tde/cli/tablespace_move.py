@@ -232,11 +232,11 @@ def _print_result(result: MoveResult, source: str, target: str) -> None:
             markup=False,
             soft_wrap=True,
         )
-    if result.key_file is None:
-        note = "What was in plaintext may stay on the medium."
-    else:
+    note = "What was in plaintext may stay on the medium."
+    if result.key_file is not None:
         note = f"Keep its key, keys/{result.key_file} of the keystore: backups need it."
-    console.print(note, markup=False, soft_wrap=True)
+    if result.moved or result.droppable:
+        console.print(note, markup=False, soft_wrap=True)
 
 
 def _why(left: Left) -> str:

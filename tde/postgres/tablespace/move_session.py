@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -23,7 +23,8 @@ APPLICATION = "tde tablespace move"
 _DROP_ATTEMPTS = 3
 _LOOK_AGAIN = 0.05  # Seconds.
 
-# Whoever holds a lock on one of these relations, prepared transactions included.
+# Whoever holds a lock on one of these relations, prepared transactions included, and whose
+# transaction is older than so many seconds.
 _HOLDERS = """
 SELECT DISTINCT l.pid, a.xact_start, coalesce(x.gid,
     coalesce(nullif(a.application_name, ''), a.backend_type, 'unknown')
@@ -32,6 +33,7 @@ FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 LEFT JOIN pg_prepared_xacts x ON l.pid IS NULL AND l.virtualtransaction = '-1/' || x.transaction
 WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+    AND (l.pid IS NULL OR a.xact_start < clock_timestamp() - %(age)s * interval '1 second')
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND (l.relation IN (%(oid)s, %(table)s)
         OR l.relation IN (SELECT reltoastrelid FROM pg_class WHERE oid = %(oid)s)
@@ -40,14 +42,16 @@ WHERE l.locktype = 'relation' AND l.granted AND l.pid IS DISTINCT FROM pg_backen
 """
 
 # A concurrent build also waits for who may still look at rows as they were: any transaction of
-# this database with a snapshot, but VACUUM and other builds.
+# this database with a snapshot, but VACUUM and other builds. What another session of a move copies
+# may last longer than all attempts, and ends by itself.
 _SNAPSHOTS = """
 UNION
 SELECT a.pid, a.xact_start, coalesce(nullif(a.application_name, ''), a.backend_type)
     || coalesce(', ' || a.state, '')
 FROM pg_stat_activity a
 WHERE a.datname = current_database() AND a.backend_xmin IS NOT NULL
-    AND a.pid <> pg_backend_pid() AND a.backend_type <> 'autovacuum worker'
+    AND a.pid <> pg_backend_pid() AND a.application_name <> %(move)s
+    AND a.backend_type <> 'autovacuum worker'
     AND a.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
     AND a.pid NOT IN (SELECT pid FROM pg_stat_progress_create_index)
 """
@@ -176,15 +180,17 @@ class Mover:
             with self._guard:
                 self._runs = False
 
-    def _query(self, statement: str, arguments: dict[str, object] | None = None) -> list[Any]:
+    def _query(self, statement: str, arguments: Mapping[str, object] | None = None) -> list[Any]:
         with self._connection.cursor() as cursor:
             cursor.execute(statement, arguments)
             return list(cursor.fetchall()) if cursor.description else []
 
     def _holders(self, movable: Movable) -> tuple[str, ...]:
+        # Who came later has waited behind this session, and got the lock when it gave up.
+        arguments = {"oid": movable.oid, "table": movable.oid, "age": self._lock_timeout}
         try:
             self._session(movable.database)
-            return _described(self._query(_HOLDERS, {"oid": movable.oid, "table": movable.oid}))
+            return _described(self._query(_HOLDERS, arguments))
         except (psycopg2.Error, TdeError):
             return ()
 
@@ -192,12 +198,13 @@ class Mover:
         """Wait for transactions that REINDEX CONCURRENTLY would wait for; return who stays.
 
         It does so itself, but with an unfinished index that nobody can drop meanwhile: DROP INDEX
-        CONCURRENTLY waits for the same transactions. Those that were there at the first attempt
-        are waited for; of those that come later each can last as long.
+        CONCURRENTLY waits for the same transactions. Only those that were there at the first
+        attempt count here; others may come for ever.
         """
+        arguments = {"oid": index.oid, "table": index.table, "age": 0, "move": APPLICATION}
         deadline = time.monotonic() + self._lock_timeout
         while not self._stopped:
-            now = set(self._query(_HOLDERS + _SNAPSHOTS, {"oid": index.oid, "table": index.table}))
+            now = set(self._query(_HOLDERS + _SNAPSHOTS, arguments))
             alive = {who[:2] for who in now}
             waited_for = {w for w in self._waited_for.get(index.key, now) if w[:2] in alive}
             self._waited_for[index.key] = waited_for

@@ -279,6 +279,19 @@ def test_clients_go_on_writing_and_a_standby_follows(
     assert [row for row in content(standby) if row not in before] == [(None,), (0,)]
 
 
+def test_a_cluster_without_encryption_is_served_too(any_binaries, encrypted_cluster_factory):
+    made = encrypted_cluster_factory.plain(
+        any_binaries, options={"allow_in_place_tablespaces": "on"}
+    )
+    for name in ("old", "new"):
+        made.query(f"CREATE TABLESPACE {name} LOCATION ''")
+    made.query("CREATE TABLE t TABLESPACE old AS SELECT generate_series(1, 300) AS n")
+    result = move_tablespace(made.cluster, "old", "new")
+    assert result.droppable
+    assert result.key_file is None
+    assert made.query("SELECT count(*) FROM t") == [(300,)]
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():

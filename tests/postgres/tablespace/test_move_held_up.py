@@ -168,6 +168,23 @@ def test_what_an_index_waits_for_is_told_and_waiting_harms_nobody(made):
     assert made.query("SELECT count(*) FROM slowly WHERE same(n) > 0") == [(21,)]
 
 
+def test_an_index_is_begun_although_another_session_of_a_move_copies(made):
+    made.query("CREATE TABLE t TABLESPACE old AS SELECT 1 AS n")
+    made.query("CREATE INDEX i ON t (n) TABLESPACE old")
+    parameters = made.cluster.connection_parameters()
+    with closing(psycopg2.connect(**parameters, application_name="tde tablespace move")) as other:
+        other.set_session(isolation_level="REPEATABLE READ")
+        other.cursor().execute("SELECT 1")
+        command = subprocess.Popen(
+            move(made, "--attempts", 1, "--lock-timeout", 0.2), stdout=subprocess.PIPE, text=True
+        )
+        wait_for(lambda: command.poll() is not None or len(made.query(INVALID)) == 1)
+        assert command.poll() is None
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, output
+    assert made.query(INVALID) == []
+
+
 def test_what_the_server_refuses_is_named_and_leaves_nothing_behind(made):
     made.query(SLOW_INDEX.replace("'on';", "'never';"))
     result = moved(made, exit_code=1)
