@@ -13,6 +13,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool has_cipher(const char *name)
+{
+    EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, name, NULL);
+
+    EVP_CIPHER_free(cipher);
+    return cipher != NULL;
+}
+
+bool tde_crypto_is_complete(void)
+{
+    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+    EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+    uint8_t digest[TDE_DIGEST_SIZE];
+    bool complete = kdf != NULL && mac != NULL && has_cipher("AES-256-GCM") &&
+                    has_cipher("AES-128-XTS") && has_cipher("AES-256-XTS") &&
+                    has_cipher("AES-256-ECB") && tde_crypto_digest("", 0, digest) == 0 &&
+                    tde_crypto_random(digest, sizeof digest) == 0;
+
+    EVP_KDF_free(kdf);
+    EVP_MAC_free(mac);
+    return complete;
+}
+
 int tde_crypto_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
                            size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,
                            uint8_t *dst)

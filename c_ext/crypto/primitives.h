@@ -12,6 +12,14 @@
 
 #include "crypto/sizes.h"
 
+/* Whether OpenSSL offers all that keys and pages need; its configuration may leave it out. */
+bool tde_crypto_is_complete(void);
+
+/* What is wrong when it is not. */
+#define TDE_CRYPTO_INCOMPLETE                                                                      \
+    "OpenSSL offers no AES-XTS, AES-GCM, SHA-256, HKDF, HMAC or random numbers: a provider that "  \
+    "its configuration asks for, such as fips, may be missing: see OPENSSL_CONF"
+
 /* AES-256-GCM; DST holds LENGTH bytes.  -1 (and a wiped DST) when the tag does not fit. */
 int tde_crypto_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
                            size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,

@@ -186,10 +186,11 @@ static int unwrap(const uint8_t record[AUTO_SIZE], struct tde_key_scope *scope)
 
 static void report_damaged(const struct tde_program_settings *settings)
 {
-    tde_program_error(settings->program, enable(settings),
-                      "%s/" AUTO_OPEN_FILE " is damaged, or the configuration of OpenSSL "
-                      "(OPENSSL_CONF) leaves out AES-256-GCM",
-                      settings->keystore);
+    if (tde_crypto_is_complete())
+        tde_program_error(settings->program, enable(settings), "%s/" AUTO_OPEN_FILE " is damaged",
+                          settings->keystore);
+    else
+        tde_program_error(settings->program, NULL, TDE_CRYPTO_INCOMPLETE);
 }
 
 /* A sealed memory file that the next program inherits, or -1. */

@@ -6,6 +6,7 @@
 #include "batch/fanout.h"
 #include "batch/pool.h"
 #include "crypto/cipher.h"
+#include "crypto/primitives.h"
 #include "format/block.h"
 #include "format/identity.h"
 #include "python/audit.h"
@@ -49,8 +50,7 @@ static int set_key(CipherObject *self, const Py_buffer *key)
         PyErr_SetString(state->page_error,
                         memcmp(key->buf, (char *)key->buf + expected / 2, expected / 2) == 0
                             ? "the two halves of an XTS key must differ"
-                            : "OpenSSL offers no AES-XTS: a provider that its configuration "
-                              "(OPENSSL_CONF) asks for, such as fips, may be missing");
+                            : TDE_CRYPTO_INCOMPLETE);
         return -1;
     }
     return 0;

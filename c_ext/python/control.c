@@ -3,6 +3,7 @@
  */
 #include "python/module.h"
 
+#include "crypto/primitives.h"
 #include "format/control.h"
 
 #include <string.h>
@@ -21,8 +22,9 @@ static bool take_sector(Py_buffer *given, uint8_t sector[TDE_CONTROL_SECTOR])
 }
 
 /* (first sector of pg_control, whether to hide its state) -> the sector to store or to read */
-PyObject *tde_python_control_state(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *tde_python_control_state(PyObject *module, PyObject *args)
 {
+    struct tde_python_state *state = PyModule_GetState(module);
     uint8_t sector[TDE_CONTROL_SECTOR];
     Py_buffer given;
     int hide;
@@ -30,6 +32,11 @@ PyObject *tde_python_control_state(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "y*p:control_state", &given, &hide) ||
         !take_sector(&given, sector))
         return NULL;
+    if (!tde_crypto_is_complete()) {
+        /* A cluster that was shut down would look as if its server had been killed. */
+        PyErr_SetString(state->page_error, TDE_CRYPTO_INCOMPLETE);
+        return NULL;
+    }
     if (hide)
         tde_format_control_hide(sector);
     else

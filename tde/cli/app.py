@@ -20,7 +20,7 @@ from tde.machine.own_process import fill_standard_descriptors, forbid_access
 COMMANDS = {
     "keystore": ("tde.cli.keystore", "Create, check and back up keystores; passphrases."),
     "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
-    "tablespace": ("tde.cli.tablespace", "Create and list encrypted tablespaces."),
+    "tablespace": ("tde.cli.tablespace", "Encrypted tablespaces: create, move, rekey, lock."),
     "wal": ("tde.cli.wal", "Give WAL another key."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
 }

@@ -79,6 +79,12 @@ OsUserOption = Annotated[
         "data directory, then postgres, then nobody.",
     ),
 ]
+UsernameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
 ]

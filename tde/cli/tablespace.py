@@ -1,7 +1,4 @@
-"""``tde tablespace``: create tablespaces with keys, and see what protects each one.
-
-Another key: :mod:`.tablespace_rekey`.
-"""
+"""``tde tablespace``: create tablespaces with keys, and see what protects each one."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tde.cli import tablespace_lock
+from tde.cli import tablespace_lock, tablespace_move, tablespace_rekey
 from tde.cli.options import (
     AesOption,
     BindirOption,
@@ -24,8 +21,8 @@ from tde.cli.options import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
+    UsernameOption,
 )
-from tde.cli.tablespace_rekey import register as register_rekey
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
@@ -34,23 +31,15 @@ from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 app = new_app(
-    "Create and list encrypted tablespaces, and give them another key.",
+    "Create, list, move, rekey and lock encrypted tablespaces.",
     epilog=examples(
         "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret --aes 256",
+        "tde tablespace move --from old --to secret -D /srv/pg/main",
         "tde tablespace list -D /srv/pg/main",
     ),
 )
 
-tablespace_lock.register(app)
-
 _OF_PLAIN = "Use CREATE TABLESPACE, or create an encrypted cluster with tde pg init."
-
-UsernameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
-    ),
-]
 
 
 @app.command(
@@ -136,8 +125,8 @@ def protect() -> None:
     """Say what has become of this command."""
     raise TablespaceError(
         "tde tablespace protect was removed: it gave a key to a tablespace that had files already",
-        remedy="Make another one with tde tablespace create, and move the tables: "
-        "ALTER TABLE ... SET TABLESPACE. For another key: tde tablespace rekey.",
+        remedy="Make another one with tde tablespace create, and move everything to it: "
+        "tde tablespace move. For another key: tde tablespace rekey.",
     )
 
 
@@ -177,7 +166,9 @@ def list_(
     console.print(table)
 
 
-register_rekey(app)
+tablespace_lock.register(app)
+tablespace_move.register(app)
+tablespace_rekey.register(app)
 
 
 def _connection(username: str | None) -> dict[str, object]:

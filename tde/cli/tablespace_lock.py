@@ -15,6 +15,7 @@ from tde.cli.options import (
     PassphraseFdOption,
     PassphraseFileOption,
     PgDataOption,
+    UsernameOption,
 )
 from tde.console.apps import examples
 from tde.console.output import console
@@ -26,12 +27,6 @@ LOCK_EPILOG = examples("tde tablespace lock secret -D /srv/pg/main")
 UNLOCK_EPILOG = examples("tde tablespace unlock secret -D /srv/pg/main")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tablespace.")]
-UsernameOption = Annotated[
-    str | None,
-    typer.Option(
-        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
-    ),
-]
 
 
 def lock(

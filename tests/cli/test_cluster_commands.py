@@ -69,6 +69,10 @@ def test_a_server_starts_with_closed_standard_descriptors(
         assert result.returncode == 0, closed
         assert made.status().interposed
         tde("pg", "stop", "-D", data)
+        # Programs see their files, too.
+        command = f"{program} pg exec -D {data} --passphrase-file {secret} pg_checksums -c {data} "
+        result = subprocess.run(["sh", "-c", command + closed], check=False, timeout=120)
+        assert result.returncode == 0, closed
 
 
 def test_a_cluster_is_made_used_and_stopped_by_commands(

@@ -279,6 +279,14 @@ def test_tablespaces(reader, main):
     listed = reader.type(f"tde tablespace list -D {MAIN}")
     assert "archive" in listed
     assert "NO KEY" not in listed
+    reader.query(MAIN, "CREATE TABLE in_secret TABLESPACE secret AS SELECT 1 AS x")
+    *lines, whole_database = commands(page, "Give data another key")
+    shown = reader.type(*lines)
+    assert "1 objects to move" in shown
+    assert "Moved 1 objects" in shown
+    assert "secret is empty: DROP TABLESPACE secret is possible" in shown
+    reader.query(MAIN, "CREATE DATABASE app TABLESPACE other")
+    reader.query(MAIN, whole_database.replace("third", "archive"))
     reader.query(MAIN, "DROP TABLESPACE secret")
     (prepare,) = commands(page, "With standbys")
     prepared = reader.type(prepare)

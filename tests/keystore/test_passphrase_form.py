@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 
 from tde.errors import PassphraseError, WrongPassphraseError
-from tde.keystore import Keystore
+from tde.keystore import Keystore, change_passphrase, rotate_master_key
+from tde.keystore.opening import open_keystore
 from tde.keystore.providers import passphrase_form
 from tde.keystore.providers.passphrase import PassphraseProvider
+from tde.keystore.providers.passphrase_source import PassphraseSource
 from tests.keystore.cheap_passphrase import CHEAP_KDF
+from tests.terminal import run_on_terminal
 
 PLAIN = "p\u00e4ssword of tests"
 NFC = PLAIN.encode()
@@ -93,9 +97,18 @@ def test_text_in_place_of_bytes_is_refused_before_anything_is_made(tmp_path: Pat
         Keystore.create(path, text, kdf=CHEAP_KDF)
     assert not path.exists()
     Keystore.create(path, text.encode(), kdf=CHEAP_KDF).close()
-    for use in (lambda: Keystore.open(path, text), lambda: PassphraseProvider(text)):
+    provider = PassphraseProvider(text.encode())
+    uses = (
+        lambda: Keystore.open(path, text),
+        lambda: PassphraseProvider(text),
+        lambda: change_passphrase(path, provider, text),
+        lambda: rotate_master_key(path, text),
+    )
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    for use in uses:
         with pytest.raises(TypeError, match="encode it"):
             use()
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
 def test_memory_that_is_short_leaves_no_half_of_a_keystore(
@@ -108,3 +121,34 @@ def test_memory_that_is_short_leaves_no_half_of_a_keystore(
     with pytest.raises(MemoryError):
         Keystore.create(tmp_path / "ks", NFC, kdf=CHEAP_KDF)
     assert not (tmp_path / "ks").exists()
+
+
+SPOILED_BYTES = [spoiled.values[0] for spoiled in SPOILED]
+
+
+@pytest.mark.parametrize("source", ["file", "fd", "command"])
+@pytest.mark.parametrize("spoiled", SPOILED_BYTES, ids=[spoiled.id for spoiled in SPOILED])
+def test_each_source_tells_a_spoiled_passphrase_from_a_wrong_one(
+    tmp_path: Path, source: str, spoiled: bytes
+) -> None:
+    Keystore.create(tmp_path / "ks", NFC, kdf=CHEAP_KDF).close()
+    file = tmp_path / "passphrase"
+    file.write_bytes(spoiled + b"\n")  # Which files and programs end with.
+    file.chmod(0o600)
+    with file.open() as content:
+        given = {"file": file, "fd": content.fileno(), "command": f"cat {file}"}
+        chosen: Any = {source: given[source]}
+        with pytest.raises(WrongPassphraseError, match="it would be right"):
+            open_keystore(tmp_path / "ks", PassphraseSource(**chosen))
+
+
+def test_a_terminal_tells_it_too(tmp_path: Path) -> None:
+    Keystore.create(tmp_path / "ks", NFC, kdf=CHEAP_KDF).close()
+    command = [
+        *(sys.executable, "-c", "from tde.cli.app import main; main()"),
+        *("keystore", "list", "--keystore", str(tmp_path / "ks")),
+    ]
+    for spoiled in (NFD, BOM + NFC):
+        shown, code = run_on_terminal(command, [spoiled + b"\n"])
+        assert code == 5
+        assert "it would be right" in " ".join(shown.split())

@@ -355,6 +355,8 @@ const char *tde_keys_open(int fd)
     const char *problem;
     bool closed = false;
 
+    if (!tde_crypto_is_complete())
+        return TDE_CRYPTO_INCOMPLETE;
     if (!tde_keys_slots_create())
         return "there is no memory for keys";
     problem = read_handover(fd, tde_keys_scope(), &closed);

@@ -57,8 +57,14 @@ def read_control_data(
     result = run_as(
         os_user,
         [binaries.program("pg_controldata"), "-D", data_directory],
-        # The labels below are translated otherwise.
-        environment={**os.environ, "LC_ALL": "C", **state_environment(os_user)},
+        environment={
+            **os.environ,
+            "LC_ALL": "C",  # The labels below are translated otherwise.
+            # A cluster that was shut down would look as if its server had been killed where the
+            # configuration of OpenSSL leaves out SHA-256, which here only tells accidents.
+            "OPENSSL_CONF": os.devnull,
+            **state_environment(os_user),
+        },
     )
     if result.returncode != 0:
         raise ProgramError(f"pg_controldata failed on {data_directory}: {result.stderr.strip()}")

@@ -33,6 +33,7 @@ def find_interposer() -> Path:
     )
 
 
+_INCOMPLETE = re.compile(r"OpenSSL offers no .*")  # c_ext/crypto/primitives.h
 # c_ext/interpose/keys/records.c and c_ext/format/keyrecord.c
 _FOREIGN_KEY = re.compile(
     r"could not use key file (/.+/[^/]+\.key): it is wrapped with another master key"
@@ -60,13 +61,21 @@ def require_interposed(output: str) -> None:
         output: what the program that failed has printed or logged.
 
     Raises:
-        InterposerError: the output tells so; otherwise nothing happens.
+        InterposerError: the output tells so, or that OpenSSL lacks what keys need; otherwise
+            nothing happens.
         KeystoreBusyError: or that the master key was rotated meanwhile.
         KeystoreDamagedError: or that a key file has another master key than the keystore.
     """
     foreign = _FOREIGN_KEY.search(output)
     if foreign is not None:
         raise _foreign_key(Path(foreign[1]))
+    incomplete = _INCOMPLETE.search(output)
+    if incomplete is not None:
+        raise InterposerError(
+            f"the server's program cannot use its keys: {incomplete[0].strip()}",
+            remedy="See `openssl list -providers`. With OPENSSL_CONF=/dev/null it uses the default "
+            "provider.",
+        )
     ignored = "from LD_PRELOAD cannot be preloaded"
     lines = [line for line in output.splitlines() if ignored in line and INTERPOSER_NAME in line]
     if not lines and GUARD_FILE not in output:

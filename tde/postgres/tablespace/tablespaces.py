@@ -170,14 +170,19 @@ def run_query(
         TablespaceError: it failed.
     """
     try:
-        with closing(_connect(parameters)) as connection, connection.cursor() as cursor:
+        with closing(connect(parameters)) as connection, connection.cursor() as cursor:
             cursor.execute(statement, arguments or None)
             return list(cursor.fetchall())
     except psycopg2.Error as error:
         raise TablespaceError(f"cannot look at the tablespaces: {str(error).strip()}") from error
 
 
-def _connect(parameters: Mapping[str, Any]) -> Any:
+def connect(parameters: Mapping[str, Any]) -> Any:
+    """Return a connection to the cluster.
+
+    Raises:
+        TablespaceError: there is none, with what to do.
+    """
     try:
         return psycopg2.connect(**parameters)
     except psycopg2.OperationalError as error:
@@ -269,7 +274,7 @@ def _create(parameters: Mapping[str, Any], name: str, location: Path) -> int:
         sql.Identifier(name), sql.Literal(str(location))
     )
     try:
-        with closing(_connect(parameters)) as connection:
+        with closing(connect(parameters)) as connection:
             # CREATE TABLESPACE cannot run inside a transaction block.
             connection.autocommit = True
             with connection.cursor() as cursor:

@@ -1,0 +1,285 @@
+"""Moves that others hold up, that are ended or stopped, and what the next command makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tde.postgres import MoveOptions, move_tablespace
+from tde.postgres.tablespace.move_objects import Kind, Movable
+from tde.postgres.tablespace.move_schedule import Outcome, Schedule, Verdict
+from tests.postgres.tablespace.movables import make_spaces, places
+
+TDE = Path(sys.executable).with_name("tde")
+INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+# Its index takes long to build when `slow` says so, and is quick else.
+SLOW_INDEX = """
+CREATE TABLE slowly (n int) TABLESPACE old;
+CREATE FUNCTION same(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+    $$BEGIN IF current_setting('tests.slow', true) = 'on' THEN PERFORM pg_sleep(0.1); END IF;
+    IF current_setting('tests.slow', true) = 'never' THEN RAISE 'not today'; END IF;
+    RETURN n; END$$;
+INSERT INTO slowly SELECT generate_series(1, 300);
+CREATE INDEX on_same ON slowly (same(n)) TABLESPACE old;
+ALTER DATABASE postgres SET tests.slow = 'on';
+"""
+BUILDS = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'building%'"
+
+
+@pytest.fixture
+def made(any_binaries, encrypted_cluster_factory):
+    """A running cluster with the tablespaces ``old`` and ``new``."""
+    return with_spaces(encrypted_cluster_factory(any_binaries))
+
+
+@pytest.fixture
+def made_each(binaries, encrypted_cluster_factory):
+    """The same of each version."""
+    return with_spaces(encrypted_cluster_factory(binaries))
+
+
+def with_spaces(cluster):
+    make_spaces(cluster, "old", "new")
+    return cluster
+
+
+def move(made, *arguments: object) -> list[str]:
+    return [
+        *(str(TDE), "tablespace", "move", "--from", "old", "--to", "new"),
+        *("-D", str(made.data_directory), *map(str, arguments)),
+    ]
+
+
+def moved(made, *arguments: object, exit_code: int = 0) -> Any:
+    """Run the command to its end, and return what it prints as JSON."""
+    result = subprocess.run(
+        move(made, "--json", *arguments), capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == exit_code, result.stdout + result.stderr
+    return json.loads(result.stdout)
+
+
+def names(found: list[dict[str, Any]]) -> list[str]:
+    return sorted(one["name"] for one in found)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_who_holds_a_lock_is_named_and_nobody_queues_behind_the_move(made_each):
+    made = made_each
+    for name in ("held", "free"):
+        made.query(f"CREATE TABLE {name} TABLESPACE old AS SELECT generate_series(1, 300) AS n")
+        made.query(f"CREATE INDEX {name}_n ON {name} (n) TABLESPACE old")
+    parameters = made.cluster.connection_parameters()
+    with closing(psycopg2.connect(**parameters, application_name="the report")) as session:
+        session.cursor().execute("SELECT count(*) FROM held")
+        pid = session.info.backend_pid
+        command = subprocess.Popen(
+            move(made, "--json", "--lock-timeout", 0.5, "--attempts", 3),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        # Others are held up for no longer than the timeout, however long it tries.
+        longest = 0.0
+        while command.poll() is None:
+            begun = time.monotonic()
+            made.query("SELECT count(*) FROM held")
+            longest = max(longest, time.monotonic() - begun)
+        assert 0.3 < longest < 2
+        assert command.returncode == 1
+        result = json.loads(command.communicate()[0])
+    assert not result["complete"]
+    assert names(result["moved"]) == ["public.free", "public.free_n"]
+    assert names(result["left"]) == ["public.held", "public.held_n"]
+    for left in result["left"]:
+        assert left["why"] == "locked"
+        assert left["reason"] == [f"pid {pid} (the report, idle in transaction)"]
+    assert made.query(INVALID) == []  # It has not begun an index that could not be finished.
+
+    told = subprocess.run(move(made), capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0, told.stderr
+    assert "Moved 2 objects" in told.stdout
+    assert "old is empty: DROP TABLESPACE old is possible" in told.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_index_that_is_being_built_leaves_nothing_behind(
+    binaries_older_slow, encrypted_cluster_factory, number
+):
+    made = with_spaces(encrypted_cluster_factory(binaries_older_slow))
+    made.query(SLOW_INDEX)
+    (before,) = places(made)["on_same"]
+    command = subprocess.Popen(
+        move(made), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: made.query(BUILDS))
+    assert len(made.query(INVALID)) == 1
+    begun = time.monotonic()
+    command.send_signal(number)
+    output, errors = command.communicate(timeout=60)
+    assert time.monotonic() - begun < 10
+    assert command.returncode == 130, errors
+    assert "Not moved: 2 objects" in output or "Not moved: 1 objects" in output
+    assert "index public.on_same" in output
+    assert made.query(INVALID) == []
+    assert places(made)["on_same"] == {before}
+    assert made.query(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tde%'"
+    ) == [(0,)]
+    made.query("ALTER DATABASE postgres RESET tests.slow")
+    assert moved(made)["droppable"]
+    assert places(made)["on_same"] != {before}
+
+
+def test_what_an_index_waits_for_is_told_and_waiting_harms_nobody(made):
+    made.query(SLOW_INDEX)
+    made.query("DELETE FROM slowly WHERE n > 20")
+    command = subprocess.Popen(
+        move(made), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: made.query(BUILDS))
+    parameters = made.cluster.connection_parameters()
+    with closing(psycopg2.connect(**parameters, application_name="the report")) as session:
+        session.cursor().execute("SELECT count(*) FROM slowly")
+        pid = session.info.backend_pid
+        told = command.stderr.readline()
+        assert told == f"public.on_same waits for pid {pid} (the report, idle in transaction)\n"
+        made.query("INSERT INTO slowly VALUES (21)")
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, output
+    assert made.query(INVALID) == []
+    assert made.query("SELECT count(*) FROM slowly WHERE same(n) > 0") == [(21,)]
+
+
+def test_an_index_is_begun_although_another_session_of_a_move_copies(made):
+    made.query("CREATE TABLE t TABLESPACE old AS SELECT 1 AS n")
+    made.query("CREATE INDEX i ON t (n) TABLESPACE old")
+    parameters = made.cluster.connection_parameters()
+    with closing(psycopg2.connect(**parameters, application_name="tde tablespace move")) as other:
+        other.set_session(isolation_level="REPEATABLE READ")
+        other.cursor().execute("SELECT 1")
+        command = subprocess.Popen(
+            move(made, "--attempts", 1, "--lock-timeout", 0.2), stdout=subprocess.PIPE, text=True
+        )
+        wait_for(lambda: command.poll() is not None or len(made.query(INVALID)) == 1)
+        assert command.poll() is None
+    output, _ = command.communicate(timeout=60)
+    assert command.returncode == 0, output
+    assert made.query(INVALID) == []
+
+
+def test_what_the_server_refuses_is_named_and_leaves_nothing_behind(made):
+    made.query(SLOW_INDEX.replace("'on';", "'never';"))
+    result = moved(made, exit_code=1)
+    assert names(result["moved"]) == ["public.slowly"]
+    (left,) = result["left"]
+    assert (left["name"], left["why"]) == ("public.on_same", "failed")
+    assert "not today" in left["reason"][0]
+    assert result["leftovers"] == []
+    assert made.query(INVALID) == []
+
+
+def test_what_another_rebuild_has_left_is_named_with_the_statement(made):
+    made.query(SLOW_INDEX)
+    parameters = made.cluster.connection_parameters()
+    with closing(psycopg2.connect(**parameters)) as session:
+        session.autocommit = True
+        cursor = session.cursor()
+        cursor.execute("SET statement_timeout = '1s'")
+        with pytest.raises(psycopg2.errors.QueryCanceled):
+            cursor.execute("REINDEX (CONCURRENTLY, TABLESPACE new) INDEX on_same")
+    made.query("ALTER DATABASE postgres RESET tests.slow")
+    result = moved(made, exit_code=1)
+    assert names(result["moved"]) == ["public.on_same", "public.slowly"]
+    assert result["left"] == []
+    (leftover,) = result["leftovers"]
+    assert leftover["statement"] == "DROP INDEX CONCURRENTLY public.on_same_ccnew"
+    made.query(leftover["statement"])
+    assert moved(made)["droppable"]
+
+
+def test_it_pauses_between_objects_for_the_rate_and_when_it_is_stopped(made):
+    for number in range(6):
+        made.query(
+            f"CREATE TABLE t{number} TABLESPACE old AS SELECT repeat('x', 1000) AS x "
+            "FROM generate_series(1, 700)"
+        )
+    left = (
+        "SELECT count(*) FROM pg_class c JOIN pg_tablespace t ON t.oid = reltablespace "
+        "WHERE relname ~ '^t[0-9]$' AND spcname = 'old'"
+    )
+    rate = ("--rate", 1.6, "--jobs", 2)
+    command = subprocess.Popen(move(made, *rate), stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: made.query(left) <= [(4,)])
+    os.kill(command.pid, signal.SIGTSTP)
+    time.sleep(0.5)
+    stopped = made.query(left)
+    assert stopped > [(0,)]
+    time.sleep(1.5)  # Longer than the pauses.
+    assert made.query(left) == stopped
+    assert made.query(
+        "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE a.application_name LIKE 'tde%'"
+    ) == [(0,)]
+    os.kill(command.pid, signal.SIGCONT)
+    assert command.wait(timeout=60) == 0
+
+    back = move_tablespace(made.cluster, "new", "old", MoveOptions(rate=1.6e6))
+    assert len(back.moved) == 6
+    # What was copied last is not paid for.
+    paid = back.bytes * 5 / 6 / 1.6e6
+    assert paid > 2
+    assert paid < back.seconds < 3 * paid
+
+
+def test_a_dry_run_shows_locks_and_sizes_and_moves_nothing(made):
+    made.query("CREATE TABLE t TABLESPACE old AS SELECT generate_series(1, 3000) AS n")
+    made.query("CREATE INDEX i ON t (n) TABLESPACE old")
+    before = places(made)
+    result = moved(made, "--dry-run")
+    assert [(one["name"], one["lock"].partition(":")[0]) for one in result["planned"]] == [
+        ("public.i", "SHARE UPDATE EXCLUSIVE"),
+        ("public.t", "ACCESS EXCLUSIVE"),
+    ]
+    assert all(one["bytes"] >= 16384 for one in result["planned"])
+    environment = {**os.environ, "COLUMNS": "200"}
+    told = subprocess.run(
+        move(made, "--dry-run"), capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert "reads and writes of it wait while it is copied" in told.stdout
+    assert "2 objects to move" in told.stdout
+    assert places(made) == before
+
+
+def test_no_two_sessions_get_what_belongs_to_one_table():
+    table = Movable("shop", 1, 1, Kind.TABLE, "t", 10)
+    index = Movable("shop", 2, 1, Kind.INDEX, "i", 5, concurrently=True)
+    other = Movable("office", 3, 1, Kind.TABLE, "t", 20)
+    schedule = Schedule([table, index, other], attempts=1, rate=None)
+    assert schedule.take() == index
+    assert schedule.take() == other
+    taken: list[Movable | None] = []
+    waiting = threading.Thread(target=lambda: taken.append(schedule.take()))
+    waiting.start()
+    waiting.join(0.3)
+    assert taken == []
+    schedule.finish(index, Outcome(Verdict.MOVED))
+    waiting.join(10)
+    assert taken == [table]
