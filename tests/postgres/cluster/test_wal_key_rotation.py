@@ -171,9 +171,9 @@ def test_rotations_under_load_lose_nothing(
 
 
 @pytest.fixture
-def archived(binaries, encrypted_cluster_factory, os_user_tmp_path):
+def archived(binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path):
     """A backup, a keystore of its time, an archive with segments of two keys, and the rows."""
-    made = begin(encrypted_cluster_factory, binaries)
+    made = begin(encrypted_cluster_factory, binaries_older_slow)
     archive = make_directory(made, os_user_tmp_path / "archive")
     made.query("ALTER SYSTEM SET archive_mode = on")
     made.query(f"ALTER SYSTEM SET archive_command = 'cp %p {archive}/%f'")

@@ -31,9 +31,17 @@ SMALL = {"shared_buffers": "1MB", "checkpoint_timeout": "1h", "bgwriter_lru_maxp
 
 
 @pytest.fixture
-def made(binaries, encrypted_cluster_factory, os_user_tmp_path) -> RunningCluster:
-    made: RunningCluster = encrypted_cluster_factory(binaries, options=SMALL)
-    location = os_user_tmp_path / "space"
+def made_by_each(binaries, encrypted_cluster_factory, os_user_tmp_path) -> RunningCluster:
+    return make(encrypted_cluster_factory, binaries, os_user_tmp_path / "space")
+
+
+@pytest.fixture
+def made(binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path) -> RunningCluster:
+    return make(encrypted_cluster_factory, binaries_older_slow, os_user_tmp_path / "space")
+
+
+def make(factory, binaries, location: Path) -> RunningCluster:
+    made: RunningCluster = factory(binaries, options=SMALL)
     create_tablespace(made.cluster, made.keystore, "secret", location, Algorithm.AES256)
     made.query("CREATE TABLE hidden (n int PRIMARY KEY USING INDEX TABLESPACE secret, x text) "
                "TABLESPACE secret")  # fmt: skip
@@ -63,7 +71,8 @@ READS = (
 )
 
 
-def test_a_locked_tablespace_is_refused_to_every_session(made, tde_command):
+def test_a_locked_tablespace_is_refused_to_every_session(made_by_each, tde_command):
+    made = made_by_each
     # A session that has the table open, and pages of it in memory, is refused as well.
     connection = psycopg2.connect(**made.cluster.connection_parameters("postgres"))
     connection.autocommit = True
@@ -90,8 +99,9 @@ def test_a_locked_tablespace_is_refused_to_every_session(made, tde_command):
     assert "unlock tablespace" in log
 
 
-def test_nothing_else_fails_while_tablespaces_are_locked(made, os_user_tmp_path):
+def test_nothing_else_fails_while_tablespaces_are_locked(made_by_each):
     """Whoever needs room in memory has to write pages of the locked table."""
+    made = made_by_each
     failed: list[Exception] = []
     done = threading.Event()
 
@@ -190,7 +200,7 @@ def test_a_standby_replays_what_its_sessions_may_not_read(
     assert standby.query("SELECT count(*) FROM hidden") == [(5000,)]
 
 
-def test_a_tablespace_of_many_files_stays_locked_through_all(made, os_user_tmp_path: Path):
+def test_many_tablespaces_are_locked_one_by_one(made):
     """More tablespaces than are published can be locked, and each unlocked for itself."""
     for number in range(70, 140):
         lock_tablespace(made.cluster, made.keystore, 1000000 + number)
