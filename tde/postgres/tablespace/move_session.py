@@ -99,6 +99,7 @@ class Mover:
         self._database: str | None = None
         self._connection: Any = None
         self._guard = threading.Lock()
+        self._run_began = 0.0
         self._runs = False  # Whether a statement runs that may be cancelled.
         self._stopped = False
 
@@ -174,6 +175,7 @@ class Mover:
             if self._stopped:
                 raise errors.QueryCanceled("stopped")
             self._runs = True
+        self._run_began = time.monotonic()
         try:
             self._query(statement)
         finally:
@@ -187,7 +189,8 @@ class Mover:
 
     def _holders(self, movable: Movable) -> tuple[str, ...]:
         # Who came later has waited behind this session, and got the lock when it gave up.
-        arguments = {"oid": movable.oid, "table": movable.oid, "age": self._lock_timeout}
+        waited = time.monotonic() - self._run_began
+        arguments = {"oid": movable.oid, "table": movable.oid, "age": waited}
         try:
             self._session(movable.database)
             return _described(self._query(_HOLDERS, arguments))

@@ -102,7 +102,7 @@ def test_who_holds_a_lock_is_named_and_nobody_queues_behind_the_move(made_each):
             begun = time.monotonic()
             made.query("SELECT count(*) FROM held")
             longest = max(longest, time.monotonic() - begun)
-        assert 0.3 < longest < 2
+        assert 0.3 < longest < 4
         assert command.returncode == 1
         result = json.loads(command.communicate()[0])
     assert not result["complete"]
@@ -110,7 +110,9 @@ def test_who_holds_a_lock_is_named_and_nobody_queues_behind_the_move(made_each):
     assert names(result["left"]) == ["public.held", "public.held_n"]
     for left in result["left"]:
         assert left["why"] == "locked"
-        assert left["reason"] == [f"pid {pid} (the report, idle in transaction)"]
+        # A query of above may have begun at the same moment as an attempt.
+        assert f"pid {pid} (the report, idle in transaction)" in left["reason"]
+        assert len(left["reason"]) <= 2
     assert made.query(INVALID) == []  # It has not begun an index that could not be finished.
 
     told = subprocess.run(move(made), capture_output=True, text=True, timeout=60)
