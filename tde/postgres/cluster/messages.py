@@ -24,6 +24,7 @@ import psutil
 
 from tde.errors import KeystoreError, TdeError
 from tde.keystore import Keystore
+from tde.keystore.store.files import exclusive_lock
 from tde.machine.process_files import process_user
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.server.pidfile import read_postmaster_file
@@ -135,7 +136,7 @@ def send_wal_key(keystore: Keystore, server: RunningServer, key_id: UUID) -> boo
     def seal(exchange_key: bytes, number: int) -> bytes:
         return keystore.seal_wal_key_for(exchange_key, number, key_id)
 
-    return bool(_send(keystore, [server], seal, "the new WAL key"))
+    return _send_alone(keystore, server, seal, "the new WAL key")
 
 
 def send_withheld(keystore: Keystore, server: RunningServer, oid: int, *, give: bool) -> bool:
@@ -151,7 +152,7 @@ def send_withheld(keystore: Keystore, server: RunningServer, oid: int, *, give: 
     def seal(exchange_key: bytes, number: int) -> bytes:
         return keystore.seal_withheld_for(exchange_key, number, oid, give=give)
 
-    return bool(_send(keystore, [server], seal, "what it was told"))
+    return _send_alone(keystore, server, seal, "what it was told")
 
 
 def server_of(directory: Path) -> RunningServer | None:
@@ -180,6 +181,23 @@ def _takes_none(pid: int, why: str) -> KeystoreError:
         remedy="Stop it, and start it with tde pg start; then repeat the command, or before the "
         "start.",
     )
+
+
+def _send_alone(
+    keystore: Keystore,
+    server: RunningServer,
+    seal: Callable[[bytes, int], bytes],
+    what: str,
+) -> bool:
+    """Send a message while nobody else does, as a rotation of the master key has it by its lock.
+
+    A server has one place for a message, and one next number.
+    """
+    with exclusive_lock(keystore.path):
+        status = read_published_status(server.pid)
+        if status is None or status.keys is None:
+            return False
+        return bool(_send(keystore, [RunningServer(server.pid, status.keys)], seal, what))
 
 
 def _send(

@@ -11,12 +11,14 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import audit, create_tablespace
+from tde.postgres.cluster.wal_rotation import rotate_wal_key
 from tde.postgres.cluster.withholding import (
     close_for_sessions,
     lock_tablespace,
     open_for_sessions,
     unlock_tablespace,
 )
+from tde.postgres.server.published import read_published_status
 from tests.conftest import RunningCluster
 from tests.postgres.cluster_copies import base_backup, open_copy
 from tests.postgres.crashes.file_rewrites import kill_server
@@ -211,3 +213,29 @@ def test_many_tablespaces_are_locked_one_by_one(made):
     refused(made, "SELECT count(*) FROM hidden")
     unlock_tablespace(made.cluster, made.keystore, oid)
     assert made.query("SELECT count(*) FROM hidden") == [(2000,)]
+
+
+def test_two_who_tell_a_server_something_wait_for_each_other(made):
+    """A server has one place for a message: the second one would replace the first."""
+    oid = oid_of(made)
+    problems: list[object] = []
+
+    def rotate() -> None:
+        try:
+            for _ in range(8):
+                wanted = rotate_wal_key(made.cluster, made.keystore, Algorithm.AES256).owner.key_id
+                keys = read_published_status(made.cluster.pid).keys
+                if wanted.bytes != keys.wal_key:
+                    problems.append("the server writes with another key")
+        except Exception as error:
+            problems.append(error)
+
+    rotations = threading.Thread(target=rotate)
+    rotations.start()
+    for _ in range(20):
+        lock_tablespace(made.cluster, made.keystore, oid)
+        assert read_published_status(made.cluster.pid).keys.locked == (oid,)
+        unlock_tablespace(made.cluster, made.keystore, oid)
+        assert read_published_status(made.cluster.pid).keys.locked == ()
+    rotations.join()
+    assert problems == []
