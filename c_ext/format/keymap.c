@@ -73,8 +73,8 @@ static bool is_known(const uint8_t *entry)
 {
     uint8_t kind = entry[ENTRY_KIND];
 
-    return kind >= TDE_KEYMAP_DERIVED && kind <= TDE_KEYMAP_WAL &&
-           (tde_format_load_be32(entry + ENTRY_OID) == 0) == (kind == TDE_KEYMAP_WAL) &&
+    return kind >= TDE_KEYMAP_DERIVED && kind <= TDE_KEYMAP_WAL_READ &&
+           (tde_format_load_be32(entry + ENTRY_OID) == 0) == (kind >= TDE_KEYMAP_WAL) &&
            tde_crypto_is_zero(entry + ENTRY_ZEROS, ENTRY_KEY_ID - ENTRY_ZEROS) &&
            (kind >= TDE_KEYMAP_NAMED || tde_crypto_is_zero(entry + ENTRY_KEY_ID, TDE_UUID_SIZE));
 }
@@ -170,7 +170,7 @@ bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
 {
     for (size_t number = tde_format_keymap_count(usable); number-- > 0;) {
         tde_format_keymap_entry(map, number, entry);
-        if (entry->oid == oid)
+        if (entry->oid == oid && entry->kind != TDE_KEYMAP_WAL_READ)
             return true;
     }
     memset(entry, 0, sizeof *entry);
@@ -206,7 +206,7 @@ uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const
         struct tde_keymap_entry entry;
 
         tde_format_keymap_entry(one, number, &entry);
-        if (entry.kind != TDE_KEYMAP_WAL && differ(one, one_usable, other, other_usable, entry.oid))
+        if (!tde_format_keymap_is_of_wal(&entry) && differ(one, one_usable, other, other_usable, entry.oid))
             return entry.oid;
     }
     return 0;

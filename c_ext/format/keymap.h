@@ -32,6 +32,7 @@ enum tde_keymap_kind {
     TDE_KEYMAP_NAMED = 3,   /* keys/<key id>.key, which the location names */
     TDE_KEYMAP_REKEYED = 4, /* keys/<key id>.key, whatever the location names: a rekey made it */
     TDE_KEYMAP_WAL = 5,     /* keys/wal.<number>.<key id>.key, for WAL that is written from now on */
+    TDE_KEYMAP_WAL_READ = 6, /* the same, of WAL that another server has written */
 };
 
 struct tde_keymap_entry {
@@ -70,6 +71,12 @@ void tde_format_keymap_entry(const uint8_t *map, size_t number, struct tde_keyma
 /* The number of entries in USABLE bytes. */
 size_t tde_format_keymap_count(size_t usable);
 
+/* Whether an entry is about WAL. */
+static inline bool tde_format_keymap_is_of_wal(const struct tde_keymap_entry *entry)
+{
+    return entry->kind >= TDE_KEYMAP_WAL;
+}
+
 /* Whether an entry has the id of its key. */
 static inline bool tde_format_keymap_has_id(const struct tde_keymap_entry *entry)
 {
@@ -79,7 +86,7 @@ static inline bool tde_format_keymap_has_id(const struct tde_keymap_entry *entry
 /* The entry of a tablespace that initdb makes, as long as the map has none: keys/<OID>.key. */
 bool tde_format_keymap_built_in(uint32_t oid, struct tde_keymap_entry *entry);
 
-/* The entry that counts for a tablespace, or with OID 0 for WAL; false when there is none. */
+/* The entry that counts for a tablespace, or with OID 0 for new WAL; false when there is none. */
 bool tde_format_keymap_find(const uint8_t *map, size_t usable, uint32_t oid,
                             struct tde_keymap_entry *entry);
 

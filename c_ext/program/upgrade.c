@@ -167,7 +167,7 @@ static int take_over(const struct tde_program_settings *settings, const struct c
                      const uint8_t key[TDE_KEYMAP_KEY_SIZE],
                      const struct tde_keymap_entry *entry, struct map *to)
 {
-    if (entry->kind != TDE_KEYMAP_WAL && is_linked(clusters->new, entry->oid)) {
+    if (!tde_format_keymap_is_of_wal(entry) && is_linked(clusters->new, entry->oid)) {
         tde_program_error(settings->program, "Create the new cluster again, with initdb.",
                           "tablespace %u has another key in %s than in %s", entry->oid,
                           clusters->new, clusters->old);
@@ -242,7 +242,7 @@ static int carry_map(const struct tde_program_settings *settings, const struct c
 
         tde_format_keymap_entry(from.content, number, &entry);
         /* A tablespace that was dropped may have left its OID to another one. */
-        if ((entry.kind == TDE_KEYMAP_WAL || is_linked(clusters->old, entry.oid)) &&
+        if ((tde_format_keymap_is_of_wal(&entry) || is_linked(clusters->old, entry.oid)) &&
             tde_format_keymap_find(from.content, from.usable, entry.oid, &counts) &&
             !says(&to, &counts))
             result = take_over(settings, clusters, key, &entry, &to);

@@ -49,9 +49,11 @@ def rotate(
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
-    """Write WAL with another key, from the next segment on that the server begins.
+    """Write WAL with another key.
 
-    The server may run, and no session notices. Segments that were written before keep their key,
+    The server may run, and no session notices. The new key counts from the first segment that the
+    server has not touched yet: it prepares up to max_wal_size in advance, and a restart is the way
+    to the new key at once. Segments that were written before keep their key,
     on the disk and in archives; each tells by itself which key it has. So every keystore that reads
     the archive of this cluster needs the new key, before the first such segment arrives there.
     """
@@ -73,13 +75,15 @@ def rotate(
                 "number": done.owner.oid,
                 "algorithm": done.algorithm.label,
                 "server": done.server,
+                "first_segment": done.first_segment or None,
             }
         )
         return
     when = (
         "The next start begins with it."
         if done.server is None
-        else f"The server with process id {done.server} writes the next WAL segment with it."
+        else f"The server with process id {done.server} writes WAL with it from segment "
+        f"…{done.first_segment} on, behind those that it has prepared already."
     )
     console.print(
         f"WAL key {done.owner.oid}, {done.algorithm.label}: {key_file}\n{when}",

@@ -46,6 +46,7 @@ struct tde_status {
     uint32_t closed;                           /* whether the keystore is */
     uint32_t locked[TDE_STATUS_LOCKED];        /* tablespaces; 0 in the places that are free */
     uint32_t reserved;
+    uint64_t wal_key_from;                     /* the segment that it counts from */
     _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
 };
 

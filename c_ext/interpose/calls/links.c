@@ -9,6 +9,7 @@
 #include "interpose/libc/symbols.h"
 #include "interpose/policy/harm.h"
 #include "interpose/policy/links.h"
+#include "interpose/policy/segment.h"
 
 static int finish_link(int result, const char *target, const char *link)
 {
@@ -78,7 +79,8 @@ static int finish_removal(int result, const char *path)
 
 TDE_EXPORT int unlink(const char *path)
 {
-    if (tde_policy_harm_refuses(AT_FDCWD, path, false))
+    if (tde_policy_harm_refuses(AT_FDCWD, path, false) ||
+        tde_policy_segment_may_be_removed(path) != 0)
         return -1;
     return finish_removal(tde_libc()->unlink(path), path);
 }

@@ -11,6 +11,7 @@
 
 #include "interpose/blocks/range.h"
 #include "interpose/files/table.h"
+#include "interpose/keys/wal.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -21,12 +22,11 @@
 #include "interpose/walfiles/compress.h"
 #include "interpose/walfiles/tar.h"
 
-/* What restore_command brings has this name until it has been looked at. */
 static bool is_restored(const char *path)
 {
     const char *slash = strrchr(path, '/');
 
-    return strcmp(slash == NULL ? path : slash + 1, "RECOVERYXLOG") == 0;
+    return strcmp(slash == NULL ? path : slash + 1, TDE_RESTORED_NAME) == 0;
 }
 
 /* The identity of both ephemeral names is their digest; equal words, equal file. */
@@ -78,6 +78,8 @@ static int recode_for(int old_dir, const char *old_path, int new_dir, const char
         return -1;
     if (same_identity(&from, &to))
         return 0;
+    if (to.id.file_class == TDE_CLASS_WAL)
+        to.key = tde_keys_wal_decide(&to.id);
     fd = tde_libc()->openat(old_dir, old_path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return errno == EISDIR ? 0 : -1; /* A directory of temporary files has no content. */

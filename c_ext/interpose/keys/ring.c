@@ -263,7 +263,7 @@ tde_key_index tde_keys_find(const struct tde_identity *id, const char *path)
     }
     /* The keys of WAL and of ephemeral files are in the ring since the start. */
     if (id->file_class == TDE_CLASS_WAL)
-        return tde_keys_wal_decide(id);
+        return tde_keys_wal_usual(); /* Settled when the file is open. */
     if (id->file_class == TDE_CLASS_EPHEMERAL)
         return TDE_KEYS_EPHEMERAL;
     index = tde_keys_slots_find(id->tablespace);

@@ -36,6 +36,7 @@ struct range {
 struct ranges {
     _Atomic uint64_t state;
     _Atomic int follows_map;
+    _Atomic uint8_t named[TDE_KEYS_LATER_WALS]; /* which of the later keys the map names */
     struct range list[RANGES];
 };
 
@@ -71,6 +72,13 @@ static int add_range(tde_key_index index)
     return 0;
 }
 
+tde_key_index tde_keys_wal_usual(void)
+{
+    uint64_t count = atomic_load(&ranges->state) & COUNT_MASK;
+
+    return (tde_key_index)ranges->list[count - 1].slot;
+}
+
 tde_key_index tde_keys_wal_decide(const struct tde_identity *id)
 {
     uint64_t state = atomic_load(&ranges->state);
@@ -87,11 +95,12 @@ tde_key_index tde_keys_wal_decide(const struct tde_identity *id)
     return TDE_KEYS_WAL;
 }
 
-void tde_keys_wal_newest(uint8_t key_id[TDE_UUID_SIZE])
+void tde_keys_wal_newest(uint8_t key_id[TDE_UUID_SIZE], uint64_t *from)
 {
     uint64_t count = atomic_load(&ranges->state) & COUNT_MASK;
     uint32_t slot = ranges->list[count - 1].slot;
 
+    *from = ranges->list[count - 1].from;
     memset(key_id, 0, TDE_UUID_SIZE);
     if (slot >= TDE_KEYS_LATER_WAL)
         (void)tde_keys_slots_later_wal(slot - TDE_KEYS_LATER_WAL, key_id);
@@ -168,24 +177,28 @@ static tde_key_index newest_of(const struct tde_keys_map *map)
 {
     size_t count = tde_format_keymap_count(map->usable);
     tde_key_index newest = TDE_KEYS_WAL;
+    tde_key_index index;
     bool reloaded = false;
 
     for (size_t number = 0; number < count; number++) {
         struct tde_keymap_entry entry;
 
         tde_format_keymap_entry(map->content, number, &entry);
-        if (entry.kind != TDE_KEYMAP_WAL)
+        if (!tde_format_keymap_is_of_wal(&entry))
             continue;
-        newest = find(entry.key_id);
-        if (newest < 0 && !reloaded) {
+        index = find(entry.key_id);
+        if (index < 0 && !reloaded) {
             tde_keys_wal_reload();
             reloaded = true;
-            newest = find(entry.key_id);
+            index = find(entry.key_id);
         }
-        if (newest < 0) {
+        if (index < 0) {
             report_missing(map, entry.key_id);
             return TDE_KEY_NONE;
         }
+        atomic_store(&ranges->named[index - TDE_KEYS_LATER_WAL], 1);
+        if (entry.kind == TDE_KEYMAP_WAL)
+            newest = index;
     }
     return newest;
 }
@@ -232,6 +245,28 @@ const char *tde_keys_wal_switch(const uint8_t key_id[TDE_UUID_SIZE])
     if (add_range(index) != 0)
         return "it has written WAL with too many keys since its start; restart it";
     return NULL;
+}
+
+/*
+ * From then on the server does not start without this key: WAL of another server is in its own
+ * directory, and without the key recovery would end in front of it.
+ */
+int tde_keys_wal_remember(tde_key_index index)
+{
+    struct tde_keymap_entry entry = {0, TDE_KEYMAP_WAL_READ, {0}};
+    struct tde_keys_map map;
+    int result;
+
+    if (index < TDE_KEYS_LATER_WAL || atomic_load(&ranges->named[index - TDE_KEYS_LATER_WAL]) != 0)
+        return 0;
+    (void)tde_keys_slots_later_wal((uint32_t)index - TDE_KEYS_LATER_WAL, entry.key_id);
+    if (tde_keys_map_open(&map, NULL, true) != 0)
+        return -1;
+    result = tde_keys_map_append(&map, &entry);
+    tde_keys_map_close(&map);
+    if (result == 0)
+        atomic_store(&ranges->named[index - TDE_KEYS_LATER_WAL], 1);
+    return result;
 }
 
 bool tde_keys_wal_may_differ(void)

@@ -31,10 +31,16 @@ int tde_keys_wal_follow_map(void);
  * or what is wrong. */
 const char *tde_keys_wal_switch(const uint8_t key_id[TDE_UUID_SIZE]);
 
-/* The id of the key with which new segments are written; zeros for the first key of WAL. */
-void tde_keys_wal_newest(uint8_t key_id[TDE_UUID_SIZE]);
+/*
+ * The id of the key with which new segments are written, zeros for the first key of WAL; and from
+ * which segment on: its log, and below that its number in 12 bits.
+ */
+void tde_keys_wal_newest(uint8_t key_id[TDE_UUID_SIZE], uint64_t *from);
 
-/* The key for a segment that has no content yet. */
+/* The key that segments get now, for who only wants to know whether there is one. */
+tde_key_index tde_keys_wal_usual(void);
+
+/* The key for a segment that is open and has no content yet. */
 tde_key_index tde_keys_wal_decide(const struct tde_identity *id);
 
 /* Whether a segment that has content may have another key than that. */
@@ -46,6 +52,9 @@ bool tde_keys_wal_may_differ(void);
  */
 int tde_keys_wal_try(const struct tde_identity *id, const uint8_t start[TDE_WAL_START_SIZE],
                      tde_key_index *found);
+
+/* Name a key in the map, which another server has used.  0, or -1 with errno. */
+int tde_keys_wal_remember(tde_key_index index);
 
 /* Load keys that have come into the keystore since. */
 void tde_keys_wal_reload(void);

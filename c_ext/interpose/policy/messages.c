@@ -66,7 +66,7 @@ void tde_policy_messages_publish_wal_key(void)
     struct tde_status *status = tde_blocks_status_own();
 
     if (status != NULL)
-        tde_keys_wal_newest(status->wal_key_id);
+        tde_keys_wal_newest(status->wal_key_id, &status->wal_key_from);
 }
 
 static const char *take_wal_key(const struct tde_message *message)
@@ -124,6 +124,12 @@ static const char *take(const uint8_t *data, size_t length, struct tde_status *s
     return problem;
 }
 
+/*
+ * The number of the last message.  What is published is a copy: programs of the server's user can
+ * write that, and would have an old message looked at again.
+ */
+static uint64_t last;
+
 void tde_policy_messages_receive(void)
 {
     struct tde_status *status = tde_blocks_status_own();
@@ -141,13 +147,14 @@ void tde_policy_messages_receive(void)
      * It lies there until its sender has seen the answer, through more than one reload perhaps.
      * Numbers follow each other: a forged one must not use up all that are left.
      */
-    if (number == atomic_load(&status->message) + 1) {
+    if (number == last + 1) {
+        last = number;
         problem = take(data, (size_t)length, status);
         if (problem != NULL)
             tde_libc_report("refused a message of tde: %s", problem);
         snprintf(status->message_problem, sizeof status->message_problem, "%s",
                  problem == NULL ? "" : problem);
-        atomic_store(&status->message, number);
+        atomic_store(&status->message, last);
     }
     errno = saved;
 }

@@ -5,8 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "crypto/primitives.h"
 #include "interpose/keys/slots.h"
@@ -14,6 +16,8 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
+#include "interpose/policy/process.h"
+#include "interpose/policy/role.h"
 
 #define PAGE 4096u /* a descriptor with O_DIRECT reads nothing smaller, nor elsewhere */
 
@@ -37,15 +41,17 @@ int tde_policy_segment_settle(int fd, struct tde_file *file)
     tde_key_index found;
     int result;
 
-    if (file->id.file_class != TDE_CLASS_WAL || file->is_tar || file->compressed ||
-        !tde_keys_wal_may_differ())
+    if (file->id.file_class != TDE_CLASS_WAL || file->is_tar || file->compressed)
+        return 0;
+    /* No key fits a segment that was recycled, which holds what it had under its former name. */
+    file->key = tde_keys_wal_decide(&file->id);
+    if (!tde_keys_wal_may_differ())
         return 0;
     result = read_start(fd, start);
     if (result > 0)
         result = tde_keys_wal_try(&file->id, start, &found);
     if (result > 0)
         file->key = found;
-    /* No key fits a segment that was recycled, which holds what it had under its former name. */
     return result < 0 ? -1 : 0;
 }
 
@@ -60,7 +66,7 @@ int tde_policy_segment_accept_restored(int dirfd, const char *path, const char *
 
     if (tde_format_parse_path(name, &id, &rest) != TDE_CLASS_WAL)
         return 0;
-    fd = tde_libc()->openat(dirfd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    fd = tde_libc()->openat(dirfd, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -1;
     result = read_start(fd, start);
@@ -75,12 +81,29 @@ int tde_policy_segment_accept_restored(int dirfd, const char *path, const char *
         result = tde_keys_wal_try(&id, start, &found);
     }
     if (result != 0)
-        return result < 0 ? -1 : 0;
+        return result < 0 ? -1 : tde_keys_wal_remember(found);
     tde_libc_report("refused %s from the archive: no key of WAL in %s/keys fits it, so it is "
-                    "damaged, of another cluster, or encrypted with a key that is missing; HINT: "
-                    "bring all keys from the newest keystore of the servers that write to this "
-                    "archive: tde keystore copy BACKUP %s; then start the server again",
+                    "damaged, of another cluster, or encrypted with a key that is missing; what "
+                    "this server has itself was kept; HINT: bring all keys from the newest "
+                    "keystore of the servers that write to this archive: tde keystore copy "
+                    "BACKUP %s; then start the server again",
                     name, tde_keys_scope()->keystore, tde_keys_scope()->keystore);
     errno = ENOKEY;
     return -1;
+}
+
+int tde_policy_segment_may_be_removed(const char *path)
+{
+    char restored[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == NULL ? 0 : (size_t)(slash + 1 - path);
+
+    if (tde_policy_role() != TDE_ROLE_SERVER || !tde_policy_process_is("startup") ||
+        length + sizeof TDE_RESTORED_NAME > sizeof restored)
+        return 0;
+    memcpy(restored, path, length);
+    strcpy(restored + length, TDE_RESTORED_NAME);
+    if (access(restored, F_OK) != 0 || !tde_keys_are_open())
+        return 0;
+    return tde_policy_segment_accept_restored(AT_FDCWD, restored, path);
 }

@@ -19,4 +19,13 @@ int tde_policy_segment_settle(int fd, struct tde_file *file);
  */
 int tde_policy_segment_accept_restored(int dirfd, const char *path, const char *name);
 
+/* What restore_command brings has this name until it has been looked at. */
+#define TDE_RESTORED_NAME "RECOVERYXLOG"
+
+/*
+ * Before PostgreSQL gives such a file its name, it removes the server's own segment of that name.
+ * So it is looked at then: what cannot be read must not take the place of what can.  0, or -1.
+ */
+int tde_policy_segment_may_be_removed(const char *path);
+
 #endif

@@ -20,6 +20,15 @@ static void report(enum tde_withheld why, uint32_t oid)
                         "tde tablespace unlock NAME -D DIR", oid);
 }
 
+/*
+ * From PostgreSQL 18 on other processes may read for sessions.  They do not for recovery, which asks
+ * for each page itself (READ_BUFFERS_SYNCHRONOUSLY).
+ */
+static bool reads_for_sql(void)
+{
+    return tde_policy_process_runs_sql() || tde_policy_process_is("io worker");
+}
+
 bool tde_policy_withheld_refuses(const struct tde_file *file)
 {
     enum tde_withheld why;
@@ -27,7 +36,7 @@ bool tde_policy_withheld_refuses(const struct tde_file *file)
     if (file->id.file_class != TDE_CLASS_RELATION && file->id.file_class != TDE_CLASS_TEMP_RELATION)
         return false;
     why = tde_keys_withheld_find(file->id.tablespace);
-    if (why == TDE_NOT_WITHHELD || !tde_policy_process_runs_sql())
+    if (why == TDE_NOT_WITHHELD || !reads_for_sql())
         return false;
     report(why, file->id.tablespace);
     errno = ENOKEY;

@@ -47,11 +47,17 @@ class KeySource(Enum):
     NAMED = 3
     REKEYED = 4
     WAL = 5
+    WAL_READ = 6
+
+    @property
+    def is_of_wal(self) -> bool:
+        """Whether the entry is about WAL, and not about a tablespace."""
+        return self in (KeySource.WAL, KeySource.WAL_READ)
 
     @property
     def has_id(self) -> bool:
         """Whether the entry has the id of the key."""
-        return self in (KeySource.NAMED, KeySource.REKEYED, KeySource.WAL)
+        return self not in (KeySource.DERIVED, KeySource.RECORD)
 
 
 @dataclass(frozen=True)
@@ -86,18 +92,20 @@ class KeyMap:
         history: all of them, in their order.
         entries: those that count for tablespaces, by OID.
         wal_keys: ids of the later keys of WAL, of which the last is written with.
+        foreign_wal_keys: ids of those that other servers have used, for WAL that is here.
     """
 
     def __init__(self, entries: Iterable[MapEntry] = ()) -> None:
         self.history = tuple(entries)
         self.entries: Mapping[int, MapEntry] = {
-            entry.oid: entry for entry in self.history if entry.source is not KeySource.WAL
+            entry.oid: entry for entry in self.history if not entry.source.is_of_wal
         }
-        self.wal_keys: Sequence[UUID] = [
-            entry.key_id
-            for entry in self.history
-            if entry.source is KeySource.WAL and entry.key_id is not None
-        ]
+        self.wal_keys = self._ids_of(KeySource.WAL)
+        self.foreign_wal_keys = self._ids_of(KeySource.WAL_READ)
+
+    def _ids_of(self, source: KeySource) -> Sequence[UUID]:
+        found = (entry.key_id for entry in self.history if entry.source is source)
+        return [key_id for key_id in found if key_id is not None]
 
     def find(self, oid: int) -> MapEntry | None:
         """Return the decision for a tablespace, or ``None`` when there is none.
@@ -179,7 +187,7 @@ def _parse_entry(body: bytes, path: Path) -> MapEntry:
         known = None
     if (
         known is None
-        or (oid == 0) is not (known is KeySource.WAL)
+        or (oid == 0) is not known.is_of_wal
         or any(zeros)
         or (any(key_id) and not known.has_id)
     ):

@@ -153,14 +153,14 @@ def _owners_in_use(
 def _later_wal_owners(
     keystore: Path, keymap: KeyMap, present: Collection[KeyOwner]
 ) -> Iterator[KeyOwner]:
-    """Yield the keys that the cluster's WAL was written with after the first one.
+    """Yield the keys that the WAL in the cluster was written with, but for the first one.
 
     WAL that nobody can read looks like the end of WAL, so none may be missing.
     """
     from tde.keystore.store.remedies import bring_key
 
     owners = {owner.key_id: owner for owner in present}
-    for key_id in keymap.wal_keys:
+    for key_id in (*keymap.wal_keys, *keymap.foreign_wal_keys):
         if key_id not in owners:
             raise ClusterKeystoreError(
                 f"a key of the WAL is missing: there is no key file {keystore}/keys/wal.*."

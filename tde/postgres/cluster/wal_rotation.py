@@ -29,11 +29,13 @@ class WalRotation:
     Attributes:
         owner: of the new key.
         server: process id of the server that writes with it; ``None`` when none runs.
+        first_segment: the end of the name of the first segment that gets it, without the timeline.
     """
 
     owner: KeyOwner
     algorithm: Algorithm
     server: int | None
+    first_segment: str = ""
 
 
 def rotate_wal_key(cluster: Cluster, keystore: Keystore, algorithm: Algorithm) -> WalRotation:
@@ -55,7 +57,11 @@ def rotate_wal_key(cluster: Cluster, keystore: Keystore, algorithm: Algorithm) -
         entry = MapEntry(0, KeySource.WAL, owner.key_id)
         append_entry(directory, entry, keystore, cluster.os_user)
         told = server is not None and _tell(keystore, server, owner)
-    return WalRotation(owner, algorithm, server.pid if server is not None and told else None)
+        if server is None or not told:
+            return WalRotation(owner, algorithm, None)
+        now = server_of(directory)
+        first = "" if now is None else now.keys.wal_key_from
+    return WalRotation(owner, algorithm, server.pid, first)
 
 
 def _tell(keystore: Keystore, server: RunningServer, owner: KeyOwner) -> bool:

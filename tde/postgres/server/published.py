@@ -28,8 +28,9 @@ _LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
 _MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
 # The id of the WAL key, which servers of earlier releases do not have either.
 _WAL_KEY_BYTES = 16
-# Whether the keystore is closed, and tablespaces that are locked.
-_WITHHELD = struct.Struct("=63I")
+# Whether the keystore is closed, tablespaces that are locked, and the segment from which on WAL has
+# its key.
+_WITHHELD = struct.Struct("=63I4xQ")
 _LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
@@ -47,6 +48,7 @@ class KeysOfServer:
         problem: what was wrong with that one; empty when it was done.
         closed: whether its sessions wait until the keystore is opened.
         locked: OIDs of the tablespaces that are locked, 62 at most.
+        wal_key_from: the end of the name of the first segment with that key, without the timeline.
         wal_key: id of the key of new WAL segments, zeros for the first key; ``None`` for a server
             of a release that had one key of WAL.
     """
@@ -63,6 +65,7 @@ class KeysOfServer:
     wal_key: bytes | None = None
     closed: bool = False
     locked: tuple[int, ...] = ()
+    wal_key_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,10 @@ def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
     keystore, exchange_key, master_key_id, message, problem, directory, code = fields
     rest = content[_LAYOUT.size + _MESSAGES.size :]
     wal_key = rest[:_WAL_KEY_BYTES]
-    closed, *locked = (
+    closed, *locked, wal_key_from = (
         _WITHHELD.unpack_from(rest, _WAL_KEY_BYTES)
         if len(rest) >= _WAL_KEY_BYTES + _WITHHELD.size
-        else (0,)
+        else (0, 0)
     )
     return KeysOfServer(
         path.with_name(f"{path.name}{MESSAGE_SUFFIX}"),
@@ -194,6 +197,7 @@ def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
         wal_key if len(wal_key) == _WAL_KEY_BYTES else None,
         closed != 0,
         tuple(oid for oid in locked if oid),
+        f"{wal_key_from >> 12:08X}{wal_key_from & 0xFFF:08X}",
     )
 
 

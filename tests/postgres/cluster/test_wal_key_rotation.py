@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -112,7 +113,10 @@ def test_old_segments_keep_their_key_and_new_ones_get_another(
     assert len(set(wal_keys(made))) == 1
 
     text = tde_command("wal", "rotate", "-D", made.data_directory, *SECRET, "--aes", "128")
-    assert f"process id {made.cluster.pid} writes the next WAL segment with it" in text.stdout
+    first = read_published_status(made.cluster.pid).keys.wal_key_from
+    assert (
+        f"process id {made.cluster.pid} writes WAL with it from segment …{first} on" in text.stdout
+    )
     assert "Back the keystore up again" in text.stderr
     write(made, 3)
     wanted = rows(made)
@@ -215,6 +219,70 @@ def test_recovery_does_not_end_where_a_key_is_missing(archived, encrypted_cluste
         restored.start()
         wait_for(lambda: restored.query("SELECT pg_is_in_recovery()") == [(False,)])
         assert rows(restored) == wanted
+
+
+def test_what_cannot_be_read_replaces_nothing(archived, encrypted_cluster_factory):
+    """The accident: a standby has WAL, and an archive has the same, which it cannot read.
+
+    PostgreSQL removes its own segment before it gives the archive's its name.
+    """
+    made, _, _, old = archived
+    with Keystore.open(old, PASSPHRASE) as keystore:
+        standby = restore(encrypted_cluster_factory, archived, keystore)
+        directory = standby.data_directory
+        (directory / "recovery.signal").unlink()
+        add_missing_keys(made.keystore.path, keystore)
+        follow(standby, made)
+        standby.start()
+        wait_until_replayed(made, standby)
+        standby.query("SELECT pg_wal_replay_pause()")
+        rotate_wal_key(made.cluster, made.keystore, Algorithm.AES256)  # A key that it has not got.
+        write(made, 3)
+        wanted = rows(made)
+        position = made.query("SELECT pg_current_wal_flush_lsn()")[0][0]
+        received = f"SELECT pg_last_wal_receive_lsn() >= '{position}'"
+        wait_for(lambda: standby.query(received) == [(True,)])
+        made.cluster.stop()
+        kill_server(standby.cluster.pid)
+        before = segments_of(directory)
+        with contextlib.suppress(ServerStartError):
+            standby.start()  # It may be ready before it gets there.
+        wait_for(lambda: standby.cluster.pid is None)
+        assert "what this server has itself was kept" in standby.cluster.default_log.read_text()
+        assert segments_of(directory) == before
+        configure(standby, ["restore_command = ''"])
+        standby.start()
+        standby.query("SELECT pg_promote()")
+        wait_for(lambda: standby.query("SELECT pg_is_in_recovery()") == [(False,)])
+        assert rows(standby) == wanted
+
+
+def segments_of(directory: Path) -> list[str]:
+    return sorted(path.name for path in (directory / "pg_wal").glob("0*[0-9A-F]"))
+
+
+def test_a_server_remembers_the_keys_of_others_whose_wal_it_has(
+    archived, encrypted_cluster_factory, os_user_tmp_path
+):
+    """The accident: an older copy of the keystore, and recovery ends where it cannot read."""
+    made, _, _, old = archived
+    copied = copy_of(made.keystore, os_user_tmp_path / "newest")
+    with Keystore.open(copied, PASSPHRASE) as newest, Keystore.open(old, PASSPHRASE) as older:
+        standby = restore(encrypted_cluster_factory, archived, newest)
+        (standby.data_directory / "recovery.signal").unlink()
+        (standby.data_directory / "standby.signal").touch()
+        standby.start()
+        wait_for(lambda: rows(standby) == rows(made))
+        keymap = read_map(standby.data_directory, newest.uuid, map_key(newest))
+        (key_id,) = keymap.foreign_wal_keys
+        assert keymap.wal_keys == []
+        kill_server(standby.cluster.pid)
+        standby.keystore = older
+        with pytest.raises(ClusterKeystoreError, match=f"wal.\\*.{key_id.hex}.key"):
+            standby.start()
+        standby.keystore = newest
+        standby.start()
+        assert rows(standby) == rows(made)
 
 
 def test_a_map_is_not_followed_without_its_keys(
