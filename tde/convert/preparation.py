@@ -42,6 +42,7 @@ from tde.errors import ConversionError
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.cluster.keys import require_cluster_keys, require_unused_keystore
+from tde.postgres.cluster.keys_of_pages import require_keys_of_map
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import JOURNAL_DIRECTORY
@@ -205,6 +206,7 @@ class Preparation:
         from tde.keystore import KeyOwner, inspect_keystore
 
         require_cluster_keys(self.keystore, self.directory)
+        require_keys_of_map(self.directory, self.keystore)
         with open_ciphers(self.keystore, self.directory) as ciphers:
             plan = self._plan(version, redo, lambda oid: oid in ciphers, turn_on_checksums=False)
             with files_as(self.os_user):

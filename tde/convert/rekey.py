@@ -41,6 +41,7 @@ from tde.page.codec import PageCipher
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KeyMap, map_key, read_map
 from tde.postgres.cluster.keys import require_cluster_keys
+from tde.postgres.cluster.keys_of_pages import require_keys_of_map
 from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import Marker
@@ -150,6 +151,7 @@ class _RekeyPreparation(Preparation):
         assert marker is not None  # Checked by the caller.
         ensure_map(self.directory, self.keystore, self.os_user)
         require_cluster_keys(self.keystore, self.directory)
+        require_keys_of_map(self.directory, self.keystore)
         keymap = read_map(self.directory, self.keystore.uuid, map_key(self.keystore))
         names = self._names(keymap)
         changes = self._changes(keymap, sorted(set(names.values())))

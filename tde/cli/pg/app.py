@@ -293,6 +293,7 @@ def execute(
     """
     from tde.postgres import run_program
     from tde.postgres.cluster.fitting_keys import require_fitting_keys
+    from tde.postgres.cluster.keys_of_pages import require_keys_of_stopped
     from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
     from tde.postgres.server.program import needs_keys, works_on_tablespaces
 
@@ -305,6 +306,7 @@ def execute(
     with opening as opened:
         if opened is not None and works_on_tablespaces(program, arguments or ()):
             ensure_map_of_stopped(cluster.data_directory, opened, cluster.os_user)
+            require_keys_of_stopped(cluster.data_directory, opened)
         result = run_program(
             cluster.binaries,
             program,

@@ -18,6 +18,9 @@ from tde.page.identity import FileIdentity
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.cluster.landed_keys import is_page_of, sample_pages
 from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.pidfile import read_postmaster_file
 
 if TYPE_CHECKING:
     from tde.algorithms import Algorithm
@@ -34,16 +37,16 @@ StoredPage = tuple[FileIdentity, bytes]
 
 
 def require_keys_of_map(data_directory: Path, keystore: Keystore) -> None:
-    """Check that the files of user-made tablespaces do not have another key than the map says.
+    """Check that the files of no tablespace have another key than the map says.
 
-    Only for a cluster that was shut down. One page of the right key is enough.
+    One page of the right key is enough. After a crash any page may be torn, and then fits none.
 
     Raises:
         KeyMapError: they have.
         KeystoreError: a key is missing or cannot be used.
     """
     keymap = read_map(data_directory, keystore.uuid, map_key(keystore))
-    for oid in sorted(tablespace_oids(data_directory)):
+    for oid in sorted({*BUILT_IN_TABLESPACES, *tablespace_oids(data_directory)}):
         if keymap.find(oid) is None:
             continue
         try:
@@ -58,6 +61,19 @@ def require_keys_of_map(data_directory: Path, keystore: Keystore) -> None:
                 f"{data_directory / KEYMAP_FILE} says: they fit keys/{key} of the keystore",
                 remedy=NEWER_MAP_REMEDY,
             )
+
+
+def require_keys_of_stopped(data_directory: Path, keystore: Keystore) -> None:
+    """Check the same before a program works on a cluster; nothing to do while its server runs.
+
+    Programs that turn checksums on write into pages without looking at them first.
+
+    Raises:
+        KeyMapError, KeystoreError: as :func:`require_keys_of_map`.
+    """
+    marker = read_marker(data_directory)
+    if marker is not None and read_postmaster_file(data_directory) is None:
+        require_keys_of_map(data_directory, keystore)
 
 
 def key_of_pages(keystore: Keystore, pages: Sequence[StoredPage]) -> str:

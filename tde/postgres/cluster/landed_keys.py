@@ -30,6 +30,7 @@ from tde.postgres.cluster.keymap import (
 from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.marker import MARKER_FILE, Marker, read_marker
+from tde.postgres.facts import BUILT_IN_TABLESPACES, PG_GLOBAL_OID
 from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_postmaster_file
@@ -192,9 +193,23 @@ def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> N
 
 def sample_pages(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
     """Yield first pages of relations of a tablespace that are not zeros."""
+    if oid in BUILT_IN_TABLESPACES:
+        return islice(_built_in_pages(data_directory, oid), _SAMPLE_PAGES)
     link = data_directory / "pg_tblspc" / str(oid)
     place = restored_tablespaces(data_directory).get(oid, link)
     return islice(_first_pages(link, place), _SAMPLE_PAGES)
+
+
+def _built_in_pages(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
+    directories = "global" if oid == PG_GLOBAL_OID else "base/[1-9]*"
+    for path in sorted(data_directory.glob(f"{directories}/[1-9]*")):
+        # A database's directory that was moved out of the way is nobody's.
+        of_server = path.parent.name.isdecimal() or oid == PG_GLOBAL_OID
+        if not of_server or not path.name.isdecimal():
+            continue
+        page = read_beginning(path.parent, path.name, PAGE_SIZE)
+        if len(page) == PAGE_SIZE and any(page):
+            yield FileIdentity.from_path(path), page
 
 
 def _first_pages(link: Path, place: Path) -> Iterator[tuple[FileIdentity, bytes]]:

@@ -131,7 +131,7 @@ def _require_readable_catalogs(
         return  # The server says what is wrong with pg_control.
     if control.state in CLEAN_STATES:
         require_readable_catalogs(data_directory, keystore)
-        require_keys_of_map(data_directory, keystore)
+    require_keys_of_map(data_directory, keystore)
 
 
 def _confirm_encryption(

@@ -34,6 +34,7 @@ from tests.postgres.wal_segments import plain_segment
 from tests.replication.test_keys_on_standbys import follow, wait_for, wait_until_replayed
 
 SECRET = ("--passphrase-fd", "0")
+LOCAL = "-c listen_addresses="
 SEGMENT = ("--wal-segsize=1",)
 ADD = f"INSERT INTO t SELECT repeat('{CANARY.decode()}', 20) FROM generate_series(1, 1000)"
 
@@ -383,7 +384,7 @@ def test_a_stopped_cluster_begins_with_the_new_key(
     with rotate_master_key(made.keystore.path, PASSPHRASE, tell_servers):
         pass
     kill_server(made.cluster.pid)
-    tde_command("pg", "start", "-D", made.data_directory, *SECRET)
+    tde_command("pg", "start", "-D", made.data_directory, "-o", LOCAL, *SECRET)
     assert rows(made) == wanted + 2000
 
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError
+from tde.errors import ClusterKeystoreError, KeyMapError
 from tde.postgres import audit, create_tablespace, rekey_tablespaces, run_program
-from tde.postgres.cluster.keymap import map_key, read_map
+from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.cluster.keystore_verification import needed_keys
 from tests.postgres.canaries import CANARY
 from tests.postgres.cluster.test_older_maps import start_alone
@@ -44,6 +44,8 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     made = encrypted_cluster_factory(binaries)
     make_tables(made, os_user_tmp_path)
     before = digests(made)
+    keymap = made.data_directory / KEYMAP_FILE
+    older_map = keymap.read_bytes()
     spaces = made.query("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE oid > 16000")
     backup = os_user_tmp_path / "backup"
     moved = [f"--tablespace-mapping={s}={backup}-{n}" for n, (s,) in enumerate(spaces)]
@@ -78,6 +80,12 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     made.query("INSERT INTO named SELECT g, 'new' FROM generate_series(1, 3000) g")
     after = digests(made)
     kill_server(made.cluster.pid)
+    # Recovery would write with the keys of before.
+    newest_map = keymap.read_bytes()
+    keymap.write_bytes(older_map)
+    with pytest.raises(KeyMapError, match="the files of tablespace 1663 have another key than"):
+        made.start()
+    keymap.write_bytes(newest_map)
     made.start()
     assert digests(made) == after
     # The backup has other keys, which its own map knows.

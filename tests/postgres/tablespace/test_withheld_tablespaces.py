@@ -25,6 +25,7 @@ from tests.postgres.crashes.file_rewrites import kill_server
 from tests.replication.test_keys_on_standbys import wait_for, wait_until_replayed
 
 SECRET = ("--passphrase-fd", "0")
+LOCAL = "-c listen_addresses="
 CLOSED = (
     "could not encrypt or decrypt data because the keystore is not open; HINT: Open the existing "
     "keystore, or set the master encryption key to create and open a new keystore"
@@ -149,7 +150,7 @@ def test_nothing_else_fails_while_tablespaces_are_locked(made_by_each):
 
 def test_a_server_starts_closed_and_recovers(made, tde_command):
     kill_server(made.cluster.pid)
-    tde_command("pg", "start", "-D", made.data_directory, "--closed", *SECRET)
+    tde_command("pg", "start", "-D", made.data_directory, "--closed", "-o", LOCAL, *SECRET)
     log = made.cluster.default_log
     assert "redo done" in log.read_text()  # Of the table that nobody may read yet, too.
     assert made.query("SELECT count(*) FROM open") == [(2000,)]
@@ -163,7 +164,7 @@ def test_a_server_starts_closed_and_recovers(made, tde_command):
     tde_command("keystore", "close", "-D", made.data_directory, *SECRET)
     refused(made, "SELECT count(*) FROM hidden")
     made.cluster.stop()
-    tde_command("pg", "start", "-D", made.data_directory, *SECRET)
+    tde_command("pg", "start", "-D", made.data_directory, "-o", LOCAL, *SECRET)
     assert made.query("SELECT count(*) FROM hidden") == [(2000,)]
 
 
