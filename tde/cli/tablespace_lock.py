@@ -18,7 +18,7 @@ from tde.cli.options import (
     UsernameOption,
 )
 from tde.console.apps import examples
-from tde.console.output import console
+from tde.console.output import console, error_console
 from tde.errors import TablespaceError
 from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
@@ -26,7 +26,9 @@ from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 LOCK_EPILOG = examples("tde tablespace lock secret -D /srv/pg/main")
 UNLOCK_EPILOG = examples("tde tablespace unlock secret -D /srv/pg/main")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tablespace.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME|OID", help="Name of the tablespace, or its OID.")
+]
 
 
 def lock(
@@ -48,6 +50,11 @@ def lock(
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     _tell(name, pgdata, keystore, source, username, bindir, os_user, give=False)
     console.print(f"Tablespace {name} is locked", markup=False)
+    error_console.print(
+        "Statements that a session has prepared before go on as long as they find all their pages "
+        "in memory. To end that, end the sessions: pg_terminate_backend.",
+        soft_wrap=True,
+    )
 
 
 def unlock(
@@ -80,20 +87,34 @@ def _tell(
 ) -> None:
     from tde.postgres import list_tablespaces
     from tde.postgres.cluster.withholding import lock_tablespace, unlock_tablespace
+    from tde.postgres.facts import BUILT_IN_TABLESPACES
+    from tde.postgres.tablespace.tablespaces import databases_in
 
     cluster = find_cluster(pgdata, bindir, os_user)
     connection: dict[str, object] = {} if username is None else {"user": username}
-    found = {
-        one.name: one.oid for one in list_tablespaces(cluster, keystore, connection=connection)
-    }
-    if name not in found:
+    # By its OID no session is needed, in a database that may itself be locked.
+    if name.isascii() and name.isdecimal() and give:
+        oid = int(name)
+    else:
+        tablespaces = list_tablespaces(cluster, keystore, connection=connection)
+        oids = [one.oid for one in tablespaces if name in (one.name, str(one.oid))]
+        if not oids:
+            raise TablespaceError(
+                f"there is no tablespace {name}", remedy=f"See tde tablespace list -D {pgdata}."
+            )
+        oid = oids[0]
+    built_in = oid in BUILT_IN_TABLESPACES  # Which is refused below.
+    databases = [] if give or built_in else databases_in(cluster, oid, connection=connection)
+    if databases:
         raise TablespaceError(
-            f"there is no tablespace {name}", remedy=f"See tde tablespace list -D {pgdata}."
+            f"tablespace {name} cannot be locked: it has the catalogs of database {databases[0]}, "
+            "which every session there needs",
+            remedy="Keep that database's catalogs elsewhere: ALTER DATABASE ... SET TABLESPACE.",
         )
     with encrypted_cluster_keystore(
         cluster, keystore, source, remedy="Nothing of it is encrypted."
     ) as opened:
-        (unlock_tablespace if give else lock_tablespace)(cluster, opened, found[name])
+        (unlock_tablespace if give else lock_tablespace)(cluster, opened, oid)
 
 
 def register(app: typer.Typer) -> None:

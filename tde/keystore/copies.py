@@ -7,7 +7,7 @@ so a copy that was interrupted is no keystore yet, and the command can be repeat
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tde.errors import (
 )
 from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
-from tde.keystore.keystore import Keystore
+from tde.keystore.keystore import MOST_LATER_WAL_KEYS, Keystore
 from tde.keystore.log.reading import LONGEST_LOG
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreHeader
@@ -44,7 +44,7 @@ from tde.keystore.store.layout import (
     record_path,
     require_no_rotation,
 )
-from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, parse_record
+from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, OwnerKind, parse_record
 
 _MOST_NAMED = 5
 _NAMES_OF_AN_ENTRY = 1000  # Of key records in the key log.
@@ -172,6 +172,7 @@ def add_missing_keys(
             content = _rewrapped(content, keystore, other, present)
         _require_equal(path, content, present)
         added = [owner for owner in content.records if owner not in present]
+        _require_places(path, [*present, *added])
         with SecretBuffer(PAYLOAD_BYTES) as payload:
             for owner in added:
                 _authenticate(content, owner, keystore, payload)
@@ -182,6 +183,18 @@ def add_missing_keys(
         write_all_atomically(files)
         _compare(files)
     return added
+
+
+def _require_places(path: Path, owners: Iterable[KeyOwner]) -> None:
+    """Refuse more keys of WAL than a server has places for: it would lack any of them."""
+    count = sum(owner.kind is OwnerKind.LATER_WAL for owner in owners)
+    if count > MOST_LATER_WAL_KEYS:
+        raise KeystoreError(
+            f"with these {path} would have {count + 1} keys for WAL, and a server can hold "
+            f"{MOST_LATER_WAL_KEYS + 1}",
+            remedy="Rotate the keys of WAL less often, or encrypt the cluster with a new keystore: "
+            "tde pg decrypt, then tde pg encrypt.",
+        )
 
 
 def _read(path: Path, with_auto_open: bool) -> KeystoreContent:

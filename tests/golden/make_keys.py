@@ -34,8 +34,9 @@ OF_TABLESPACES = (
 )
 #: What a rekey adds.
 REKEYED = ((1663, 4, KEY_ID), (16386, 4, KEY_ID[::-1]))
-#: WAL got another key, and again.
-OF_WAL = ((16384, 1, bytes(16)), (0, 5, KEY_ID), (0, 5, KEY_ID[::-1]))
+#: WAL got another key, and again; and WAL with a third one came from another server.
+FOREIGN_ID = bytes(range(0xE0, 0xF0))
+OF_WAL = ((16384, 1, bytes(16)), (0, 5, KEY_ID), (0, 5, KEY_ID[::-1]), (0, 6, FOREIGN_ID))
 
 
 def record(version: int, owner: int, oid: int, key_id: bytes = b"") -> bytes:

@@ -24,7 +24,7 @@ SHA256 = {
     "v1-tablespace.key": "de3752516c48100fbed3b04fbf60f0d87281981f72e06c6f6f31ab47cfe3571c",
     "v2-named.key": "41f38d271ccd15d153e849d0c5ef6d46e1b1ec0235a846aa062a223b4e818a40",
     "v2-later-wal.key": "2c925195782f5f067e563c6c154da36c5841696c97de0848a9170213d805e4fb",
-    "v1-rotated-wal.keymap": "3b741764658dfa2191d04ba7da5bfd201cb5b5e11459e64290b50fe93cbe9c79",
+    "v1-rotated-wal.keymap": "d2cec4873a4118375253483854988cda8dea182de35f8ca60c1b30a8e860483a",
     "v1-tde.keymap": "81bb00582b680520763c3ffdb35e64e28291abc6ae00101564b3613a9676a3aa",
     "v1-rekeyed-tde.keymap": "b7280a576bd213f4d28d8827ddcb117c895a7aa5fb274db8f4dcd7c6523c95ec",
 }
@@ -117,10 +117,12 @@ def test_a_map_says_what_wal_is_written_with() -> None:
     entries = (
         MapEntry(16384, KeySource.DERIVED),
         *(MapEntry(0, KeySource.WAL, key_id) for key_id in ids),
+        MapEntry(0, KeySource.WAL_READ, UUID(bytes=make_keys.FOREIGN_ID)),
     )
     found = parse_map(content, path, UUID(bytes=KEYSTORE), MAP_KEY)
     assert found.entries == {16384: entries[0]}
     assert found.wal_keys == ids
+    assert found.foreign_wal_keys == [UUID(bytes=make_keys.FOREIGN_ID)]
     assert pack_map(entries, UUID(bytes=KEYSTORE), MAP_KEY) == content
     assert _core.check_keymap(content, KEYSTORE, MAP_KEY) == len(content)
     # Only WAL is no tablespace, and WAL is none.

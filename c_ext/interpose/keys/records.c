@@ -264,9 +264,9 @@ static bool parse_wal_name(const char *name, struct tde_wal_record *record)
     return strcmp(again, name) == 0;
 }
 
-/* Add what is in one of the directories to LIST, in which COUNT are already. */
-static size_t list_directory(const char *name, struct tde_wal_record *list, size_t count,
-                             size_t most)
+/* Add what is in one of the directories to LIST, in which *COUNT are already.  0, or -1 with errno. */
+static int list_directory(const char *name, struct tde_wal_record *list, size_t *count,
+                          size_t most)
 {
     const struct dirent *found;
     char path[PATH_SIZE];
@@ -274,27 +274,34 @@ static size_t list_directory(const char *name, struct tde_wal_record *list, size
 
     path_of(name, "", path);
     directory = opendir(path);
-    while (directory != NULL && count < most && (found = readdir(directory)) != NULL) {
+    if (directory == NULL)
+        return errno == ENOENT ? 0 : -1;
+    while (*count < most && (found = readdir(directory)) != NULL) {
         bool known = false;
 
-        if (!parse_wal_name(found->d_name, &list[count]))
+        if (!parse_wal_name(found->d_name, &list[*count]))
             continue;
-        for (size_t i = 0; i < count && !known; i++)
-            known = memcmp(list[i].key_id, list[count].key_id, TDE_UUID_SIZE) == 0;
-        count += known ? 0 : 1;
+        for (size_t i = 0; i < *count && !known; i++)
+            known = memcmp(list[i].key_id, list[*count].key_id, TDE_UUID_SIZE) == 0;
+        *count += known ? 0 : 1;
     }
-    if (directory != NULL)
-        closedir(directory);
-    return count;
+    closedir(directory);
+    return 0;
 }
 
-size_t tde_keys_records_list_wal(struct tde_wal_record *list, size_t most)
+int tde_keys_records_list_wal(struct tde_wal_record *list, size_t most, size_t *count)
 {
-    size_t count = 0;
-
+    *count = 0;
     for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++)
-        count = list_directory(directories[i], list, count, most);
-    return count;
+        if (list_directory(directories[i], list, count, most) != 0) {
+            int cause = errno;
+
+            tde_libc_report("could not look into the keystore at %s/%s: %s",
+                            tde_keys_scope()->keystore, directories[i], strerror(cause));
+            errno = cause;
+            return -1;
+        }
+    return 0;
 }
 
 int tde_keys_records_read_wal(const struct tde_wal_record *record, struct tde_key *key)

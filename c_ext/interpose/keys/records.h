@@ -30,8 +30,11 @@ struct tde_wal_record {
     uint8_t key_id[TDE_UUID_SIZE];
 };
 
-/* Fill LIST with the keys of WAL that are not the first, MOST at most; their number. */
-size_t tde_keys_records_list_wal(struct tde_wal_record *list, size_t most);
+/*
+ * Fill LIST with the keys of WAL that are not the first, MOST at most, and *COUNT with their number.
+ * 0, or -1 with errno after a report.
+ */
+int tde_keys_records_list_wal(struct tde_wal_record *list, size_t most, size_t *count);
 
 /* The key of one of them.  0; or -1 with errno, after a report when it is ENOKEY. */
 int tde_keys_records_read_wal(const struct tde_wal_record *record, struct tde_key *key);

@@ -369,7 +369,7 @@ const char *tde_keys_open(int fd)
     if (problem == NULL && tde_keys_slots_protect() != 0)
         problem = "the memory of the keys could not be protected";
     if (problem == NULL && (!tde_keys_wal_open() || !tde_keys_withheld_create(closed)))
-        problem = "there is no memory for keys";
+        problem = "the keys of WAL could not be loaded";
     if (problem != NULL) {
         tde_keys_slots_destroy();
         return problem;

@@ -119,14 +119,16 @@ static tde_key_index find(const uint8_t key_id[TDE_UUID_SIZE])
     return TDE_KEY_NONE;
 }
 
-/* Load what memory lacks; the slot of the key with the highest number. */
+/* Load what memory lacks; the slot of the key with the highest number, or TDE_KEY_NONE. */
 static tde_key_index load(void)
 {
     struct tde_wal_record list[TDE_KEYS_LATER_WALS];
-    size_t count = tde_keys_records_list_wal(list, TDE_KEYS_LATER_WALS);
     tde_key_index newest = TDE_KEYS_WAL;
     uint32_t highest = 0;
+    size_t count;
 
+    if (tde_keys_records_list_wal(list, TDE_KEYS_LATER_WALS, &count) != 0)
+        return TDE_KEY_NONE;
     for (size_t n = 0; n < count; n++) {
         tde_key_index index = find(list[n].key_id);
         struct tde_key key = {0};
@@ -150,10 +152,13 @@ void tde_keys_wal_reload(void)
 /* Programs that write WAL without a data directory use the newest key of their keystore. */
 bool tde_keys_wal_open(void)
 {
+    tde_key_index newest;
+
     ranges = tde_keys_memory_shared(sizeof *ranges);
-    if (ranges == NULL)
+    newest = ranges == NULL ? TDE_KEY_NONE : load();
+    if (newest < 0)
         return false;
-    begin_with(load());
+    begin_with(newest);
     return true;
 }
 

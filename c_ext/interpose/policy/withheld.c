@@ -17,7 +17,7 @@ static void report(enum tde_withheld why, uint32_t oid)
                         "create and open a new keystore (tde keystore open -D DIR)");
     else
         tde_libc_report("could not encrypt or decrypt data because tablespace %u is locked; HINT: "
-                        "tde tablespace unlock NAME -D DIR", oid);
+                        "tde tablespace unlock %u -D DIR", oid, oid);
 }
 
 /*

@@ -7,6 +7,7 @@ entries for one OID the last counts. Entries are authenticated in a chain, each 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
@@ -251,14 +252,15 @@ def append_entry(
         usable = _usable_length(data)
         body = _pack_entry(entry)
         # What an append that was interrupted has left goes first; nobody has read it as an entry.
-        file.truncate(usable)
-        file.seek(usable)
+        descriptor = file.fileno()
+        os.ftruncate(descriptor, usable)
+        entry_bytes = body + _code(key, data[usable - _CODE : usable] + body)
         try:
-            file.write(body + _code(key, data[usable - _CODE : usable] + body))
-            file.flush()
-            os.fsync(file.fileno())
+            if os.pwrite(descriptor, entry_bytes, usable) != len(entry_bytes):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(descriptor)
         except OSError:
-            os.ftruncate(file.fileno(), usable)
+            os.ftruncate(descriptor, usable)
             raise
 
 

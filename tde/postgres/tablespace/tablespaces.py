@@ -128,6 +128,20 @@ def create_tablespace(
     return Tablespace(name, oid, str(own), protection, _file_of(keystore, key_id).name)
 
 
+def databases_in(
+    cluster: Cluster, oid: int, *, connection: Mapping[str, object] | None = None
+) -> list[str]:
+    """Return the databases of a running cluster whose catalogs are in a tablespace.
+
+    Raises:
+        ServerNotRunningError: there is no server.
+        TablespaceError: the query failed.
+    """
+    parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
+    query = "SELECT datname FROM pg_catalog.pg_database WHERE dattablespace = %s ORDER BY datname"
+    return [str(name) for (name,) in run_query(parameters, query, (oid,))]
+
+
 def list_tablespaces(
     cluster: Cluster, keystore_path: Path | None, *, connection: Mapping[str, object] | None = None
 ) -> list[Tablespace]:

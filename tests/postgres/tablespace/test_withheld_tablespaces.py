@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 from pathlib import Path
 
@@ -84,6 +86,7 @@ def test_a_locked_tablespace_is_refused_to_every_session(made_by_each, tde_comma
 
     said = tde_command("tablespace", "lock", "secret", "-D", made.data_directory, *SECRET)
     assert said.stdout == "Tablespace secret is locked\n"
+    assert "pg_terminate_backend" in said.stderr
     refused(made, *READS)
     with pytest.raises(psycopg2.Error, match="Required key not available"):
         cursor.execute("SELECT count(*) FROM hidden WHERE n < 3")
@@ -94,7 +97,7 @@ def test_a_locked_tablespace_is_refused_to_every_session(made_by_each, tde_comma
     assert (status["closed"], status["locked"]) == (False, [oid])
     assert "locked" in tde_command("pg", "status", "-D", made.data_directory).stdout
 
-    tde_command("tablespace", "unlock", "secret", "-D", made.data_directory, *SECRET)
+    tde_command("tablespace", "unlock", oid, "-D", made.data_directory, *SECRET)
     cursor.execute("SELECT count(*) FROM hidden")
     assert cursor.fetchone() == (2000,)
     connection.close()
@@ -174,6 +177,10 @@ def test_what_cannot_be_locked_is_refused(made, tde_command):
     assert "has the catalogs that every session needs" in failed.stderr
     failed = tde_command("tablespace", "lock", "nowhere", *tde, exit_code=1)
     assert "there is no tablespace nowhere" in failed.stderr
+    oid = oid_of(made)
+    made.query("CREATE DATABASE inside TABLESPACE secret")
+    failed = tde_command("tablespace", "lock", oid, *tde, exit_code=1)
+    assert "it has the catalogs of database inside" in failed.stderr
     made.cluster.stop()
     for verb in ("open", "close"):
         failed = tde_command("keystore", verb, *tde, exit_code=3)
@@ -240,3 +247,41 @@ def test_two_who_tell_a_server_something_wait_for_each_other(made):
         assert read_published_status(made.cluster.pid).keys.locked == ()
     rotations.join()
     assert problems == []
+
+
+def test_a_cursor_reads_no_page_from_the_disk_any_more(made_by_each):
+    """From PostgreSQL 18 on other processes read the pages for a session."""
+    made = made_by_each
+    made.query("INSERT INTO hidden SELECT g, repeat('z', 500) FROM generate_series(2001, 20000) g")
+    connection = psycopg2.connect(**made.cluster.connection_parameters("postgres"))
+    with connection.cursor() as cursor:
+        cursor.execute("DECLARE c CURSOR FOR SELECT x FROM hidden")
+        cursor.execute("FETCH 1 FROM c")
+        lock_tablespace(made.cluster, made.keystore, oid_of(made))
+        with pytest.raises(psycopg2.Error, match="Required key not available"):
+            cursor.execute("FETCH ALL FROM c")
+    connection.close()
+
+
+def test_an_old_message_is_not_looked_at_again(made):
+    """The attack: a program of the server's user keeps an unlock, and counts the number back."""
+    oid = oid_of(made)
+    lock_tablespace(made.cluster, made.keystore, oid)
+    keys = read_published_status(made.cluster.pid).keys
+    message = made.keystore.seal_withheld_for(keys.exchange_key, keys.message + 1, oid, give=True)
+    unlock_tablespace(made.cluster, made.keystore, oid)
+    lock_tablespace(made.cluster, made.keystore, oid)
+    status = keys.message_file.with_name(keys.message_file.name.removesuffix(".message"))
+    content = bytearray(status.read_bytes())
+    number = content.index(made.keystore.master_key_id.bytes) + 16
+    assert int.from_bytes(content[number : number + 8], sys.byteorder) == keys.message + 2
+    with status.open("r+b") as file:
+        file.seek(number)
+        file.write(keys.message.to_bytes(8, sys.byteorder))
+    keys.message_file.write_bytes(message)
+    owner = made.data_directory.stat()
+    os.chown(keys.message_file, owner.st_uid, owner.st_gid)
+    made.query("SELECT pg_reload_conf()")
+    made.query("SELECT pg_sleep(0.5)")
+    keys.message_file.unlink()
+    refused(made, "SELECT count(*) FROM hidden")
