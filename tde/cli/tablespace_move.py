@@ -244,6 +244,7 @@ def _why(left: Left) -> str:
     reasons = {
         "locked": "locked by " + (", ".join(left.reason) or "a session that has ended meanwhile"),
         "failed": "; ".join(left.reason),
+        "full": "; ".join(left.reason) + ". Nothing more was tried: make room first",
     }
     why = reasons.get(left.verdict.value, "its turn did not come")
     return f"database {movable.database}: {movable.kind.value} {movable.name}: {why}"

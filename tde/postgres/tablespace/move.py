@@ -27,11 +27,12 @@ from tde.postgres.tablespace.move_rest import (
     read_databases,
     read_settings,
     remaining_of,
+    settings_of_functions,
 )
 from tde.postgres.tablespace.move_result import Left, Leftover, Moved, MovePlan, MoveResult, Rest
 from tde.postgres.tablespace.move_run import MoveOptions, MoveProgress, run_sessions
 from tde.postgres.tablespace.move_schedule import Outcome, Verdict, in_order
-from tde.postgres.tablespace.move_session import APPLICATION
+from tde.postgres.tablespace.move_session import APPLICATION, OWN_SEARCH_PATH
 from tde.postgres.tablespace.tablespaces import Tablespace, connect, list_tablespaces
 
 if TYPE_CHECKING:
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
 
 # Whoever makes tables in the old place all the time is not run after for ever.
 _ROUNDS = 5
+# What is left free, for rows that others write meanwhile: a part of what is needed, and bytes.
+_MARGIN = 0.05
+_LEAST_MARGIN = 64 << 20
 _OPTIONS = (
-    "-c search_path=pg_catalog -c client_encoding=UTF8 -c default_transaction_read_only=off "
+    "-c client_encoding=UTF8 -c default_transaction_read_only=off "
     "-c statement_timeout=0 -c idle_session_timeout=0 -c client_min_messages=error"
 )
 
@@ -140,8 +144,10 @@ class _Move:
         parameters.update(self._user, options=f"{_OPTIONS} {timeout}", application_name=APPLICATION)
         connection = connect(parameters)
         connection.autocommit = True
-        if connection.server_version >= 170000:
-            with connection.cursor() as cursor:
+        with connection.cursor() as cursor:
+            # Not an option: those are what RESET brings back, and RESET shall bring the database's.
+            cursor.execute(OWN_SEARCH_PATH)
+            if connection.server_version >= 170000:
                 cursor.execute("SET transaction_timeout = 0")
         return connection
 
@@ -186,6 +192,8 @@ class _Move:
         ]
         with closing(self._connect()) as connection, connection.cursor() as cursor:
             settings = read_settings(cursor, self._source.name, self._target.name)
+        for name, found in look.contents.items():
+            settings += settings_of_functions(name, found, self._source.name, self._target.name)
         return Rest(tuple(remaining), tuple(leftovers), tuple(settings), look.unread)
 
     def run(self, progress: Callable[[MoveProgress], None]) -> MoveResult:
@@ -195,16 +203,22 @@ class _Move:
         moved: dict[tuple[str, int], Moved] = {}
         look = self.look()
         self._require_room(look.movables)
-        interrupted = False
+        interrupted = ended = False
         for _ in range(_ROUNDS):
             new = [movable for movable in look.movables if movable.key not in outcomes]
-            if not new or interrupted:
+            if not new or ended:
                 break
             run = run_sessions(
-                new, self._connect, self._source.oid, self.quoted_target, self._options, progress
+                new,
+                self._connect,
+                self._source.oid,
+                self.quoted_target,
+                self._options,
+                progress,
+                self._lack_of_room,
             )
             outcomes |= run.outcomes
-            interrupted = run.interrupted
+            interrupted, ended = run.interrupted, run.ended
             for movable in new:
                 outcome = outcomes.get(movable.key)
                 if outcome is not None and outcome.verdict is Verdict.MOVED:
@@ -227,20 +241,40 @@ class _Move:
 
     def _require_room(self, movables: Sequence[Movable]) -> None:
         """Check that copies fit; on one file system each original makes room for the next."""
-        source, target = self._directory(self._source), self._directory(self._target)
         sizes = sorted((movable.bytes for movable in movables), reverse=True)
         try:
+            source, target = self._directory(self._source), self._directory(self._target)
             if source.stat().st_dev == target.stat().st_dev:
                 sizes = sizes[: self._options.jobs]
+        except OSError:
+            return
+        lack = self._lack_of_room(sizes)
+        if lack is not None:
+            raise TablespaceError(
+                lack, remedy="Make room, or move one database after the other with --database."
+            )
+
+    def _lack_of_room(self, sizes: Sequence[int]) -> str | None:
+        """Say why copies do not fit now; their WAL, which is as large, may lie in the same place.
+
+        A full disk is a failed statement for the copy, and for WAL the end of the server.
+        """
+        if not sizes:
+            return None
+        target, wal = self._directory(self._target), self._cluster.data_directory / "pg_wal"
+        try:
+            has_wal = wal.stat().st_dev == target.stat().st_dev
             free = shutil.disk_usage(target).free
         except OSError:
-            return  # It is not seen from here. A server that finds no room changes nothing.
-        if free < sum(sizes):
-            raise TablespaceError(
-                f'the file system of the tablespace "{self._target.name}" has {free >> 20} MiB '
-                f"free, and {sum(sizes) >> 20} MiB are needed",
-                remedy="Make room, or move one database after the other with --database.",
-            )
+            return None  # It is not seen from here. A server that finds no room says so.
+        needed = sum(sizes) * (2 if has_wal else 1)
+        needed += max(round(needed * _MARGIN), _LEAST_MARGIN)
+        if free >= needed:
+            return None
+        return (
+            f'the file system of the tablespace "{self._target.name}" has {free >> 20} MiB free, '
+            f"and {needed >> 20} MiB are needed" + (", WAL included" if has_wal else "")
+        )
 
     def _directory(self, space: Tablespace) -> Path:
         data = self._cluster.data_directory

@@ -89,12 +89,15 @@ class Contents:
         temporary: number of temporary relations of sessions.
         leftovers: invalid indexes, of this or the other tablespace, that a REINDEX CONCURRENTLY
             has left when it was interrupted.
+        function_settings: functions and procedures, with their arguments as SQL needs them, and
+            what each sets (``name=value``) about tablespaces.
     """
 
     movable: tuple[Movable, ...]
     catalogs: tuple[str, ...]
     temporary: int
     leftovers: tuple[str, ...]
+    function_settings: tuple[tuple[str, str], ...]
 
 
 # The sizes come from the files: pg_relation_size() would wait for locks. An object without a
@@ -163,6 +166,13 @@ WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AND c.relkind = 'i'
 ORDER BY 1
 """
 
+_FUNCTION_SETTINGS = """
+SELECT p.oid::regprocedure::text, s.setting
+FROM pg_proc p, unnest(p.proconfig) AS s(setting)
+WHERE split_part(s.setting, '=', 1) IN ('default_tablespace', 'temp_tablespaces')
+ORDER BY 1, 2
+"""
+
 
 def read_contents(connection: Any, database: str, source: int, target: int) -> Contents:
     """Look at what the database of a connection has in the tablespace ``source``.
@@ -175,6 +185,8 @@ def read_contents(connection: Any, database: str, source: int, target: int) -> C
         rows = cursor.fetchall()
         cursor.execute(_LEFTOVERS, {"source": source, "target": target})
         leftovers = tuple(name for (name,) in cursor.fetchall())
+        cursor.execute(_FUNCTION_SETTINGS)
+        function_settings = tuple(cursor.fetchall())
     return Contents(
         movable=tuple(found for row in rows if (found := _movable(database, row))),
         catalogs=tuple(
@@ -182,6 +194,7 @@ def read_contents(connection: Any, database: str, source: int, target: int) -> C
         ),
         temporary=sum(is_temporary for _, _, is_temporary, *_ in rows),
         leftovers=leftovers,
+        function_settings=function_settings,
     )
 
 

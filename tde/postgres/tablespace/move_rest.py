@@ -179,7 +179,9 @@ def read_settings(cursor: Any, source: str, target: str) -> list[NamedInSetting]
         changed = _changed(name, value, source, target)
         if changed is None:
             continue
-        if role is None:
+        if role is None and database is None:
+            where, prefix = "all roles", "ALTER ROLE ALL"
+        elif role is None:
             where, prefix = f"database {database}", f"ALTER DATABASE {quoted_database}"
         else:
             where, prefix = f"role {role}", f"ALTER ROLE {quoted_role}"
@@ -194,6 +196,21 @@ def read_settings(cursor: Any, source: str, target: str) -> list[NamedInSetting]
             statement = f"ALTER SYSTEM SET {name} = {changed}; SELECT pg_reload_conf()"
             if where == _COMMAND_LINE:
                 statement = f"start the server with {name} = {changed}"
+            found.append(NamedInSetting(where, name, value, statement))
+    return found
+
+
+def settings_of_functions(
+    database: str, contents: Contents, source: str, target: str
+) -> list[NamedInSetting]:
+    """Return the settings of functions and procedures that name the tablespace ``source``."""
+    found: list[NamedInSetting] = []
+    for function, setting in contents.function_settings:
+        name, _, value = setting.partition("=")
+        changed = _changed(name, value, source, target)
+        if changed is not None:
+            where = f"{function} in database {database}"
+            statement = f"ALTER ROUTINE {function} SET {name} = {changed}"
             found.append(NamedInSetting(where, name, value, statement))
     return found
 

@@ -24,7 +24,8 @@ class Left:
     """An object that could be moved, and was not.
 
     Attributes:
-        verdict: ``LOCKED``, ``FAILED``, or ``STOPPED`` when its turn did not come.
+        verdict: ``LOCKED``, ``FAILED``, ``FULL`` when the new place had no room for it, or
+            ``STOPPED`` when its turn did not come.
         reason: of a lock, who holds it; of a failure, what the server says.
     """
 

@@ -14,7 +14,7 @@ import psycopg2
 from tde.errors import TdeError
 from tde.postgres.tablespace.move_objects import Movable
 from tde.postgres.tablespace.move_schedule import Outcome, Schedule, Verdict
-from tde.postgres.tablespace.move_session import Connect, Mover, WaitedFor
+from tde.postgres.tablespace.move_session import Connect, LackOfRoom, Mover, WaitedFor
 
 _LOOK_AGAIN = 0.2  # Seconds.
 _PATIENCE = 5.0  # Seconds after which the server is asked what an object waits for.
@@ -76,6 +76,12 @@ class Run:
     outcomes: Mapping[tuple[str, int], Outcome]
     interrupted: bool
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more is to be tried."""
+        is_full = any(one.verdict is Verdict.FULL for one in self.outcomes.values())
+        return self.interrupted or is_full
+
 
 class _Session(threading.Thread):
     """Moves what the schedule hands out, until it hands out nothing more."""
@@ -108,6 +114,7 @@ def run_sessions(
     target: str,
     options: MoveOptions,
     progress: Callable[[MoveProgress], None],
+    lack_of_room: LackOfRoom,
 ) -> Run:
     """Move objects from the tablespace with the OID ``source`` to that with a quoted name.
 
@@ -117,7 +124,10 @@ def run_sessions(
     schedule = Schedule(movables, attempts=options.attempts, rate=options.rate)
     waited_for: WaitedFor = {}
     sessions = [
-        _Session(Mover(connect, source, target, options.lock_timeout, waited_for), schedule)
+        _Session(
+            Mover(connect, source, target, options.lock_timeout, waited_for, lack_of_room),
+            schedule,
+        )
         for _ in range(min(options.jobs, len(movables)))
     ]
     interrupted = False

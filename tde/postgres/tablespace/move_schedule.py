@@ -27,6 +27,7 @@ class Verdict(str, Enum):
     GONE = "gone"  # It was dropped, or moved by somebody else.
     LOCKED = "locked"
     FAILED = "failed"
+    FULL = "full"  # The new place has no room for it, and nothing more is tried.
     STOPPED = "stopped"
 
 
@@ -102,11 +103,16 @@ class Schedule:
         )
 
     def finish(self, movable: Movable, outcome: Outcome) -> None:
-        """Say what has become of an object; one that is locked comes again."""
+        """Say what has become of an object; one that is locked comes again.
+
+        Where a disk is full, the next one is larger, and what was moved before is written there.
+        """
         with self._changed:
             waiting, begun = self._busy.pop((movable.database, movable.table))
             waiting.attempts += 1
             self.outcomes[movable.key] = outcome
+            if outcome.verdict is Verdict.FULL:
+                self._stopped = True
             if outcome.verdict is Verdict.LOCKED and waiting.attempts < self._attempts:
                 pause = min(_FIRST_PAUSE * 2 ** (waiting.attempts - 1), _LONGEST_PAUSE)
                 waiting.not_before = time.monotonic() + pause

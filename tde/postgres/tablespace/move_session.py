@@ -20,6 +20,8 @@ from tde.postgres.tablespace.move_objects import Movable, look_up
 from tde.postgres.tablespace.move_schedule import Outcome, Verdict
 
 APPLICATION = "tde tablespace move"
+# Of the queries of a move: what other people have made, temporary relations included, is not found.
+OWN_SEARCH_PATH = "SET search_path = pg_catalog, pg_temp"
 _DROP_ATTEMPTS = 3
 _LOOK_AGAIN = 0.05  # Seconds.
 
@@ -72,6 +74,9 @@ Connect = Callable[[str | None], Any]
 WaitedFor = dict[tuple[str, int], set[tuple[Any, ...]]]
 """Transactions that were there when an index was first tried, by :attr:`Movable.key`."""
 
+LackOfRoom = Callable[[Sequence[int]], str | None]
+"""Says why copies of these sizes do not fit into the new place now, or returns ``None``."""
+
 
 class Mover:
     """Moves objects from a tablespace to another.
@@ -81,6 +86,7 @@ class Mover:
         target: quoted name of the other one.
         lock_timeout: seconds for which a lock is waited for.
         waited_for: shared by all sessions of a run, and empty at its beginning.
+        lack_of_room: is asked before each copy.
     """
 
     def __init__(
@@ -90,8 +96,10 @@ class Mover:
         target: str,
         lock_timeout: float,
         waited_for: WaitedFor,
+        lack_of_room: LackOfRoom,
     ) -> None:
         self._waited_for = waited_for
+        self._lack_of_room = lack_of_room
         self._connect = connect
         self._source = source
         self._target = target
@@ -133,8 +141,8 @@ class Mover:
             verdict, reason = self._try(movable)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             verdict, reason = Verdict.LOCKED, self._holders(movable)
-        except (errors.UndefinedTable, errors.UndefinedObject):
-            verdict, reason = Verdict.GONE, ()
+        except errors.DiskFull as error:
+            verdict, reason = Verdict.FULL, (" ".join(str(error).split()),)
         except (psycopg2.Error, TdeError) as error:
             stopped = self._stopped and isinstance(error, errors.QueryCanceled)
             verdict = Verdict.STOPPED if stopped else Verdict.FAILED
@@ -148,6 +156,9 @@ class Mover:
         current = look_up(connection, movable, self._source)
         if current is None:
             return Verdict.GONE, ()
+        lack = self._lack_of_room([current.bytes])
+        if lack is not None:
+            return Verdict.FULL, (lack,)
         if not current.concurrently:
             self._run(current.statement(self._target))
             return Verdict.MOVED, ()
@@ -163,10 +174,12 @@ class Mover:
         return Verdict.MOVED, ()
 
     def _session(self, database: str) -> Any:
+        """Return the session, in which names are those of the catalogs until something is run."""
         if self._database != database or self._connection.closed:
             self.close()
             self._connection = self._connect(database)
             self._database = database
+        self._query(OWN_SEARCH_PATH)
         return self._connection
 
     def _run(self, statement: str) -> None:
@@ -177,10 +190,19 @@ class Mover:
             self._runs = True
         self._run_began = time.monotonic()
         try:
-            self._query(statement)
+            self._execute(statement)
         finally:
             with self._guard:
                 self._runs = False
+
+    def _execute(self, statement: str) -> None:
+        """Execute what runs other people's code, with the search_path that it gets elsewhere.
+
+        That is event triggers and, before version 17, functions of indexes. The statement itself
+        has no name that the search_path could turn into another one.
+        """
+        self._query("RESET search_path")
+        self._query(statement)
 
     def _query(self, statement: str, arguments: Mapping[str, object] | None = None) -> list[Any]:
         with self._connection.cursor() as cursor:
@@ -237,7 +259,7 @@ class Mover:
     def _drop(self, name: str) -> None:
         for attempt in range(1, _DROP_ATTEMPTS + 1):
             try:
-                self._query(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+                self._execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
             except errors.LockNotAvailable:
                 if attempt == _DROP_ATTEMPTS:
                     raise

@@ -126,6 +126,9 @@ def test_settings_that_name_it_are_given_with_what_changes_them(
         f'ALTER ROLE "Eve" SET temp_tablespaces = {old}, pg_default',
         f'ALTER ROLE "Eve" IN DATABASE shop SET default_tablespace = {old}',
         "ALTER DATABASE postgres SET default_tablespace = pg_default",
+        f"ALTER ROLE ALL SET default_tablespace = {old}",
+        f"CREATE PROCEDURE p(n int) LANGUAGE sql SET temp_tablespaces = {old} AS 'SELECT 1'",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET default_tablespace = '' RETURN 1",
         "SELECT pg_reload_conf()",
     ):
         made.query(statement)
@@ -134,7 +137,9 @@ def test_settings_that_name_it_are_given_with_what_changes_them(
         ("role Eve in database shop", "default_tablespace"),
         ("database shop", "default_tablespace"),
         ("role Eve", "temp_tablespaces"),
+        ("all roles", "default_tablespace"),
         ("postgresql.auto.conf:3", "temp_tablespaces"),
+        ("public.p(integer) in database postgres", "temp_tablespaces"),
     ]
     for one in found:
         for statement in one.statement.split("; "):
@@ -143,6 +148,7 @@ def test_settings_that_name_it_are_given_with_what_changes_them(
     while move_tablespace(made.cluster, 'Old "one"', "It's new").rest.settings:
         assert time.monotonic() < deadline
     assert made.query("SHOW default_tablespace", dbname="shop") == [("It's new",)]
+    assert made.query("SHOW default_tablespace", dbname="template1") == [("It's new",)]
     assert made.query("SHOW temp_tablespaces") == [('pg_default, "It\'s new"',)]
 
 
@@ -169,6 +175,17 @@ def test_nothing_is_moved_that_should_not_be(
     with monkeypatch.context() as patches:
         patches.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
         assert "0 MiB free" in refused("old", "new")
+        # The WAL of this cluster is on the same file system.
+        (size,) = (movable.bytes for movable in plan_move(made.cluster, "old", "new").movables)
+        free = [size * 2 + (64 << 20) - 1]
+        patches.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[-1]))
+        assert "WAL included" in refused("old", "new")
+        # Others fill it after the beginning.
+        free += [0, free[0] + 1]
+        patches.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free.pop()))
+        (left,) = move_tablespace(made.cluster, "old", "new").left
+        assert left.verdict.value == "full"
+        assert "0 MiB free" in left.reason[0]
     made.query("ALTER SYSTEM SET default_transaction_read_only = on")
     made.cluster.stop()
     (made.data_directory / "standby.signal").touch()

@@ -198,6 +198,70 @@ def test_what_the_server_refuses_is_named_and_leaves_nothing_behind(made):
     assert made.query(INVALID) == []
 
 
+NOTED = """
+CREATE TABLE noted (tag text);
+CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS
+    $$BEGIN INSERT INTO noted VALUES (tg_tag); END$$;
+CREATE EVENT TRIGGER noting ON ddl_command_end EXECUTE FUNCTION note();
+"""
+RENAMED = """
+CREATE TABLE first (n int) TABLESPACE old;
+CREATE FUNCTION rename() RETURNS event_trigger LANGUAGE plpgsql AS
+    $$BEGIN IF EXISTS (SELECT FROM pg_tablespace WHERE spcname = 'new') THEN
+    ALTER TABLESPACE new RENAME TO newer; END IF; END$$;
+CREATE EVENT TRIGGER renaming ON ddl_command_end EXECUTE FUNCTION rename();
+"""
+OWN_NAMES = """
+CREATE FUNCTION inner_one(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT n';
+CREATE FUNCTION outer_one(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+    $$BEGIN RETURN inner_one(n); END$$;
+CREATE INDEX by_outer_one ON t (outer_one(n)) TABLESPACE old;
+"""
+
+
+def test_code_of_others_finds_its_tables_and_what_it_lacks_is_told(
+    binaries_older_slow, encrypted_cluster_factory
+):
+    made = with_spaces(encrypted_cluster_factory(binaries_older_slow))
+    made.query("CREATE TABLE t TABLESPACE old AS SELECT generate_series(1, 3000) AS n")
+    made.query("CREATE INDEX i ON t (n) TABLESPACE old")
+    if binaries_older_slow.major < 17:  # Newer servers build indexes with a path of their own.
+        made.query(OWN_NAMES)
+    # A table of the name of a catalog is not taken for it.
+    made.query("CREATE TABLE pg_index (); ALTER DATABASE postgres SET search_path = public")
+    made.query(NOTED)
+    assert moved(made)["droppable"]
+    assert ("ALTER TABLE",) in made.query("SELECT tag FROM noted")
+
+    made.query("DROP EVENT TRIGGER noting; ALTER TABLE noted RENAME TO lost")
+    made.query("ALTER TABLE t SET TABLESPACE old; ALTER INDEX i SET TABLESPACE old")
+    made.query("CREATE EVENT TRIGGER noting ON ddl_command_end EXECUTE FUNCTION note()")
+    (left,) = [one for one in moved(made, exit_code=1)["left"] if one["kind"] == "table"]
+    assert left["why"] == "failed"
+    assert 'relation "noted" does not exist' in left["reason"][0]
+
+    made.query("DROP EVENT TRIGGER noting")
+    # As if somebody had renamed the new tablespace meanwhile.
+    made.query(RENAMED)
+    (left,) = [one for one in moved(made, exit_code=1)["left"] if one["name"] == "public.t"]
+    assert left["why"] == "failed"
+    assert 'tablespace "new" does not exist' in left["reason"][0]
+
+
+def test_nothing_more_is_tried_once_the_disk_is_full(made):
+    full = "RAISE 'could not extend file' USING ERRCODE = 'disk_full'"
+    made.query(SLOW_INDEX.replace("'on';", "'never';").replace("RAISE 'not today'", full))
+    made.query("CREATE TABLE larger TABLESPACE old AS SELECT generate_series(1, 9000) AS n")
+    told = subprocess.run(move(made), capture_output=True, text=True, timeout=60)
+    assert told.returncode == 1, told.stderr
+    assert "could not extend file" in told.stdout
+    assert "Nothing more was tried: make room first" in told.stdout
+    assert "table public.larger: its turn did not come" in told.stdout
+    assert made.query(INVALID) == []
+    made.query("ALTER DATABASE postgres RESET tests.slow")
+    assert moved(made)["droppable"]
+
+
 def test_what_another_rebuild_has_left_is_named_with_the_statement(made):
     made.query(SLOW_INDEX)
     parameters = made.cluster.connection_parameters()
