@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 KEYMAP_FILE = "tde.keymap"
 LABEL = b"tde key map"
 
+#: Where a map that was lost comes from: a rekey replaces keys, and each node has its own.
+MAP_SOURCE = "the newest base backup of this server, made after its last tde tablespace rekey"
+
 _UNIT = 64
 _CODE = 32
 _MAGIC = b"TDEMAP\x00\x01"
@@ -128,7 +131,7 @@ class KeyMap:
         if entry is None:
             raise KeyMissingError(
                 f"{KEYMAP_FILE} does not say what key tablespace {oid} has",
-                remedy=f"Restore {KEYMAP_FILE} from a newer base backup or a standby.",
+                remedy=f"Restore {KEYMAP_FILE} from {MAP_SOURCE}.",
             )
         if entry.source is KeySource.DERIVED:
             return keystore.derived_key(oid)
@@ -285,6 +288,6 @@ def _check_code(key: bytes | None, data: bytes, code: bytes, path: Path) -> None
 def _unusable(path: Path, why: str) -> KeyMapError:
     return KeyMapError(
         f"the key map {path} cannot be used: {why}",
-        remedy=f"Restore {KEYMAP_FILE} from a base backup or a standby of this cluster; without it "
-        "nobody knows which key a tablespace has.",
+        remedy=f"Restore {KEYMAP_FILE} from {MAP_SOURCE}; without it nobody knows which key a "
+        "tablespace has.",
     )
