@@ -21,6 +21,7 @@ from tde.errors import ConversionError, DataDirectoryError, KeyMapError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.keymap import (
     KEYMAP_FILE,
+    LONGEST_MAP,
     KeyMap,
     KeySource,
     MapEntry,
@@ -34,8 +35,6 @@ from tde.postgres.server.os_user import OsUser
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-
-_LONGEST_MAP = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ def read_other_map(path: Path, keystore: Keystore) -> KeyMap:
     """
     file = path / KEYMAP_FILE if path.is_dir() else path
     try:
-        data = read_cluster_file(file.parent, file.name, _LONGEST_MAP)
+        data = read_cluster_file(file.parent, file.name, LONGEST_MAP)
     except (OSError, DataDirectoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise KeyMapError(

@@ -39,7 +39,7 @@ _CODE = 32
 _MAGIC = b"TDEMAP\x00\x01"
 _HEADER = struct.Struct(">8s8x16s")
 _ENTRY = struct.Struct(">IB11s16s")
-_LONGEST = 64 << 20  # Bytes, as in C.
+LONGEST_MAP = 64 << 20  # Bytes, as in C.
 
 
 class KeySource(Enum):
@@ -215,7 +215,7 @@ def read_map(data_directory: Path, keystore: UUID, key: bytes | None) -> KeyMap:
     """
     path = data_directory / KEYMAP_FILE
     try:
-        data = read_beginning(data_directory, KEYMAP_FILE, _LONGEST)
+        data = read_beginning(data_directory, KEYMAP_FILE, LONGEST_MAP)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
     except DataDirectoryError as error:
@@ -249,7 +249,7 @@ def append_entry(
     key = map_key(keystore)
     path = data_directory / KEYMAP_FILE
     with locked_owned_file(path, os_user) as file:
-        data = file.read(_LONGEST)
+        data = file.read(LONGEST_MAP)
         parse_map(data, path, keystore.uuid, key)
         usable = _usable_length(data)
         body = _pack_entry(entry)
