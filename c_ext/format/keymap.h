@@ -18,6 +18,9 @@
 #include "format/keyrecord.h"
 
 #define TDE_KEYMAP_FILE "tde.keymap"
+/* Where a map that was lost comes from: a rekey replaces keys, and each node has its own. */
+#define TDE_KEYMAP_SOURCE                                                                          \
+    "the newest base backup of this server, made after its last tde tablespace rekey"
 #define TDE_MARKER_FILE "tde.json" /* beside it */
 #define TDE_MARKER_LIMIT 8192u     /* bytes, far more than it has */
 #define TDE_KEYMAP_UNIT 64u /* of the header, and of an entry */

@@ -123,7 +123,7 @@ static enum tde_cluster_state require_keymap(const struct tde_program_settings *
     if (tde_program_path(path, directory, TDE_KEYMAP_FILE) == 0 && access(path, F_OK) == 0)
         return TDE_CLUSTER_OURS;
     tde_program_error(settings->program,
-                      "Restore " TDE_KEYMAP_FILE " from a base backup or a standby of the cluster.",
+                      "Restore " TDE_KEYMAP_FILE " from " TDE_KEYMAP_SOURCE ".",
                       "the key map %s/" TDE_KEYMAP_FILE " cannot be used: %s", directory,
                       strerror(errno));
     return TDE_CLUSTER_UNUSABLE;

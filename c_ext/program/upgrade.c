@@ -100,7 +100,7 @@ static int report(const struct tde_program_settings *settings, const char *direc
                   const char *problem)
 {
     tde_program_error(settings->program,
-                      "Restore " TDE_KEYMAP_FILE " from a base backup or a standby of the cluster.",
+                      "Restore " TDE_KEYMAP_FILE " from " TDE_KEYMAP_SOURCE ".",
                       "the key map %s/" TDE_KEYMAP_FILE " cannot be used: %s", directory, problem);
     return -1;
 }

@@ -118,17 +118,22 @@ def rekey(
         )
     report(summary, as_json)
     if not as_json:
-        _say_what_follows(cluster.data_directory, path)
+        _say_what_follows(cluster.data_directory, path, same_keys=same_keys_as is not None)
 
 
-def _say_what_follows(data_directory: Path, keystore: Path) -> None:
+def _say_what_follows(data_directory: Path, keystore: Path, *, same_keys: bool) -> None:
+    back_up = "" if same_keys else f"Back the keystore {keystore} up: it has new keys. "
+    others = (
+        "The rekeyed tablespaces have the keys of the other node."
+        if same_keys
+        else "Until the other nodes of a replication have the same keys (--same-keys-as), "
+        "pg_rewind between them is refused."
+    )
     console.print(
         f"Start it: tde pg start -D {data_directory}\n"
-        f"Back the keystore {keystore} up: it has new keys. Then take a new base backup; those "
-        "from before, and incremental backups, need the old keys and do not go together with new "
-        "ones.\n"
-        "Until the other nodes of a replication have the same keys (--same-keys-as), pg_rewind "
-        "between them is refused.",
+        f"{back_up}Take a new base backup, a full one: those from before need the old keys, and "
+        "incremental backups do not go together with new ones.\n"
+        f"{others}",
         markup=False,
         soft_wrap=True,
     )

@@ -21,6 +21,7 @@ from tde.errors import ConversionError, DataDirectoryError, KeyMapError
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.keymap import (
     KEYMAP_FILE,
+    LONGEST_MAP,
     KeyMap,
     KeySource,
     MapEntry,
@@ -33,9 +34,7 @@ from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.os_user import OsUser
 
 if TYPE_CHECKING:
-    from tde.keystore import KeyOwner, Keystore
-
-_LONGEST_MAP = 64 << 20
+    from tde.keystore import Keystore
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def keys_of_other(
         where: the other map, for the message.
 
     Raises:
-        ConversionError: it does not know a tablespace.
+        ConversionError: it does not know a tablespace, or has a key that was replaced here.
     """
     changes = []
     for oid in tablespaces:
@@ -99,29 +98,44 @@ def keys_of_other(
                 remedy="Name the newest map of a node of this cluster that has the tablespace.",
             )
         if mine.owner != theirs.owner:
+            _require_newer(keymap, theirs, where)
             changes.append(KeyChange(mine, theirs))
     return tuple(changes)
 
 
+def _require_newer(keymap: KeyMap, theirs: MapEntry, where: Path) -> None:
+    """Refuse a key that a rekey of this cluster, or of one that it was made from, has replaced."""
+    was_rekeyed = entry_of(keymap, theirs.oid).source is KeySource.REKEYED
+    if theirs in keymap.history or (was_rekeyed and theirs.source is not KeySource.REKEYED):
+        raise ConversionError(
+            f"{where} has a key of tablespace {theirs.oid} that this cluster has replaced: the "
+            "map is older, or of a node that is yet to be rekeyed",
+            remedy="Name the newest map of a node that was rekeyed after this one, or rekey that "
+            "node with --same-keys-as and this one's map.",
+        )
+
+
 def require_distinct(keymap: KeyMap, changes: Iterable[KeyChange], present: Iterable[int]) -> None:
-    """Check that no two tablespaces come to have one key, under which tweaks would repeat.
+    """Check that no tablespace gets a key of another one, under which tweaks would repeat.
+
+    Keys that were replaced count too, because backups have blocks of them.
 
     Args:
         present: the tablespaces that exist.
 
     Raises:
-        ConversionError: two would.
+        ConversionError: one would.
     """
     after = KeyMap([*keymap.history, *(change.new for change in changes)])
-    owners: dict[KeyOwner, int] = {}
-    for oid in sorted(present):
-        entry = after.find(oid)
-        if entry is None or entry.key_id is None:
+    owners = {change.new.key_id: change.oid for change in changes}
+    exist = set(present)
+    for entry in after.history:
+        if entry.key_id is None or entry.oid not in exist:
             continue
-        other = owners.setdefault(entry.owner, oid)
-        if other != oid:
+        oid = owners.get(entry.key_id, entry.oid)
+        if oid != entry.oid:
             raise ConversionError(
-                f"tablespaces {other} and {oid} would have the same key",
+                f"tablespace {oid} would get a key that tablespace {entry.oid} has or had",
                 remedy="The map is of a server that has parted from this one. Rekey without it.",
             )
 
@@ -144,7 +158,7 @@ def read_other_map(path: Path, keystore: Keystore) -> KeyMap:
     """
     file = path / KEYMAP_FILE if path.is_dir() else path
     try:
-        data = read_cluster_file(file.parent, file.name, _LONGEST_MAP)
+        data = read_cluster_file(file.parent, file.name, LONGEST_MAP)
     except (OSError, DataDirectoryError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise KeyMapError(
@@ -222,6 +236,26 @@ def find_cipher(keystore: Keystore, entry: MapEntry) -> PageCipher | None:
         wipe(key)
 
 
+def read_changed_map(
+    data_directory: Path, keystore: Keystore, changes: Sequence[KeyChange]
+) -> KeyMap:
+    """Return the map of a cluster, which says the old keys, or the new ones.
+
+    Raises:
+        ConversionError: it is not the map that the rekey has found.
+        KeyMapError: it is missing or cannot be used.
+    """
+    keymap = read_map(data_directory, keystore.uuid, map_key(keystore))
+    found = [keymap.find(change.oid) for change in changes]
+    if found not in ([change.old for change in changes], [change.new for change in changes]):
+        raise ConversionError(
+            f"{data_directory / KEYMAP_FILE} is not the map with which the rekey began",
+            remedy="Somebody has put another one there. Put back the one that was there, and "
+            "repeat the command; or restore the cluster from a backup.",
+        )
+    return keymap
+
+
 def write_changes(
     data_directory: Path,
     keystore: Keystore,
@@ -231,19 +265,11 @@ def write_changes(
     """Let the map of a cluster say the new keys, of all tablespaces at once; repeating is harmless.
 
     Raises:
-        ConversionError: it is not the map that the rekey has found.
-        KeyMapError: it is missing or cannot be used.
+        TdeError: as for :func:`read_changed_map`.
         OSError: it cannot be written.
     """
-    keymap = read_map(data_directory, keystore.uuid, map_key(keystore))
-    found = [keymap.find(change.oid) for change in changes]
-    if found == [change.new for change in changes]:
+    keymap = read_changed_map(data_directory, keystore, changes)
+    if all(keymap.find(change.oid) == change.new for change in changes):
         return
-    if found != [change.old for change in changes]:
-        raise ConversionError(
-            f"{data_directory / KEYMAP_FILE} is not the map with which the rekey began",
-            remedy="Somebody has put another one there. Put back the one that was there, and "
-            "repeat the command; or restore the cluster from a backup.",
-        )
     entries = [*keymap.history, *(change.new for change in changes)]
     write_map(data_directory, entries, keystore, os_user)

@@ -25,6 +25,7 @@ from tde.convert.key_changes import (
     new_keys,
     open_changes,
     open_cipher,
+    read_changed_map,
     read_other_map,
     require_distinct,
 )
@@ -102,18 +103,28 @@ class _Rekey(Conversion):
         super()._require_same(state)
         if self.preparation.every and state.tablespace_names:
             raise self._begun_with("some tablespaces only")
+        if not self.preparation.keys_are_asked_for(state.changes):
+            raise self._begun_with("other keys than --same-keys-as names")
 
     def _is_asked_for(self, done: State) -> bool:
         # Where a server has worked since, other keys are asked for once more.
         if control_digest(read_cluster_file(self.directory, CONTROL_FILE)) not in done.control:
             return self.options.tablespaces is None and not self.preparation.every
+        if not self.preparation.keys_are_asked_for(done.changes):
+            return False
         if self.preparation.every:
             return not done.tablespace_names
         asked = self.options.tablespaces
         if asked is None:
             return True
         named = known_tablespaces(done.tablespace_names, asked)
-        return named is not None and set(named) == set(done.tablespaces)
+        return named is not None and set(named) == done.asked_tablespaces
+
+    def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
+        # Before the first block rather than after the last one, when it is written anew.
+        with files_as(self.os_user):
+            read_changed_map(self.directory, self.keystore, state.changes)
+        return super()._continue(state, resumed=resumed)
 
 
 class _RekeyPreparation(Preparation):
@@ -134,6 +145,14 @@ class _RekeyPreparation(Preparation):
         super().__init__(cluster, keystore, Direction.REKEY, options)
         self.every = every
         self._same_keys_as = same_keys_as
+
+    def keys_are_asked_for(self, changes: Iterable[KeyChange]) -> bool:
+        """Tell whether the new keys of an earlier run are the other node's, if these are wanted."""
+        if self._same_keys_as is None:
+            return True
+        other = read_other_map(self._same_keys_as, self.keystore)
+        found = ((other.find(change.oid), change.new) for change in changes)
+        return all(entry is not None and entry.owner == new.owner for entry, new in found)
 
     def open_ciphers(
         self, state: State

@@ -238,7 +238,7 @@ class Conversion:
         asked = self.options
         if asked.tablespaces is not None:
             named = known_tablespaces(state.tablespace_names, asked.tablespaces)
-            if named is None or set(named) != set(state.tablespaces):
+            if named is None or set(named) != state.asked_tablespaces:
                 raise self._begun_with("other tablespaces")
         for given, before, name in (
             (asked.scope, state.scope, "scope"),

@@ -133,6 +133,11 @@ class State:
             body["wal_keys"] = {path: key_id.hex for path, key_id in self.wal_keys.items()}
         write_owned_file(state_path(data_directory), pack_state_document(body, key), os_user)
 
+    @property
+    def asked_tablespaces(self) -> set[int]:
+        """OIDs of what the operator named; a rekey has nothing to do in some of them."""
+        return set(self.tablespace_names.values()) or set(self.tablespaces)
+
     def finishing(self, control: str) -> State:
         """Return the state after all blocks are converted.
 

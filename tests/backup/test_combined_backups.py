@@ -6,7 +6,9 @@ two servers apart that were promoted to the same timeline, nor a cluster before 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -21,6 +23,7 @@ from tde.postgres import (
     rekey_tablespaces,
     run_program,
 )
+from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.server.os_user import run_as
 from tests.postgres.canaries import CANARY, files_with
 from tests.postgres.cluster_copies import base_backup, open_copy
@@ -174,26 +177,52 @@ def test_a_plain_backup_is_not_combined_with_one_since_the_encryption(
 
 @pytest.mark.parametrize("which", ["pg_default", pytest.param("space", marks=pytest.mark.slow)])
 def test_backups_from_before_and_after_a_rekey_are_not_combined(
-    incremental, encrypted_cluster_factory, os_user_tmp_path, which
+    incremental, encrypted_cluster_factory, os_user_tmp_path, tde_command, which
 ):
     """It leaves no trace in the WAL either; pg_default has no entry in the map of before."""
     made = encrypted_cluster_factory(incremental, options=OPTIONS)
     oid = make_space(made, os_user_tmp_path / "space")
     full = back_up(made, os_user_tmp_path / "full")
+    target = os_user_tmp_path / "asked"
+    ((location,),) = made.query(f"SELECT pg_tablespace_location({oid})")
+    manifests = {"CRC32C": full / "backup_manifest", "SHA256": full / "sha256_manifest"}
+    text = manifests["CRC32C"].read_text()
+    digest = sha256((full / KEYMAP_FILE).read_bytes()).hexdigest()
+    manifests["SHA256"].write_text(
+        re.sub(
+            rf'("{KEYMAP_FILE}".*"Checksum-Algorithm": )"CRC32C", "Checksum": "[0-9a-f]*"',
+            rf'\1"SHA256", "Checksum": "{digest}"',
+            text,
+        )
+    )
+    assert digest in manifests["SHA256"].read_text()
+
+    def take(manifest, *, exit_code=0):
+        where = ("pg", "exec", "-D", made.data_directory, "--bindir", made.cluster.binaries.bindir)
+        source = ("--passphrase-fd", "0", "pg_basebackup", "-D", target)
+        space = f"--tablespace-mapping={location}={target}-space"
+        options = ("-U", "postgres", "--no-sync", "--checkpoint=fast", "--incremental", manifest)
+        return tde_command(*where, *source, space, *options, exit_code=exit_code)
+
     made.cluster.stop()
     rekey_tablespaces(made.cluster, made.keystore, [which])
     made.start(OPTIONS)
     made.query("UPDATE t SET x = 'new' WHERE g = 1500")
+    number = {"pg_default": 1663, "space": oid}[which]
+    for algorithm, manifest in manifests.items():
+        refused = take(manifest, exit_code=5)
+        assert f"tablespace {number} has got another key since the backup of" in refused.stderr
+        assert "Take a full backup" in refused.stderr, algorithm
+        assert not target.exists()
     newer = back_up(made, os_user_tmp_path / "incremental", after=full)
     output = os_user_tmp_path / "combined"
-    number = {"pg_default": 1663, "space": oid}[which]
     said = [f"tablespace {number} has one key in {full}", "tde tablespace rekey", "full backup"]
     require_refused(combine(made, [full, newer], output), output, *said)
     # A chain that begins after it is combined.
     full = back_up(made, os_user_tmp_path / "full-again")
     made.query("UPDATE t SET x = 'newer' WHERE g = 1500")
-    newer = back_up(made, os_user_tmp_path / "incremental-again", after=full)
-    run = combine(made, [full, newer], output)
+    take(full / "backup_manifest")
+    run = combine(made, [full, target], output)
     assert run.returncode == 0, run.stderr
     combined = open_copy(encrypted_cluster_factory, made, output, made.keystore)
     combined.start()

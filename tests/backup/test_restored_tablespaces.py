@@ -138,7 +138,7 @@ def test_a_map_that_is_older_than_the_backup_is_refused(
     path.write_bytes(whole[:64])
     with pytest.raises(KeyMapError, match="does not say what key tablespace") as caught:
         copy.start()
-    assert "restore tde.keymap from a newer base backup" in caught.value.remedy
+    assert "restore tde.keymap from the newest base backup" in caught.value.remedy
 
     # The server by itself, as init scripts start it.
     original.keystore.enable_auto_open()
@@ -150,7 +150,7 @@ def test_a_map_that_is_older_than_the_backup_is_refused(
     start = [programs.path / "pg_ctl", "start", "-w", "-D", directory, "-l", log, "-o", options]
     assert run_as(os_user, start).returncode == 1
     assert "does not say what key tablespace" in log.read_text()
-    assert "restore tde.keymap from a newer base backup" in log.read_text()
+    assert "restore tde.keymap from the newest base backup" in log.read_text()
     assert path.read_bytes() == whole[:64]
     assert list((directory / "pg_tblspc").iterdir()) == []
 

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from tde.algorithms import Algorithm
+from tde.postgres import encrypt_cluster
 from tests.convert.conversions import Original, make_original
 
 
@@ -20,3 +22,11 @@ def copy(original, request):
     made = original.copy(request.node.name.replace("[", "-").rstrip("]"))
     yield made
     shutil.rmtree(made.data_directory)
+
+
+@pytest.fixture
+def encrypted(copy, keystore_factory):
+    """An encrypted cluster that was stopped, and its keystore."""
+    keystore = keystore_factory()
+    encrypt_cluster(copy, keystore, algorithm=Algorithm.AES256)
+    return copy, keystore

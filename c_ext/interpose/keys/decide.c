@@ -26,23 +26,31 @@ static int no_key(void)
     return -1;
 }
 
-/* One key for two tablespaces would repeat tweaks: relfilenumbers are unique within one. */
+/* Whether a tablespace exists; those that initdb makes have no link. */
+static bool exists(const struct tde_keys_map *map, uint32_t oid)
+{
+    struct tde_keymap_entry built_in;
+
+    return tde_format_keymap_built_in(oid, &built_in) || tde_keys_map_is_linked(map, oid);
+}
+
+/*
+ * One key for two tablespaces would repeat tweaks: relfilenumbers are unique within one.  A key
+ * that a rekey has replaced counts too, because backups have blocks that it was used for.
+ */
 static int require_unused(const struct tde_keys_map *map, const struct tde_keymap_entry *wanted)
 {
     for (size_t number = tde_format_keymap_count(map->usable); number-- > 0;) {
         struct tde_keymap_entry other;
-        struct tde_keymap_entry counts;
 
         tde_format_keymap_entry(map->content, number, &other);
         if (!tde_format_keymap_has_id(&other) || other.oid == wanted->oid ||
             memcmp(other.key_id, wanted->key_id, sizeof other.key_id) != 0 ||
-            !tde_keys_map_is_linked(map, other.oid) ||
-            !tde_format_keymap_find(map->content, map->usable, other.oid, &counts) ||
-            !tde_format_keymap_has_id(&counts) ||
-            memcmp(counts.key_id, wanted->key_id, sizeof counts.key_id) != 0)
+            !exists(map, other.oid))
             continue;
-        tde_libc_report("the key that the location names is that of tablespace %u; HINT: make "
-                        "tablespaces with \"tde tablespace create\", which makes a key for each",
+        tde_libc_report("the key that the location names is that of tablespace %u, today's or an "
+                        "earlier one; HINT: make tablespaces with \"tde tablespace create\", which "
+                        "makes a key for each",
                         other.oid);
         return no_key();
     }

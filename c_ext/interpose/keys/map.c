@@ -123,9 +123,9 @@ static int lock(const struct tde_keys_map *map)
 
 static int refuse(const struct tde_keys_map *map, const char *problem)
 {
-    tde_libc_report("the key map %s cannot be used: %s; HINT: restore " TDE_KEYMAP_FILE " from a "
-                    "base backup or a standby of this cluster; without it nobody knows which key "
-                    "a tablespace has",
+    tde_libc_report("the key map %s cannot be used: %s; HINT: restore " TDE_KEYMAP_FILE
+                    " from " TDE_KEYMAP_SOURCE "; without it nobody knows which key a tablespace "
+                    "has",
                     map->path, problem);
     errno = ENOKEY;
     return -1;
@@ -167,8 +167,7 @@ static int refuse_missing(const struct tde_keys_map *map)
 int tde_keys_map_refuse_unknown(const struct tde_keys_map *map, uint32_t oid)
 {
     tde_libc_report("the key map %s does not say what key tablespace %u has; HINT: it is older "
-                    "than the tablespace: restore " TDE_KEYMAP_FILE " from a newer base backup or "
-                    "a standby of this cluster",
+                    "than the tablespace: restore " TDE_KEYMAP_FILE " from " TDE_KEYMAP_SOURCE,
                     map->path, oid);
     errno = ENOKEY;
     return -1;

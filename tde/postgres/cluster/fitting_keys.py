@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tde.errors import ClusterKeystoreError
 from tde.postgres.cluster.access import keystore_of_cluster
+from tde.postgres.cluster.incremental_backups import require_same_keys_since
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.server.named_directory import INFORMATION_OPTIONS, named_data_directory
 from tde.postgres.server.program import needs_keys
@@ -33,7 +34,8 @@ def require_fitting_keys(
         arguments: its arguments.
 
     Raises:
-        ClusterKeystoreError: it would work on a cluster with other keys, or with none.
+        ClusterKeystoreError: it would work on a cluster with other keys, or with none, or on
+            backups with different ones.
         ConversionError: the cluster is only partly encrypted.
     """
     from tde.keystore import keystore_uuid
@@ -52,6 +54,8 @@ def require_fitting_keys(
             remedy="Make encrypted clusters with tde pg init, or with the initdb of tde pg "
             "install-bin; for a cluster without encryption use PostgreSQL's own program.",
         )
+    if program == "pg_basebackup":
+        require_same_keys_since(cluster, arguments)
     if not needs_keys(program):
         return
     used = keystore_of_cluster(cluster, keystore)

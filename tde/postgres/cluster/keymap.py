@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 KEYMAP_FILE = "tde.keymap"
 LABEL = b"tde key map"
 
+#: Where a map that was lost comes from: a rekey replaces keys, and each node has its own.
+MAP_SOURCE = "the newest base backup of this server, made after its last tde tablespace rekey"
+
 _UNIT = 64
 _CODE = 32
 _MAGIC = b"TDEMAP\x00\x01"
 _HEADER = struct.Struct(">8s8x16s")
 _ENTRY = struct.Struct(">IB11s16s")
-_LONGEST = 64 << 20  # Bytes, as in C.
+LONGEST_MAP = 64 << 20  # Bytes, as in C.
 
 
 class KeySource(Enum):
@@ -129,7 +132,7 @@ class KeyMap:
         if entry is None:
             raise KeyMissingError(
                 f"{KEYMAP_FILE} does not say what key tablespace {oid} has",
-                remedy=f"Restore {KEYMAP_FILE} from a newer base backup or a standby.",
+                remedy=f"Restore {KEYMAP_FILE} from {MAP_SOURCE}.",
             )
         if entry.source is KeySource.DERIVED:
             return keystore.derived_key(oid)
@@ -213,7 +216,7 @@ def read_map(data_directory: Path, keystore: UUID, key: bytes | None) -> KeyMap:
     """
     path = data_directory / KEYMAP_FILE
     try:
-        data = read_beginning(data_directory, KEYMAP_FILE, _LONGEST)
+        data = read_beginning(data_directory, KEYMAP_FILE, LONGEST_MAP)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
     except DataDirectoryError as error:
@@ -247,7 +250,7 @@ def append_entry(
     key = map_key(keystore)
     path = data_directory / KEYMAP_FILE
     with locked_owned_file(path, os_user) as file:
-        data = file.read(_LONGEST)
+        data = file.read(LONGEST_MAP)
         parse_map(data, path, keystore.uuid, key)
         usable = _usable_length(data)
         body = _pack_entry(entry)
@@ -287,6 +290,6 @@ def _check_code(key: bytes | None, data: bytes, code: bytes, path: Path) -> None
 def _unusable(path: Path, why: str) -> KeyMapError:
     return KeyMapError(
         f"the key map {path} cannot be used: {why}",
-        remedy=f"Restore {KEYMAP_FILE} from a base backup or a standby of this cluster; without it "
-        "nobody knows which key a tablespace has.",
+        remedy=f"Restore {KEYMAP_FILE} from {MAP_SOURCE}; without it nobody knows which key a "
+        "tablespace has.",
     )

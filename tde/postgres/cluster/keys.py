@@ -16,7 +16,7 @@ from tde.errors import (
     KeystoreExistsError,
     PlaintextEntryError,
 )
-from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, KeySource, map_key
+from tde.postgres.cluster.keymap import KEYMAP_FILE, MAP_SOURCE, KeyMap, KeySource, map_key
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import names_its_key, restored_tablespaces, tablespace_oids
 from tde.postgres.cluster.marker import read_marker
@@ -186,8 +186,7 @@ def _require_explained(data_directory: Path, oid: int, *, is_in_backup: bool) ->
         return
     raise KeyMapError(
         f"{data_directory / KEYMAP_FILE} does not say what key tablespace {oid} has",
-        remedy=f"It is older than the tablespace: restore {KEYMAP_FILE} from a newer base backup "
-        "or a standby of this cluster.",
+        remedy=f"It is older than the tablespace: restore {KEYMAP_FILE} from {MAP_SOURCE}.",
     )
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tde.errors import DataDirectoryError, KeystoreError, PostgresError, TdeError
 from tde.postgres.cluster import accepted_lines
-from tde.postgres.cluster.keymap import KeyMap, KeySource, map_key
+from tde.postgres.cluster.keymap import KEYMAP_FILE, MAP_SOURCE, KeyMap, KeySource, map_key
 from tde.postgres.cluster.landed_keys import known_map, require_derived_key
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import MARKER_FILE, Marker, read_marker
@@ -204,7 +204,7 @@ def _of_tablespaces(
                     use,
                     "",
                     f"the key map of {directory} does not say what key tablespace {oid} has",
-                    "Restore tde.keymap from a newer base backup or a standby of this cluster.",
+                    f"Restore {KEYMAP_FILE} from {MAP_SOURCE}.",
                 )
             continue
         found = _checked(use, entry.owner, keystore)

@@ -20,6 +20,7 @@ from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import FileIdentity
 from tde.postgres.cluster.keymap import (
     KEYMAP_FILE,
+    MAP_SOURCE,
     KeyMap,
     KeySource,
     MapEntry,
@@ -95,8 +96,8 @@ def _require_no_named_key(data_directory: Path, oid: int) -> None:
     raise KeyMapError(
         f"{data_directory / KEYMAP_FILE} is missing: the location of tablespace {oid} names its "
         f"key, but {MARKER_FILE} is of a release that named none",
-        remedy=f"Restore {KEYMAP_FILE} and {MARKER_FILE} from a newer base backup or a standby of "
-        "this cluster; without the map nobody knows which key a tablespace has.",
+        remedy=f"Restore {KEYMAP_FILE} and {MARKER_FILE} from {MAP_SOURCE}; without the map nobody "
+        "knows which key a tablespace has.",
     )
 
 

@@ -60,6 +60,18 @@ def names_server(program: str, arguments: Sequence[str], environment: Mapping[st
     return False
 
 
+def earlier_manifest(arguments: Sequence[str]) -> str | None:
+    """Return the manifest of the backup before, if pg_basebackup takes an incremental one."""
+    found = None
+    options = list(_options(arguments, _CLIENTS["pg_basebackup"]))
+    for (option, value), (_, following) in zip(options, [*options[1:], ("", "")], strict=True):
+        if option == "-i":
+            found = value
+        elif len(option) > 2 and "--incremental".startswith(option):
+            found = value or following
+    return found
+
+
 def _options(arguments: Sequence[str], with_value: str) -> Iterator[tuple[str, str]]:
     """Yield options with their values; what may be a value of no option has an empty name."""
     words = iter(arguments)

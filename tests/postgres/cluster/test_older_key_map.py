@@ -47,7 +47,9 @@ def test_a_map_that_lacks_a_tablespace_is_refused_at_the_start(aged):
         path.write_bytes(older)
         with pytest.raises(KeyMapError, match=f"does not say what key tablespace {oid}") as caught:
             made.start()
-        assert "restore tde.keymap from a newer base backup or a standby" in caught.value.remedy
+        assert (
+            "restore tde.keymap from the newest base backup of this server" in caught.value.remedy
+        )
         assert made.cluster.pid is None
         assert path.read_bytes() == older
         path.write_bytes(newest)

@@ -154,7 +154,10 @@ def test_another_cluster_than_that_of_exec_is_named_with_what_to_do(
     # Where the marker says that there was a map, nothing but a backup of it helps.
     (copy / "tde.json").write_bytes((older.data_directory / "tde.json").read_bytes())
     refused = tde_command("pg", "exec", *place, *check, exit_code=1)
-    assert f"estore {KEYMAP_FILE} from a base backup or a standby" in refused.stderr
+    assert (
+        f"estore {KEYMAP_FILE} from the newest base backup of this server, made after"
+        in refused.stderr
+    )
     rewind = ["pg_rewind", "-n", "--target-pgdata", copy, "--source-pgdata", older.data_directory]
     refused = tde_command("pg", "exec", *place, *rewind, exit_code=1)
     assert f"{copy} has no key map" in refused.stderr

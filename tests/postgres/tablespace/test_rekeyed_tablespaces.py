@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import psycopg2
 import pytest
 
 from tde.algorithms import Algorithm
@@ -95,6 +96,31 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     older = open_copy(encrypted_cluster_factory, made, backup, made.keystore)
     older.start()
     assert digests(older) == before
+
+
+def test_a_key_that_was_replaced_does_not_become_that_of_another_tablespace(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path
+):
+    """Neither the first key of a tablespace, nor one that a built-in tablespace has or had."""
+    made = encrypted_cluster_factory(any_binaries)
+    space = os_user_tmp_path / "space"
+    create_tablespace(made.cluster, made.keystore, "named", space, Algorithm.AES256)
+    made.cluster.stop()
+    for _ in range(2):
+        rekey_tablespaces(made.cluster, made.keystore, every=True)
+    made.start()
+    history = read_map(made.data_directory, made.keystore.uuid, map_key(made.keystore)).history
+    assert len(history) == 1 + 2 * 3
+    for number, entry in enumerate(history):
+        outer = make_directory(made, os_user_tmp_path / str(number))
+        location = make_directory(made, outer / f"tde-{entry.key_id.hex}")
+        with pytest.raises(psycopg2.Error, match="Required key not available"):
+            made.query(f"CREATE TABLESPACE other LOCATION '{location}'")
+        log = made.cluster.default_log.read_text()
+        assert log.count("the key that the location names is that of tablespace") == number + 1
+    create_tablespace(
+        made.cluster, made.keystore, "other", os_user_tmp_path / "other", Algorithm.AES256
+    )
 
 
 def test_a_server_that_lacks_the_new_key_of_its_catalogs_does_not_start(
