@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 from tde.algorithms import Algorithm
@@ -116,19 +115,13 @@ def test_only_pages_tell_the_map_of_another_history_from_the_right_one(parted):
     path.write_bytes((new.data_directory / KEYMAP_FILE).read_bytes())
     with pytest.raises(KeyMapError, match=f"files of tablespace {oid} have another key"):
         old.start()
-    # After a crash pages may be torn, and are not looked at.
+    # After a crash pages may be torn, but one that fits another key is a proof.
     path.write_bytes(right)
     old.start()
     kill_server(old.cluster.pid)
     path.write_bytes((new.data_directory / KEYMAP_FILE).read_bytes())
-    old.start()
-    with pytest.raises(psycopg2.Error, match="invalid page in block 0"):
-        old.query("SELECT count(*) FROM t")
-    # What is written now has the wrong key, too.
-    old.query("CREATE TABLE later TABLESPACE space AS SELECT generate_series(1, 1000) AS g")
-    old.cluster.stop()
+    with pytest.raises(KeyMapError, match=f"files of tablespace {oid} have another key"):
+        old.start()
     path.write_bytes(right)
     old.start()
     assert old.query("SELECT count(*) FROM t") == [(1000,)]
-    with pytest.raises(psycopg2.Error, match="invalid page in block 0"):
-        old.query("SELECT count(*) FROM later")
