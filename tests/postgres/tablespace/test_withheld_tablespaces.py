@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -278,10 +279,13 @@ def test_an_old_message_is_not_looked_at_again(made):
     with status.open("r+b") as file:
         file.seek(number)
         file.write(keys.message.to_bytes(8, sys.byteorder))
-    keys.message_file.write_bytes(message)
-    owner = made.data_directory.stat()
-    os.chown(keys.message_file, owner.st_uid, owner.st_gid)
-    made.query("SELECT pg_reload_conf()")
-    made.query("SELECT pg_sleep(0.5)")
-    keys.message_file.unlink()
+    with keys.message_file.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # Or a server that starts beside this one removes it.
+        file.write(message)
+        file.flush()
+        owner = made.data_directory.stat()
+        os.chown(file.fileno(), owner.st_uid, owner.st_gid)
+        made.query("SELECT pg_reload_conf()")
+        made.query("SELECT pg_sleep(0.5)")
+        keys.message_file.unlink()
     refused(made, "SELECT count(*) FROM hidden")
