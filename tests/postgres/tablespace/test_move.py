@@ -31,8 +31,10 @@ from tests.postgres.tablespace.movables import (
 from tests.postgres.tpcb import pgbench, tpcb_sums
 
 
-def test_every_kind_of_object_is_moved_and_stays_what_it_was(binaries, encrypted_cluster_factory):
-    made = encrypted_cluster_factory(binaries)
+def test_every_kind_of_object_is_moved_and_stays_what_it_was(
+    binaries_older_slow, encrypted_cluster_factory
+):
+    made = encrypted_cluster_factory(binaries_older_slow)
     old, new = make_spaces(made, 'Old "one"', "new")
     make_everything(made, where='"Old ""one"""')
     made.query("CREATE TABLE elsewhere AS SELECT 1 AS n")
@@ -72,9 +74,9 @@ def test_every_kind_of_object_is_moved_and_stays_what_it_was(binaries, encrypted
 
 
 def test_what_needs_a_database_without_connections_is_named_with_the_statement(
-    binaries, encrypted_cluster_factory
+    binaries_older_slow, encrypted_cluster_factory
 ):
-    made = encrypted_cluster_factory(binaries)
+    made = encrypted_cluster_factory(binaries_older_slow)
     _, new, _ = make_spaces(made, "old", "new", "third")
     name = 'host=x "odd"'
     quoted = '"host=x ""odd"""'
@@ -198,11 +200,11 @@ def test_nothing_is_moved_that_should_not_be(
 
 
 def test_rows_leave_an_encrypted_tablespace_only_when_that_is_wanted(
-    binaries, encrypted_cluster_factory, os_user_tmp_path, tde_command
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path, tde_command
 ):
     """Scope tablespaces: what lies in plaintext gets a key, and the audit has nothing to name."""
     made = encrypted_cluster_factory(
-        binaries, scope=Scope.TABLESPACES, options={"autovacuum": "off"}
+        binaries_older_slow, scope=Scope.TABLESPACES, options={"autovacuum": "off"}
     )
     make_spaces(made, "secret")
     create_tablespace(made.cluster, made.keystore, "open", os_user_tmp_path / "open", None)
@@ -244,9 +246,11 @@ def test_rows_leave_an_encrypted_tablespace_only_when_that_is_wanted(
 
 
 def test_clients_go_on_writing_and_a_standby_follows(
-    binaries, encrypted_cluster_factory, os_user_tmp_path
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path
 ):
-    made = encrypted_cluster_factory(binaries, options={"allow_in_place_tablespaces": "on"})
+    made = encrypted_cluster_factory(
+        binaries_older_slow, options={"allow_in_place_tablespaces": "on"}
+    )
     for name in ("old", "new"):
         # In the data directory, so that the standby of this machine has its own.
         made.query(f"CREATE TABLESPACE {name} LOCATION ''")

@@ -45,9 +45,9 @@ def made(any_binaries, encrypted_cluster_factory):
 
 
 @pytest.fixture
-def made_each(binaries, encrypted_cluster_factory):
+def made_each(binaries_older_slow, encrypted_cluster_factory):
     """The same of each version."""
-    return with_spaces(encrypted_cluster_factory(binaries))
+    return with_spaces(encrypted_cluster_factory(binaries_older_slow))
 
 
 def with_spaces(cluster):

@@ -40,9 +40,9 @@ def digests(made) -> list[object]:
 
 
 def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
-    binaries, encrypted_cluster_factory, os_user_tmp_path, tde_command
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path, tde_command
 ):
-    made = encrypted_cluster_factory(binaries)
+    made = encrypted_cluster_factory(binaries_older_slow)
     make_tables(made, os_user_tmp_path)
     before = digests(made)
     keymap = made.data_directory / KEYMAP_FILE
@@ -52,7 +52,14 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     moved = [f"--tablespace-mapping={s}={backup}-{n}" for n, (s,) in enumerate(spaces)]
     base_backup(made, backup, "--wal-method=stream", *moved)
 
-    where = ("-D", made.data_directory, "--bindir", binaries.bindir, "--passphrase-fd", "0")
+    where = (
+        "-D",
+        made.data_directory,
+        "--bindir",
+        binaries_older_slow.bindir,
+        "--passphrase-fd",
+        "0",
+    )
     refused = tde_command("tablespace", "rekey", "named", *where, exit_code=1)
     assert "is running" in refused.stderr
     made.cluster.stop()
@@ -67,7 +74,7 @@ def test_a_server_works_on_the_new_keys_and_a_backup_on_the_old_ones(
     assert "Rekeyed tablespaces of" in shown.stdout
     assert "pg_default, pg_global" in shown.stdout
     checked = run_program(
-        binaries,
+        binaries_older_slow,
         "pg_checksums",
         ["--check", "-D", str(made.data_directory)],
         keystore=made.keystore,
