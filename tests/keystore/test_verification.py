@@ -84,8 +84,9 @@ def test_every_flipped_bit_of_every_file_is_found_and_named(keystore: Keystore) 
     for file in sorted(path for path in keystore.path.rglob("*") if path.is_file()):
         data = file.read_bytes()
         name = str(file.relative_to(keystore.path))
-        # One bit of each byte, each of the eight in turn; test_damage.py tries every bit.
-        for at in range(len(data)):
+        # One bit of each byte, each of the eight in turn; test_damage.py tries every bit. Of the
+        # log, which is as long as all others together, every seventh byte.
+        for at in range(0, len(data), 7 if file.name == "key.log" else 1):
             changed = bytearray(data)
             changed[at] ^= 1 << at % 8
             file.write_bytes(changed)

@@ -75,6 +75,7 @@ def test_encrypted_run(directory: Path, tmp_path: Path) -> None:
     assert processes_of(directory) == []
 
 
+@pytest.mark.slow
 def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_path: Path) -> None:
     json_file = tmp_path / "result.json"
     with subprocess.Popen(
@@ -98,6 +99,7 @@ def test_interrupted_run_keeps_results_and_nothing_else(directory: Path, tmp_pat
     assert processes_of(directory) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_leaves_the_table_of_what_was_measured(
     directory: Path, tmp_path: Path
 ) -> None:

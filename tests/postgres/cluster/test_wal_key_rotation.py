@@ -89,9 +89,9 @@ def wal_keys(made: RunningCluster) -> list[bytes]:
 
 
 def test_old_segments_keep_their_key_and_new_ones_get_another(
-    binaries, encrypted_cluster_factory, os_user_tmp_path, tde_command
+    binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path, tde_command
 ):
-    made = begin(encrypted_cluster_factory, binaries, wal_keep_size="64MB")
+    made = begin(encrypted_cluster_factory, binaries_older_slow, wal_keep_size="64MB")
     before = write(made)
     with Keystore.open(copy_of(made.keystore, os_user_tmp_path / "old"), PASSPHRASE) as old:
         run = tde_command("wal", "rotate", "-D", made.data_directory, *SECRET, "--json")

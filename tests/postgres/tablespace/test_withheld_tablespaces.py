@@ -77,8 +77,7 @@ READS = (
 )
 
 
-def test_a_locked_tablespace_is_refused_to_every_session(made_by_each, tde_command):
-    made = made_by_each
+def test_a_locked_tablespace_is_refused_to_every_session(made, tde_command):
     # A session that has the table open, and pages of it in memory, is refused as well.
     connection = psycopg2.connect(**made.cluster.connection_parameters("postgres"))
     connection.autocommit = True
