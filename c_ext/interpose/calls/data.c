@@ -200,7 +200,7 @@ TDE_EXPORT off_t lseek(int fd, off_t offset, int whence)
     if (file == NULL || file->control)
         return tde_libc()->lseek(fd, offset, whence);
     size = tde_libc_file_size(fd);
-    if (size != TDE_SEGMENT_FILE_SIZE && tde_policy_withheld_refuses(file))
+    if (size != TDE_SEGMENT_FILE_SIZE && tde_policy_withheld_refuses_size(file))
         return -1;
     return tde_libc()->lseek(fd, offset, whence);
 }

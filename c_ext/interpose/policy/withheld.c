@@ -3,7 +3,9 @@
  */
 #include "interpose/policy/withheld.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <stdint.h>
 
 #include "interpose/keys/withheld.h"
 #include "interpose/libc/report.h"
@@ -41,4 +43,15 @@ bool tde_policy_withheld_refuses(const struct tde_file *file)
     report(why, file->id.tablespace);
     errno = ENOKEY;
     return true;
+}
+
+/*
+ * In a critical section, as of a truncation that WAL has already, an error is a crash of all
+ * sessions.  Reads of PostgreSQL 18 are in one as well, but hand their errors back.
+ */
+bool tde_policy_withheld_refuses_size(const struct tde_file *file)
+{
+    const volatile uint32_t *critical = dlsym(RTLD_DEFAULT, "CritSectionCount");
+
+    return (critical == NULL || *critical == 0) && tde_policy_withheld_refuses(file);
 }

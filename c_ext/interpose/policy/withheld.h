@@ -19,4 +19,7 @@
  */
 bool tde_policy_withheld_refuses(const struct tde_file *file);
 
+/* The same for who asks how long it is. */
+bool tde_policy_withheld_refuses_size(const struct tde_file *file);
+
 #endif

@@ -111,13 +111,13 @@ def test_nothing_else_fails_while_tablespaces_are_locked(made_by_each):
     failed: list[Exception] = []
     done = threading.Event()
 
-    def work() -> None:
+    def work(own: int) -> None:
         connection = psycopg2.connect(**made.cluster.connection_parameters("postgres"))
         connection.autocommit = True
         try:
             with connection.cursor() as cursor:
                 while not done.is_set():
-                    cursor.execute("UPDATE open SET n = n + 1 WHERE n % 7 = 0")
+                    cursor.execute("UPDATE open SET x = x WHERE n %% 2 = %s", (own,))
         except psycopg2.Error as error:
             failed.append(error)
         connection.close()
@@ -126,7 +126,8 @@ def test_nothing_else_fails_while_tablespaces_are_locked(made_by_each):
     made.query("UPDATE hidden SET x = repeat('i', 500)")  # All of it in memory, as far as it fits.
     oid = oid_of(made)
     lock_tablespace(made.cluster, made.keystore, oid)
-    workers = [threading.Thread(target=work) for _ in range(2)]
+    # Each has rows of its own, or they would lock each other out.
+    workers = [threading.Thread(target=work, args=(own,)) for own in range(2)]
     for worker in workers:
         worker.start()
     try:
