@@ -197,7 +197,7 @@ TDE_EXPORT off_t lseek(int fd, off_t offset, int whence)
     const struct tde_file *file = whence == SEEK_END ? tde_files_find(fd) : NULL;
     off_t size;
 
-    if (file == NULL || file->control)
+    if (file == NULL || !tde_policy_withheld_concerns(file))
         return tde_libc()->lseek(fd, offset, whence);
     size = tde_libc_file_size(fd);
     if (size != TDE_SEGMENT_FILE_SIZE && tde_policy_withheld_refuses_size(file))

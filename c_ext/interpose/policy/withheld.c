@@ -22,6 +22,13 @@ static void report(enum tde_withheld why, uint32_t oid)
                         "tde tablespace unlock %u -D DIR", oid, oid);
 }
 
+bool tde_policy_withheld_concerns(const struct tde_file *file)
+{
+    return (file->id.file_class == TDE_CLASS_RELATION ||
+            file->id.file_class == TDE_CLASS_TEMP_RELATION) &&
+           tde_keys_withheld_find(file->id.tablespace) != TDE_NOT_WITHHELD;
+}
+
 /*
  * From PostgreSQL 18 on other processes may read for sessions.  They do not for recovery, which asks
  * for each page itself (READ_BUFFERS_SYNCHRONOUSLY).
@@ -33,14 +40,9 @@ static bool reads_for_sql(void)
 
 bool tde_policy_withheld_refuses(const struct tde_file *file)
 {
-    enum tde_withheld why;
-
-    if (file->id.file_class != TDE_CLASS_RELATION && file->id.file_class != TDE_CLASS_TEMP_RELATION)
+    if (!tde_policy_withheld_concerns(file) || !reads_for_sql())
         return false;
-    why = tde_keys_withheld_find(file->id.tablespace);
-    if (why == TDE_NOT_WITHHELD || !reads_for_sql())
-        return false;
-    report(why, file->id.tablespace);
+    report(tde_keys_withheld_find(file->id.tablespace), file->id.tablespace);
     errno = ENOKEY;
     return true;
 }

@@ -19,7 +19,10 @@
  */
 bool tde_policy_withheld_refuses(const struct tde_file *file);
 
-/* The same for who asks how long it is. */
+/* Whether FILE is of a tablespace that is withheld from sessions; no system call. */
+bool tde_policy_withheld_concerns(const struct tde_file *file);
+
+/* The same as the first for who asks how long it is. */
 bool tde_policy_withheld_refuses_size(const struct tde_file *file);
 
 #endif
