@@ -206,7 +206,8 @@ uint32_t tde_format_keymap_conflict(const uint8_t *one, size_t one_usable, const
         struct tde_keymap_entry entry;
 
         tde_format_keymap_entry(one, number, &entry);
-        if (!tde_format_keymap_is_of_wal(&entry) && differ(one, one_usable, other, other_usable, entry.oid))
+        if (!tde_format_keymap_is_of_wal(&entry) &&
+            differ(one, one_usable, other, other_usable, entry.oid))
             return entry.oid;
     }
     return 0;

@@ -176,7 +176,7 @@ def require_usable_files(
     files = (*plan.files, *plan.plain_files)
     for file in files:
         path = data_directory / file.path
-        first = _read_first_page(path)
+        first = read_first_page(path)
         if first is not None and not _is_page(file, first, ciphers, direction):
             invalid.append(str(path))
     if invalid and not allow_invalid:
@@ -191,7 +191,7 @@ def require_usable_files(
         )
 
 
-def _read_first_page(path: Path) -> bytearray | None:
+def read_first_page(path: Path) -> bytearray | None:
     """Return the first page, or None of an empty file.
 
     Raises:

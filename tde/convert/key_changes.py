@@ -30,6 +30,7 @@ from tde.postgres.cluster.keymap import (
     read_map,
     write_map,
 )
+from tde.postgres.cluster.page_ciphers import page_cipher
 from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.os_user import OsUser
 
@@ -224,16 +225,8 @@ def open_cipher(keystore: Keystore, entry: MapEntry) -> PageCipher:
 
 def find_cipher(keystore: Keystore, entry: MapEntry) -> PageCipher | None:
     """Return the same, and ``None`` for a plaintext entry."""
-    from tde.keystore.crypto.secret import wipe
-
     found = KeyMap([entry]).key_of(keystore, entry.oid)
-    if found is None:
-        return None
-    algorithm, key = found
-    try:
-        return PageCipher(key, algorithm)
-    finally:
-        wipe(key)
+    return None if found is None else page_cipher(found)
 
 
 def read_changed_map(

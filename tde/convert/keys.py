@@ -22,6 +22,7 @@ from tde.postgres.cluster.keymap import map_key
 from tde.postgres.cluster.keys import require_unused_keystore
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.page_ciphers import page_cipher
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 
@@ -109,44 +110,32 @@ def open_ciphers(
     Raises:
         KeystoreError: a key is missing or damaged.
     """
-    from tde.keystore import KeyOwner, inspect_keystore
-    from tde.keystore.crypto.secret import wipe
+    from tde.keystore import KeyOwner
+    from tde.keystore.store.layout import list_owners
     from tde.keystore.store.record import OwnerKind
 
     ciphers: dict[CipherName, PageCipher] = {}
     try:
-        records = {
-            record.owner: record.algorithm for record in inspect_keystore(keystore.path).keys
-        }
         keymap = known_map(data_directory, keystore.path, map_key(keystore))
-        ciphers[None] = _cipher(keystore, KeyOwner.wal())
-        for owner in records:
-            if owner.kind is OwnerKind.LATER_WAL and owner.key_id is not None:
-                ciphers[owner.key_id] = _cipher(keystore, owner)
+        for owner in (KeyOwner.wal(), *list_owners(keystore.path)):
+            if owner.kind in (OwnerKind.WAL, OwnerKind.LATER_WAL) and owner.key_id not in ciphers:
+                _add(ciphers, owner.key_id, keystore.key_of(owner))
         for oid in {*BUILT_IN_TABLESPACES, *tablespace_oids(data_directory)}:
-            found = keymap.key_of(keystore, oid)
-            if found is None:
-                continue
-            algorithm, key = found
-            try:
-                ciphers[oid] = PageCipher(key, algorithm)
-            finally:
-                wipe(key)
+            _add(ciphers, oid, keymap.key_of(keystore, oid))
         yield ciphers
     finally:
         for cipher in ciphers.values():
             cipher.close()
 
 
-def _cipher(keystore: Keystore, owner: KeyOwner) -> PageCipher:
-    """Return the cipher of a key of WAL, which is never in plaintext."""
-    from tde.keystore.crypto.secret import wipe
-
-    key = keystore.unwrap_key(owner)
-    try:
-        return PageCipher(key, Algorithm.of_key(key))
-    finally:
-        wipe(key)
+def _add(
+    ciphers: dict[CipherName, PageCipher],
+    name: CipherName,
+    found: tuple[Algorithm, bytearray] | None,
+) -> None:
+    """Add the cipher of a key; what is in plaintext has none."""
+    if found is not None:
+        ciphers[name] = page_cipher(found)
 
 
 def key_checks(ciphers: Mapping[CipherName, BlockCipher]) -> dict[str, str]:

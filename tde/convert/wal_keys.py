@@ -6,13 +6,13 @@ may have decrypted it by then, so what was found before the first write stands i
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import UUID
 
 from tde.convert.blocks import BlockCipher, CipherName
+from tde.convert.checks import read_first_page
 from tde.convert.plan import PlannedFile
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import WalIdentity
@@ -29,7 +29,7 @@ def later_wal_keys(
     """Return the ids of the keys of those segments that do not have the first key, by their path.
 
     Raises:
-        OSError: a segment cannot be read.
+        ConversionError: a segment cannot be opened.
     """
     later = {
         name: cipher
@@ -41,7 +41,9 @@ def later_wal_keys(
         identity = file.identity.identity
         if not isinstance(identity, WalIdentity):
             continue
-        page = _first_page(data_directory / file.path)
+        page = read_first_page(data_directory / file.path)
+        if page is None:
+            continue
         for key_id, cipher in later.items():
             if begins_segment(cipher.decrypt_pages(page, identity=identity), identity):
                 found[file.path] = key_id
@@ -60,11 +62,3 @@ def begins_segment(page: bytes, identity: WalIdentity) -> bool:
         and segment_bytes in (1 << power for power in range(20, 31))
         and address == (identity.log << 32) + identity.segment * segment_bytes
     )
-
-
-def _first_page(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return os.pread(descriptor, PAGE_SIZE, 0)
-    finally:
-        os.close(descriptor)

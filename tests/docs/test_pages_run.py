@@ -249,6 +249,19 @@ def test_standby_failover_and_rewind(reader, main):
     assert reader.query(MAIN, "SELECT pg_is_in_recovery()") is True
 
 
+def test_the_nodes_of_a_pair_get_other_keys(reader, main):
+    page = "standbys.md"
+    standby = "/srv/pg/standby"
+    reader.type(*commands(page, "Make a standby"))
+    stop, rekey, start, stop_old, promote, same_keys = commands(page, "Give the nodes other keys")
+    reader.type(stop, rekey, start)
+    reader.query(MAIN, "INSERT INTO t VALUES ('streamed')")
+    reader.wait_until(standby, "SELECT count(*) FROM t", 1001)
+    shown = reader.type(stop_old, promote, same_keys)
+    assert "The rekeyed tablespaces have the keys of the other node." in shown
+    reader.wait_until(standby, "SELECT count(*) FROM t", 1001)
+
+
 def test_keystore(reader):
     page = "keystore.md"
     reader.type(*commands(page, "Make one"))
@@ -259,6 +272,13 @@ def test_keystore(reader):
     for old, new in ((PASSPHRASE, another), (another, PASSPHRASE)):
         shown = reader.type(change, answers=(old, new, new))
         assert "still open with the old passphrase" in shown
+    assert "keys wrapped anew" in reader.type(*commands(page, "Rotate the master key"))
+    assert "writes WAL with it" in reader.type(*commands(page, "Rotate the key of WAL"))
+    close, open_ = commands(page, "Close it while the server runs")
+    assert reader.type(close).splitlines()[-1].endswith("is closed")
+    assert "closed for sessions" in reader.type(f"tde pg status -D {MAIN}")
+    assert reader.type(open_).splitlines()[-1].endswith("is open")
+    assert "close for sessions" in reader.type(*commands(page, "See who has used it"))
     enable, disable = commands(page, "Start without a passphrase")
     shown = reader.type(enable, *commands(page, "Back it up"), disable)
     assert "auto-open.key was left out" in shown
@@ -285,6 +305,12 @@ def test_tablespaces(reader, main):
     assert "1 objects to move" in shown
     assert "Moved 1 objects" in shown
     assert "secret is empty: DROP TABLESPACE secret is possible" in shown
+    lock, unlock = commands(page, "Lock a tablespace")
+    assert "Tablespace secret is locked" in reader.type(lock)
+    assert "Tablespace secret is unlocked" in reader.type(unlock)
+    *lines, _ = commands(page, "Give a tablespace another key")  # The last: test_keystore.
+    shown = reader.type(*lines)
+    assert shown.count("Rekeyed tablespaces of") == 2
     reader.query(MAIN, "CREATE DATABASE app TABLESPACE other")
     reader.query(MAIN, whole_database.replace("third", "archive"))
     reader.query(MAIN, "DROP TABLESPACE secret")

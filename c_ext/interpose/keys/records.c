@@ -264,7 +264,7 @@ static bool parse_wal_name(const char *name, struct tde_wal_record *record)
     return strcmp(again, name) == 0;
 }
 
-/* Add what is in one of the directories to LIST, in which *COUNT are already.  0, or -1 with errno. */
+/* Add what is in a directory to LIST, in which *COUNT are already.  0, or -1 with errno. */
 static int list_directory(const char *name, struct tde_wal_record *list, size_t *count,
                           size_t most)
 {

@@ -72,11 +72,14 @@ static int add_range(tde_key_index index)
     return 0;
 }
 
+static const struct range *newest_range(void)
+{
+    return &ranges->list[(atomic_load(&ranges->state) & COUNT_MASK) - 1];
+}
+
 tde_key_index tde_keys_wal_usual(void)
 {
-    uint64_t count = atomic_load(&ranges->state) & COUNT_MASK;
-
-    return (tde_key_index)ranges->list[count - 1].slot;
+    return (tde_key_index)newest_range()->slot;
 }
 
 tde_key_index tde_keys_wal_decide(const struct tde_identity *id)
@@ -97,13 +100,12 @@ tde_key_index tde_keys_wal_decide(const struct tde_identity *id)
 
 void tde_keys_wal_newest(uint8_t key_id[TDE_UUID_SIZE], uint64_t *from)
 {
-    uint64_t count = atomic_load(&ranges->state) & COUNT_MASK;
-    uint32_t slot = ranges->list[count - 1].slot;
+    const struct range *newest = newest_range();
 
-    *from = ranges->list[count - 1].from;
+    *from = newest->from;
     memset(key_id, 0, TDE_UUID_SIZE);
-    if (slot >= TDE_KEYS_LATER_WAL)
-        (void)tde_keys_slots_later_wal(slot - TDE_KEYS_LATER_WAL, key_id);
+    if (newest->slot >= TDE_KEYS_LATER_WAL)
+        (void)tde_keys_slots_later_wal(newest->slot - TDE_KEYS_LATER_WAL, key_id);
 }
 
 /* The slot of a later key; TDE_KEY_NONE when it is not in memory. */

@@ -80,15 +80,7 @@ static const char *take_wal_key(const struct tde_message *message)
     return problem;
 }
 
-void tde_policy_messages_publish_withheld(void)
-{
-    struct tde_status *status = tde_blocks_status_own();
-
-    if (status != NULL)
-        status->closed = tde_keys_withheld_list(status->locked, TDE_STATUS_LOCKED);
-}
-
-static const char *take_withheld(const struct tde_message *message)
+static const char *take_withheld(const struct tde_message *message, struct tde_status *status)
 {
     bool withholds = message->kind == TDE_MESSAGE_WITHHOLD;
     const char *problem = NULL;
@@ -103,7 +95,7 @@ static const char *take_withheld(const struct tde_message *message)
             tde_keys_withheld_unlock(message->oid);
         tde_libc_report("tablespace %u is %s", message->oid, withholds ? "locked" : "unlocked");
     }
-    tde_policy_messages_publish_withheld();
+    status->closed = tde_keys_withheld_list(status->locked, TDE_STATUS_LOCKED);
     return problem;
 }
 
@@ -119,7 +111,7 @@ static const char *take(const uint8_t *data, size_t length, struct tde_status *s
     else if (problem == NULL && message.kind == TDE_MESSAGE_WAL_KEY)
         problem = take_wal_key(&message);
     else if (problem == NULL)
-        problem = take_withheld(&message);
+        problem = take_withheld(&message, status);
     tde_crypto_wipe(&message, sizeof message);
     return problem;
 }

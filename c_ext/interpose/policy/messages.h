@@ -15,7 +15,4 @@ void tde_policy_messages_receive(void);
 /* Say in the server's status with which key of WAL it writes. */
 void tde_policy_messages_publish_wal_key(void);
 
-/* Say in the server's status what is withheld. */
-void tde_policy_messages_publish_withheld(void);
-
 #endif

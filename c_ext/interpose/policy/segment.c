@@ -94,11 +94,14 @@ int tde_policy_segment_accept_restored(int dirfd, const char *path, const char *
 
 int tde_policy_segment_may_be_removed(const char *path)
 {
-    char restored[PATH_MAX];
     const char *slash = strrchr(path, '/');
     size_t length = slash == NULL ? 0 : (size_t)(slash + 1 - path);
+    char restored[PATH_MAX];
+    struct tde_identity id;
 
-    if (tde_policy_role() != TDE_ROLE_SERVER || !tde_policy_process_is("startup") ||
+    /* Most of what is removed is no segment, and the other questions take longer. */
+    if (tde_format_parse_segment_name(path + length, &id) != 0 ||
+        tde_policy_role() != TDE_ROLE_SERVER || !tde_policy_process_is("startup") ||
         length + sizeof TDE_RESTORED_NAME > sizeof restored)
         return 0;
     memcpy(restored, path, length);

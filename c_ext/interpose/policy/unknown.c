@@ -96,6 +96,7 @@ int tde_policy_unknown_settle(enum tde_file_class file_class, int dirfd, const c
      * Those who run SQL export what they are told to, and what has the name of a segment outside of
      * the cluster is no WAL.  What the archiver writes there is, and must be ciphertext.
      */
-    return place == 1 || (file_class == TDE_CLASS_WAL && !tde_policy_process_runs_sql()) ? (int)file_class
-                                                                      : TDE_CLASS_PLAIN;
+    if (place == 1 || (file_class == TDE_CLASS_WAL && !tde_policy_process_runs_sql()))
+        return (int)file_class;
+    return TDE_CLASS_PLAIN;
 }

@@ -22,11 +22,17 @@ static void report(enum tde_withheld why, uint32_t oid)
                         "tde tablespace unlock %u -D DIR", oid, oid);
 }
 
+static enum tde_withheld withheld(const struct tde_file *file)
+{
+    return file->id.file_class == TDE_CLASS_RELATION ||
+                   file->id.file_class == TDE_CLASS_TEMP_RELATION
+               ? tde_keys_withheld_find(file->id.tablespace)
+               : TDE_NOT_WITHHELD;
+}
+
 bool tde_policy_withheld_concerns(const struct tde_file *file)
 {
-    return (file->id.file_class == TDE_CLASS_RELATION ||
-            file->id.file_class == TDE_CLASS_TEMP_RELATION) &&
-           tde_keys_withheld_find(file->id.tablespace) != TDE_NOT_WITHHELD;
+    return withheld(file) != TDE_NOT_WITHHELD;
 }
 
 /*
@@ -40,9 +46,11 @@ static bool reads_for_sql(void)
 
 bool tde_policy_withheld_refuses(const struct tde_file *file)
 {
-    if (!tde_policy_withheld_concerns(file) || !reads_for_sql())
+    enum tde_withheld why = withheld(file);
+
+    if (why == TDE_NOT_WITHHELD || !reads_for_sql())
         return false;
-    report(tde_keys_withheld_find(file->id.tablespace), file->id.tablespace);
+    report(why, file->id.tablespace);
     errno = ENOKEY;
     return true;
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import time
@@ -17,6 +16,7 @@ from tde.errors import (
     KeystoreError,
     KeystorePermissionError,
 )
+from tde.file_lock import lock_until
 from tde.file_rights import file_rights_of_owner
 from tde.keystore.store.remedies import replace_key
 from tde.ownership import Owner, create_directory
@@ -25,7 +25,6 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 LOCK_NAME = "lock"
 LOCK_TIMEOUT = 10.0  # Seconds; a writer holds the lock for about one key derivation.
-_LOCK_POLL = 0.02  # Seconds.
 
 
 def check_private_directory(path: Path) -> None:
@@ -239,21 +238,11 @@ def wait_for_lock(fd: int, path: Path) -> None:
     Raises:
         KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
     """
-    # A blocking flock could wait for ever behind a stopped process.
-    deadline = time.monotonic() + LOCK_TIMEOUT
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise KeystoreBusyError(
-                    f"another process has been writing to {path.parent} for "
-                    f"{LOCK_TIMEOUT:.0f} seconds",
-                    remedy=f"See who holds {path} (`lslocks`), then try again.",
-                ) from None
-            time.sleep(_LOCK_POLL)
-        else:
-            return
+    if not lock_until(fd, time.monotonic() + LOCK_TIMEOUT):
+        raise KeystoreBusyError(
+            f"another process has been writing to {path.parent} for {LOCK_TIMEOUT:.0f} seconds",
+            remedy=f"See who holds {path} (`lslocks`), then try again.",
+        )
 
 
 def _write_new_file(path: Path, data: bytes | bytearray) -> None:

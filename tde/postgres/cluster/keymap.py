@@ -111,6 +111,11 @@ class KeyMap:
         found = (entry.key_id for entry in self.history if entry.source is source)
         return [key_id for key_id in found if key_id is not None]
 
+    @property
+    def all_wal_keys(self) -> Sequence[UUID]:
+        """The ids of all later keys of WAL that may be needed, each once."""
+        return list(dict.fromkeys((*self.wal_keys, *self.foreign_wal_keys)))
+
     def find(self, oid: int) -> MapEntry | None:
         """Return the decision for a tablespace, or ``None`` when there is none.
 

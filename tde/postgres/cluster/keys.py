@@ -160,7 +160,7 @@ def _later_wal_owners(
     from tde.keystore.store.remedies import bring_key
 
     owners = {owner.key_id: owner for owner in present}
-    for key_id in (*keymap.wal_keys, *keymap.foreign_wal_keys):
+    for key_id in keymap.all_wal_keys:
         if key_id not in owners:
             raise ClusterKeystoreError(
                 f"a key of the WAL is missing: there is no key file {keystore}/keys/wal.*."

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.errors import DataDirectoryError, KeyMapError, KeystoreError
-from tde.page.codec import PageCipher
 from tde.page.identity import FileIdentity
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, read_map
 from tde.postgres.cluster.landed_keys import is_page_of, sample_pages
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.marker import read_marker
+from tde.postgres.cluster.page_ciphers import page_cipher
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.pidfile import read_postmaster_file
 
@@ -102,13 +102,7 @@ def _candidates(
 
 def _fit(found: tuple[Algorithm, bytearray] | None, pages: Sequence[StoredPage]) -> bool:
     """Tell whether one of the pages fits a key, which is wiped; all fit a plaintext entry."""
-    from tde.keystore.crypto.secret import wipe
-
     if found is None:
         return True
-    algorithm, key = found
-    try:
-        with PageCipher(key, algorithm) as cipher:
-            return any(is_page_of(cipher, *page) for page in pages)
-    finally:
-        wipe(key)
+    with page_cipher(found) as cipher:
+        return any(is_page_of(cipher, *page) for page in pages)

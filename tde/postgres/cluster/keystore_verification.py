@@ -180,7 +180,7 @@ def _of_wal(keystore: Keystore, keymap: KeyMap) -> Iterator[NeededKey]:
     from tde.keystore.store.layout import list_owners
 
     owners = {owner.key_id: owner for owner in list_owners(keystore.path)}
-    for key_id in dict.fromkeys((*keymap.wal_keys, *keymap.foreign_wal_keys)):
+    for key_id in keymap.all_wal_keys:
         owner = owners.get(key_id)
         if owner is None:
             file = f"wal.*.{key_id.hex}.key"

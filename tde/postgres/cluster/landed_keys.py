@@ -165,15 +165,11 @@ def require_derived_key(data_directory: Path, keystore: Keystore, oid: int) -> N
     Raises:
         ClusterKeystoreError: none does, so it has a key of its own, whose file was lost.
     """
-    from tde.keystore.crypto.secret import wipe
     from tde.keystore.store.remedies import bring_key
+    from tde.postgres.cluster.page_ciphers import page_cipher
 
-    algorithm, key = keystore.derived_key(oid)
-    try:
-        with PageCipher(key, algorithm) as cipher:
-            pages = [is_page_of(cipher, *sample) for sample in sample_pages(data_directory, oid)]
-    finally:
-        wipe(key)
+    with page_cipher(keystore.derived_key(oid)) as cipher:
+        pages = [is_page_of(cipher, *sample) for sample in sample_pages(data_directory, oid)]
     if any(pages):
         return
     name = f"{keystore.path / 'keys' / str(oid)}.key"
@@ -203,7 +199,7 @@ def sample_pages(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity,
 
 def _built_in_pages(data_directory: Path, oid: int) -> Iterator[tuple[FileIdentity, bytes]]:
     directories = "global" if oid == PG_GLOBAL_OID else "base/[1-9]*"
-    for path in sorted(data_directory.glob(f"{directories}/[1-9]*")):
+    for path in data_directory.glob(f"{directories}/[1-9]*"):
         # A database's directory that was moved out of the way is nobody's.
         of_server = path.parent.name.isdecimal() or oid == PG_GLOBAL_OID
         if not of_server or not path.name.isdecimal():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -10,8 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tde.errors import ClusterBusyError
-
-_POLL = 0.1  # Seconds.
+from tde.file_lock import lock_until
 
 
 @contextmanager
@@ -60,16 +58,9 @@ def _lock(descriptor: int, data_directory: Path, deadline: float) -> None:
         ClusterBusyError: another process still holds it.
         OSError: the file system cannot lock it.
     """
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise ClusterBusyError(
-                    f"the server in {data_directory} is being started, stopped or created by "
-                    "another tde command",
-                    remedy="Wait for that command, or interrupt it; see tde pg status.",
-                ) from None
-            time.sleep(_POLL)
-        else:
-            return
+    if not lock_until(descriptor, deadline):
+        raise ClusterBusyError(
+            f"the server in {data_directory} is being started, stopped or created by another tde "
+            "command",
+            remedy="Wait for that command, or interrupt it; see tde pg status.",
+        )

@@ -14,8 +14,9 @@ from tde.algorithms import Algorithm
 from tde.keystore import Keystore
 from tde.postgres.cluster.keymap import KeySource, MapEntry, append_entry, map_key, read_map
 from tde.postgres.cluster.keys import require_open
+from tde.postgres.cluster.landed_keys import ensure_map
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.messages import RunningServer, send_wal_key, server_of
+from tde.postgres.cluster.messages import send_wal_key, server_of
 
 if TYPE_CHECKING:
     from tde.keystore import KeyOwner
@@ -50,21 +51,17 @@ def rotate_wal_key(cluster: Cluster, keystore: Keystore, algorithm: Algorithm) -
     directory = cluster.data_directory
     # Nobody starts the server between the look at it and the message.
     with cluster_lock(directory):
+        server = server_of(directory)
+        if server is None:
+            ensure_map(directory, keystore, cluster.os_user)  # As its next start would.
         # Refuses before there is a key that nothing uses.
         read_map(directory, keystore.uuid, map_key(keystore))
-        server = server_of(directory)
         owner = keystore.create_wal_key(algorithm)
+        assert owner.key_id is not None  # A later key of WAL has one.
         entry = MapEntry(0, KeySource.WAL, owner.key_id)
         append_entry(directory, entry, keystore, cluster.os_user)
-        told = server is not None and _tell(keystore, server, owner)
-        if server is None or not told:
+        if server is None or not send_wal_key(keystore, server, owner.key_id):
             return WalRotation(owner, algorithm, None)
-        now = server_of(directory)
-        first = "" if now is None else now.keys.wal_key_from
+        told = server_of(directory)
+    first = "" if told is None else told.keys.wal_key_from
     return WalRotation(owner, algorithm, server.pid, first)
-
-
-def _tell(keystore: Keystore, server: RunningServer, owner: KeyOwner) -> bool:
-    if owner.key_id is None:
-        raise TypeError(owner)
-    return send_wal_key(keystore, server, owner.key_id)

@@ -63,12 +63,11 @@ def unlock_tablespace(cluster: Cluster, keystore: Keystore, oid: int) -> int:
 def _tell(cluster: Cluster, keystore: Keystore, oid: int, *, give: bool) -> int:
     require_open(keystore)
     server = _server(cluster)
-    event = {
-        (0, False): "close for sessions",
-        (0, True): "open for sessions",
-    }.get((oid, give), "unlock tablespace" if give else "lock tablespace")
     details = {"cluster": str(cluster.data_directory)}
-    if oid:
+    if oid == 0:
+        event = "open for sessions" if give else "close for sessions"
+    else:
+        event = "unlock tablespace" if give else "lock tablespace"
         details["tablespace"] = str(oid)
     keystore.log(event, **details)
     if not send_withheld(keystore, server, oid, give=give):

@@ -7,17 +7,19 @@ whatever that user puts in the way, root changes nothing that the user could not
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from tde.errors import UnsafeDirectoryError
+from tde.errors import ClusterBusyError, UnsafeDirectoryError
+from tde.file_lock import lock_until
 from tde.postgres.server.os_user import OsUser
 
+_PATIENCE = 30.0  # Seconds; a server that makes a tablespace needs a moment.
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -103,6 +105,7 @@ def locked_owned_file(path: Path, os_user: OsUser | None) -> Iterator[BinaryIO]:
 
     Raises:
         UnsafeDirectoryError: the directory or the file does not belong to the server's user.
+        ClusterBusyError: somebody else has it locked all the time.
         OSError: it cannot be opened or locked.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -110,7 +113,11 @@ def locked_owned_file(path: Path, os_user: OsUser | None) -> Iterator[BinaryIO]:
         descriptor = os.open(path.name, flags, dir_fd=directory)
         with os.fdopen(descriptor, "r+b") as file:
             _require_owner(descriptor, path, os_user)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not lock_until(descriptor, time.monotonic() + _PATIENCE):
+                raise ClusterBusyError(
+                    f"another process has {path} locked for {_PATIENCE:.0f} seconds",
+                    remedy=f"Find that process with `fuser -v {path}`, then repeat the command.",
+                )
             yield file
 
 

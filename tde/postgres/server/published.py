@@ -26,11 +26,9 @@ _LAYOUT = struct.Struct(f"=8Q{_PATH}s{_PATH}s256s")
 # the keystore's path, the code of the public key. Servers that were started by earlier releases do
 # not have it.
 _MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
-# The id of the WAL key, which servers of earlier releases do not have either.
-_WAL_KEY_BYTES = 16
-# Whether the keystore is closed, tablespaces that are locked, and the segment from which on WAL has
-# its key.
-_WITHHELD = struct.Struct("=63I4xQ")
+# The id of the WAL key, whether the keystore is closed, tablespaces that are locked, and the
+# segment from which on WAL has its key. Servers of earlier releases do not have that either.
+_CHANGES = struct.Struct("=16s63I4xQ")
 _LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
@@ -177,12 +175,10 @@ def parse_published_status(
 def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
     fields = _MESSAGES.unpack_from(content, _LAYOUT.size)
     keystore, exchange_key, master_key_id, message, problem, directory, code = fields
-    rest = content[_LAYOUT.size + _MESSAGES.size :]
-    wal_key = rest[:_WAL_KEY_BYTES]
-    closed, *locked, wal_key_from = (
-        _WITHHELD.unpack_from(rest, _WAL_KEY_BYTES)
-        if len(rest) >= _WAL_KEY_BYTES + _WITHHELD.size
-        else (0, 0)
+    at = _LAYOUT.size + _MESSAGES.size
+    has_changes = len(content) >= at + _CHANGES.size
+    wal_key, closed, *locked, wal_key_from = (
+        _CHANGES.unpack_from(content, at) if has_changes else (None, 0, 0)
     )
     return KeysOfServer(
         path.with_name(f"{path.name}{MESSAGE_SUFFIX}"),
@@ -194,7 +190,7 @@ def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
         UUID(bytes=master_key_id),
         message,
         problem.split(b"\0", 1)[0].decode(errors="replace"),
-        wal_key if len(wal_key) == _WAL_KEY_BYTES else None,
+        wal_key,
         closed != 0,
         tuple(oid for oid in locked if oid),
         f"{wal_key_from >> 12:08X}{wal_key_from & 0xFFF:08X}",

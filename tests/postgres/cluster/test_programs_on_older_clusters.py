@@ -206,3 +206,13 @@ def test_stand_ins_say_what_to_do_and_change_nothing(older, os_user_tmp_path, co
     older.cluster.stop()
     version = run_as(cluster.os_user, [made.path / "pg_checksums", "--check", older.data_directory])
     assert "Bad checksums:  0" in version.stdout
+
+
+def test_the_key_of_wal_rotates_before_the_first_start(older, tde_command):
+    """It said "restore tde.keymap from a base backup", and no backup had one."""
+    shown = tde_command("wal", "rotate", "-D", older.data_directory, *SECRET)
+    assert "The next start begins with it." in shown.stdout
+    assert set(found_map(older).values()) >= {KeySource.DERIVED, KeySource.RECORD}
+    older.start()
+    for name in ("derived", "own"):
+        assert older.query(f"SELECT x FROM {name}") == [(1,)]
