@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from tde.console.apps import examples
 from tde.console.errors import reporting_errors
+from tde.keystore.crypto.passing_process import use_passing_processes
 from tde.machine.own_process import fill_standard_descriptors, forbid_access
 
 # Name on the command line, module that holds its `app`, and the line that `tde --help` shows.
@@ -115,4 +116,5 @@ def main() -> None:
     """Run the command line; the entry point of the installed script."""
     fill_standard_descriptors()
     forbid_access()
+    use_passing_processes()
     app(prog_name="tde")

@@ -1,8 +1,8 @@
 """Memory for keys: locked against swapping, left out of core dumps, wiped after use.
 
-What this does not do: Python and the libraries below it make copies that nothing can wipe.
-A passphrase typed at a prompt is a ``str`` until it is garbage, ``Argon2id.derive`` returns
-``bytes``, and OpenSSL holds expanded key schedules while a cipher object lives (it cleans
+What this does not do: Python and the libraries below it make copies that nothing can wipe; those
+of a passphrase are left to :mod:`~tde.keystore.crypto.passing_process`. ``Argon2id.derive``
+returns ``bytes``, and OpenSSL holds expanded key schedules while a cipher object lives (it cleans
 those up itself). The long-lived secret, the master key, is written by OpenSSL straight into
 a :class:`SecretBuffer` and never becomes a ``bytes`` object.
 """
@@ -27,12 +27,17 @@ class SecretBuffer(Closing):
             ``RLIMIT_MEMLOCK`` 0 refuses; keys still work there, only less protected.
     """
 
-    def __init__(self, size: int) -> None:
-        """Allocate ``size`` zero bytes."""
+    def __init__(self, size: int, *, shared: bool = False) -> None:
+        """Allocate ``size`` zero bytes.
+
+        Args:
+            shared: with children that are forked from here, which may write to it.
+        """
         self._size = size
         # An anonymous mapping rather than a bytearray: the allocator neither moves it nor
         # reuses it for something else, and madvise and mlock apply to whole pages.
-        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+        self._map = mmap.mmap(-1, size, flags=kind | mmap.MAP_ANONYMOUS)
         self._map.madvise(mmap.MADV_DONTDUMP)
         anchor = ctypes.c_char.from_buffer(self._map)
         self.locked: bool = _libc.mlock(ctypes.addressof(anchor), size) == 0

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tde.errors import KeystoreError, WrongPassphraseError
 from tde.keystore.crypto.kdf import derive_kek
+from tde.keystore.crypto.passing_process import pass_on
 from tde.keystore.crypto.secret import SecretBuffer, wipe
-from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap, wrap
+from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap_into, wrap
 from tde.keystore.providers.passphrase_form import near_misses
 from tde.keystore.providers.passphrase_source import require_bytes
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
@@ -28,9 +29,12 @@ class PassphraseProvider:
 
     def wrap_master_key(self, header: KeystoreHeader, master_key: SecretBuffer) -> KeystoreDocument:
         """Return the document of a keystore that this passphrase opens."""
-        with derive_kek(self._passphrase, header.salt, header.kdf) as kek:
-            wrapped = wrap(kek, master_key, new_nonce(), header.context())
-        return KeystoreDocument(header, wrapped)
+
+        def work() -> Wrapped:
+            with derive_kek(self._passphrase, header.salt, header.kdf) as kek:
+                return wrap(kek, master_key, new_nonce(), header.context())
+
+        return KeystoreDocument(header, pass_on(work))
 
     def wrap_and_compare(
         self, directory: Path, header: KeystoreHeader, master_key: SecretBuffer
@@ -62,15 +66,26 @@ class PassphraseProvider:
         Raises:
             WrongPassphraseError: the master key does not unwrap.
         """
+        master_key = SecretBuffer(len(document.master_key.ciphertext), shared=True)
         try:
-            return _unwrap(self._passphrase, document)
-        except UnwrapError:
-            # An accident would have shown in the checksum, so the file is intact.
-            raise self._wrong(directory, document) from None
+            pass_on(lambda: self._unwrap_into(master_key, directory, document))
+        except BaseException:
+            master_key.close()
+            raise
+        return master_key
 
     def fits(self, document: KeystoreDocument) -> bool:
         """Tell whether this is the passphrase of a keystore."""
-        return _fits(self._passphrase, document)
+        return pass_on(lambda: _fits(self._passphrase, document))
+
+    def _unwrap_into(
+        self, master_key: SecretBuffer, directory: Path, document: KeystoreDocument
+    ) -> None:
+        try:
+            _unwrap_into(master_key, self._passphrase, document)
+        except UnwrapError:
+            # An accident would have shown in the checksum, so the file is intact.
+            raise self._wrong(directory, document) from None
 
     def _wrong(self, directory: Path, document: KeystoreDocument) -> WrongPassphraseError:
         message = f"wrong passphrase for the keystore {directory}"
@@ -90,15 +105,18 @@ class PassphraseProvider:
         )
 
 
-def _unwrap(passphrase: bytes | bytearray, document: KeystoreDocument) -> SecretBuffer:
+def _unwrap_into(
+    master_key: SecretBuffer, passphrase: bytes | bytearray, document: KeystoreDocument
+) -> None:
     header = document.header
     with derive_kek(passphrase, header.salt, header.kdf) as kek:
-        return unwrap(kek, document.master_key, header.context())
+        unwrap_into(master_key, kek, document.master_key, header.context())
 
 
 def _fits(passphrase: bytes | bytearray, document: KeystoreDocument) -> bool:
-    try:
-        _unwrap(passphrase, document).close()
-    except UnwrapError:
-        return False
+    with SecretBuffer(len(document.master_key.ciphertext)) as unused:
+        try:
+            _unwrap_into(unused, passphrase, document)
+        except UnwrapError:
+            return False
     return True

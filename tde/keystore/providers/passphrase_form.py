@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from tde.errors import PassphraseError
+from tde.keystore.crypto.passing_process import pass_on
 from tde.keystore.providers.passphrase_source import check_length
 
 _BOM = codecs.BOM_UTF8
@@ -42,7 +43,7 @@ def check_new_passphrase(passphrase: bytes | bytearray) -> None:
         PassphraseError: it is too short or too long, or in a form that a file has given it.
     """
     check_length(passphrase)
-    faults = _faults(bytes(passphrase))
+    faults = pass_on(lambda: _faults(bytes(passphrase)))
     if faults:
         raise PassphraseError(
             f"the new passphrase {' and '.join(faults)}: typed on a keyboard it would not fit",

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import KeystorePermissionError, PassphraseError
-from tde.keystore.crypto.secret import wipe
+from tde.keystore.crypto.passing_process import pass_on
+from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.store.files import FILE_MODE, check_mode
 
 LENGTHS = range(8, 201)  # Bytes, after the newline at the end was taken off.
+_LONGEST_LINE = 4096  # Bytes that a terminal takes; more than a passphrase may have.
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,14 @@ def _from_prompt(source: PassphraseSource, prompt: str, confirm: bool) -> bytear
 
 
 def _ask(source: PassphraseSource, prompt: str) -> bytearray:
+    with SecretBuffer(_LONGEST_LINE, shared=True) as typed:
+        length = pass_on(lambda: _ask_into(typed, source, prompt))
+        with typed.view as view:
+            return bytearray(view[:length])
+
+
+def _ask_into(typed: SecretBuffer, source: PassphraseSource, prompt: str) -> int:
+    """Ask on the terminal, and return how many bytes were typed."""
     try:
         with warnings.catch_warnings():
             # Without a terminal getpass falls back to reading with echo, after this warning.
@@ -205,4 +215,7 @@ def _ask(source: PassphraseSource, prompt: str) -> bytearray:
             f"no {source.what} was given and there is no terminal to ask on",
             remedy=f"Give one of {source.options}.",
         ) from error
-    return bytearray(entered, "utf-8", "surrogateescape")
+    content = entered.encode("utf-8", "surrogateescape")[:_LONGEST_LINE]
+    with typed.view as view:
+        view[: len(content)] = content
+    return len(content)

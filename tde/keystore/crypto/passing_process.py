@@ -1,0 +1,119 @@
+"""Work on a passphrase in a process that passes, and takes its copies of the passphrase along.
+
+Python and the libraries below it copy what they work on: what was typed is a ``str``, the variants
+of a wrong passphrase are ``bytes``, and OpenSSL gets the input of Argon2id in a block of parameters
+that it frees as it is. No copy can be wiped, and all of them stay in the heap for as long as the
+process lives, which for `tde pg start` may be a long recovery. The kernel clears the memory of a
+process that has ended before it gives it to another. So the commands of ``tde`` let a child do
+that work; what they have themselves is one buffer, which they wipe.
+
+A library must not fork unasked, because its process may have threads and gigabytes. So this is off
+until :func:`use_passing_processes` is called, and then the work is done here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
+
+from tde.errors import KeystoreError
+
+Result = TypeVar("Result")
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_in_use = False
+
+
+def use_passing_processes() -> None:
+    """Do such work in children from now on; for a process that has one thread."""
+    global _in_use
+    _in_use = True
+
+
+def pass_on(work: Callable[[], Result]) -> Result:
+    """Do work on a passphrase, and return or raise what it returns or raises.
+
+    Args:
+        work: must neither return nor raise a secret. Those that it makes go to a shared
+            :class:`~tde.keystore.crypto.secret.SecretBuffer`.
+
+    Raises:
+        KeystoreError: the child was killed.
+    """
+    if not _in_use:
+        return work()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    # An interruption must not raise in the child before it is where nothing gets out of it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        child = os.fork()
+        if child == 0:
+            _serve(writer, parent, before, work)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        os.close(writer)
+        with os.fdopen(reader, "rb") as answers:
+            answer = answers.read()
+    finally:
+        _end(child)
+    if not answer:
+        raise KeystoreError(
+            "the process that works on the passphrase was killed",
+            remedy="If the kernel did that for want of memory, its log says so: free some. Then "
+            "repeat the command.",
+        )
+    # It comes from our own child, by a pipe that nobody else has.
+    succeeded, result = pickle.loads(answer)
+    if not succeeded:
+        raise result
+    made: Result = result
+    return made
+
+
+def _end(child: int) -> None:
+    """Wait for the child, which is interrupted where this process was, at a terminal with it.
+
+    It is not killed: a terminal on which it has turned the echo off would stay like that.
+    """
+    while True:
+        try:
+            os.waitpid(child, 0)
+            return
+        except KeyboardInterrupt:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+
+
+def _serve(
+    writer: int, parent: int, signals: set[int | signal.Signals], work: Callable[[], Any]
+) -> NoReturn:
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        # As if interrupted at the terminal, so that its echo is on again.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
+        if os.getppid() == parent:
+            _write(writer, _answer(work))
+    finally:
+        # Neither the buffers nor the exit handlers of the parent are the child's to run.
+        os._exit(0)
+
+
+def _answer(work: Callable[[], Any]) -> bytes:
+    try:
+        return pickle.dumps((True, work()))
+    except BaseException as error:
+        # Frames would hold the passphrase; pickle leaves the traceback behind.
+        return pickle.dumps((False, error))
+
+
+def _write(writer: int, content: bytes) -> None:
+    remaining = memoryview(content)
+    while remaining:
+        remaining = remaining[os.write(writer, remaining) :]

@@ -1,0 +1,34 @@
+"""What root finds of the passphrase in the memory of a server that was started with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.keystore.test_no_passphrase_in_memory import SEARCHER
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at the memory")
+
+
+def test_no_process_of_a_server_has_it(
+    any_binaries, encrypted_cluster_factory, tde_command, tmp_path
+):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    needle = tmp_path / "needle"
+    needle.write_bytes(PASSPHRASE)
+    bindir = ("--bindir", any_binaries.bindir)
+    options = ("-o", "-c listen_addresses=")
+    tde_command("pg", "start", "-D", made.data_directory, *bindir, *options, "--passphrase-fd", "0")
+    made.query("CREATE TABLE t AS SELECT 1")
+    postmaster = psutil.Process(made.cluster.pid)
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    assert len(processes) > 4
+    for process in processes:
+        words = [sys.executable, "-c", SEARCHER, str(process.pid), str(needle)]
+        found = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert found.stdout == "found 0 times\n", process.cmdline()
