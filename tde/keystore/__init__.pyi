@@ -8,6 +8,22 @@ from tde.keystore.crypto.kdf import KdfParameters as KdfParameters
 from tde.keystore.handover import HandOver as HandOver
 from tde.keystore.inventory import KeyInfo as KeyInfo, list_keys as list_keys
 from tde.keystore.keystore import Keystore as Keystore
+from tde.keystore.lifecycle.ages import (
+    AgeFinding as AgeFinding,
+    AgeVerdict as AgeVerdict,
+    age_findings as age_findings,
+)
+from tde.keystore.lifecycle.lives import read_lives as read_lives
+from tde.keystore.lifecycle.states import (
+    Fact as Fact,
+    KeyLife as KeyLife,
+    KeyState as KeyState,
+    KeystoreLife as KeystoreLife,
+    KeyUse as KeyUse,
+    KnownPlace as KnownPlace,
+    LifeEvent as LifeEvent,
+    SecretLife as SecretLife,
+)
 from tde.keystore.log.entry import LogEntry as LogEntry
 from tde.keystore.log.reading import KeyLog as KeyLog, read_key_log as read_key_log
 from tde.keystore.passphrase_change import change_passphrase as change_passphrase

@@ -299,7 +299,8 @@ class Keystore(OpenMasterKey):
 
     def _log_new_key(self, owner: KeyOwner, algorithm: Algorithm | None) -> None:
         label = "not encrypted" if algorithm is None else algorithm.label
-        self.log("create key", key=owner.file_name, algorithm=label)
+        # Releases that do not write down when a key is activated do not write its state either.
+        self.log("create key", key=owner.file_name, algorithm=label, state="pre-activation")
 
 
 def _refuse_other_log(path: Path) -> None:

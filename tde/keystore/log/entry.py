@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -59,13 +60,12 @@ class LogEntry:
     previous: bytes
     line: bytes
 
-    def has_code_of(self, secret: bytes) -> bool:
-        """Tell whether the code is that of a master key's log secret."""
-        found = _CODE.search(self.line)
+    def has_code_of(self, key: bytes) -> bool:
+        """Tell whether the code is that of a key that :func:`code_key` has returned."""
+        found = _CODE.fullmatch(self.line, len(self.line) - _CODE_BYTES)
         if found is None:
             return False
-        expected = _code(secret, self.line[:-_CODE_BYTES])
-        return hmac.compare_digest(expected, found.group(1))
+        return hmac.compare_digest(_code(key, self.line[:-_CODE_BYTES]), found.group(1))
 
     @property
     def digest(self) -> bytes:
@@ -85,6 +85,11 @@ def log_path(directory: Path) -> Path:
 def seal_key(secret: bytes) -> bytearray:
     """Return the key under which a rotation keeps the log secret of the old master key."""
     return bytearray(derive_authentication_key(bytearray(secret), _SEAL_LABEL))
+
+
+def code_key(secret: bytes) -> bytes:
+    """Return the key of the codes of entries, of a master key's log secret."""
+    return derive_authentication_key(bytearray(secret), _CODE_LABEL)
 
 
 def pack_entry(
@@ -113,7 +118,7 @@ def pack_entry(
     master_key_id, secret = author
     fields["master_key"] = master_key_id.hex
     begin = _json(fields)[:-1]
-    return begin + b',"code":"' + _code(secret, begin) + b'"}\n'
+    return begin + b',"code":"' + _code(code_key(secret), begin) + b'"}\n'
 
 
 def parse_entry(line: bytes) -> LogEntry:
@@ -125,14 +130,18 @@ def parse_entry(line: bytes) -> LogEntry:
     try:
         fields = json.loads(line)
         master_key = fields.get("master_key")
-        if (master_key is not None) != (_CODE.search(line) is not None):
+        has_code = _CODE.fullmatch(line, max(0, len(line) - _CODE_BYTES)) is not None
+        if (master_key is not None) != has_code:
             raise EntryError("it has a code and no master key, or the other way round")
+        time = datetime.fromisoformat(fields["time"])
+        if time.tzinfo is None:
+            raise EntryError("its time has no time zone")
         return LogEntry(
             int(fields["number"]),
-            datetime.fromisoformat(fields["time"]),
+            time,
             str(fields["event"]),
             dict(fields["who"]),
-            None if master_key is None else UUID(hex=master_key),
+            None if master_key is None else _uuid(master_key),
             dict(fields["details"]),
             bytes.fromhex(fields["previous"]),
             line,
@@ -147,8 +156,13 @@ def _json(fields: Mapping[str, Any]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def _code(secret: bytes, begin: bytes) -> bytes:
-    key = derive_authentication_key(bytearray(secret), _CODE_LABEL)
+@lru_cache(maxsize=8)
+def _uuid(text: str) -> UUID:
+    """Make a UUID once: most entries of a log have the same."""
+    return UUID(hex=text)
+
+
+def _code(key: bytes, begin: bytes) -> bytes:
     return hmac.new(key, begin, hashlib.sha256).hexdigest().encode()
 
 

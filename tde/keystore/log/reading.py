@@ -20,6 +20,7 @@ from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
     EntryError,
     LogEntry,
+    code_key,
     log_path,
     parse_entry,
     seal_key,
@@ -134,6 +135,7 @@ def _check_codes(
 ) -> tuple[int, list[tuple[int, str]]]:
     """Return how many of the first entries a good code speaks for, and by line what is wrong."""
     master_key_id, secret = author
+    key = code_key(secret)
     problems = []
     confirmed = 0
     # From the last to the first: each rotation keeps the secret of the master key before it, which
@@ -146,9 +148,10 @@ def _check_codes(
                 problems.append((entry.number, "does not lead to the master key before"))
                 break
             master_key_id, secret = before
+            key = code_key(secret)
         if entry.master_key_id is None:
             continue
-        if entry.master_key_id != master_key_id or not entry.has_code_of(secret):
+        if entry.master_key_id != master_key_id or not entry.has_code_of(key):
             problems.append((entry.number, "was altered: its code does not fit"))
         else:
             confirmed = max(confirmed, position)

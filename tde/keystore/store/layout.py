@@ -6,6 +6,7 @@ keys/other.key         of all tablespaces without a record of their own
 keys/<OID>.key         of a built-in tablespace, or one made by a release without key ids
 keys/<key id>.key      of the tablespace that the map of a cluster gives it to
 keys/wal.<n>.<id>.key  of WAL that is written later; the first key stays
+keys/*.key.destroying  a key whose destruction was begun; nothing reads it
 keys.new, keys.old     the same records with another master key, while that is rotated
 lock                   taken by whoever writes; always empty
 auto-open.key          opens the keystore without its passphrase
@@ -53,6 +54,7 @@ _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 _LATER_WAL_RECORD = re.compile(r"wal\.([1-9][0-9]{0,9})\.([0-9a-f]{32})\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
 _COMPANION = re.compile(r"accepted-lines\.[0-9a-f]{32}")
+_DESTROYING = ".destroying"
 _REMAINS = re.compile(r"\..*\.tmp")
 # For a look at a directory that a rotation exchanges, which takes it a moment; 1 second together.
 _ATTEMPTS = 50
@@ -302,6 +304,18 @@ def list_owners(directory: Path, keys: Path | None = None) -> list[KeyOwner]:
     ]
 
 
+def owner_of_file(name: str) -> KeyOwner | None:
+    """Return whose key record a file in ``keys`` is by its name; ``None`` when it is none."""
+    if _NAMED_RECORD.fullmatch(name):
+        return KeyOwner.named(UUID(hex=name[:-4]))
+    if _LATER_WAL_RECORD.fullmatch(name):
+        return next(iter(_later_wal_owners([name])), None)
+    if _is_tablespace_record(name):
+        return KeyOwner.tablespace(int(name[:-4]))
+    shared = (KeyOwner.wal(), KeyOwner.other_tablespaces())
+    return next((owner for owner in shared if owner.file_name == name), None)
+
+
 def _later_wal_owners(names: Collection[str]) -> list[KeyOwner]:
     found = (_LATER_WAL_RECORD.fullmatch(name) for name in names)
     parts = sorted((int(match[1]), match[2]) for match in found if match)
@@ -337,6 +351,23 @@ def _names_of_records(directory: Path, keys: Path | None) -> set[str]:
     )
 
 
+def destroying_path(directory: Path, owner: KeyOwner) -> Path:
+    """Return where a key record is while it is being destroyed; nothing reads it as a record."""
+    path = record_path(directory, owner)
+    return path.with_name(f"{path.name}{_DESTROYING}")
+
+
+def being_destroyed(directory: Path) -> list[Path]:
+    """Return the records whose destruction was begun and not finished."""
+    keys = keys_path(directory)
+    names = sorted(keys.iterdir()) if keys.is_dir() else []
+    return [
+        path
+        for path in names
+        if path.name.endswith(_DESTROYING) and owner_of_file(path.name[: -len(_DESTROYING)])
+    ]
+
+
 def companions(directory: Path) -> list[Path]:
     """Return the files that are kept beside the keys and are none: accepted lines of clusters."""
     return sorted(path for path in directory.iterdir() if _COMPANION.fullmatch(path.name))
@@ -358,7 +389,7 @@ def foreign_files(directory: Path) -> list[Path]:
     ours = {keys, *(directory / name for name in (LOCK_NAME, AUTO_OPEN_NAME, LOG_NAME))}
     ours.add(document_path(directory))
     ours |= set(left_of_rotation(directory))
-    ours |= {*companions(directory), *remains(directory)}
+    ours |= {*companions(directory), *remains(directory), *being_destroyed(directory)}
     ours |= {record_path(directory, owner) for owner in list_owners(directory)}
     return [path for path in _entries(directory) if path not in ours]
 

@@ -1,0 +1,1 @@
+"""The life of each key, as the key log tells it: from its creation to its destruction."""

@@ -1,0 +1,109 @@
+"""Entries of the key log that tell of the life of keys (docs/format.md), and how they are written.
+
+Each is written before the change that it tells of, like every entry of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+from tde.errors import KeystoreError
+from tde.keystore.log.entry import LogEntry
+from tde.keystore.log.reading import read_key_log
+from tde.keystore.open_master_key import OpenMasterKey
+from tde.keystore.store.record import KeyOwner
+
+CREATE = "create key"
+ADD = "add keys"
+DISCARD = "discard keys"
+ACTIVATE = "activate keys"
+DEACTIVATE = "deactivate keys"
+MARK = "mark key"
+LIMIT = "set age limit"
+SERVE = "serve cluster"
+BACKUP = "look at backup"
+FORGET = "forget cluster"
+DESTROY = "destroy key"
+KEEP = "keep key"
+DESTROYED = "key destroyed"
+
+#: What a limit is for, when it is not for one key, which its file names.
+OF_ALL, OF_WAL, OF_MASTER, OF_PASSPHRASE = "all", "wal", "master key", "passphrase"
+
+# An entry with so many names stays below the longest line of the log.
+_NAMES_OF_AN_ENTRY = 400
+_UNUSABLE = ("suspended", "compromised")
+
+
+def activate_keys(keystore: OpenMasterKey, uses: Mapping[KeyOwner, str], cluster: Path) -> None:
+    """Tell that a cluster begins to encrypt with keys, as far as that was not told.
+
+    Args:
+        uses: what each key is for, such as ``WAL`` or ``tablespace 16400``.
+        cluster: its data directory.
+
+    Raises:
+        KeystoreError: an officer has marked one as suspended or compromised, so that it must
+            protect nothing new; or the entry could not be written.
+    """
+    entries = read_key_log(keystore.path).entries
+    told = _told_active(entries, str(cluster.absolute()))
+    marks = {e.details.get("key"): e.details.get("state") for e in entries if e.event == MARK}
+    for owner in uses:
+        if marks.get(owner.file_name) in _UNUSABLE:
+            raise KeystoreError(
+                f"{owner} is marked as {marks[owner.file_name]}, so it must protect nothing new",
+                remedy="Use another key. See tde keystore history.",
+            )
+    wanted = {o.file_name: use for o, use in uses.items() if told.get(o.file_name) != use}
+    _log_names(keystore, ACTIVATE, wanted, cluster)
+
+
+def deactivate_keys(
+    keystore: OpenMasterKey, reasons: Mapping[KeyOwner, str], cluster: Path
+) -> None:
+    """Tell that a cluster encrypts nothing new with keys, as far as it was told that it did.
+
+    A key that was never told to be in use, as by an earlier release, is told of as well.
+
+    Args:
+        reasons: why, for each key, such as ``rekeyed`` or ``WAL was rotated``.
+
+    Raises:
+        KeystoreError: the entry could not be written.
+    """
+    place = str(cluster.absolute())
+    last: dict[str, str] = {}
+    for entry in read_key_log(keystore.path).entries:
+        if entry.event in (ACTIVATE, DEACTIVATE) and entry.details.get("cluster") == place:
+            last.update(dict.fromkeys(entry.details.get("keys", ()), entry.event))
+    wanted = {
+        owner.file_name: why
+        for owner, why in reasons.items()
+        if last.get(owner.file_name) != DEACTIVATE
+    }
+    _log_names(keystore, DEACTIVATE, wanted, cluster)
+
+
+def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:
+    """Return what each key is for that a cluster was last told to encrypt with."""
+    active: dict[str, str] = {}
+    for entry in entries:
+        if entry.details.get("cluster") != cluster:
+            continue
+        if entry.event == ACTIVATE:
+            active.update(entry.details.get("keys", {}))
+        elif entry.event == DEACTIVATE:
+            for name in entry.details.get("keys", ()):
+                active.pop(name, None)
+    return active
+
+
+def _log_names(
+    keystore: OpenMasterKey, event: str, names: Mapping[str, str], cluster: Path
+) -> None:
+    remaining = iter(names.items())
+    while some := dict(islice(remaining, _NAMES_OF_AN_ENTRY)):
+        keystore.log(event, cluster=str(cluster.absolute()), keys=some)

@@ -1,0 +1,314 @@
+"""The lives of keys, folded from the entries of the key log, the records and a look at clusters.
+
+No file is read here. What the log says counts; what a cluster uses now counts before it, because
+an earlier release, a tool past ``tde`` or another node has told nothing. Times are never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tde.algorithms import Algorithm
+from tde.keystore.lifecycle import events
+from tde.keystore.lifecycle.limits import AgeLimits
+from tde.keystore.lifecycle.states import Fact, KeyLife, KeyState, KeyUse, LifeEvent
+from tde.keystore.log.entry import LogEntry
+from tde.keystore.store.layout import owner_of_file
+from tde.keystore.store.record import KeyOwner, OwnerKind
+
+_NEVER_TOLD = "unknown: the key log does not tell of it"
+_OF_EARLIER_RELEASE = "unknown: an earlier release of tde did not write it down"
+
+
+def fold_lives(
+    entries: Iterable[LogEntry],
+    records: Mapping[KeyOwner, Algorithm | None],
+    limits: AgeLimits,
+    uses: Iterable[KeyUse] = (),
+    unfinished: Iterable[str] = (),
+) -> list[KeyLife]:
+    """Return the lives of the keys of a keystore, then of those that are not there any more.
+
+    Args:
+        entries: of the log, the oldest first.
+        records: whose records are there; the algorithm is ``None`` for a plaintext entry.
+        uses: what clusters do with keys now.
+        unfinished: names of files whose destruction was begun, and which are still there.
+    """
+    found = _Lives((owner.file_name, _Life()) for owner in records)
+    for entry in entries:
+        handler = _HANDLERS.get(entry.event)
+        if handler is not None:
+            handler(found, entry)
+    used: dict[str, list[KeyUse]] = {}
+    for use in uses:
+        used.setdefault(use.owner.file_name, []).append(use)
+    begun = set(unfinished)
+    lives = [
+        _finished(owner, algorithm, True, found[name], used.get(name, ()), limits, name in begun)
+        for owner, algorithm in records.items()
+        for name in (owner.file_name,)
+    ]
+    present = {owner.file_name for owner in records}
+    for name, life in found.items():
+        owner = None if name in present else owner_of_file(name)
+        if owner is not None and not life.is_plaintext:
+            lives.append(
+                _finished(
+                    owner, life.algorithm, False, life, used.get(name, ()), limits, name in begun
+                )
+            )
+    return lives
+
+
+@dataclass
+class _Life:
+    """What the log has told of one key so far."""
+
+    algorithm: Algorithm | None = None
+    is_plaintext: bool = False
+    created: Fact | None = None
+    activated: Fact | None = None
+    deactivated: Fact | None = None
+    suspended: Fact | None = None
+    compromised: Fact | None = None
+    destroyed: Fact | None = None
+    reason: str = ""
+    is_told: bool = False  # Whether the release that made it writes down when a key is activated.
+    version: int | None = None
+    active: dict[str, str] = field(default_factory=dict)  # By cluster, what it is for.
+    purposes: dict[str, None] = field(default_factory=dict)
+    events: list[LifeEvent] = field(default_factory=list)
+
+
+class _Lives(dict[str, _Life]):
+    """Lives by the names of the keys' files.
+
+    Attributes:
+        versions: by cluster and purpose, how many keys it has had.
+    """
+
+    def __init__(self, lives: Iterable[tuple[str, _Life]]) -> None:
+        super().__init__(lives)
+        self.versions: Counter[tuple[str, str]] = Counter()
+
+
+_ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
+
+
+def author_of(entry: LogEntry) -> str:
+    """Return who has written an entry: who had logged in, and as whom."""
+    user, login = entry.who.get("user", "?"), entry.who.get("login")
+    return str(user) if login in (None, user) else f"{login} as {user}"
+
+
+def fact_of(entry: LogEntry) -> Fact:
+    """Return the fact that an entry tells of."""
+    return Fact(entry.time, f"entry {entry.number} of the key log", entry.number, author_of(entry))
+
+
+def names_of(entry: LogEntry) -> dict[str, str]:
+    """Return the files of keys that an entry names, and what it says of each."""
+    keys = entry.details.get("keys", ())
+    if isinstance(keys, Mapping):
+        return {str(name): str(said) for name, said in keys.items()}
+    return dict.fromkeys(map(str, keys), "") if isinstance(keys, Sequence) else {}
+
+
+def _told(found: _Lives, entry: LogEntry, name: Any, event: str, detail: str = "") -> _Life:
+    life = found.get(name)
+    if life is None:
+        life = found[str(name)] = _Life()
+    life.events.append(LifeEvent(entry.time, event, detail, author_of(entry), entry.number))
+    return life
+
+
+def _created(found: _Lives, entry: LogEntry) -> None:
+    label = str(entry.details.get("algorithm", ""))
+    life = _told(found, entry, entry.details.get("key"), "created", label)
+    life.algorithm = _ALGORITHMS.get(label)
+    life.is_plaintext = life.algorithm is None
+    life.created = fact_of(entry)
+    life.is_told = "state" in entry.details
+    life.destroyed = None
+
+
+def _added(found: _Lives, entry: LogEntry) -> None:
+    created = entry.details.get("created")
+    times = created if isinstance(created, Mapping) else {}
+    for name in names_of(entry):
+        life = _told(found, entry, name, "copied", f"from {entry.details.get('source')}")
+        if life.created is not None:
+            continue
+        source = f"the log of {entry.details.get('source')}, in entry {entry.number}"
+        try:
+            life.created = Fact(datetime.fromisoformat(times[name]), source, entry.number)
+        except (KeyError, TypeError, ValueError):
+            source = f"unknown: copied on {entry.time:%Y-%m-%d}, in entry {entry.number}"
+            life.created = Fact(None, source, entry.number)
+
+
+def _discarded(found: _Lives, entry: LogEntry) -> None:
+    for name in names_of(entry):
+        life = _told(found, entry, name, "discarded", "it had protected nothing")
+        life.active.clear()
+        life.destroyed = fact_of(entry)
+
+
+def _activated(found: _Lives, entry: LogEntry) -> None:
+    cluster = str(entry.details.get("cluster"))
+    for name, use in names_of(entry).items():
+        life = _told(found, entry, name, "activated", f"{use} of {cluster}")
+        life.active[cluster] = use
+        life.activated = life.activated or fact_of(entry)
+        life.deactivated = None
+        if use not in life.purposes:
+            found.versions[cluster, use] += 1
+            life.version = found.versions[cluster, use]
+            life.purposes[use] = None
+
+
+def _deactivated(found: _Lives, entry: LogEntry) -> None:
+    cluster = str(entry.details.get("cluster"))
+    for name, why in names_of(entry).items():
+        life = _told(found, entry, name, "deactivated", f"{why}, in {cluster}")
+        life.active.pop(cluster, None)
+        if not life.active:
+            life.deactivated = fact_of(entry)
+
+
+def _marked(found: _Lives, entry: LogEntry) -> None:
+    state, reason = entry.details.get("state"), str(entry.details.get("reason", ""))
+    life = _told(found, entry, entry.details.get("key"), f"marked {state}", reason)
+    life.reason = reason
+    if state == KeyState.COMPROMISED.value:
+        life.compromised = life.compromised or fact_of(entry)
+    elif state == KeyState.SUSPENDED.value:
+        life.suspended = fact_of(entry)
+    elif state == KeyState.ACTIVE.value:
+        life.suspended = None
+
+
+def _destroying(found: _Lives, entry: LogEntry) -> None:
+    name = entry.details.get("key")
+    life = _told(found, entry, name, "destruction begun", str(entry.details.get("reason", "")))
+    life.destroyed = fact_of(entry)
+
+
+def _kept(found: _Lives, entry: LogEntry) -> None:
+    why = str(entry.details.get("reason", ""))
+    _told(found, entry, entry.details.get("key"), "kept after all", why).destroyed = None
+
+
+def _destroyed(found: _Lives, entry: LogEntry) -> None:
+    life = _told(found, entry, entry.details.get("key"), "destroyed")
+    life.destroyed = fact_of(entry)
+    life.active.clear()
+
+
+def _forgot(found: _Lives, entry: LogEntry) -> None:
+    """Take back what a cluster that is gone was told to encrypt with."""
+    cluster = str(entry.details.get("directory"))
+    for name, life in found.items():
+        if life.active.pop(cluster, None) is not None:
+            _told(found, entry, name, "deactivated", f"{cluster} is gone")
+            if not life.active:
+                life.deactivated = fact_of(entry)
+
+
+_HANDLERS = {
+    events.CREATE: _created,
+    events.ADD: _added,
+    events.DISCARD: _discarded,
+    events.ACTIVATE: _activated,
+    events.DEACTIVATE: _deactivated,
+    events.MARK: _marked,
+    events.FORGET: _forgot,
+    events.DESTROY: _destroying,
+    events.KEEP: _kept,
+    events.DESTROYED: _destroyed,
+}
+
+
+def _finished(
+    owner: KeyOwner,
+    algorithm: Algorithm | None,
+    present: bool,
+    life: _Life,
+    uses: Sequence[KeyUse],
+    limits: AgeLimits,
+    unfinished: bool,
+) -> KeyLife:
+    is_key = not present or algorithm is not None
+    state, source = _state(life, present, uses, unfinished) if is_key else (None, "")
+    created = life.created
+    if created is None and is_key:
+        created = Fact(None, _NEVER_TOLD)
+    activated, deactivated = life.activated, life.deactivated
+    if activated is None and state not in (None, KeyState.PRE_ACTIVATION, KeyState.UNKNOWN):
+        was_used = uses or deactivated is not None
+        activated = Fact(None, _OF_EARLIER_RELEASE) if was_used else None
+    if state is KeyState.DEACTIVATED and deactivated is None:
+        deactivated = Fact(None, _OF_EARLIER_RELEASE)
+    elif state is KeyState.ACTIVE:
+        deactivated = None
+    return KeyLife(
+        owner=owner,
+        algorithm=algorithm,
+        state=state,
+        state_source=source,
+        present=present,
+        version=_version(owner, life, uses),
+        created=created,
+        activated=activated,
+        deactivated=deactivated,
+        suspended=life.suspended,
+        compromised=life.compromised,
+        destroyed=life.destroyed if state is not None and state.is_destroyed else None,
+        reason=life.reason,
+        max_age=limits.of_key(owner) if is_key else None,
+        purposes=tuple(life.purposes),
+        used_by=tuple(uses),
+        unfinished=unfinished,
+        events=tuple(life.events),
+    )
+
+
+def _state(
+    life: _Life, present: bool, uses: Sequence[KeyUse], unfinished: bool
+) -> tuple[KeyState, str]:
+    if not present and not unfinished and life.destroyed is not None:
+        gone = KeyState.DESTROYED_COMPROMISED if life.compromised else KeyState.DESTROYED
+        return gone, life.destroyed.source
+    if not present and not unfinished:
+        return KeyState.UNKNOWN, "its file is not in the keystore"
+    if life.compromised is not None:
+        return KeyState.COMPROMISED, life.compromised.source
+    if life.suspended is not None:
+        return KeyState.SUSPENDED, life.suspended.source
+    writing = [use for use in uses if use.new_data]
+    if writing:
+        return KeyState.ACTIVE, f"{writing[0].what} of {writing[0].cluster}"
+    if life.active and life.activated is not None:
+        return KeyState.ACTIVE, life.activated.source
+    if life.deactivated is not None:
+        return KeyState.DEACTIVATED, life.deactivated.source
+    if uses:
+        return KeyState.DEACTIVATED, f"{uses[0].what} of {uses[0].cluster}, only read"
+    if life.is_told and life.activated is None and life.created is not None:
+        return KeyState.PRE_ACTIVATION, life.created.source
+    return KeyState.UNKNOWN, "name the clusters with -D"
+
+
+def _version(owner: KeyOwner, life: _Life, uses: Sequence[KeyUse]) -> int | None:
+    if owner.kind is OwnerKind.WAL:
+        return 1
+    if owner.kind is OwnerKind.LATER_WAL:
+        return owner.oid
+    if owner.kind in (OwnerKind.TABLESPACE, OwnerKind.OTHER_TABLESPACES):
+        return 1  # A rekey gives a tablespace a key with a name.
+    return next((use.version for use in uses if use.version is not None), life.version)

@@ -1,0 +1,116 @@
+"""Reading the lives of the keys of a keystore, open or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tde.algorithms import Algorithm
+from tde.keystore.lifecycle import events
+from tde.keystore.lifecycle.fold import fact_of, fold_lives
+from tde.keystore.lifecycle.limits import AgeLimits, limits_of
+from tde.keystore.lifecycle.states import Fact, KeystoreLife, KeyUse, KnownPlace, SecretLife
+from tde.keystore.log.entry import LogEntry
+from tde.keystore.log.reading import FIRST_EVENT, ROTATION_EVENT, KeyLog, read_key_log
+from tde.keystore.open_master_key import OpenMasterKey
+from tde.keystore.store.document import KeystoreHeader
+from tde.keystore.store.layout import RecordReader, being_destroyed, list_owners, read_document
+from tde.keystore.store.record import KeyOwner
+
+_LOG_IS_YOUNGER = "unknown: the key log is younger than the keystore"
+
+
+def read_lives(
+    path: Path,
+    keystore: OpenMasterKey | None = None,
+    *,
+    records: Mapping[KeyOwner, Algorithm | None] | None = None,
+    uses: Iterable[KeyUse] = (),
+) -> KeystoreLife:
+    """Return the lives of all keys of a keystore, its master key and its passphrase.
+
+    Args:
+        path: the keystore's directory.
+        keystore: the same, open: then each entry of the log must be authentic, and what is wrong is
+            among the problems.
+        records: whose records are there, with their algorithms, where the caller has read them.
+        uses: what clusters do with the keys now (:mod:`tde.postgres.cluster.key_uses`).
+
+    Raises:
+        KeystoreError: one of its subclasses: there is no keystore, or a file cannot be used.
+    """
+    path = path.resolve()
+    header = read_document(path).header
+    log = read_key_log(path, None if keystore is None else keystore.log_author())
+    limits = limits_of(log.entries)
+    if records is None:
+        records = _read_records(path)
+    unfinished = [file.name.removesuffix(".destroying") for file in being_destroyed(path)]
+    return KeystoreLife(
+        path=path,
+        keys=fold_lives(log.entries, records, limits, uses, unfinished),
+        master_key=_master_key(log, header, limits),
+        passphrase=_passphrase(log, header, limits),
+        limits=limits,
+        places=known_places(log.entries),
+        newest=max((entry.time for entry in log.entries), default=None),
+        problems=log.problems,
+        proven=keystore is not None and not log.problems,
+        begins_with_the_keystore=log.begins_with_the_keystore,
+    )
+
+
+def _read_records(path: Path) -> dict[KeyOwner, Algorithm | None]:
+    owners = list_owners(path)
+    reader = RecordReader(path)
+    return {owner: reader.read(owner).header.algorithm for owner in owners}
+
+
+def known_places(entries: Iterable[LogEntry]) -> list[KnownPlace]:
+    """Return the clusters and backups that a log tells of, without those that are said to be gone.
+
+    A cluster that only has keys in use, as one that ``tde pg init`` has made and nobody started, is
+    among them.
+    """
+    places: dict[str, KnownPlace] = {}
+    for entry in entries:
+        directory = entry.details.get("directory") or entry.details.get("cluster")
+        if not isinstance(directory, str):
+            continue
+        if entry.event == events.FORGET:
+            places.pop(directory, None)
+        elif entry.event in (events.SERVE, events.BACKUP):
+            found = entry.details.get("system_identifier")
+            places[directory] = KnownPlace(
+                Path(directory),
+                entry.event == events.BACKUP,
+                int(found) if isinstance(found, str) and found.isdecimal() else None,
+                fact_of(entry),
+            )
+        elif entry.event == events.ACTIVATE and directory not in places:
+            places[directory] = KnownPlace(Path(directory), False, None, fact_of(entry))
+    return list(places.values())
+
+
+def _master_key(log: KeyLog, header: KeystoreHeader, limits: AgeLimits) -> SecretLife:
+    own = header.master_key_id.hex
+    # One that was interrupted has changed nothing: its new master key is not that of now.
+    rotations = [entry for entry in log.entries if entry.event == ROTATION_EVENT]
+    last = [entry for entry in rotations if entry.details.get("new") == own]
+    since = _since(log, header, last[-1:])
+    return SecretLife(events.OF_MASTER, since, len(rotations), limits.of_master_key)
+
+
+def _passphrase(log: KeyLog, header: KeystoreHeader, limits: AgeLimits) -> SecretLife:
+    changes = [entry for entry in log.entries if entry.event == "change passphrase"]
+    since = _since(log, header, changes[-1:])
+    return SecretLife(events.OF_PASSPHRASE, since, len(changes), limits.of_passphrase)
+
+
+def _since(log: KeyLog, header: KeystoreHeader, last: Sequence[LogEntry]) -> Fact:
+    """Return when a secret was made: by its last change, or with the keystore."""
+    if last:
+        return fact_of(last[0])
+    if log.entries and log.entries[0].event == FIRST_EVENT:
+        return fact_of(log.entries[0])
+    return Fact(None, f"{_LOG_IS_YOUNGER}, which was made on {header.created:%Y-%m-%d}")
