@@ -87,7 +87,11 @@ def test_every_verb_is_told_and_proven(path: Path, tmp_path: Path) -> None:
     assert (log.problems, log.confirmed) == ([], len(log.entries))
     assert log.begins_with_the_keystore
     assert [entry.number for entry in log.entries] == list(range(1, len(log.entries) + 1))
-    assert log.entries[1].details == {"key": "wal.key", "algorithm": "AES-256-XTS"}
+    assert log.entries[1].details == {
+        "key": "wal.key",
+        "algorithm": "AES-256-XTS",
+        "state": "pre-activation",
+    }
     assert log.entries[10].details["to"] == str(tmp_path / "backup")
     # The copy has the log up to itself, and goes on with it.
     restore_keystore(tmp_path / "backup", tmp_path / "restored")

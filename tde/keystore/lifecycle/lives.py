@@ -41,7 +41,8 @@ def read_lives(
     """
     path = path.resolve()
     header = read_document(path).header
-    log = read_key_log(path, None if keystore is None else keystore.log_author())
+    author = None if keystore is None else keystore.log_author()
+    log = read_key_log(path, author, every_code=False)
     limits = limits_of(log.entries)
     if records is None:
         records = _read_records(path)

@@ -55,12 +55,16 @@ class KeyLog:
         return bool(self.entries) and self.entries[0].event == FIRST_EVENT
 
 
-def read_key_log(directory: Path, author: tuple[UUID, bytes] | None = None) -> KeyLog:
+def read_key_log(
+    directory: Path, author: tuple[UUID, bytes] | None = None, *, every_code: bool = True
+) -> KeyLog:
     """Read the key log of a keystore, and check the chain of its entries.
 
     Args:
         directory: the keystore's.
         author: id and log secret of the master key, to check the codes as well.
+        every_code: without it no code is checked in front of the last good one. By the chain that
+            one speaks for all lines before it, so nothing could be altered unseen.
 
     Raises:
         KeystoreError: the file cannot be read, or is open to others. A log that is missing is an
@@ -74,7 +78,7 @@ def read_key_log(directory: Path, author: tuple[UUID, bytes] | None = None) -> K
     entries, found = _parse(content)
     confirmed = None
     if author is not None:
-        confirmed, wrong = _check_codes(entries, author)
+        confirmed, wrong = _check_codes(entries, author, every_code=every_code)
         found += wrong
     problems = [f"line {number} of {path} {what}" for number, what in sorted(found)]
     return KeyLog(path, entries, problems, confirmed)
@@ -131,7 +135,7 @@ def _parse(content: bytes) -> tuple[list[LogEntry], list[tuple[int, str]]]:
 
 
 def _check_codes(
-    entries: list[LogEntry], author: tuple[UUID, bytes]
+    entries: list[LogEntry], author: tuple[UUID, bytes], *, every_code: bool
 ) -> tuple[int, list[tuple[int, str]]]:
     """Return how many of the first entries a good code speaks for, and by line what is wrong."""
     master_key_id, secret = author
@@ -155,6 +159,8 @@ def _check_codes(
             problems.append((entry.number, "was altered: its code does not fit"))
         else:
             confirmed = max(confirmed, position)
+            if not every_code:
+                break
     return confirmed, problems
 
 
