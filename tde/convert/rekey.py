@@ -38,9 +38,11 @@ from tde.convert.summary import ConversionSummary
 from tde.convert.tablespace_names import known_tablespaces, resolve_tablespaces
 from tde.convert.worker import ProgressListener
 from tde.errors import ConversionError
+from tde.keystore.lifecycle.events import activate_keys, deactivate_keys
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.keymap import KeyMap, map_key, read_map
+from tde.postgres.cluster.key_uses import tablespace_label
+from tde.postgres.cluster.keymap import KeyMap, KeySource, map_key, read_map
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keys_of_pages import require_keys_of_map
 from tde.postgres.cluster.landed_keys import ensure_map
@@ -119,6 +121,16 @@ class _Rekey(Conversion):
             return True
         named = known_tablespaces(done.tablespace_names, asked)
         return named is not None and set(named) == done.asked_tablespaces
+
+    def _tell_of_new_keys(self, state: State) -> None:
+        uses = {change.new.owner: tablespace_label(change.oid) for change in state.changes}
+        activate_keys(self.keystore, uses, self.directory)
+
+    def _tell_of_old_keys(self, state: State) -> None:
+        # Other tablespaces go on with the key that those made in SQL are derived from.
+        replaced = (c.old for c in state.changes if c.old.source is not KeySource.DERIVED)
+        reasons = {old.owner: f"{tablespace_label(old.oid)} was rekeyed" for old in replaced}
+        deactivate_keys(self.keystore, reasons, self.directory)
 
     def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
         # Before the first block rather than after the last one, when it is written anew.

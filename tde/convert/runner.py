@@ -65,6 +65,7 @@ from tde.convert.worker import ProgressListener, WorkDone, continuable, run_work
 from tde.errors import ClusterKeystoreError, ConversionError
 from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.key_log import tell_end_of_use, tell_first_use, tell_of_cluster
 from tde.postgres.cluster.keymap import KEYMAP_FILE, write_map
 from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
@@ -266,6 +267,7 @@ class Conversion:
             # Before the first block that needs it, and also after a run of an earlier release.
             entries = landed_entries(self.directory, self.keystore.path)
             write_map(self.directory, entries, self.keystore, self.os_user)
+        self._tell_of_new_keys(state)
         key = RecordKey(conversion_key(self.keystore), state.conversion)
         with self.preparation.open_ciphers(state) as ciphers:
             self._require_same_keys(state, ciphers)
@@ -301,6 +303,16 @@ class Conversion:
             )
         self._finish(state)
         return self._summary(state, outcome, resumed=resumed)
+
+    def _tell_of_new_keys(self, _state: State) -> None:
+        """Tell the key log which keys the cluster begins to use; repeating tells nothing twice."""
+        if self.direction is Direction.ENCRYPT:
+            tell_first_use(self.keystore, self.directory)
+
+    def _tell_of_old_keys(self, _state: State) -> None:
+        """Tell the key log which keys protect nothing new from now on."""
+        if self.direction is Direction.DECRYPT:
+            tell_end_of_use(self.keystore, self.directory, "the cluster was decrypted")
 
     def _require_same_keys(self, state: State, ciphers: Mapping[CipherName, BlockCipher]) -> None:
         if key_checks(ciphers) != state.key_checks:
@@ -346,6 +358,7 @@ class Conversion:
     def _finish(self, state: State) -> None:
         hidden, turn_on = self.direction is not Direction.DECRYPT, state.turn_on_checksums
         key = conversion_key(self.keystore)
+        self._tell_of_old_keys(state)
         with files_as(self.os_user):
             control = stored_control(self.directory, hidden=hidden, turn_on_checksums=turn_on)
             finishing = state.finishing(control_digest(control))
@@ -366,6 +379,8 @@ class Conversion:
             sync_directory(self.directory)
             store_state(self.directory, hidden=hidden, turn_on_checksums=turn_on)
             move_control(self.directory, back=True)
+        if self.direction is Direction.ENCRYPT:
+            tell_of_cluster(self.keystore, self.directory)
         if self.direction is Direction.ENCRYPT and self.keystore.by_hand:
             LinesOfStart(self.directory, self.keystore, ()).accept()
         self._clean_up(state)

@@ -6,7 +6,6 @@ may have decrypted it by then, so what was found before the first write stands i
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import UUID
@@ -14,13 +13,9 @@ from uuid import UUID
 from tde.convert.blocks import BlockCipher, CipherName
 from tde.convert.checks import read_first_page
 from tde.convert.plan import PlannedFile
-from tde.page.codec import PAGE_SIZE, PageCipher
+from tde.page.codec import PageCipher
 from tde.page.identity import WalIdentity
-
-# XLogLongPageHeaderData: magic, flags, timeline, address, rest of a record, padding, system
-# identifier, sizes of a segment and of a page.
-_START = struct.Struct("=HHIQI4xQII")
-_LONG_HEADER = 0x0002
+from tde.postgres.cluster.wal_segments import begins_segment
 
 
 def later_wal_keys(
@@ -48,17 +43,3 @@ def later_wal_keys(
             if begins_segment(cipher.decrypt_pages(page, identity=identity), identity):
                 found[file.path] = key_id
     return found
-
-
-def begins_segment(page: bytes, identity: WalIdentity) -> bool:
-    """Tell whether a page in plaintext is the first one of a segment.
-
-    Over 100 bits are compared, as in C (c_ext/format/page.c).
-    """
-    _, info, _, address, _, _, segment_bytes, page_bytes = _START.unpack_from(page)
-    return (
-        bool(info & _LONG_HEADER)
-        and page_bytes == PAGE_SIZE
-        and segment_bytes in (1 << power for power in range(20, 31))
-        and address == (identity.log << 32) + identity.segment * segment_bytes
-    )

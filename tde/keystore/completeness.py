@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tde.errors import KeystoreError
+from tde.keystore.lifecycle import events
 from tde.keystore.log.reading import KeyLog, read_key_log
-from tde.keystore.store.layout import OF_EVERY_CLUSTER, companions
+from tde.keystore.store.layout import OF_EVERY_CLUSTER, companions, owner_of_file
 from tde.keystore.store.record import KeyOwner
 
-_CREATED, _ADDED, _DISCARDED = "create key", "add keys", "discard keys"
+_CREATED, _ADDED, _DISCARDED = events.CREATE, events.ADD, events.DISCARD
 
 
 def missing_keys(path: Path, present: Mapping[KeyOwner, bool]) -> list[KeyOwner]:
@@ -35,7 +36,26 @@ def missing_keys(path: Path, present: Mapping[KeyOwner, bool]) -> list[KeyOwner]
     *_, first, second = OF_EVERY_CLUSTER
     if present.get(first) and present.get(second) and _may_have_other(log):
         wanted.append(KeyOwner.other_tablespaces())
+    wanted += [owner for owner in _used_keys(log) if owner not in wanted]
     return [owner for owner in wanted if owner not in present]
+
+
+def _used_keys(log: KeyLog) -> list[KeyOwner]:
+    """Return whose keys the log says were used, and not that they are gone.
+
+    An entry of a creation alone proves nothing: the record may not have been written after it.
+    """
+    used: dict[str, None] = {}
+    for entry in log.entries:
+        names = entry.details.get("keys", ())
+        if entry.event == events.ACTIVATE:
+            used.update(dict.fromkeys(map(str, names)))
+        elif entry.event == _DISCARDED:
+            for name in names:
+                used.pop(str(name), None)
+    gone = events.destroyed_keys(log.entries)
+    owners = (owner_of_file(name) for name in used if name not in gone)
+    return [owner for owner in owners if owner is not None]
 
 
 def _tells_of_keys(log: KeyLog) -> bool:

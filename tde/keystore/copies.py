@@ -20,7 +20,8 @@ from tde.errors import (
 from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import MOST_LATER_WAL_KEYS, Keystore
-from tde.keystore.log.reading import LONGEST_LOG
+from tde.keystore.lifecycle import events
+from tde.keystore.log.reading import LONGEST_LOG, read_entries_of
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, read_private_file, write_all_atomically
@@ -47,7 +48,8 @@ from tde.keystore.store.layout import (
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, OwnerKind, parse_record
 
 _MOST_NAMED = 5
-_NAMES_OF_AN_ENTRY = 1000  # Of key records in the key log.
+# Of key records in the key log, with a time for each: an entry has a longest line.
+_NAMES_OF_AN_ENTRY = 400
 
 
 @dataclass(frozen=True)
@@ -173,16 +175,49 @@ def add_missing_keys(
         _require_equal(path, content, present)
         added = [owner for owner in content.records if owner not in present]
         _require_places(path, [*present, *added])
+        _require_not_destroyed(path, content.path, added)
         with SecretBuffer(PAYLOAD_BYTES) as payload:
             for owner in added:
                 _authenticate(content, owner, keystore, payload)
+        times = _times_of_creation(content.path)
         for start in range(0, len(added), _NAMES_OF_AN_ENTRY):
             names = [owner.file_name for owner in added[start : start + _NAMES_OF_AN_ENTRY]]
-            keystore.log("add keys", source=str(content.path), keys=names)
+            created = {name: times[name] for name in names if name in times}
+            keystore.log("add keys", source=str(content.path), keys=names, created=created)
         files = {record_path(path, owner): content.records[owner] for owner in added}
         write_all_atomically(files)
         _compare(files)
     return added
+
+
+def _times_of_creation(source: Path) -> dict[str, str]:
+    """Return when each key of the other copy was made, as far as its log knows."""
+    times: dict[str, str] = {}
+    for entry in read_entries_of(source, events.CREATE, events.ADD):
+        if entry.event == events.CREATE:
+            times[str(entry.details.get("key"))] = entry.time.isoformat()
+        elif isinstance(found := entry.details.get("created"), Mapping):
+            times.update({name: time for name, time in found.items() if isinstance(time, str)})
+    return times
+
+
+def _require_not_destroyed(path: Path, source: Path, added: Iterable[KeyOwner]) -> None:
+    """Refuse to bring back what an officer has destroyed, as from a backup from before.
+
+    Raises:
+        KeystoreExistsError: the key log tells of such a destruction.
+    """
+    entries = read_entries_of(path, events.DESTROY, events.KEEP, events.CREATE)
+    destroyed = events.destroyed_keys(entries)
+    names = [owner.file_name for owner in added if owner.file_name in destroyed]
+    if names:
+        entry = destroyed[names[0]]
+        raise KeystoreExistsError(
+            f"the key {names[0]} was destroyed on {entry.time:%Y-%m-%d} (entry {entry.number} of "
+            f"the key log of {path}), and {source} still has it",
+            remedy="Nothing was added. Remove it from that copy as well, and repeat the command: "
+            + f"rm {' '.join(str(keys_path(source) / name) for name in names[:_MOST_NAMED])}",
+        )
 
 
 def _require_places(path: Path, owners: Iterable[KeyOwner]) -> None:

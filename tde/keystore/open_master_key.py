@@ -20,7 +20,7 @@ from tde.keystore.crypto.derivation import derive_authentication_key, derive_tab
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
-from tde.keystore.log.entry import LABEL as LOG_LABEL
+from tde.keystore.log.entry import LABEL as LOG_LABEL, LogEntry
 from tde.keystore.log.writing import write_entry
 from tde.keystore.message import (
     LABEL,
@@ -231,14 +231,14 @@ class OpenMasterKey(Closing):
         """
         return self.master_key_id, self.first_authentication_key(LOG_LABEL)
 
-    def log(self, event: str, **details: object) -> None:
-        """Write to the key log what is about to be done.
+    def log(self, event: str, **details: object) -> LogEntry:
+        """Write to the key log what is about to be done, and return the entry.
 
         Raises:
             KeystoreClosedError: the keystore was closed.
             KeystoreError: it could not be written, so it must not be done.
         """
-        write_entry(self.path, event, details, self.log_author())
+        return write_entry(self.path, event, details, self.log_author())
 
     def hand_over(self, *, closed: bool = False) -> HandOver:
         """Return the master key in a form that a server started now can inherit.

@@ -12,12 +12,14 @@ from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.completeness import missing_keys
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
+from tde.keystore.lifecycle import events
 from tde.keystore.log.entry import log_path
-from tde.keystore.log.reading import read_key_log
+from tde.keystore.log.reading import KeyLog, read_key_log
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path
 from tde.keystore.store.files import LOCK_NAME
 from tde.keystore.store.layout import (
     RecordReader,
+    being_destroyed,
     check_belongs,
     document_path,
     foreign_files,
@@ -76,6 +78,7 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         *_check_lock(path),
         *_check_log(path, keystore),
         *(_check_rotation(path, file) for file in left_of_rotation(path)),
+        *(_check_destruction(path, file) for file in being_destroyed(path)),
         *(CheckedFile(file, _REMAINS, unused=True) for file in remains(path)),
         *(CheckedFile(file, _FOREIGN, unused=True) for file in foreign_files(path)),
     ]
@@ -103,6 +106,16 @@ def _check_rotation(path: Path, file: Path) -> CheckedFile:
         "what a rotation of the master key needs",
         f"{file} is there because a rotation runs, or was interrupted",
         f"Finish it: tde keystore rotate --keystore {path}. It removes nothing that is needed.",
+    )
+
+
+def _check_destruction(path: Path, file: Path) -> CheckedFile:
+    name = file.name.split(".key")[0]
+    return CheckedFile(
+        file,
+        "a key that is being destroyed",
+        f"{file} is there because the destruction of a key was interrupted",
+        f"Finish it: tde keystore destroy {name} --keystore {path}",
     )
 
 
@@ -183,10 +196,32 @@ def _check_log(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
         yield CheckedFile(file, what, str(error), error.remedy)
         return
     remedy = "The keys are not concerned. See tde keystore log, and compare it with syslog."
-    yield (
-        CheckedFile(file, what, log.problems[0], remedy)
-        if log.problems
-        else CheckedFile(file, what)
+    problem = log.problems[0] if log.problems else _of_untold_keys(path, log)
+    yield CheckedFile(file, what, problem, remedy) if problem else CheckedFile(file, what)
+
+
+def _of_untold_keys(path: Path, log: KeyLog) -> str:
+    """Return what is wrong with a log that does not tell of keys that are there; empty if nothing.
+
+    A log that was cut off at its end, or replaced by an older copy, has good codes and a good
+    chain. What it then lacks is seen only where there are keys that it does not know.
+    """
+    if not log.begins_with_the_keystore:
+        return ""
+    told: set[str] = set()
+    for entry in log.entries:
+        if entry.event == events.CREATE:
+            told.add(str(entry.details.get("key")))
+        elif entry.event == events.ADD:
+            told.update(map(str, entry.details.get("keys", ())))
+    untold = [owner.file_name for owner in list_owners(path) if owner.file_name not in told]
+    if not untold:
+        return ""
+    more = f" and {len(untold) - 1} others" if untold[1:] else ""
+    return (
+        f"{log.path} does not tell of keys/{untold[0]}{more}: it was cut off or replaced by an "
+        "older copy, so age limits and marks may be missing as well, or the file was not brought "
+        "by tde"
     )
 
 

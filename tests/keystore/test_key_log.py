@@ -107,7 +107,12 @@ def test_keys_that_are_added_from_another_copy_are_told(path: Path, tmp_path: Pa
         add_missing_keys(path, standby)
     entry = read_key_log(tmp_path / "standby").entries[-1]
     assert entry.event == "add keys"
-    assert entry.details == {"source": str(path), "keys": ["wal.key"]}
+    created = read_key_log(path).entries[-1].time.isoformat()
+    assert entry.details == {
+        "source": str(path),
+        "keys": ["wal.key"],
+        "created": {"wal.key": created},
+    }
 
 
 def test_nothing_secret_is_in_the_log(path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tde.errors import KeystoreError
 from tde.keystore.log.entry import LogEntry
-from tde.keystore.log.reading import read_key_log
+from tde.keystore.log.reading import read_entries_of
+from tde.keystore.log.writing import write_entry_if_possible
 from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.store.record import KeyOwner
 
@@ -48,7 +49,7 @@ def activate_keys(keystore: OpenMasterKey, uses: Mapping[KeyOwner, str], cluster
         KeystoreError: an officer has marked one as suspended or compromised, so that it must
             protect nothing new; or the entry could not be written.
     """
-    entries = read_key_log(keystore.path).entries
+    entries = read_entries_of(keystore.path, ACTIVATE, DEACTIVATE, MARK)
     told = _told_active(entries, str(cluster.absolute()))
     marks = {e.details.get("key"): e.details.get("state") for e in entries if e.event == MARK}
     for owner in uses:
@@ -76,8 +77,8 @@ def deactivate_keys(
     """
     place = str(cluster.absolute())
     last: dict[str, str] = {}
-    for entry in read_key_log(keystore.path).entries:
-        if entry.event in (ACTIVATE, DEACTIVATE) and entry.details.get("cluster") == place:
+    for entry in read_entries_of(keystore.path, ACTIVATE, DEACTIVATE):
+        if entry.details.get("cluster") == place:
             last.update(dict.fromkeys(entry.details.get("keys", ()), entry.event))
     wanted = {
         owner.file_name: why
@@ -85,6 +86,42 @@ def deactivate_keys(
         if last.get(owner.file_name) != DEACTIVATE
     }
     _log_names(keystore, DEACTIVATE, wanted, cluster)
+
+
+def tell_of_place(
+    keystore: OpenMasterKey, directory: Path, system_identifier: int, *, is_backup: bool = False
+) -> None:
+    """Tell of a cluster that the keystore serves, or of a backup, unless the log knows it already.
+
+    It changes nothing, so a full disk of the keystore does not keep a server from its start.
+    """
+    event = BACKUP if is_backup else SERVE
+    details = {
+        "directory": str(directory.absolute()),
+        "system_identifier": str(system_identifier),
+    }
+    told = None
+    for entry in read_entries_of(keystore.path, SERVE, BACKUP, FORGET):
+        if entry.details.get("directory") == details["directory"]:
+            told = (entry.event, entry.details)
+    # What is known as a cluster stays one when it is named as a backup.
+    same = told is not None and told[1] == details and told[0] in (event, SERVE)
+    if not same:
+        write_entry_if_possible(keystore.path, event, details, keystore.log_author())
+
+
+def destroyed_keys(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
+    """Return the files of keys that were destroyed, or are to be, with the entry that says so."""
+    found: dict[str, LogEntry] = {}
+    for entry in entries:
+        name = entry.details.get("key")
+        if not isinstance(name, str):
+            continue
+        if entry.event == DESTROY:
+            found[name] = entry
+        elif entry.event in (KEEP, CREATE):
+            found.pop(name, None)
+    return found
 
 
 def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:

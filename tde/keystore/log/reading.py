@@ -84,6 +84,32 @@ def read_key_log(
     return KeyLog(path, entries, problems, confirmed)
 
 
+def read_entries_of(directory: Path, *events: str) -> list[LogEntry]:
+    """Return the entries of some events, without a look at the others or at the chain.
+
+    What a verb is about to write is compared with them; a log of ten thousand keys would otherwise
+    cost each start of a server as much as a list of them. Lines that are no entries are left out.
+
+    Raises:
+        KeystoreError: as :func:`read_key_log`.
+    """
+    try:
+        content = read_private_file(log_path(directory), LONGEST_LOG)
+    except FileNotFoundError:
+        return []
+    wanted = [f'"event":"{event}"'.encode() for event in events]
+    found = []
+    for line in content.splitlines(keepends=True):
+        if any(text in line for text in wanted):
+            try:
+                entry = parse_entry(line)
+            except EntryError:
+                continue
+            if entry.event in events:
+                found.append(entry)
+    return found
+
+
 def sealing_context(keystore: UUID, old: UUID, new: UUID) -> bytes:
     """Return what the sealed log secret of a rotation is bound to."""
     return b"TDELOG\x00\x01" + keystore.bytes + old.bytes + new.bytes
@@ -162,6 +188,30 @@ def _check_codes(
             if not every_code:
                 break
     return confirmed, problems
+
+
+def log_secret_of(
+    entries: list[LogEntry], author: tuple[UUID, bytes], master_key_id: str
+) -> bytes | None:
+    """Return the log secret of an earlier master key, or of the one of now.
+
+    Args:
+        author: id and log secret of the master key of now.
+        master_key_id: of the earlier one, 32 digits.
+
+    Returns:
+        None when the log does not lead back to it.
+    """
+    current, secret = author
+    for entry in reversed(entries):
+        if current.hex == master_key_id:
+            break
+        if entry.event == ROTATION_EVENT and entry.details.get("new") == current.hex:
+            before = _unsealed(entry, secret)
+            if before is None:
+                return None
+            current, secret = before
+    return secret if current.hex == master_key_id else None
 
 
 def _unsealed(entry: LogEntry, secret: bytes) -> tuple[UUID, bytes] | None:

@@ -19,6 +19,7 @@ from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
     LONGEST_LINE,
     EntryError,
+    LogEntry,
     log_path,
     pack_entry,
     parse_entry,
@@ -56,8 +57,8 @@ def write_entry(
     event: str,
     details: Mapping[str, Any],
     author: tuple[UUID, bytes] | None,
-) -> None:
-    """Append an entry, and send it to syslog.
+) -> LogEntry:
+    """Append an entry, send it to syslog, and return it.
 
     Args:
         directory: the keystore's.
@@ -83,6 +84,7 @@ def write_entry(
             "command.",
         ) from error
     _send_to_syslog(path, line)
+    return parse_entry(line)
 
 
 def write_entry_if_possible(

@@ -16,6 +16,7 @@ from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.cluster.accepted_lines import accept_lines
 from tde.postgres.cluster.guard import add_guard, has_guard
+from tde.postgres.cluster.key_log import tell_first_use, tell_of_cluster
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.keys import (
     create_initial_keys,
@@ -59,8 +60,10 @@ def initialize_cluster(
     with _prepared_directory(data_directory, os_user):
         created = create_initial_keys(keystore, scope, algorithm)
         try:
+            tell_first_use(keystore, data_directory)
             _run_initdb(data_directory, binaries, os_user, keystore, initdb_args)
             _mark(data_directory, os_user, keystore, scope)
+            tell_of_cluster(keystore, data_directory)
             # Success is reported only for a cluster whose keys are still in the keystore.
             require_cluster_keys(keystore, data_directory)
             accept_lines(data_directory, keystore, ())

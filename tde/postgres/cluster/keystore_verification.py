@@ -113,7 +113,7 @@ def needed_keys(directory: Path, keystore: Keystore) -> NeededKeys:
     that are not yet known here.
     """
     try:
-        marker = _require_marker(directory)
+        marker = require_marker(directory)
     except PostgresError as error:
         return NeededKeys(directory, problem=str(error), remedy=error.remedy)
     about = NeededKeys(directory, marker.keystore_uuid, marker.scope)
@@ -127,7 +127,7 @@ def needed_keys(directory: Path, keystore: Keystore) -> NeededKeys:
     keymap, problem = KeyMap(), None
     try:
         keymap = known_map(directory, keystore.path, map_key(keystore))
-        oids = _tablespaces(directory)
+        oids = tablespaces_in(directory)
     except (TdeError, OSError) as error:
         problem = error
     about.keys.extend(_of_every_cluster(marker, keystore, keymap))
@@ -142,11 +142,16 @@ def _with_problem(about: NeededKeys, problem: str, remedy: str) -> NeededKeys:
     return NeededKeys(about.directory, about.keystore, about.scope, about.keys, problem, remedy)
 
 
-def _require_marker(directory: Path) -> Marker:
+def require_marker(directory: Path) -> Marker:
+    """Return the marker of an encrypted cluster or of a backup of one.
+
+    Raises:
+        DataDirectoryError: there is none.
+    """
     if not directory.is_dir():
         raise DataDirectoryError(
             f"there is no directory {directory}",
-            remedy="Check --backup, and whether the file system of the backup is mounted.",
+            remedy="Check the path, and whether its file system is mounted.",
         )
     marker = read_marker(directory)
     if marker is not None:
@@ -239,7 +244,7 @@ def _checked(use: str, owner: KeyOwner, keystore: Keystore) -> NeededKey:
     return NeededKey(use, owner.file_name)
 
 
-def _tablespaces(directory: Path) -> set[int]:
+def tablespaces_in(directory: Path) -> set[int]:
     """Return the OIDs of the tablespaces in a directory, also in one unpacked from tar files.
 
     There PostgreSQL makes the links when it starts, from the file tablespace_map.

@@ -13,6 +13,7 @@ from tde.postgres.cluster.accepted_lines import LinesOfStart
 from tde.postgres.cluster.catalog_pages import require_readable_catalogs
 from tde.postgres.cluster.configuration import configuration_arguments, require_ordinary_files
 from tde.postgres.cluster.guard import ensure_guards
+from tde.postgres.cluster.key_log import tell_of_cluster
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keys_of_pages import require_keys_of_map
 from tde.postgres.cluster.keystore_place import (
@@ -63,6 +64,7 @@ def start_cluster(
     if keystore is not None:
         ensure_map(data_directory, keystore, os_user)
         ensure_guards(data_directory, keystore.path, arguments, os_user)
+        tell_of_cluster(keystore, data_directory)
     with program_environment(keystore, os_user, environment, closed=closed) as program:
         settings = StartSettings(data_directory, binaries, os_user, arguments, program)
         if keystore is not None:

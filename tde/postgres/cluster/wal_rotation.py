@@ -8,10 +8,14 @@ stays as it is, and each segment tells its key by itself (c_ext/interpose/keys/w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tde.algorithms import Algorithm
 from tde.keystore import Keystore
+from tde.keystore.lifecycle.events import activate_keys, deactivate_keys
+from tde.postgres.cluster.key_log import WAL
 from tde.postgres.cluster.keymap import KeySource, MapEntry, append_entry, map_key, read_map
 from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.landed_keys import ensure_map
@@ -55,9 +59,10 @@ def rotate_wal_key(cluster: Cluster, keystore: Keystore, algorithm: Algorithm) -
         if server is None:
             ensure_map(directory, keystore, cluster.os_user)  # As its next start would.
         # Refuses before there is a key that nothing uses.
-        read_map(directory, keystore.uuid, map_key(keystore))
+        before = read_map(directory, keystore.uuid, map_key(keystore)).wal_keys
         owner = keystore.create_wal_key(algorithm)
         assert owner.key_id is not None  # A later key of WAL has one.
+        _tell(keystore, before[-1] if before else None, owner, directory)
         entry = MapEntry(0, KeySource.WAL, owner.key_id)
         append_entry(directory, entry, keystore, cluster.os_user)
         if server is None or not send_wal_key(keystore, server, owner.key_id):
@@ -65,3 +70,18 @@ def rotate_wal_key(cluster: Cluster, keystore: Keystore, algorithm: Algorithm) -
         told = server_of(directory)
     first = "" if told is None else told.keys.wal_key_from
     return WalRotation(owner, algorithm, server.pid, first)
+
+
+def _tell(keystore: Keystore, before: UUID | None, owner: KeyOwner, directory: Path) -> None:
+    """Tell the key log that one key of WAL takes the place of another.
+
+    Args:
+        before: the id of that one; ``None`` for the first key.
+    """
+    from tde.keystore import KeyOwner
+    from tde.keystore.store.layout import list_owners
+
+    replaced = [one for one in list_owners(keystore.path) if before and one.key_id == before]
+    reasons = dict.fromkeys(replaced or [KeyOwner.wal()], "WAL was rotated")
+    activate_keys(keystore, {owner: WAL}, directory)
+    deactivate_keys(keystore, reasons, directory)

@@ -112,6 +112,9 @@ def create_tablespace(
         KeystoreError: the key cannot be written, or the prepared one cannot be used.
         ServerNotRunningError: there is no server.
     """
+    from tde.keystore import KeyOwner
+    from tde.keystore.lifecycle.events import activate_keys
+
     parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
     marker = require_running_keystore(cluster, keystore)
     _require_outside(cluster, location)
@@ -122,6 +125,11 @@ def create_tablespace(
     if key_id is None:
         key_id = keystore.create_named_key(algorithm)
     own = location_of(location, key_id)
+    if algorithm is not None:
+        # Its OID is not known before, and whether it was used not after a lost connection.
+        activate_keys(
+            keystore, {KeyOwner.named(key_id): f'tablespace "{name}"'}, cluster.data_directory
+        )
     with _made_directories(location.absolute(), own, cluster.os_user):
         oid = _create(parameters, name, own)
     protection = PLAINTEXT if algorithm is None else algorithm.label

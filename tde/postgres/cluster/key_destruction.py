@@ -1,0 +1,215 @@
+"""Destroying a key that no cluster and no backup needs.
+
+Every place that the key log knows must be looked at now, and so are those that are named. A key of
+WAL that a stopped cluster names for old segments, of which none is left, is dropped from its map:
+otherwise its next start would miss it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tde.errors import ClusterKeystoreError, DataDirectoryError, KeystoreError, TdeError
+from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
+from tde.postgres.cluster.keymap import write_map
+from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.cluster.wal_segments import segments_by_key
+from tde.postgres.server.os_user import server_os_user
+
+if TYPE_CHECKING:
+    from tde.keystore import KeyLife, KeyOwner, Keystore
+
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory that may need the key.
+
+    Attributes:
+        is_backup: a backup, whose map stays as it is.
+        is_known: whether the key log told of it, and not the caller.
+    """
+
+    directory: Path
+    is_backup: bool
+    is_known: bool
+
+
+def find_destroyable(keystore: Keystore, name: str) -> KeyLife:
+    """Return the key that somebody wants to destroy.
+
+    Raises:
+        KeyMissingError: there is none with this name.
+        KeystoreError: it is one that a keystore cannot be without.
+    """
+    from tde.keystore import read_lives
+    from tde.keystore.lifecycle.changes import find_key
+    from tde.keystore.lifecycle.destruction import require_destroyable
+
+    key = find_key(read_lives(keystore.path, keystore), name)
+    require_destroyable(key.owner)
+    return key
+
+
+def places_to_look_at(
+    keystore: Keystore, clusters: Iterable[Path], backups: Iterable[Path]
+) -> list[Place]:
+    """Return the places that the key log knows, then those that are named besides."""
+    from tde.keystore import read_lives
+
+    known = read_lives(keystore.path, keystore).places
+    places = {one.directory: Place(one.directory, one.is_backup, True) for one in known}
+    for named, is_backup in ((clusters, False), (backups, True)):
+        for path in named:
+            places.setdefault(path.absolute(), Place(path.absolute(), is_backup, False))
+    return list(places.values())
+
+
+def require_unneeded(
+    keystore: Keystore, owner: KeyOwner, places: Iterable[Place], archives: Iterable[Path]
+) -> list[ClusterLook]:
+    """Look at all places, and refuse when one needs a key.
+
+    Returns:
+        Stopped clusters whose map names the key for WAL that is gone.
+
+    Raises:
+        ClusterKeystoreError: a place needs it, or cannot be looked at.
+    """
+    to_change = []
+    for place in places:
+        look = _look(keystore, place)
+        uses = look.uses_of(owner)
+        _require_unused(place, look, owner)
+        if uses and not place.is_backup:
+            to_change.append(look)
+    for archive in archives:
+        _require_not_in_archive(keystore, owner, archive)
+    return to_change
+
+
+def destroy_unneeded_key(
+    keystore: Keystore,
+    owner: KeyOwner,
+    places: Sequence[Place],
+    archives: Sequence[Path] = (),
+    *,
+    reason: str = "",
+) -> dict[str, Any]:
+    """Destroy a key that no place needs, and return the receipt.
+
+    Raises:
+        ClusterKeystoreError: a place needs it, or cannot be looked at.
+        ClusterBusyError: another command works on a cluster.
+        KeystoreError: as :func:`tde.keystore.lifecycle.destruction.destroy_key`.
+    """
+    from tde.keystore.lifecycle.destruction import destroy_key
+
+    with ExitStack() as stack:
+        for place in places:
+            if not place.is_backup and place.directory.is_dir():
+                # Nobody starts a server, rotates or rekeys meanwhile.
+                stack.enter_context(cluster_lock(place.directory))
+        require_unneeded(keystore, owner, places, archives)
+
+        def look_again() -> None:
+            for look in require_unneeded(keystore, owner, places, ()):
+                _drop_from_map(keystore, owner, look)
+
+        looked_at = [str(place.directory) for place in places] + [str(one) for one in archives]
+        return destroy_key(
+            keystore, owner, reason=reason, looked_at=looked_at, look_again=look_again
+        )
+
+
+def _look(keystore: Keystore, place: Place) -> ClusterLook:
+    try:
+        return look_at_cluster(place.directory, keystore.path, keystore)
+    except (TdeError, OSError) as error:
+        known = (
+            f"The key log of {keystore.path} tells of it. If it is gone for good, or is no longer "
+            f"a cluster of this keystore: tde keystore forget-cluster {place.directory}. Otherwise "
+            "mount or repair it, and repeat the command. "
+        )
+        raise ClusterKeystoreError(
+            f"whether {place.directory} needs the key cannot be told: {error}",
+            remedy=(known if place.is_known else "") + getattr(error, "remedy", ""),
+        ) from error
+
+
+def _require_unused(place: Place, look: ClusterLook, owner: KeyOwner) -> None:
+    """Refuse a key that is written with, that stored data has, or that a server has in memory."""
+    where = f"the {'backup' if place.is_backup else 'cluster'} {look.directory}"
+    for use in look.uses_of(owner):
+        if use.new_data:
+            raise _needed(owner, f"{where} encrypts {use.what} with it", _remedy_of(place))
+        if use.segments:
+            shown = ", ".join(use.segments[:_MOST_NAMED])
+            raise _needed(
+                owner,
+                f"{where} has {len(use.segments)} WAL segments with it in pg_wal: {shown}",
+                _remedy_of(
+                    place,
+                    "Wait until the server has removed them (CHECKPOINT, archiver, "
+                    "replication slots).",
+                ),
+            )
+        if place.is_backup and owner.key_id is not None:
+            raise _needed(owner, f"the key map of {where} names it for WAL", _remedy_of(place))
+    is_named = any(entry.key_id == owner.key_id for entry in look.keymap.history)
+    if is_named and look.pid is not None and not place.is_backup:
+        raise _needed(
+            owner,
+            f"the key map of {where} names it, and its server (process id {look.pid}) has it in "
+            "memory",
+            "Stop the server, repeat the command, and start it again.",
+        )
+
+
+def _remedy_of(place: Place, otherwise: str = "") -> str:
+    if place.is_backup:
+        gone = f"tde keystore forget-cluster {place.directory}"
+        return f"Delete this backup first if it is no longer wanted, then: {gone}"
+    return otherwise or "Give what it protects another key first: tde tablespace rekey."
+
+
+def _require_not_in_archive(keystore: Keystore, owner: KeyOwner, archive: Path) -> None:
+    if not archive.is_dir():
+        raise DataDirectoryError(
+            f"there is no WAL archive {archive}",
+            remedy="Check the path, and whether its file system is mounted.",
+        )
+    try:
+        found = segments_by_key(archive, keystore).get(owner, [])
+    except OSError as error:
+        raise DataDirectoryError(f"could not look at {archive}: {error.strerror}") from error
+    if found:
+        raise _needed(
+            owner,
+            f"the archive {archive} has {len(found)} WAL segments with it, such as {found[0].name}",
+            "Remove them first if no backup needs them any more.",
+        )
+
+
+def _needed(owner: KeyOwner, why: str, remedy: str) -> ClusterKeystoreError:
+    return ClusterKeystoreError(f"the key {owner.file_name} is needed: {why}", remedy=remedy)
+
+
+def _drop_from_map(keystore: Keystore, owner: KeyOwner, look: ClusterLook) -> None:
+    kept = [
+        entry
+        for entry in look.keymap.history
+        if not (entry.source.is_of_wal and entry.key_id == owner.key_id)
+    ]
+    try:
+        write_map(look.directory, kept, keystore, server_os_user(look.directory))
+    except OSError as error:
+        raise KeystoreError(
+            f"could not write the key map of {look.directory}: {error.strerror}",
+            remedy="The key is still there. Remove the cause, and repeat the command.",
+        ) from error
