@@ -8,7 +8,9 @@ from rich.table import Table
 
 from tde.cli import (
     keystore_copies,
+    keystore_destroy,
     keystore_keys,
+    keystore_life,
     keystore_log,
     keystore_passphrase,
     keystore_rotation,
@@ -182,6 +184,8 @@ def _print_tables(status: KeystoreStatus) -> None:
 
 
 keystore_keys.register(app)
+keystore_life.register(app)
+keystore_destroy.register(app)
 keystore_passphrase.register(app)
 keystore_rotation.register(app)
 keystore_sessions.register(app)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tde.cli.key_life_view import (
+    age_text,
+    cluster_document,
+    key_document,
+    life_document,
+    say_what_is_wrong_with_the_log,
+    use_text,
+)
 from tde.cli.options import (
+    ClustersOption,
     JsonOption,
     KeystoreOption,
     PassphraseCommandOption,
@@ -21,9 +32,10 @@ from tde.console.apps import examples
 from tde.console.output import console, error_console, print_json
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
+from tde.printable import printable
 
 if TYPE_CHECKING:
-    from tde.keystore import CheckedFile, KeyInfo, KeyOwner
+    from tde.keystore import CheckedFile, KeyInfo, KeyLife, KeyOwner, Keystore
     from tde.postgres.cluster.keystore_verification import NeededKeys
 
 _EXIT_FINDINGS = 1
@@ -40,6 +52,8 @@ BackupOption = Annotated[
 
 LIST_EPILOG = examples(
     "tde keystore list --keystore /etc/tde/main",
+    "# Which tablespaces and WAL segments have which key?",
+    "tde keystore list -k /etc/tde/main -D /srv/pg/main",
     "tde keystore list -k /etc/tde/main --json | jq '.keys[] | select(.opens | not)'",
 )
 VERIFY_EPILOG = examples(
@@ -52,40 +66,77 @@ VERIFY_EPILOG = examples(
 
 
 def list_(
+    clusters: ClustersOption = None,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
     passphrase_file: PassphraseFileOption = None,
     passphrase_fd: PassphraseFdOption = None,
     passphrase_command: PassphraseCommandOption = None,
 ) -> None:
-    """List every key: what it is for, and whether it opens."""
+    """List every key: its state, its age, and whether it opens.
+
+    With -D also which tablespaces and WAL segments of a cluster have it, and how large they are.
+    Keys that are destroyed are in tde keystore history.
+    """
     from tde.keystore import list_keys
+    from tde.postgres import survey_keys
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         keys = list_keys(opened)
+        records = {key.owner: key.algorithm for key in keys}
+        survey = survey_keys(opened, clusters or (), records=records)
+    lives = {life.owner: life for life in survey.life.keys}
     if as_json:
         facts = {"path": str(opened.path), "uuid": opened.uuid.hex}
-        print_json({**facts, "keys": [_key_document(key) for key in keys]})
+        documents = [{**_key_document(key), **key_document(lives[key.owner])} for key in keys]
+        rest = {name: value for name, value in life_document(survey.life).items() if name != "keys"}
+        servers = [cluster_document(look, survey.counters) for look in survey.clusters]
+        print_json({**rest, **facts, "looked_at": servers, "keys": documents})
         return
+    now = datetime.now(timezone.utc)
     print_columns(
-        ("Key of", "Algorithm", "Record", "File", "Opens"),
+        ("Key", "Ver", "Algorithm", "State", "Age"),
         [
             (
-                owner_name(key.owner),
+                _id(key),
+                str(lives[key.owner].version or "?"),
                 _algorithm(key),
-                f"version {key.owner.record_version}",
-                f"keys/{key.owner.file_name}",
-                "yes" if key.opens else "NO",
+                _state(key, lives[key.owner]),
+                "" if lives[key.owner].state is None else age_text(lives[key.owner], now),
             )
             for key in keys
         ],
     )
+    if clusters:
+        _print_uses(survey.life.keys)
     damaged = [key for key in keys if not key.opens]
     for key in damaged:
         _print_problem(key.problem, key.remedy, to=error_console)
     counted = f"{len(keys)} keys" if len(keys) != 1 else "1 key"
     error_console.print(f"{counted}, {len(damaged)} of which do not open" if damaged else counted)
+    say_what_is_wrong_with_the_log(survey.life)
+
+
+def _id(key: KeyInfo) -> str:
+    from tde.postgres.facts import BUILT_IN_TABLESPACES
+
+    name = BUILT_IN_TABLESPACES.get(key.owner.oid)
+    stem = key.owner.file_name.removesuffix(".key")
+    return f"{stem} ({name})" if name else stem
+
+
+def _state(key: KeyInfo, life: KeyLife) -> str:
+    if not key.opens:
+        return "DAMAGED"
+    return "-" if life.state is None else life.state.value
+
+
+def _print_uses(lives: list[KeyLife]) -> None:
+    rows = [(life.key_id, use_text(use)) for life in lives for use in life.used_by]
+    if rows:
+        typer.echo("")
+        print_columns(("Key", "Used by"), [(key, printable(text)) for key, text in rows])
 
 
 def verify(
@@ -116,6 +167,7 @@ def verify(
         with open_keystore(directory, source) as opened:
             files = check_keystore_files(directory, opened)
             needed = [needed_keys(path, opened) for path in backup or ()]
+            _tell_of_backups(opened, needed)
         unchecked = []
     good = all(file.good for file in files) and all(one.good for one in needed) and not unchecked
     if as_json:
@@ -142,6 +194,20 @@ def verify(
         )
     if not good:
         raise typer.Exit(_EXIT_FINDINGS)
+
+
+def _tell_of_backups(opened: Keystore, needed: list[NeededKeys]) -> None:
+    """Tell the key log of backups of this keystore, so that none of their keys is destroyed."""
+    from tde.errors import DataDirectoryError
+    from tde.keystore.lifecycle.events import tell_of_place
+    from tde.postgres.cluster.key_uses import system_identifier_of
+
+    for one in needed:
+        if one.keystore == opened.uuid:
+            # The file may be missing in what is unpacked from a tar file only in part.
+            with suppress(DataDirectoryError):
+                identifier = system_identifier_of(one.directory)
+                tell_of_place(opened, one.directory, identifier, is_backup=True)
 
 
 def _is_damaged(directory: Path) -> bool:

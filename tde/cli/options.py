@@ -61,6 +61,16 @@ PgDataOption = Annotated[
         help="The PostgreSQL data directory.",
     ),
 ]
+ClustersOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pgdata",
+        "-D",
+        metavar="DIR",
+        readable=False,
+        help="Also look at this data directory; may be given several times.",
+    ),
+]
 BindirOption = Annotated[
     Path | None,
     typer.Option(

@@ -14,6 +14,10 @@ from tde.keystore.lifecycle.ages import (
     age_findings as age_findings,
 )
 from tde.keystore.lifecycle.lives import read_lives as read_lives
+from tde.keystore.lifecycle.receipt import (
+    ReceiptCheck as ReceiptCheck,
+    check_receipt as check_receipt,
+)
 from tde.keystore.lifecycle.states import (
     Fact as Fact,
     KeyLife as KeyLife,

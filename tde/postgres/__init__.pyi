@@ -26,6 +26,10 @@ from tde.postgres.server.counters import IoCounters as IoCounters, io_counters a
 from tde.postgres.server.interposer import is_interposed as is_interposed
 from tde.postgres.server.os_user import OsUser as OsUser, server_os_user as server_os_user
 from tde.postgres.server.program import run_program as run_program
+from tde.postgres.tablespace.key_survey import (
+    KeySurvey as KeySurvey,
+    survey_keys as survey_keys,
+)
 from tde.postgres.tablespace.move import (
     move_tablespace as move_tablespace,
     plan_move as plan_move,

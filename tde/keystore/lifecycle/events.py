@@ -124,8 +124,17 @@ def destroyed_keys(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
     return found
 
 
+def told_active(keystore: OpenMasterKey, cluster: Path) -> dict[str, str]:
+    """Return the keys that a cluster was told to encrypt with, by file, and what each is for.
+
+    Raises:
+        KeystoreError: the log cannot be read.
+    """
+    entries = read_entries_of(keystore.path, ACTIVATE, DEACTIVATE)
+    return _told_active(entries, str(cluster.absolute()))
+
+
 def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:
-    """Return what each key is for that a cluster was last told to encrypt with."""
     active: dict[str, str] = {}
     for entry in entries:
         if entry.details.get("cluster") != cluster:
