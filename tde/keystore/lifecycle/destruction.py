@@ -29,9 +29,15 @@ from tde.keystore.lifecycle.receipt import destruction_of, make_receipt
 from tde.keystore.log.entry import LogEntry
 from tde.keystore.log.reading import read_key_log
 from tde.keystore.open_master_key import OpenMasterKey
-from tde.keystore.store.files import exclusive_lock, sync_directory, temporary_path, write_all
+from tde.keystore.store.files import (
+    exclusive_lock,
+    read_private_file,
+    sync_directory,
+    temporary_path,
+    write_all,
+)
 from tde.keystore.store.layout import RecordReader, destroying_path, keys_path, record_path
-from tde.keystore.store.record import KeyOwner, OwnerKind, parse_record
+from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, OwnerKind, parse_record
 
 _CAN_BE_DESTROYED = (OwnerKind.LATER_WAL, OwnerKind.NAMED)
 # An entry of the log has a longest line, which paths of places must not reach.
@@ -89,11 +95,6 @@ def destroy_key(
         entries = read_key_log(keystore.path).entries
         record, hidden = record_path(keystore.path, owner), destroying_path(keystore.path, owner)
         is_present, is_hidden = os.path.lexists(record), os.path.lexists(hidden)
-        if is_present and is_hidden:
-            raise KeystoreDamagedError(
-                f"{hidden} is being destroyed, and {record} was put back by hand",
-                remedy=f"Remove the one that is not wanted: rm {record}, to go on.",
-            )
         done = destruction_of(entries, owner.file_name)
         if not is_present and not is_hidden and done is not None:
             return make_receipt(keystore, *done, entries)
@@ -111,6 +112,36 @@ def destroy_key(
         overwritten = _erase(owner, hidden)
         finished = _finish(keystore, owner, begun, overwritten)
         return make_receipt(keystore, begun, finished, read_key_log(keystore.path).entries)
+
+
+def begin_again(keystore: OpenMasterKey, owner: KeyOwner) -> bool:
+    """Give a record its name back whose destruction was interrupted while it was still whole.
+
+    So whether anything needs the key is asked again with the key in hand.
+
+    Returns:
+        Whether the record is there and whole.
+
+    Raises:
+        KeystoreError: it is there twice, or a step failed.
+    """
+    with exclusive_lock(keystore.path):
+        keystore.require_rotated()
+        record, hidden = record_path(keystore.path, owner), destroying_path(keystore.path, owner)
+        if not os.path.lexists(hidden):
+            return os.path.lexists(record)
+        if os.path.lexists(record):
+            raise KeystoreDamagedError(
+                f"{hidden} is being destroyed, and {record} was put back by hand",
+                remedy=f"Remove the one that is not wanted: rm {record}, to go on.",
+            )
+        begun = _begun(read_key_log(keystore.path).entries, owner)
+        content = read_private_file(hidden, NAMED_RECORD_BYTES)
+        digest = hashlib.sha256(content).hexdigest()
+        if begun is not None and begun.details.get("sha256") != digest:
+            return False  # It is overwritten, at least in part.
+        _rename(hidden, record)
+        return True
 
 
 def _begun(entries: list[LogEntry], owner: KeyOwner) -> LogEntry | None:
@@ -157,21 +188,24 @@ def _begin(
 def _hide(keystore: OpenMasterKey, owner: KeyOwner, look_again: Callable[[], object]) -> None:
     """Take the record its name, and give it back when somebody has begun to need the key."""
     record, hidden = record_path(keystore.path, owner), destroying_path(keystore.path, owner)
-    try:
-        record.rename(hidden)
-        sync_directory(record.parent)
-    except OSError as error:
-        raise KeystoreError(
-            f"could not rename {record}: {error.strerror}",
-            remedy="The key is still there. Remove the cause, and repeat the command.",
-        ) from error
+    _rename(record, hidden)
     try:
         look_again()
     except BaseException as error:
-        hidden.rename(record)
-        sync_directory(record.parent)
+        _rename(hidden, record)
         keystore.log(events.KEEP, key=owner.file_name, reason=str(error)[:LONGEST_REASON])
         raise
+
+
+def _rename(path: Path, new: Path) -> None:
+    try:
+        path.rename(new)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise KeystoreError(
+            f"could not rename {path}: {error.strerror}",
+            remedy="The key is still there. Remove the cause, and repeat the command.",
+        ) from error
 
 
 def _erase(owner: KeyOwner, hidden: Path) -> bool:

@@ -84,9 +84,9 @@ def require_unneeded(
     to_change = []
     for place in places:
         look = _look(keystore, place)
-        uses = look.uses_of(owner)
         _require_unused(place, look, owner)
-        if uses and not place.is_backup:
+        # The map is asked, because the record may have lost its name by now.
+        if _names_for_wal(look, owner) and not place.is_backup:
             to_change.append(look)
     for archive in archives:
         _require_not_in_archive(keystore, owner, archive)
@@ -108,13 +108,16 @@ def destroy_unneeded_key(
         ClusterBusyError: another command works on a cluster.
         KeystoreError: as :func:`tde.keystore.lifecycle.destruction.destroy_key`.
     """
-    from tde.keystore.lifecycle.destruction import destroy_key
+    from tde.keystore.lifecycle.destruction import begin_again, destroy_key
 
     with ExitStack() as stack:
         for place in places:
             if not place.is_backup and place.directory.is_dir():
                 # Nobody starts a server, rotates or rekeys meanwhile.
                 stack.enter_context(cluster_lock(place.directory))
+        if not begin_again(keystore, owner):
+            # What is there of it is overwritten already, or it is gone: nobody can need it.
+            return destroy_key(keystore, owner, reason=reason)
         require_unneeded(keystore, owner, places, archives)
 
         def look_again() -> None:
@@ -144,10 +147,13 @@ def _look(keystore: Keystore, place: Place) -> ClusterLook:
 
 def _require_unused(place: Place, look: ClusterLook, owner: KeyOwner) -> None:
     """Refuse a key that is written with, that stored data has, or that a server has in memory."""
+    from tde.keystore.lifecycle.ages import rotation_of
+
     where = f"the {'backup' if place.is_backup else 'cluster'} {look.directory}"
     for use in look.uses_of(owner):
         if use.new_data:
-            raise _needed(owner, f"{where} encrypts {use.what} with it", _remedy_of(place))
+            rotate = f"Give what it protects another key first: {rotation_of(owner, use.oid)}"
+            raise _needed(owner, f"{where} encrypts {use.what} with it", _remedy_of(place, rotate))
         if use.segments:
             shown = ", ".join(use.segments[:_MOST_NAMED])
             raise _needed(
@@ -159,8 +165,10 @@ def _require_unused(place: Place, look: ClusterLook, owner: KeyOwner) -> None:
                     "replication slots).",
                 ),
             )
-        if place.is_backup and owner.key_id is not None:
-            raise _needed(owner, f"the key map of {where} names it for WAL", _remedy_of(place))
+    if look.keymap.wal_keys and look.keymap.wal_keys[-1] == owner.key_id:
+        raise _needed(owner, f"{where} writes WAL with it", _remedy_of(place))
+    if place.is_backup and _names_for_wal(look, owner):
+        raise _needed(owner, f"the key map of {where} names it for WAL", _remedy_of(place))
     is_named = any(entry.key_id == owner.key_id for entry in look.keymap.history)
     if is_named and look.pid is not None and not place.is_backup:
         raise _needed(
@@ -171,11 +179,16 @@ def _require_unused(place: Place, look: ClusterLook, owner: KeyOwner) -> None:
         )
 
 
+def _names_for_wal(look: ClusterLook, owner: KeyOwner) -> bool:
+    """Tell whether the server of a cluster would miss a key of WAL when it starts."""
+    return owner.key_id in look.keymap.all_wal_keys
+
+
 def _remedy_of(place: Place, otherwise: str = "") -> str:
     if place.is_backup:
         gone = f"tde keystore forget-cluster {place.directory}"
         return f"Delete this backup first if it is no longer wanted, then: {gone}"
-    return otherwise or "Give what it protects another key first: tde tablespace rekey."
+    return otherwise
 
 
 def _require_not_in_archive(keystore: Keystore, owner: KeyOwner, archive: Path) -> None:

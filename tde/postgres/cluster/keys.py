@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from tde.algorithms import Algorithm
 from tde.errors import (
@@ -133,8 +134,6 @@ def _owners_in_use(
     data_directory: Path, keystore: Path, keymap: KeyMap, present: Collection[KeyOwner]
 ) -> Iterator[KeyOwner]:
     """Yield whose keys the tablespaces of the cluster have, and check that these are there."""
-    from tde.keystore.store.remedies import bring_key
-
     restored = restored_tablespaces(data_directory)
     for oid in sorted({*tablespace_oids(data_directory), *restored}):
         entry = keymap.find(oid)
@@ -144,7 +143,7 @@ def _owners_in_use(
             raise ClusterKeystoreError(
                 f"the key of tablespace {oid} is missing: there is no key file "
                 f"{keystore / 'keys' / entry.owner.file_name}",
-                remedy=bring_key(keystore),
+                remedy=_bring_key(keystore, entry.key_id),
             )
         else:
             yield entry.owner
@@ -157,17 +156,33 @@ def _later_wal_owners(
 
     WAL that nobody can read looks like the end of WAL, so none may be missing.
     """
-    from tde.keystore.store.remedies import bring_key
-
     owners = {owner.key_id: owner for owner in present}
     for key_id in keymap.all_wal_keys:
         if key_id not in owners:
             raise ClusterKeystoreError(
                 f"a key of the WAL is missing: there is no key file {keystore}/keys/wal.*."
                 f"{key_id.hex}.key",
-                remedy=bring_key(keystore),
+                remedy=_bring_key(keystore, key_id),
             )
         yield owners[key_id]
+
+
+def _bring_key(keystore: Path, key_id: UUID | None) -> str:
+    """Return how a missing key comes back; what was destroyed is not in newer backups."""
+    from tde.keystore.lifecycle import events
+    from tde.keystore.log.reading import read_entries_of
+    from tde.keystore.store.remedies import bring_key
+
+    if key_id is not None:
+        told = read_entries_of(keystore, events.DESTROY, events.KEEP, events.CREATE)
+        for name, entry in events.destroyed_keys(told).items():
+            if key_id.hex in name:
+                return (
+                    f"It was destroyed on {entry.time:%Y-%m-%d}, when nothing was known of this "
+                    f"cluster's need (entry {entry.number} of the key log). Only a backup of the "
+                    f"keystore from before has it: tde keystore restore BACKUP --keystore ANOTHER"
+                )
+    return bring_key(keystore)
 
 
 def _require_explained(data_directory: Path, oid: int, *, is_in_backup: bool) -> None:
