@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tde.keystore import AgeFinding, Fact, KeyLife, KeystoreLife, KeyUse, SecretLife
+    from tde.keystore import Fact, KeyLife, KeystoreLife, KeyUse, SecretLife
     from tde.postgres.cluster.key_uses import ClusterLook
     from tde.postgres.server.counters import IoCounters
 
@@ -145,20 +145,6 @@ def _fact_document(fact: Fact | None) -> dict[str, Any] | None:
         return None
     time = None if fact.time is None else fact.time.isoformat()
     return {"time": time, "source": fact.source, "entry": fact.entry, "who": fact.who or None}
-
-
-def finding_document(finding: AgeFinding) -> dict[str, Any]:
-    """Return what is said about the age of a key as values that the json module can write."""
-    return {
-        "what": finding.what,
-        "file": finding.file,
-        "verdict": finding.verdict.value,
-        "max_age_days": finding.max_age,
-        "since": None if finding.since is None else finding.since.isoformat(),
-        "due": None if finding.due is None else finding.due.isoformat(),
-        "detail": finding.detail,
-        "remedy": finding.remedy or None,
-    }
 
 
 def cluster_document(look: ClusterLook, counters: Mapping[Path, IoCounters]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tde.cli import (
     keystore_copies,
@@ -32,7 +33,7 @@ from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
-    from tde.keystore import KeystoreStatus
+    from tde.keystore import AgeFinding, KeystoreStatus
 
 app = new_app(
     "Create, check, back up and copy a keystore, and change its passphrase.",
@@ -110,13 +111,16 @@ def status(keystore: KeystoreOption = None, as_json: JsonOption = False) -> None
     Looks only at the permissions and the form of the files: a bit that has changed in a key shows
     in tde keystore verify, which needs the passphrase.
     """
-    from tde.keystore import inspect_keystore
+    from tde.keystore import age_findings, inspect_keystore, read_lives
 
     found = inspect_keystore(require_keystore(keystore))
+    records = {key.owner: key.algorithm for key in found.keys}
+    ages = age_findings(read_lives(found.path, records=records))
     if as_json:
-        print_json(_document(found))
+        print_json({**_document(found), "key_ages": [finding.as_json() for finding in ages]})
     else:
         _print_tables(found)
+        _print_ages(ages)
 
 
 def _document(status: KeystoreStatus) -> dict[str, Any]:
@@ -181,6 +185,19 @@ def _print_tables(status: KeystoreStatus) -> None:
     console.print(keys)
     # Nobody should take this for a proof.
     error_console.print("Only the form was checked. Whether each key opens: tde keystore verify")
+
+
+def _print_ages(findings: list[AgeFinding]) -> None:
+    """Print keys that are too old or will be soon; keys without a limit are never among them."""
+    for finding in findings:
+        if finding.needs_attention:
+            error_console.print(
+                Text.assemble(("Age: ", "bold yellow"), finding.detail), soft_wrap=True
+            )
+            if finding.remedy:
+                error_console.print(
+                    Text.assemble(("  HINT: ", "bold cyan"), finding.remedy), soft_wrap=True
+                )
 
 
 keystore_keys.register(app)

@@ -14,6 +14,7 @@ from tde.errors import (
     KeystoreMissingError,
     KeystorePermissionError,
     PostgresError,
+    TdeError,
 )
 from tde.machine.storage import file_storage
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
@@ -53,6 +54,31 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
             f"tde keystore auto-open disable --keystore {examined.keystore}; or keep the keystore "
             "on an encrypted disk, and this file out of backups.",
         )
+
+
+def check_key_ages(examined: Examined) -> Iterator[Outcome]:
+    """Tell which keys are older than their limit, or will be soon."""
+    from tde.keystore import AgeVerdict
+    from tde.postgres.cluster.key_uses import key_ages
+
+    if examined.keystore is None or examined.marker is None:
+        yield ok("a cluster without encryption has no keys")
+        return
+    try:
+        findings = key_ages(examined.data_directory, examined.keystore)
+    except (TdeError, OSError) as error:
+        yield unknown(f"the keys could not be looked at: {error}", "See the line Keystore.")
+        return
+    limited = [finding for finding in findings if finding.max_age is not None]
+    for finding in findings:
+        if finding.verdict is AgeVerdict.UNKNOWN:
+            yield unknown(finding.detail, finding.remedy)
+        elif finding.needs_attention:
+            yield warning(finding.detail, finding.remedy)
+    if not limited:
+        yield ok("no key has an age limit (tde keystore max-age)")
+    elif not any(finding.needs_attention for finding in limited):
+        yield ok(f"{len(limited)} keys are within their limits")
 
 
 def _open_to_others(directory: Path) -> Iterator[Outcome]:

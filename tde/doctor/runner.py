@@ -74,6 +74,7 @@ CHECKS = (
             ("server", "Server", clusters.check_server),
             ("keystore", "Keystore", keystores.check_keystore),
             ("auto_open", "Auto-open", keystores.check_auto_open),
+            ("key_ages", "Key ages", keystores.check_key_ages),
             ("plain_copies", "Plaintext copies", clusters.check_plain_copies),
             ("data_directory", "Data directory", clusters.check_data_directory),
             ("configuration", "Configuration", clusters.check_configuration),

@@ -74,6 +74,9 @@ def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
     if status.new_lines:
         hint = f"Each runs a program or loads a library. {accept_hint(status.data_directory)}"
         facts.add_row("", Text(hint))
+    for n, finding in enumerate(status.key_ages):
+        facts.add_row("Key ages" if n == 0 else "", Text(finding.detail, "yellow"))
+        facts.add_row("", Text(finding.remedy))
     if status.counters is not None:
         facts.add_row("Since start", _traffic(status.counters))
 

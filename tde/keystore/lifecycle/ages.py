@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
 from tde.keystore.lifecycle.states import KeyLife, KeyState, KeystoreLife, SecretLife
 from tde.keystore.store.record import KeyOwner, OwnerKind
@@ -49,6 +52,19 @@ class AgeFinding:
     detail: str
     remedy: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the finding as values that the json module can write."""
+        return {
+            "what": self.what,
+            "file": self.file,
+            "verdict": self.verdict.value,
+            "max_age_days": self.max_age,
+            "since": None if self.since is None else self.since.isoformat(),
+            "due": None if self.due is None else self.due.isoformat(),
+            "detail": self.detail,
+            "remedy": self.remedy or None,
+        }
+
     @property
     def needs_attention(self) -> bool:
         """Whether somebody should read it."""
@@ -67,7 +83,12 @@ def age_findings(life: KeystoreLife, now: datetime | None = None) -> list[AgeFin
         for secret in (life.master_key, life.passphrase)
         if secret.max_age is not None
     ]
+    has_looked = any(key.used_by for key in life.keys)
     for key in life.keys:
+        # Tablespaces made in SQL may have been rekeyed: then nothing depends on this key any more.
+        is_other = key.owner.kind is OwnerKind.OTHER_TABLESPACES
+        if is_other and has_looked and not key.used_by:
+            continue
         if key.present and key.state in _WATCHED:
             if key.state in _MARKED and _is_in_use(key):
                 findings.append(_of_marked(key))
@@ -89,18 +110,24 @@ def clock_problem(life: KeystoreLife, now: datetime) -> str:
     )
 
 
-def rotation_of(owner: KeyOwner, oid: int | None = None) -> str:
-    """Return the command that gives what a key protects another one."""
+def rotation_of(owner: KeyOwner, oid: int | None = None, cluster: Path | None = None) -> str:
+    """Return the command that gives what a key protects another one.
+
+    Args:
+        oid: of the tablespace, where it is known.
+        cluster: its data directory, where that is known.
+    """
+    directory = "DIR" if cluster is None else shlex.quote(str(cluster))
     if owner.kind in (OwnerKind.WAL, OwnerKind.LATER_WAL):
-        return "tde wal rotate -D DIR"
+        return f"tde wal rotate -D {directory}"
     if owner.kind is OwnerKind.OTHER_TABLESPACES:
         return (
-            "tde tablespace rekey --all -D DIR gives the tablespaces that were made in SQL keys of "
-            "their own. This key stays, for those that are made later: create them with tde "
-            "tablespace create, then tde keystore max-age other none"
+            f"tde tablespace rekey --all -D {directory} gives the tablespaces that were made in "
+            "SQL keys of their own. This key stays, for those that are made later: create them "
+            "with tde tablespace create, then tde keystore max-age other none"
         )
     oid = oid or owner.oid or None
-    return f"tde tablespace rekey {'NAME' if oid is None else oid} -D DIR"
+    return f"tde tablespace rekey {'NAME' if oid is None else oid} -D {directory}"
 
 
 def _is_in_use(key: KeyLife) -> bool:
@@ -122,7 +149,10 @@ def _of_marked(key: KeyLife) -> AgeFinding:
 
 
 def _rotation_of(key: KeyLife) -> str:
-    return rotation_of(key.owner, next((use.oid for use in key.used_by if use.oid), None))
+    writing = [use for use in key.used_by if use.new_data]
+    if not writing:
+        return rotation_of(key.owner)
+    return rotation_of(key.owner, writing[0].oid, writing[0].cluster)
 
 
 def _of_key(key: KeyLife, life: KeystoreLife, now: datetime) -> AgeFinding:
@@ -180,7 +210,8 @@ def _judge(
     if now >= due:
         late = f"is {days} days old, and its limit of {max_age} was reached on {due:%Y-%m-%d}"
         return found(AgeVerdict.OVER, late, remedy)
-    if now + SOON >= due:
+    # A limit of a month would be near its end from its first day on.
+    if now + min(SOON, timedelta(days=max_age) / 2) >= due:
         soon = f"is {days} days old, and reaches its limit of {max_age} on {due:%Y-%m-%d}"
         return found(AgeVerdict.SOON, soon, remedy)
     return found(AgeVerdict.GOOD, f"is {days} days old, of {max_age} at most")

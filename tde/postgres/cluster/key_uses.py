@@ -23,7 +23,7 @@ from tde.postgres.server.cluster_files import read_beginning
 from tde.postgres.server.pidfile import read_postmaster_file
 
 if TYPE_CHECKING:
-    from tde.keystore import KeyOwner, Keystore, KeyUse
+    from tde.keystore import AgeFinding, KeyOwner, Keystore, KeyUse
 
 _RELATIONS = (_core.CLASS_RELATION, _core.CLASS_TEMP_RELATION)
 
@@ -95,6 +95,18 @@ def look_at_cluster(
         None if running is None else running.pid,
         system_identifier_of(directory),
     )
+
+
+def key_ages(directory: Path, keystore: Path) -> list[AgeFinding]:
+    """Return what is to be said of the ages of a cluster's keys, without its passphrase.
+
+    Raises:
+        TdeError, OSError: as :func:`look_at_cluster`.
+    """
+    from tde.keystore import age_findings, read_lives
+
+    look = look_at_cluster(directory, keystore)
+    return age_findings(read_lives(keystore, uses=look.uses))
 
 
 def system_identifier_of(directory: Path) -> int:

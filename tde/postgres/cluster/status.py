@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tde.errors import TdeError
 from tde.postgres.cluster.accepted_lines import new_lines
+from tde.postgres.cluster.key_uses import key_ages
 from tde.postgres.cluster.keymap import KeyMap
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
@@ -26,6 +27,7 @@ from tde.postgres.server.published import read_published_status
 from tde.printable import printable
 
 if TYPE_CHECKING:
+    from tde.keystore import AgeFinding
     from tde.keystore.status import KeyRecordInfo
 
 
@@ -50,6 +52,7 @@ class ClusterStatus:
             there when the cluster was last started by hand.
         left_journal: what to know about the journal of a conversion that is still there; empty
             without one.
+        key_ages: keys that are older than their limit, or will be soon, and marked ones in use.
         counters: bytes encrypted and decrypted since the start.
         closed: whether sessions use only the built-in tablespaces until the keystore is opened.
         locked: OIDs of tablespaces that no session may use.
@@ -74,6 +77,7 @@ class ClusterStatus:
     tablespaces_without_key: list[int] = field(default_factory=list)
     new_lines: list[str] = field(default_factory=list)
     left_journal: str = ""
+    key_ages: list[AgeFinding] = field(default_factory=list)
     counters: IoCounters | None = None
     closed: bool = False
     locked: list[int] = field(default_factory=list)
@@ -82,6 +86,7 @@ class ClusterStatus:
         """Return the fields as values that the json module can write."""
         document = asdict(self)
         document["data_directory"] = str(self.data_directory)
+        document["key_ages"] = [finding.as_json() for finding in self.key_ages]
         document["keystore"] = None if self.keystore is None else str(self.keystore)
         return document
 
@@ -170,6 +175,14 @@ def _new_lines(directory: Path, keystore: Path) -> list[str]:
     return found
 
 
+def _key_ages(directory: Path, keystore: Path) -> list[AgeFinding]:
+    try:
+        found = key_ages(directory, keystore)
+    except (TdeError, OSError):
+        return []  # What is wrong with the cluster or its keystore stands elsewhere.
+    return [finding for finding in found if finding.needs_attention]
+
+
 def _keystore_fields(
     directory: Path, marker: Marker | None, keystore: Path | None
 ) -> dict[str, Any]:
@@ -208,4 +221,9 @@ def _keystore_fields(
             without_key.append(oid)
         else:
             protections[BUILT_IN_TABLESPACES.get(oid, str(oid))] = protection
-    return {**fields, "protections": protections, "tablespaces_without_key": without_key}
+    return {
+        **fields,
+        "protections": protections,
+        "tablespaces_without_key": without_key,
+        "key_ages": _key_ages(directory, path),
+    }
