@@ -47,12 +47,11 @@ def _used_keys(log: KeyLog) -> list[KeyOwner]:
     """
     used: dict[str, None] = {}
     for entry in log.entries:
-        names = entry.details.get("keys", ())
         if entry.event == events.ACTIVATE:
-            used.update(dict.fromkeys(map(str, names)))
+            used.update(dict.fromkeys(events.names_of(entry)))
         elif entry.event == _DISCARDED:
-            for name in names:
-                used.pop(str(name), None)
+            for name in events.names_of(entry):
+                used.pop(name, None)
     gone = events.destroyed_keys(log.entries)
     owners = (owner_of_file(name) for name in used if name not in gone)
     return [owner for owner in owners if owner is not None]
@@ -75,7 +74,7 @@ def _may_have_other(log: KeyLog) -> bool:
         return True
     name = KeyOwner.other_tablespaces().file_name
     return any(
-        entry.details.get("key") == name or name in entry.details.get("keys", ())
+        entry.details.get("key") == name or name in events.names_of(entry)
         for entry in log.entries
         if entry.event in (_CREATED, _ADDED)
     )

@@ -21,7 +21,7 @@ from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import MOST_LATER_WAL_KEYS, Keystore
 from tde.keystore.lifecycle import events
-from tde.keystore.log.reading import LONGEST_LOG, read_entries_of
+from tde.keystore.log.reading import LONGEST_LOG, entries_in, read_entries_of
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, read_private_file, write_all_atomically
@@ -179,7 +179,7 @@ def add_missing_keys(
         with SecretBuffer(PAYLOAD_BYTES) as payload:
             for owner in added:
                 _authenticate(content, owner, keystore, payload)
-        times = _times_of_creation(content.path)
+        times = _times_of_creation(content)
         for start in range(0, len(added), _NAMES_OF_AN_ENTRY):
             names = [owner.file_name for owner in added[start : start + _NAMES_OF_AN_ENTRY]]
             created = {name: times[name] for name in names if name in times}
@@ -190,10 +190,11 @@ def add_missing_keys(
     return added
 
 
-def _times_of_creation(source: Path) -> dict[str, str]:
+def _times_of_creation(content: KeystoreContent) -> dict[str, str]:
     """Return when each key of the other copy was made, as far as its log knows."""
     times: dict[str, str] = {}
-    for entry in read_entries_of(source, events.CREATE, events.ADD):
+    log = content.others.get(LOG_NAME, b"")
+    for entry in entries_in(log, events.CREATE, events.ADD):
         if entry.event == events.CREATE:
             times[str(entry.details.get("key"))] = entry.time.isoformat()
         elif isinstance(found := entry.details.get("created"), Mapping):

@@ -213,7 +213,7 @@ def _of_untold_keys(path: Path, log: KeyLog) -> str:
         if entry.event == events.CREATE:
             told.add(str(entry.details.get("key")))
         elif entry.event == events.ADD:
-            told.update(map(str, entry.details.get("keys", ())))
+            told.update(events.names_of(entry))
     untold = [owner.file_name for owner in list_owners(path) if owner.file_name not in told]
     if not untold:
         return ""

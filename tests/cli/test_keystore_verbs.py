@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -159,13 +160,13 @@ def test_a_lost_passphrase_is_replaced_through_auto_open(keystore: Path, place: 
 def test_list(keystore: Path, place: Path) -> None:
     secret = secret_file(place, PASSPHRASE)
     shown = run("list", "-k", keystore, *secret)
-    rows = [line.split("  ") for line in shown.stdout.splitlines()]
-    assert [row[0] for row in rows] == [
-        "Key of",
-        "the WAL",
-        "tablespace 1663 (pg_default)",
-        "tablespace 1664 (pg_global)",
-        "tablespace 16400",
+    rows = [re.split("  +", line) for line in shown.stdout.splitlines()]
+    assert rows == [
+        ["Key", "Ver", "Algorithm", "State", "Age"],
+        ["wal", "1", "AES-256-XTS", "pre-activation", "0 d"],
+        ["1663 (pg_default)", "1", "not encrypted", "-"],
+        ["1664 (pg_global)", "1", "not encrypted", "-"],
+        ["16400", "1", "AES-128-XTS", "pre-activation", "0 d"],
     ]
     assert "not encrypted" in shown.stdout
     assert "4 keys" in shown.stderr
@@ -178,7 +179,7 @@ def test_list(keystore: Path, place: Path) -> None:
     ]
     flip(keystore / "keys" / "16400.key")
     shown = run("list", "-k", keystore, *secret)
-    assert "NO" in shown.stdout.splitlines()[-1]
+    assert "DAMAGED" in shown.stdout.splitlines()[-1]
     assert "1 of which do not open" in shown.stderr
 
 
@@ -247,7 +248,8 @@ def test_the_log_shows_who_has_done_what(keystore: Path, place: Path) -> None:
     assert titles.split() == ["No.", "Time", "(UTC)", "Who", "Command", "What"]
     assert len(rows) == 5
     assert rows[0].endswith("create keystore")
-    assert rows[1].endswith("create key: key wal.key, algorithm AES-256-XTS")
+    created = "create key: key wal.key, algorithm AES-256-XTS, state pre-activation"
+    assert rows[1].endswith(created)
     assert "tde keystore log --verify" in shown.stderr
     shown = run("log", "-k", keystore, "--verify", *secret)
     assert shown.stdout.splitlines()[-1].endswith("open keystore: with the passphrase")

@@ -5,7 +5,7 @@ Each is written before the change that it tells of, like every entry of the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -38,6 +38,14 @@ _NAMES_OF_AN_ENTRY = 400
 _UNUSABLE = ("suspended", "compromised")
 
 
+def names_of(entry: LogEntry) -> dict[str, str]:
+    """Return the files of keys that an entry names, and what it says of each."""
+    keys = entry.details.get("keys", ())
+    if isinstance(keys, Mapping):
+        return {str(name): str(said) for name, said in keys.items()}
+    return dict.fromkeys(map(str, keys), "") if isinstance(keys, Sequence) else {}
+
+
 def activate_keys(keystore: OpenMasterKey, uses: Mapping[KeyOwner, str], cluster: Path) -> None:
     """Tell that a cluster begins to encrypt with keys, as far as that was not told.
 
@@ -51,7 +59,11 @@ def activate_keys(keystore: OpenMasterKey, uses: Mapping[KeyOwner, str], cluster
     """
     entries = read_entries_of(keystore.path, ACTIVATE, DEACTIVATE, MARK)
     told = _told_active(entries, str(cluster.absolute()))
-    marks = {e.details.get("key"): e.details.get("state") for e in entries if e.event == MARK}
+    marks = {
+        str(entry.details.get("key")): str(entry.details.get("state"))
+        for entry in entries
+        if entry.event == MARK
+    }
     for owner in uses:
         if marks.get(owner.file_name) in _UNUSABLE:
             raise KeystoreError(
@@ -79,7 +91,7 @@ def deactivate_keys(
     last: dict[str, str] = {}
     for entry in read_entries_of(keystore.path, ACTIVATE, DEACTIVATE):
         if entry.details.get("cluster") == place:
-            last.update(dict.fromkeys(entry.details.get("keys", ()), entry.event))
+            last.update(dict.fromkeys(names_of(entry), entry.event))
     wanted = {
         owner.file_name: why
         for owner, why in reasons.items()
@@ -140,9 +152,9 @@ def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:
         if entry.details.get("cluster") != cluster:
             continue
         if entry.event == ACTIVATE:
-            active.update(entry.details.get("keys", {}))
+            active.update(names_of(entry))
         elif entry.event == DEACTIVATE:
-            for name in entry.details.get("keys", ()):
+            for name in names_of(entry):
                 active.pop(name, None)
     return active
 

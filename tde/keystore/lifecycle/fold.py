@@ -111,14 +111,6 @@ def fact_of(entry: LogEntry) -> Fact:
     return Fact(entry.time, f"entry {entry.number} of the key log", entry.number, author_of(entry))
 
 
-def names_of(entry: LogEntry) -> dict[str, str]:
-    """Return the files of keys that an entry names, and what it says of each."""
-    keys = entry.details.get("keys", ())
-    if isinstance(keys, Mapping):
-        return {str(name): str(said) for name, said in keys.items()}
-    return dict.fromkeys(map(str, keys), "") if isinstance(keys, Sequence) else {}
-
-
 def _told(found: _Lives, entry: LogEntry, name: Any, event: str, detail: str = "") -> _Life:
     life = found.get(name)
     if life is None:
@@ -140,7 +132,7 @@ def _created(found: _Lives, entry: LogEntry) -> None:
 def _added(found: _Lives, entry: LogEntry) -> None:
     created = entry.details.get("created")
     times = created if isinstance(created, Mapping) else {}
-    for name in names_of(entry):
+    for name in events.names_of(entry):
         life = _told(found, entry, name, "copied", f"from {entry.details.get('source')}")
         if life.created is not None:
             continue
@@ -153,7 +145,7 @@ def _added(found: _Lives, entry: LogEntry) -> None:
 
 
 def _discarded(found: _Lives, entry: LogEntry) -> None:
-    for name in names_of(entry):
+    for name in events.names_of(entry):
         life = _told(found, entry, name, "discarded", "it had protected nothing")
         life.active.clear()
         life.destroyed = fact_of(entry)
@@ -161,7 +153,7 @@ def _discarded(found: _Lives, entry: LogEntry) -> None:
 
 def _activated(found: _Lives, entry: LogEntry) -> None:
     cluster = str(entry.details.get("cluster"))
-    for name, use in names_of(entry).items():
+    for name, use in events.names_of(entry).items():
         life = _told(found, entry, name, "activated", f"{use} of {cluster}")
         life.active[cluster] = use
         life.activated = life.activated or fact_of(entry)
@@ -174,7 +166,7 @@ def _activated(found: _Lives, entry: LogEntry) -> None:
 
 def _deactivated(found: _Lives, entry: LogEntry) -> None:
     cluster = str(entry.details.get("cluster"))
-    for name, why in names_of(entry).items():
+    for name, why in events.names_of(entry).items():
         life = _told(found, entry, name, "deactivated", f"{why}, in {cluster}")
         life.active.pop(cluster, None)
         if not life.active:

@@ -127,7 +127,7 @@ def check_receipt(keystore: OpenMasterKey, file: Path) -> ReceiptCheck:
             f"its code is of the master key {receipt['master_key']}, to which the key log of "
             f"{keystore.path} does not lead back"
         )
-    elif not hmac.compare_digest(_code(secret, fields), receipt["code"]):
+    elif not hmac.compare_digest(_code(secret, fields).encode(), receipt["code"].encode()):
         problems.append("it was altered: its code does not fit")
     numbers = {entry.number: entry for entry in log.entries}
     found = [numbers.get(one["number"]) for one in receipt["log_entries"]]

@@ -97,6 +97,11 @@ def read_entries_of(directory: Path, *events: str) -> list[LogEntry]:
         content = read_private_file(log_path(directory), LONGEST_LOG)
     except FileNotFoundError:
         return []
+    return entries_in(content, *events)
+
+
+def entries_in(content: bytes, *events: str) -> list[LogEntry]:
+    """Return the same from the content of a log."""
     wanted = [f'"event":"{event}"'.encode() for event in events]
     found = []
     for line in content.splitlines(keepends=True):
