@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
     from tde.postgres.server.counters import IoCounters
 
 _BYTES = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep Python from looking for cycles among thousands of small objects, which have none.
+
+    It would take a third of the time of a list of ten thousand keys.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def say_what_is_wrong_with_the_log(life: KeystoreLife) -> None:

@@ -18,6 +18,7 @@ from tde.cli.key_life_view import (
     life_document,
     say_what_is_wrong_with_the_log,
     use_text,
+    without_collector,
 )
 from tde.cli.options import (
     ClustersOption,
@@ -82,14 +83,15 @@ def list_(
     from tde.postgres import survey_keys
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
-    with open_keystore(require_keystore(keystore), source) as opened:
+    with open_keystore(require_keystore(keystore), source) as opened, without_collector():
         keys = list_keys(opened)
         records = {key.owner: key.algorithm for key in keys}
         survey = survey_keys(opened, clusters or (), records=records)
-    lives = {life.owner: life for life in survey.life.keys}
+    # Those that are there come first, in the order of their records; destroyed ones follow.
+    pairs = list(zip(keys, survey.life.keys, strict=False))
     if as_json:
         facts = {"path": str(opened.path), "uuid": opened.uuid.hex}
-        documents = [{**_key_document(key), **key_document(lives[key.owner])} for key in keys]
+        documents = [{**_key_document(key), **key_document(life)} for key, life in pairs]
         rest = {name: value for name, value in life_document(survey.life).items() if name != "keys"}
         servers = [cluster_document(look, survey.counters) for look in survey.clusters]
         print_json({**rest, **facts, "looked_at": servers, "keys": documents})
@@ -100,12 +102,12 @@ def list_(
         [
             (
                 _id(key),
-                str(lives[key.owner].version or "?"),
+                str(life.version or "?"),
                 _algorithm(key),
-                _state(key, lives[key.owner]),
-                "" if lives[key.owner].state is None else age_text(lives[key.owner], now),
+                _state(key, life),
+                "" if life.state is None else age_text(life, now),
             )
-            for key in keys
+            for key, life in pairs
         ],
     )
     if clusters:

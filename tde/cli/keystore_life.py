@@ -11,6 +11,7 @@ from tde.cli.key_life_view import (
     life_document,
     say_what_is_wrong_with_the_log,
     use_text,
+    without_collector,
 )
 from tde.cli.keystore_keys import print_columns
 from tde.cli.options import (
@@ -72,7 +73,7 @@ def history(
     from tde.postgres import survey_keys
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
-    with open_keystore(require_keystore(keystore), source) as opened:
+    with open_keystore(require_keystore(keystore), source) as opened, without_collector():
         found = survey_keys(opened, clusters or ()).life
     keys = found.keys if key is None else [find_key(found, key)]
     if as_json:

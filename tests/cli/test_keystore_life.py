@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
 import sys
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,32 @@ def test_a_receipt_of_others_is_no_proof(keystore: Path, place: Path) -> None:
 def test_the_first_key_of_wal_is_never_destroyed(keystore: Path) -> None:
     shown = run("destroy", "wal", "-k", keystore, "--yes", "wal", code=5)
     assert "cannot be destroyed" in shown.stderr
+
+
+def test_ten_thousand_keys_and_their_history_take_a_second(keystore: Path) -> None:
+    # Written without a sync for each, which is not what is measured.
+    with Keystore.open_automatically(keystore) as opened:
+        author = opened.log_author()
+        lines = (keystore / "key.log").read_bytes().splitlines(keepends=True)
+        for number in range(10_000):
+            owner = KeyOwner.named(UUID(int=number))
+            file = keystore / "keys" / owner.file_name
+            file.write_bytes(opened.new_record(owner, Algorithm.AES256))
+            file.chmod(0o600)
+            created = {"key": owner.file_name, "algorithm": "AES-256-XTS", "state": "x"}
+            used = {"cluster": "/srv/pg/main", "keys": {owner.file_name: "tablespace 16400"}}
+            for event, details in (("create key", created), ("activate keys", used)):
+                previous = hashlib.sha256(lines[-1]).digest()
+                line = log_entry.pack_entry(len(lines) + 1, previous, event, details, author)
+                lines.append(line)
+        (keystore / "key.log").write_bytes(b"".join(lines))
+    for verb in ("list", "history"):
+        # Not the time on the clock, which others on this machine take too; the best of three.
+        costs = []
+        for _ in range(3):
+            start = time.process_time()
+            shown = run(verb, "-k", keystore)
+            costs.append(time.process_time() - start)
+        assert len(re.findall(r"^0{28}\w+ .* active ", shown.stdout, re.MULTILINE)) == 10_000
+        assert "altered" not in shown.stderr
+        assert min(costs) < 2.5  # Alone on the machine it is less than one.

@@ -39,7 +39,9 @@ def fold_lives(
         uses: what clusters do with keys now.
         unfinished: names of files whose destruction was begun, and which are still there.
     """
-    found = _Lives((owner.file_name, _Life()) for owner in records)
+    # Names are made once: they are texts of ids, and there may be ten thousand.
+    present = {owner.file_name: (owner, algorithm) for owner, algorithm in records.items()}
+    found = _Lives((name, _Life()) for name in present)
     for entry in entries:
         handler = _HANDLERS.get(entry.event)
         if handler is not None:
@@ -48,19 +50,18 @@ def fold_lives(
     for use in uses:
         used.setdefault(use.owner.file_name, []).append(use)
     begun = set(unfinished)
-    lives = [
-        _finished(owner, algorithm, True, found[name], used.get(name, ()), limits, name in begun)
-        for owner, algorithm in records.items()
-        for name in (owner.file_name,)
-    ]
-    present = {owner.file_name for owner in records}
+    lives = []
+    for name, (owner, algorithm) in present.items():
+        life = found[name]
+        lives.append(
+            _finished(owner, algorithm, True, life, used.get(name, ()), limits, name in begun)
+        )
     for name, life in found.items():
-        owner = None if name in present else owner_of_file(name)
-        if owner is not None and not life.is_plaintext:
+        gone = None if name in present else owner_of_file(name)
+        if gone is not None and not life.is_plaintext:
+            algorithm = life.algorithm
             lives.append(
-                _finished(
-                    owner, life.algorithm, False, life, used.get(name, ()), limits, name in begun
-                )
+                _finished(gone, algorithm, False, life, used.get(name, ()), limits, name in begun)
             )
     return lives
 
@@ -102,13 +103,15 @@ _ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
 
 def author_of(entry: LogEntry) -> str:
     """Return who has written an entry: who had logged in, and as whom."""
-    user, login = entry.who.get("user", "?"), entry.who.get("login")
+    who = entry.who
+    user, login = who.get("user", "?"), who.get("login")
     return str(user) if login in (None, user) else f"{login} as {user}"
 
 
-def fact_of(entry: LogEntry) -> Fact:
+def fact_of(entry: LogEntry, who: str = "") -> Fact:
     """Return the fact that an entry tells of."""
-    return Fact(entry.time, f"entry {entry.number} of the key log", entry.number, author_of(entry))
+    source = f"entry {entry.number} of the key log"
+    return Fact(entry.time, source, entry.number, who or author_of(entry))
 
 
 def _told(found: _Lives, entry: LogEntry, name: Any, event: str, detail: str = "") -> _Life:

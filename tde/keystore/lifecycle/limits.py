@@ -29,6 +29,8 @@ class AgeLimits:
 
     def of_key(self, owner: KeyOwner) -> int | None:
         """Return the limit of a key in days; ``None`` without one."""
+        if not self._of_keys:
+            return None
         is_wal = owner.kind in (OwnerKind.WAL, OwnerKind.LATER_WAL)
         return self._first(owner.file_name, *([OF_WAL] if is_wal else ()), OF_ALL)
 

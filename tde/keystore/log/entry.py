@@ -16,11 +16,10 @@ import re
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tde.keystore.crypto.derivation import derive_authentication_key
@@ -34,12 +33,13 @@ _CODE = re.compile(rb',"code":"([0-9a-f]{64})"}\n')
 _CODE_BYTES = len(b',"code":""}\n') + 64
 _CODE_LABEL, _SEAL_LABEL = b"code", b"seal"
 _NO_LOGIN = "4294967295"
+# Directly, because to read ten thousand lines with json.loads takes a third longer.
+_DECODER = json.JSONDecoder()
 _WORD = re.compile(r"[a-z][a-z-]{0,30}")
 
 
-@dataclass(frozen=True)
-class LogEntry:
-    """One entry.
+class LogEntry(NamedTuple):
+    """One entry; a named tuple, because there may be tens of thousands.
 
     Attributes:
         number: 1 for the first, also the number of its line.
@@ -128,7 +128,10 @@ def parse_entry(line: bytes) -> LogEntry:
         EntryError: it is none.
     """
     try:
-        fields = json.loads(line)
+        text = line.decode()
+        fields, end = _DECODER.raw_decode(text)
+        if text[end:] != "\n":
+            raise EntryError("something stands behind it")
         master_key = fields.get("master_key")
         has_code = _CODE.fullmatch(line, max(0, len(line) - _CODE_BYTES)) is not None
         if (master_key is not None) != has_code:
