@@ -29,6 +29,7 @@ from tde.cli.options import (
 )
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
+from tde.errors import KeystoreError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource
 
@@ -115,7 +116,12 @@ def status(keystore: KeystoreOption = None, as_json: JsonOption = False) -> None
 
     found = inspect_keystore(require_keystore(keystore))
     records = {key.owner: key.algorithm for key in found.keys}
-    ages = age_findings(read_lives(found.path, records=records))
+    ages: list[AgeFinding] = []
+    try:
+        ages = age_findings(read_lives(found.path, records=records))
+    except KeystoreError as error:
+        # A log that cannot be read must not hide the rest.
+        error_console.print(f"Ages are unknown: {error}", style="red", markup=False, soft_wrap=True)
     if as_json:
         print_json({**_document(found), "key_ages": [finding.as_json() for finding in ages]})
     else:

@@ -39,6 +39,7 @@ from tde.keystore.store.files import (
 )
 from tde.keystore.store.layout import (
     RecordReader,
+    being_destroyed,
     document_path,
     is_remains,
     keys_path,
@@ -103,6 +104,12 @@ def rotate_master_key(
 
 def _require_only_records(path: Path) -> None:
     """Refuse to exchange a directory with files that would be left behind."""
+    if unfinished := being_destroyed(path):
+        raise KeystoreError(
+            f"{unfinished[0]} is there because the destruction of a key was interrupted",
+            remedy="Nothing was changed. Finish it first: tde keystore destroy "
+            f"{unfinished[0].name.split('.key')[0]} --keystore {path}",
+        )
     keys = keys_path(path)
     records = {owner.file_name for owner in list_owners(path, keys)}
     others = {file.name for file in keys.iterdir()} - records

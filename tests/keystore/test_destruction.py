@@ -216,6 +216,10 @@ def test_a_record_that_was_put_back_by_hand_is_told(keystore: Keystore) -> None:
     with pytest.raises(KeystoreDamagedError, match="put back by hand"):
         begin_again(keystore, owner)
     assert record.exists()
+    # A rotation would remove what is to be overwritten.
+    with pytest.raises(KeystoreError, match="was interrupted") as caught:
+        rotate_master_key(keystore.path, PASSPHRASE)
+    assert f"tde keystore destroy {owner.file_name[:-4]}" in caught.value.remedy
 
 
 # Receipts.

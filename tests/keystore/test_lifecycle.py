@@ -266,6 +266,14 @@ def test_an_age_that_cannot_be_told_does_not_pass(keystore: Keystore) -> None:
     assert findings(keystore, 0)["master key"] is AgeVerdict.UNKNOWN
 
 
+def test_an_altered_log_is_told_where_ages_are(keystore: Keystore) -> None:
+    set_age_limit(keystore, "all", 365)
+    log = keystore.path / "key.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join([lines[0], *lines[2:]]))
+    assert findings(keystore, 0)["key.log"] is AgeVerdict.UNKNOWN
+
+
 def test_a_marked_key_in_use_is_told_with_and_without_a_limit(keystore: Keystore) -> None:
     activate_keys(keystore, {WAL: "WAL"}, ONE)
     mark_key(keystore, "wal", KeyState.SUSPENDED, "a laptop")

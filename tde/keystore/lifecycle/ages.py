@@ -83,6 +83,9 @@ def age_findings(life: KeystoreLife, now: datetime | None = None) -> list[AgeFin
         for secret in (life.master_key, life.passphrase)
         if secret.max_age is not None
     ]
+    if life.problems:
+        # Limits and marks may have gone with what was altered.
+        findings.insert(0, _of_altered_log(life))
     has_looked = any(key.used_by for key in life.keys)
     for key in life.keys:
         # Tablespaces made in SQL may have been rekeyed: then nothing depends on this key any more.
@@ -95,6 +98,12 @@ def age_findings(life: KeystoreLife, now: datetime | None = None) -> list[AgeFin
             elif key.max_age is not None:
                 findings.append(_of_key(key, life, now))
     return findings
+
+
+def _of_altered_log(life: KeystoreLife) -> AgeFinding:
+    detail = f"the key log was altered, so ages and limits may be wrong: {life.problems[0]}"
+    remedy = f"tde keystore log --verify --keystore {life.path}; compare it with syslog."
+    return AgeFinding("key log", "key.log", AgeVerdict.UNKNOWN, None, None, None, detail, remedy)
 
 
 def clock_problem(life: KeystoreLife, now: datetime) -> str:

@@ -159,7 +159,7 @@ def test_status_and_doctor_name_the_key_that_is_too_old(made: RunningCluster) ->
 
 
 def test_a_wal_key_is_destroyed_when_nothing_needs_it(
-    made: RunningCluster, os_user_tmp_path: Path
+    made: RunningCluster, os_user_tmp_path: Path, tde_command
 ) -> None:
     cluster, keystore = made.cluster, keystore_of(made)
     second = rotate_wal_key(cluster, keystore, Algorithm.AES256).owner
@@ -178,6 +178,10 @@ def test_a_wal_key_is_destroyed_when_nothing_needs_it(
     assert "Stop the server" in refused(made, second, "has it in memory")
     made.cluster.stop()
     assert "forget-cluster" in refused(made, second, "the backup .* encrypts WAL with it", backup)
+    secret = ("-k", keystore.path, "--passphrase-fd", "0")
+    tde_command("keystore", "verify", "--backup", backup, *secret)
+    refused(made, second, "the backup .* encrypts WAL with it")
+    tde_command("keystore", "forget-cluster", backup, *secret)
     refused(made, second, f"the archive {archive} has 1 WAL segments", archives=[archive])
     # A known place that is not there now may need it.
     moved = made.data_directory.rename(os_user_tmp_path / "moved")
