@@ -12,9 +12,7 @@ from rich.text import Text
 from tde.cli.options import (
     JsonOption,
     KeystoreOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples
@@ -51,17 +49,15 @@ VERIFY_EPILOG = examples(
 )
 
 
+@opens_keystore
 def list_(
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """List every key: what it is for, and whether it opens."""
     from tde.keystore import list_keys
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         keys = list_keys(opened)
     if as_json:
@@ -88,13 +84,12 @@ def list_(
     error_console.print(f"{counted}, {len(damaged)} of which do not open" if damaged else counted)
 
 
+@opens_keystore
 def verify(
     keystore: KeystoreOption = None,
     backup: BackupOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Check every bit of a keystore, and that it has the keys of backups.
 
@@ -104,7 +99,6 @@ def verify(
     from tde.keystore import can_open_automatically
     from tde.postgres.cluster.keystore_verification import check_keystore_files, needed_keys
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     directory = require_keystore(keystore)
     needed: list[NeededKeys] = []
     by_itself = source == PROMPT and can_open_automatically(directory)

@@ -18,7 +18,7 @@ from tde.errors import (
 )
 from tde.keystore.crypto.derivation import derive_authentication_key, derive_tablespace_key
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, wipe
-from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
+from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
 from tde.keystore.log.entry import LABEL as LOG_LABEL
 from tde.keystore.log.writing import write_entry
@@ -35,6 +35,7 @@ from tde.keystore.store.layout import (
     another_master_key,
     check_belongs,
     find_record,
+    list_owners,
     read_document,
     record_path,
     require_no_rotation,
@@ -323,6 +324,26 @@ class OpenMasterKey(Closing):
             KeystoreError: what was made does not give the master key.
         """
         return provider.wrap_and_compare(self.path, self._header, self._open_master_key())
+
+    def wrap_master_key(self, kek: SecretBuffer, nonce: bytes, context: bytes) -> Wrapped:
+        """Return the master key under another key, for an envelope.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        return wrap(kek, self._open_master_key(), nonce, context)
+
+    def require_fitting_record(self) -> None:
+        """Check that the master key opens the records, by the first of them, if there is one.
+
+        Raises:
+            KeystoreError: it does not, or the record cannot be read.
+        """
+        owner = next(iter(list_owners(self.path)), None)
+        if owner is not None:
+            with SecretBuffer(PAYLOAD_BYTES) as payload:
+                record = find_record(self.path, owner, self.master_key_id)
+                self.authenticate(record, owner, payload)
 
     def new_record(self, owner: KeyOwner, algorithm: Algorithm | None) -> bytes:
         """Return a record with a new random key, or a plaintext entry."""

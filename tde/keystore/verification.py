@@ -10,6 +10,7 @@ from stat import S_ISREG
 
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.completeness import missing_keys
+from tde.keystore.envelopes import list_providers
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
 from tde.keystore.log.entry import log_path
@@ -26,6 +27,7 @@ from tde.keystore.store.layout import (
     read_document,
     record_path,
     remains,
+    unlock_path,
 )
 from tde.keystore.store.record import KeyOwner
 from tde.keystore.store.remedies import bring_key
@@ -73,6 +75,7 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         _check_document(path, keystore),
         *_check_records(path, keystore),
         *_check_auto_open(path, keystore),
+        *_check_envelopes(path),
         *_check_lock(path),
         *_check_log(path, keystore),
         *(_check_rotation(path, file) for file in left_of_rotation(path)),
@@ -171,6 +174,22 @@ def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedF
         yield CheckedFile(file, what, str(error), error.remedy)
     else:
         yield CheckedFile(file, what)
+
+
+def _check_envelopes(path: Path) -> Iterator[CheckedFile]:
+    """Look at the form of envelopes; only their providers can prove more."""
+    try:
+        providers = list_providers(path)
+    except KeystoreError as error:
+        if _check_document(path, None).good:  # What is wrong with that is told by itself.
+            yield CheckedFile(unlock_path(path), "of providers", str(error), error.remedy)
+        return
+    for one in providers:
+        if one.is_current:
+            yield CheckedFile(one.file, f"of provider {one.name}", one.problem, one.remedy)
+        else:
+            what = "an envelope of another master key; the next rotation removes it"
+            yield CheckedFile(one.file, what, unused=True)
 
 
 def _check_log(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from tde.errors import KeystoreDamagedError, KeystoreError, OsUserError, WrongPassphraseError
+from tde.errors import (
+    KeystoreDamagedError,
+    KeystoreError,
+    OsUserError,
+    ProviderError,
+    WrongPassphraseError,
+)
 from tde.file_rights import file_rights_of_owner
 from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
@@ -99,14 +105,17 @@ def write_entry_if_possible(
 
 
 @contextmanager
-def telling_of_failures(directory: Path) -> Iterator[None]:
-    """Append an entry when a keystore does not open with what somebody had."""
+def telling_of_failures(directory: Path, **details: object) -> Iterator[None]:
+    """Append an entry when a keystore does not open with what somebody had.
+
+    Args:
+        details: what else the entry says, such as the provider that was asked.
+    """
     try:
         yield
-    except (WrongPassphraseError, KeystoreDamagedError) as error:
-        write_entry_if_possible(
-            directory, "fail to open keystore", {"why": type(error).__name__}, None
-        )
+    except (WrongPassphraseError, KeystoreDamagedError, ProviderError) as error:
+        why = {"why": type(error).__name__, **details}
+        write_entry_if_possible(directory, "fail to open keystore", why, None)
         raise
 
 
