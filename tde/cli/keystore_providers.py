@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _EXIT_FINDINGS = 1
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
-_ALL = "all"
+
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")]
 
@@ -90,31 +91,61 @@ def add(
             "at most 7d.",
         ),
     ] = None,
+    share_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--share-dir",
+            metavar="DIR",
+            help="For custodians: write each share to a file there. Default: show them one by one.",
+        ),
+    ] = None,
     source: PassphraseSource = PROMPT,
 ) -> None:
     """Let a provider open the keystore: it wraps a key that wraps the master key.
 
     It is tried before anything is written. The passphrase goes on opening the keystore.
     """
+    from tde.cli.custodian_shares import hand_out, require_a_way, take_back, tell_about
     from tde.keystore import add_envelope
+    from tde.keystore.crypto.secret import wipe
+    from tde.keystore.envelopes import require_free_name
+    from tde.keystore.providers.custodians import CUSTODIANS, new_shares
     from tde.keystore.providers.wrapper import make_provider
 
     parameters = _parameters(option or ())
     if level is not None and not unattended:
         raise typer.BadParameter("--level is for --unattended")
     seconds = _seconds(cache)
+    shares: list[bytearray] = []
+    if type_ == CUSTODIANS:
+        require_a_way(share_dir)
+        parameters, shares = new_shares(parameters)
+    elif share_dir is not None:
+        raise typer.BadParameter(f"--share-dir is for --type {CUSTODIANS}")
     # What cannot be right is told before anybody types a passphrase.
     make_provider(type_, parameters)
-    with open_keystore(require_keystore(keystore), source) as opened:
-        file = add_envelope(
-            opened,
-            name,
-            type_,
-            parameters,
-            unattended=unattended,
-            level=level or "full",
-            cache_seconds=seconds,
-        )
+    files: list[Path] = []
+    try:
+        with open_keystore(require_keystore(keystore), source) as opened:
+            require_free_name(opened.path, name)
+            files = hand_out(shares, name, share_dir)
+            file = add_envelope(
+                opened,
+                name,
+                type_,
+                parameters,
+                unattended=unattended,
+                level=level or "full",
+                cache_seconds=seconds,
+                shares=shares,
+            )
+    except BaseException:
+        take_back(files)
+        raise
+    finally:
+        for share in shares:
+            wipe(share)
+    tell_about(files)
     console.print(
         f"Provider {name} opens the keystore: {file}. It was tried.", markup=False, soft_wrap=True
     )
@@ -168,7 +199,7 @@ def list_(keystore: KeystoreOption = None, as_json: JsonOption = False) -> None:
 def try_(
     name: Annotated[
         str, typer.Argument(metavar="[NAME|all]", help="Which provider to try.")
-    ] = _ALL,
+    ] = "all",
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
     share_file: ShareFileOption = None,
@@ -182,7 +213,7 @@ def try_(
     from tde.keystore.crypto.secret import wipe
 
     directory = require_keystore(keystore)
-    names = [name] if name != _ALL else _names_without_people(list_providers(directory))
+    names = [name] if name != "all" else _names_without_people(list_providers(directory))
     shares = read_shares(share_file or ())
     try:
         trials = [try_envelope(directory, one, shares) for one in names]

@@ -29,6 +29,7 @@ from tde.keystore.providers.envelope_provider import (
     provider_of,
     unwrap_kek,
 )
+from tde.keystore.providers.wrapper import KekProvider
 from tde.keystore.store.envelope import (
     KEK_BYTES,
     Envelope,
@@ -47,6 +48,9 @@ from tde.keystore.store.layout import (
     read_document,
     unlock_path,
 )
+
+ALL = "all"
+"""No name of an envelope, because commands mean every one by it."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +111,7 @@ def add_envelope(
         ProviderError: the provider cannot wrap, or does not unwrap what it has wrapped.
         KeystoreError: another of its subclasses: it cannot be written.
     """
-    if not is_envelope_name(name):
-        raise KeystoreError(
-            f"a provider cannot be called {name!r}",
-            remedy="Use small letters, digits and hyphens, at most 31, and a letter first.",
-        )
+    require_free_name(keystore.path, name)
     try:
         header = EnvelopeHeader(
             name,
@@ -129,18 +129,38 @@ def add_envelope(
             f"provider {name} cannot have these parameters, this level or this time in a cache",
             remedy="Parameters are text without control characters, at most 4096 characters each.",
         ) from error
-    _refuse_second(keystore.path, name)
     # The provider may take long to answer, so it is asked before the lock is taken.
     envelope = _make(keystore, header, shares)
     path = envelope_path(keystore.path, name, keystore.master_key_id)
     with exclusive_lock(keystore.path):
         keystore.require_rotated()
-        _refuse_second(keystore.path, name)
+        require_free_name(keystore.path, name)
         prepare_unlock_directory(keystore.path)
         facts = {"unattended": unattended, "level": level, "cache seconds": cache_seconds}
         keystore.log("add provider", provider=name, type=type_, **facts)
         write_all_atomically({path: envelope.encode()})
     return path
+
+
+def require_free_name(directory: Path, name: str) -> None:
+    """Refuse a name that an envelope cannot have, or one of a keystore has already.
+
+    Raises:
+        KeystoreExistsError: there is an envelope of this name.
+        KeystoreError: it is no name.
+    """
+    if not is_envelope_name(name) or name == ALL:
+        raise KeystoreError(
+            f"a provider cannot be called {name!r}",
+            remedy="Use small letters, digits and hyphens, at most 31, and a letter first; and not "
+            f"{ALL}.",
+        )
+    if any(known == name for known, _ in list_envelopes(directory)):
+        raise KeystoreExistsError(
+            f"the keystore {directory} has a provider {name} already",
+            remedy="Choose another name, or remove that one first: "
+            f"{remove_envelope_command(directory, name)}",
+        )
 
 
 def list_providers(directory: Path) -> list[EnvelopeInfo]:
@@ -273,15 +293,6 @@ def discard_other_envelopes(keystore: Keystore) -> None:
         sync_directory(place)
 
 
-def _refuse_second(directory: Path, name: str) -> None:
-    if any(known == name for known, _ in list_envelopes(directory)):
-        raise KeystoreExistsError(
-            f"the keystore {directory} has a provider {name} already",
-            remedy="Choose another name, or remove that one first: "
-            f"{remove_envelope_command(directory, name)}",
-        )
-
-
 def _make(
     keystore: Keystore,
     header: EnvelopeHeader,
@@ -294,6 +305,7 @@ def _make(
     with random_secret(KEK_BYTES) as kek:
         try:
             provider = provider_of(header)
+            _refuse_unwatched(header, provider)
             wrapped = wrap_apart(
                 keystore.path, provider.timeout, lambda: provider.wrap(kek, context)
             )
@@ -308,6 +320,14 @@ def _make(
             _compare(header, kek, found)
             open_envelope(keystore.path, envelope, found).close()
     return envelope
+
+
+def _refuse_unwatched(header: EnvelopeHeader, provider: KekProvider) -> None:
+    if provider.timeout is None and (header.unattended or header.cache_seconds):
+        raise ProviderError(
+            "people open it, so it can neither be unattended nor bridge an outage",
+            remedy="Leave --unattended and --cache out.",
+        )
 
 
 def _with_wrapped_kek(header: EnvelopeHeader, wrapped: bytes) -> EnvelopeHeader:
