@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from collections.abc import Sequence
@@ -92,9 +93,9 @@ def _write(file: Path, share: bytearray) -> None:
 
 def _show(share: bytearray, number: str) -> None:
     typer.echo(f"{_CLEAR}Share {number}. Only its custodian looks at this terminal now.")
-    input("Enter shows it: ")
+    getpass.getpass("Enter shows it: ")
     words = share.decode().split()
     for start in range(0, len(words), 6):
         typer.echo("  " + "  ".join(words[start : start + 6]))
-    input("Write it down, all words in this order. Enter clears the terminal: ")
+    getpass.getpass("Write it down, all words in this order. Enter clears the terminal: ")
     typer.echo(_CLEAR, nl=False)

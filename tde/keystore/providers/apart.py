@@ -164,8 +164,10 @@ def _become(uid: int, gid: int) -> None:
     if os.geteuid() != 0 or uid == 0:
         return
     try:
-        name = pwd.getpwuid(uid).pw_name
-        groups = os.getgrouplist(name, gid)
+        user = pwd.getpwuid(uid)
+        groups = os.getgrouplist(user.pw_name, gid)
+        # Where its programs have their own configuration.
+        os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
     except KeyError:
         groups = [gid]
     os.setgroups(groups)

@@ -30,8 +30,8 @@ _PORT = "5696"
 _VERSIONS = {"1.4": "KMIP_1_4", "2.0": "KMIP_2_0"}
 _HEADER = struct.Struct(">3sBI")  # Of a message: tag, type, and the length of the rest.
 _LONGEST_ANSWER = 64 * 1024
-# What a server says when a later attempt may do better; all else is a refusal.
-_UNREACHABLE_REASONS = ("RESPONSE_TOO_LARGE", "OPERATION_CANCELED_BY_REQUESTER", "GENERAL_FAILURE")
+# What a server says for whatever it has no word for: neither a refusal nor silence.
+_VAGUE_REASON = "GENERAL_FAILURE"
 
 
 class KmipProvider:
@@ -190,7 +190,7 @@ class KmipProvider:
         message = item.result_message.value if item.result_message else ""
         host, _ = self._address
         text = f"{host} answers {reason}: {' '.join(str(message).split())[:300]}"
-        kind = ProviderUnreachableError if reason in _UNREACHABLE_REASONS else ProviderRefusedError
+        kind = ProviderError if reason == _VAGUE_REASON else ProviderRefusedError
         return kind(
             text,
             remedy="See whether the key is active, may encrypt and decrypt, and is this client's, "

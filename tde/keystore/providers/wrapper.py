@@ -6,8 +6,10 @@ the entry point is its type. Those of tde are registered in the same way as thos
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -85,8 +87,7 @@ class KekProvider(Protocol):
 
 def provider_types() -> dict[str, EntryPoint]:
     """Return the types of providers that are installed, in order of name."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    return dict(sorted(found.items()))
+    return _installed(tuple(sys.path))
 
 
 def provider_class(type_: str) -> type[KekProvider]:
@@ -95,7 +96,7 @@ def provider_class(type_: str) -> type[KekProvider]:
     Raises:
         ProviderError: there is none, or it cannot be loaded.
     """
-    point = next(iter(entry_points(group=GROUP, name=type_)), None)
+    point = provider_types().get(type_)
     if point is None:
         raise ProviderError(
             f"no provider of type {type_} is installed",
@@ -110,6 +111,13 @@ def provider_class(type_: str) -> type[KekProvider]:
             remedy="Install the package again that brings it.",
         ) from error
     return found
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    # A look at every package that is installed, which takes longer than a round trip.
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return dict(sorted(found.items()))
 
 
 def make_provider(type_: str, parameters: Mapping[str, str]) -> KekProvider:

@@ -402,7 +402,8 @@ def foreign_files(directory: Path) -> list[Path]:
     ours |= {*companions(directory), *remains(directory)}
     ours |= {record_path(directory, owner) for owner in list_owners(directory)}
     ours.add(unlock_path(directory))
-    ours |= {envelope_path(directory, *envelope) for envelope in list_envelopes(directory)}
+    with suppress(KeystorePermissionError):  # What is wrong with its rights is told elsewhere.
+        ours |= {envelope_path(directory, *envelope) for envelope in list_envelopes(directory)}
     return [path for path in _entries(directory) if path not in ours]
 
 
@@ -413,7 +414,8 @@ def left_of_rotation(directory: Path) -> list[Path]:
 
 
 def _entries(directory: Path) -> list[Path]:
-    inner = [place for place in (keys_path(directory), unlock_path(directory)) if place.is_dir()]
+    places = (keys_path(directory), unlock_path(directory))
+    inner = [place for place in places if place.is_dir() and not place.is_symlink()]
     return sorted(path for place in (directory, *inner) for path in place.iterdir())
 
 
