@@ -15,12 +15,12 @@ from tde.errors import (
     ProviderError,
 )
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
-from tde.keystore.crypto.wrapping import new_nonce
 from tde.keystore.keystore import Keystore
 from tde.keystore.log.writing import write_entry
 from tde.keystore.providers.apart import wrap_apart
 from tde.keystore.providers.envelope_provider import (
     EnvelopeProvider,
+    altered,
     find_envelope,
     forget_kek,
     is_kept,
@@ -58,7 +58,7 @@ class EnvelopeInfo:
     """What an envelope says in the clear; only its provider proves that it is authentic.
 
     Attributes:
-        header: None when the file cannot be read; ``problem`` says why then.
+        envelope: None when the file cannot be read; ``problem`` says why then.
         is_current: whether it has the master key of keystore.json.
         is_cached: whether the kernel keeps its KEK for this user at the moment.
     """
@@ -66,10 +66,15 @@ class EnvelopeInfo:
     name: str
     file: Path
     is_current: bool
-    header: EnvelopeHeader | None
+    envelope: Envelope | None
     is_cached: bool = False
     problem: str = ""
     remedy: str = ""
+
+    @property
+    def header(self) -> EnvelopeHeader | None:
+        """What it says; None when it cannot be read."""
+        return self.envelope.header if self.envelope else None
 
 
 @dataclass(frozen=True)
@@ -176,14 +181,14 @@ def list_providers(directory: Path) -> list[EnvelopeInfo]:
         file = envelope_path(directory, name, master_key_id)
         is_current = master_key_id == document.header.master_key_id
         try:
-            header = read_envelope(directory, name, document.header.uuid, master_key_id).header
+            envelope = read_envelope(directory, name, document.header.uuid, master_key_id)
         except FileNotFoundError:
             continue  # Removed meanwhile.
         except KeystoreError as error:
             problem = EnvelopeInfo(name, file, is_current, None, False, str(error), error.remedy)
             found.append(problem)
         else:
-            found.append(EnvelopeInfo(name, file, is_current, header, is_kept(header)))
+            found.append(EnvelopeInfo(name, file, is_current, envelope, is_kept(envelope.header)))
     return found
 
 
@@ -260,8 +265,9 @@ def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
         if master_key_id != old.master_key_id:
             continue
         try:
-            header = read_envelope(old.path, name, old.uuid, master_key_id).header
-            header = replace(header, master_key_id=rotated.master_key_id)
+            before = read_envelope(old.path, name, old.uuid, master_key_id)
+            require_own(old, before)
+            header = replace(before.header, master_key_id=rotated.master_key_id)
             envelope = _make(rotated, header, (), is_rotation=True)
         except KeystoreError as error:
             raise type(error)(
@@ -272,6 +278,16 @@ def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
             ) from error
         made[envelope_path(old.path, name, rotated.master_key_id)] = envelope.encode()
     return made
+
+
+def require_own(keystore: Keystore, envelope: Envelope) -> None:
+    """Refuse an envelope of the keystore's master key that was not made by who had that.
+
+    Raises:
+        KeystoreDamagedError: it was altered.
+    """
+    if not keystore.is_own_envelope(envelope):
+        raise altered(keystore.path, envelope.header)
 
 
 def discard_other_envelopes(keystore: Keystore) -> None:
@@ -312,7 +328,7 @@ def _make(
             header = _with_wrapped_kek(header, wrapped)
         except ProviderError as error:
             raise named(error, header.name, header.type) from error
-        envelope = Envelope(header, keystore.wrap_master_key(kek, new_nonce(), header.context()))
+        envelope = keystore.make_envelope(header, kek)
         # People are not called together for a rotation; what they have is not asked of them.
         if is_rotation and provider.timeout is None:
             return envelope

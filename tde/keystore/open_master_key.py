@@ -18,7 +18,7 @@ from tde.errors import (
 )
 from tde.keystore.crypto.derivation import derive_authentication_key, derive_tablespace_key
 from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, wipe
-from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap_into, wrap
+from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
 from tde.keystore.log.entry import LABEL as LOG_LABEL
 from tde.keystore.log.writing import write_entry
@@ -31,6 +31,12 @@ from tde.keystore.message import (
 )
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
+from tde.keystore.store.envelope import (
+    LABEL as ENVELOPE_LABEL,
+    Envelope,
+    EnvelopeHeader,
+    make_envelope,
+)
 from tde.keystore.store.layout import (
     another_master_key,
     check_belongs,
@@ -325,13 +331,22 @@ class OpenMasterKey(Closing):
         """
         return provider.wrap_and_compare(self.path, self._header, self._open_master_key())
 
-    def wrap_master_key(self, kek: SecretBuffer, nonce: bytes, context: bytes) -> Wrapped:
-        """Return the master key under another key, for an envelope.
+    def is_own_envelope(self, envelope: Envelope) -> bool:
+        """Tell whether an envelope was made by who had this master key.
 
         Raises:
             KeystoreClosedError: the keystore was closed.
         """
-        return wrap(kek, self._open_master_key(), nonce, context)
+        return envelope.has_code_of(self.first_authentication_key(ENVELOPE_LABEL))
+
+    def make_envelope(self, header: EnvelopeHeader, kek: SecretBuffer) -> Envelope:
+        """Return an envelope with the master key under a KEK.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        wrapped = wrap(kek, self._open_master_key(), new_nonce(), header.context())
+        return make_envelope(header, wrapped, self.first_authentication_key(ENVELOPE_LABEL))
 
     def require_fitting_record(self) -> None:
         """Check that the master key opens the records, by the first of them, if there is one.

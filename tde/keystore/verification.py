@@ -10,7 +10,7 @@ from stat import S_ISREG
 
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.completeness import missing_keys
-from tde.keystore.envelopes import list_providers
+from tde.keystore.envelopes import list_providers, require_own
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
 from tde.keystore.log.entry import log_path
@@ -75,7 +75,7 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         _check_document(path, keystore),
         *_check_records(path, keystore),
         *_check_auto_open(path, keystore),
-        *_check_envelopes(path),
+        *_check_envelopes(path, keystore),
         *_check_lock(path),
         *_check_log(path, keystore),
         *(_check_rotation(path, file) for file in left_of_rotation(path)),
@@ -176,8 +176,8 @@ def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedF
         yield CheckedFile(file, what)
 
 
-def _check_envelopes(path: Path) -> Iterator[CheckedFile]:
-    """Look at the form of envelopes; only their providers can prove more."""
+def _check_envelopes(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
+    """Look at envelopes; that they open, only their providers can prove."""
     try:
         providers = list_providers(path)
     except KeystoreError as error:
@@ -185,11 +185,18 @@ def _check_envelopes(path: Path) -> Iterator[CheckedFile]:
             yield CheckedFile(unlock_path(path), "of providers", str(error), error.remedy)
         return
     for one in providers:
-        if one.is_current:
-            yield CheckedFile(one.file, f"of provider {one.name}", one.problem, one.remedy)
-        else:
+        what = f"of provider {one.name}"
+        if not one.is_current:
             what = "an envelope of another master key; the next rotation removes it"
             yield CheckedFile(one.file, what, unused=True)
+            continue
+        try:
+            if keystore is not None and one.envelope is not None:
+                require_own(keystore, one.envelope)
+        except KeystoreError as error:
+            yield CheckedFile(one.file, what, str(error), error.remedy)
+        else:
+            yield CheckedFile(one.file, what, one.problem, one.remedy)
 
 
 def _check_log(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:

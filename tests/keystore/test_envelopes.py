@@ -271,6 +271,7 @@ FORGED = (
     {"wrapped_kek": "00" * 32},
     {"nonce": "00" * 12},
     {"wrapped_master_key": "00" * 48},
+    {"code": "00" * 32},
 )
 
 
@@ -281,6 +282,14 @@ def test_no_field_can_be_changed(keystore: Keystore, xor: Xor, changes: dict[str
     rewrite(file, **changes)
     with pytest.raises(KeystoreError):
         key_by(keystore.path)
+    # A rotation would wrap the new master key for whoever stands there.
+    before = len(xor.asked)
+    with pytest.raises(KeystoreDamagedError, match="was altered") as caught:
+        rotate_master_key(keystore.path, PASSPHRASE)
+    assert len(xor.asked) == before
+    assert "tde keystore provider remove xor" in caught.value.remedy
+    (bad,) = [one for one in verify_keystore(keystore.path, keystore) if not one.good]
+    assert (bad.file, "was altered" in bad.problem) == (file, True)
 
 
 HOSTILE = (
@@ -330,6 +339,7 @@ def test_hostile_files_are_named(keystore: Keystore, xor: Xor, content: bytes, w
         {"wrapped_kek": "AA"},
         {"nonce": "00"},
         {"wrapped_master_key": "00"},
+        {"code": "00"},
         {"more": 1},
     ],
     ids=str,

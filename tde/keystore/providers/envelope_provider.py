@@ -15,7 +15,8 @@ from tde.errors import (
     ProviderRefusedError,
     ProviderUnreachableError,
 )
-from tde.keystore.crypto.secret import SecretBuffer
+from tde.keystore.crypto.derivation import derive_authentication_key
+from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, unwrap
 from tde.keystore.providers.apart import unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
@@ -23,6 +24,7 @@ from tde.keystore.providers.wrapper import KekProvider, make_provider
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.envelope import (
     KEK_BYTES,
+    LABEL,
     Envelope,
     EnvelopeHeader,
     kek_context,
@@ -143,14 +145,29 @@ def open_envelope(directory: Path, envelope: Envelope, kek: SecretBuffer) -> Sec
     """
     header = envelope.header
     try:
-        return unwrap(kek, envelope.master_key, header.context())
+        master_key = unwrap(kek, envelope.master_key, header.context())
     except UnwrapError:
-        path = envelope_path(directory, header.name, header.master_key_id)
-        raise KeystoreDamagedError(
-            f"{path} was altered, or its provider has given another key",
-            remedy="Open the keystore in another way, and make the envelope again: "
-            f"{remove_envelope_command(directory, header.name)}, then tde keystore provider add",
-        ) from None
+        raise altered(directory, header) from None
+    with master_key.view as view:
+        content = bytearray(view)
+    try:
+        is_own = envelope.has_code_of(derive_authentication_key(content, LABEL))
+    finally:
+        wipe(content)
+    if not is_own:
+        master_key.close()
+        raise altered(directory, header)
+    return master_key
+
+
+def altered(directory: Path, header: EnvelopeHeader) -> KeystoreDamagedError:
+    """Return the error about an envelope that is not as tde has made it."""
+    path = envelope_path(directory, header.name, header.master_key_id)
+    return KeystoreDamagedError(
+        f"{path} was altered, or its provider has given another key",
+        remedy="Open the keystore in another way, and make the envelope again: "
+        f"{remove_envelope_command(directory, header.name)}, then tde keystore provider add",
+    )
 
 
 def unwrap_kek(

@@ -3,10 +3,15 @@
 ``unlock/<name>.<master key id>.json`` has a random key-encryption key (KEK) that only the provider
 unwraps, and the master key under the KEK. So the provider sees neither master key nor data keys.
 The id in the name lets a rotation write all new envelopes before keystore.json is replaced.
+
+A rotation makes each envelope anew without opening the old one, because custodians would have to
+come for that. So an envelope also has a code under a key that is derived from the master key: or
+whoever can write to the directory could have the next master key wrapped for a provider of theirs.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 import shlex
@@ -23,6 +28,8 @@ from tde.keystore.store.files import check_private_directory, read_private_file
 from tde.keystore.store.layout import envelope_path, is_envelope_name, unlock_path
 
 FORMAT = "tde-unlock"
+LABEL = b"tde unlock"
+"""Of the key of codes, HKDF-SHA256 of the master key."""
 VERSION = 1
 LEVELS = ("full", "wal")
 KEK_BYTES = 32
@@ -106,18 +113,45 @@ class Envelope:
     """The whole of an envelope.
 
     A KEK is made for one envelope and wraps one message, so its nonce cannot repeat.
+
+    Attributes:
+        code: HMAC-SHA256 of all else, by which who has the master key knows it for its own.
     """
 
     header: EnvelopeHeader
     master_key: Wrapped
+    code: bytes
 
     def encode(self) -> bytes:
         """Return the content of the file, which is the same for equal envelopes."""
-        fields = self.header.fields()
-        fields["nonce"] = self.master_key.nonce.hex()
-        fields["wrapped_master_key"] = (self.master_key.ciphertext + self.master_key.tag).hex()
+        fields = _body(self.header, self.master_key)
+        fields["code"] = self.code.hex()
         fields["checksum"] = checksum(fields)
         return json.dumps(fields, indent=2).encode() + b"\n"
+
+    def has_code_of(self, secret: bytes) -> bool:
+        """Tell whether the code is of the key that is derived from a master key for that."""
+        return hmac.compare_digest(_code(self.header, self.master_key, secret), self.code)
+
+
+def make_envelope(header: EnvelopeHeader, master_key: Wrapped, secret: bytes) -> Envelope:
+    """Return an envelope with its code.
+
+    Args:
+        secret: derived from the master key, with `LABEL`.
+    """
+    return Envelope(header, master_key, _code(header, master_key, secret))
+
+
+def _body(header: EnvelopeHeader, master_key: Wrapped) -> dict[str, Any]:
+    fields = header.fields()
+    fields["nonce"] = master_key.nonce.hex()
+    fields["wrapped_master_key"] = (master_key.ciphertext + master_key.tag).hex()
+    return fields
+
+
+def _code(header: EnvelopeHeader, master_key: Wrapped, secret: bytes) -> bytes:
+    return hmac.digest(secret, canonical(_body(header, master_key)), "sha256")
 
 
 def kek_context(keystore: UUID, master_key_id: UUID, name: str) -> bytes:
@@ -185,8 +219,9 @@ def remove_envelope_command(directory: Path, name: str) -> str:
 def _from_fields(fields: dict[str, Any]) -> Envelope:
     wrapped = bytes.fromhex(fields["wrapped_master_key"])
     nonce = bytes.fromhex(fields["nonce"])
-    if len(nonce) != NONCE_BYTES or len(wrapped) != 32 + TAG_BYTES:
-        raise ValueError("the wrapped master key has another length")
+    code = bytes.fromhex(fields["code"])
+    if (len(nonce), len(wrapped), len(code)) != (NONCE_BYTES, 32 + TAG_BYTES, 32):
+        raise ValueError("the wrapped master key or the code has another length")
     return Envelope(
         EnvelopeHeader(
             name=fields["name"],
@@ -200,6 +235,7 @@ def _from_fields(fields: dict[str, Any]) -> Envelope:
             wrapped_kek=bytes.fromhex(fields["wrapped_kek"]),
         ),
         Wrapped(nonce, wrapped[:-TAG_BYTES], wrapped[-TAG_BYTES:]),
+        code,
     )
 
 
