@@ -6,12 +6,10 @@ the entry point is its type. Those of tde are registered in the same way as thos
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from types import ModuleType
 from typing import ClassVar, Protocol
 
@@ -19,6 +17,7 @@ from tde.errors import ProviderError
 from tde.keystore.crypto.secret import SecretBuffer
 
 GROUP = "tde.keystore.providers"
+_PACKAGE = "tde"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class KekProvider(Protocol):
 
 def provider_types() -> dict[str, EntryPoint]:
     """Return the types of providers that are installed, in order of name."""
-    return _installed(tuple(sys.path))
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return dict(sorted({**found, **_own()}.items()))
 
 
 def provider_class(type_: str) -> type[KekProvider]:
@@ -96,7 +96,7 @@ def provider_class(type_: str) -> type[KekProvider]:
     Raises:
         ProviderError: there is none, or it cannot be loaded.
     """
-    point = provider_types().get(type_)
+    point = _own().get(type_) or provider_types().get(type_)
     if point is None:
         raise ProviderError(
             f"no provider of type {type_} is installed",
@@ -113,11 +113,16 @@ def provider_class(type_: str) -> type[KekProvider]:
     return found
 
 
-@lru_cache(maxsize=1)
-def _installed(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    # A look at every package that is installed, which takes longer than a round trip.
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    return dict(sorted(found.items()))
+def _own() -> dict[str, EntryPoint]:
+    """Return those of this package, which no other one can take the place of.
+
+    They are looked for first, because a look at all packages takes longer than a round trip.
+    """
+    try:
+        points = distribution(_PACKAGE).entry_points
+    except PackageNotFoundError:  # A checkout that was never installed.
+        return {}
+    return {point.name: point for point in points if point.group == GROUP}
 
 
 def make_provider(type_: str, parameters: Mapping[str, str]) -> KekProvider:
