@@ -86,15 +86,21 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
     return make
 
 
-def recipe(heading: str) -> dict[str, str]:
-    """Return the parameters of a recipe in the documents."""
-    section = PAGE.read_text().split(f"### {heading}\n")[1].split("\n#")[0]
-    return dict(re.findall(r"""-o (wrap-command|unwrap-command)='([^']*)'""", section))
+def recipe(heading: str, place: Path) -> dict[str, str]:
+    """Return the parameters of a recipe in the documents, with its script at another place."""
+    section = PAGE.read_text().split(f"### {heading}\n")[1].split("\n###")[0]
+    (script,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    (path,) = set(re.findall(r"/etc/tde/[a-z.]+", section))
+    file = place / Path(path).name
+    file.write_text(script)
+    file.chmod(0o755)
+    found = dict(re.findall(r"-o (wrap-command|unwrap-command)='([^']*)'", section))
+    return {name: command.replace(path, str(file)) for name, command in found.items()}
 
 
 def test_the_recipe_for_aws(keystore: Keystore, programs: Callable[[str, str], Path]) -> None:
     aws = programs("aws", AWS.format(python=sys.executable))
-    parameters = recipe("AWS KMS")
+    parameters = recipe("AWS KMS", aws.parent)
     assert parameters.keys() == {"wrap-command", "unwrap-command"}
     add_envelope(keystore, "aws", "command", parameters)
     assert try_envelope(keystore.path, "aws").problem == ""
