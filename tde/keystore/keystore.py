@@ -137,7 +137,9 @@ class Keystore(OpenMasterKey):
         return cls.open_with(path, AutoOpenProvider())
 
     @classmethod
-    def open_with(cls, path: Path, provider: MasterKeyProvider, **details: object) -> Keystore:
+    def open_with(
+        cls, path: Path, provider: MasterKeyProvider, details: Mapping[str, object] | None = None
+    ) -> Keystore:
         """Open an existing keystore with the master key that a provider brings.
 
         Args:
@@ -147,7 +149,7 @@ class Keystore(OpenMasterKey):
             KeystoreError: one of its subclasses, as for :meth:`open`, or the provider's own.
         """
         path = path.resolve()
-        with telling_of_failures(path, **details):
+        with telling_of_failures(path, details or {}):
             while True:
                 document = read_document(path)
                 try:

@@ -144,23 +144,32 @@ def _open_unattended(directory: Path, failed: list[str]) -> Keystore | None:
         keystore = Keystore.open_automatically(directory)
         tell_of_opening(keystore, "auto-open.key")
         return keystore
-    for name in _unattended_names(directory):
+    for name in _unattended_names(directory, failed):
         try:
             return _open_by_provider(directory, name, [])
         except KeystoreError as error:
-            _warnings.warning("%s", error)
-            failed.append(str(error))
+            _tell_of_failure(error, failed)
     return None
 
 
-def _unattended_names(directory: Path) -> list[str]:
+def _unattended_names(directory: Path, failed: list[str]) -> list[str]:
     from tde.keystore.store.layout import list_envelopes
 
-    if not list_envelopes(directory):
-        return []
-    from tde.keystore.envelopes import unattended_providers
+    try:
+        if not list_envelopes(directory):
+            return []
+        from tde.keystore.envelopes import unattended_providers
 
-    return [info.name for info in unattended_providers(directory)]
+        return [info.name for info in unattended_providers(directory)]
+    except KeystoreError as error:
+        # What is wrong with envelopes must not keep the passphrase from opening.
+        _tell_of_failure(error, failed)
+        return []
+
+
+def _tell_of_failure(error: KeystoreError, failed: list[str]) -> None:
+    _warnings.warning("%s", error)
+    failed.append(str(error))
 
 
 def _open_by_provider(directory: Path, name: str, shares: Sequence[bytearray]) -> Keystore:
@@ -168,7 +177,7 @@ def _open_by_provider(directory: Path, name: str, shares: Sequence[bytearray]) -
     from tde.keystore.providers.envelope_provider import EnvelopeProvider
 
     provider = EnvelopeProvider(name, shares)
-    keystore = Keystore.open_with(directory, provider, asked=name)
+    keystore = Keystore.open_with(directory, provider, {"provider": name})
     assert provider.header is not None
     keystore.level = provider.header.level
     means = f"provider {name} ({provider.header.type})"

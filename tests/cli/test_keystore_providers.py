@@ -90,6 +90,9 @@ def test_its_whole_life(keystore: Path, xor: Xor, by_passphrase: list[str]) -> N
     run("verify", "-k", keystore, "--provider", "hsm")
     run("rotate", "-k", keystore, *by_passphrase)
     run("verify", "-k", keystore, "--provider", "hsm")
+    new = ["--new-passphrase-command", "echo another passphrase"]
+    changed = run("passphrase", "-k", keystore, *by_passphrase, *new)
+    assert "It still opens by its providers: hsm." in changed.stderr
     removed = run("provider", "remove", "hsm", "-k", keystore)
     assert "made before still open by it" in removed.stderr
     assert "only its passphrase" in run("provider", "list", "-k", keystore).stdout

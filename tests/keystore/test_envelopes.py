@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_what_opened_it_is_in_the_key_log(keystore: Keystore, xor: Xor) -> None:
             },
         ),
         ("open keystore", {"with": "provider xor (xor)"}),
-        ("fail to open keystore", {"why": "ProviderRefusedError", "asked": "xor"}),
+        ("fail to open keystore", {"why": "ProviderRefusedError", "provider": "xor"}),
         ("remove provider", {"provider": "xor"}),
     ]
 
@@ -439,6 +440,8 @@ def test_links_owners_and_modes(keystore: Keystore, xor: Xor, tmp_path: Path) ->
     for attempt in (lambda: key_by(keystore.path), lambda: list_providers(keystore.path)):
         with pytest.raises(KeystoreError):
             attempt()
+    with pytest.raises(PassphraseError, match="and the keystore does not open by itself"):
+        open_keystore(keystore.path)
     (damaged,) = [one for one in verify_keystore(keystore.path, keystore) if not one.good]
     assert damaged.file == unlock
     Keystore.open(keystore.path, PASSPHRASE).close()
@@ -586,3 +589,51 @@ def test_an_open_keystore_asks_no_provider(keystore: Keystore, xor: Xor) -> None
         opened.create_named_key(Algorithm.AES256)
         opened.unwrap_key(KeyOwner.wal())
         assert len(xor.asked) == before
+
+
+# Two at once.
+
+
+def test_of_several_with_one_name_one_is_added(keystore: Keystore, xor: Xor) -> None:
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(4)
+
+    def add() -> None:
+        start.wait()
+        try:
+            xor.add(keystore)
+        except KeystoreExistsError:
+            os._exit(1)
+        os._exit(0)
+
+    writers = [context.Process(target=add) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(writer.exitcode or 0 for writer in writers) == [0, 1, 1, 1]
+    key_by(keystore.path)
+
+
+def test_rotations_and_openings_at_the_same_time(keystore: Keystore, xor: Xor) -> None:
+    """Of keystore.json and an envelope one may be read before a rotation, and one after it."""
+    xor.add(keystore)
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(2)
+
+    def rotate() -> None:
+        start.wait()
+        for _ in range(4):
+            rotate_master_key(keystore.path, PASSPHRASE).close()
+
+    rotating = context.Process(target=rotate)
+    rotating.start()
+    start.wait()
+    count = 0
+    while rotating.is_alive():
+        open_keystore(keystore.path, PassphraseSource(provider="xor")).close()
+        count += 1
+    rotating.join()
+    assert rotating.exitcode == 0
+    assert count
+    key_by(keystore.path)

@@ -10,6 +10,7 @@ import syslog
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -105,7 +106,9 @@ def write_entry_if_possible(
 
 
 @contextmanager
-def telling_of_failures(directory: Path, **details: object) -> Iterator[None]:
+def telling_of_failures(
+    directory: Path, details: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[None]:
     """Append an entry when a keystore does not open with what somebody had.
 
     Args:
