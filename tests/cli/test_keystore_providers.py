@@ -233,7 +233,7 @@ def test_custodians_on_a_terminal(keystore: Path, by_passphrase: list[str]) -> N
     assert code == 0, shown
     assert "this share is mistyped or incomplete: its checksum does not fit. Once more" in shown
     assert "this share was given already: it is number 3" in shown
-    assert shown.count("Share 2 of 2: ") == 3
+    assert shown.count("Share 2 of 2 for officers: ") == 3
     assert shares[0].split()[6] not in shown
 
 

@@ -77,7 +77,8 @@ class CustodiansProvider:
     def unwrap(self, wrapped: bytes, context: bytes) -> SecretBuffer:
         """Return the KEK, after enough custodians have given their shares."""
         public, rest = wrapped[:_KEY_BYTES], wrapped[_KEY_BYTES:]
-        secret = self._combine(self._given() if self._shares else self._asked())
+        name = context.decode().rpartition(":")[2]
+        secret = self._combine(self._given() if self._shares else self._asked(name))
         try:
             private = X25519PrivateKey.from_private_bytes(bytes(secret))
         finally:
@@ -111,10 +112,10 @@ class CustodiansProvider:
             )
         return found[: self._threshold]
 
-    def _asked(self) -> list[Any]:
+    def _asked(self, name: str) -> list[Any]:
         found: list[Any] = []
         while len(found) < self._threshold:
-            words = _ask(f"Share {len(found) + 1} of {self._threshold}: ")
+            words = _ask(f"Share {len(found) + 1} of {self._threshold} for {name}: ")
             try:
                 found.append(self._checked(words, found, "this share"))
             except ProviderRefusedError as error:
