@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +236,11 @@ def test_custodians_on_a_terminal(keystore: Path, by_passphrase: list[str]) -> N
     assert "this share was given already: it is number 3" in shown
     assert shown.count("Share 2 of 2 for officers: ") == 3
     assert shares[0].split()[6] not in shown
+    # Who interrupts it has a terminal that shows again what is typed.
+    line = f"trap : INT; {shlex.join(listing)}; stty -a"
+    shown, _ = run_on_terminal(["sh", "-c", line], [shares[2].encode() + b"\n", b"\x03"])
+    assert "Interrupted." in shown
+    assert " echo " in shown.partition("Interrupted.")[2]
 
 
 def test_a_share_is_never_left_when_the_provider_is_not_added(

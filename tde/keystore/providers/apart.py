@@ -75,18 +75,42 @@ def _content_of(secret: SecretBuffer) -> bytearray:
 def _run(directory: Path, timeout: float | None, action: Callable[[], bytearray]) -> bytearray:
     status = directory.stat()
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        _serve(writer, (status.st_uid, status.st_gid), timeout, action)
-    os.close(writer)
+    parent = os.getpid()
+    # An interruption must not raise in the child before it is where nothing gets out of it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        child = os.fork()
+        if child == 0:
+            _serve(writer, parent, before, (status.st_uid, status.st_gid), timeout, action)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        os.close(writer)
         return _answer(reader, timeout)
     finally:
         os.close(reader)
-        # Who has answered has nothing left to do; what hangs, and its children, must not stay.
-        with suppress(ProcessLookupError):
-            (os.kill if timeout is None else os.killpg)(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        if timeout is None:
+            _wait_for(child)
+        else:
+            # Who has answered has nothing left to do; what hangs, and its children, must not stay.
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)  # It may not have its group yet.
+            os.waitpid(child, 0)
+
+
+def _wait_for(child: int) -> None:
+    """Wait for a process that asks people, which is interrupted where this one was.
+
+    It is not killed: a terminal on which it has turned the echo off would stay like that.
+    """
+    while True:
+        try:
+            os.waitpid(child, 0)
+            return
+        except KeyboardInterrupt:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
 
 
 def _answer(reader: int, timeout: float | None) -> bytearray:
@@ -127,6 +151,8 @@ def _raise(content: bytes) -> NoReturn:
 
 def _serve(
     writer: int,
+    parent: int,
+    signals: set[int | signal.Signals],
     owner: tuple[int, int],
     timeout: float | None,
     action: Callable[[], bytearray],
@@ -138,11 +164,15 @@ def _serve(
             # what waits for a person would wait for ever in the background.
             os.setsid()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         _become(*owner)
         # After the change of the user, which takes both back.
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end = signal.SIGINT if timeout is None else signal.SIGKILL
+        _libc.prctl(_PR_SET_PDEATHSIG, end, 0, 0, 0)
+        if os.getppid() != parent:
+            raise ProviderError("the command that asks has ended")
         answer = action()
         _write(writer, _RESULT, answer)
         wipe(answer)
