@@ -96,18 +96,18 @@ def verify(
     Every key must open with the master key. Exit code 0: all is well; 1: something is damaged or
     missing, and is named with what to do.
     """
-    from tde.keystore import can_open_automatically
     from tde.postgres.cluster.keystore_verification import check_keystore_files, needed_keys
 
     directory = require_keystore(keystore)
     needed: list[NeededKeys] = []
-    by_itself = source == PROMPT and can_open_automatically(directory)
+    by_itself = False
     if _is_damaged(directory):
         # It does not open, so the rest can be looked at only from outside.
         files = check_keystore_files(directory, None)
         unchecked = list(backup or ())
     else:
         with open_keystore(directory, source) as opened:
+            by_itself = source == PROMPT and not opened.by_hand
             files = check_keystore_files(directory, opened)
             needed = [needed_keys(path, opened) for path in backup or ()]
         unchecked = []

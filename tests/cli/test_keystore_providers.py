@@ -82,6 +82,7 @@ def test_its_whole_life(keystore: Path, xor: Xor, by_passphrase: list[str]) -> N
     # Nothing says how to open it, so it opens by itself.
     assert "1 key" not in run("list", "-k", keystore).stdout
     assert "open keystore: with provider hsm (xor)" in run("log", "-k", keystore).stdout
+    assert "so its passphrase was not tried" in run("verify", "-k", keystore).stderr
     assert "Providers   hsm" in run("status", "-k", keystore).stdout
     assert json.loads(run("status", "-k", keystore, "--json").stdout)["providers"] == ["hsm"]
     backed_up = run("backup", keystore.parent / "backup", "-k", keystore)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.keystore.test_envelopes import kernel_keeps_keys
+from tests.keystore.test_provider_outages import kernel_keeps_keys
 from tests.keystore.third_party import Xor, install
 
 OPTIONS = "-c listen_addresses='' -c fsync=off -c shared_buffers=16MB"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,6 @@ from tde.keystore import (
     verify_keystore,
 )
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.envelope_provider import EnvelopeProvider
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.providers.passphrase_source import PassphraseSource
 from tde.keystore.store.document import checksum
@@ -479,116 +477,6 @@ def test_a_backup_has_no_envelopes_of_other_master_keys(
     assert [one.name for one in (tmp_path / "backup" / "unlock").iterdir()] == [file.name]
     rotate_master_key(keystore.path, PASSPHRASE).close()
     assert not left.exists()
-
-
-# Outages.
-
-
-def kernel_keeps_keys(keystore: Keystore) -> bool:
-    from tde.keystore.crypto.secret import random_secret
-    from tde.keystore.providers.keyring import forget_key, keep_key
-
-    with random_secret(32) as key:
-        try:
-            keep_key(keystore.uuid.hex, key, 10)
-        except OSError:
-            return False
-    return forget_key(keystore.uuid.hex)
-
-
-def test_a_cache_bridges_an_outage_and_no_refusal(
-    keystore: Keystore, xor: Xor, caplog: pytest.LogCaptureFixture
-) -> None:
-    if not kernel_keeps_keys(keystore):
-        pytest.skip("the kernel keeps no keys for this process")
-    xor.add(keystore, cache_seconds=60)
-    xor.behave("away")
-    # Nothing has been unwrapped for a start yet.
-    with pytest.raises(ProviderUnreachableError):
-        key_by(keystore.path)
-    xor.behave()
-    wanted = key_by(keystore.path)
-    assert list_providers(keystore.path)[0].is_cached
-    xor.behave("away")
-    assert key_by(keystore.path) == wanted
-    assert "the key that the kernel keeps for that is used" in caplog.text
-    log = read_key_log(keystore.path).entries[-1]
-    assert log.details["with"] == "provider xor (xor), from the kernel's cache"
-    # To try it is to ask it.
-    assert "it is away" in try_envelope(keystore.path, "xor").problem
-    # Who is shut out does not come in by cutting the line afterwards.
-    xor.behave("refuse")
-    with pytest.raises(ProviderRefusedError):
-        key_by(keystore.path)
-    xor.behave("away")
-    with pytest.raises(ProviderUnreachableError):
-        key_by(keystore.path)
-
-
-def test_a_cache_ends_by_itself_and_by_command(keystore: Keystore, xor: Xor) -> None:
-    from tde.keystore import forget_cached
-
-    if not kernel_keeps_keys(keystore):
-        pytest.skip("the kernel keeps no keys for this process")
-    xor.add(keystore, cache_seconds=1)
-    xor.add(keystore, "long", cache_seconds=3600)
-    for name in ("xor", "long"):
-        key_by(keystore.path, name)
-    while list_providers(keystore.path)[1].is_cached:
-        time.sleep(0.1)
-    xor.behave("away")
-    with pytest.raises(ProviderUnreachableError):
-        key_by(keystore.path, "xor")
-    key_by(keystore.path, "long")
-    assert forget_cached(keystore.path, "long")
-    assert not forget_cached(keystore.path, "long")
-    with pytest.raises(ProviderUnreachableError):
-        key_by(keystore.path, "long")
-    # A rotation, and a removal, leave nothing in the kernel that opens older copies.
-    xor.behave()
-    key_by(keystore.path, "long")
-    (before,) = [info.header for info in list_providers(keystore.path) if info.name == "long"]
-    rotate_master_key(keystore.path, PASSPHRASE).close()
-    from tde.keystore.providers.envelope_provider import is_kept
-
-    assert before is not None
-    assert not is_kept(before)
-    key_by(keystore.path, "long")
-    (now,) = [info.header for info in list_providers(keystore.path) if info.name == "long"]
-    remove_envelope(keystore.path, "long")
-    assert now is not None
-    assert not is_kept(now)
-
-
-def test_a_kernel_that_keeps_no_keys_is_told_and_does_not_matter(
-    keystore: Keystore, xor: Xor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from tde.keystore.providers import keyring
-
-    def refused(*arguments: object) -> int:
-        raise OSError(1, os.strerror(1))
-
-    monkeypatch.setattr(keyring, "_call", refused)
-    xor.add(keystore, cache_seconds=60)
-    key_by(keystore.path)
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        "the kernel keeps no key of provider xor, so an outage would not be bridged: "
-        "Operation not permitted"
-    )
-    xor.behave("away")
-    with pytest.raises(ProviderUnreachableError):
-        key_by(keystore.path)
-
-
-def test_an_open_keystore_asks_no_provider(keystore: Keystore, xor: Xor) -> None:
-    xor.add(keystore)
-    with Keystore.open_with(keystore.path, EnvelopeProvider("xor")) as opened:
-        before = len(xor.asked)
-        xor.behave("away")
-        opened.create_named_key(Algorithm.AES256)
-        opened.unwrap_key(KeyOwner.wal())
-        assert len(xor.asked) == before
 
 
 # Two at once.
