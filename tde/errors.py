@@ -104,6 +104,18 @@ class WrongPassphraseError(PassphraseError):
     """The passphrase does not open this keystore."""
 
 
+class ProviderError(KeystoreError):
+    """A provider did not wrap or unwrap a key."""
+
+
+class ProviderUnreachableError(ProviderError):
+    """A provider gave no answer; a later attempt may succeed."""
+
+
+class ProviderRefusedError(ProviderError):
+    """A provider answered, and would not: no right, no such key, or not what it has wrapped."""
+
+
 class KeyMissingError(KeystoreError):
     """The keystore has no key record for the WAL or for a tablespace."""
 

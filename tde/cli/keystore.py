@@ -14,6 +14,7 @@ from tde.cli import (
     keystore_life,
     keystore_log,
     keystore_passphrase,
+    keystore_providers,
     keystore_rotation,
     keystore_sessions,
 )
@@ -25,13 +26,14 @@ from tde.cli.options import (
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
 from tde.errors import KeystoreError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import AgeFinding, KeystoreStatus
@@ -142,6 +144,7 @@ def _document(status: KeystoreStatus) -> dict[str, Any]:
         },
         "master_key_id": status.master_key_id.hex,
         "auto_open": status.auto_open,
+        "providers": status.providers,
         "rotation_unfinished": status.rotation_unfinished,
         "keys": [
             {
@@ -171,6 +174,8 @@ def _print_tables(status: KeystoreStatus) -> None:
     )
     opening = "[yellow]enabled[/]: whoever can read this directory can read the data"
     facts.add_row("Auto-open", opening if status.auto_open else "disabled")
+    if status.providers:
+        facts.add_row("Providers", ", ".join(status.providers))
     if status.rotation_unfinished:
         facts.add_row("Rotation", "[yellow]runs, or was interrupted[/]")
     console.print(facts)
@@ -214,6 +219,7 @@ keystore_rotation.register(app)
 keystore_sessions.register(app)
 keystore_copies.register(app)
 keystore_log.register(app)
+keystore_providers.register(app)
 
 auto_open = new_app("Let a keystore open without its passphrase, for unattended starts.")
 app.add_typer(auto_open, name="auto-open")
@@ -222,18 +228,16 @@ app.add_typer(auto_open, name="auto-open")
 @auto_open.command(
     epilog=examples("tde keystore auto-open enable --keystore /etc/tde/main"),
 )
+@opens_keystore
 def enable(
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Write a file into the keystore that opens it: the passphrase is not asked for any more.
 
     Servers then start unattended, and tde pg install-bin can be used. Whoever can read the
     keystore directory, or a backup of it with this file, can read the data.
     """
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         path = opened.enable_auto_open()
     console.print(f"The keystore opens by itself now: {path}", markup=False, soft_wrap=True)

@@ -12,15 +12,13 @@ from rich.markup import escape
 from tde.cli.options import (
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console
 from tde.keystore.opening import open_keystores
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import KeystoreContent
@@ -59,6 +57,7 @@ def backup(
     _tell_what_is_missing(copied)
     _tell_about_missing_keys(source, copied)
     _tell_about_auto_open(can_open_automatically(source), with_auto_open)
+    _tell_about_providers(copied)
 
 
 def restore(
@@ -91,13 +90,15 @@ def restore(
     _tell_what_is_missing(copied)
     _tell_about_missing_keys(path, copied)
     _tell_about_auto_open(can_open_automatically(source), with_auto_open)
+    _tell_about_providers(copied)
     error_console.print(
         f"Next: tde keystore verify --keystore {path}", markup=False, soft_wrap=True
     )
 
 
+@opens_keystore
 def copy(
-    source: Annotated[
+    origin: Annotated[
         Path, typer.Argument(metavar="FROM", help="Another copy of the same keystore.")
     ],
     destination: Annotated[
@@ -105,9 +106,7 @@ def copy(
         typer.Argument(metavar="[TO]", help="The keystore that gets its keys. [--keystore]"),
     ] = None,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Add the keys that a keystore lacks from another copy of it, as that of a standby.
 
@@ -119,17 +118,16 @@ def copy(
     from tde.keystore import add_missing_keys, inspect_keystore
 
     target = destination if destination is not None else require_keystore(keystore)
-    passphrase = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
-    ids = {inspect_keystore(path).master_key_id for path in (target, source)}
+    ids = {inspect_keystore(path).master_key_id for path in (target, origin)}
     with ExitStack() as stack:
-        opened = open_keystores([target, source] if len(ids) > 1 else [target], passphrase)
+        opened = open_keystores([target, origin] if len(ids) > 1 else [target], source)
         for copy_ in opened:
             stack.enter_context(copy_)
-        added = add_missing_keys(source, *opened)
+        added = add_missing_keys(origin, *opened)
     for owner in added:
         console.print(f"Added keys/{owner.file_name} ({owner})", markup=False, soft_wrap=True)
     if not added:
-        console.print(f"{target} lacks no key of {source}", markup=False, soft_wrap=True)
+        console.print(f"{target} lacks no key of {origin}", markup=False, soft_wrap=True)
 
 
 def _tell_what_is_missing(copied: KeystoreContent) -> None:
@@ -161,6 +159,16 @@ def _tell_about_auto_open(has_it: bool, copied: bool) -> None:
     elif has_it:
         error_console.print(
             "auto-open.key was left out: the copy opens with the passphrase only.", soft_wrap=True
+        )
+
+
+def _tell_about_providers(copied: KeystoreContent) -> None:
+    if copied.providers:
+        error_console.print(
+            f"It also opens by its providers: {', '.join(copied.providers)}. Each needs something "
+            "that is not in this directory.",
+            markup=False,
+            soft_wrap=True,
         )
 
 

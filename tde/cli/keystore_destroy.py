@@ -14,16 +14,14 @@ from tde.cli.options import (
     ClustersOption,
     JsonOption,
     KeystoreOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console, print_json
 from tde.errors import TdeError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import KeyLife, ReceiptCheck
@@ -41,6 +39,7 @@ DESTROY_EPILOG = examples(
 RECEIPT_EPILOG = examples("tde keystore receipt /srv/audit/ID.json -k /etc/tde/main")
 
 
+@opens_keystore
 def destroy(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Id of a key, as in list.")],
     clusters: ClustersOption = None,
@@ -68,9 +67,7 @@ def destroy(
         ),
     ] = None,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Destroy a key for good: what is encrypted with it can never be read again.
 
@@ -85,7 +82,6 @@ def destroy(
         require_unneeded,
     )
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         found = find_destroyable(opened, key)
         file = (receipt or Path(f"tde-destroyed-{found.key_id}.json")).absolute()
@@ -105,15 +101,14 @@ def destroy(
     _say_what_is_left(made)
 
 
+@opens_keystore
 def receipt(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A receipt of tde keystore destroy.")
     ],
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Verify the receipt of a destroyed key with its keystore.
 
@@ -121,7 +116,6 @@ def receipt(
     """
     from tde.keystore import check_receipt
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         found = check_receipt(opened, file)
     if as_json:

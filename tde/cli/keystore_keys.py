@@ -24,9 +24,7 @@ from tde.cli.options import (
     ClustersOption,
     JsonOption,
     KeystoreOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples
@@ -66,13 +64,12 @@ VERIFY_EPILOG = examples(
 )
 
 
+@opens_keystore
 def list_(
     clusters: ClustersOption = None,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """List every key: its state, its age, and whether it opens.
 
@@ -82,7 +79,6 @@ def list_(
     from tde.keystore import list_keys
     from tde.postgres import survey_keys
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened, without_collector():
         keys = list_keys(opened)
         records = {key.owner: key.algorithm for key in keys}
@@ -141,32 +137,30 @@ def _print_uses(lives: list[KeyLife]) -> None:
         print_columns(("Key", "Used by"), [(key, printable(text)) for key, text in rows])
 
 
+@opens_keystore
 def verify(
     keystore: KeystoreOption = None,
     backup: BackupOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Check every bit of a keystore, and that it has the keys of backups.
 
     Every key must open with the master key. Exit code 0: all is well; 1: something is damaged or
     missing, and is named with what to do.
     """
-    from tde.keystore import can_open_automatically
     from tde.postgres.cluster.keystore_verification import check_keystore_files, needed_keys
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     directory = require_keystore(keystore)
     needed: list[NeededKeys] = []
-    by_itself = source == PROMPT and can_open_automatically(directory)
+    by_itself = False
     if _is_damaged(directory):
         # It does not open, so the rest can be looked at only from outside.
         files = check_keystore_files(directory, None)
         unchecked = list(backup or ())
     else:
         with open_keystore(directory, source) as opened:
+            by_itself = source == PROMPT and not opened.by_hand
             files = check_keystore_files(directory, opened)
             needed = [needed_keys(path, opened) for path in backup or ()]
             _tell_of_backups(opened, needed)

@@ -18,15 +18,13 @@ from tde.cli.options import (
     ClustersOption,
     JsonOption,
     KeystoreOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console, print_json
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.printable import printable
 
 if TYPE_CHECKING:
@@ -52,6 +50,7 @@ MAX_AGE_EPILOG = examples(
 FORGET_EPILOG = examples("tde keystore forget-cluster /srv/pg/old -k /etc/tde/main")
 
 
+@opens_keystore
 def history(
     key: Annotated[
         str | None,
@@ -60,9 +59,7 @@ def history(
     clusters: ClustersOption = None,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Show the life of keys, also of those that are destroyed: what happened, when, and by whom.
 
@@ -72,7 +69,6 @@ def history(
     from tde.keystore.lifecycle.changes import find_key
     from tde.postgres import survey_keys
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened, without_collector():
         found = survey_keys(opened, clusters or ()).life
     keys = found.keys if key is None else [find_key(found, key)]
@@ -88,6 +84,7 @@ def history(
     say_what_is_wrong_with_the_log(found)
 
 
+@opens_keystore
 def mark(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Id of a key.")],
     state: Annotated[
@@ -95,9 +92,7 @@ def mark(
     ],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; for the log.")],
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Write down that a key is suspended, compromised, or active again after a suspicion.
 
@@ -111,7 +106,6 @@ def mark(
     states = {one.value: one for one in MARKS}
     if state not in states:
         raise typer.BadParameter(f"the state must be one of {', '.join(states)}")
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         marked = mark_key(opened, key, states[state], reason)
     assert marked.state is not None  # A plaintext entry gets no mark.
@@ -124,6 +118,7 @@ def mark(
         )
 
 
+@opens_keystore
 def max_age(
     words: Annotated[
         list[str],
@@ -137,9 +132,7 @@ def max_age(
         typer.Option("--all", help="All keys, the master key and the passphrase."),
     ] = False,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Set how old a key may become; tde keystore status, tde pg status and doctor then watch it.
 
@@ -157,7 +150,6 @@ def max_age(
             "give one of KEY, --wal, --master, --passphrase and --all, and then the limit"
         )
     days = _days(words[-1])
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         if not given:
             found = find_key(read_lives(opened.path, opened), words[0])
@@ -167,14 +159,13 @@ def max_age(
     console.print(f"{_subject(given[0])}: {limit}", markup=False, soft_wrap=True)
 
 
+@opens_keystore
 def forget_cluster(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Of a data directory or a backup.")
     ],
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Write down that a cluster or a backup is gone, so that tde keystore destroy need not see it.
 
@@ -182,7 +173,6 @@ def forget_cluster(
     """
     from tde.keystore.lifecycle.changes import forget_place
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(require_keystore(keystore), source) as opened:
         forget_place(opened, directory)
     console.print(f"Forgotten: {directory.absolute()}", markup=False, soft_wrap=True)

@@ -11,16 +11,14 @@ from tde.cli.keystore_keys import print_columns
 from tde.cli.options import (
     JsonOption,
     KeystoreOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import error_console, print_json
 from tde.errors import KeystoreDamagedError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.printable import printable
 
 if TYPE_CHECKING:
@@ -42,14 +40,13 @@ EPILOG = examples(
 )
 
 
+@opens_keystore
 def log(
     keystore: KeystoreOption = None,
     verify: VerifyOption = False,
     last: LastOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Show the key log: who has opened, changed, copied or failed to open the keystore.
 
@@ -63,7 +60,6 @@ def log(
     with suppress(KeystoreDamagedError):
         keystore_uuid(directory)
     if verify:
-        source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
         with open_keystore(directory, source) as opened:
             found = read_key_log(directory, opened.log_author())
     else:

@@ -112,7 +112,7 @@ def passphrase(
     and give the same keys: if somebody knows it, destroy them. A keystore that opens by itself goes
     on doing so.
     """
-    from tde.keystore import can_open_automatically, change_passphrase
+    from tde.keystore import can_open_automatically, change_passphrase, inspect_keystore
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.providers.passphrase_source import read_passphrase
     from tde.keystore.store.layout import read_document
@@ -161,6 +161,11 @@ def passphrase(
     )
     if can_open_automatically(directory):
         error_console.print("The keystore still opens by itself.", soft_wrap=True)
+    providers = inspect_keystore(directory).providers
+    if providers:
+        error_console.print(
+            f"It still opens by its providers: {', '.join(providers)}.", soft_wrap=True
+        )
 
 
 def _current(directory: Path, source: PassphraseSource, with_auto_open: bool) -> bytearray:

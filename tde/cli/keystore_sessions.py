@@ -10,14 +10,12 @@ from tde.cli.options import (
     BindirOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +28,11 @@ CLOSE_EPILOG = examples("tde keystore close -D /srv/pg/main")
 NOT_ENCRYPTED = "It has no keystore."
 
 
+@opens_keystore
 def open_(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
@@ -44,17 +41,15 @@ def open_(
     For a server that was started with tde pg start --closed, or after tde keystore close.
     Tablespaces that are locked one by one stay locked.
     """
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     pid = _tell(pgdata, keystore, source, bindir, os_user, give=True)
     console.print(f"The keystore of the server with process id {pid} is open", markup=False)
 
 
+@opens_keystore
 def close(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
@@ -64,7 +59,6 @@ def close(
     replication and checkpoints, for which the keys stay in the server's memory. To wipe them from
     there, stop the server.
     """
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     pid = _tell(pgdata, keystore, source, bindir, os_user, give=False)
     console.print(f"The keystore of the server with process id {pid} is closed", markup=False)
 

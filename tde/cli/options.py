@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tde.console.options import AES_SIZES
 from tde.errors import TdeError
+from tde.keystore.providers.passphrase_source import PassphraseSource
 
 _PASSPHRASE_PANEL = "Passphrase (default: prompt)"
+_PROVIDER_PANEL = "Another way to open the keystore (tde keystore provider list)"
 
 KeystoreOption = Annotated[
     Path | None,
@@ -48,6 +53,25 @@ PassphraseCommandOption = Annotated[
         metavar="COMMAND",
         help="Run a shell command and take its standard output as the passphrase.",
         rich_help_panel=_PASSPHRASE_PANEL,
+    ),
+]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        help="Open the keystore by one of its providers, without its passphrase.",
+        rich_help_panel=_PROVIDER_PANEL,
+    ),
+]
+ShareFileOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--share-file",
+        metavar="FILE",
+        help="Read the share of a custodian from a file that only its owner can read; may be given "
+        "several times. Default: each is asked for.",
+        rich_help_panel=_PROVIDER_PANEL,
     ),
 ]
 PgDataOption = Annotated[
@@ -115,3 +139,42 @@ def require_keystore(path: Path | None) -> Path:
             remedy="Give --keystore DIR or set the environment variable TDE_KEYSTORE.",
         )
     return path
+
+
+_OPENING_OPTIONS: dict[str, Any] = {
+    "passphrase_file": PassphraseFileOption,
+    "passphrase_fd": PassphraseFdOption,
+    "passphrase_command": PassphraseCommandOption,
+    "provider": ProviderOption,
+    "share_file": ShareFileOption,
+}
+
+
+def opens_keystore(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what opens a keystore, as its argument ``source``.
+
+    More than twenty commands have the same five options, which only together mean something.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "source":
+            parameters.append(parameter)
+            continue
+        parameters += [
+            inspect.Parameter(name, parameter.kind, default=None, annotation=annotation)
+            for name, annotation in _OPENING_OPTIONS.items()
+        ]
+
+    @wraps(command)
+    def with_source(**arguments: Any) -> None:
+        file, fd, line, provider, shares = (arguments.pop(name) for name in _OPENING_OPTIONS)
+        source = PassphraseSource(
+            file, fd, line, provider=provider, share_files=tuple(shares or ())
+        )
+        command(**arguments, source=source)
+
+    # What typer reads to learn the options of a command.
+    with_source.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_source.__annotations__ = {one.name: one.annotation for one in parameters}
+    return with_source

@@ -17,17 +17,15 @@ from tde.cli.options import (
     BindirOption,
     JsonOption,
     KeystoreOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
     UsernameOption,
+    opens_keystore,
 )
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.errors import TablespaceError
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 app = new_app(
@@ -52,6 +50,7 @@ _OF_PLAIN = "Use CREATE TABLESPACE, or create an encrypted cluster with tde pg i
         "tde tablespace create open -D /srv/pg/main --location /srv/pg/open --plaintext",
     )
 )
+@opens_keystore
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new tablespace.")],
     pgdata: PgDataOption,
@@ -78,9 +77,7 @@ def create(
     keystore: KeystoreOption = None,
     username: UsernameOption = None,
     bindir: BindirOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Create a tablespace with a key of its own while the server runs."""
     from tde.postgres import create_tablespace, prepare_key, prepared_notice, standby_notice
@@ -88,7 +85,6 @@ def create(
     if prepare and key is not None:
         raise typer.BadParameter("--prepare makes a key, and --key names one")
     algorithm = None if plaintext else algorithm_of(aes)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
     connection = _connection(username)

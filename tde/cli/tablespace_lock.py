@@ -11,16 +11,14 @@ from tde.cli.options import (
     BindirOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
     UsernameOption,
+    opens_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console
 from tde.errors import TablespaceError
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 LOCK_EPILOG = examples("tde tablespace lock secret -D /srv/pg/main")
@@ -31,13 +29,12 @@ NameArgument = Annotated[
 ]
 
 
+@opens_keystore
 def lock(
     name: NameArgument,
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
     username: UsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
@@ -47,7 +44,6 @@ def lock(
     Their queries fail, and everything else goes on; recovery and checkpoints keep the key. It stays
     so until the tablespace is unlocked or the server is started again.
     """
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     _tell(name, pgdata, keystore, source, username, bindir, os_user, give=False)
     console.print(f"Tablespace {name} is locked", markup=False)
     error_console.print(
@@ -57,19 +53,17 @@ def lock(
     )
 
 
+@opens_keystore
 def unlock(
     name: NameArgument,
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
     username: UsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
     """Let the sessions of the running server use a tablespace again."""
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     _tell(name, pgdata, keystore, source, username, bindir, os_user, give=True)
     console.print(f"Tablespace {name} is unlocked", markup=False)
 

@@ -12,10 +12,8 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
 )
 from tde.cli.pg.convert import (
     ConversionThreadsOption,
@@ -29,7 +27,7 @@ from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console
 from tde.convert.access import keystore_to_decrypt
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import find_cluster
 
 EPILOG = examples(
@@ -43,6 +41,7 @@ EPILOG = examples(
 )
 
 
+@opens_keystore
 def rekey(
     pgdata: PgDataOption,
     tablespaces: Annotated[
@@ -79,9 +78,7 @@ def rekey(
     as_json: JsonOption = False,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Encrypt tablespaces of a stopped cluster anew, with new keys.
 
@@ -97,7 +94,6 @@ def rekey(
     if aes is not None and same_keys_as is not None:
         raise typer.BadParameter("--same-keys-as takes keys as they are, without --aes")
     algorithm = None if aes is None else algorithm_of(aes)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     path = keystore_to_decrypt(cluster, keystore)
     with (

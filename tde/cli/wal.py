@@ -10,15 +10,13 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
 )
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 app = new_app(
@@ -38,14 +36,13 @@ def wal() -> None:
         "tde wal rotate -D /srv/pg/main --aes 128 --json | jq .key_file",
     )
 )
+@opens_keystore
 def rotate(
     pgdata: PgDataOption,
     aes: AesOption = 256,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
@@ -61,7 +58,6 @@ def rotate(
 
     algorithm = algorithm_of(aes)
     cluster = find_cluster(pgdata, bindir, os_user)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with encrypted_cluster_keystore(
         cluster, keystore, source, remedy="Encrypt it first: tde pg encrypt."
     ) as opened:

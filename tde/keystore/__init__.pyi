@@ -5,6 +5,16 @@ from tde.keystore.copies import (
     restore_keystore as restore_keystore,
 )
 from tde.keystore.crypto.kdf import KdfParameters as KdfParameters
+from tde.keystore.envelopes import (
+    EnvelopeInfo as EnvelopeInfo,
+    EnvelopeTrial as EnvelopeTrial,
+    add_envelope as add_envelope,
+    forget_cached as forget_cached,
+    list_providers as list_providers,
+    remove_envelope as remove_envelope,
+    try_envelope as try_envelope,
+    unattended_providers as unattended_providers,
+)
 from tde.keystore.handover import HandOver as HandOver
 from tde.keystore.inventory import KeyInfo as KeyInfo, list_keys as list_keys
 from tde.keystore.keystore import Keystore as Keystore

@@ -34,6 +34,7 @@ from tde.keystore.store.layout import (
     check_belongs,
     check_unused_names,
     companions,
+    current_envelopes,
     document_path,
     foreign_files,
     is_existing_place,
@@ -41,9 +42,11 @@ from tde.keystore.store.layout import (
     list_owners,
     prepare_directory,
     prepare_keys_directory,
+    prepare_unlock_directory,
     read_document,
     record_path,
     require_no_rotation,
+    unlock_path,
 )
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, OwnerKind, parse_record
 
@@ -67,6 +70,11 @@ class KeystoreContent:
     records: Mapping[KeyOwner, bytes]
     others: Mapping[str, bytes]
     left_out: list[Path]
+
+    @property
+    def providers(self) -> list[str]:
+        """The names of the providers that open it."""
+        return [Path(name).name.partition(".")[0] for name in self.others if "/" in name]
 
     def missing_keys(self) -> list[KeyOwner]:
         """Return whose keys its cluster needs and it has not."""
@@ -247,6 +255,7 @@ def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
         if record.header.master_key_id != header.master_key_id:
             raise another_master_key(path, owner)
     others = [*companions(path), *(file for file in [path / LOG_NAME] if file.exists())]
+    others += current_envelopes(path, header.master_key_id)
     if with_auto_open and (path / AUTO_OPEN_NAME).exists():
         others.append(path / AUTO_OPEN_NAME)
     return KeystoreContent(
@@ -254,7 +263,7 @@ def _read(path: Path, with_auto_open: bool) -> KeystoreContent:
         header,
         read_private_file(document_path(path), LONGEST_FILE),
         records,
-        {file.name: read_private_file(file, _limit(file)) for file in others},
+        {str(file.relative_to(path)): read_private_file(file, _limit(file)) for file in others},
         foreign_files(path),
     )
 
@@ -282,6 +291,8 @@ def _write_whole(
     with exclusive_lock(directory):
         present = _require_room(content, directory, may_have_more=may_have_more)
         prepare_keys_directory(directory)
+        if content.providers:
+            prepare_unlock_directory(directory)
         records = {record_path(directory, key): data for key, data in content.records.items()}
         others = {
             directory / name: data
@@ -309,9 +320,10 @@ def _require_room(
             remedy="Choose another directory. To add the keys that it lacks: tde keystore copy "
             f"{content.path} {directory}",
         )
-    expected = {*content.others}
+    expected = {name.partition("/")[0] for name in content.others}
     if may_have_more:
-        expected |= {AUTO_OPEN_NAME, *(file.name for file in companions(directory))}
+        expected |= {AUTO_OPEN_NAME, unlock_path(directory).name}
+        expected |= {file.name for file in companions(directory)}
     check_unused_names(directory, expected)
     if not keys_path(directory).is_dir():
         return set()

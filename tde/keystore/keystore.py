@@ -50,9 +50,12 @@ class Keystore(OpenMasterKey):
 
     Attributes:
         by_hand: whether a person has typed the passphrase on a terminal to open it.
+        level: what it was opened for: ``full``, or ``wal`` where an unattended way gives sessions
+            no encrypted tablespace.
     """
 
     by_hand = False
+    level = "full"
 
     @classmethod
     def create(
@@ -134,14 +137,19 @@ class Keystore(OpenMasterKey):
         return cls.open_with(path, AutoOpenProvider())
 
     @classmethod
-    def open_with(cls, path: Path, provider: MasterKeyProvider) -> Keystore:
+    def open_with(
+        cls, path: Path, provider: MasterKeyProvider, details: Mapping[str, object] | None = None
+    ) -> Keystore:
         """Open an existing keystore with the master key that a provider brings.
+
+        Args:
+            details: what the key log says besides when that fails.
 
         Raises:
             KeystoreError: one of its subclasses, as for :meth:`open`, or the provider's own.
         """
         path = path.resolve()
-        with telling_of_failures(path):
+        with telling_of_failures(path, details or {}):
             while True:
                 document = read_document(path)
                 try:

@@ -31,10 +31,17 @@ from tde.keystore.message import (
 )
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.store.document import KeystoreDocument, KeystoreHeader
+from tde.keystore.store.envelope import (
+    LABEL as ENVELOPE_LABEL,
+    Envelope,
+    EnvelopeHeader,
+    make_envelope,
+)
 from tde.keystore.store.layout import (
     another_master_key,
     check_belongs,
     find_record,
+    list_owners,
     read_document,
     record_path,
     require_no_rotation,
@@ -323,6 +330,35 @@ class OpenMasterKey(Closing):
             KeystoreError: what was made does not give the master key.
         """
         return provider.wrap_and_compare(self.path, self._header, self._open_master_key())
+
+    def is_own_envelope(self, envelope: Envelope) -> bool:
+        """Tell whether an envelope was made by who had this master key.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        return envelope.has_code_of(self.first_authentication_key(ENVELOPE_LABEL))
+
+    def make_envelope(self, header: EnvelopeHeader, kek: SecretBuffer) -> Envelope:
+        """Return an envelope with the master key under a KEK.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        wrapped = wrap(kek, self._open_master_key(), new_nonce(), header.context())
+        return make_envelope(header, wrapped, self.first_authentication_key(ENVELOPE_LABEL))
+
+    def require_fitting_record(self) -> None:
+        """Check that the master key opens the records, by the first of them, if there is one.
+
+        Raises:
+            KeystoreError: it does not, or the record cannot be read.
+        """
+        owner = next(iter(list_owners(self.path)), None)
+        if owner is not None:
+            with SecretBuffer(PAYLOAD_BYTES) as payload:
+                record = find_record(self.path, owner, self.master_key_id)
+                self.authenticate(record, owner, payload)
 
     def new_record(self, owner: KeyOwner, algorithm: Algorithm | None) -> bytes:
         """Return a record with a new random key, or a plaintext entry."""

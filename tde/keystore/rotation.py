@@ -2,11 +2,12 @@
 
 Directory and files at each step, and which master key opens what (docs/format.md, section 6):
 
-1. ``keys.new`` gets every record, wrapped with the new master key; so does auto-open.key.new.
+1. ``keys.new`` gets every record, wrapped with the new master key; so does auto-open.key.new, and
+   ``unlock`` an envelope of each provider beside the old one.
 2. keystore.json is replaced by one with the new master key. Until here nothing has happened.
 3. ``keys`` becomes ``keys.old``, and ``keys.new`` becomes ``keys``; auto-open.key is replaced.
 4. Servers that run get the new master key.
-5. ``keys.old`` is removed.
+5. ``keys.old`` and the envelopes of the old master key are removed.
 
 Whoever has one of the two master keys finds every record, because a record is looked for in the
 three directories until its master key is that one. So a keystore opens after a kill at any moment,
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +27,7 @@ from uuid import uuid4
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.crypto.kdf import SALT_BYTES
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
+from tde.keystore.envelopes import discard_other_envelopes, rotated_envelopes
 from tde.keystore.keystore import MASTER_KEY_BYTES, Keystore
 from tde.keystore.log.reading import ROTATION_EVENT, sealed_secret
 from tde.keystore.log.writing import telling_of_failures
@@ -92,7 +95,7 @@ def rotate_master_key(
                 rotated.close()
                 # It may have been replaced although its name is not durable: then they are needed.
                 if read_document(path).header.master_key_id == document.header.master_key_id:
-                    _discard_new(path)
+                    _discard_new(old)
                 raise
         try:
             _finish(rotated, tell)
@@ -143,7 +146,9 @@ def _require_own_auto_open(keystore: Keystore, document: KeystoreDocument) -> No
 
 
 def _prepare(old: Keystore, rotated: Keystore) -> None:
-    """Write all records, and auto-open.key, with the new master key beside the others."""
+    """Write all records, auto-open.key and envelopes for the new master key beside the others."""
+    # Before anything is written, because a provider may be away.
+    envelopes = rotated_envelopes(old, rotated)
     directory = new_keys_path(old.path)
     status = old.path.stat()
     prepare_directory(directory, (status.st_uid, status.st_gid))
@@ -156,6 +161,7 @@ def _prepare(old: Keystore, rotated: Keystore) -> None:
     sync_directory(directory)
     if auto_open_path(old.path).exists():
         rotated.write_auto_open(new_auto_open_path(old.path))
+    write_all_atomically(envelopes)
     sync_directory(old.path)
 
 
@@ -179,6 +185,7 @@ def _finish(keystore: Keystore, tell: Tell) -> None:
     try:
         _settle_keys(keystore)
         _settle_auto_open(keystore)
+        discard_other_envelopes(keystore)
         if os.path.lexists(old):
             tell(keystore)
             _discard(keystore, old)
@@ -284,6 +291,8 @@ def _is_own(keystore: Keystore, file: Path) -> bool:
         return False
 
 
-def _discard_new(path: Path) -> None:
-    shutil.rmtree(new_keys_path(path), ignore_errors=True)
-    new_auto_open_path(path).unlink(missing_ok=True)
+def _discard_new(old: Keystore) -> None:
+    shutil.rmtree(new_keys_path(old.path), ignore_errors=True)
+    new_auto_open_path(old.path).unlink(missing_ok=True)
+    with suppress(KeystoreError, OSError):  # The error that led here says more.
+        discard_other_envelopes(old)

@@ -14,6 +14,7 @@ from tde.keystore.store.layout import (
     RecordReader,
     check_belongs,
     left_of_rotation,
+    list_envelopes,
     list_owners,
     read_document,
     record_path,
@@ -40,6 +41,7 @@ class KeystoreStatus:
 
     Attributes:
         auto_open: whether it opens without its passphrase.
+        providers: the names of the envelopes that have its master key.
         rotation_unfinished: whether a rotation of the master key runs, or was interrupted.
     """
 
@@ -50,6 +52,7 @@ class KeystoreStatus:
     master_key_id: UUID
     keys: list[KeyRecordInfo]
     auto_open: bool
+    providers: list[str]
     rotation_unfinished: bool
 
 
@@ -86,5 +89,6 @@ def inspect_keystore(path: Path) -> KeystoreStatus:
         header.master_key_id,
         keys,
         can_open_automatically(path),
+        [name for name, key_id in list_envelopes(path) if key_id == header.master_key_id],
         bool(left_of_rotation(path)),
     )

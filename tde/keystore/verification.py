@@ -10,6 +10,7 @@ from stat import S_ISREG
 
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.completeness import missing_keys
+from tde.keystore.envelopes import list_providers, require_own
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
 from tde.keystore.lifecycle import events
@@ -28,6 +29,7 @@ from tde.keystore.store.layout import (
     read_document,
     record_path,
     remains,
+    unlock_path,
 )
 from tde.keystore.store.record import KeyOwner
 from tde.keystore.store.remedies import bring_key
@@ -75,6 +77,7 @@ def verify_keystore(path: Path, keystore: Keystore | None) -> list[CheckedFile]:
         _check_document(path, keystore),
         *_check_records(path, keystore),
         *_check_auto_open(path, keystore),
+        *_check_envelopes(path, keystore),
         *_check_lock(path),
         *_check_log(path, keystore),
         *(_check_rotation(path, file) for file in left_of_rotation(path)),
@@ -184,6 +187,29 @@ def _check_auto_open(path: Path, keystore: Keystore | None) -> Iterator[CheckedF
         yield CheckedFile(file, what, str(error), error.remedy)
     else:
         yield CheckedFile(file, what)
+
+
+def _check_envelopes(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
+    """Look at envelopes; that they open, only their providers can prove."""
+    try:
+        providers = list_providers(path)
+    except KeystoreError as error:
+        if _check_document(path, None).good:  # What is wrong with that is told by itself.
+            yield CheckedFile(unlock_path(path), "of providers", str(error), error.remedy)
+        return
+    for one in providers:
+        what = f"of provider {one.name}"
+        if not one.is_current:
+            what = "an envelope of another master key; the next rotation removes it"
+            yield CheckedFile(one.file, what, unused=True)
+            continue
+        try:
+            if keystore is not None and one.envelope is not None:
+                require_own(keystore, one.envelope)
+        except KeystoreError as error:
+            yield CheckedFile(one.file, what, str(error), error.remedy)
+        else:
+            yield CheckedFile(one.file, what, one.problem, one.remedy)
 
 
 def _check_log(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:

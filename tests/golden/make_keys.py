@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,7 +99,42 @@ def sha256(line: bytes) -> bytes:
     return hashlib.sha256(line).digest()
 
 
+#: Envelopes: what a provider unwraps, and what it is asked with.
+KEK = bytes(range(0xA0, 0xC0))
+WRAPPED_KEK = b"vault:v1:" + bytes(range(0x40))
+
+
+def envelope() -> bytes:
+    """Return an envelope, as `unlock/officers-2.<master key id>.json`."""
+    fields = {
+        "format": "tde-unlock",
+        "version": 1,
+        "name": "officers-2",
+        "keystore": KEYSTORE.hex(),
+        "master_key_id": MASTER_KEY_ID.hex(),
+        "type": "vault",
+        "unattended": True,
+        "level": "wal",
+        "cache_seconds": 43200,
+        "parameters": {"address": "https://vault:8200", "key": "tde \u00e9"},
+        "wrapped_kek": WRAPPED_KEK.hex(),
+    }
+    fields["nonce"] = NONCE.hex()
+    context = canonical({name: fields[name] for name in fields if name != "nonce"})
+    fields["wrapped_master_key"] = AESGCM(KEK).encrypt(NONCE, MASTER_KEY, context).hex()
+    code = hmac.digest(derive(MASTER_KEY, b"tde unlock"), canonical(fields), hashlib.sha256)
+    fields["code"] = code.hex()
+    fields["checksum"] = sha256(canonical(fields)).hex()
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def canonical(fields: dict[str, object]) -> bytes:
+    """Return a JSON object with its names in order and without white space, in ASCII."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
 FILES = {
+    "v1-unlock.json": envelope(),
     "v1-key.log": key_log(),
     "v1-tablespace.key": record(1, 2, 1663),
     "v2-named.key": record(2, 4, 0, KEY_ID),

@@ -12,7 +12,10 @@ from tde import Algorithm, _core
 from tde.errors import KeyMapError
 from tde.keystore import KeyOwner, read_key_log
 from tde.keystore.crypto.derivation import derive_authentication_key
+from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.log.entry import LABEL
+from tde.keystore.providers.envelope_provider import open_envelope
+from tde.keystore.store.envelope import kek_context, parse_envelope
 from tde.keystore.store.record import parse_record
 from tde.postgres.cluster.keymap import KeySource, MapEntry, pack_map, parse_map
 from tests.golden import make_keys
@@ -21,6 +24,7 @@ from tests.golden.make_keys import KEY, KEY_ID, KEYSTORE, MAP_KEY, MASTER_KEY, M
 HERE = Path(__file__).parent
 SHA256 = {
     "v1-key.log": "82c79381dc0d0dcfa84ed053556a8f358d10fbeaa29074969ece02f97792f34a",
+    "v1-unlock.json": "31de7d5d560f2fbdd20b6bc9585fcb658d8e6e7f92689e09369aeae969e6e79f",
     "v1-tablespace.key": "de3752516c48100fbed3b04fbf60f0d87281981f72e06c6f6f31ab47cfe3571c",
     "v2-named.key": "41f38d271ccd15d153e849d0c5ef6d46e1b1ec0235a846aa062a223b4e818a40",
     "v2-later-wal.key": "2c925195782f5f067e563c6c154da36c5841696c97de0848a9170213d805e4fb",
@@ -61,6 +65,26 @@ def test_the_records_unwrap() -> None:
         assert record.header.owner == owner
         assert record.header.algorithm is Algorithm.AES256
         assert record.pack() == content
+
+
+def test_the_envelope_opens() -> None:
+    path = HERE / "v1-unlock.json"
+    content = path.read_bytes()
+    found = parse_envelope(content, path)
+    assert found.encode() == content
+    header = found.header
+    assert (header.name, header.type, header.level) == ("officers-2", "vault", "wal")
+    assert (header.unattended, header.cache_seconds) == (True, 43200)
+    assert header.parameters == {"address": "https://vault:8200", "key": "tde é"}
+    assert header.wrapped_kek == make_keys.WRAPPED_KEK
+    assert kek_context(header.keystore, header.master_key_id, header.name) == (
+        b"tde-unlock:1:101112131415161718191a1b1c1d1e1f:202122232425262728292a2b2c2d2e2f:officers-2"
+    )
+    with SecretBuffer(32) as kek:
+        with kek.view as view:
+            view[:] = make_keys.KEK
+        with open_envelope(HERE, found, kek) as master_key, master_key.view as view:
+            assert view == MASTER_KEY
 
 
 def test_the_log_is_read_and_proven(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.errors import KeystoreBusyError, KeystoreError, WrongPassphraseError
+from tde.errors import KeystoreBusyError, KeystoreError, ProviderError, WrongPassphraseError
 from tde.keystore import (
     KeyOwner,
     Keystore,
@@ -22,13 +23,16 @@ from tde.keystore import (
     inspect_keystore,
     list_keys,
     read_key_log,
+    remove_envelope,
     restore_keystore,
     rotate_master_key,
     verify_keystore,
 )
+from tde.keystore.providers.envelope_provider import EnvelopeProvider
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.keystore.test_interrupted_writes import Tripwire, run_until_killed
+from tests.keystore.third_party import Xor
 
 NEW = b"another passphrase"
 MOST_STEPS = 200
@@ -207,14 +211,29 @@ def all_keys(keystore: Keystore) -> dict[KeyOwner, bytes]:
     return {owner: bytes(keystore.unwrap_key(owner)) for owner in owners}
 
 
+def dying_of(action: Callable[[], object]) -> Callable[[], object]:
+    """Let a process of a provider that was killed, or could not write, end its command as well."""
+
+    def run() -> object:
+        try:
+            return action()
+        except ProviderError as error:
+            if "died without an answer" in str(error):
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise
+
+    return run
+
+
 @EVERY_ACCIDENT
 def test_a_master_key_that_was_being_rotated_opens_everything(
-    tmp_path: Path, happen: Callable[..., None]
+    tmp_path: Path, happen: Callable[..., None], xor: Xor
 ) -> None:
     path = tmp_path / "ks"
     told = tmp_path / "told"
     with make_keystore(path) as keystore:
         keystore.enable_auto_open()
+        xor.add(keystore)
         wanted = all_keys(keystore)
     seen = set()
     servers: list[Keystore] = []  # What a running server has: the master key of before.
@@ -224,14 +243,17 @@ def test_a_master_key_that_was_being_rotated_opens_everything(
             servers.append(Keystore.open(path, PASSPHRASE))
             assert servers[-1].master_key_id == now.master_key_id
         told.unlink(missing_ok=True)
-        return partial(rotate_master_key, path, PASSPHRASE, lambda keystore: told.touch())
+        rotate = partial(rotate_master_key, path, PASSPHRASE, lambda keystore: told.touch())
+        return dying_of(rotate)
 
     def check() -> None:
         with (
             Keystore.open(path, PASSPHRASE) as by_passphrase,
             Keystore.open_automatically(path) as by_itself,
+            Keystore.open_with(path, EnvelopeProvider("xor")) as by_provider,
         ):
             assert all_keys(by_passphrase) == all_keys(by_itself) == wanted
+            assert all_keys(by_provider) == wanted
             assert {key.owner for key in inspect_keystore(path).keys} == set(wanted)
             seen.add((by_passphrase.master_key_id == servers[-1].master_key_id, told.exists()))
         if not told.exists():
@@ -245,11 +267,41 @@ def test_a_master_key_that_was_being_rotated_opens_everything(
         assert (log.problems, log.confirmed) == ([], len(log.entries))
         assert damaged(path, opened) <= BUILT_IN
     assert sorted(file.name for file in path.iterdir()) == [
-        "auto-open.key", "key.log", "keys", "keystore.json", "lock",
+        "auto-open.key", "key.log", "keys", "keystore.json", "lock", "unlock",
     ]  # fmt: skip
     assert {file.stat().st_uid for file in path.rglob("*")} == {path.stat().st_uid}
+    (envelope,) = (path / "unlock").iterdir()
+    assert envelope.name == f"xor.{inspect_keystore(path).master_key_id.hex}.json"
     # Killed before and after keystore.json was replaced, and after the servers had been told.
     assert {(True, False), (False, False), (False, True)} <= seen
+
+
+@EVERY_ACCIDENT
+def test_a_provider_that_was_being_added_opens_or_is_not_there(
+    tmp_path: Path, happen: Callable[..., None], xor: Xor
+) -> None:
+    path = tmp_path / "ks"
+    make_keystore(path, keys=0).close()
+    wanted = content(path)
+
+    def prepare(step: int) -> Callable[[], object]:
+        def add() -> None:
+            with Keystore.open(path, PASSPHRASE) as keystore:
+                xor.add(keystore)
+
+        return dying_of(add)
+
+    def check() -> None:
+        now = content(path)
+        assert wanted.items() <= now.items()
+        if now.keys() == wanted.keys():
+            return
+        with Keystore.open_with(path, EnvelopeProvider("xor")) as opened:
+            opened.require_fitting_record()
+        remove_envelope(path, "xor")
+        assert content(path) == wanted
+
+    happen(prepare, check)
 
 
 def test_several_verbs_at_the_same_time(tmp_path: Path) -> None:

@@ -9,14 +9,12 @@ from tde.cli.options import (
     BindirOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 _NOTHING = "Only encrypted clusters have a record of accepted lines."
@@ -29,14 +27,13 @@ def register(app: typer.Typer) -> None:
     )
 
 
+@opens_keystore
 def accept(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Accept the configuration lines that run a program or load a library.
 
@@ -46,7 +43,6 @@ def accept(
     from tde.postgres.cluster.accepted_lines import accept_lines
     from tde.postgres.server.pidfile import read_server_arguments
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = cluster.data_directory
     with encrypted_cluster_keystore(cluster, keystore, source, remedy=_NOTHING) as opened:

@@ -18,10 +18,8 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
@@ -33,7 +31,7 @@ from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.errors import ServerNotRunningError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
 from tde.postgres.cluster.scope import Scope
 
@@ -89,6 +87,7 @@ WaitOption = Annotated[
         "--pwfile=pw",
     )
 )
+@opens_keystore
 def init(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
@@ -98,16 +97,13 @@ def init(
     aes: AesOption = 256,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
     initdb_args: Annotated[
         list[str] | None, typer.Argument(metavar="[-- INITDB_ARGS]", help="Passed to initdb.")
     ] = None,
 ) -> None:
     """Create an encrypted cluster with data checksums, using a keystore that has no keys yet."""
     algorithm = algorithm_of(aes)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = require_keystore(keystore)
     cluster.require_creatable(directory)
@@ -143,6 +139,7 @@ def init(
         "tde pg start -D /srv/pg/main --closed",
     )
 )
+@opens_keystore
 def start(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
@@ -159,16 +156,13 @@ def start(
     ] = False,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Start a server and wait until it accepts connections and provably encrypts.
 
     The keystore defaults to the one that the cluster was created with. Clusters without
     encryption can be started too.
     """
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
     with open_cluster_keystore(cluster, keystore, source) as opened:
@@ -199,6 +193,7 @@ def stop(
 
 
 @app.command(epilog=examples("tde pg restart -D /srv/pg/main"))
+@opens_keystore
 def restart(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
@@ -208,15 +203,12 @@ def restart(
     wait: WaitOption = True,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Stop a server and start it with the options of its last start.
 
     The keystore is opened first: with a wrong passphrase the server simply keeps running.
     """
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_cluster_keystore(cluster, keystore, source) as opened:
         try:
@@ -273,6 +265,7 @@ def status(
         "tde pg exec -D /srv/pg/main pg_checksums --check",
     ),
 )
+@opens_keystore
 def execute(
     program: Annotated[str, typer.Argument(metavar="PROGRAM", help="Such as pg_waldump.")],
     pgdata: PgDataOption,
@@ -280,9 +273,7 @@ def execute(
     keystore: KeystoreOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code.
 
@@ -297,7 +288,6 @@ def execute(
     from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
     from tde.postgres.server.program import needs_keys, works_on_tablespaces
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     opening: AbstractContextManager[Keystore | None] = nullcontext()
     require_fitting_keys(cluster, keystore, program, arguments or ())

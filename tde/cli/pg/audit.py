@@ -12,15 +12,13 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
 )
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.console.apps import examples
 from tde.console.output import print_json
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 _EXIT_FINDINGS = 1
@@ -52,6 +50,7 @@ CanaryOption = Annotated[
 ]
 
 
+@opens_keystore
 def audit(
     pgdata: PgDataOption,
     archive: ArchiveOption = None,
@@ -63,9 +62,7 @@ def audit(
     keystore: KeystoreOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Prove, file by file, that what should be ciphertext is; the server may run.
 
@@ -79,7 +76,6 @@ def audit(
 
     if canary is not None and not 1 <= len(canary.encode("utf-16-le")) <= 1024:
         raise typer.BadParameter("it must have 1 to 512 characters", param_hint="--canary")
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with (
         encrypted_cluster_keystore(cluster, keystore, source, remedy=_ENCRYPT_IT) as opened,

@@ -24,9 +24,7 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.cli.pg.log_note import print_log_note
@@ -37,7 +35,7 @@ from tde.console.output import console, error_console, print_json
 from tde.convert.access import keystore_to_decrypt, keystore_to_encrypt
 from tde.errors import TdeError
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import find_cluster
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
@@ -121,6 +119,7 @@ def register(app: typer.Typer) -> None:
     )
 
 
+@opens_keystore
 def encrypt(
     directory: DirectoryArgument = None,
     pgdata: PgDataInsteadOption = None,
@@ -134,9 +133,7 @@ def encrypt(
     as_json: JsonOption = False,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Encrypt a stopped cluster in place.
 
@@ -149,7 +146,6 @@ def encrypt(
     from tde.postgres import encrypt_cluster
 
     algorithm = None if aes is None else algorithm_of(aes)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
     with (
@@ -181,6 +177,7 @@ def encrypt(
         print_log_note(cluster.data_directory)
 
 
+@opens_keystore
 def decrypt(
     directory: DirectoryArgument = None,
     pgdata: PgDataInsteadOption = None,
@@ -190,9 +187,7 @@ def decrypt(
     as_json: JsonOption = False,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Decrypt a stopped cluster in place; afterwards it starts with stock PostgreSQL.
 
@@ -202,7 +197,6 @@ def decrypt(
     from tde.convert.runner import DEFAULT_JOBS
     from tde.postgres import decrypt_cluster
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
     path = keystore_to_decrypt(cluster, keystore)
     with (

@@ -10,15 +10,13 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console, print_json
 from tde.errors import DamagedPagesError
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 
@@ -29,15 +27,14 @@ def register(app: typer.Typer) -> None:
     )
 
 
+@opens_keystore
 def repair_checksums(
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Repair a stopped cluster on which PostgreSQL's own pg_checksums has run without the keys.
 
@@ -46,7 +43,6 @@ def repair_checksums(
     """
     from tde.postgres import repair_stock_checksums
 
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with encrypted_cluster_keystore(
         cluster, keystore, source, remedy="There is nothing to repair."

@@ -10,10 +10,17 @@ import syslog
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from tde.errors import KeystoreDamagedError, KeystoreError, OsUserError, WrongPassphraseError
+from tde.errors import (
+    KeystoreDamagedError,
+    KeystoreError,
+    OsUserError,
+    ProviderError,
+    WrongPassphraseError,
+)
 from tde.file_rights import file_rights_of_owner
 from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
@@ -101,14 +108,19 @@ def write_entry_if_possible(
 
 
 @contextmanager
-def telling_of_failures(directory: Path) -> Iterator[None]:
-    """Append an entry when a keystore does not open with what somebody had."""
+def telling_of_failures(
+    directory: Path, details: Mapping[str, object] = MappingProxyType({})
+) -> Iterator[None]:
+    """Append an entry when a keystore does not open with what somebody had.
+
+    Args:
+        details: what else the entry says, such as the provider that was asked.
+    """
     try:
         yield
-    except (WrongPassphraseError, KeystoreDamagedError) as error:
-        write_entry_if_possible(
-            directory, "fail to open keystore", {"why": type(error).__name__}, None
-        )
+    except (WrongPassphraseError, KeystoreDamagedError, ProviderError) as error:
+        why = {"why": type(error).__name__, **details}
+        write_entry_if_possible(directory, "fail to open keystore", why, None)
         raise
 
 

@@ -24,13 +24,15 @@ _LONGEST_LINE = 4096  # Bytes that a terminal takes; more than a passphrase may 
 
 @dataclass(frozen=True)
 class PassphraseSource:
-    """Where a passphrase is read from: one of these, or the terminal when all are ``None``.
+    """What opens a keystore: one of these, or the terminal when all are ``None``.
 
     Attributes:
         file: a file that only its owner can read.
         fd: an open descriptor, read to its end and left open.
         command: a command for `/bin/sh`; its standard output is the passphrase.
         what: how messages call it, and its options: ``new passphrase``.
+        provider: the name of an envelope, whose provider takes the place of the passphrase.
+        share_files: with the shares of custodians, for a provider that is opened by them.
 
     Raises:
         PassphraseError: more than one is given.
@@ -40,12 +42,21 @@ class PassphraseSource:
     fd: int | None = None
     command: str | None = None
     what: str = "passphrase"
+    provider: str | None = None
+    share_files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(source is not None for source in (self.file, self.fd, self.command)) > 1:
+        sources = (self.file, self.fd, self.command, self.provider)
+        if sum(source is not None for source in sources) > 1:
             raise PassphraseError(
                 f"more than one source was given for the {self.what}",
-                remedy=f"Give only one of {self.options}.",
+                remedy=f"Give only one of {self.options}"
+                + (", or --provider." if self.provider is not None else "."),
+            )
+        if self.share_files and self.provider is None:
+            raise PassphraseError(
+                "shares were given, and not whose they are",
+                remedy="Name the provider that they open: --provider NAME.",
             )
 
     @property
@@ -104,7 +115,7 @@ def read_passphrase(
         KeystorePermissionError: others can read the file.
     """
     if source.file is not None:
-        passphrase = _from_file(source.file)
+        passphrase = read_secret_file(source.file, "passphrase", LENGTHS.stop - 1)
     elif source.fd is not None:
         passphrase = _from_descriptor(source.fd, f"file descriptor {source.fd}")
     elif source.command is not None:
@@ -119,28 +130,35 @@ def read_passphrase(
     return passphrase
 
 
-def _from_file(path: Path) -> bytearray:
+def read_secret_file(path: Path, what: str, longest: int) -> bytearray:
+    """Return the content of a file that only its owner can read, without a newline at its end.
+
+    Args:
+        what: how messages call it.
+        longest: bytes that it may have; one more shows that there are more. The caller wipes them.
+
+    Raises:
+        KeystorePermissionError: others can read it.
+        PassphraseError: it cannot be read.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError as error:
-        raise KeystorePermissionError(
-            f"no permission to read the passphrase file {path}"
-        ) from error
+        raise KeystorePermissionError(f"no permission to read the {what} file {path}") from error
     except OSError as error:
-        raise PassphraseError(
-            f"could not read the passphrase file {path}: {error.strerror}"
-        ) from error
+        raise PassphraseError(f"could not read the {what} file {path}: {error.strerror}") from error
     try:
         check_mode(path, os.fstat(fd), FILE_MODE)
-        return _from_descriptor(fd, str(path))
+        return read_secret(fd, f"the {what} from {path}", longest)
     finally:
         os.close(fd)
 
 
-def _from_descriptor(fd: int, name: str) -> bytearray:
-    # Room for the longest passphrase, its newline, and one byte that shows it is too long.
+def read_secret(fd: int, name: str, longest: int) -> bytearray:
+    """As :func:`read_secret_file`, from an open descriptor, which stays open."""
+    # Room for the longest secret, its newline, and one byte that shows it is too long.
     # Reading into place avoids bytes objects, which could not be wiped.
-    buffer = bytearray(LENGTHS.stop + 1)
+    buffer = bytearray(longest + 2)
     length = 0
     try:
         with memoryview(buffer) as view:
@@ -151,14 +169,16 @@ def _from_descriptor(fd: int, name: str) -> bytearray:
                 length += count
     except OSError as error:
         wipe(buffer)
-        raise PassphraseError(
-            f"could not read the passphrase from {name}: {error.strerror}"
-        ) from error
+        raise PassphraseError(f"could not read {name}: {error.strerror}") from error
     if length and buffer[length - 1] == ord("\n"):
         length -= 1
-    passphrase = buffer[:length]
+    secret = buffer[:length]
     wipe(buffer)
-    return passphrase
+    return secret
+
+
+def _from_descriptor(fd: int, name: str) -> bytearray:
+    return read_secret(fd, f"the passphrase from {name}", LENGTHS.stop - 1)
 
 
 def _from_command(command: str) -> bytearray:

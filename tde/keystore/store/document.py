@@ -52,7 +52,7 @@ class KeystoreHeader:
 
     def context(self) -> bytes:
         """Return the bytes that the wrapped master key is bound to."""
-        return _canonical(self.fields())
+        return canonical(self.fields())
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class KeystoreDocument:
         fields = self.header.fields()
         fields["master_key"]["nonce"] = self.master_key.nonce.hex()
         fields["master_key"]["wrapped"] = (self.master_key.ciphertext + self.master_key.tag).hex()
-        fields["checksum"] = _checksum(fields)
+        fields["checksum"] = checksum(fields)
         return json.dumps(fields, indent=2).encode() + b"\n"
 
 
@@ -93,7 +93,7 @@ def parse_document(data: bytes, path: Path) -> KeystoreDocument:
             f"{path} has keystore format {fields.get('version')!r}; this release knows {VERSION}",
             remedy="Use the release of tde that wrote it, or restore it if it was altered.",
         )
-    if fields.pop("checksum", None) != _checksum(fields):
+    if fields.pop("checksum", None) != checksum(fields):
         raise _damaged(path, "its checksum does not match")
     try:
         document = _from_fields(fields)
@@ -125,13 +125,14 @@ def _from_fields(fields: dict[str, Any]) -> KeystoreDocument:
     )
 
 
-def _canonical(fields: dict[str, Any]) -> bytes:
+def canonical(fields: dict[str, Any]) -> bytes:
     """Encode a JSON object in the one way that authentication and checksum agree on."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _checksum(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(fields)).hexdigest()
+def checksum(fields: dict[str, Any]) -> str:
+    """Return what tells an accident to a JSON object from its authentic form: 64 digits."""
+    return hashlib.sha256(canonical(fields)).hexdigest()
 
 
 def _damaged(path: Path, why: str) -> KeystoreDamagedError:

@@ -10,6 +10,7 @@ keys/*.key.destroying  a key whose destruction was begun; nothing reads it
 keys.new, keys.old     the same records with another master key, while that is rotated
 lock                   taken by whoever writes; always empty
 auto-open.key          opens the keystore without its passphrase
+unlock/<name>.<id>.json  opens it by a provider; the id is that of the master key
 key.log                no key: who has opened and changed the keystore
 accepted-lines.<hex>   no key: what was accepted of a cluster's configuration
 """
@@ -55,6 +56,7 @@ _LATER_WAL_RECORD = re.compile(r"wal\.([1-9][0-9]{0,9})\.([0-9a-f]{32})\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
 _COMPANION = re.compile(r"accepted-lines\.[0-9a-f]{32}")
 _DESTROYING = ".destroying"
+_ENVELOPE = re.compile(r"([a-z][a-z0-9-]{0,30})\.([0-9a-f]{32})\.json")
 _REMAINS = re.compile(r"\..*\.tmp")
 # For a look at a directory that a rotation exchanges, which takes it a moment; 1 second together.
 _ATTEMPTS = 50
@@ -86,6 +88,45 @@ def old_keys_path(directory: Path) -> Path:
 def new_auto_open_path(directory: Path) -> Path:
     """Return where a rotation of the master key prepares auto-open.key."""
     return directory / f"{AUTO_OPEN_NAME}.new"
+
+
+def unlock_path(directory: Path) -> Path:
+    """Return the directory of the envelopes, by which providers open the keystore."""
+    return directory / "unlock"
+
+
+def envelope_path(directory: Path, name: str, master_key_id: UUID) -> Path:
+    """Return the path of one envelope."""
+    return unlock_path(directory) / f"{name}.{master_key_id.hex}.json"
+
+
+def list_envelopes(directory: Path) -> list[tuple[str, UUID]]:
+    """Return the names of all envelopes and whose master key each has, in order of name.
+
+    Those of another master key than that of keystore.json are what a rotation has left, or was
+    interrupted before. Files with other names are passed over.
+
+    Raises:
+        KeystorePermissionError: their directory is open to others, not ours, or a link.
+    """
+    place = unlock_path(directory)
+    if not os.path.lexists(place):
+        return []
+    _refuse_link(place)
+    check_private_directory(place)
+    found = (_ENVELOPE.fullmatch(file.name) for file in place.iterdir())
+    return sorted((match[1], UUID(hex=match[2])) for match in found if match)
+
+
+def current_envelopes(directory: Path, master_key_id: UUID) -> list[Path]:
+    """Return the files of the envelopes of a master key."""
+    envelopes = list_envelopes(directory)
+    return [envelope_path(directory, *one) for one in envelopes if one[1] == master_key_id]
+
+
+def is_envelope_name(name: str) -> bool:
+    """Tell whether an envelope may have this name."""
+    return _ENVELOPE.fullmatch(f"{name}.{'0' * 32}.json") is not None
 
 
 def current_keys_path(directory: Path) -> Path:
@@ -392,6 +433,9 @@ def foreign_files(directory: Path) -> list[Path]:
     ours |= set(left_of_rotation(directory))
     ours |= {*companions(directory), *remains(directory), *being_destroyed(directory)}
     ours |= {record_path(directory, owner) for owner in list_owners(directory)}
+    ours.add(unlock_path(directory))
+    with suppress(KeystorePermissionError):  # What is wrong with its rights is told elsewhere.
+        ours |= {envelope_path(directory, *envelope) for envelope in list_envelopes(directory)}
     return [path for path in _entries(directory) if path not in ours]
 
 
@@ -402,8 +446,9 @@ def left_of_rotation(directory: Path) -> list[Path]:
 
 
 def _entries(directory: Path) -> list[Path]:
-    keys = keys_path(directory)
-    return sorted([*directory.iterdir(), *(keys.iterdir() if keys.is_dir() else ())])
+    places = (keys_path(directory), unlock_path(directory))
+    inner = [place for place in places if place.is_dir() and not place.is_symlink()]
+    return sorted(path for place in (directory, *inner) for path in place.iterdir())
 
 
 def check_place(directory: Path) -> None:
@@ -483,26 +528,38 @@ def prepare_keys_directory(directory: Path) -> None:
     Raises:
         KeystoreError: it cannot be made.
     """
-    status = directory.stat()
+    _prepare_inner_directory(keys_path(directory))
+
+
+def prepare_unlock_directory(directory: Path) -> None:
+    """Make the directory for envelopes; the caller holds the lock.
+
+    Raises:
+        KeystoreError: it cannot be made.
+    """
+    _prepare_inner_directory(unlock_path(directory))
+
+
+def _prepare_inner_directory(path: Path) -> None:
+    status = path.parent.stat()
     owner = (status.st_uid, status.st_gid)
-    keys = keys_path(directory)
     try:
-        make_private_directory(keys, owner)
+        make_private_directory(path, owner)
     except FileExistsError:
-        # From a creation that was interrupted; a link to another user's directory is not.
-        _refuse_link(keys)
-        _adopt(keys, owner)
+        # From a command that was interrupted; a link to another user's directory is not.
+        _refuse_link(path)
+        _adopt(path, owner)
     except UnsafeDirectoryError as error:
         raise KeystorePermissionError(str(error), remedy=error.remedy) from error
     except OSError as error:
-        raise KeystoreError(f"could not create {keys}: {error.strerror}") from error
+        raise KeystoreError(f"could not create {path}: {error.strerror}") from error
 
 
-def _refuse_link(keys: Path) -> None:
-    if os.path.lexists(keys) and not S_ISDIR(keys.lstat().st_mode):
+def _refuse_link(path: Path) -> None:
+    if os.path.lexists(path) and not S_ISDIR(path.lstat().st_mode):
         raise KeystorePermissionError(
-            f"{keys} is not a directory, or only a link to one",
-            remedy=f"Remove it and repeat the command: rm {keys}",
+            f"{path} is not a directory, or only a link to one",
+            remedy=f"Remove it and repeat the command: rm {path}",
         ) from None
 
 

@@ -1,0 +1,211 @@
+"""Running a provider in a process of its own, with the keystore owner's rights and bounded time.
+
+Which library, program and file a provider uses stands in an envelope, before anything could prove
+that it is authentic. So root must not run it: whoever owns the keystore could have any program run
+as root. A library of a token or a key server may also hang, and keep copies of keys in its memory:
+both end with its process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pwd
+import select
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from tde.errors import (
+    ProviderError,
+    ProviderRefusedError,
+    ProviderUnreachableError,
+    TdeError,
+)
+from tde.keystore.crypto.secret import SecretBuffer, wipe
+
+_ERRORS = (ProviderUnreachableError, ProviderRefusedError, ProviderError)
+_RESULT, _ERROR = b"r", b"e"
+_LONGEST_ANSWER = 64 * 1024
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def unwrap_apart(
+    directory: Path, timeout: float | None, unwrap: Callable[[], SecretBuffer], size: int
+) -> SecretBuffer:
+    """Return the secret of ``size`` bytes that ``unwrap`` returns; the caller closes it.
+
+    Args:
+        directory: the keystore's, whose owner's rights the process gets.
+        timeout: seconds, as of :class:`~tde.keystore.providers.wrapper.KekProvider`.
+
+    Raises:
+        ProviderError: one of its subclasses.
+    """
+    answer = _run(directory, timeout, lambda: _content_of(unwrap()))
+    try:
+        if len(answer) != size:
+            raise ProviderRefusedError(
+                f"it gave {len(answer)} bytes instead of a key of {size} bytes",
+                remedy="It has not unwrapped what it has wrapped; see its own log.",
+            )
+        secret = SecretBuffer(size)
+        with secret.view as view:
+            view[:] = answer
+        return secret
+    finally:
+        wipe(answer)
+
+
+def wrap_apart(directory: Path, timeout: float | None, wrap: Callable[[], bytes]) -> bytes:
+    """Return what ``wrap`` returns; arguments and errors as :func:`unwrap_apart`."""
+    return bytes(_run(directory, timeout, lambda: bytearray(wrap())))
+
+
+def _content_of(secret: SecretBuffer) -> bytearray:
+    with secret, secret.view as view:
+        return bytearray(view)
+
+
+def _run(directory: Path, timeout: float | None, action: Callable[[], bytearray]) -> bytearray:
+    status = directory.stat()
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    # An interruption must not raise in the child before it is where nothing gets out of it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        child = os.fork()
+        if child == 0:
+            _serve(writer, parent, before, (status.st_uid, status.st_gid), timeout, action)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        os.close(writer)
+        return _answer(reader, timeout)
+    finally:
+        os.close(reader)
+        if timeout is None:
+            _wait_for(child)
+        else:
+            # Who has answered has nothing left to do; what hangs, and its children, must not stay.
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)  # It may not have its group yet.
+            os.waitpid(child, 0)
+
+
+def _wait_for(child: int) -> None:
+    """Wait for a process that asks people, which is interrupted where this one was.
+
+    It is not killed: a terminal on which it has turned the echo off would stay like that.
+    """
+    while True:
+        try:
+            os.waitpid(child, 0)
+            return
+        except KeyboardInterrupt:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+
+
+def _answer(reader: int, timeout: float | None) -> bytearray:
+    until = None if timeout is None else time.monotonic() + timeout
+    answer = bytearray(_LONGEST_ANSWER)
+    length = 0
+    try:
+        while length < len(answer):
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not select.select([reader], [], [], left)[0]:
+                raise ProviderUnreachableError(
+                    f"it has not answered in {timeout:.0f} seconds",
+                    remedy="See whether it, and the way to it, work.",
+                )
+            with memoryview(answer) as view:
+                count = os.readv(reader, [view[length:]])
+            if count == 0:
+                break
+            length += count
+        kind = bytes(answer[:1])
+        if kind == _RESULT:
+            return answer[1:length]
+        if kind == _ERROR:
+            _raise(bytes(answer[1:length]))
+        raise ProviderError(
+            "its process died without an answer",
+            remedy="A fault of the library that it uses: see the system's log.",
+        )
+    finally:
+        wipe(answer)
+
+
+def _raise(content: bytes) -> NoReturn:
+    name, message, remedy = json.loads(content)
+    found = next(error for error in _ERRORS if error.__name__ == name)
+    raise found(message, remedy=remedy)
+
+
+def _serve(
+    writer: int,
+    parent: int,
+    signals: set[int | signal.Signals],
+    owner: tuple[int, int],
+    timeout: float | None,
+    action: Callable[[], bytearray],
+) -> NoReturn:
+    """Do the work of the child, which never returns to the caller's code."""
+    try:
+        if timeout is not None:
+            # A group of its own, so that it is ended with all that it has started, and no terminal:
+            # what waits for a person would wait for ever in the background.
+            os.setsid()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        _become(*owner)
+        # After the change of the user, which takes both back.
+        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        end = signal.SIGINT if timeout is None else signal.SIGKILL
+        _libc.prctl(_PR_SET_PDEATHSIG, end, 0, 0, 0)
+        if os.getppid() != parent:
+            raise ProviderError("the command that asks has ended")
+        answer = action()
+        _write(writer, _RESULT, answer)
+        wipe(answer)
+    except BaseException as error:
+        known = isinstance(error, TdeError)
+        kind = next((one for one in _ERRORS if isinstance(error, one)), ProviderError)
+        # What another library says may hold anything, but no name of a class does.
+        message = str(error) if known else f"a fault in it: {type(error).__name__}: {error}"
+        remedy = error.remedy if isinstance(error, TdeError) else ""
+        with suppress(OSError):
+            _write(writer, _ERROR, json.dumps([kind.__name__, message[:4000], remedy]).encode())
+    finally:
+        # Neither the buffers nor the exit handlers of the parent are the child's to run.
+        os._exit(0)
+
+
+def _become(uid: int, gid: int) -> None:
+    """Take the rights of the keystore's owner, for good, where this is root."""
+    if os.geteuid() != 0 or uid == 0:
+        return
+    try:
+        user = pwd.getpwuid(uid)
+        groups = os.getgrouplist(user.pw_name, gid)
+        # Where its programs have their own configuration.
+        os.environ.update(HOME=user.pw_dir, USER=user.pw_name, LOGNAME=user.pw_name)
+    except KeyError:
+        groups = [gid]
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+
+
+def _write(writer: int, kind: bytes, content: bytes | bytearray) -> None:
+    remaining = memoryview(kind + content)
+    while remaining:
+        remaining = remaining[os.write(writer, remaining) :]
