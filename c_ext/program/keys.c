@@ -20,6 +20,7 @@
 #include "format/keymap.h"
 #include "format/keyrecord.h"
 #include "launch/preload.h"
+#include "program/private.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
 
@@ -47,33 +48,27 @@ static const char *enable(const struct tde_program_settings *settings)
     return hint;
 }
 
-/* Read a file that only its owner, the user who runs this, may have access to. */
+/* Read a file of SIZE bytes, to which nobody else may have access.  0, or -1 after a message. */
 static int read_private(const struct tde_program_settings *settings, const char *path, uint8_t *to,
                         size_t size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    struct stat status;
-    ssize_t length;
+    const char *culprit;
+    const char *problem;
+    ssize_t length = tde_program_read_private(path, to, size, &culprit, &problem);
 
-    if (fd < 0) {
+    if (length == (ssize_t)size)
+        return 0;
+    if (problem != NULL)
+        tde_program_error(settings->program,
+                          "Give it to the server's user, and chmod -R go= the keystore", "%s %s",
+                          culprit, problem);
+    else if (length >= 0)
+        tde_program_error(settings->program, enable(settings),
+                          "%s is damaged: it does not have %zu bytes", path, size);
+    else
         tde_program_error(settings->program, errno == ENOENT ? enable(settings) : NULL,
                           "the keystore %s does not open by itself: %s: %s", settings->keystore,
                           AUTO_OPEN_FILE, strerror(errno));
-        return -1;
-    }
-    if (fstat(fd, &status) != 0 || (status.st_mode & 077) != 0 ||
-        (status.st_uid != geteuid() && geteuid() != 0)) {
-        close(fd);
-        tde_program_error(settings->program, "chmod 600, and chown it to the server's user",
-                          "%s must belong to the current user and be closed to all others", path);
-        return -1;
-    }
-    length = read(fd, to, size);
-    close(fd);
-    if (length == (ssize_t)size && status.st_size == (off_t)size)
-        return 0;
-    tde_program_error(settings->program, enable(settings),
-                      "%s is damaged: it does not have %zu bytes", path, size);
     return -1;
 }
 

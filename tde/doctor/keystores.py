@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import stat
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def check_keystore(examined: Examined) -> Iterator[Outcome]:
     outcomes = [*_open_to_others(directory), *_location(examined, directory)]
     if not outcomes:
         outcomes = list(_usable(examined, directory))
-    yield from outcomes or [ok(f"{directory}: only its owner may read it")]
+    yield from outcomes or [ok(f"{directory}: {_who_may_read(directory)}")]
 
 
 def check_auto_open(examined: Examined) -> Iterator[Outcome]:
@@ -53,6 +54,17 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
             f"tde keystore auto-open disable --keystore {examined.keystore}; or keep the keystore "
             "on an encrypted disk, and this file out of backups.",
         )
+
+
+def _who_may_read(directory: Path) -> str:
+    status = directory.stat()
+    if not status.st_mode & stat.S_IRGRP:
+        return "only its owner may read it"
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return f"read-only, and only root and group {group} may read it"
 
 
 def _open_to_others(directory: Path) -> Iterator[Outcome]:
