@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from tde.cli import (
+    keystore_auto_open,
     keystore_copies,
     keystore_keys,
     keystore_log,
@@ -23,13 +24,11 @@ from tde.cli.options import (
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
-    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
-from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import KeystoreStatus
@@ -193,41 +192,4 @@ keystore_sessions.register(app)
 keystore_copies.register(app)
 keystore_log.register(app)
 keystore_providers.register(app)
-
-auto_open = new_app("Let a keystore open without its passphrase, for unattended starts.")
-app.add_typer(auto_open, name="auto-open")
-
-
-@auto_open.command(
-    epilog=examples("tde keystore auto-open enable --keystore /etc/tde/main"),
-)
-@opens_keystore
-def enable(
-    keystore: KeystoreOption = None,
-    source: PassphraseSource = PROMPT,
-) -> None:
-    """Write a file into the keystore that opens it: the passphrase is not asked for any more.
-
-    Servers then start unattended, and tde pg install-bin can be used. Whoever can read the
-    keystore directory, or a backup of it with this file, can read the data.
-    """
-    with open_keystore(require_keystore(keystore), source) as opened:
-        path = opened.enable_auto_open()
-    console.print(f"The keystore opens by itself now: {path}", markup=False, soft_wrap=True)
-    error_console.print(
-        "[bold yellow]Keep that file out of backups[/]: with it, the keystore needs no passphrase.",
-        soft_wrap=True,
-    )
-
-
-@auto_open.command(
-    epilog=examples("tde keystore auto-open disable --keystore /etc/tde/main"),
-)
-def disable(keystore: KeystoreOption = None) -> None:
-    """Remove that file: the passphrase is needed again. Running servers go on."""
-    from tde.keystore.providers.auto_open import disable_auto_open
-
-    if disable_auto_open(require_keystore(keystore)):
-        console.print("The passphrase is needed again.")
-    else:
-        console.print("The keystore did not open by itself.")
+keystore_auto_open.register(app)

@@ -16,6 +16,7 @@ from tde.errors import (
 )
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import random_secret, wipe
+from tde.keystore.handover import HandOver
 from tde.keystore.log.reading import FIRST_EVENT, read_key_log
 from tde.keystore.log.writing import begin_log, telling_of_failures, write_entry_if_possible
 from tde.keystore.open_master_key import OpenMasterKey
@@ -158,6 +159,10 @@ class Keystore(OpenMasterKey):
                     # Of two files that a rotation has changed, one may have been read too early.
                     if read_document(path) == document:
                         raise
+
+    def hand_over(self, *, closed: bool = False) -> HandOver:
+        """Return the master key for a server; what was opened at level ``wal`` is closed."""
+        return super().hand_over(closed=closed or self.level != "full")
 
     def enable_auto_open(self) -> Path:
         """Let the keystore open without its passphrase, and return the file that does it.

@@ -35,10 +35,7 @@ def require_keystore_access(keystore: Path, os_user: OsUser | None) -> None:
 
 def _is_shared_with(status: os.stat_result, os_user: OsUser | None) -> bool:
     """Tell whether a directory is root's and a group of the server's user may read it."""
-    if os_user is None:
-        groups = {os.getegid(), *os.getgroups()}
-    else:
-        groups = {os_user.gid, *os_user.groups}
+    groups = {os.getegid(), *os.getgroups()} if os_user is None else {os_user.gid, *os_user.groups}
     mode = stat.S_IMODE(status.st_mode)
     return status.st_uid == 0 and mode & 0o050 == 0o050 and status.st_gid in groups
 
