@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tde.cli import (
     keystore_auto_open,
@@ -147,6 +148,8 @@ def _document(status: KeystoreStatus) -> dict[str, Any]:
 
 
 def _print_tables(status: KeystoreStatus) -> None:
+    from tde.keystore.auto_opening import ways_to_open
+
     kdf = status.kdf
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
@@ -160,7 +163,11 @@ def _print_tables(status: KeystoreStatus) -> None:
         f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} lanes",
     )
     opening = "[yellow]enabled[/]: whoever can read this directory can read the data"
-    facts.add_row("Auto-open", opening if status.auto_open else "disabled")
+    bound = [way.in_words for way in ways_to_open(status.path) if way.name]
+    if status.auto_open or not bound:
+        facts.add_row("Auto-open", opening if status.auto_open else "disabled")
+    for way in bound:
+        facts.add_row("Auto-open", Text(way))
     if status.providers:
         facts.add_row("Providers", ", ".join(status.providers))
     if status.rotation_unfinished:

@@ -38,10 +38,29 @@ def check_keystore(examined: Examined) -> Iterator[Outcome]:
 
 def check_auto_open(examined: Examined) -> Iterator[Outcome]:
     """Tell whether the keystore opens without a passphrase, and from where."""
+    from tde.keystore.auto_opening import ways_to_open
     from tde.keystore.providers.auto_open import auto_open_path, can_open_automatically
 
-    if examined.keystore is None or not can_open_automatically(examined.keystore):
-        yield ok("off: the keystore opens only with its passphrase")
+    if examined.keystore is None:
+        yield ok("off: there is no keystore")
+        return
+    try:
+        ways = [way for way in ways_to_open(examined.keystore) if way.name]
+    except KeystoreError:
+        ways = []  # What is wrong with the keystore is told by its own check.
+    for way in ways:
+        if way.shares_disk and not file_storage(examined.machine, examined.keystore).encrypted:
+            yield warning(
+                f"on, {way.in_words}, which is on the same file system as the keystore: whoever "
+                "has the disk, or a backup of both, has the keys",
+                "Move the host secret to another disk, or bind the keystore to the TPM: tde "
+                "keystore auto-open disable, then enable --bind.",
+            )
+        else:
+            yield ok(f"on, {way.in_words}")
+    if not can_open_automatically(examined.keystore):
+        if not ways:
+            yield ok("off: the keystore opens only with its passphrase")
         return
     path = auto_open_path(examined.keystore)
     storage = file_storage(examined.machine, path.resolve())
@@ -49,10 +68,11 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
         yield ok(f"on, and {path} is on an encrypted disk ({storage.why})")
     else:
         yield warning(
-            f"on, and {path} is not on a disk that is known to be encrypted: whoever has the disk "
-            "or a backup of the keystore has the keys",
-            f"tde keystore auto-open disable --keystore {examined.keystore}; or keep the keystore "
-            "on an encrypted disk, and this file out of backups.",
+            f"on, bound to nothing, and {path} is not on a disk that is known to be encrypted: "
+            "whoever has the disk or a backup of the keystore has the keys",
+            "Bind it: tde keystore auto-open enable --bind tpm2 (or host-secret:FILE) --keystore "
+            f"{examined.keystore}. Or turn it off (tde keystore auto-open disable); or keep the "
+            "keystore on an encrypted disk, and this file out of backups.",
         )
 
 

@@ -111,6 +111,12 @@ class Way:
     remedy: str = ""
     shares_disk: bool = False
 
+    @property
+    def in_words(self) -> str:
+        """What it is bound to, and its level, in one line."""
+        level = "" if self.level == "full" else ", level wal"
+        return f"bound to {self.binding}{level}"
+
 
 def parse_binding(text: str) -> tuple[str, dict[str, str]]:
     """Return the type and the parameters of the provider that a binding names.
