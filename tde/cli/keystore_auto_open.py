@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from tde.cli.options import (
 )
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
+from tde.errors import KeystoreError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
@@ -201,6 +204,28 @@ def _document(way: Way) -> dict[str, Any]:
     }
 
 
+def release(keystore: KeystoreOption = None) -> None:
+    """Open a keystore by itself for the programs of tde pg install-bin, into their pipe.
+
+    They start this where only a provider opens it: c_ext/program/release.c.
+    """
+    from tde.keystore.crypto.secret import wipe
+    from tde.keystore.opening import open_unattended
+    from tde.keystore.store.files import write_all
+
+    # Neither a terminal nor a file may ever get it.
+    if not stat.S_ISFIFO(os.fstat(1).st_mode):
+        raise KeystoreError("this is for the programs of tde pg install-bin, which read a pipe")
+    with open_unattended(require_keystore(keystore)) as opened:
+        content = opened.auto_open_content()
+        content.append(opened.level != "full")
+        try:
+            write_all(1, content)
+        finally:
+            wipe(content)
+
+
 def register(parent: typer.Typer) -> None:
     """Add the commands to those of ``tde keystore``."""
+    parent.command("release", hidden=True)(release)
     parent.add_typer(app, name="auto-open")

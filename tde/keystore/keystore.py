@@ -185,11 +185,19 @@ class Keystore(OpenMasterKey):
             KeystoreClosedError: the keystore was closed.
             KeystoreError: the file cannot be written.
         """
-        content = pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
+        content = self.auto_open_content()
         try:
             write_atomically(path, content)
         finally:
             wipe(content)
+
+    def auto_open_content(self) -> bytearray:
+        """Return what such a file has; the caller wipes it.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        return pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
 
     def create_key(self, owner: KeyOwner, algorithm: Algorithm) -> dict[Path, bytes]:
         """Make a random key and store it wrapped.
