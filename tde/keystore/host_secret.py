@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def ensure_host_secret(file: Path, keystore: Path) -> bool:
     if os.path.lexists(file):
         return False
     owner = keystore.stat()
-    # A name of its own until it is whole: what was interrupted must not be taken for a secret.
-    made = file.with_name(f".{file.name}.tmp")
+    # A name of its own until it is whole: what was interrupted must not be taken for a secret, and
+    # what another process makes at the same time is not ours.
+    made = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
         # Root would follow whatever the owner of the directory puts in the way.
         with file_rights_of_owner(file.parent):
-            made.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(made, flags, FILE_MODE)
             try:

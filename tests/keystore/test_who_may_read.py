@@ -14,8 +14,10 @@ import pytest
 
 from tde.errors import KeystoreError
 from tde.keystore import Keystore, inspect_keystore
+from tde.keystore.providers.passphrase_source import PassphraseSource, read_passphrase
 from tde.postgres import OsUser
 from tde.postgres.cluster.bin_directory import SETTINGS_FILE
+from tests.keystore.cheap_passphrase import PASSPHRASE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -134,6 +136,17 @@ def test_a_member_of_the_group_by_its_supplementary_groups(
     assert as_user(member, lambda: Keystore.open_automatically(opened_by_itself))
     ran = subprocess.run([stand_in], user=os_user.uid, group=os_user.gid, extra_groups=[group])
     assert ran.returncode == 0
+
+
+def test_a_passphrase_in_a_secret_of_a_container(os_user_tmp_path: Path, os_user: OsUser) -> None:
+    os_user_tmp_path.chmod(0o755)
+    file = os_user_tmp_path / "passphrase"
+    file.write_bytes(PASSPHRASE)
+    source = PassphraseSource(file)
+    for owner, mode, is_taken in ((0, 0o440, True), (0, 0o444, False), (os_user.uid, 0o440, False)):
+        os.chown(file, owner, os_user.gid)
+        file.chmod(mode)
+        assert as_user(os_user, lambda: read_passphrase(source)) is is_taken, (owner, mode)
 
 
 def give(keystore: Path, case: Case, os_user: OsUser) -> None:

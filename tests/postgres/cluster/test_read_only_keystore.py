@@ -71,6 +71,7 @@ def test_server_starts_and_every_change_is_refused(
         assert f"the keystore {keystore} is read-only" in refused.stderr, command
         assert "Make the change in the keystore that it was made from" in refused.stderr
     assert cluster.query("SELECT count(*) FROM pg_tablespace") == [(2,)]
+    assert not location.exists()
     doctor = tde_command("pg", "doctor", "-D", data, "--json").stdout
     assert "read-only, and only root and group" in doctor
     tde_command("pg", "stop", "-D", data)
