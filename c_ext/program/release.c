@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -42,6 +43,16 @@ bool tde_program_has_envelopes(const struct tde_program_settings *settings)
     return found;
 }
 
+/* A caller may have closed 0 to 2, which are for others.  -1 with a closed FD. */
+static int above_standard(int fd)
+{
+    int moved = fd < 0 || fd > STDERR_FILENO ? fd : fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+
+    if (moved != fd)
+        close(fd);
+    return moved;
+}
+
 /* The child: `tde` with its output in a pipe, no input, and nothing of the interposer. */
 static void run(const struct tde_program_settings *settings, int writer)
 {
@@ -51,7 +62,7 @@ static void run(const struct tde_program_settings *settings, int writer)
     char verb[] = "release";
     char option[] = "--keystore";
     char *arguments[] = {path, command, verb, option, keystore, NULL};
-    int nothing = open("/dev/null", O_RDONLY);
+    int nothing = above_standard(open("/dev/null", O_RDONLY | O_CLOEXEC));
 
     strcpy(path, settings->tde);
     strcpy(keystore, settings->keystore);
@@ -79,16 +90,16 @@ static void read_answer(int reader)
     }
 }
 
-static bool ask(const struct tde_program_settings *settings)
+/* How the child has ended; -1 without one. */
+static int status_of(const struct tde_program_settings *settings, const int ends[2])
 {
-    int ends[2];
+    struct sigaction before;
+    const struct sigaction usual = {.sa_handler = SIG_DFL};
     int status = -1;
     pid_t child;
 
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* As before the hand-over, which follows. */
-    mlock(&answer, sizeof answer);
-    if (pipe2(ends, O_CLOEXEC) != 0)
-        return false;
+    /* Who ignores it, as some that start services do, is not told how a child has ended. */
+    sigaction(SIGCHLD, &usual, &before);
     child = fork();
     if (child == 0)
         run(settings, ends[1]);
@@ -98,8 +109,25 @@ static bool ask(const struct tde_program_settings *settings)
         while (waitpid(child, &status, 0) < 0 && errno == EINTR)
             ;
     }
+    sigaction(SIGCHLD, &before, NULL);
+    return status;
+}
+
+static bool ask(const struct tde_program_settings *settings)
+{
+    int ends[2];
+    int status = -1;
+
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* As before the hand-over, which follows. */
+    mlock(&answer, sizeof answer);
+    if (pipe2(ends, O_CLOEXEC) != 0)
+        return false;
+    ends[0] = above_standard(ends[0]);
+    ends[1] = above_standard(ends[1]);
+    if (ends[0] >= 0 && ends[1] >= 0)
+        status = status_of(settings, ends);
     close(ends[0]);
-    return child > 0 && status == 0 && answer.length == ANSWER_SIZE;
+    return status == 0 && answer.length == ANSWER_SIZE;
 }
 
 int tde_program_release(const struct tde_program_settings *settings,

@@ -28,6 +28,7 @@ from tde.keystore.providers.auto_open import (
     disable_auto_open,
 )
 from tde.keystore.providers.wrapper import make_provider
+from tde.keystore.store.files import require_writable
 from tde.keystore.store.layout import list_envelopes, read_document
 from tde.printable import printable
 
@@ -160,6 +161,7 @@ def bind_auto_open(
             f"the keystore {path} is bound to something already",
             remedy=f"tde keystore auto-open disable --keystore {path}, then repeat the command.",
         )
+    require_writable(path)  # Before a secret is made that nothing is bound to.
     make_provider(type_, parameters)
     if type_ == "host-secret":
         ensure_host_secret(Path(parameters["file"]), path)

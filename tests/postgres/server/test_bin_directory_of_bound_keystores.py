@@ -152,3 +152,20 @@ def can_run_tde(os_user) -> bool:
         return run_as(os_user, [TDE, "--version"]).returncode == 0
     except OSError:
         return False
+
+
+def test_closed_descriptors_and_an_ignored_signal_are_no_obstacle(
+    keystore: Keystore, stand_in: Path, tmp_path: Path
+) -> None:
+    bind_auto_open(keystore, "host-secret", {"file": str(tmp_path / "host.key")}, "full")
+    output = tmp_path / "output"
+    # The shell's own trap is inherited as an ignored signal.
+    script = f"trap '' CHLD; {stand_in} > {output} <&- 2>&-"
+    assert subprocess.run(["sh", "-c", script]).returncode == 0
+    with keystore.hand_over() as wanted:
+        assert output.read_bytes() == os.pread(wanted.fd, 8192, 0)
+    (stand_in.parent.parent / "stock/pg_waldump").write_text(
+        '#!/bin/sh\ntest "$TDE_IO_KEYS_FD" -gt 2\n'
+    )
+    script = f"{stand_in} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script]).returncode == 0
