@@ -15,6 +15,7 @@ from pathlib import Path
 from tde.errors import KeystoreError, KeystoreExistsError, KeystoreMissingError
 from tde.keystore.envelopes import (
     EnvelopeInfo,
+    EnvelopeTrial,
     add_envelope,
     list_providers,
     remove_envelope,
@@ -169,7 +170,7 @@ def bind_auto_open(
     # Only now: a server that is started in between opens by one of both.
     if os.path.lexists(auto_open_path(path)):
         disable_auto_open(path)
-    return next(way for way in ways_to_open(path) if way.name == NAME)
+    return _way(path, NAME, type_, level, parameters, None)
 
 
 def ways_to_open(directory: Path, *, trying: bool = False) -> list[Way]:
@@ -223,16 +224,27 @@ def _way_by_provider(directory: Path, info: EnvelopeInfo, trying: bool) -> Way:
     if header is None:
         raise KeystoreMissingError(info.problem, remedy=info.remedy)
     trial = try_envelope(directory, info.name) if trying else None
-    facts = " ".join(f"{key}={value}" for key, value in header.parameters.items())
+    return _way(directory, info.name, header.type, header.level, header.parameters, trial)
+
+
+def _way(
+    directory: Path,
+    name: str,
+    type_: str,
+    level: str,
+    parameters: Mapping[str, str],
+    trial: EnvelopeTrial | None,
+) -> Way:
+    facts = " ".join(f"{key}={value}" for key, value in parameters.items())
     return Way(
-        info.name,
-        header.type,
-        header.level,
-        printable(f"{header.type} {facts}".strip()),
-        _THIEVES.get(header.type, _OTHER),
+        name,
+        type_,
+        level,
+        printable(f"{type_} {facts}".strip()),
+        _THIEVES.get(type_, _OTHER),
         trial.problem if trial else "",
         trial.remedy if trial else "",
-        header.type == "host-secret" and _shares_disk(directory, header.parameters["file"]),
+        type_ == "host-secret" and _shares_disk(directory, parameters["file"]),
     )
 
 
