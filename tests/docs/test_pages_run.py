@@ -332,6 +332,7 @@ def test_init_scripts(reader):
     reader.type(stop)
 
 
+@pytest.mark.slow
 def test_auto_open(reader):
     page = "auto-open.md"
     reader.place("/srv/elsewhere").mkdir()
@@ -360,6 +361,7 @@ def test_auto_open(reader):
     reader.type(f"tde pg stop -D {MAIN}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_keystore_of_a_container(reader):
     page, heading = "auto-open.md", "A container: a read-only keystore"

@@ -56,7 +56,6 @@ def test_level_wal_starts_a_server_that_a_person_opens(
     # What has started it does not open it, nor do the tools that would give plaintext.
     for command in (
         ("keystore", "open", "-D", data),
-        ("keystore", "open", "-D", data, "--provider", "auto-open"),
         ("pg", "audit", "-D", data),
     ):
         said = tde_command(*command, exit_code=None).stderr
@@ -67,7 +66,6 @@ def test_level_wal_starts_a_server_that_a_person_opens(
     # It takes away without a passphrase, and a restart is a start.
     tde_command("keystore", "close", "-D", data)
     assert is_hidden(made)
-    tde_command("keystore", "open", "-D", data, *SECRET)
     tde_command("pg", "restart", "-D", data)
     assert is_hidden(made)
     tde_command("pg", "stop", "-D", data)

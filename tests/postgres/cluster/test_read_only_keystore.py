@@ -55,15 +55,12 @@ def test_server_starts_and_every_change_is_refused(
     assert "closed" in tde_command("pg", "status", "-D", data).stdout
     # What changes the server alone works.
     tde_command("keystore", "open", "-D", data)
-    tde_command("keystore", "close", "-D", data, *BY_FD)
-    tde_command("keystore", "open", "-D", data)
+    assert "closed" not in tde_command("pg", "status", "-D", data).stdout
     # A tablespace that is made in SQL needs no new record; one with a key of its own does.
     location = data.with_name("own")
     for command in (
         ("tablespace", "create", "own", "--location", location, "-D", data),
         ("wal", "rotate", "-D", data),
-        ("keystore", "rotate", "-k", keystore, *BY_FD),
-        ("keystore", "auto-open", "enable", "-k", keystore),
         ("keystore", "auto-open", "disable", "-k", keystore),
         ("keystore", "backup", tmp_path / "backup", "-k", keystore),
     ):
@@ -105,6 +102,7 @@ def test_without_root_and_with_the_passphrase(cluster: RunningCluster, os_user: 
     assert cluster.query("SELECT count(*) > 0 FROM pg_class") == [(True,)]
 
 
+@pytest.mark.slow
 def test_programs_of_install_bin(
     cluster: RunningCluster, os_user: OsUser, os_user_tmp_path: Path
 ) -> None:
