@@ -69,6 +69,10 @@ class KeystorePermissionError(KeystoreError):
     """The keystore, or a passphrase file, is open to others or belongs to somebody else."""
 
 
+class KeystoreReadOnlyError(KeystoreError):
+    """The keystore can be opened here, and nothing can be changed in it."""
+
+
 class KeystoreDamagedError(KeystoreError):
     """A file of the keystore is not what tde wrote: truncated, altered or swapped."""
 

@@ -20,6 +20,8 @@
 #include "format/keymap.h"
 #include "format/keyrecord.h"
 #include "launch/preload.h"
+#include "program/private.h"
+#include "program/release.h"
 
 #define AUTO_OPEN_FILE "auto-open.key"
 
@@ -32,7 +34,7 @@ enum {
     AUTO_ZEROS = 84,
     AUTO_WRAPPED = 88,
     AUTO_TAG = 120,
-    AUTO_SIZE = 136,
+    AUTO_SIZE = TDE_AUTO_OPEN_SIZE,
 };
 
 static const uint8_t auto_magic[8] = {'T', 'D', 'E', 'A', 'U', 'T', 'O', 1};
@@ -47,37 +49,33 @@ static const char *enable(const struct tde_program_settings *settings)
     return hint;
 }
 
-/* Read a file that only its owner, the user who runs this, may have access to. */
+/* Read a file of SIZE bytes, to which nobody else may have access.  0, or -1 after a message. */
 static int read_private(const struct tde_program_settings *settings, const char *path, uint8_t *to,
                         size_t size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    struct stat status;
-    ssize_t length;
+    const char *culprit;
+    const char *problem;
+    ssize_t length = tde_program_read_private(path, to, size, &culprit, &problem);
 
-    if (fd < 0) {
+    if (length == (ssize_t)size)
+        return 0;
+    if (problem != NULL)
+        tde_program_error(settings->program,
+                          "Give it to the server's user, and chmod -R go= the keystore", "%s %s",
+                          culprit, problem);
+    else if (length >= 0)
+        tde_program_error(settings->program, enable(settings),
+                          "%s is damaged: it does not have %zu bytes", path, size);
+    else
         tde_program_error(settings->program, errno == ENOENT ? enable(settings) : NULL,
                           "the keystore %s does not open by itself: %s: %s", settings->keystore,
                           AUTO_OPEN_FILE, strerror(errno));
-        return -1;
-    }
-    if (fstat(fd, &status) != 0 || (status.st_mode & 077) != 0 ||
-        (status.st_uid != geteuid() && geteuid() != 0)) {
-        close(fd);
-        tde_program_error(settings->program, "chmod 600, and chown it to the server's user",
-                          "%s must belong to the current user and be closed to all others", path);
-        return -1;
-    }
-    length = read(fd, to, size);
-    close(fd);
-    if (length == (ssize_t)size && status.st_size == (off_t)size)
-        return 0;
-    tde_program_error(settings->program, enable(settings),
-                      "%s is damaged: it does not have %zu bytes", path, size);
     return -1;
 }
 
-static int load(const struct tde_program_settings *settings, uint8_t record[AUTO_SIZE])
+/* auto-open.key, or what `tde` gives in its place where only a provider opens the keystore. */
+static int load(const struct tde_program_settings *settings, uint8_t record[AUTO_SIZE],
+                bool *closed)
 {
     char path[PATH_MAX];
 
@@ -85,7 +83,11 @@ static int load(const struct tde_program_settings *settings, uint8_t record[AUTO
         tde_program_error(settings->program, NULL, "the keystore's path is too long");
         return -1;
     }
-    if (read_private(settings, path, record, AUTO_SIZE) != 0)
+    *closed = false;
+    if (access(path, F_OK) != 0 && errno == ENOENT && tde_program_has_envelopes(settings)) {
+        if (tde_program_release(settings, record, closed) != 0)
+            return -1;
+    } else if (read_private(settings, path, record, AUTO_SIZE) != 0)
         return -1;
     if (memcmp(record, auto_magic, sizeof auto_magic) == 0 &&
         tde_crypto_is_zero(record + AUTO_ZEROS, 4))
@@ -135,8 +137,9 @@ static enum tde_cluster_state compare_marker(const struct tde_program_settings *
     uint8_t record[AUTO_SIZE];
     char uuid[2 * TDE_UUID_SIZE + 1];
     const char *found = find_uuid(marker);
+    bool closed;
 
-    if (load(settings, record) != 0)
+    if (load(settings, record, &closed) != 0)
         return TDE_CLUSTER_UNUSABLE;
     for (size_t i = 0; i < TDE_UUID_SIZE; i++)
         snprintf(uuid + 2 * i, 3, "%02x", record[AUTO_KEYSTORE + i]);
@@ -316,8 +319,9 @@ int tde_program_map_key(const struct tde_program_settings *settings,
     uint8_t record[AUTO_SIZE];
     struct tde_key_scope scope = {0};
     int result = -1;
+    bool closed;
 
-    if (load(settings, record) == 0) {
+    if (load(settings, record, &closed) == 0) {
         result = unwrap(record, &scope);
         if (result != 0)
             report_damaged(settings);
@@ -353,6 +357,7 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
         uint8_t content[TDE_HANDOVER_MAX];
     } secret;
     size_t length;
+    bool closed;
     int fd;
     int result = -1;
 
@@ -363,12 +368,13 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
     tde_program_forget_hand_over();
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* Until the exec, as in c_ext/interpose/libc/privacy.c. */
     mlock(&secret, sizeof secret); /* Without it keys still work, only less protected. */
-    if (load(settings, secret.record) != 0)
+    if (load(settings, secret.record, &closed) != 0)
         return -1;
+    tde_program_forget_release();
     if (unwrap(secret.record, &secret.scope) != 0)
         report_damaged(settings);
     else {
-        length = tde_format_handover_write(secret.content, &secret.scope, false,
+        length = tde_format_handover_write(secret.content, &secret.scope, closed,
                                             settings->keystore);
         fd = sealed_file(secret.content, length);
         if (fd >= 0 && announce(settings, fd) == 0)

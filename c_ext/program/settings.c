@@ -58,6 +58,8 @@ static void take(struct tde_program_settings *settings, const char *name, const 
         snprintf(settings->bindir, sizeof settings->bindir, "%s", value);
     else if (strcmp(name, "keystore") == 0)
         snprintf(settings->keystore, sizeof settings->keystore, "%s", value);
+    else if (strcmp(name, "tde") == 0)
+        snprintf(settings->tde, sizeof settings->tde, "%s", value);
     else if (strcmp(name, "postgres_size") == 0)
         settings->postgres_size = strtoll(value, NULL, 10);
     else if (strcmp(name, "postgres_mtime_ns") == 0)

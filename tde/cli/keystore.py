@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tde.cli import (
+    keystore_auto_open,
     keystore_copies,
     keystore_destroy,
     keystore_keys,
@@ -26,14 +27,12 @@ from tde.cli.options import (
     PassphraseCommandOption,
     PassphraseFdOption,
     PassphraseFileOption,
-    opens_keystore,
     require_keystore,
 )
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
 from tde.errors import KeystoreError
-from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
+from tde.keystore.providers.passphrase_source import PassphraseSource
 
 if TYPE_CHECKING:
     from tde.keystore import AgeFinding, KeystoreStatus
@@ -160,6 +159,8 @@ def _document(status: KeystoreStatus) -> dict[str, Any]:
 
 
 def _print_tables(status: KeystoreStatus) -> None:
+    from tde.keystore.auto_opening import ways_to_open
+
     kdf = status.kdf
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
@@ -173,7 +174,11 @@ def _print_tables(status: KeystoreStatus) -> None:
         f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} lanes",
     )
     opening = "[yellow]enabled[/]: whoever can read this directory can read the data"
-    facts.add_row("Auto-open", opening if status.auto_open else "disabled")
+    bound = [way.in_words for way in ways_to_open(status.path) if way.name]
+    if status.auto_open or not bound:
+        facts.add_row("Auto-open", opening if status.auto_open else "disabled")
+    for way in bound:
+        facts.add_row("Auto-open", Text(way))
     if status.providers:
         facts.add_row("Providers", ", ".join(status.providers))
     if status.rotation_unfinished:
@@ -220,41 +225,4 @@ keystore_sessions.register(app)
 keystore_copies.register(app)
 keystore_log.register(app)
 keystore_providers.register(app)
-
-auto_open = new_app("Let a keystore open without its passphrase, for unattended starts.")
-app.add_typer(auto_open, name="auto-open")
-
-
-@auto_open.command(
-    epilog=examples("tde keystore auto-open enable --keystore /etc/tde/main"),
-)
-@opens_keystore
-def enable(
-    keystore: KeystoreOption = None,
-    source: PassphraseSource = PROMPT,
-) -> None:
-    """Write a file into the keystore that opens it: the passphrase is not asked for any more.
-
-    Servers then start unattended, and tde pg install-bin can be used. Whoever can read the
-    keystore directory, or a backup of it with this file, can read the data.
-    """
-    with open_keystore(require_keystore(keystore), source) as opened:
-        path = opened.enable_auto_open()
-    console.print(f"The keystore opens by itself now: {path}", markup=False, soft_wrap=True)
-    error_console.print(
-        "[bold yellow]Keep that file out of backups[/]: with it, the keystore needs no passphrase.",
-        soft_wrap=True,
-    )
-
-
-@auto_open.command(
-    epilog=examples("tde keystore auto-open disable --keystore /etc/tde/main"),
-)
-def disable(keystore: KeystoreOption = None) -> None:
-    """Remove that file: the passphrase is needed again. Running servers go on."""
-    from tde.keystore.providers.auto_open import disable_auto_open
-
-    if disable_auto_open(require_keystore(keystore)):
-        console.print("The passphrase is needed again.")
-    else:
-        console.print("The keystore did not open by itself.")
+keystore_auto_open.register(app)

@@ -76,7 +76,11 @@ def _tell(
     from tde.postgres.cluster.withholding import close_for_sessions, open_for_sessions
 
     cluster = find_cluster(pgdata, bindir, os_user)
-    with encrypted_cluster_keystore(cluster, keystore, source, remedy=NOT_ENCRYPTED) as opened:
+    # What only takes away needs no more than what started the server.
+    opening = encrypted_cluster_keystore(
+        cluster, keystore, source, remedy=NOT_ENCRYPTED, for_server=not give
+    )
+    with opening as opened:
         return (open_for_sessions if give else close_for_sessions)(cluster, opened)
 
 

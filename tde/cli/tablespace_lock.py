@@ -106,7 +106,7 @@ def _tell(
             remedy="Keep that database's catalogs elsewhere: ALTER DATABASE ... SET TABLESPACE.",
         )
     with encrypted_cluster_keystore(
-        cluster, keystore, source, remedy="Nothing of it is encrypted."
+        cluster, keystore, source, remedy="Nothing of it is encrypted.", for_server=not give
     ) as opened:
         (unlock_tablespace if give else lock_tablespace)(cluster, opened, oid)
 

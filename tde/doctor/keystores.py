@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import stat
 from collections.abc import Iterator
@@ -33,15 +34,34 @@ def check_keystore(examined: Examined) -> Iterator[Outcome]:
     outcomes = [*_open_to_others(directory), *_location(examined, directory)]
     if not outcomes:
         outcomes = list(_usable(examined, directory))
-    yield from outcomes or [ok(f"{directory}: only its owner may read it")]
+    yield from outcomes or [ok(f"{directory}: {_who_may_read(directory)}")]
 
 
 def check_auto_open(examined: Examined) -> Iterator[Outcome]:
     """Tell whether the keystore opens without a passphrase, and from where."""
+    from tde.keystore.auto_opening import ways_to_open
     from tde.keystore.providers.auto_open import auto_open_path, can_open_automatically
 
-    if examined.keystore is None or not can_open_automatically(examined.keystore):
-        yield ok("off: the keystore opens only with its passphrase")
+    if examined.keystore is None:
+        yield ok("off: there is no keystore")
+        return
+    try:
+        ways = [way for way in ways_to_open(examined.keystore) if way.name]
+    except KeystoreError:
+        ways = []  # What is wrong with the keystore is told by its own check.
+    for way in ways:
+        if way.shares_disk and not file_storage(examined.machine, examined.keystore).encrypted:
+            yield warning(
+                f"on, {way.in_words}, which is on the same file system as the keystore: whoever "
+                "has the disk, or a backup of both, has the keys",
+                "Move the host secret to another disk, or bind the keystore to the TPM: tde "
+                "keystore auto-open disable, then enable --bind.",
+            )
+        else:
+            yield ok(f"on, {way.in_words}")
+    if not can_open_automatically(examined.keystore):
+        if not ways:
+            yield ok("off: the keystore opens only with its passphrase")
         return
     path = auto_open_path(examined.keystore)
     storage = file_storage(examined.machine, path.resolve())
@@ -49,10 +69,11 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
         yield ok(f"on, and {path} is on an encrypted disk ({storage.why})")
     else:
         yield warning(
-            f"on, and {path} is not on a disk that is known to be encrypted: whoever has the disk "
-            "or a backup of the keystore has the keys",
-            f"tde keystore auto-open disable --keystore {examined.keystore}; or keep the keystore "
-            "on an encrypted disk, and this file out of backups.",
+            f"on, bound to nothing, and {path} is not on a disk that is known to be encrypted: "
+            "whoever has the disk or a backup of the keystore has the keys",
+            "Bind it: tde keystore auto-open enable --bind tpm2 (or host-secret:FILE) --keystore "
+            f"{examined.keystore}. Or turn it off (tde keystore auto-open disable); or keep the "
+            "keystore on an encrypted disk, and this file out of backups.",
         )
 
 
@@ -79,6 +100,17 @@ def check_key_ages(examined: Examined) -> Iterator[Outcome]:
         yield ok("no key has an age limit (tde keystore max-age)")
     elif not any(finding.needs_attention for finding in limited):
         yield ok(f"{len(limited)} keys are within their limits")
+
+
+def _who_may_read(directory: Path) -> str:
+    status = directory.stat()
+    if not status.st_mode & stat.S_IRGRP:
+        return "only its owner may read it"
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return f"read-only, and only root and group {group} may read it"
 
 
 def _open_to_others(directory: Path) -> Iterator[Outcome]:

@@ -16,6 +16,7 @@ from tde.errors import (
 )
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters
 from tde.keystore.crypto.secret import random_secret, wipe
+from tde.keystore.handover import HandOver
 from tde.keystore.log.reading import FIRST_EVENT, read_key_log
 from tde.keystore.log.writing import begin_log, telling_of_failures, write_entry_if_possible
 from tde.keystore.open_master_key import OpenMasterKey
@@ -159,6 +160,10 @@ class Keystore(OpenMasterKey):
                     if read_document(path) == document:
                         raise
 
+    def hand_over(self, *, closed: bool = False) -> HandOver:
+        """Return the master key for a server; what was opened at level ``wal`` is closed."""
+        return super().hand_over(closed=closed or self.level != "full")
+
     def enable_auto_open(self) -> Path:
         """Let the keystore open without its passphrase, and return the file that does it.
 
@@ -180,11 +185,19 @@ class Keystore(OpenMasterKey):
             KeystoreClosedError: the keystore was closed.
             KeystoreError: the file cannot be written.
         """
-        content = pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
+        content = self.auto_open_content()
         try:
             write_atomically(path, content)
         finally:
             wipe(content)
+
+    def auto_open_content(self) -> bytearray:
+        """Return what such a file has; the caller wipes it.
+
+        Raises:
+            KeystoreClosedError: the keystore was closed.
+        """
+        return pack_auto_open(self.uuid, self.master_key_id, self._open_master_key())
 
     def create_key(self, owner: KeyOwner, algorithm: Algorithm) -> dict[Path, bytes]:
         """Make a random key and store it wrapped.

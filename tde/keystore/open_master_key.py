@@ -21,7 +21,7 @@ from tde.keystore.crypto.secret import SecretBuffer, fill_randomly, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, new_nonce, unwrap_into, wrap
 from tde.keystore.handover import HandOver
 from tde.keystore.log.entry import LABEL as LOG_LABEL, LogEntry
-from tde.keystore.log.writing import write_entry
+from tde.keystore.log.writing import write_entry, write_entry_if_possible
 from tde.keystore.message import (
     LABEL,
     seal_master_key,
@@ -37,6 +37,7 @@ from tde.keystore.store.envelope import (
     EnvelopeHeader,
     make_envelope,
 )
+from tde.keystore.store.files import is_read_only
 from tde.keystore.store.layout import (
     another_master_key,
     check_belongs,
@@ -246,6 +247,17 @@ class OpenMasterKey(Closing):
             KeystoreError: it could not be written, so it must not be done.
         """
         return write_entry(self.path, event, details, self.log_author())
+
+    def log_what_is_not_stored(self, event: str, **details: object) -> None:
+        """As :meth:`log`, for what changes a server alone: a read-only keystore is no obstacle.
+
+        Raises:
+            KeystoreClosedError, KeystoreError: as for that.
+        """
+        if is_read_only(self.path):
+            write_entry_if_possible(self.path, event, details, self.log_author())
+        else:
+            self.log(event, **details)
 
     def hand_over(self, *, closed: bool = False) -> HandOver:
         """Return the master key in a form that a server started now can inherit.

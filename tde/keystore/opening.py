@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import KeystoreError, PassphraseError
+from tde.errors import KeystoreError, KeystoreMissingError, PassphraseError
 from tde.keystore.crypto.secret import wipe
 from tde.keystore.providers.passphrase_source import (
     PROMPT,
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 _warnings = logging.getLogger("tde.keystore")
 _LONGEST_SHARE = 4096
+WAL_LEVEL = "wal"
 
 
-def open_keystore(directory: Path, source: PassphraseSource = PROMPT) -> Keystore:
+def open_keystore(
+    directory: Path, source: PassphraseSource = PROMPT, *, for_server: bool = False
+) -> Keystore:
     """Open a keystore with what its source names.
 
     Without a named source, a keystore that opens by itself does so: by auto-open.key, or else by
@@ -32,15 +35,38 @@ def open_keystore(directory: Path, source: PassphraseSource = PROMPT) -> Keystor
 
     The result is a context manager; leaving it wipes the master key.
 
+    Args:
+        for_server: whether the keys are for a server or one of its programs alone, which gives
+            sessions no encrypted tablespace where the keystore was opened at level ``wal``. Nothing
+            else may be done at that level.
+
     Raises:
         KeystoreError: the passphrase cannot be read or the keystore cannot be opened.
     """
-    (opened,) = open_keystores([directory], source)
+    (opened,) = open_keystores([directory], source, for_server=for_server)
     return opened
 
 
+def open_unattended(directory: Path) -> Keystore:
+    """Open a keystore that opens by itself, for a server; nobody is asked for anything.
+
+    Raises:
+        KeystoreMissingError: it has no way to open by itself, or none works.
+        KeystoreError: another of its subclasses.
+    """
+    failed: list[str] = []
+    keystore = _open_unattended(directory, failed, for_server=True)
+    if keystore is None:
+        raise KeystoreMissingError(
+            f"the keystore {directory} does not open by itself"
+            + "".join(f"; {text}" for text in failed),
+            remedy=f"See: tde keystore auto-open status --keystore {directory}",
+        )
+    return keystore
+
+
 def open_keystores(
-    directories: Sequence[Path], source: PassphraseSource = PROMPT
+    directories: Sequence[Path], source: PassphraseSource = PROMPT, *, for_server: bool = False
 ) -> list[Keystore]:
     """Open copies of a keystore, all with one passphrase, which is read once.
 
@@ -56,7 +82,8 @@ def open_keystores(
     with ExitStack() as stack:
         secrets = _Secrets(stack, source)
         opened = [
-            stack.enter_context(_open(directory, source, secrets)) for directory in directories
+            stack.enter_context(_open(directory, source, secrets, for_server))
+            for directory in directories
         ]
         secrets.wipe()
         stack.pop_all()
@@ -114,16 +141,20 @@ class _Secrets:
             wipe(secret)
 
 
-def _open(directory: Path, source: PassphraseSource, secrets: _Secrets) -> Keystore:
+def _open(
+    directory: Path, source: PassphraseSource, secrets: _Secrets, for_server: bool
+) -> Keystore:
     from tde.keystore.keystore import Keystore
 
     if source.provider is not None:
-        return _open_by_provider(directory, source.provider, secrets.shares())
+        keystore = _open_by_provider(directory, source.provider, secrets.shares())
+        _require_level(keystore, for_server)
+        return keystore
     failed: list[str] = []
     if source == PROMPT:
-        keystore = _open_unattended(directory, failed)
-        if keystore is not None:
-            return keystore
+        opened = _open_unattended(directory, failed, for_server=for_server)
+        if opened is not None:
+            return opened
     try:
         passphrase = secrets.passphrase(directory)
     except PassphraseError as error:
@@ -135,7 +166,17 @@ def _open(directory: Path, source: PassphraseSource, secrets: _Secrets) -> Keyst
     return keystore
 
 
-def _open_unattended(directory: Path, failed: list[str]) -> Keystore | None:
+def _require_level(keystore: Keystore, for_server: bool) -> None:
+    if keystore.level == WAL_LEVEL and not for_server:
+        keystore.close()
+        raise KeystoreError(
+            "that provider opens the keystore at level wal, which starts servers and lets their "
+            "sessions use no encrypted tablespace",
+            remedy="Give the passphrase, or another provider.",
+        )
+
+
+def _open_unattended(directory: Path, failed: list[str], *, for_server: bool) -> Keystore | None:
     """Open a keystore that opens by itself; add to ``failed`` what has kept it from that."""
     from tde.keystore.keystore import Keystore
     from tde.keystore.providers.auto_open import can_open_automatically
@@ -144,7 +185,10 @@ def _open_unattended(directory: Path, failed: list[str]) -> Keystore | None:
         keystore = Keystore.open_automatically(directory)
         tell_of_opening(keystore, "auto-open.key")
         return keystore
-    for name in _unattended_names(directory, failed):
+    for name, level in _unattended_ways(directory, failed):
+        if level == WAL_LEVEL and not for_server:
+            failed.append(f"provider {name} opens it at level wal, which is for servers only")
+            continue
         try:
             return _open_by_provider(directory, name, [])
         except KeystoreError as error:
@@ -152,7 +196,8 @@ def _open_unattended(directory: Path, failed: list[str]) -> Keystore | None:
     return None
 
 
-def _unattended_names(directory: Path, failed: list[str]) -> list[str]:
+def _unattended_ways(directory: Path, failed: list[str]) -> list[tuple[str, str]]:
+    """Return name and level of the providers for unattended starts."""
     from tde.keystore.store.layout import list_envelopes
 
     try:
@@ -160,7 +205,8 @@ def _unattended_names(directory: Path, failed: list[str]) -> list[str]:
             return []
         from tde.keystore.envelopes import unattended_providers
 
-        return [info.name for info in unattended_providers(directory)]
+        found = unattended_providers(directory)
+        return [(info.name, info.header.level) for info in found if info.header is not None]
     except KeystoreError as error:
         # What is wrong with envelopes must not keep the passphrase from opening.
         _tell_of_failure(error, failed)

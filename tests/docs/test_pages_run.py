@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import psycopg2
 import pytest
 
 from tde.postgres import Cluster, OsUser
-from tests.docs.pages import commands
+from tde.postgres.server.os_user import current_user_name
+from tests.docs.pages import DOCS, commands
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY, files_with
 from tests.postgres.cluster_copies import configure
@@ -328,3 +330,70 @@ def test_init_scripts(reader):
     assert reader.query(MAIN, "SELECT count(*) FROM t") == 1000
     assert files_with(CANARY, reader.place(MAIN)) == []
     reader.type(stop)
+
+
+@pytest.mark.slow
+def test_auto_open(reader):
+    page = "auto-open.md"
+    reader.place("/srv/elsewhere").mkdir()
+    chown(reader, "/srv/elsewhere")
+    reader.type(*commands("keystore.md", "Make one"))
+    reader.type(f"tde pg init -D {MAIN} --keystore /srv/tde/keystore")
+    enable, status, disable = commands(page, "Start without a passphrase")
+    assert "A thief of the disk" in reader.type(enable)
+    assert "opens it right now" in reader.type(status)
+    assert "needed again" in reader.type(disable)
+    at_level_wal, start, open_ = commands(page, "Two levels")
+    assert "at level wal" in reader.type(at_level_wal)
+    # Nobody types anything at the start.
+    reader.type(start, answers=())
+    assert "closed for sessions" in reader.type(f"tde pg status -D {MAIN}")
+    assert reader.type(open_).splitlines()[-1].endswith("is open")
+    reader.type(f"tde pg stop -D {MAIN}", disable)
+
+    make, fill, bind = commands(page, "A credential of systemd")
+    user = current_user_name() if reader.os_user is None else reader.os_user.name
+    reader.type(*(line.replace("-o postgres", f"-o {user}") for line in (make, fill)))
+    variable, bind = bind.split(" ", 1)
+    reader.environment["CREDENTIALS_DIRECTORY"] = reader.here(variable.partition("=")[2])
+    assert "bound to credential name=tde" in reader.type(bind)
+    reader.type(start, answers=())
+    reader.type(f"tde pg stop -D {MAIN}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_keystore_of_a_container(reader):
+    page, heading = "auto-open.md", "A container: a read-only keystore"
+    reader.type(*commands("keystore.md", "Make one"))
+    reader.type(f"tde pg init -D {MAIN} --keystore /srv/tde/keystore")
+    keystore, secret = reader.place("/srv/tde/keystore"), reader.place("/srv/tde/secret")
+    shutil.copytree(keystore, secret)
+    for path in (secret, *secret.rglob("*")):
+        os.chown(path, 0, reader.os_user.gid)
+        path.chmod(0o550 if path.is_dir() else 0o440)
+    assert "key log" in reader.type(*commands(page, heading))
+    reader.type(f"tde pg stop -D {MAIN}")
+    # A volume of Kubernetes of type secret, and what the init container does.
+    volume = reader.place("/srv/volume")
+    shutil.copytree(secret, volume / "..2026")
+    (volume / "..data").symlink_to("..2026")
+    for path in (volume, *volume.rglob("*")):
+        os.chown(path, 0, reader.os_user.gid, follow_symlinks=False)
+    for path in (volume, volume / "..2026", volume / "..2026/keys"):
+        path.chmod(0o755)
+    refused = reader.type("tde keystore status -k /srv/volume/..data", exit_codes=(5,))
+    assert "is open to other users" in refused
+    text = (DOCS / page).read_text(encoding="utf-8")
+    (command,) = re.findall(r'"sh", "-c", "([^"]+)"', text)
+    place = reader.place("/srv/tde/copy")
+    place.mkdir()
+    chown(reader, "/srv/tde/copy")
+    # In the pod the group of the server's user may read the volume.
+    typed = command.replace("/secret/", "/srv/volume/").replace("/keystore", "/srv/tde/copy")
+    reader.type(typed, f"tde pg start -D {MAIN} --keystore /srv/tde/copy")
+
+
+def chown(reader: Reader, path: str) -> None:
+    if reader.os_user is not None:
+        os.chown(reader.place(path), reader.os_user.uid, reader.os_user.gid)

@@ -13,6 +13,7 @@ import pytest
 from tde.doctor import Group, MachineFiles, Verdict
 from tde.errors import ClusterKeystoreError, UnsupportedServerError
 from tde.keystore import Keystore
+from tde.keystore.auto_opening import bind_auto_open, disable_all
 from tde.keystore.providers.auto_open import auto_open_path
 from tde.machine import checks
 from tde.postgres import Cluster, PostgresBinaries, Scope, run_program
@@ -235,6 +236,12 @@ def test_a_keystore_that_opens_by_itself(stopped):
     stopped.keystore.enable_auto_open()
     assert "auto-open disable" in only(examine(stopped), "auto_open", Verdict.WARNING).remedy
     auto_open_path(stopped.keystore.path).unlink()
+    require_ok(examine(stopped), "auto_open")
+    secret = stopped.keystore.path.with_name("host.key")
+    bind_auto_open(stopped.keystore, "host-secret", {"file": str(secret)}, "full")
+    found = only(examine(stopped), "auto_open", Verdict.WARNING)
+    assert "on the same file system as the keystore" in found.detail
+    disable_all(stopped.keystore.path)
     require_ok(examine(stopped), "auto_open")
 
 

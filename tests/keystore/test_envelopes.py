@@ -137,15 +137,15 @@ def test_unattended_ones_are_tried_in_order_of_name(
     xor.add(keystore, "b", unattended=True, level="wal")
     other.add(keystore, "a", unattended=True)
     xor.add(keystore, "never")
-    with open_keystore(keystore.path) as opened:
+    with open_keystore(keystore.path, for_server=True) as opened:
         assert (opened.level, opened.by_hand) == ("full", False)
     other.behave("away")
-    with open_keystore(keystore.path) as opened:
+    with open_keystore(keystore.path, for_server=True) as opened:
         assert opened.level == "wal"
     assert [record.getMessage() for record in caplog.records] == ["provider a (xor): it is away"]
     xor.behave("refuse")
     with pytest.raises(PassphraseError) as caught:
-        open_keystore(keystore.path)
+        open_keystore(keystore.path, for_server=True)
     assert "a (xor): it is away; provider b (xor): it will not" in str(caught.value)
     assert "never" not in str(caught.value)
     # A named source means only that.

@@ -165,7 +165,7 @@ def start(
     """
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
-    with open_cluster_keystore(cluster, keystore, source) as opened:
+    with open_cluster_keystore(cluster, keystore, source, for_server=True) as opened:
         cluster.start(
             opened,
             server_arguments=shlex.split(options),
@@ -210,7 +210,7 @@ def restart(
     The keystore is opened first: with a wrong passphrase the server simply keeps running.
     """
     cluster = find_cluster(pgdata, bindir, os_user)
-    with open_cluster_keystore(cluster, keystore, source) as opened:
+    with open_cluster_keystore(cluster, keystore, source, for_server=True) as opened:
         try:
             cluster.restart(opened, mode=mode.value, log=log, timeout=timeout)
         except KeyboardInterrupt:
@@ -292,7 +292,7 @@ def execute(
     opening: AbstractContextManager[Keystore | None] = nullcontext()
     require_fitting_keys(cluster, keystore, program, arguments or ())
     if needs_keys(program):
-        opening = open_cluster_keystore(cluster, keystore, source)
+        opening = open_cluster_keystore(cluster, keystore, source, for_server=True)
     with opening as opened:
         if opened is not None and works_on_tablespaces(program, arguments or ()):
             ensure_map_of_stopped(cluster.data_directory, opened, cluster.os_user)

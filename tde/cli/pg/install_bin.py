@@ -42,15 +42,12 @@ def install_bin(
     The keystore must open by itself (tde keystore auto-open enable). All clusters made this way
     share its keys. Run the command again after an upgrade of PostgreSQL or of tde.
     """
-    from tde.keystore import Keystore
-    from tde.keystore.opening import tell_of_opening
+    from tde.keystore.opening import open_unattended
     from tde.postgres import find_binaries, install_bin_directory, server_os_user
 
     user = server_os_user(None, name=os_user)
     binaries = find_binaries(bindir)
-    with Keystore.open_automatically(keystore) if keystore else nullcontext() as opened:
-        if opened is not None:
-            tell_of_opening(opened, "auto-open.key")
+    with open_unattended(keystore) if keystore else nullcontext() as opened:
         made = install_bin_directory(
             directory,
             binaries,

@@ -60,6 +60,8 @@ def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
     facts.add_row("Keystore", Text(f"{status.keystore} ({status.keystore_uuid})"))
     if status.keystore_problem:
         facts.add_row("", Text(status.keystore_problem, "bold red"))
+    for n, way in enumerate(status.auto_open):
+        facts.add_row("Auto-open" if n == 0 else "", Text(way))
     if status.closed:
         facts.add_row("", "[yellow]closed for sessions[/]: tde keystore open -D DIR")
     for oid in status.locked:

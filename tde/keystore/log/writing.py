@@ -9,6 +9,7 @@ import stat
 import syslog
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ from uuid import UUID
 from tde.errors import (
     KeystoreDamagedError,
     KeystoreError,
+    KeystoreReadOnlyError,
     OsUserError,
     ProviderError,
     WrongPassphraseError,
@@ -36,6 +38,7 @@ from tde.keystore.store.files import (
     check_mode,
     check_owner,
     give_to_owner_of,
+    require_writable,
     sync_directory,
     wait_for_lock,
     write_all,
@@ -72,9 +75,11 @@ def write_entry(
         author: id and log secret of the master key; None where the keystore is not open.
 
     Raises:
-        KeystoreError: it could not be written; the log is as it was.
+        KeystoreReadOnlyError: the keystore is read-only.
+        KeystoreError: another reason why it could not be written; the log is as it was.
     """
     path = log_path(directory)
+    require_writable(directory)
     try:
         with file_rights_of_owner(directory):
             fd, is_new = _open(path)
@@ -100,11 +105,27 @@ def write_entry_if_possible(
     details: Mapping[str, Any],
     author: tuple[UUID, bytes] | None,
 ) -> None:
-    """Append an entry of what changes nothing; a full disk does not keep a server from its keys."""
+    """Append an entry of what changes nothing; a full disk does not keep a server from its keys.
+
+    A read-only keystore has its entries in syslog alone.
+    """
     try:
         write_entry(directory, event, details, author)
+    except KeystoreReadOnlyError:
+        # It has no place in the chain of entries, which its number says.
+        line = pack_entry(0, FIRST_PREVIOUS, event, details, author)
+        _send_to_syslog(log_path(directory), line)
+        _tell_once(directory)
     except (KeystoreError, OsUserError) as error:
         _warnings.warning("%s; the key log lacks: %s", error, event)
+
+
+@cache
+def _tell_once(directory: Path) -> None:
+    _warnings.warning(
+        "the keystore %s is read-only: who opens it is told to syslog, and not in its key log",
+        directory,
+    )
 
 
 @contextmanager

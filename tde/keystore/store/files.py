@@ -15,6 +15,7 @@ from tde.errors import (
     KeystoreDamagedError,
     KeystoreError,
     KeystorePermissionError,
+    KeystoreReadOnlyError,
 )
 from tde.file_lock import lock_until
 from tde.file_rights import file_rights_of_owner
@@ -28,7 +29,9 @@ LOCK_TIMEOUT = 10.0  # Seconds; a writer holds the lock for about one key deriva
 
 
 def check_private_directory(path: Path) -> None:
-    """Check that only its owner, who is this user, can use a directory.
+    """Check that only its owner, who is this user or root, can use a directory.
+
+    One of root's may be shared for reading with a group (:func:`check_mode`).
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such directory; a link is none.
@@ -41,8 +44,9 @@ def check_private_directory(path: Path) -> None:
         raise _no_access(path) from error
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    # Root may work on the keystore of an unprivileged server.
-    if os.geteuid() != 0:
+    # Root may work on the keystore of an unprivileged server. What is root's can be given to the
+    # server by root alone, who reads its memory anyway.
+    if os.geteuid() != 0 and status.st_uid != 0:
         check_owner(path, status, os.geteuid())
     check_mode(path, status, DIRECTORY_MODE)
 
@@ -197,8 +201,10 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
 
     Raises:
         KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
+        KeystoreReadOnlyError: nothing can be written to it.
         KeystorePermissionError: the lock file cannot be opened for writing.
     """
+    require_writable(directory)
     # Root would follow whatever the server's user puts in the place of a directory meanwhile.
     with file_rights_of_owner(directory):
         fd = _open_lock(directory)
@@ -210,6 +216,54 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
             raise _no_access(error.filename or directory) from error
         finally:
             os.close(fd)
+
+
+@contextmanager
+def lock_of_messages(directory: Path) -> Iterator[None]:
+    """As :func:`exclusive_lock`, to send what is not written to the keystore.
+
+    In a read-only keystore no lock can be made, so its directory takes the place.
+
+    Raises:
+        KeystoreBusyError, KeystorePermissionError: as for that.
+    """
+    if not is_read_only(directory):
+        with exclusive_lock(directory):
+            yield
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        wait_for_lock(fd, directory / LOCK_NAME)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_read_only(directory: Path) -> bool:
+    """Tell whether nobody writes to a keystore, as its mode or its mount says.
+
+    What root has shared with a group is never written to, not even by root: a new file would have
+    to be given to the same group, and the next thing that is mounted in its place would lack it.
+    """
+    mode = stat.S_IMODE(directory.lstat().st_mode)
+    if not mode & stat.S_IWUSR or mode & stat.S_IRWXG:
+        return True
+    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+
+
+def require_writable(directory: Path) -> None:
+    """Refuse to change a keystore that is read-only.
+
+    Raises:
+        KeystoreReadOnlyError: with what to do as the remedy.
+    """
+    if is_read_only(directory):
+        raise KeystoreReadOnlyError(
+            f"the keystore {directory} is read-only: it opens, and nothing can be changed in it",
+            remedy="Make the change in the keystore that it was made from, and put that in its "
+            "place (as a new secret or mount). If there is no other, copy it (cp -r), give the "
+            "copy to the server's user (chown -R) and to nobody else (chmod -R u=rwX,go=).",
+        )
 
 
 def _open_lock(directory: Path) -> int:
@@ -274,14 +328,27 @@ def give_to_owner_of(directory: Path, fd: int) -> None:
 def check_mode(path: Path | str, status: os.stat_result, wanted: int) -> None:
     """Refuse what the group or the world can read, write or enter.
 
+    A group of this user's may read and enter what belongs to root: that is how a container, or
+    root, gives a secret to a server that must not change it. Of the owner's own files another
+    group's access would be an accident. The programs of tde pg install-bin have the same rule
+    (c_ext/program/private.c).
+
     Raises:
         KeystorePermissionError: with the `chmod` that repairs it as the remedy.
     """
-    if stat.S_IMODE(status.st_mode) & 0o077:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077 and not (status.st_uid == 0 and not mode & 0o027 and _is_ours(status.st_gid)):
         raise KeystorePermissionError(
             f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o})",
             remedy=f"chmod {wanted:04o} {path}",
         )
+
+
+def _is_ours(group: int) -> bool:
+    """Tell whether this user has a group; root looks at what it has given to another's group."""
+    if os.geteuid() == 0:
+        return group != 0
+    return group == os.getegid() or group in os.getgroups()
 
 
 def check_owner(path: Path | str, status: os.stat_result, owner: int) -> None:

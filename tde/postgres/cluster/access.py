@@ -74,9 +74,16 @@ def keystore_of_cluster(cluster: Cluster, keystore: Path | None) -> Path | None:
 
 
 def open_cluster_keystore(
-    cluster: Cluster, keystore: Path | None, source: PassphraseSource
+    cluster: Cluster,
+    keystore: Path | None,
+    source: PassphraseSource,
+    *,
+    for_server: bool = False,
 ) -> AbstractContextManager[Keystore | None]:
     """Open the keystore that serves a cluster; for a plain cluster the context yields ``None``.
+
+    Args:
+        for_server: as of :func:`tde.keystore.opening.open_keystore`.
 
     Raises:
         ConversionError: the cluster is only partly encrypted.
@@ -92,22 +99,28 @@ def open_cluster_keystore(
             remedy="If it was encrypted, somebody has removed that file: restore it from a base "
             "backup and find out who. If not, give the command without a passphrase.",
         )
-    return nullcontext() if path is None else open_keystore(path, source)
+    return nullcontext() if path is None else open_keystore(path, source, for_server=for_server)
 
 
 @contextmanager
 def encrypted_cluster_keystore(
-    cluster: Cluster, keystore: Path | None, source: PassphraseSource, *, remedy: str
+    cluster: Cluster,
+    keystore: Path | None,
+    source: PassphraseSource,
+    *,
+    remedy: str,
+    for_server: bool = False,
 ) -> Iterator[Keystore]:
     """Open the keystore of a cluster that must be encrypted.
 
     Args:
         remedy: what to do when it is not.
+        for_server: as of :func:`tde.keystore.opening.open_keystore`.
 
     Raises:
         ClusterKeystoreError: it is not, or the keystore is another's.
     """
-    with open_cluster_keystore(cluster, keystore, source) as opened:
+    with open_cluster_keystore(cluster, keystore, source, for_server=for_server) as opened:
         if opened is None:
             raise ClusterKeystoreError(
                 f"the cluster {cluster.data_directory} is not encrypted", remedy=remedy

@@ -3,14 +3,15 @@
 Programs that see encrypted files, or start others that do, are copies of one small C program
 (c_ext/program/main.c), which hands over the keys and executes PostgreSQL's own. All others are
 links. Init scripts, cluster managers and test suites use the directory as they would use
-PostgreSQL's own; that works without Python and without a passphrase, so the keystore must open
-by itself.
+PostgreSQL's own; that works without a passphrase, so the keystore must open by itself: by
+auto-open.key, which needs no Python, or by a provider, for which the programs run `tde`.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
-from tde.postgres.server.os_user import OsUser, require_reachable
+from tde.postgres.server.os_user import OsUser, require_reachable, run_as
 from tde.postgres.server.reachable import reachable_binaries, replace_readable_file
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def install_bin_directory(
     if keystore is not None:
         require_supported_build(usable, os_user)
         require_keystore_access(keystore.path, os_user)
-        _require_auto_open(keystore)
+        tde = _require_auto_open(keystore, os_user)
         _ensure_keys(keystore, scope, algorithm)
     create_parents(directory, None)
     directory.mkdir(exist_ok=True)
@@ -124,7 +125,7 @@ def install_bin_directory(
     names = sorted(path.name for path in usable.bindir.iterdir() if os.access(path, os.X_OK))
     with_keys = tuple(name for name in names if keystore and name in PROGRAMS_WITH_KEYS)
     if keystore is not None:
-        _write_texts(directory, usable, keystore, scope)
+        _write_texts(directory, usable, keystore, scope, tde)
     program = _program().read_bytes() if with_keys else b""
     for name in names:
         if name in with_keys:
@@ -155,15 +156,33 @@ def _require_ours(directory: Path) -> None:
         )
 
 
-def _require_auto_open(keystore: Keystore) -> None:
+def _require_auto_open(keystore: Keystore, os_user: OsUser | None) -> Path:
+    """Check that the keystore opens by itself, and return the command that a provider needs."""
     from tde.keystore import can_open_automatically
+    from tde.keystore.auto_opening import ways_to_open
 
-    if not can_open_automatically(keystore.path):
+    if not ways_to_open(keystore.path):
         raise ClusterKeystoreError(
             f"the keystore {keystore.path} does not open by itself, and nobody types a "
             "passphrase when an init script starts a server",
             remedy=f"Enable it: tde keystore auto-open enable --keystore {keystore.path}",
         )
+    tde = Path(sys.executable).with_name("tde")
+    if not can_open_automatically(keystore.path) and not _can_run(tde, os_user):
+        raise ClusterKeystoreError(
+            f"the keystore {keystore.path} opens by a provider, for which the programs run {tde}, "
+            "and the user that runs the server cannot run that",
+            remedy="Install tde where that user can run it, for example below /opt. Or let the "
+            f"keystore open by a file: tde keystore auto-open enable --keystore {keystore.path}",
+        )
+    return tde
+
+
+def _can_run(tde: Path, os_user: OsUser | None) -> bool:
+    try:
+        return run_as(os_user, [tde, "--version"]).returncode == 0
+    except OSError:
+        return False
 
 
 def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None:
@@ -174,13 +193,14 @@ def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None
 
 
 def _write_texts(
-    directory: Path, binaries: PostgresBinaries, keystore: Keystore, scope: Scope
+    directory: Path, binaries: PostgresBinaries, keystore: Keystore, scope: Scope, tde: Path
 ) -> None:
     """Write what the C program reads, and the interposer, before the programs themselves."""
     server = (binaries.bindir / "postgres").stat()
     settings = {
         "bindir": binaries.bindir,
         "keystore": keystore.path,
+        "tde": tde,
         "postgres_size": server.st_size,
         "postgres_mtime_ns": server.st_mtime_ns,
     }

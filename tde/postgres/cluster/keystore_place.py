@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from tde.errors import ClusterKeystoreError
@@ -13,18 +14,30 @@ from tde.postgres.server.os_user import OsUser, require_reachable
 def require_keystore_access(keystore: Path, os_user: OsUser | None) -> None:
     """Check that the server, which reads the key records itself, can do so.
 
+    It does so as its user, or by its group where the keystore is root's.
+
     Raises:
         ClusterKeystoreError: the keystore belongs to somebody else.
         UnreachablePathError: a parent directory is closed to the server's user.
     """
     require_reachable(os_user, keystore, "the keystore")
     uid = os.geteuid() if os_user is None else os_user.uid
-    if keystore.stat().st_uid != uid:
+    status = keystore.stat()
+    if status.st_uid != uid and not _is_shared_with(status, os_user):
         owner = str(uid) if os_user is None else os_user.name
         raise ClusterKeystoreError(
             f"the keystore {keystore} does not belong to {owner}, the user that runs the server",
-            remedy=f"Hand it over: chown -R {owner} {keystore}",
+            remedy=f"Hand it over: chown -R {owner} {keystore}. Or let root keep it, for a server "
+            f"that only reads it: chown -R root:GROUP {keystore}, with a group of {owner}'s, and "
+            f"chmod -R u=rX,g=rX,o= {keystore}",
         )
+
+
+def _is_shared_with(status: os.stat_result, os_user: OsUser | None) -> bool:
+    """Tell whether a directory is root's and a group of the server's user may read it."""
+    groups = {os.getegid(), *os.getgroups()} if os_user is None else {os_user.gid, *os_user.groups}
+    mode = stat.S_IMODE(status.st_mode)
+    return status.st_uid == 0 and mode & 0o050 == 0o050 and status.st_gid in groups
 
 
 def require_separate(data_directory: Path, keystore: Path) -> None:

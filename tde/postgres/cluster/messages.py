@@ -24,7 +24,7 @@ import psutil
 
 from tde.errors import KeystoreError, TdeError
 from tde.keystore import Keystore
-from tde.keystore.store.files import exclusive_lock
+from tde.keystore.store.files import lock_of_messages
 from tde.machine.process_files import process_user
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.server.pidfile import read_postmaster_file
@@ -193,7 +193,7 @@ def _send_alone(
 
     A server has one place for a message, and one next number.
     """
-    with exclusive_lock(keystore.path):
+    with lock_of_messages(keystore.path):
         status = read_published_status(server.pid)
         if status is None or status.keys is None:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class ClusterStatus:
         counters: bytes encrypted and decrypted since the start.
         closed: whether sessions use only the built-in tablespaces until the keystore is opened.
         locked: OIDs of tablespaces that no session may use.
+        auto_open: in which ways the keystore opens by itself, in words; empty when in none.
     """
 
     data_directory: Path
@@ -81,6 +83,7 @@ class ClusterStatus:
     counters: IoCounters | None = None
     closed: bool = False
     locked: list[int] = field(default_factory=list)
+    auto_open: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as values that the json module can write."""
@@ -193,6 +196,7 @@ def _keystore_fields(
     if marker is None:
         return {}
     from tde.keystore import inspect_keystore
+    from tde.keystore.auto_opening import ways_to_open
 
     path = keystore or marker.keystore
     fields: dict[str, Any] = {
@@ -205,6 +209,8 @@ def _keystore_fields(
         status = inspect_keystore(path)
     except (TdeError, OSError) as error:
         return {**fields, "keystore_problem": str(error)}
+    with suppress(TdeError, OSError):
+        fields["auto_open"] = [way.in_words for way in ways_to_open(path)]
     if status.uuid != marker.keystore_uuid:
         problem = f"{path} is another keystore, {status.uuid.hex}"
         return {**fields, "keystore_problem": problem}

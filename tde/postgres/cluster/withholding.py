@@ -69,7 +69,7 @@ def _tell(cluster: Cluster, keystore: Keystore, oid: int, *, give: bool) -> int:
     else:
         event = "unlock tablespace" if give else "lock tablespace"
         details["tablespace"] = str(oid)
-    keystore.log(event, **details)
+    keystore.log_what_is_not_stored(event, **details)
     if not send_withheld(keystore, server, oid, give=give):
         raise ServerNotRunningError(f"the server in {cluster.data_directory} has ended meanwhile")
     return server.pid

@@ -1,0 +1,171 @@
+"""The programs of `tde pg install-bin` where the keystore opens by a provider and not by a file."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tde.errors import ClusterKeystoreError
+from tde.keystore import Keystore, read_key_log
+from tde.keystore.auto_opening import bind_auto_open, disable_all
+from tde.postgres import install_bin_directory
+from tde.postgres.cluster.bin_directory import SETTINGS_FILE
+from tde.postgres.server.interposer import find_interposer
+from tde.postgres.server.os_user import run_as
+from tests.conftest import ClusterFactory
+from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.postgres.programs import Programs
+
+# Prints what it has got in its hand-over.
+SHOWS_KEYS = '#!/bin/sh\nunset LD_PRELOAD\nexec cat "/proc/self/fd/$TDE_IO_KEYS_FD"\n'
+TDE = Path(sys.executable).with_name("tde")
+
+
+@pytest.fixture
+def keystore(tmp_path: Path) -> Keystore:
+    return Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF)
+
+
+@pytest.fixture
+def stand_in(keystore: Keystore, tmp_path: Path) -> Path:
+    stock, directory = tmp_path / "stock", tmp_path / "bin"
+    stock.mkdir()
+    directory.mkdir()
+    (stock / "postgres").touch()
+    (stock / "pg_waldump").write_text(SHOWS_KEYS)
+    (stock / "pg_waldump").chmod(0o755)
+    write_settings(directory, keystore.path, stock, TDE)
+    program = directory / "pg_waldump"
+    program.write_bytes(importlib.resources.files("tde").joinpath("tde_program").read_bytes())
+    program.chmod(0o755)
+    return program
+
+
+def write_settings(directory: Path, keystore: Path, stock: Path, tde: Path) -> None:
+    server = (stock / "postgres").stat()
+    settings = {
+        "bindir": stock,
+        "keystore": keystore,
+        "tde": tde,
+        "postgres_size": server.st_size,
+        "postgres_mtime_ns": server.st_mtime_ns,
+    }
+    (directory / SETTINGS_FILE).write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+
+
+def run(program: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([program], capture_output=True, cwd="/")
+
+
+@pytest.mark.parametrize("level", ["full", "wal"])
+def test_programs_get_the_same_keys_as_a_start(
+    keystore: Keystore, stand_in: Path, tmp_path: Path, level: str
+) -> None:
+    bind_auto_open(keystore, "host-secret", {"file": str(tmp_path / "host.key")}, level)
+    with keystore.hand_over(closed=level == "wal") as wanted:
+        content = os.pread(wanted.fd, 8192, 0)
+    ran = run(stand_in)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == content
+    last = read_key_log(keystore.path).entries[-1]
+    assert last.who["command"] == "tde keystore release"
+
+
+def test_what_does_not_open_is_told_and_nothing_runs(
+    keystore: Keystore, stand_in: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "host.key"
+    bind_auto_open(keystore, "host-secret", {"file": str(secret)}, "full")
+    secret.rename(tmp_path / "gone")
+    ran = run(stand_in)
+    assert (ran.returncode, ran.stdout) == (1, b"")
+    assert b"host.key cannot be read" in ran.stderr
+    assert b"HINT: See: tde keystore auto-open status" in ran.stderr
+    write_settings(stand_in.parent, keystore.path, tmp_path / "stock", tmp_path / "nowhere")
+    ran = run(stand_in)
+    assert ran.returncode == 1
+    assert b"could not run" in ran.stderr
+    assert b"tde pg install-bin" in ran.stderr
+    disable_all(keystore.path)
+    ran = run(stand_in)
+    assert b"auto-open enable" in ran.stderr
+    assert ran.stdout == b""
+
+
+def test_keys_are_released_into_a_pipe_only(keystore: Keystore, tmp_path: Path) -> None:
+    bind_auto_open(keystore, "host-secret", {"file": str(tmp_path / "host.key")}, "full")
+    target = tmp_path / "out"
+    with target.open("wb") as out:
+        command = [TDE, "keystore", "release", "--keystore", keystore.path]
+        ran = subprocess.run(command, stdout=out, stderr=subprocess.PIPE)
+    assert ran.returncode == 5
+    assert target.read_bytes() == b""
+
+
+def test_a_real_program_reads_the_wal(
+    any_binaries, encrypted_cluster_factory: ClusterFactory, stand_in: Path, tmp_path: Path
+) -> None:
+    """As the user of the tests, because the server's may not reach the environment of the tests."""
+    cluster = encrypted_cluster_factory(any_binaries, start=False)
+    own = tmp_path / "own"
+    shutil.copytree(cluster.keystore.path, own)  # Belongs to who runs the tests.
+    with Keystore.open(own, PASSPHRASE) as opened:
+        bind_auto_open(opened, "host-secret", {"file": str(tmp_path / "host.key")}, "wal")
+    write_settings(stand_in.parent, own, any_binaries.bindir, TDE)
+    shutil.copy(find_interposer(), stand_in.parent)
+    wal = cluster.data_directory / "pg_wal"
+    segment = min(path for path in wal.iterdir() if len(path.name) == 24)
+    ran = subprocess.run([stand_in, "-n", "2", segment], capture_output=True, text=True)
+    assert "rmgr: " in ran.stdout, ran.stderr
+
+
+def test_servers_start_or_the_installation_is_refused(
+    any_binaries, keystore_factory, os_user, os_user_tmp_path: Path
+) -> None:
+    keystore = keystore_factory("ks")
+    secret = os_user_tmp_path / "host.key"
+    bind_auto_open(keystore, "host-secret", {"file": str(secret)}, "full")
+    directory = os_user_tmp_path / "bin"
+    if not can_run_tde(os_user):
+        with pytest.raises(ClusterKeystoreError, match="cannot run that"):
+            install_bin_directory(directory, any_binaries, os_user, keystore=keystore)
+        return
+    made = install_bin_directory(directory, any_binaries, os_user, keystore=keystore)
+    programs = Programs(made.path, os_user_tmp_path, os_user)
+    data = os_user_tmp_path / "data"
+    programs.run("initdb", "-N", "-k", "-A", "trust", data)
+    programs.start(data)
+    try:
+        assert programs.sql("SELECT 1") == "1"
+    finally:
+        programs.run("pg_ctl", "stop", "-m", "immediate", "-D", data)
+
+
+def can_run_tde(os_user) -> bool:
+    try:
+        return run_as(os_user, [TDE, "--version"]).returncode == 0
+    except OSError:
+        return False
+
+
+def test_closed_descriptors_and_an_ignored_signal_are_no_obstacle(
+    keystore: Keystore, stand_in: Path, tmp_path: Path
+) -> None:
+    bind_auto_open(keystore, "host-secret", {"file": str(tmp_path / "host.key")}, "full")
+    output = tmp_path / "output"
+    # The shell's own trap is inherited as an ignored signal.
+    script = f"trap '' CHLD; {stand_in} > {output} <&- 2>&-"
+    assert subprocess.run(["sh", "-c", script]).returncode == 0
+    with keystore.hand_over() as wanted:
+        assert output.read_bytes() == os.pread(wanted.fd, 8192, 0)
+    (stand_in.parent.parent / "stock/pg_waldump").write_text(
+        '#!/bin/sh\ntest "$TDE_IO_KEYS_FD" -gt 2\n'
+    )
+    script = f"{stand_in} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script]).returncode == 0
