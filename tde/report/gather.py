@@ -25,7 +25,7 @@ from tde.postgres.cluster.unfinished_conversion import (
     require_not_converting,
 )
 from tde.postgres.server.interposer import is_interposed
-from tde.report.keys import key_log, key_rows, keystore_facts
+from tde.report.keys import key_log, key_rows, keystore_facts, life_of, secret_problems
 from tde.report.libraries import libraries
 from tde.report.model import (
     Machine,
@@ -82,11 +82,13 @@ def gather(
     """
     marker = _require_encrypted(cluster, keystore)
     gathering = _Gathering(observer)
-    log = gathering.examine(Section.KEY_LOG, "the key log", lambda: key_log(keystore))
-    found, entries = log if log is not None else (None, ())
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    life = gathering.examine(
+        Section.KEYS, "the states and ages of keys", lambda: life_of(keystore, cluster)
+    )
     return Report(
         id=uuid4(),
-        made=datetime.now(timezone.utc).replace(microsecond=0),
+        made=now,
         maker=_maker(),
         machine=_machine(),
         server=_server(cluster, marker, gathering),
@@ -97,14 +99,17 @@ def gather(
             for what, look in libraries(cluster)
             if (library := gathering.examine(Section.CRYPTOGRAPHY, what, look)) is not None
         ),
-        keystore=gathering.examine(
-            Section.KEYS, "the keystore", lambda: keystore_facts(keystore, entries)
+        key_log=gathering.examine(Section.KEY_LOG, "the key log", lambda: key_log(keystore)),
+        keystore=None
+        if life is None
+        else gathering.examine(
+            Section.KEYS, "the keystore", lambda: keystore_facts(keystore, life)
         ),
-        keys=gathering.examine(
-            Section.KEYS, "the keys", lambda: key_rows(keystore, cluster, entries)
-        )
+        keys=()
+        if life is None
+        else gathering.examine(Section.KEYS, "the keys", lambda: key_rows(keystore, life, now))
         or (),
-        key_log=found,
+        secret_problems=() if life is None else secret_problems(life, now),
         doctor=gathering.doctor(cluster, keystore, username),
         tablespaces=gathering.tablespaces(cluster, keystore, username),
         audit=gathering.audit(

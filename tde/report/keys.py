@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from tde.keystore import (
+    AgeFinding,
+    AgeVerdict,
     KeyInfo,
+    KeyLife,
     KeyOwner,
     Keystore as OpenKeystore,
+    KeystoreLife,
+    KeyUse,
     LogEntry,
     OwnerKind,
+    SecretLife,
+    age_findings,
     inspect_keystore,
     list_keys,
     read_key_log,
+    read_lives,
 )
-from tde.keystore.log.reading import FIRST_EVENT, ROTATION_EVENT
+from tde.keystore.lifecycle.fold import author_of
+from tde.keystore.store.layout import list_owners
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import KeyMap, map_key
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.facts import BUILT_IN_TABLESPACES
-from tde.report.model import Key, KeyLog, Keystore, LogLine, WayToOpen
+from tde.report.model import Key, KeyLog, Keystore, LogLine, Secret, WayToOpen
 
+_TOO_OLD = (AgeVerdict.OVER, AgeVerdict.UNKNOWN, AgeVerdict.MARKED)
 _LAST = 20  # Entries of the key log.
 _OPENED, _FAILED = "open keystore", "fail to open keystore"
 _HIDDEN = ("keystore", "sealed", "sha256")
 
 
-def keystore_facts(keystore: OpenKeystore, log: Sequence[LogEntry]) -> Keystore:
+def keystore_facts(keystore: OpenKeystore, life: KeystoreLife) -> Keystore:
     """Return what the keystore says of itself.
 
     Raises:
         KeystoreError: it cannot be looked at.
     """
     status = inspect_keystore(keystore.path)
-    rotated = [entry for entry in log if entry.event in (FIRST_EVENT, ROTATION_EVENT)]
     kdf = status.kdf
     ways = [
         WayToOpen(
@@ -59,34 +68,28 @@ def keystore_facts(keystore: OpenKeystore, log: Sequence[LogEntry]) -> Keystore:
         status.uuid,
         status.created,
         status.master_key_id,
-        _since(rotated, status.master_key_id.hex),
+        (_secret(life.master_key), _secret(life.passphrase)),
         status.rotation_unfinished,
         tuple(ways),
     )
 
 
-def _since(entries: Sequence[LogEntry], master_key: str) -> datetime | None:
-    for entry in reversed(entries):
-        if entry.event == FIRST_EVENT or entry.details.get("new") == master_key:
-            return entry.time
-    return None
+def _secret(life: SecretLife) -> Secret:
+    limit = "" if life.max_age is None else f"{life.max_age} days"
+    return Secret(life.name, life.since.time, life.changes, limit)
 
 
-def key_rows(keystore: OpenKeystore, cluster: Cluster, log: Sequence[LogEntry]) -> tuple[Key, ...]:
-    """Return every key of the keystore, with what it is used for in a cluster.
+def life_of(keystore: OpenKeystore, cluster: Cluster) -> KeystoreLife:
+    """Return the lives of the keys of a keystore, with what a cluster does with them now.
 
     Raises:
-        KeystoreError: the directory of the keys cannot be read.
+        KeystoreError: a file of the keystore cannot be used.
         KeyMapError: the key map of the cluster cannot be used.
     """
     keymap = known_map(cluster.data_directory, keystore.path, map_key(keystore))
-    uses = _uses(keymap, cluster.data_directory)
-    created = _created(log)
-    rows = []
-    for info in list_keys(keystore):
-        used_for = uses.get(_name_of(info.owner), [])
-        rows.append(_row(info, used_for, _state(info.owner, used_for, keymap), created))
-    return tuple(rows)
+    owners = {_name_of(owner): owner for owner in list_owners(keystore.path)}
+    uses = _uses(keymap, cluster.data_directory, owners)
+    return read_lives(keystore.path, keystore, uses=tuple(uses))
 
 
 def _name_of(owner: KeyOwner) -> str:
@@ -94,58 +97,71 @@ def _name_of(owner: KeyOwner) -> str:
     return owner.file_name if owner.key_id is None else owner.key_id.hex
 
 
-def _uses(keymap: KeyMap, data_directory: Path) -> Mapping[str, list[str]]:
-    """Return, by key, what of the cluster has it now."""
-    wal = keymap.wal_keys[-1].hex if keymap.wal_keys else KeyOwner.wal().file_name
-    uses = {wal: ["new WAL"]}
+def _uses(keymap: KeyMap, data_directory: Path, owners: Mapping[str, KeyOwner]) -> Iterator[KeyUse]:
+    """Yield what of the cluster has which key now; a key that is not there has no record."""
+    wal = [KeyOwner.wal().file_name, *(key_id.hex for key_id in keymap.all_wal_keys)]
+    newest = keymap.wal_keys[-1].hex if keymap.wal_keys else wal[0]
+    for name in wal:
+        if name in owners:
+            yield KeyUse(owners[name], data_directory, "WAL", new_data=name == newest)
     for oid in sorted({*BUILT_IN_TABLESPACES, *tablespace_oids(data_directory)}):
         entry = keymap.find(oid)
-        if entry is not None:
-            name = BUILT_IN_TABLESPACES.get(oid) or f"tablespace {oid}"
-            uses.setdefault(_name_of(entry.owner), []).append(name)
-    return uses
+        if entry is not None and _name_of(entry.owner) in owners:
+            what = BUILT_IN_TABLESPACES.get(oid) or f"tablespace {oid}"
+            owner = owners[_name_of(entry.owner)]
+            yield KeyUse(owner, data_directory, what, new_data=True, oid=oid)
 
 
-def _state(owner: KeyOwner, used_for: Sequence[str], keymap: KeyMap) -> str:
-    """Return the state of a key in the words of NIST SP 800-57, part 1, section 7."""
-    if used_for or owner.kind is OwnerKind.OTHER_TABLESPACES:
-        return "active"
-    was_used = {entry.key_id for entry in keymap.history if entry.key_id is not None}
-    # The keys of initdb's tablespaces and the first of WAL have no entry in the map.
-    is_first = owner.kind is OwnerKind.WAL or owner.oid in BUILT_IN_TABLESPACES
-    if is_first or owner.key_id in was_used:
-        return "deactivated"
-    return "pre-activation"
+def key_rows(keystore: OpenKeystore, life: KeystoreLife, now: datetime) -> tuple[Key, ...]:
+    """Return every key of the keystore, those that were destroyed included.
 
+    Args:
+        now: when ages are told.
 
-def _created(log: Sequence[LogEntry]) -> Mapping[str, datetime]:
-    created = {}
-    for entry in log:
-        name = entry.details.get("key")
-        if entry.event == "create key" and isinstance(name, str):
-            created[name] = entry.time
-    return created
-
-
-def _row(
-    info: KeyInfo, used_for: Sequence[str], state: str, created: Mapping[str, datetime]
-) -> Key:
-    file = info.owner.file_name
-    name = BUILT_IN_TABLESPACES.get(info.owner.oid)
-    return Key(
-        file=file,
-        owner=f"{info.owner} ({name})" if name else str(info.owner),
-        algorithm=info.algorithm.label if info.algorithm else "",
-        state="" if info.is_plaintext_entry else state,
-        used_for=", ".join(used_for),
-        created=created.get(file),
-        problem=info.problem,
-        remedy=info.remedy,
+    Raises:
+        KeystoreError: the directory of the keys cannot be read.
+    """
+    opened = {info.owner: info for info in list_keys(keystore)}
+    ages = {finding.file: finding for finding in age_findings(life, now)}
+    return tuple(
+        _row(key, opened.get(key.owner), ages.get(key.owner.file_name), now) for key in life.keys
     )
 
 
-def key_log(keystore: OpenKeystore) -> tuple[KeyLog, Sequence[LogEntry]]:
-    """Return the key log as a report shows it, and its entries.
+def _row(key: KeyLife, info: KeyInfo | None, age: AgeFinding | None, now: datetime) -> Key:
+    name = BUILT_IN_TABLESPACES.get(key.owner.oid)
+    is_wal = key.owner.kind is OwnerKind.LATER_WAL
+    age_now = key.age(now)
+    return Key(
+        file=key.owner.file_name,
+        owner=f"{key.owner} ({name})" if name and not is_wal else str(key.owner),
+        algorithm="" if key.algorithm is None else key.algorithm.label,
+        state="" if key.state is None else key.state.value,
+        state_source=key.state_source,
+        used_for=", ".join(use.what for use in key.used_by),
+        present=key.present,
+        created=None if key.created is None else key.created.time,
+        activated=None if key.activated is None else key.activated.time,
+        age_days=None if age_now is None else age_now.days,
+        limit_days=key.max_age,
+        age_problem=age.detail if age is not None and age.verdict in _TOO_OLD else "",
+        age_remedy="" if age is None else age.remedy,
+        problem="" if info is None else info.problem,
+        remedy="" if info is None else info.remedy,
+    )
+
+
+def secret_problems(life: KeystoreLife, now: datetime) -> tuple[tuple[str, str], ...]:
+    """Return what is wrong with the age of the master key and the passphrase, and what to do."""
+    return tuple(
+        (finding.detail, finding.remedy)
+        for finding in age_findings(life, now)
+        if finding.file is None and finding.verdict in _TOO_OLD
+    )
+
+
+def key_log(keystore: OpenKeystore) -> KeyLog:
+    """Return the key log as a report shows it.
 
     Raises:
         KeystoreError: it cannot be read.
@@ -153,32 +169,37 @@ def key_log(keystore: OpenKeystore) -> tuple[KeyLog, Sequence[LogEntry]]:
     found = read_key_log(keystore.path, keystore.log_author())
     entries = found.entries
     changes = [entry for entry in entries if entry.event not in (_OPENED, _FAILED)]
-    return (
-        KeyLog(
-            found.path,
-            len(entries),
-            found.confirmed or 0,
-            found.begins_with_the_keystore,
-            tuple(found.problems),
-            sum(entry.event == _OPENED for entry in entries),
-            tuple(_lines(changes)),
-            tuple(_lines(entry for entry in entries if entry.event == _FAILED)),
-            tuple(_lines(entries[-_LAST:])),
-        ),
-        entries,
+    return KeyLog(
+        found.path,
+        len(entries),
+        found.confirmed or 0,
+        found.begins_with_the_keystore,
+        tuple(found.problems),
+        sum(entry.event == _OPENED for entry in entries),
+        tuple(_lines(changes)),
+        tuple(_lines(entry for entry in entries if entry.event == _FAILED)),
+        tuple(_lines(entries[-_LAST:])),
     )
 
 
 def _lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
     for entry in entries:
-        user, login = str(entry.who.get("user", "?")), entry.who.get("login")
-        shown = (f"{n} {v}" for n, v in entry.details.items() if n not in _HIDDEN)
+        shown = (f"{n} {_words(v)}" for n, v in entry.details.items() if n not in _HIDDEN)
         yield LogLine(
             entry.number,
             entry.time,
             entry.event,
-            user if login in (None, user) else f"{login} as {user}",
+            author_of(entry),
             str(entry.who.get("host", "")),
             str(entry.who.get("command", "")),
             ", ".join(shown),
         )
+
+
+def _words(value: object) -> str:
+    """Return a value of an entry for people, names of keys with what is said of each."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({said})" if said else str(name) for name, said in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -313,10 +313,10 @@ def _apart(report: Report) -> str:
 
 
 def _ages(report: Report) -> str:
-    dated = sum(key.created is not None for key in report.keys)
-    overdue = sum(key.overdue for key in report.keys)
+    dated = sum(key.age_days is not None for key in report.keys)
+    overdue = sum(bool(key.age_problem) for key in report.keys)
     words = f"The age of {dated} of {_count(len(report.keys), 'key')} is known."
-    return f"{words} {_count(overdue, 'key')} older than the limit." if overdue else words
+    return f"{words} {_count(overdue, 'key')} beyond the limit." if overdue else words
 
 
 def _retired(report: Report) -> str:

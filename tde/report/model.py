@@ -160,6 +160,22 @@ class WayToOpen:
 
 
 @dataclass(frozen=True)
+class Secret:
+    """The master key or the passphrase.
+
+    Attributes:
+        since: when the one of now was made; ``None`` if nobody knows.
+        changes: how often the key log tells that it was replaced.
+        limit: of its age; empty without one.
+    """
+
+    name: str
+    since: datetime | None
+    changes: int
+    limit: str
+
+
+@dataclass(frozen=True)
 class Keystore:
     """The keystore, which the report was made with."""
 
@@ -167,22 +183,27 @@ class Keystore:
     uuid: UUID
     created: datetime
     master_key_id: UUID
-    master_key_since: datetime | None
+    secrets: tuple[Secret, ...]
     rotation_unfinished: bool
     ways: tuple[WayToOpen, ...]
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key record.
+    """One key record, or what is known of a key that was destroyed.
 
     Attributes:
         file: its record in the directory ``keys``; ids of keys are in the names.
         owner: whose key it is.
-        algorithm: empty for a plaintext entry.
-        state: by the words of NIST SP 800-57.
+        algorithm: empty for a plaintext entry, and where it is not known.
+        state: in the words of NIST SP 800-57; empty for a plaintext entry.
+        state_source: what the state is known from.
         used_for: tablespaces and WAL of this cluster that have it now.
-        created: from the key log; ``None`` where it does not say.
+        present: whether its record is there.
+        created, activated: ``None`` where nobody knows, or it has not happened.
+        age_days: since it was activated, or created where that is not known.
+        limit_days: of its age; ``None`` without one.
+        age_problem: why its age needs a remedy, which is ``age_remedy``; empty when it does not.
         problem: why it does not open; empty when it does.
     """
 
@@ -190,10 +211,15 @@ class Key:
     owner: str
     algorithm: str
     state: str
+    state_source: str
     used_for: str
+    present: bool
     created: datetime | None
-    limit: str = ""
-    overdue: bool = False
+    activated: datetime | None
+    age_days: int | None
+    limit_days: int | None
+    age_problem: str = ""
+    age_remedy: str = ""
     problem: str = ""
     remedy: str = ""
 
@@ -239,6 +265,7 @@ class Report:
 
     Attributes:
         archives, backups: what the audit was told to look at as well.
+        secret_problems: what is wrong with the age of master key and passphrase, and what to do.
     """
 
     id: UUID
@@ -253,6 +280,7 @@ class Report:
     tablespaces: tuple[Tablespace, ...]
     keystore: Keystore | None
     keys: tuple[Key, ...]
+    secret_problems: tuple[tuple[str, str], ...]
     key_log: KeyLog | None
     doctor: DoctorReport | None
     not_examined: tuple[NotExamined, ...]
@@ -269,10 +297,6 @@ class Report:
             return Verdict.FINDINGS
         return Verdict.INCOMPLETE if self.not_examined else Verdict.CLEAN
 
-    def key_of(self, file: str) -> Key | None:
-        """Return a key by the name of its record."""
-        return next((key for key in self.keys if key.file == file), None)
-
     def _problems(self) -> Iterator[Problem]:
         if self.audit is not None:
             for finding in self.audit.findings:
@@ -284,9 +308,10 @@ class Report:
         for key in self.keys:
             if key.problem:
                 yield Problem(Section.KEYS, key.problem, key.remedy)
-            if key.overdue:
-                what = f"the key {key.file} ({key.owner}) is older than its limit, {key.limit}"
-                yield Problem(Section.KEYS, what, key.remedy)
+            if key.age_problem:
+                yield Problem(Section.KEYS, key.age_problem, key.age_remedy)
+        for age_problem, remedy in self.secret_problems:
+            yield Problem(Section.KEYS, age_problem, remedy)
         if self.key_log is not None:
             for problem in self.key_log.problems:
                 yield Problem(Section.KEY_LOG, problem, _LOG_REMEDY)
