@@ -5,14 +5,21 @@ The same report gives the same bytes, whatever the machine, its language or its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from tde.audit import STATISTICAL_ERROR, AuditLine, FileClass
 from tde.errors import ReportError
+from tde.keystore import KeyState
+from tde.machine.verdict import Verdict as DoctorVerdict
 from tde.printable import printable
 from tde.report.mapping import BELOW_THE_DATABASE, mapping
 from tde.report.model import Report, Section, Verdict
 
+_T = TypeVar("_T")
 # Paper is read by people; the data has all of them.
 _ROWS = 200
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
@@ -61,12 +68,14 @@ def render_html(report: Report, *, data: str = "", paper: str = "") -> str:
         age=_age,
         css=lambda text: Markup(css_string(text)),
         proof=_proof,
+        grouped=_grouped,
     )
     sections = list(Section)
     return environment.get_template("page.html.jinja").render(
         report=report,
         headline=_VERDICTS[report.verdict],
         sentence=_sentence(report),
+        glance=list(_at_a_glance(report)),
         sections=sections,
         S=Section,
         number={section: position for position, section in enumerate(sections, 1)},
@@ -87,10 +96,10 @@ def _shown(value: object) -> object:
 
 def _sentence(report: Report) -> str:
     problems, left_out = len(report.problems), len(report.not_examined)
-    missing = f"{_parts(left_out)} not examined, which proves nothing about them."
+    missing = f"{_parts(left_out)} not examined: nothing is proven there."
     if problems:
-        found = f"{_count(problems, 'finding')} of which each needs a remedy."
-        found = found if problems > 1 else "1 finding, which needs a remedy."
+        need = "needs" if problems == 1 else "need"
+        found = f"{_count(problems, 'finding')} {need} a remedy."
         return f"{found} {missing}" if left_out else found
     if left_out:
         return f"Nothing was found in what was examined. {missing}"
@@ -98,6 +107,35 @@ def _sentence(report: Report) -> str:
         "Everything was examined. Every block of every encrypted file is ciphertext, every key "
         "opens, and the key log is whole."
     )
+
+
+def _at_a_glance(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield names and sentences of what a reader looks for first."""
+    if report.audit is not None:
+        files = sum(line.files for line in report.audit.lines)
+        size = _size(report.audit.bytes_read)
+        yield "Examined", f"{size} in {_count(files, 'file')} of encrypted classes"
+    else:
+        yield "Examined", "no file: there is no proof of encryption in this report"
+    active = sum(key.state == KeyState.ACTIVE.value for key in report.keys)
+    yield "Keys", f"{_count(len(report.keys), 'key')}, {active:,} active"
+    if report.key_log is not None:
+        log = report.key_log
+        altered = "altered" if log.problems else f"{log.proven:,} of {log.entries:,} entries proven"
+        yield "Key log", altered
+    for library in report.libraries[:1]:
+        provider = library.provider or "not known"
+        fips = {True: "a FIPS provider", False: "no FIPS provider", None: "FIPS: not known"}
+        yield "OpenSSL of the server", f"{library.version}, {provider}: {fips[library.fips]}"
+    warnings = 0 if report.audit is None else len(report.audit.warnings)
+    if report.doctor is not None:
+        warnings += len(report.doctor.of(DoctorVerdict.WARNING))
+    yield "Warnings", f"{warnings:,}" if warnings else "none"
+
+
+def _grouped(items: Iterable[_T], name: str) -> list[tuple[Any, list[_T]]]:
+    """Return runs of items with the same value of an attribute, in their order."""
+    return [(value, list(run)) for value, run in groupby(items, key=attrgetter(name))]
 
 
 def _parts(number: int) -> str:

@@ -301,7 +301,7 @@ def _opening_keys(report: Report) -> str:
     if not report.keys:
         return "The keys were not examined."
     opened = "Every key is wrapped with AES-256-GCM and opens with the master key."
-    return opened if not bad else f"{_count(bad, 'key')} of {len(report.keys)} do not open."
+    return opened if not bad else f"Keys that do not open: {bad:,} of {len(report.keys):,}."
 
 
 def _apart(report: Report) -> str:
@@ -315,13 +315,13 @@ def _apart(report: Report) -> str:
 def _ages(report: Report) -> str:
     dated = sum(key.age_days is not None for key in report.keys)
     overdue = sum(bool(key.age_problem) for key in report.keys)
-    words = f"The age of {dated} of {_count(len(report.keys), 'key')} is known."
-    return f"{words} {_count(overdue, 'key')} beyond the limit." if overdue else words
+    words = f"Keys of known age: {dated:,} of {len(report.keys):,}."
+    return f"{words} Beyond their limit: {overdue:,}." if overdue else words
 
 
 def _retired(report: Report) -> str:
     retired = sum(key.state == "deactivated" for key in report.keys)
-    return f"{_count(retired, 'key')} deactivated." if retired else "No key is deactivated."
+    return f"Deactivated keys: {retired:,}."
 
 
 def _substituted(report: Report) -> str:
