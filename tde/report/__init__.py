@@ -4,7 +4,7 @@ It is sealed with a key of the keystore, so that a change in it is found (``tde 
 """
 
 from tde.report.form import ReportForm
-from tde.report.gather import ReportObserver, gather
+from tde.report.gathering import ReportObserver, gather
 from tde.report.model import Report, Verdict
 from tde.report.sealing import SealedReport, seal, verify
 

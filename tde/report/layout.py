@@ -9,6 +9,7 @@ the PDF.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 from datetime import datetime
@@ -36,11 +37,25 @@ def lay_out(page: str, data: bytes, name: str, made: datetime) -> bytes:
         modified=made,
         relationship="Data",
     )
-    document = weasyprint.HTML(string=page, url_fetcher=_refuse).render()
+    document = weasyprint.HTML(string=page, url_fetcher=_refuse)
     pdf: bytes = document.write_pdf(attachments=[attachment], pdf_tags=True)
-    if not document.fonts:
-        sys.exit(NO_FONTS)
     return pdf
+
+
+class _FontSet(ctypes.Structure):
+    """FcFontSet of fontconfig(3), as far as it is looked at."""
+
+    _fields_ = (("nfont", ctypes.c_int),)
+
+
+def has_fonts() -> bool:
+    """Tell whether there is any font: without one Pango ends the process."""
+    fontconfig = ctypes.CDLL("libfontconfig.so.1")
+    fontconfig.FcInitLoadConfigAndFonts.restype = ctypes.c_void_p
+    fontconfig.FcConfigGetFonts.restype = ctypes.POINTER(_FontSet)
+    fontconfig.FcConfigGetFonts.argtypes = (ctypes.c_void_p, ctypes.c_int)
+    found = fontconfig.FcConfigGetFonts(fontconfig.FcInitLoadConfigAndFonts(), 0)
+    return bool(found) and found.contents.nfont > 0
 
 
 def _refuse(url: str, *_: object, **__: object) -> dict[str, Any]:
@@ -51,6 +66,8 @@ def _refuse(url: str, *_: object, **__: object) -> dict[str, Any]:
 def main() -> None:
     """Read a page, write a PDF."""
     try:
+        if not has_fonts():
+            sys.exit(NO_FONTS)
         import weasyprint  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: a library of the system is missing.
         print(str(error).strip().splitlines()[0], file=sys.stderr)

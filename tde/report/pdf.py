@@ -11,7 +11,6 @@ from tde.report.layout import NO_FONTS, NO_WEASYPRINT
 from tde.report.model import Report
 
 ATTACHMENT = "report.json"
-_SIGSEGV = -11
 _OTHERWISE = "Or make the report in HTML, and print that."
 _NEEDED = (
     "pip install 'tde[report]', and the libraries of Pango: on Debian libpango-1.0-0, "
@@ -40,14 +39,14 @@ def render_pdf(report: Report, data: bytes, *, paper: str = "A4") -> bytes:
     if result.returncode == 0:
         return result.stdout
     lines = result.stderr.decode(errors="replace").strip().splitlines()
-    reason = lines[-1] if lines else f"exit status {result.returncode}"
+    reason = lines[-1] if lines else f"it ended with {result.returncode}"
     if result.returncode == NO_WEASYPRINT:
         raise ReportError(
             f"a report in PDF needs WeasyPrint, which cannot be used: {reason}", remedy=_NEEDED
         )
-    if result.returncode in (NO_FONTS, _SIGSEGV):
+    if result.returncode == NO_FONTS:
         raise ReportError(
-            "the PDF would have no text: there seems to be no font on this machine",
+            "the PDF would have no text: there is no font on this machine",
             remedy=f"Install fonts, for example fonts-dejavu-core. {_OTHERWISE}",
         )
     raise ReportError(f"WeasyPrint could not make the PDF: {reason}", remedy=_OTHERWISE)
