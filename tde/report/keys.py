@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
 
 from tde.keystore import (
     AgeFinding,
     AgeVerdict,
     KeyInfo,
     KeyLife,
-    KeyOwner,
     Keystore as OpenKeystore,
     KeystoreLife,
-    KeyUse,
     LogEntry,
     OwnerKind,
     SecretLife,
@@ -25,11 +22,8 @@ from tde.keystore import (
     read_lives,
 )
 from tde.keystore.lifecycle.fold import author_of
-from tde.keystore.store.layout import list_owners
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.keymap import KeyMap, map_key
-from tde.postgres.cluster.landed_keys import known_map
-from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.key_uses import look_at_cluster
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.report.model import Key, KeyLog, Keystore, LogLine, Secret, WayToOpen
 
@@ -84,32 +78,10 @@ def life_of(keystore: OpenKeystore, cluster: Cluster) -> KeystoreLife:
 
     Raises:
         KeystoreError: a file of the keystore cannot be used.
-        KeyMapError: the key map of the cluster cannot be used.
+        TdeError, OSError: the cluster cannot be looked at.
     """
-    keymap = known_map(cluster.data_directory, keystore.path, map_key(keystore))
-    owners = {_name_of(owner): owner for owner in list_owners(keystore.path)}
-    uses = _uses(keymap, cluster.data_directory, owners)
-    return read_lives(keystore.path, keystore, uses=tuple(uses))
-
-
-def _name_of(owner: KeyOwner) -> str:
-    """Return what tells keys apart: the map knows a key of WAL by its id, and not its number."""
-    return owner.file_name if owner.key_id is None else owner.key_id.hex
-
-
-def _uses(keymap: KeyMap, data_directory: Path, owners: Mapping[str, KeyOwner]) -> Iterator[KeyUse]:
-    """Yield what of the cluster has which key now; a key that is not there has no record."""
-    wal = [KeyOwner.wal().file_name, *(key_id.hex for key_id in keymap.all_wal_keys)]
-    newest = keymap.wal_keys[-1].hex if keymap.wal_keys else wal[0]
-    for name in wal:
-        if name in owners:
-            yield KeyUse(owners[name], data_directory, "WAL", new_data=name == newest)
-    for oid in sorted({*BUILT_IN_TABLESPACES, *tablespace_oids(data_directory)}):
-        entry = keymap.find(oid)
-        if entry is not None and _name_of(entry.owner) in owners:
-            what = BUILT_IN_TABLESPACES.get(oid) or f"tablespace {oid}"
-            owner = owners[_name_of(entry.owner)]
-            yield KeyUse(owner, data_directory, what, new_data=True, oid=oid)
+    look = look_at_cluster(cluster.data_directory, keystore.path, keystore, sizes=True)
+    return read_lives(keystore.path, keystore, uses=look.uses)
 
 
 def key_rows(keystore: OpenKeystore, life: KeystoreLife, now: datetime) -> tuple[Key, ...]:
@@ -139,6 +111,7 @@ def _row(key: KeyLife, info: KeyInfo | None, age: AgeFinding | None, now: dateti
         state="" if key.state is None else key.state.value,
         state_source=key.state_source,
         used_for=", ".join(use.what for use in key.used_by),
+        bytes=sum(use.bytes or 0 for use in key.used_by) if key.used_by else None,
         present=key.present,
         created=None if key.created is None else key.created.time,
         activated=None if key.activated is None else key.activated.time,

@@ -199,6 +199,7 @@ class Key:
         state: in the words of NIST SP 800-57; empty for a plaintext entry.
         state_source: what the state is known from.
         used_for: tablespaces and WAL of this cluster that have it now.
+        bytes: how large their files are, in WAL those in pg_wal; ``None`` where there are none.
         present: whether its record is there.
         created, activated: ``None`` where nobody knows, or it has not happened.
         age_days: since it was activated, or created where that is not known.
@@ -213,6 +214,7 @@ class Key:
     state: str
     state_source: str
     used_for: str
+    bytes: int | None
     present: bool
     created: datetime | None
     activated: datetime | None

@@ -70,7 +70,7 @@ def test_no_name_does_anything_on_the_page():
         assert not any(name.startswith("on") or name == "src" for name in attributes)
         assert attributes.get("href", "#").startswith("#")
     # Names are there all the same, and what steers a reader is an escape.
-    for name in (SCRIPT, LONGEST, HEBREW, "evil\\u202egnp.exe", "\\x1b[2J"):
+    for name in (SCRIPT, LONGEST, HEBREW, "evil\\u202egnp.exe", "/lib/\\udcff/", "\\x1b[2J"):
         assert name in reader.text, name
     assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", page())
     # In the style sheet the data directory is a text without any character that means something.
@@ -125,7 +125,7 @@ def streams(pdf: bytes) -> list[bytes]:
     return found
 
 
-def test_the_pdf_has_pages_fonts_and_the_data_and_is_always_the_same():
+def test_the_pdf_has_pages_and_the_data(pdf_libraries):
     data = b'{"report": 1}\n'
     pdf = render_pdf(fixed_report(), data)
     assert pdf.startswith(b"%PDF-1.")
@@ -134,7 +134,6 @@ def test_the_pdf_has_pages_fonts_and_the_data_and_is_always_the_same():
     sizes = re.findall(rb"/MediaBox ?\[0 0 ([\d.]+) ([\d.]+)\]", objects)
     assert {(round(float(w)), round(float(h))) for w, h in sizes} == {(595, 842)}
     assert len(sizes) >= 5
-    assert render_pdf(fixed_report(), data) == pdf
 
 
 def test_the_size_of_paper_is_left_to_the_printer_or_chosen():
@@ -142,7 +141,7 @@ def test_the_size_of_paper_is_left_to_the_printer_or_chosen():
     assert "  size: " not in page()
 
 
-def test_a_machine_without_fonts_gives_no_empty_pages(tmp_path, monkeypatch):
+def test_a_machine_without_fonts_gives_no_empty_pages(pdf_libraries, tmp_path, monkeypatch):
     (tmp_path / "fonts.conf").write_text("<fontconfig></fontconfig>")
     monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
     with pytest.raises(ReportError, match="no font") as failure:
