@@ -12,6 +12,7 @@ from tde.keystore import (
     KeyLife,
     Keystore as OpenKeystore,
     KeystoreLife,
+    KeystoreStatus,
     LogEntry,
     OwnerKind,
     SecretLife,
@@ -40,23 +41,6 @@ def keystore_facts(keystore: OpenKeystore, life: KeystoreLife) -> Keystore:
         KeystoreError: it cannot be looked at.
     """
     status = inspect_keystore(keystore.path)
-    kdf = status.kdf
-    ways = [
-        WayToOpen(
-            "passphrase",
-            f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} "
-            "lanes",
-            "a thief of the keystore has to guess the passphrase, at that cost each time",
-        )
-    ]
-    if status.auto_open:
-        ways.append(
-            WayToOpen(
-                "auto-open",
-                "the file auto-open.key in the keystore opens it without a passphrase",
-                "a thief of the keystore, or of a backup of it with that file, has the keys",
-            )
-        )
     return Keystore(
         status.path,
         status.uuid,
@@ -64,8 +48,23 @@ def keystore_facts(keystore: OpenKeystore, life: KeystoreLife) -> Keystore:
         status.master_key_id,
         (_secret(life.master_key), _secret(life.passphrase)),
         status.rotation_unfinished,
-        tuple(ways),
+        tuple(_ways(status)),
     )
+
+
+def _ways(status: KeystoreStatus) -> Iterator[WayToOpen]:
+    kdf = status.kdf
+    yield WayToOpen(
+        "passphrase",
+        f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} lanes",
+        "a thief of the keystore has to guess the passphrase, at that cost each time",
+    )
+    if status.auto_open:
+        yield WayToOpen(
+            "auto-open",
+            "the file auto-open.key in the keystore opens it without a passphrase",
+            "a thief of the keystore, or of a backup of it with that file, has the keys",
+        )
 
 
 def _secret(life: SecretLife) -> Secret:
