@@ -50,15 +50,16 @@ class _ReportGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the name of the default command in front of its options."""
-        if args and args[0] not in ("--help", "-h") and args[0] not in self.commands:
-            args = [_DEFAULT, *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _with_command(args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find a command, or the default one."""
-        if args[0] not in self.commands:
-            args = [_DEFAULT, *args]
-        return super().resolve_command(ctx, args)
+        return super().resolve_command(ctx, _with_command(args))
+
+
+def _with_command(args: list[str]) -> list[str]:
+    is_option = bool(args) and args[0].startswith("-") and args[0] not in ("--help", "-h")
+    return [_DEFAULT, *args] if is_option else args
 
 
 app = new_app(

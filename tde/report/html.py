@@ -25,7 +25,7 @@ _ROWS = 200
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 _LONGEST_HEADER = 60  # Characters of the data directory on each page.
 _VERDICTS = {
-    Verdict.CLEAN: "Nothing was found",
+    Verdict.CLEAN: "No findings",
     Verdict.INCOMPLETE: "Not everything was examined",
     Verdict.FINDINGS: "There are findings",
 }
@@ -102,7 +102,7 @@ def _sentence(report: Report) -> str:
         found = f"{_count(problems, 'finding')} {need} a remedy."
         return f"{found} {missing}" if left_out else found
     if left_out:
-        return f"Nothing was found in what was examined. {missing}"
+        return f"No findings in what was examined. {missing}"
     return (
         "Everything was examined. Every block of every encrypted file is ciphertext, every key "
         "opens, and the key log is whole."
@@ -125,8 +125,11 @@ def _at_a_glance(report: Report) -> Iterator[tuple[str, str]]:
         yield "Key log", altered
     for library in report.libraries[:1]:
         provider = library.provider or "not known"
-        fips = {True: "a FIPS provider", False: "no FIPS provider", None: "FIPS: not known"}
-        yield "OpenSSL of the server", f"{library.version}, {provider}: {fips[library.fips]}"
+        fips = {True: "FIPS", False: "no FIPS provider", None: "FIPS not known"}
+        yield (
+            "OpenSSL of the server",
+            f"{library.version}, provider {provider}: {fips[library.fips]}",
+        )
     warnings = 0 if report.audit is None else len(report.audit.warnings)
     if report.doctor is not None:
         warnings += len(report.doctor.of(DoctorVerdict.WARNING))
