@@ -103,7 +103,7 @@ def seal(
         for name, value in ids.items():
             before = before.replace(name, value)
         content = body + before.encode()
-        code = document_code(author, _named(form, content))
+        code = document_code(author[1], _named(form, content))
         return content + code.hex().encode() + end.after.encode()
 
     data = sealed(ReportForm.JSON, _json(report))

@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import UUID
 
 from tde.keystore.log.entry import LogEntry, document_key
-from tde.keystore.log.reading import KeyLog, former_author, read_key_log
+from tde.keystore.log.reading import KeyLog, log_secret_of, read_key_log
 
 _DIGESTS = "sha256"
 
@@ -55,13 +55,13 @@ class SealProof:
     is_current: bool = True
 
 
-def document_code(author: tuple[UUID, bytes], content: bytes) -> bytes:
+def document_code(secret: bytes, content: bytes) -> bytes:
     """Return the seal of a document.
 
     Args:
-        author: id and log secret of the master key.
+        secret: log secret of the master key.
     """
-    return hmac.new(document_key(author[1]), content, hashlib.sha256).digest()
+    return hmac.new(document_key(secret), content, hashlib.sha256).digest()
 
 
 def digests_of(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
@@ -80,15 +80,15 @@ def check_seal(directory: Path, author: tuple[UUID, bytes], document: SealedDocu
         KeystoreError: the key log cannot be read.
     """
     log = read_key_log(directory, author)
-    sealer = former_author(log.entries, author, document.master_key_id)
-    if sealer is None:
+    secret = log_secret_of(log.entries, author, document.master_key_id.hex)
+    if secret is None:
         return SealProof(
             f"it names the master key {document.master_key_id.hex}, and neither is that the one of "
             f"this keystore nor do the rotations in {log.path} lead to it"
         )
-    if not hmac.compare_digest(document_code(sealer, document.content), document.code):
+    if not hmac.compare_digest(document_code(secret, document.content), document.code):
         return SealProof("it was altered after it was sealed, or another keystore has sealed it")
-    is_current = sealer[0] == author[0]
+    is_current = document.master_key_id == author[0]
     entry = _entry_of(log, document.file)
     if entry is None and not is_current:
         return SealProof(
@@ -105,7 +105,11 @@ def _entry_of(log: KeyLog, file: bytes) -> LogEntry | None:
         return None
     digest = hashlib.sha256(file).hexdigest()
     for entry in reversed(log.entries[: log.confirmed]):
-        digests = entry.details.get(_DIGESTS)
-        if isinstance(digests, dict) and digest in digests.values():
+        if digest in _digests_in(entry):
             return entry
     return None
+
+
+def _digests_in(entry: LogEntry) -> list[str]:
+    digests = entry.details.get(_DIGESTS)
+    return [str(digest) for digest in digests.values()] if isinstance(digests, Mapping) else []

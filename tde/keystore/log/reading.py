@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -114,28 +113,6 @@ def entries_in(content: bytes, *events: str) -> list[LogEntry]:
             if entry.event in events:
                 found.append(entry)
     return found
-
-
-def former_author(
-    entries: Sequence[LogEntry], author: tuple[UUID, bytes], master_key_id: UUID
-) -> tuple[UUID, bytes] | None:
-    """Return the id and log secret of an earlier master key, as rotations have kept them.
-
-    Args:
-        author: those of the master key of today, which may be the one that is asked for.
-
-    Returns:
-        None when the log does not lead to it.
-    """
-    for entry in reversed(entries):
-        if author[0] == master_key_id:
-            break
-        if entry.event == ROTATION_EVENT and entry.details.get("new") == author[0].hex:
-            before = _unsealed(entry, author[1])
-            if before is None:
-                return None
-            author = before
-    return author if author[0] == master_key_id else None
 
 
 def sealing_context(keystore: UUID, old: UUID, new: UUID) -> bytes:
