@@ -104,10 +104,9 @@ def _entry_of(log: KeyLog, file: bytes) -> LogEntry | None:
     if log.problems:
         return None
     digest = hashlib.sha256(file).hexdigest()
-    for entry in reversed(log.entries[: log.confirmed]):
-        if digest in _digests_in(entry):
-            return entry
-    return None
+    proven = log.entries[: log.confirmed]
+    found: list[LogEntry] = [entry for entry in proven if digest in _digests_in(entry)]
+    return found[-1] if found else None
 
 
 def _digests_in(entry: LogEntry) -> list[str]:
