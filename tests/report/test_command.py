@@ -19,7 +19,7 @@ from tde import Algorithm
 from tde.cli.app import app
 from tde.keystore import KeyOwner
 from tde.keystore.lifecycle.changes import set_age_limit
-from tde.postgres import create_tablespace
+from tde.postgres import Cluster, create_tablespace
 from tde.postgres.cluster.scope import Scope
 from tde.report import Verdict, gather
 from tde.report.keys import key_rows, life_of
@@ -27,6 +27,7 @@ from tde.report.model import Section
 from tests.conftest import RunningCluster
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import settle
+from tests.postgres.leaks.plain_user import as_plain_user
 from tests.report.test_page import read
 
 SCRIPT = "<script>alert(1)</script>"
@@ -250,6 +251,27 @@ def test_an_altered_key_log_and_keys_that_do_not_open_or_are_too_old_are_finding
     assert not any("wal.key" in what for what in problems)
     (key,) = [key for key in found.keys if key.file == "1664.key"]
     assert key.problem
+
+
+def test_the_owner_of_the_cluster_needs_no_root(running, os_user):
+    gather(running.cluster, running.keystore)  # Modules may be out of that user's reach.
+
+    def look() -> dict:
+        cluster = Cluster(running.data_directory, running.cluster.binaries)
+        return gather(cluster, running.keystore).as_json()
+
+    document = as_plain_user(os_user, look)
+    assert document["audit"]["findings"] == []
+    assert document["server"]["pid"] == running.cluster.pid
+    assert document["tablespaces"][0]["databases"]
+    assert document["key_log"]["problems"] == []
+    # What that user may not look at is said, and not left out.
+    libraries = {library["used_by"] for library in document["libraries"]}
+    missing = {missing["what"] for missing in document["not_examined"]}
+    if os_user is not None and "the OpenSSL of the server" not in missing:
+        (server,) = [name for name in libraries if "in the server" in name]
+        (note,) = [lib["note"] for lib in document["libraries"] if lib["used_by"] == server]
+        assert "Run as root to know" in note
 
 
 def test_ctrl_c_leaves_nothing(
