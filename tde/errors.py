@@ -128,6 +128,13 @@ class PlaintextEntryError(KeystoreError):
     """A key was asked for a tablespace that is recorded as not encrypted."""
 
 
+# Reports.
+
+
+class ReportError(TdeError):
+    """A report cannot be made, or is not as it was sealed."""
+
+
 # PostgreSQL integration.
 
 

@@ -13,7 +13,7 @@ from tde.errors import TdeError, UnsupportedServerError
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.server.build import require_supported_pages
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
-from tde.postgres.server.os_user import run_as
+from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.reachable import reachable_interposer
 from tde.postgres.server.symbols import require_interposable
 
@@ -126,7 +126,13 @@ def _library_of_server(examined: Examined) -> Path | None:
 
 
 def _objects_of(examined: Examined, interposer: Path) -> tuple[list[str], list[str]]:
-    """Return the libraries that the loader maps for the server, and its complaints.
+    return loaded_objects(examined.binaries.program("postgres"), examined.os_user, interposer)
+
+
+def loaded_objects(
+    program: Path, os_user: OsUser | None, interposer: Path
+) -> tuple[list[str], list[str]]:
+    """Return the libraries that the loader maps for a server, and its complaints.
 
     The loader lists them instead of starting the program, as ldd does; a program for which it
     ignores the environment prints its version.
@@ -137,8 +143,7 @@ def _objects_of(examined: Examined, interposer: Path) -> tuple[list[str], list[s
         "LD_TRACE_LOADED_OBJECTS": "1",
         "LD_PRELOAD": str(interposer),
     }
-    command: list[str | Path] = [examined.binaries.program("postgres"), "--version"]
-    result = run_as(examined.os_user, command, environment=environment)
+    result = run_as(os_user, [program, "--version"], environment=environment)
     paths = [
         word
         for line in result.stdout.splitlines()

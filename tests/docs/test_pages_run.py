@@ -23,9 +23,12 @@ from tde.postgres import Cluster, OsUser
 from tde.postgres.server.os_user import current_user_name
 from tests.docs.pages import DOCS, commands
 from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.pdf_libraries import pdf_libraries
 from tests.postgres.canaries import CANARY, files_with
 from tests.postgres.cluster_copies import configure
 from tests.terminal import run_on_terminal
+
+__all__ = ["pdf_libraries"]
 
 # Where the pages keep everything: data, keystores, backups and the archive.
 PLACE = "/srv"
@@ -207,6 +210,29 @@ def test_audit(reader, main):
     reader.place("/srv/archive/000000010000000000000001").write_bytes(CANARY * 40_000)
     *_, with_archive = commands("audit.md", "Prove that everything is encrypted")
     assert "plaintext" in reader.type(with_archive, exit_codes=(1,))
+
+
+def test_report(reader, main, pdf_libraries):
+    reader.place("/srv/tde/keystore").symlink_to(main.keystore.path)
+    reader.type(commands("backup-and-restore.md", "Take a base backup")[0])
+    archive_all(reader)
+    # What is found on this machine is not ours to choose.
+    reader.type(*commands("report.md", "A report for auditors"), exit_codes=(0, 1))
+    page, paper, data = commands("report.md", "Prove that it was not altered")
+    for line in (page, paper):
+        assert "is as tde has made it" in reader.type(line)
+    shown = reader.type(data)
+    report = json.loads(shown[shown.index("{") :])["report"]
+    places = {line["place"] for line in report["audit"]["lines"]}
+    expected = {
+        f"archive {reader.here('/srv/archive')}",
+        f"backup {reader.here('/srv/backup/monday')}",
+    }
+    assert places == {"cluster", *expected}
+    assert report["audit"]["clean"] is True
+    file = reader.place("/srv/report.html")
+    file.write_bytes(file.read_bytes().replace(b"Proof of encryption", b"Proof of encryptiom"))
+    assert "not proven" in reader.type(page, exit_codes=(1,))
 
 
 def test_back_up_and_restore(reader, main):

@@ -31,7 +31,7 @@ LONGEST_LINE = 64 * 1024
 """Bytes; a real one has about 400."""
 _CODE = re.compile(rb',"code":"([0-9a-f]{64})"}\n')
 _CODE_BYTES = len(b',"code":""}\n') + 64
-_CODE_LABEL, _SEAL_LABEL = b"code", b"seal"
+_CODE_LABEL, _SEAL_LABEL, _DOCUMENT_LABEL = b"code", b"seal", b"document"
 _NO_LOGIN = "4294967295"
 # Directly, because to read ten thousand lines with json.loads takes a third longer.
 _DECODER = json.JSONDecoder()
@@ -92,6 +92,11 @@ def code_key(secret: bytes) -> bytes:
     return derive_authentication_key(bytearray(secret), _CODE_LABEL)
 
 
+def document_key(secret: bytes) -> bytes:
+    """Return the key that seals documents, such as reports, with a master key's log secret."""
+    return derive_authentication_key(bytearray(secret), _DOCUMENT_LABEL)
+
+
 def pack_entry(
     number: int,
     previous: bytes,
@@ -109,7 +114,7 @@ def pack_entry(
         "number": number,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "event": event,
-        "who": _who(),
+        "who": current_author(),
         "details": dict(details),
         "previous": previous.hex(),
     }
@@ -169,7 +174,8 @@ def _code(key: bytes, begin: bytes) -> bytes:
     return hmac.new(key, begin, hashlib.sha256).hexdigest().encode()
 
 
-def _who() -> dict[str, str | int]:
+def current_author() -> dict[str, str | int]:
+    """Return who runs this process: user, login where somebody has logged in, host, command."""
     who: dict[str, str | int] = {"user": _name(os.geteuid())}
     login = _login()
     if login is not None:
