@@ -19,9 +19,11 @@ from tde.keystore import (
     age_findings,
     inspect_keystore,
     list_keys,
+    list_providers,
     read_key_log,
     read_lives,
 )
+from tde.keystore.auto_opening import ways_to_open
 from tde.keystore.lifecycle.fold import author_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.key_uses import look_at_cluster
@@ -59,12 +61,23 @@ def _ways(status: KeystoreStatus) -> Iterator[WayToOpen]:
         f"Argon2id, {kdf.memory_kib // 1024} MiB, {kdf.iterations} iterations, {kdf.lanes} lanes",
         "a thief of the keystore has to guess the passphrase, at that cost each time",
     )
-    if status.auto_open:
+    for way in ways_to_open(status.path):
         yield WayToOpen(
-            "auto-open",
-            "the file auto-open.key in the keystore opens it without a passphrase",
-            "a thief of the keystore, or of a backup of it with that file, has the keys",
+            f"by itself: {way.name or 'auto-open.key'}",
+            way.in_words,
+            f"a thief of the disk {way.thieves.disk}; of a backup of the keystore "
+            f"{way.thieves.backup}; of the running machine {way.thieves.machine}",
         )
+    for info in list_providers(status.path):
+        if info.header is None or not info.is_current:
+            yield WayToOpen(info.name, info.problem or "it has another master key", "–")
+        elif not info.header.unattended:
+            facts = " ".join(f"{name}={value}" for name, value in info.header.parameters.items())
+            yield WayToOpen(
+                f"provider {info.name}",
+                f"{info.header.type} {facts}".strip(),
+                "a thief of the keystore needs what this provider asks for as well",
+            )
 
 
 def _secret(life: SecretLife) -> Secret:
