@@ -37,31 +37,41 @@ def keystore(tmp_path: Path) -> Keystore:
     return made
 
 
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a token with AES keys and a pair of RSA keys, which takes long to make."""
+    place = tmp_path_factory.mktemp("softhsm")
+    (place / "tokens").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", str(configure(place)))
+        subprocess.run(
+            [
+                *("softhsm2-util", "--init-token", "--free", "--label=tde"),
+                *("--so-pin=1111", f"--pin={PIN}"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        in_a_child(make_keys)
+    return place / "tokens"
+
+
+def configure(place: Path) -> Path:
+    file = place / "softhsm2.conf"
+    file.write_text(
+        f"directories.tokendir = {place}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
+    )
+    return file
+
+
 @pytest.fixture
-def token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A token with an AES key and a pair of RSA keys, and what names the first."""
-    (tmp_path / "tokens").mkdir()
-    configuration = tmp_path / "softhsm2.conf"
-    configuration.write_text(
-        f"directories.tokendir = {tmp_path}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
-    )
-    monkeypatch.setenv("SOFTHSM2_CONF", str(configuration))
-    subprocess.run(
-        [
-            "softhsm2-util",
-            "--init-token",
-            "--free",
-            "--label=tde",
-            "--so-pin=11111111",
-            f"--pin={PIN}",
-        ],
-        check=True,
-        capture_output=True,
-    )
+def token(tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What names the AES key of a token of this test."""
+    shutil.copytree(tokens, tmp_path / "tokens")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(configure(tmp_path)))
     pin = tmp_path / "pin"
     pin.write_text(PIN + "\n")
     pin.chmod(0o600)
-    in_a_child(make_keys)
     return {"module": str(LIBRARIES[0]), "token": "tde", "key": "aes", "pin-file": str(pin)}
 
 
