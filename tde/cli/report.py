@@ -16,10 +16,8 @@ from tde.cli.options import (
     JsonOption,
     KeystoreOption,
     OsUserOption,
-    PassphraseCommandOption,
-    PassphraseFdOption,
-    PassphraseFileOption,
     PgDataOption,
+    opens_keystore,
     require_keystore,
 )
 from tde.cli.pg.audit import ArchiveOption, AuditThreadsOption, BackupOption
@@ -27,7 +25,7 @@ from tde.cli.pg.doctor import AskingUsernameOption
 from tde.console.apps import examples, new_app
 from tde.console.output import console, error_console, print_json
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.passphrase_source import PassphraseSource
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 if TYPE_CHECKING:
@@ -96,6 +94,7 @@ PaperOption = Annotated[Paper, typer.Option("--paper", help="The size of the pag
 
 
 @app.command(_DEFAULT)
+@opens_keystore
 def make(
     pgdata: PgDataOption,
     output: OutputOption,
@@ -109,9 +108,7 @@ def make(
     keystore: KeystoreOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Make a report; the name of this command may be left out.
 
@@ -124,7 +121,6 @@ def make(
     forms = {path.absolute(): _form_of(path) for path in output}
     for path in forms:
         require_writable(path, replace=force)
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     cluster = find_cluster(pgdata, bindir, os_user)
     with encrypted_cluster_keystore(cluster, keystore, source, remedy=_ENCRYPT_IT) as opened:
         from tde.report import gather, seal
@@ -152,13 +148,12 @@ def make(
         "tde report verify q4.html -k /srv/tde/keystore --json | jq .report.keys",
     )
 )
+@opens_keystore
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A report, in HTML, PDF or JSON.")],
     keystore: KeystoreOption = None,
     as_json: JsonOption = False,
-    passphrase_file: PassphraseFileOption = None,
-    passphrase_fd: PassphraseFdOption = None,
-    passphrase_command: PassphraseCommandOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Prove that a report is as it was made, byte by byte.
 
@@ -170,7 +165,6 @@ def verify(
     # What the report says of its keystore is not looked at: whoever forges one has a keystore too.
     directory = require_keystore(keystore)
     content = file.read_bytes()
-    source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     with open_keystore(directory, source) as opened:
         found = check(content, opened)
     if as_json:
