@@ -23,6 +23,7 @@ COMMANDS = {
     "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
     "tablespace": ("tde.cli.tablespace", "Encrypted tablespaces: create, move, rekey, lock."),
     "wal": ("tde.cli.wal", "Give WAL another key."),
+    "extension": ("tde.cli.extension", "The keystore in SQL: install the extension."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
 }
 
