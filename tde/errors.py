@@ -220,5 +220,9 @@ class ProgramError(PostgresError):
     """A PostgreSQL program such as initdb failed; the message holds what it printed."""
 
 
+class ExtensionError(PostgresError):
+    """The SQL extension cannot be built or installed."""
+
+
 class TablespaceError(PostgresError):
     """A tablespace cannot be created."""

@@ -59,6 +59,23 @@ int tde_crypto_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8
     return ok ? 0 : -1;
 }
 
+int tde_crypto_gcm_encrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
+                           size_t aad_length, const uint8_t *src, size_t length, uint8_t *dst,
+                           uint8_t tag[TDE_GCM_TAG_SIZE])
+{
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    int written = 0;
+    int ok = context != NULL &&
+             EVP_EncryptInit_ex(context, EVP_aes_256_gcm(), NULL, key, nonce) == 1 &&
+             EVP_EncryptUpdate(context, NULL, &written, aad, (int)aad_length) == 1 &&
+             EVP_EncryptUpdate(context, dst, &written, src, (int)length) == 1 &&
+             EVP_EncryptFinal_ex(context, dst + length, &written) == 1 &&
+             EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, (int)TDE_GCM_TAG_SIZE, tag) == 1;
+
+    EVP_CIPHER_CTX_free(context);
+    return ok ? 0 : -1;
+}
+
 int tde_crypto_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
                       uint8_t *to, size_t size)
 {

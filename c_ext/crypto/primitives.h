@@ -25,6 +25,11 @@ int tde_crypto_gcm_decrypt(const uint8_t *key, const uint8_t *nonce, const uint8
                            size_t aad_length, const uint8_t *src, size_t length, const uint8_t *tag,
                            uint8_t *dst);
 
+/* The other way round.  The nonce must be new for each message under a key. */
+int tde_crypto_gcm_encrypt(const uint8_t *key, const uint8_t *nonce, const uint8_t *aad,
+                           size_t aad_length, const uint8_t *src, size_t length, uint8_t *dst,
+                           uint8_t tag[TDE_GCM_TAG_SIZE]);
+
 /* HKDF-SHA256 without salt (RFC 5869): SIZE bytes of key material for the use that INFO names. */
 int tde_crypto_derive(const uint8_t *key, size_t key_size, const uint8_t *info, size_t info_size,
                       uint8_t *to, size_t size);

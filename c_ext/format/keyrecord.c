@@ -127,6 +127,26 @@ const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t leng
     return unwrap(record, length, scope, &wanted, key);
 }
 
+int tde_format_keyrecord_wrap_named(const struct tde_key_scope *scope,
+                                    const uint8_t key_id[TDE_UUID_SIZE], const struct tde_key *key,
+                                    const uint8_t nonce[TDE_GCM_NONCE_SIZE],
+                                    uint8_t to[TDE_KEYRECORD_NAMED_SIZE])
+{
+    const size_t header = AT_KEY_ID + TDE_UUID_SIZE;
+
+    memset(to, 0, TDE_KEYRECORD_NAMED_SIZE);
+    memcpy(to + AT_MAGIC, magic, sizeof magic);
+    to[AT_VERSION] = 2;
+    to[AT_OWNER] = TDE_OWNER_NAMED;
+    to[AT_ALGORITHM] = (uint8_t)key->algorithm;
+    memcpy(to + AT_KEYSTORE, scope->keystore, TDE_UUID_SIZE);
+    memcpy(to + AT_MASTER_KEY_ID, scope->master_key_id, TDE_UUID_SIZE);
+    memcpy(to + AT_NONCE, nonce, TDE_GCM_NONCE_SIZE);
+    memcpy(to + AT_KEY_ID, key_id, TDE_UUID_SIZE);
+    return tde_crypto_gcm_encrypt(scope->master_key, nonce, to, header, key->bytes,
+                                  TDE_MAX_KEY_SIZE, to + header, to + header + TDE_MAX_KEY_SIZE);
+}
+
 int tde_format_keyrecord_derive(const struct tde_key *base, uint32_t oid, struct tde_key *key)
 {
     static const char label[] = "tde tablespace";

@@ -58,6 +58,15 @@ const char *tde_format_keyrecord_unwrap_named(const uint8_t *record, size_t leng
                                               struct tde_key *key);
 
 /*
+ * Write the record of a tablespace's key that has the id KEY_ID, wrapped with the master key of
+ * SCOPE.  The nonce is the caller's, new and random.  0 or -1.
+ */
+int tde_format_keyrecord_wrap_named(const struct tde_key_scope *scope,
+                                    const uint8_t key_id[TDE_UUID_SIZE], const struct tde_key *key,
+                                    const uint8_t nonce[TDE_GCM_NONCE_SIZE],
+                                    uint8_t to[TDE_KEYRECORD_NAMED_SIZE]);
+
+/*
  * The key of tablespace OID, derived from that of the record for other tablespaces.  0 or -1.
  *
  * One key for several tablespaces would repeat tweaks, because relfilenumbers are unique only

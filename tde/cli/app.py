@@ -24,6 +24,7 @@ COMMANDS = {
     "tablespace": ("tde.cli.tablespace", "Encrypted tablespaces: create, move, rekey, lock."),
     "wal": ("tde.cli.wal", "Give WAL another key."),
     "report": ("tde.cli.report", "A sealed report for auditors, and the proof of one."),
+    "extension": ("tde.cli.extension", "The keystore in SQL: install the extension."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
 }
 

@@ -13,8 +13,9 @@ C_EXT = Path(__file__).parents[2] / "c_ext"
 HEADERS = sorted(C_EXT.rglob("*.h"))
 SOURCES = sorted(C_EXT.rglob("*.c"))
 
-# Programs of `tde pg install-bin` export it, and interposers of other versions look for it.
-PUBLIC = {"tde_stand_in"}
+# Programs of `tde pg install-bin` export the first, and interposers of other versions look for it;
+# the interposer exports the other, and the SQL extension looks for it.
+PUBLIC = {"tde_stand_in", "tde_io_status_v1"}
 # Headers with which nothing can be allocated, read or written.
 PURE = {"stdbool.h", "stddef.h", "stdint.h", "string.h", "sys/types.h"}
 

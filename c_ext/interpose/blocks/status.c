@@ -207,6 +207,12 @@ void tde_blocks_status_directory(void)
     status->directory_inode = directory.st_ino;
 }
 
+void tde_blocks_status_closed(void)
+{
+    if (status != NULL)
+        status->closed = 1;
+}
+
 /* Runs at every exit, of children as well, which leave the file alone. */
 __attribute__((destructor)) static void remove_own(void)
 {

@@ -59,6 +59,9 @@ struct tde_status *tde_blocks_status_own(void);
 /* Where it is; empty when this process has published none. */
 const char *tde_blocks_status_path(void);
 
+/* A session has closed the keystore; any process of the server may tell. */
+void tde_blocks_status_closed(void);
+
 /* The working directory has changed. */
 void tde_blocks_status_directory(void);
 

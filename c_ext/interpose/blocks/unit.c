@@ -80,7 +80,7 @@ int tde_blocks_encode_unit(const struct tde_file *file, uint64_t unit, const uin
         return -1;
     if (tde_crypto_encrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
         return failed(EIO);
-    tde_blocks_count_encrypted(file->id.file_class, length);
+    tde_blocks_count_encrypted(file, length);
     return 0;
 }
 
@@ -105,7 +105,7 @@ int tde_blocks_decode_unit(const struct tde_file *file, uint64_t unit, const uin
     if (tde_crypto_decrypt(cipher, tweak, src, dst, whole_part(length)) != 0)
         return failed(EIO);
     tde_format_clear_unwritten(dst, unwritten);
-    tde_blocks_count_decrypted(file->id.file_class, length);
+    tde_blocks_count_decrypted(file, length);
     return 0;
 }
 
@@ -129,7 +129,7 @@ int tde_blocks_encode_units(const struct tde_file *file, uint64_t first, const u
         return -1;
     if (tde_format_encrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
-    tde_blocks_count_encrypted(file->id.file_class, ciphered(dst, count));
+    tde_blocks_count_encrypted(file, ciphered(dst, count));
     return 0;
 }
 
@@ -142,6 +142,6 @@ int tde_blocks_decode_units(const struct tde_file *file, uint64_t first, const u
         return -1;
     if (tde_format_decrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
         return failed(EIO);
-    tde_blocks_count_decrypted(file->id.file_class, ciphered(dst, count));
+    tde_blocks_count_decrypted(file, ciphered(dst, count));
     return 0;
 }

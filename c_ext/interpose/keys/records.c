@@ -329,3 +329,47 @@ int tde_keys_records_has(uint32_t oid)
                         tde_keys_scope()->keystore, strerror(cause));
     return -1;
 }
+
+/*
+ * XTS with two equal halves is not secure (FIPS 140 requires the check).  By chance it happens once
+ * in 2^128 keys, so a repetition means a broken generator.
+ */
+static int fill(struct tde_key *key, int algorithm)
+{
+    size_t half = tde_crypto_key_size(algorithm) / 2;
+
+    memset(key, 0, sizeof *key);
+    key->algorithm = algorithm;
+    if (algorithm == TDE_ALGORITHM_PLAINTEXT)
+        return 0;
+    if (half == 0 || tde_crypto_random(key->bytes, 2 * half) != 0)
+        return -1;
+    return memcmp(key->bytes, key->bytes + half, half) == 0 ? -1 : 0;
+}
+
+int tde_keys_records_make(int algorithm, uint8_t record[TDE_KEYRECORD_NAMED_SIZE])
+{
+    const struct tde_key_scope *master = tde_keys_slots_newest_master();
+    /* Random nonces of 96 bits: a keystore has a few thousand records under one master key. */
+    uint8_t nonce[TDE_GCM_NONCE_SIZE];
+    uint8_t key_id[TDE_UUID_SIZE];
+    struct tde_key again;
+    struct tde_key key;
+    int result = -1;
+
+    if (tde_crypto_random(key_id, sizeof key_id) == 0 &&
+        tde_crypto_random(nonce, sizeof nonce) == 0 && fill(&key, algorithm) == 0) {
+        key_id[6] = (uint8_t)((key_id[6] & 0x0F) | 0x40); /* A UUID of version 4, as Python's. */
+        key_id[8] = (uint8_t)((key_id[8] & 0x3F) | 0x80);
+        result = tde_format_keyrecord_wrap_named(master, key_id, &key, nonce, record);
+    }
+    /* A bit that flips in memory must not cost a key. */
+    if (result == 0 &&
+        (tde_format_keyrecord_unwrap_named(record, TDE_KEYRECORD_NAMED_SIZE, master,
+                                           TDE_OWNER_NAMED, 0, key_id, &again) != NULL ||
+         !tde_crypto_equal(again.bytes, key.bytes, sizeof key.bytes)))
+        result = -1;
+    tde_crypto_wipe(&again, sizeof again);
+    tde_crypto_wipe(&key, sizeof key);
+    return result;
+}

@@ -40,6 +40,13 @@ int tde_keys_records_list_wal(struct tde_wal_record *list, size_t most, size_t *
 int tde_keys_records_read_wal(const struct tde_wal_record *record, struct tde_key *key);
 
 /*
+ * Make a new random key for a tablespace to be, or with TDE_ALGORITHM_PLAINTEXT what says that it
+ * has none, and write its record.  The key itself is forgotten: the server reads the record when it
+ * is in the keystore.  0 or -1.
+ */
+int tde_keys_records_make(int algorithm, uint8_t record[TDE_KEYRECORD_NAMED_SIZE]);
+
+/*
  * Whether the keystore has keys/<OID>.key, which only releases before the map wrote.  1 or 0, or
  * -1 with errno when the keystore cannot be asked.
  */

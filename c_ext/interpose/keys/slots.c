@@ -111,12 +111,17 @@ static void end_change(void)
     errno = saved;
 }
 
-const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TDE_UUID_SIZE])
+const struct tde_key_scope *tde_keys_slots_newest_master(void)
 {
     const struct tde_keys_scope *scope = &ring->scope;
     uint32_t count = atomic_load_explicit(&scope->rotations, memory_order_acquire);
-    const struct tde_key_scope *newest =
-        count == 0 ? &scope->scope : &scope->rotated[(count - 1) % TDE_KEYS_ROTATIONS];
+
+    return count == 0 ? &scope->scope : &scope->rotated[(count - 1) % TDE_KEYS_ROTATIONS];
+}
+
+const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TDE_UUID_SIZE])
+{
+    const struct tde_key_scope *newest = tde_keys_slots_newest_master();
 
     return memcmp(newest->master_key_id, master_key_id, TDE_UUID_SIZE) == 0 ? newest : NULL;
 }
@@ -418,6 +423,27 @@ int tde_keys_slots_algorithm(tde_key_index index, int *algorithm)
     *algorithm = ring->slots[number].key.algorithm;
     atomic_thread_fence(memory_order_acquire);
     return index_of(number) == index ? 0 : -1;
+}
+
+uint32_t tde_keys_slots_end(void)
+{
+    return directory == NULL ? 0 : atomic_load(&directory->hint);
+}
+
+bool tde_keys_slots_show(uint32_t slot, struct tde_keymap_entry *entry, int *algorithm,
+                         bool *exists)
+{
+    int state;
+
+    if (slot < TDE_KEYS_FIRST_TABLESPACE || slot >= tde_keys_slots_end())
+        return false;
+    state = atomic_load_explicit(&ring->slots[slot].state, memory_order_acquire);
+    if (state == SLOT_EMPTY || state == SLOT_CLAIMED)
+        return false;
+    *entry = ring->slots[slot].entry;
+    *algorithm = ring->slots[slot].key.algorithm;
+    *exists = state == SLOT_READY;
+    return true;
 }
 
 bool tde_keys_slots_loaded(void)

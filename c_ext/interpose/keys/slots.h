@@ -66,6 +66,9 @@ struct tde_keys_scope *tde_keys_scope(void);
  */
 const struct tde_key_scope *tde_keys_slots_master(const uint8_t master_key_id[TDE_UUID_SIZE]);
 
+/* The newest one. */
+const struct tde_key_scope *tde_keys_slots_newest_master(void);
+
 /* Let a master key take the place of the one before.  0, or -1 with errno. */
 int tde_keys_slots_add_master(const struct tde_key_scope *master);
 
@@ -109,6 +112,19 @@ int tde_keys_slots_read(tde_key_index index, struct tde_key *key);
 
 /* The same for what is no secret of it. */
 int tde_keys_slots_algorithm(tde_key_index index, int *algorithm);
+
+/*
+ * The slots of tablespaces that were ever used end before this one.  Whoever looked at others would
+ * take memory for them that is not there yet.
+ */
+uint32_t tde_keys_slots_end(void);
+
+/*
+ * What one of them says that is no secret: its entry of the map and the algorithm of its key, and
+ * whether the tablespace exists, as far as memory knows.  False when there is nothing in it.
+ */
+bool tde_keys_slots_show(uint32_t slot, struct tde_keymap_entry *entry, int *algorithm,
+                         bool *exists);
 
 /* Whether all that the map says has been loaded since the start of the server. */
 bool tde_keys_slots_loaded(void);

@@ -83,6 +83,27 @@ def location_of(location: Path, key_id: UUID) -> Path:
     return location.absolute() / f"tde-{key_id.hex}"
 
 
+def require_possible_location(cluster: Cluster, location: Path) -> None:
+    """Refuse a location before a key is made for it, which would stay.
+
+    Raises:
+        TablespaceError: it is inside the data directory.
+    """
+    _require_outside(cluster, location)
+
+
+def make_location(cluster: Cluster, location: Path, key_id: UUID) -> Path:
+    """Make the directory of a tablespace to be, as :func:`create_tablespace` does, and return it.
+
+    Raises:
+        TablespaceError: it cannot be used.
+        UnreachablePathError, UnsafeDirectoryError: as there.
+    """
+    own = location_of(location, key_id)
+    with _made_directories(location.absolute(), own, cluster.os_user):
+        return own
+
+
 def create_tablespace(
     cluster: Cluster,
     keystore: Keystore,

@@ -1,0 +1,278 @@
+/*
+ * extension/redact.c - see extension/redact.h.
+ *
+ * A statement whose text names a function that takes a passphrase is hidden as a whole: which part of
+ * it is the passphrase only a parser knows, and what is not even SQL never gets that far.  Its text
+ * would be in
+ *
+ *   the server's log     each message passes emit_log_hook, in every format
+ *   pg_stat_activity     until the parser has read it; then our text takes its place
+ *   pg_stat_statements   which removes constants, but keeps the text of all utility statements, and
+ *                        that of a query whose entry was evicted while it ran.  So utility
+ *                        statements are refused, and the executor gets another text
+ *   auto_explain         as it has the text from the executor, too
+ *
+ * A message about such a statement may quote a part of it ("unterminated quoted string at or near
+ * ..."), so what stays is its format, which PostgreSQL's source has.
+ */
+#include <postgres.h>
+
+#include <access/xact.h>
+#include <commands/defrem.h>
+#include <commands/extension.h>
+#include <executor/executor.h>
+#include <miscadmin.h>
+#include <parser/analyze.h>
+#include <tcop/pquery.h>
+#include <tcop/tcopprot.h>
+#include <utils/backend_status.h>
+#include <utils/memutils.h>
+#include <utils/portal.h>
+
+#include "extension/compat.h"
+#include "extension/redact.h"
+#include "extension/words.h"
+#include "extension/messages.h"
+
+#define SHOWN "<a statement with a passphrase for tde>"
+#define HIDDEN "..."
+
+/* What stands behind "tde_" or "pgx_" in the names of the functions. */
+static const char *const names[] = {"open_keystore", "set_master_key", "set_keystore_passphrase"};
+
+static bool is_installed;
+static TimestampTz hidden_statement; /* when the one began that has called such a function */
+
+static emit_log_hook_type next_emit_log;
+static post_parse_analyze_hook_type next_post_parse_analyze;
+static ExecutorStart_hook_type next_executor_start;
+
+/* Every statement is looked at, and few have many underscores. */
+static bool names_one(const char *text)
+{
+    const char *at = text == NULL ? NULL : strchr(text, '_');
+
+    for (; at != NULL; at = strchr(at + 1, '_')) {
+        if (at - text < 3 ||
+            (pg_strncasecmp(at - 3, "tde", 3) != 0 && pg_strncasecmp(at - 3, "pgx", 3) != 0))
+            continue;
+        for (size_t i = 0; i < lengthof(names); i++)
+            if (pg_strncasecmp(at + 1, names[i], strlen(names[i])) == 0)
+                return true;
+    }
+    return false;
+}
+
+/* A part of a text, as a statement is of several that were sent together. */
+static bool part_names_one(const char *text, int from, int length)
+{
+    char *part;
+    bool found;
+
+    if (from < 0 || !names_one(text))
+        return names_one(text);
+    part = length > 0 ? pnstrdup(text + from, (Size)length) : pstrdup(text + from);
+    found = names_one(part);
+    pfree(part);
+    return found;
+}
+
+/* What is shorter than the text before would leave its end in shared memory, where nobody shows it. */
+static void hide_activity(void)
+{
+    size_t room = (size_t)pgstat_track_activity_query_size;
+    char *blank;
+
+    if (MyBackendType != B_BACKEND)
+        return;
+    blank = palloc_extended(room, MCXT_ALLOC_NO_OOM);
+    if (blank != NULL) {
+        memset(blank, ' ', room - 1);
+        blank[room - 1] = '\0';
+        pgstat_report_activity(STATE_RUNNING, blank);
+        pfree(blank);
+    }
+    pgstat_report_activity(STATE_RUNNING, SHOWN);
+}
+
+/* A format of PostgreSQL's source with dots in the place of what it would show. */
+static char *without_values(MemoryContext context, const char *format)
+{
+    char *made = MemoryContextAllocZero(context, strlen(format) * strlen(HIDDEN) + 1);
+    char *to = made;
+
+    while (*format != '\0') {
+        if (*format != '%') {
+            *to++ = *format++;
+        } else if (format[1] == '%') {
+            *to++ = '%';
+            format += 2;
+        } else {
+            format += strcspn(format, "cdeEfgGiopsuxXm");
+            format += *format != '\0';
+            to = stpcpy(to, HIDDEN);
+        }
+    }
+    return made;
+}
+
+/* How long a statement took is no secret of it. */
+static char *with_duration(MemoryContext context, const char *message)
+{
+    const char *end = strstr(message, " ms");
+
+    if (strncmp(message, "duration: ", strlen("duration: ")) != 0 || end == NULL)
+        return NULL;
+    return MemoryContextStrdup(context, psprintf("%.*s  " SHOWN, (int)(end + 3 - message),
+                                                 message));
+}
+
+static char *safe_message(const ErrorData *edata)
+{
+    char *timed = with_duration(edata->assoc_context, edata->message);
+
+    if (timed != NULL)
+        return timed;
+    if (edata->message_id == NULL)
+        return MemoryContextStrdup(edata->assoc_context, SHOWN);
+    if (strchr(edata->message_id, '%') == NULL)
+        return edata->message;
+    return without_values(edata->assoc_context, edata->message_id);
+}
+
+static bool is_about_one(const ErrorData *edata)
+{
+    return names_one(debug_query_string) || names_one(edata->message) ||
+           names_one(edata->detail) || names_one(edata->detail_log) ||
+           names_one(edata->context) || names_one(edata->internalquery) ||
+           (hidden_statement != 0 && hidden_statement == GetCurrentStatementStartTimestamp());
+}
+
+static void hide(ErrorData *edata)
+{
+    /* What is ours holds no secret; its context may be a statement. */
+    bool is_own = edata->domain != NULL && strcmp(edata->domain, TDE_EXTENSION_DOMAIN) == 0;
+
+    edata->hide_stmt = true;
+    edata->hide_ctx = true;
+    edata->context = NULL;
+    edata->internalquery = NULL;
+    if (!is_own && edata->message != NULL) {
+        edata->message = safe_message(edata);
+        edata->detail = NULL;
+        edata->detail_log = NULL;
+        edata->hint = NULL;
+    }
+    if (edata->elevel >= ERROR)
+        hide_activity(); /* What cannot be parsed comes no further. */
+}
+
+static void emit_log(ErrorData *edata)
+{
+    if (is_about_one(edata))
+        hide(edata);
+    tde_extension_words(edata);
+    if (next_emit_log != NULL)
+        next_emit_log(edata);
+}
+
+/* Our own are made without CREATE EXTENSION where a server looks for those in one place only. */
+static bool is_in_c(const CreateFunctionStmt *statement)
+{
+    ListCell *cell;
+
+    foreach (cell, statement->options) {
+        DefElem *option = lfirst_node(DefElem, cell);
+
+        if (strcmp(option->defname, "language") == 0)
+            return pg_strcasecmp(defGetString(option), "c") == 0;
+    }
+    return false;
+}
+
+/* Those that hold no passphrase although they name such a function. */
+static bool is_harmless(const Node *statement)
+{
+    switch (nodeTag(statement)) {
+    case T_AlterExtensionContentsStmt:
+    case T_AlterFunctionStmt:
+    case T_AlterObjectDependsStmt:
+    case T_AlterObjectSchemaStmt:
+    case T_AlterOwnerStmt:
+    case T_CommentStmt:
+    case T_DropStmt:
+    case T_GrantStmt:
+    case T_RenameStmt:
+    case T_SecLabelStmt:
+        return true;
+    case T_CreateFunctionStmt:
+        return creating_extension || is_in_c((const CreateFunctionStmt *)statement);
+    default:
+        return creating_extension;
+    }
+}
+
+static void post_parse_analyze(ParseState *pstate, Query *query, tde_extension_jumble *jumble)
+{
+    if (part_names_one(pstate->p_sourcetext, query->stmt_location, query->stmt_len)) {
+        if (names_one(debug_query_string))
+            hide_activity();
+        if (query->commandType == CMD_UTILITY && !is_harmless(query->utilityStmt))
+            ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                            errmsg("a function that takes a passphrase is called by SELECT only"),
+                            errdetail("PostgreSQL keeps the text of other statements."),
+                            errhint("SELECT tde_open_keystore($1)")));
+    }
+    if (next_post_parse_analyze != NULL)
+        next_post_parse_analyze(pstate, query, jumble);
+}
+
+/* The same length, because positions in the text go with it. */
+static void executor_start(QueryDesc *query, int flags)
+{
+    if (names_one(query->sourceText)) {
+        size_t length = strlen(query->sourceText);
+        char *other = MemoryContextAllocZero(GetMemoryChunkContext(query), length + 1);
+
+        memset(other, '*', length);
+        memcpy(other, SHOWN, Min(length, strlen(SHOWN)));
+        query->sourceText = other;
+        hide_activity(); /* The extended protocol has told it anew. */
+    }
+    if (next_executor_start != NULL)
+        next_executor_start(query, flags);
+    else
+        standard_ExecutorStart(query, flags);
+}
+
+void tde_extension_redact_install(void)
+{
+    next_emit_log = emit_log_hook;
+    emit_log_hook = emit_log;
+    next_post_parse_analyze = post_parse_analyze_hook;
+    post_parse_analyze_hook = post_parse_analyze;
+    next_executor_start = ExecutorStart_hook;
+    ExecutorStart_hook = executor_start;
+    is_installed = true;
+}
+
+void tde_extension_redact_require(const char *name)
+{
+    hidden_statement = GetCurrentStatementStartTimestamp();
+    hide_activity();
+    if (!is_installed)
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                        errmsg("%s() needs tde in shared_preload_libraries", name),
+                        errdetail("Otherwise the passphrase would be where PostgreSQL keeps "
+                                  "statements: its log, pg_stat_statements, pg_stat_activity."),
+                        errhint("Add it, restart the server, and change the passphrase, because "
+                                "this statement may have been logged.")));
+    if (!names_one(debug_query_string) || ActivePortal == NULL ||
+        ActivePortal->strategy != PORTAL_ONE_SELECT)
+        ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                        errmsg("%s() must be called by a SELECT of the client itself", name),
+                        errdetail("In a function, EXECUTE or a cursor the passphrase would be in "
+                                  "a statement that is logged."),
+                        errhint("If it was written into one, change it.")));
+    PreventInTransactionBlock(true, psprintf("%s()", name));
+}
