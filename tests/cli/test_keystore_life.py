@@ -243,10 +243,14 @@ def test_the_first_key_of_wal_is_never_destroyed(keystore: Path) -> None:
     assert "cannot be destroyed" in shown.stderr
 
 
-def test_ten_thousand_keys_and_their_history_take_a_second(keystore: Path) -> None:
-    # Written without a sync for each, which is not what is measured.
+@pytest.mark.slow
+def test_ten_thousand_keys_and_their_history_take_a_second(
+    keystore: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Written without a sync for each, which is not what is measured, and by nobody in particular.
+    who = log_entry._who()
+    monkeypatch.setattr(log_entry, "_who", lambda: who)
     with Keystore.open_automatically(keystore) as opened:
-        author = opened.log_author()
         lines = (keystore / "key.log").read_bytes().splitlines(keepends=True)
         for number in range(10_000):
             owner = KeyOwner.named(UUID(int=number))
@@ -257,13 +261,13 @@ def test_ten_thousand_keys_and_their_history_take_a_second(keystore: Path) -> No
             used = {"cluster": "/srv/pg/main", "keys": {owner.file_name: "tablespace 16400"}}
             for event, details in (("create key", created), ("activate keys", used)):
                 previous = hashlib.sha256(lines[-1]).digest()
-                line = log_entry.pack_entry(len(lines) + 1, previous, event, details, author)
+                line = log_entry.pack_entry(len(lines) + 1, previous, event, details, None)
                 lines.append(line)
         (keystore / "key.log").write_bytes(b"".join(lines))
     for verb in ("list", "history"):
-        # Not the time on the clock, which others on this machine take too; the best of three.
+        # Not the time on the clock, which others on this machine take too; the better of two.
         costs = []
-        for _ in range(3):
+        for _ in range(2):
             start = time.process_time()
             shown = run(verb, "-k", keystore)
             costs.append(time.process_time() - start)
