@@ -106,7 +106,7 @@ def test_what_fails_is_told_in_one_line_each(
     keystore: Path, xor: Xor, by_passphrase: list[str]
 ) -> None:
     add(keystore, xor, "first", "--unattended", *by_passphrase)
-    add(keystore, xor, "second", "--unattended", "--level", "wal", *by_passphrase)
+    add(keystore, xor, "second", "--unattended", *by_passphrase)
     xor.behave("away")
     listing = [*TDE, "keystore", "list", "-k", keystore]
     found = subprocess.run(
