@@ -81,12 +81,12 @@ def test_what_cannot_be_is_refused_before_a_key_is_made(made, location):
 
 
 def test_in_scope_tablespaces_it_says_what_is_encrypted(
-    binaries, extension, encrypted_cluster_factory, os_user_tmp_path, tde_command
+    binaries_older_slow, extension_newest, encrypted_cluster_factory, os_user_tmp_path
 ):
     made = make_sql_cluster(
         encrypted_cluster_factory,
-        binaries,
-        extension,
+        binaries_older_slow,
+        extension_newest,
         os_user_tmp_path / "space",
         scope=Scope.TABLESPACES,
     )
@@ -106,7 +106,7 @@ def test_in_scope_tablespaces_it_says_what_is_encrypted(
     made.keystore.close()
     made.keystore = Keystore.open(made.keystore.path, PASSPHRASE)
     with made.keystore:
-        made.start(settings_of(extension))
+        made.start(settings_of(extension_newest))
         assert made.query("SELECT * FROM in_closed") == [("canary" * 9,)]
         found = [path for path in place.rglob("*") if path.is_file()]
         plain = [path for path in found if b"canary" in path.read_bytes()]

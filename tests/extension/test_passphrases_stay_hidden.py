@@ -55,7 +55,13 @@ def others_of(binaries) -> list[str]:
     return [name for name in OTHERS if (libraries / f"{name}.so").is_file()]
 
 
-@pytest.fixture(scope="module", params=(True, False), ids=("tde-first", "tde-last"))
+@pytest.fixture(
+    scope="module",
+    params=(
+        pytest.param(True, id="tde-first", marks=pytest.mark.slow),
+        pytest.param(False, id="tde-last"),
+    ),
+)
 def made(request, binaries, extension, module_cluster_factory, module_os_user_tmp_path):
     """Hooks are called in the other order than libraries are loaded in."""
     others = others_of(binaries)

@@ -42,11 +42,11 @@ def test_a_server_without_it_recovers_everything(
 
 
 def test_functions_that_take_a_passphrase_need_it_preloaded(
-    binaries, extension, encrypted_cluster_factory
+    binaries_older_slow, extension_newest, encrypted_cluster_factory
 ):
-    options = {**settings_of(extension), "shared_preload_libraries": ""}
-    made = encrypted_cluster_factory(binaries, options=options)
-    made.query(statements_of(extension))
+    options = {**settings_of(extension_newest), "shared_preload_libraries": ""}
+    made = encrypted_cluster_factory(binaries_older_slow, options=options)
+    made.query(statements_of(extension_newest))
     # Nothing needs the hooks here.
     made.query("SELECT tde_close_keystore()")
     assert made.query("SELECT count(*) FROM tde_tablespaces") == [(2,)]
@@ -62,9 +62,11 @@ def make_fail(made, statement: str) -> str:
     raise AssertionError(statement)
 
 
-def test_a_plain_cluster_says_so(binaries, extension, encrypted_cluster_factory):
-    made = encrypted_cluster_factory.plain(binaries, options=settings_of(extension))
-    made.query(statements_of(extension))
+def test_a_plain_cluster_says_so(binaries_older_slow, extension_newest, encrypted_cluster_factory):
+    made = encrypted_cluster_factory.plain(
+        binaries_older_slow, options=settings_of(extension_newest)
+    )
+    made.query(statements_of(extension_newest))
     assert made.query("SELECT DISTINCT encrypted FROM tde_tablespaces") == [(False,)]
     assert made.query("SELECT * FROM tde_activity") == []
     assert "this server runs without keys" in make_fail(made, "SELECT tde_close_keystore()")
