@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.keystore.vault_server import TOKEN, vault_server
 from tests.life.nodes import Load, Node, Transcript, write_secret
 from tests.replication.family import wait_for
 
@@ -132,7 +133,9 @@ def test_a_pair_goes_through_the_life_of_its_keys(pair: Pair):
     make_tablespace(pair)
     lock_and_unlock(pair)
     close_and_open(pair)
+    use_a_provider(pair)
     rekey_and_switch_over(pair)
+    tell_the_life(pair)
     restore_all(pair)
     place = os.environ.get("LIFE_TRANSCRIPT")
     if place:
@@ -230,6 +233,50 @@ def close_and_open(pair: Pair) -> None:
     assert "Required key not available" in refused or STOPPED in refused
     a.key_command("keystore", "open", "-D", a.data)
     assert a.sql("SELECT count(*) FROM secrets", shown=True) == "10000"
+
+
+def use_a_provider(pair: Pair) -> None:
+    """A key server opens the standby's keystore, and is away when the standby starts again."""
+    pair.log.heading("A key server opens the standby's keystore, and goes away")
+    b = pair.b
+    token = pair.directory / "vault-token"
+    write_secret(token, TOKEN)
+    # A provider runs with the rights of the keystore's owner.
+    b.shell("chown", "--reference", b.keystore, token)
+    parameters = {"key": "tde", "token-file": token}
+    with vault_server() as server:
+        address = f"http://127.0.0.1:{server.port}"
+        given = [
+            word
+            for name, value in {"address": address, **parameters}.items()
+            for word in ("-o", f"{name}={value}")
+        ]
+        b.key_command(
+            *("keystore", "provider", "add", "vault", "--type", "vault", *given),
+            *("--unattended", "--cache", "12h", "--keystore", b.keystore),
+        )
+        b.tde("keystore", "provider", "test", "vault", "--keystore", b.keystore)
+        restart_without_passphrase(pair)
+    pair.log.say("Now the key server is down.")
+    assert b.sql("SELECT count(*) FROM secrets", shown=True) == "10000"
+    restart_without_passphrase(pair)
+    assert b.sql("SELECT count(*) FROM secrets", shown=True) == "10000"
+    b.tde("keystore", "provider", "remove", "vault", "--keystore", b.keystore)
+    pair.remember("provider", pair.a)
+
+
+def restart_without_passphrase(pair: Pair) -> None:
+    pair.b.tde("pg", "stop", "-D", pair.b.data)
+    pair.b.tde("pg", "start", "-D", pair.b.data)
+    pair.wait_until_in_step(pair.a)
+
+
+def tell_the_life(pair: Pair) -> None:
+    pair.log.heading("What the key log of the first node tells")
+    a = pair.a
+    a.key_command("keystore", "list", "--keystore", a.keystore, "-D", a.data)
+    a.key_command("keystore", "history", "--keystore", a.keystore)
+    a.key_command("keystore", "log", "--verify", "--last", 5, "--keystore", a.keystore)
 
 
 def rekey_and_switch_over(pair: Pair) -> None:

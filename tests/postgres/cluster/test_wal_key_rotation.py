@@ -138,8 +138,8 @@ def test_old_segments_keep_their_key_and_new_ones_get_another(
     assert files_with(CANARY, made.data_directory) == []
     tde_command("keystore", "verify", "-k", made.keystore.path, *SECRET)
     listed = tde_command("keystore", "list", "-k", made.keystore.path, *SECRET).stdout
-    assert "the WAL, key 2" in listed
-    assert "the WAL, key 3" in listed
+    assert "\nwal.2." in listed
+    assert "\nwal.3." in listed
 
 
 def test_rotations_under_load_lose_nothing(
