@@ -319,6 +319,12 @@ def rekey_and_switch_over(pair: Pair) -> None:
     pair.end_load()
 
     pair.log.heading("Both nodes are audited")
+    # Pages that exist in memory only would be warned of.
+    b.sql("CHECKPOINT")
+    position = b.sql("SELECT pg_current_wal_flush_lsn()")
+    replayed = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
+    wait_for(lambda: a.sql(replayed) == "t", "the end of the replay")
+    a.sql("CHECKPOINT")
     for node in (b, a):
         pair.audit(node)
     assert a.sql(SUMS) == b.sql(SUMS) == "1"
