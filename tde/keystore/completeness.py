@@ -46,20 +46,20 @@ def _used_keys(log: KeyLog) -> list[KeyOwner]:
     An entry of a creation alone proves nothing: the record may not have been written after it.
     """
     used: dict[str, None] = {}
-    for entry in log.entries:
+    for entry in log.counting:
         if entry.event == events.ACTIVATE:
             used.update(dict.fromkeys(events.names_of(entry)))
         elif entry.event == _DISCARDED:
             for name in events.names_of(entry):
                 used.pop(name, None)
-    gone = events.destroyed_keys(log.entries)
+    gone = events.destroyed_keys(log.counting)
     owners = (owner_of_file(name) for name in used if name not in gone)
     return [owner for owner in owners if owner is not None]
 
 
 def _tells_of_keys(log: KeyLog) -> bool:
     """Tell whether keys were made or brought, and not discarded after that."""
-    events = [entry.event for entry in log.entries]
+    events = [entry.event for entry in log.counting]
     last = [event for event in events if event in (_CREATED, _ADDED, _DISCARDED)]
     return bool(last) and last[-1] != _DISCARDED
 
@@ -75,6 +75,6 @@ def _may_have_other(log: KeyLog) -> bool:
     name = KeyOwner.other_tablespaces().file_name
     return any(
         entry.details.get("key") == name or name in events.names_of(entry)
-        for entry in log.entries
+        for entry in log.counting
         if entry.event in (_CREATED, _ADDED)
     )

@@ -10,6 +10,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import UUID
 
 from tde.errors import (
     KeystoreDamagedError,
@@ -21,7 +22,7 @@ from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import MOST_LATER_WAL_KEYS, Keystore
 from tde.keystore.lifecycle import events
-from tde.keystore.log.reading import LONGEST_LOG, entries_in, read_entries_of
+from tde.keystore.log.reading import LONGEST_LOG, entries_in, proven_entries
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.files import exclusive_lock, read_private_file, write_all_atomically
@@ -183,11 +184,11 @@ def add_missing_keys(
         _require_equal(path, content, present)
         added = [owner for owner in content.records if owner not in present]
         _require_places(path, [*present, *added])
-        _require_not_destroyed(path, content.path, added)
+        _require_not_destroyed(keystore, content.path, added)
         with SecretBuffer(PAYLOAD_BYTES) as payload:
             for owner in added:
                 _authenticate(content, owner, keystore, payload)
-        times = _times_of_creation(content)
+        times = _times_of_creation(content, (other or keystore).log_author())
         for start in range(0, len(added), _NAMES_OF_AN_ENTRY):
             names = [owner.file_name for owner in added[start : start + _NAMES_OF_AN_ENTRY]]
             created = {name: times[name] for name in names if name in times}
@@ -198,11 +199,11 @@ def add_missing_keys(
     return added
 
 
-def _times_of_creation(content: KeystoreContent) -> dict[str, str]:
-    """Return when each key of the other copy was made, as far as its log knows."""
+def _times_of_creation(content: KeystoreContent, author: tuple[UUID, bytes]) -> dict[str, str]:
+    """Return when each key of the other copy was made, as far as its log proves it."""
     times: dict[str, str] = {}
     log = content.others.get(LOG_NAME, b"")
-    for entry in entries_in(log, events.CREATE, events.ADD):
+    for entry in entries_in(log, events.CREATE, events.ADD, author=author):
         if entry.event == events.CREATE:
             times[str(entry.details.get("key"))] = entry.time.isoformat()
         elif isinstance(found := entry.details.get("created"), Mapping):
@@ -210,14 +211,16 @@ def _times_of_creation(content: KeystoreContent) -> dict[str, str]:
     return times
 
 
-def _require_not_destroyed(path: Path, source: Path, added: Iterable[KeyOwner]) -> None:
+def _require_not_destroyed(keystore: Keystore, source: Path, added: Iterable[KeyOwner]) -> None:
     """Refuse to bring back what an officer has destroyed, as from a backup from before.
 
     Raises:
-        KeystoreExistsError: the key log tells of such a destruction.
+        KeystoreExistsError: the key log tells of such a destruction, and proves it: the hint is to
+            remove the key from a backup, which may be the last one.
+        KeystoreDamagedError: the key log was altered.
     """
-    entries = read_entries_of(path, events.DESTROY, events.KEEP, events.CREATE)
-    destroyed = events.destroyed_keys(entries)
+    path = keystore.path
+    destroyed = events.destroyed_keys(proven_entries(path, keystore.log_author()))
     names = [owner.file_name for owner in added if owner.file_name in destroyed]
     if names:
         entry = destroyed[names[0]]

@@ -235,7 +235,7 @@ def _of_untold_keys(path: Path, log: KeyLog) -> str:
     if not log.begins_with_the_keystore:
         return ""
     told: set[str] = set()
-    for entry in log.entries:
+    for entry in log.counting:
         if entry.event == events.CREATE:
             told.add(str(entry.details.get("key")))
         elif entry.event == events.ADD:

@@ -152,11 +152,12 @@ def key_log(keystore: OpenKeystore) -> KeyLog:
         KeystoreError: it cannot be read.
     """
     found = read_key_log(keystore.path, keystore.log_author())
-    entries = found.entries
+    # What counts for nothing is named among the problems.
+    entries = found.counting
     changes = [entry for entry in entries if entry.event not in (_OPENED, _FAILED)]
     return KeyLog(
         found.path,
-        len(entries),
+        len(found.entries),
         found.confirmed or 0,
         found.begins_with_the_keystore,
         tuple(found.problems),

@@ -248,10 +248,11 @@ def test_ten_thousand_keys_and_their_history_take_a_second(
     keystore: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Written without a sync for each, which is not what is measured, and by nobody in particular.
-    who = log_entry._who()
-    monkeypatch.setattr(log_entry, "_who", lambda: who)
+    who = log_entry.current_author()
+    monkeypatch.setattr(log_entry, "current_author", lambda: who)
     with Keystore.open_automatically(keystore) as opened:
         lines = (keystore / "key.log").read_bytes().splitlines(keepends=True)
+        author = opened.log_author()
         for number in range(10_000):
             owner = KeyOwner.named(UUID(int=number))
             file = keystore / "keys" / owner.file_name
@@ -261,7 +262,7 @@ def test_ten_thousand_keys_and_their_history_take_a_second(
             used = {"cluster": "/srv/pg/main", "keys": {owner.file_name: "tablespace 16400"}}
             for event, details in (("create key", created), ("activate keys", used)):
                 previous = hashlib.sha256(lines[-1]).digest()
-                line = log_entry.pack_entry(len(lines) + 1, previous, event, details, None)
+                line = log_entry.pack_entry(len(lines) + 1, previous, event, details, author)
                 lines.append(line)
         (keystore / "key.log").write_bytes(b"".join(lines))
     for verb in ("list", "history"):

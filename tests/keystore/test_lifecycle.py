@@ -282,7 +282,9 @@ def test_a_marked_key_in_use_is_told_with_and_without_a_limit(keystore: Keystore
     assert findings(keystore, 0, uses=[use]) == {}
 
 
-def test_forged_entries_are_told_and_break_nothing(keystore: Keystore) -> None:
+@pytest.mark.parametrize("has_code", [True, False])
+def test_malformed_entries_break_nothing(keystore: Keystore, has_code: bool) -> None:
+    author = keystore.log_author() if has_code else None
     for event, details in (
         ("activate keys", {"cluster": 7, "keys": 7}),
         ("activate keys", {"cluster": str(ONE), "keys": 7}),
@@ -297,9 +299,9 @@ def test_forged_entries_are_told_and_break_nothing(keystore: Keystore) -> None:
         ("forget cluster", {"directory": []}),
         ("serve cluster", {"directory": 7, "system_identifier": []}),
     ):
-        write_entry(keystore.path, event, details, None)
+        write_entry(keystore.path, event, details, author)
     life: KeystoreLife = read_lives(keystore.path, keystore)
-    assert life.problems == []  # What has no code is proven by the next one that has.
+    assert len(life.problems) == (0 if has_code else 12)
     activate_keys(keystore, {WAL: "WAL"}, ONE)
     assert life_of(keystore, WAL).state is KeyState.ACTIVE
     verify_keystore(keystore.path, keystore)

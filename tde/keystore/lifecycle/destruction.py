@@ -27,7 +27,7 @@ from tde.keystore.lifecycle import events
 from tde.keystore.lifecycle.changes import LONGEST_REASON
 from tde.keystore.lifecycle.receipt import destruction_of, make_receipt
 from tde.keystore.log.entry import LogEntry
-from tde.keystore.log.reading import read_key_log
+from tde.keystore.log.reading import proven_entries, read_key_log
 from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.store.files import (
     exclusive_lock,
@@ -84,6 +84,7 @@ def destroy_key(
 
     Raises:
         KeyMissingError: there is no such key, and there never was one.
+        KeystoreDamagedError: the key log was altered, so that nothing is proven by it.
         KeystoreError: it must not be destroyed, or a step failed. It says which, and whether the
             key is still there; repeating the call goes on.
     """
@@ -92,7 +93,7 @@ def destroy_key(
         raise KeystoreError(f"the reason has {len(reason)} characters, more than {LONGEST_REASON}")
     with exclusive_lock(keystore.path):
         keystore.require_rotated()
-        entries = read_key_log(keystore.path).entries
+        entries = proven_entries(keystore.path, keystore.log_author())
         record, hidden = record_path(keystore.path, owner), destroying_path(keystore.path, owner)
         is_present, is_hidden = os.path.lexists(record), os.path.lexists(hidden)
         done = destruction_of(entries, owner.file_name)
@@ -111,7 +112,8 @@ def destroy_key(
         assert begun is not None  # A hidden record without an entry is refused above.
         overwritten = _erase(owner, hidden)
         finished = _finish(keystore, owner, begun, overwritten)
-        return make_receipt(keystore, begun, finished, read_key_log(keystore.path).entries)
+        log = read_key_log(keystore.path, keystore.log_author())
+        return make_receipt(keystore, begun, finished, log.counting)
 
 
 def begin_again(keystore: OpenMasterKey, owner: KeyOwner) -> bool:
@@ -135,7 +137,7 @@ def begin_again(keystore: OpenMasterKey, owner: KeyOwner) -> bool:
                 f"{hidden} is being destroyed, and {record} was put back by hand",
                 remedy=f"Remove the one that is not wanted: rm {record}, to go on.",
             )
-        begun = _begun(read_key_log(keystore.path).entries, owner)
+        begun = _begun(proven_entries(keystore.path, keystore.log_author()), owner)
         content = read_private_file(hidden, NAMED_RECORD_BYTES)
         digest = hashlib.sha256(content).hexdigest()
         if begun is not None and begun.details.get("sha256") != digest:

@@ -57,7 +57,7 @@ def activate_keys(keystore: OpenMasterKey, uses: Mapping[KeyOwner, str], cluster
         KeystoreError: an officer has marked one as suspended or compromised, so that it must
             protect nothing new; or the entry could not be written.
     """
-    entries = read_entries_of(keystore.path, ACTIVATE, DEACTIVATE, MARK)
+    entries = _entries_of(keystore, ACTIVATE, DEACTIVATE, FORGET, MARK)
     told = _told_active(entries, str(cluster.absolute()))
     marks = {
         str(entry.details.get("key")): str(entry.details.get("state"))
@@ -89,7 +89,7 @@ def deactivate_keys(
     """
     place = str(cluster.absolute())
     last: dict[str, str] = {}
-    for entry in read_entries_of(keystore.path, ACTIVATE, DEACTIVATE):
+    for entry in _entries_of(keystore, ACTIVATE, DEACTIVATE):
         if entry.details.get("cluster") == place:
             last.update(dict.fromkeys(names_of(entry), entry.event))
     wanted = {
@@ -113,7 +113,7 @@ def tell_of_place(
         "system_identifier": str(system_identifier),
     }
     told = None
-    for entry in read_entries_of(keystore.path, SERVE, BACKUP, FORGET):
+    for entry in _entries_of(keystore, SERVE, BACKUP, FORGET):
         if entry.details.get("directory") == details["directory"]:
             told = (entry.event, entry.details)
     # What is known as a cluster stays one when it is named as a backup.
@@ -142,13 +142,15 @@ def told_active(keystore: OpenMasterKey, cluster: Path) -> dict[str, str]:
     Raises:
         KeystoreError: the log cannot be read.
     """
-    entries = read_entries_of(keystore.path, ACTIVATE, DEACTIVATE)
+    entries = _entries_of(keystore, ACTIVATE, DEACTIVATE, FORGET)
     return _told_active(entries, str(cluster.absolute()))
 
 
 def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:
     active: dict[str, str] = {}
     for entry in entries:
+        if entry.event == FORGET and entry.details.get("directory") == cluster:
+            active.clear()
         if entry.details.get("cluster") != cluster:
             continue
         if entry.event == ACTIVATE:
@@ -157,6 +159,10 @@ def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:
             for name in names_of(entry):
                 active.pop(name, None)
     return active
+
+
+def _entries_of(keystore: OpenMasterKey, *events: str) -> list[LogEntry]:
+    return read_entries_of(keystore.path, *events, author=keystore.log_author())
 
 
 def _log_names(

@@ -11,7 +11,7 @@ from tde.keystore.lifecycle.fold import fact_of, fold_lives
 from tde.keystore.lifecycle.limits import AgeLimits, limits_of
 from tde.keystore.lifecycle.states import Fact, KeystoreLife, KeyUse, KnownPlace, SecretLife
 from tde.keystore.log.entry import LogEntry
-from tde.keystore.log.reading import FIRST_EVENT, ROTATION_EVENT, KeyLog, read_key_log
+from tde.keystore.log.reading import ROTATION_EVENT, KeyLog, read_key_log
 from tde.keystore.open_master_key import OpenMasterKey
 from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.layout import RecordReader, being_destroyed, list_owners, read_document
@@ -42,18 +42,19 @@ def read_lives(
     path = path.resolve()
     header = read_document(path).header
     author = None if keystore is None else keystore.log_author()
-    log = read_key_log(path, author, every_code=False)
-    limits = limits_of(log.entries)
+    log = read_key_log(path, author)
+    entries = log.counting
+    limits = limits_of(entries)
     if records is None:
         records = _read_records(path)
     unfinished = [file.name.removesuffix(".destroying") for file in being_destroyed(path)]
     return KeystoreLife(
         path=path,
-        keys=fold_lives(log.entries, records, limits, uses, unfinished),
+        keys=fold_lives(entries, records, limits, uses, unfinished),
         master_key=_master_key(log, header, limits),
         passphrase=_passphrase(log, header, limits),
         limits=limits,
-        places=known_places(log.entries),
+        places=known_places(entries),
         newest=max((entry.time for entry in log.entries), default=None),
         problems=log.problems,
         proven=keystore is not None and not log.problems,
@@ -96,14 +97,14 @@ def known_places(entries: Iterable[LogEntry]) -> list[KnownPlace]:
 def _master_key(log: KeyLog, header: KeystoreHeader, limits: AgeLimits) -> SecretLife:
     own = header.master_key_id.hex
     # One that was interrupted has changed nothing: its new master key is not that of now.
-    rotations = [entry for entry in log.entries if entry.event == ROTATION_EVENT]
+    rotations = [entry for entry in log.counting if entry.event == ROTATION_EVENT]
     last = [entry for entry in rotations if entry.details.get("new") == own]
     since = _since(log, header, last[-1:])
     return SecretLife(events.OF_MASTER, since, len(rotations), limits.of_master_key)
 
 
 def _passphrase(log: KeyLog, header: KeystoreHeader, limits: AgeLimits) -> SecretLife:
-    changes = [entry for entry in log.entries if entry.event == "change passphrase"]
+    changes = [entry for entry in log.counting if entry.event == "change passphrase"]
     since = _since(log, header, changes[-1:])
     return SecretLife(events.OF_PASSPHRASE, since, len(changes), limits.of_passphrase)
 
@@ -112,6 +113,6 @@ def _since(log: KeyLog, header: KeystoreHeader, last: Sequence[LogEntry]) -> Fac
     """Return when a secret was made: by its last change, or with the keystore."""
     if last:
         return fact_of(last[0])
-    if log.entries and log.entries[0].event == FIRST_EVENT:
+    if log.begins_with_the_keystore:
         return fact_of(log.entries[0])
     return Fact(None, f"{_LOG_IS_YOUNGER}, which was made on {header.created:%Y-%m-%d}")

@@ -105,7 +105,11 @@ def _entry_of(log: KeyLog, file: bytes) -> LogEntry | None:
         return None
     digest = hashlib.sha256(file).hexdigest()
     proven = log.entries[: log.confirmed]
-    found: list[LogEntry] = [entry for entry in proven if digest in _digests_in(entry)]
+    found: list[LogEntry] = [
+        entry
+        for entry in proven
+        if entry.master_key_id is not None and digest in _digests_in(entry)
+    ]
     return found[-1] if found else None
 
 

@@ -171,7 +171,7 @@ def _uuid(text: str) -> UUID:
 
 
 def _code(key: bytes, begin: bytes) -> bytes:
-    return hmac.new(key, begin, hashlib.sha256).hexdigest().encode()
+    return hmac.digest(key, begin, "sha256").hex().encode()
 
 
 def current_author() -> dict[str, str | int]:

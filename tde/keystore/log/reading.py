@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
+from tde.errors import KeystoreDamagedError
 from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import (
     NONCE_BYTES,
@@ -25,6 +27,7 @@ from tde.keystore.log.entry import (
     parse_entry,
     seal_key,
 )
+from tde.keystore.log.uncoded import CREATE_EVENT, TELLING_OF_A_KEY, without_needed_code
 from tde.keystore.store.files import read_private_file
 
 LONGEST_LOG = 1 << 30
@@ -42,29 +45,34 @@ class KeyLog:
         entries: those that could be read, the oldest first.
         problems: what is wrong with it, a sentence each; empty when nothing is.
         confirmed: how many of the first entries a code speaks for; None when no codes were checked.
+        left_out: positions of entries that decide nothing: they lack a code that they need, or,
+            when codes were checked, have a wrong one.
     """
 
     path: Path
     entries: list[LogEntry]
     problems: list[str]
     confirmed: int | None = None
+    left_out: frozenset[int] = frozenset()
+
+    @property
+    def counting(self) -> list[LogEntry]:
+        """The entries that something may be decided by."""
+        return _without(self.entries, self.left_out)
 
     @property
     def begins_with_the_keystore(self) -> bool:
         """Whether the first entry is that of the keystore's creation."""
-        return bool(self.entries) and self.entries[0].event == FIRST_EVENT
+        first = self.entries[:1]
+        return bool(first) and first[0].event == FIRST_EVENT and 0 not in self.left_out
 
 
-def read_key_log(
-    directory: Path, author: tuple[UUID, bytes] | None = None, *, every_code: bool = True
-) -> KeyLog:
+def read_key_log(directory: Path, author: tuple[UUID, bytes] | None = None) -> KeyLog:
     """Read the key log of a keystore, and check the chain of its entries.
 
     Args:
         directory: the keystore's.
         author: id and log secret of the master key, to check the codes as well.
-        every_code: without it no code is checked in front of the last good one. By the chain that
-            one speaks for all lines before it, so nothing could be altered unseen.
 
     Raises:
         KeystoreError: the file cannot be read, or is open to others. A log that is missing is an
@@ -76,19 +84,58 @@ def read_key_log(
     except FileNotFoundError:
         return KeyLog(path, [], [], None if author is None else 0)
     entries, found = _parse(content)
+    wrong = without_needed_code(entries)
+    found += [(entries[position].number, what) for position, what in wrong.items()]
+    left_out = set(wrong)
     confirmed = None
     if author is not None:
-        confirmed, wrong = _check_codes(entries, author, every_code=every_code)
-        found += wrong
+        checked = _check_codes(entries, author)
+        confirmed = checked.confirmed
+        found += checked.problems
+        left_out |= checked.left_out
     problems = [f"line {number} of {path} {what}" for number, what in sorted(found)]
-    return KeyLog(path, entries, problems, confirmed)
+    return KeyLog(path, entries, problems, confirmed, frozenset(left_out))
 
 
-def read_entries_of(directory: Path, *events: str) -> list[LogEntry]:
+def proven_entries(directory: Path, author: tuple[UUID, bytes]) -> list[LogEntry]:
+    """Return all entries of a log that is whole, for what cannot be taken back.
+
+    Args:
+        author: id and log secret of the master key.
+
+    Raises:
+        KeystoreDamagedError: the log was altered; it says where.
+        KeystoreError: as :func:`read_key_log`.
+    """
+    log = read_key_log(directory, author)
+    if log.problems:
+        raise altered_log(log.path, log.problems)
+    return log.counting
+
+
+def altered_log(path: Path, problems: Sequence[str]) -> KeystoreDamagedError:
+    """Return the error of who must not decide anything by a log that was altered."""
+    return KeystoreDamagedError(
+        f"the key log was altered, so what it tells of keys and clusters is not proven: "
+        f"{problems[0]}",
+        remedy="Nothing was changed. Compare it with syslog and with the log in backups of the "
+        f"keystore, and find out who has written to {path.parent}. Then put {path.name} of a "
+        "backup in its place, or move it away: a new one begins, which knows no clusters, so "
+        "name all of them and their backups to tde keystore destroy.",
+    )
+
+
+def read_entries_of(
+    directory: Path, *events: str, author: tuple[UUID, bytes] | None
+) -> list[LogEntry]:
     """Return the entries of some events, without a look at the others or at the chain.
 
     What a verb is about to write is compared with them; a log of ten thousand keys would otherwise
-    cost each start of a server as much as a list of them. Lines that are no entries are left out.
+    cost each start of a server as much as a list of them. Left out are lines that are no entries,
+    and entries that :class:`KeyLog` leaves out.
+
+    Args:
+        author: as for :func:`read_key_log`.
 
     Raises:
         KeystoreError: as :func:`read_key_log`.
@@ -97,12 +144,15 @@ def read_entries_of(directory: Path, *events: str) -> list[LogEntry]:
         content = read_private_file(log_path(directory), LONGEST_LOG)
     except FileNotFoundError:
         return []
-    return entries_in(content, *events)
+    return entries_in(content, *events, author=author)
 
 
-def entries_in(content: bytes, *events: str) -> list[LogEntry]:
+def entries_in(content: bytes, *events: str, author: tuple[UUID, bytes] | None) -> list[LogEntry]:
     """Return the same from the content of a log."""
-    wanted = [f'"event":"{event}"'.encode() for event in events]
+    # Of these depends which of the others count.
+    needed = {*events, *((ROTATION_EVENT,) if author is not None else ())}
+    needed.update(TELLING_OF_A_KEY if CREATE_EVENT in events else ())
+    wanted = [f'"event":"{event}"'.encode() for event in needed]
     found = []
     for line in content.splitlines(keepends=True):
         if any(text in line for text in wanted):
@@ -110,9 +160,18 @@ def entries_in(content: bytes, *events: str) -> list[LogEntry]:
                 entry = parse_entry(line)
             except EntryError:
                 continue
-            if entry.event in events:
+            if entry.event in needed:
                 found.append(entry)
-    return found
+    left_out = set(without_needed_code(found))
+    if author is not None:
+        left_out |= _check_codes(found, author).left_out
+    return [entry for entry in _without(found, left_out) if entry.event in events]
+
+
+def _without(entries: list[LogEntry], left_out: Collection[int]) -> list[LogEntry]:
+    if not left_out:
+        return entries
+    return [entry for position, entry in enumerate(entries) if position not in left_out]
 
 
 def sealing_context(keystore: UUID, old: UUID, new: UUID) -> bytes:
@@ -165,34 +224,49 @@ def _parse(content: bytes) -> tuple[list[LogEntry], list[tuple[int, str]]]:
     return entries, problems
 
 
-def _check_codes(
-    entries: list[LogEntry], author: tuple[UUID, bytes], *, every_code: bool
-) -> tuple[int, list[tuple[int, str]]]:
-    """Return how many of the first entries a good code speaks for, and by line what is wrong."""
+@dataclass(frozen=True)
+class _Codes:
+    """What the check of all codes has found.
+
+    Attributes:
+        confirmed: how many of the first entries a good code speaks for.
+        problems: by line what is wrong.
+        left_out: positions of entries with a code that is not proven.
+    """
+
+    confirmed: int
+    problems: list[tuple[int, str]]
+    left_out: set[int]
+
+
+def _check_codes(entries: list[LogEntry], author: tuple[UUID, bytes]) -> _Codes:
+    """Check every code: a good one speaks for lines before it, but not for who wrote them."""
     master_key_id, secret = author
     key = code_key(secret)
-    problems = []
+    found = _Codes(0, [], set())
     confirmed = 0
     # From the last to the first: each rotation keeps the secret of the master key before it, which
     # counts in front of it and no longer behind it. One that was interrupted has changed nothing.
-    for position in range(len(entries), 0, -1):
-        entry = entries[position - 1]
+    for position in range(len(entries) - 1, -1, -1):
+        entry = entries[position]
+        if entry.master_key_id is None:
+            continue
         if entry.event == ROTATION_EVENT and entry.details.get("new") == master_key_id.hex:
             before = _unsealed(entry, secret)
             if before is None:
-                problems.append((entry.number, "does not lead to the master key before"))
+                found.problems.append((entry.number, "does not lead to the master key before"))
+                found.left_out.update(
+                    at for at in range(position + 1) if entries[at].master_key_id is not None
+                )
                 break
             master_key_id, secret = before
             key = code_key(secret)
-        if entry.master_key_id is None:
-            continue
         if entry.master_key_id != master_key_id or not entry.has_code_of(key):
-            problems.append((entry.number, "was altered: its code does not fit"))
+            found.problems.append((entry.number, "was altered: its code does not fit"))
+            found.left_out.add(position)
         else:
-            confirmed = max(confirmed, position)
-            if not every_code:
-                break
-    return confirmed, problems
+            confirmed = max(confirmed, position + 1)
+    return replace(found, confirmed=confirmed)
 
 
 def log_secret_of(

@@ -59,10 +59,15 @@ def find_destroyable(keystore: Keystore, name: str) -> KeyLife:
 def places_to_look_at(
     keystore: Keystore, clusters: Iterable[Path], backups: Iterable[Path]
 ) -> list[Place]:
-    """Return the places that the key log knows, then those that are named besides."""
-    from tde.keystore import read_lives
+    """Return the places that the key log knows, then those that are named besides.
 
-    known = read_lives(keystore.path, keystore).places
+    Raises:
+        KeystoreDamagedError: the key log was altered: places may have gone from it.
+    """
+    from tde.keystore.lifecycle.lives import known_places
+    from tde.keystore.log.reading import proven_entries
+
+    known = known_places(proven_entries(keystore.path, keystore.log_author()))
     places = {one.directory: Place(one.directory, one.is_backup, True) for one in known}
     for named, is_backup in ((clusters, False), (backups, True)):
         for path in named:

@@ -174,7 +174,7 @@ def _bring_key(keystore: Path, key_id: UUID | None) -> str:
     from tde.keystore.store.remedies import bring_key
 
     if key_id is not None:
-        told = read_entries_of(keystore, events.DESTROY, events.KEEP, events.CREATE)
+        told = read_entries_of(keystore, events.DESTROY, events.KEEP, events.CREATE, author=None)
         for name, entry in events.destroyed_keys(told).items():
             if key_id.hex in name:
                 return (
