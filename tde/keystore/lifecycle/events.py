@@ -87,11 +87,7 @@ def deactivate_keys(
     Raises:
         KeystoreError: the entry could not be written.
     """
-    place = str(cluster.absolute())
-    last: dict[str, str] = {}
-    for entry in _entries_of(keystore, ACTIVATE, DEACTIVATE):
-        if entry.details.get("cluster") == place:
-            last.update(dict.fromkeys(names_of(entry), entry.event))
+    last = last_told(keystore, cluster)
     wanted = {
         owner.file_name: why
         for owner, why in reasons.items()
@@ -144,6 +140,31 @@ def told_active(keystore: OpenMasterKey, cluster: Path) -> dict[str, str]:
     """
     entries = _entries_of(keystore, ACTIVATE, DEACTIVATE, FORGET)
     return _told_active(entries, str(cluster.absolute()))
+
+
+def last_told(keystore: OpenMasterKey, cluster: Path | None) -> dict[str, str]:
+    """Return which of `ACTIVATE` and `DEACTIVATE` was told last of keys, by file.
+
+    Args:
+        cluster: which clusters it was told of; ``None`` for any: one that has not told the end of
+            its use counts before all others.
+
+    Raises:
+        KeystoreError: the log cannot be read.
+    """
+    told: dict[str, dict[str, str]] = {}
+    for entry in _entries_of(keystore, ACTIVATE, DEACTIVATE, FORGET):
+        if entry.event == FORGET:
+            told.pop(str(entry.details.get("directory")), None)
+        else:
+            place = str(entry.details.get("cluster"))
+            told.setdefault(place, {}).update(dict.fromkeys(names_of(entry), entry.event))
+    if cluster is not None:
+        return told.get(str(cluster.absolute()), {})
+    every: dict[str, str] = {}
+    for last in told.values():
+        every.update({name: ev for name, ev in last.items() if every.get(name) != ACTIVATE})
+    return every
 
 
 def _told_active(entries: Iterable[LogEntry], cluster: str) -> dict[str, str]:

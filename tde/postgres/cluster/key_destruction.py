@@ -17,7 +17,7 @@ from tde.errors import ClusterKeystoreError, DataDirectoryError, KeystoreError, 
 from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.wal_segments import segments_by_key
+from tde.postgres.cluster.wal_segments import archived_segments
 from tde.postgres.server.os_user import server_os_user
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def require_unneeded(
     for place in places:
         look = _look(keystore, place)
         _require_unused(place, look, owner)
+        _require_told_unused(keystore, place, look, owner)
         # The map is asked, because the record may have lost its name by now.
         if _names_for_wal(look, owner) and not place.is_backup:
             to_change.append(look)
@@ -184,6 +185,54 @@ def _require_unused(place: Place, look: ClusterLook, owner: KeyOwner) -> None:
         )
 
 
+def _require_told_unused(
+    keystore: Keystore, place: Place, look: ClusterLook, owner: KeyOwner
+) -> None:
+    """Refuse what map and files alone do not tell: a map may be old, and a link only be away.
+
+    Raises:
+        ClusterKeystoreError: the log does not tell that the place has ended the use of the key.
+    """
+    from tde.keystore.lifecycle import events
+
+    where = f"the {'backup' if place.is_backup else 'cluster'} {look.directory}"
+    if look.unexplained:
+        raise _untold(
+            owner,
+            f"{where} has the tablespace {look.unexplained[0]}, which its key map does not know",
+            _remedy_of(place, "Start its server with tde, which puts it right or says what is."),
+        )
+    told = events.last_told(keystore, None if place.is_backup else look.directory)
+    last = told.get(owner.file_name)
+    unlinked = look.unlinked_of(owner)
+    if unlinked and last != events.DEACTIVATE:
+        raise _untold(
+            owner,
+            f"{where} had the tablespace {unlinked[0]} with it, and nobody has told the key log "
+            "that it was dropped: its link in pg_tblspc may only be away",
+            _remedy_of(
+                place,
+                "Start the server, let it tell the log with "
+                f"tde keystore list -D {look.directory}, stop it, and repeat the command.",
+            ),
+        )
+    if last == events.ACTIVATE and not place.is_backup:
+        raise _untold(
+            owner,
+            f"the key log tells that {where} encrypts with it, and its key map does not: the map "
+            "may be an older one",
+            "If the command that was to use it was interrupted, or the cluster was restored from "
+            f"before that: tde keystore forget-cluster {look.directory}, then repeat the command "
+            f"with -D {look.directory}. Otherwise put the right tde.keymap back.",
+        )
+
+
+def _untold(owner: KeyOwner, why: str, remedy: str) -> ClusterKeystoreError:
+    return ClusterKeystoreError(
+        f"whether the key {owner.file_name} is needed cannot be told: {why}", remedy=remedy
+    )
+
+
 def _names_for_wal(look: ClusterLook, owner: KeyOwner) -> bool:
     """Tell whether the server of a cluster would miss a key of WAL when it starts."""
     return owner.key_id in look.keymap.all_wal_keys
@@ -203,14 +252,26 @@ def _require_not_in_archive(keystore: Keystore, owner: KeyOwner, archive: Path) 
             remedy="Check the path, and whether its file system is mounted.",
         )
     try:
-        found = segments_by_key(archive, keystore).get(owner, [])
+        found, untold = archived_segments(archive, keystore)
     except OSError as error:
-        raise DataDirectoryError(f"could not look at {archive}: {error.strerror}") from error
-    if found:
+        raise DataDirectoryError(
+            f"could not look at {error.filename or archive}: {error.strerror}"
+        ) from error
+    segments = found.get(owner, [])
+    if segments:
         raise _needed(
             owner,
-            f"the archive {archive} has {len(found)} WAL segments with it, such as {found[0].name}",
+            f"the archive {archive} has {len(segments)} WAL segments with it, such as "
+            f"{segments[0].name}",
             "Remove them first if no backup needs them any more.",
+        )
+    if untold:
+        raise _untold(
+            owner,
+            f"{untold[0]} tells no key that is in the keystore ({len(untold)} such files in the "
+            f"archive {archive})",
+            "Look at a copy of the archive that is neither compressed nor encrypted by another "
+            "program, without segments of other keystores and of keys that are destroyed.",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from tde.errors import ClusterKeystoreError, DataDirectoryError
 from tde.postgres.cluster.keymap import KeyMap, KeySource, MapEntry, map_key
 from tde.postgres.cluster.keystore_verification import require_marker, tablespaces_in
 from tde.postgres.cluster.landed_keys import known_map
+from tde.postgres.cluster.links import names_its_key
+from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.unfinished_conversion import require_not_converting
 from tde.postgres.cluster.wal_segments import segments_by_key
 from tde.postgres.facts import BUILT_IN_TABLESPACES, CONTROL_FILE
@@ -38,6 +40,8 @@ class ClusterLook:
         keymap: its map.
         pid: process id of the server that runs there; ``None`` without one.
         system_identifier: what its nodes share.
+        linked: OIDs of the tablespaces that are there, with the built-in ones.
+        unexplained: OIDs of those that must have a key and that its map does not know.
     """
 
     directory: Path
@@ -45,6 +49,16 @@ class ClusterLook:
     keymap: KeyMap
     pid: int | None
     system_identifier: int
+    linked: frozenset[int] = frozenset()
+    unexplained: tuple[int, ...] = ()
+
+    def unlinked_of(self, owner: KeyOwner) -> list[int]:
+        """Return the OIDs of tablespaces that have a key by the map and are not there.
+
+        Whether somebody has dropped one, or only its link is away, the files do not say.
+        """
+        entries = self.keymap.entries.items()
+        return [oid for oid, one in entries if one.owner == owner and oid not in self.linked]
 
     def uses_of(self, owner: KeyOwner) -> list[KeyUse]:
         """Return what it does with one key."""
@@ -81,7 +95,11 @@ def look_at_cluster(
             remedy=marker.hint,
         )
     keymap = known_map(directory, keystore, None if opened is None else map_key(opened))
-    uses = [*_of_tablespaces(directory, keymap), *_of_wal(directory, keystore, keymap, opened)]
+    linked = frozenset({*BUILT_IN_TABLESPACES, *tablespaces_in(directory)})
+    uses = [
+        *_of_tablespaces(directory, keymap, linked),
+        *_of_wal(directory, keystore, keymap, opened),
+    ]
     if sizes:
         measured = _sizes(directory)
         uses = [
@@ -94,6 +112,13 @@ def look_at_cluster(
         keymap,
         None if running is None else running.pid,
         system_identifier_of(directory),
+        linked,
+        tuple(
+            oid
+            for oid in sorted(linked)
+            if keymap.find(oid) is None
+            and (marker.scope is not Scope.TABLESPACES or names_its_key(directory, oid))
+        ),
     )
 
 
@@ -125,10 +150,10 @@ def system_identifier_of(directory: Path) -> int:
     return int.from_bytes(content, sys.byteorder)
 
 
-def _of_tablespaces(directory: Path, keymap: KeyMap) -> Iterator[KeyUse]:
+def _of_tablespaces(directory: Path, keymap: KeyMap, linked: Iterable[int]) -> Iterator[KeyUse]:
     from tde.keystore import KeyUse
 
-    for oid in sorted({*BUILT_IN_TABLESPACES, *tablespaces_in(directory)}):
+    for oid in sorted(linked):
         entry = keymap.find(oid)
         if entry is None:
             continue  # It was made without tde, and has no key.

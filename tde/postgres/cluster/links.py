@@ -70,7 +70,9 @@ def names_its_key(data_directory: Path, oid: int) -> bool:
     A restore to another place may have lost the name.
     """
     link = data_directory / "pg_tblspc" / str(oid)
-    place = str(link.readlink()) if link.is_symlink() else ""
+    # The link of one in a backup in tar format is not there yet.
+    restored = str(restored_tablespaces(data_directory).get(oid, ""))
+    place = str(link.readlink()) if link.is_symlink() else restored
     return any(_NAMED_KEY.fullmatch(part) for part in place.split("/"))
 
 

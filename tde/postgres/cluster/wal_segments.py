@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from tde import _core
 from tde.errors import KeystoreError
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import FileIdentity, WalIdentity
+from tde.postgres.cluster.links import directory_id
 from tde.postgres.cluster.page_ciphers import page_cipher
 from tde.postgres.server.cluster_files import read_beginning
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 # identifier, sizes of a segment and of a page.
 _START = struct.Struct("=HHIQI4xQII")
 _LONG_HEADER = 0x0002
+_SEGMENT_NAME = re.compile(r"[0-9A-Fa-f]{24}")
+_BACKUP_HISTORY = b"START WAL LOCATION: "
 
 
 def begins_segment(page: bytes, identity: WalIdentity) -> bool:
@@ -45,17 +50,14 @@ def segments_by_key(directory: Path, keystore: Keystore) -> dict[KeyOwner, list[
     keystore, or it is compressed.
 
     Args:
-        directory: pg_wal, or an archive, with what lies below it.
+        directory: pg_wal, with what lies below it.
 
     Raises:
         KeystoreError: a key of WAL cannot be used.
         OSError: a directory or a segment cannot be read.
     """
     found: dict[KeyOwner, list[Path]] = {}
-    with ExitStack() as stack:
-        ciphers = {
-            owner: stack.enter_context(_cipher(keystore, owner)) for owner in _wal_owners(keystore)
-        }
+    with _ciphers(keystore) as ciphers:
         for file, identity in _segments(directory):
             try:
                 page = read_beginning(file.parent, file.name, PAGE_SIZE)
@@ -65,6 +67,66 @@ def segments_by_key(directory: Path, keystore: Keystore) -> dict[KeyOwner, list[
             if owner is not None:
                 found.setdefault(owner, []).append(file)
     return found
+
+
+def archived_segments(
+    archive: Path, keystore: Keystore
+) -> tuple[dict[KeyOwner, list[Path]], list[Path]]:
+    """Return the segments of an archive by their key, and those that do not tell it.
+
+    A program that keeps archives gives segments other names, which begin with that of the segment,
+    and may compress or encrypt them. What is not encrypted by tde needs no key.
+
+    Raises:
+        DataDirectoryError: a file is a link, or no regular file.
+        KeystoreError: a key of WAL cannot be used.
+        OSError: a directory or a file cannot be read.
+    """
+    found: dict[KeyOwner, list[Path]] = {}
+    untold: list[Path] = []
+    with _ciphers(keystore) as ciphers:
+        for file in _files_of_archive(archive):
+            name = _SEGMENT_NAME.match(file.name)
+            if name is None:
+                continue
+            identity = FileIdentity.from_path(name.group().upper()).identity
+            page = read_beginning(file.parent, file.name, PAGE_SIZE)
+            if page.startswith(_BACKUP_HISTORY):
+                continue
+            if not isinstance(identity, WalIdentity) or len(page) < PAGE_SIZE:
+                untold.append(file)
+                continue
+            owner = _owner_of(page, identity, ciphers)
+            if owner is not None:
+                found.setdefault(owner, []).append(file)
+            elif not begins_segment(page, identity):
+                untold.append(file)
+    return found, untold
+
+
+def _files_of_archive(archive: Path) -> Iterator[Path]:
+    """Yield all files below a directory, also behind links; each directory once."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for parent, below, names in os.walk(archive, followlinks=True, onerror=refuse):
+        identity = directory_id(Path(parent).stat())
+        if identity in seen:
+            below.clear()
+            continue
+        seen.add(identity)
+        below.sort()
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+@contextmanager
+def _ciphers(keystore: Keystore) -> Iterator[dict[KeyOwner, PageCipher]]:
+    with ExitStack() as stack:
+        yield {
+            owner: stack.enter_context(_cipher(keystore, owner)) for owner in _wal_owners(keystore)
+        }
 
 
 def _wal_owners(keystore: Keystore) -> list[KeyOwner]:

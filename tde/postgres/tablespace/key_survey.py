@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tde.errors import TdeError
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
+from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster, tablespace_label
 from tde.postgres.server.counters import IoCounters, io_counters
 from tde.postgres.tablespace.tablespaces import run_query
 
@@ -75,13 +75,36 @@ def _tell_of_unused(keystore: Keystore, look: ClusterLook) -> None:
     writing = {use.owner for use in look.uses if use.new_data}
     named = {entry.owner for entry in look.keymap.history if not entry.source.is_of_wal}
     named |= {use.owner for use in look.uses}
+    told = {owner_of_file(name): use for name, use in told_active(keystore, look.directory).items()}
+    # Of an earlier release the log knows only what is told now.
+    for oid, entry in look.keymap.entries.items():
+        if oid not in look.linked:
+            told.setdefault(entry.owner, tablespace_label(oid))
+    existing = _existing_tablespaces(look) if look.pid is not None else None
     reasons: dict[KeyOwner, str] = {}
-    for name, use in told_active(keystore, look.directory).items():
-        owner = owner_of_file(name)
+    for owner, use in told.items():
         # One that the map does not know is about to be used, or is that of tablespaces to come.
-        if owner is not None and owner in named and owner not in writing:
-            reasons[owner] = f"a look at the cluster found that {use} has another key or is gone"
+        if owner is None or owner not in named or owner in writing:
+            continue
+        # A link may only be away: what was dropped, the server says.
+        unlinked = look.unlinked_of(owner)
+        if unlinked and (existing is None or existing.intersection(unlinked)):
+            continue
+        reasons[owner] = f"a look at the cluster found that {use} has another key or is gone"
     deactivate_keys(keystore, reasons, look.directory)
+
+
+def _existing_tablespaces(look: ClusterLook) -> set[int] | None:
+    """Return the OIDs of the tablespaces that the server knows; ``None`` without an answer."""
+    with suppress(TdeError):
+        return set(_names_of_tablespaces(look))
+    return None
+
+
+def _names_of_tablespaces(look: ClusterLook) -> dict[int, str]:
+    parameters = Cluster(look.directory).connection_parameters()
+    rows = run_query(parameters, "SELECT oid, spcname FROM pg_catalog.pg_tablespace")
+    return {int(oid): str(name) for oid, name in rows}
 
 
 def _with_names(look: ClusterLook) -> list[KeyUse]:
@@ -89,9 +112,7 @@ def _with_names(look: ClusterLook) -> list[KeyUse]:
     names: dict[int, str] = {}
     if look.pid is not None:
         with suppress(TdeError):  # Without an answer, OIDs say the same.
-            parameters = Cluster(look.directory).connection_parameters()
-            rows = run_query(parameters, "SELECT oid, spcname FROM pg_catalog.pg_tablespace")
-            names = {int(oid): str(name) for oid, name in rows}
+            names = _names_of_tablespaces(look)
     return [
         replace(use, what=f"tablespace {use.oid} ({names[use.oid]})") if use.oid in names else use
         for use in look.uses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeyMissingError, TdeError
 from tde.keystore import KeyLife, KeyOwner, KeyState, Keystore, read_lives
 from tde.keystore.lifecycle.changes import forget_place, set_age_limit
+from tde.keystore.store.layout import owner_of_file
 from tde.postgres import (
     create_tablespace,
     decrypt_cluster,
@@ -24,6 +26,7 @@ from tde.postgres.cluster.key_destruction import (
     find_destroyable,
     places_to_look_at,
 )
+from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.cluster.wal_rotation import rotate_wal_key
 from tests.conftest import RunningCluster
 from tests.postgres.cluster_copies import base_backup
@@ -183,6 +186,18 @@ def test_a_wal_key_is_destroyed_when_nothing_needs_it(
     refused(made, second, "the backup .* encrypts WAL with it")
     tde_command("keystore", "forget-cluster", backup, *secret)
     refused(made, second, f"the archive {archive} has 1 WAL segments", archives=[archive])
+    # Under the names of programs that keep archives, behind a link, and what tells nothing.
+    (archive / segment).rename(archive / f"{segment}-{'0f' * 20}")
+    refused(made, second, f"the archive {archive} has 1 WAL segments", archives=[archive])
+    linked = os_user_tmp_path / "linked"
+    linked.mkdir()
+    (linked / "day").symlink_to(archive)
+    refused(made, second, f"the archive {linked} has 1 WAL segments", archives=[linked])
+    packed = os_user_tmp_path / "packed"
+    packed.mkdir()
+    (packed / f"{segment}.gz").write_bytes(gzip.compress(next(archive.iterdir()).read_bytes()))
+    (packed / f"{segment}.00000028.backup").write_bytes(b"START WAL LOCATION: 0/28 (file x)")
+    refused(made, second, r"\.gz tells no key .*\(1 such files", archives=[packed])
     # A known place that is not there now may need it.
     moved = made.data_directory.rename(os_user_tmp_path / "moved")
     assert "forget-cluster" in refused(made, second, "whether .* needs the key cannot be told")
@@ -225,6 +240,42 @@ def test_a_key_that_begins_to_be_needed_meanwhile_is_kept(
     refused(made, owner, "encrypts tablespace .* with it")
     made.query("CREATE TABLE late TABLESPACE late AS SELECT 1 AS n")
     assert made.query("SELECT n FROM late") == [(1,)]
+
+
+def test_a_key_that_only_seems_unneeded_is_kept(
+    made: RunningCluster, os_user_tmp_path: Path
+) -> None:
+    """The map of before the tablespace, and a link that is away while the server is stopped."""
+    keystore, data = keystore_of(made), made.data_directory
+    first = os_user_tmp_path / "first"
+    create_tablespace(made.cluster, keystore, "first", first, Algorithm.AES256)
+    keymap = data / KEYMAP_FILE
+    older = keymap.read_bytes()
+    space = create_tablespace(made.cluster, keystore, "s", os_user_tmp_path / "s", Algorithm.AES256)
+    made.query("CREATE TABLE s TABLESPACE s AS SELECT 1 AS n")
+    made.cluster.stop()
+    assert space.key_file is not None
+    owner = owner_of_file(space.key_file)
+    assert owner is not None
+    newer = keymap.read_bytes()
+    keymap.write_bytes(older)
+    refused(made, owner, f"tablespace {space.oid}, which its key map does not know")
+    link = data / "pg_tblspc" / str(space.oid)
+    away = link.rename(os_user_tmp_path / "away")
+    assert "forget-cluster" in refused(made, owner, "the map may be an older one")
+    keymap.write_bytes(newer)
+    assert "tde keystore list -D" in refused(made, owner, "its link in pg_tblspc may only be away")
+    # A look does not take it for dropped, neither now nor when the server still has it.
+    assert life_of(made, owner, look=True).state is KeyState.ACTIVE
+    away.rename(link)
+    made.start()
+    assert made.query("SELECT n FROM s") == [(1,)]
+    made.query("DROP TABLE s")
+    made.query("DROP TABLESPACE s")
+    assert life_of(made, owner, look=True).state is KeyState.DEACTIVATED
+    made.cluster.stop()
+    destroy(made, owner)
+    made.start()
 
 
 def test_a_prepared_key_that_nobody_used_is_destroyed_beside_a_running_server(
