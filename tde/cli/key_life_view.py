@@ -116,6 +116,7 @@ def key_document(key: KeyLife) -> dict[str, Any]:
         "state_source": key.state_source or None,
         "present": key.present,
         "destruction_unfinished": key.unfinished,
+        "put_back_after_destruction": key.put_back is not None,
         **{name: _fact_document(getattr(key, name)) for name in facts},
         "reason": key.reason or None,
         "age_days": None if age is None else age.days,

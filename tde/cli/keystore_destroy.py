@@ -112,7 +112,8 @@ def receipt(
 ) -> None:
     """Verify the receipt of a destroyed key with its keystore.
 
-    Exit code 0: it is genuine; 1: it was altered, or is of another keystore.
+    Exit code 0: it is genuine, and the key is not in this keystore. 1: it was altered, is of
+    another keystore, or the key is there.
     """
     from tde.keystore import check_receipt
 
@@ -120,15 +121,24 @@ def receipt(
         found = check_receipt(opened, file)
     if as_json:
         facts = {"file": str(file), "good": found.good, "in_log": found.in_log}
+        facts["present"] = found.present
         print_json({**facts, "problems": found.problems, "receipt": dict(found.receipt)})
     else:
         _print_check(file, found)
-    if not found.good:
+    if not found.good or found.present:
         raise typer.Exit(_EXIT_FINDINGS)
 
 
 def _print_check(file: Path, found: ReceiptCheck) -> None:
     told = found.receipt
+    if found.present:
+        error_console.print(
+            f"{file}: this keystore has the key {told['key']}: it is a copy from before the "
+            "destruction, or the file was put back. Destroy it here as well.",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
     for problem in found.problems:
         error_console.print(f"{file}: {problem}", style="red", markup=False, soft_wrap=True)
     if not found.good:

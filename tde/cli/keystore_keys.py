@@ -77,6 +77,7 @@ def list_(
     Keys that are destroyed are in tde keystore history.
     """
     from tde.keystore import list_keys
+    from tde.keystore.store.remedies import destroy_again
     from tde.postgres import survey_keys
 
     with open_keystore(require_keystore(keystore), source) as opened, without_collector():
@@ -111,6 +112,10 @@ def list_(
     damaged = [key for key in keys if not key.opens]
     for key in damaged:
         _print_problem(key.problem, key.remedy, to=error_console)
+    for life in survey.life.keys:
+        if life.problem:
+            remedy = destroy_again(opened.path, life.key_id)
+            _print_problem(life.problem, remedy, to=error_console)
     counted = f"{len(keys)} keys" if len(keys) != 1 else "1 key"
     error_console.print(f"{counted}, {len(damaged)} of which do not open" if damaged else counted)
     say_what_is_wrong_with_the_log(survey.life)

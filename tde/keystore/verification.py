@@ -14,6 +14,7 @@ from tde.keystore.envelopes import list_providers, require_own
 from tde.keystore.inventory import list_keys
 from tde.keystore.keystore import Keystore
 from tde.keystore.lifecycle import events
+from tde.keystore.lifecycle.states import put_back_problem
 from tde.keystore.log.entry import log_path
 from tde.keystore.log.reading import KeyLog, read_key_log
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path
@@ -32,7 +33,7 @@ from tde.keystore.store.layout import (
     unlock_path,
 )
 from tde.keystore.store.record import KeyOwner
-from tde.keystore.store.remedies import bring_key
+from tde.keystore.store.remedies import bring_key, destroy_again
 
 _REMAINS = "what an interrupted write has left; the next one removes it"
 _FOREIGN = "no file of a keystore; tde does not use it"
@@ -224,6 +225,15 @@ def _check_log(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
     remedy = "The keys are not concerned. See tde keystore log, and compare it with syslog."
     problem = log.problems[0] if log.problems else _of_untold_keys(path, log)
     yield CheckedFile(file, what, problem, remedy) if problem else CheckedFile(file, what)
+    gone = events.finished_destructions(log.counting)
+    for owner in list_owners(path) if gone else ():
+        if (entry := gone.get(owner.file_name)) is not None:
+            yield CheckedFile(
+                record_path(path, owner),
+                "a key that was destroyed",
+                put_back_problem(owner, entry.number),
+                destroy_again(path, owner.file_name.removesuffix(".key")),
+            )
 
 
 def _of_untold_keys(path: Path, log: KeyLog) -> str:

@@ -222,7 +222,9 @@ def test_a_place_without_room_for_a_receipt_is_refused_first(keystore: Path, pla
 def test_a_receipt_of_others_is_no_proof(keystore: Path, place: Path) -> None:
     run("forget-cluster", place / "main", "-k", keystore)
     file = place / "r.json"
-    run("destroy", "wal.2", "-k", keystore, "--yes", later_key(keystore), "--receipt", file)
+    key_id = later_key(keystore)
+    record = (keystore / "keys" / f"wal.2.{key_id}.key").read_bytes()
+    run("destroy", "wal.2", "-k", keystore, "--yes", key_id, "--receipt", file)
     text = file.read_text()
     file.write_text(text.replace('"algorithm": "AES-128-XTS"', '"algorithm": "AES-256-XTS"'))
     shown = run("receipt", file, "-k", keystore, code=1)
@@ -231,6 +233,14 @@ def test_a_receipt_of_others_is_no_proof(keystore: Path, place: Path) -> None:
     assert document("receipt", file, "-k", keystore)["in_log"] is True
     events = [entry.event for entry in read_key_log(keystore).entries]
     assert "key destroyed" in events
+    # Put back by hand, the key is named by whoever looks, whatever the receipt says.
+    back = keystore / "keys" / f"wal.2.{key_id}.key"
+    back.write_bytes(record)
+    back.chmod(0o600)
+    assert "this keystore has the key wal.2." in run("receipt", file, "-k", keystore, code=1).stderr
+    assert "somebody has put it back" in run("list", "-k", keystore).stderr
+    assert "somebody has put it back" in run("verify", "-k", keystore, code=1).stdout
+    back.unlink()
     # A log that was replaced by an older one still proves the code, and says what it lacks.
     log = keystore / "key.log"
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:5]))

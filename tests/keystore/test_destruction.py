@@ -29,7 +29,7 @@ from tde.keystore import (
 )
 from tde.keystore.lifecycle.changes import mark_key, set_age_limit
 from tde.keystore.lifecycle.destruction import begin_again, destroy_key
-from tde.keystore.lifecycle.receipt import pack_receipt
+from tde.keystore.lifecycle.receipt import _code, pack_receipt
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.keystore.test_interrupted_verbs import EVERY_ACCIDENT
 
@@ -266,6 +266,67 @@ def test_an_altered_receipt_is_refused(keystore: Keystore, tmp_path: Path) -> No
         pytest.raises(KeystoreError, match="could not read"),
     ):
         check_receipt(other, tmp_path / "none")
+
+
+def test_who_has_an_old_master_key_makes_no_receipt(keystore: Keystore, tmp_path: Path) -> None:
+    """For a key that lives, with the entries of another; and with none, after the rotation."""
+    owner, living = named(keystore), named(keystore)
+    genuine = destroy_key(keystore, owner)
+    old = keystore.log_author()[1]
+
+    def forged(**fields: object) -> Path:
+        content = {name: value for name, value in genuine.items() if name != "code"} | fields
+        return write(tmp_path / "forged", {**content, "code": _code(old, content)})
+
+    rotate_master_key(keystore.path, PASSPHRASE).close()
+    with Keystore.open(keystore.path, PASSPHRASE) as rotated:
+        assert check_receipt(rotated, forged()).good
+        for name, value in (
+            ("key", living.file_name),
+            ("record_sha256", "0" * 64),
+            ("begun", "2020-01-01T00:00:00+00:00"),
+            ("finished", "2020-01-01T00:00:00+00:00"),
+            ("who", {"user": "somebody else"}),
+            ("reason", "another"),
+            ("looked_at", ["/srv/pg"]),
+            ("known_backups_of_the_keystore", [{"to": "/srv"}]),
+        ):
+            found = check_receipt(rotated, forged(**{name: value}))
+            assert (found.good, found.in_log) == (False, False)
+            assert f"its {name} are not what entries" in found.problems[0]
+        first, last = genuine["log_entries"]
+        for entries in ([last, first], [first, first], [first, {**last, "sha256": "0" * 64}]):
+            found = check_receipt(rotated, forged(log_entries=entries))
+            assert not found.good
+            assert not found.in_log
+        assert check_receipt(rotated, forged(key=living.file_name)).present
+
+
+def test_a_destroyed_key_that_was_put_back_is_named(keystore: Keystore, tmp_path: Path) -> None:
+    owner = named(keystore)
+    record = record_of(keystore, owner)
+    content = record.read_bytes()
+    file = write(tmp_path / "receipt", destroy_key(keystore, owner))
+    assert not check_receipt(keystore, file).present
+    assert read_lives(keystore.path, keystore).find(owner.file_name).problem == ""
+    record.write_bytes(content)
+    record.chmod(0o600)
+    os.chown(record, *(OWNER or (-1, -1)))
+    found = check_receipt(keystore, file)
+    assert (found.good, found.in_log, found.present) == (True, True, True)
+    problem = read_lives(keystore.path, keystore).find(owner.file_name).problem
+    assert "somebody has put it back" in problem
+    told = {one.file: one for one in verify_keystore(keystore.path, keystore) if one.problem}
+    assert told[record].problem == problem
+    assert f"tde keystore destroy {record.name[:-4]}" in told[record].remedy
+    # Destroyed again, all is well.
+    again = write(tmp_path / "again", destroy_key(keystore, owner))
+    for one in (file, again):
+        assert (check_receipt(keystore, one).good, check_receipt(keystore, one).present) == (
+            True,
+            False,
+        )
+    assert read_lives(keystore.path, keystore).find(owner.file_name).problem == ""
 
 
 def test_restoring_an_old_backup_brings_the_key_back(keystore: Keystore, tmp_path: Path) -> None:

@@ -132,6 +132,20 @@ def destroyed_keys(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
     return found
 
 
+def finished_destructions(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
+    """Return the files of keys that are gone for good, with the entry that says so."""
+    found: dict[str, LogEntry] = {}
+    for entry in entries:
+        name = entry.details.get("key")
+        if not isinstance(name, str):
+            continue
+        if entry.event == DESTROYED:
+            found[name] = entry
+        elif entry.event in (KEEP, CREATE):
+            found.pop(name, None)
+    return found
+
+
 def told_active(keystore: OpenMasterKey, cluster: Path) -> dict[str, str]:
     """Return the keys that a cluster was told to encrypt with, by file, and what each is for.
 

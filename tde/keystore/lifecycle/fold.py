@@ -78,6 +78,7 @@ class _Life:
     suspended: Fact | None = None
     compromised: Fact | None = None
     destroyed: Fact | None = None
+    gone: Fact | None = None  # Its destruction was finished, so its record cannot be there.
     reason: str = ""
     is_told: bool = False  # Whether the release that made it writes down when a key is activated.
     version: int | None = None
@@ -129,7 +130,7 @@ def _created(found: _Lives, entry: LogEntry) -> None:
     life.is_plaintext = life.algorithm is None
     life.created = fact_of(entry)
     life.is_told = "state" in entry.details
-    life.destroyed = None
+    life.destroyed = life.gone = None
 
 
 def _added(found: _Lives, entry: LogEntry) -> None:
@@ -196,12 +197,13 @@ def _destroying(found: _Lives, entry: LogEntry) -> None:
 
 def _kept(found: _Lives, entry: LogEntry) -> None:
     why = str(entry.details.get("reason", ""))
-    _told(found, entry, entry.details.get("key"), "kept after all", why).destroyed = None
+    life = _told(found, entry, entry.details.get("key"), "kept after all", why)
+    life.destroyed = life.gone = None
 
 
 def _destroyed(found: _Lives, entry: LogEntry) -> None:
     life = _told(found, entry, entry.details.get("key"), "destroyed")
-    life.destroyed = fact_of(entry)
+    life.destroyed = life.gone = fact_of(entry)
     life.active.clear()
 
 
@@ -269,6 +271,7 @@ def _finished(
         purposes=tuple(life.purposes),
         used_by=tuple(uses),
         unfinished=unfinished,
+        put_back=life.gone if present else None,
         events=tuple(life.events),
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.crypto.derivation import derive_authentication_key
 from tde.keystore.lifecycle import events
 from tde.keystore.log.entry import LogEntry
-from tde.keystore.log.reading import log_secret_of, read_key_log
+from tde.keystore.log.reading import KeyLog, log_secret_of, read_key_log
 from tde.keystore.open_master_key import OpenMasterKey
+from tde.keystore.store.layout import destroying_path, owner_of_file, record_path
 
 FORMAT = "tde-destruction-receipt"
 VERSION = 1
@@ -49,12 +51,15 @@ class ReceiptCheck:
     Attributes:
         receipt: its fields.
         problems: what is wrong, a sentence each; empty when it is genuine.
-        in_log: whether the log of this keystore has the entries that it names.
+        in_log: whether the log of this keystore has the entries that it names, and is whole.
+        present: whether this keystore has a record of the key, as a copy from before has, or one
+            into which it was put back by hand.
     """
 
     receipt: Mapping[str, Any]
     problems: list[str]
     in_log: bool
+    present: bool = False
 
     @property
     def good(self) -> bool:
@@ -72,17 +77,27 @@ def make_receipt(
         done: the one written after it.
         entries: of the whole log.
     """
+    master_key_id, secret = keystore.log_author()
+    fields: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "keystore": keystore.uuid.hex,
+        **_told_by(entry, done, entries),
+        "not_covered": list(NOT_COVERED),
+        "master_key": master_key_id.hex,
+    }
+    return {**fields, "code": _code(secret, fields)}
+
+
+def _told_by(entry: LogEntry, done: LogEntry, entries: list[LogEntry]) -> dict[str, Any]:
+    """Return the fields of a receipt that the log tells, for :func:`make_receipt`."""
     details = entry.details
     backups = [
         {"to": one.details.get("to"), "time": one.time.isoformat(), "entry": one.number}
         for one in entries
         if one.event == "back up keystore" and one.number < done.number
     ]
-    master_key_id, secret = keystore.log_author()
-    fields: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "keystore": keystore.uuid.hex,
+    return {
         "key": details.get("key"),
         "algorithm": details.get("algorithm"),
         "record_sha256": details.get("sha256"),
@@ -96,10 +111,7 @@ def make_receipt(
         ],
         "looked_at": list(details.get("looked_at", ())),
         "known_backups_of_the_keystore": backups,
-        "not_covered": list(NOT_COVERED),
-        "master_key": master_key_id.hex,
     }
-    return {**fields, "code": _code(secret, fields)}
 
 
 def pack_receipt(receipt: Mapping[str, Any]) -> bytes:
@@ -129,13 +141,50 @@ def check_receipt(keystore: OpenMasterKey, file: Path) -> ReceiptCheck:
         )
     elif not hmac.compare_digest(_code(secret, fields).encode(), receipt["code"].encode()):
         problems.append("it was altered: its code does not fit")
-    numbers = {entry.number: entry for entry in log.entries}
+    wrong, in_log = _compare_with_log(receipt, log)
+    problems += wrong
+    if secret is not None and not in_log and receipt["master_key"] != keystore.master_key_id.hex:
+        problems.append(
+            f"its code is of an earlier master key, and no proven entries of {log.path} tell of "
+            "it: who has that master key could have made it since"
+        )
+    return ReceiptCheck(receipt, problems, in_log, _is_present(keystore, receipt["key"]))
+
+
+def _compare_with_log(receipt: Mapping[str, Any], log: KeyLog) -> tuple[list[str], bool]:
+    """Return what in a receipt is not as its entries say, and whether the log proves them.
+
+    Who has an old master key can make good codes for ever, and copy numbers and digests of entries
+    that tell of another key.
+    """
+    numbers = {entry.number: entry for entry in log.counting}
     found = [numbers.get(one["number"]) for one in receipt["log_entries"]]
-    in_log = all(
-        entry is not None and entry.digest.hex() == one["sha256"]
+    first, last = (
+        entry if entry is not None and entry.digest.hex() == one["sha256"] else None
         for entry, one in zip(found, receipt["log_entries"], strict=True)
     )
-    return ReceiptCheck(receipt, problems, in_log and not log.problems)
+    if first is None or last is None:
+        return [], False
+    is_destruction = (first.event, last.event) == (events.DESTROY, events.DESTROYED)
+    same_key = first.details.get("key") == last.details.get("key")
+    if not is_destruction or not same_key or last.details.get("entry") != first.number:
+        return [f"entries {first.number} and {last.number} tell of no destruction"], False
+    told = _told_by(first, last, log.counting)
+    differ = [name for name, value in told.items() if receipt.get(name) != value]
+    if differ:
+        return [
+            f"its {', '.join(differ)} are not what entries {first.number} and {last.number} of "
+            f"{log.path} tell"
+        ], False
+    return [], not log.problems
+
+
+def _is_present(keystore: OpenMasterKey, name: str) -> bool:
+    owner = owner_of_file(name)
+    if owner is None:
+        return False
+    files = (record_path(keystore.path, owner), destroying_path(keystore.path, owner))
+    return any(os.path.lexists(file) for file in files)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -51,6 +51,18 @@ class Fact(NamedTuple):
     who: str = ""
 
 
+def put_back_problem(owner: KeyOwner, entry: int | None) -> str:
+    """Return what is wrong with a record that is there although the log tells of its destruction.
+
+    Args:
+        entry: number of the entry that tells that it is gone.
+    """
+    return (
+        f"keys/{owner.file_name} is there, and entry {entry} of the key log tells that the key is "
+        "destroyed: somebody has put it back"
+    )
+
+
 @dataclass(frozen=True)
 class KeyUse:
     """What a cluster does with a key, as its key map and its files say now.
@@ -104,6 +116,7 @@ class KeyLife(NamedTuple):
         purposes: what it was told to protect, the latest last, such as ``tablespace 16400``.
         used_by: what the clusters that were looked at do with it.
         unfinished: whether its destruction was begun and not finished.
+        put_back: its destruction, when that was finished and its record is there again.
         events: what the log tells of it, the oldest first.
     """
 
@@ -124,12 +137,18 @@ class KeyLife(NamedTuple):
     purposes: tuple[str, ...] = ()
     used_by: tuple[KeyUse, ...] = ()
     unfinished: bool = False
+    put_back: Fact | None = None
     events: tuple[LifeEvent, ...] = ()
 
     @property
     def key_id(self) -> str:
         """What names it on the command line: its file's name without the ending."""
         return self.owner.file_name.removesuffix(".key")
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with a record that should not be there; empty when nothing is."""
+        return "" if self.put_back is None else put_back_problem(self.owner, self.put_back.entry)
 
     @property
     def since(self) -> datetime | None:

@@ -26,6 +26,14 @@ def replace_key(file: Path | str) -> str:
     )
 
 
+def destroy_again(keystore: Path, key: str) -> str:
+    """Return what to do about a destroyed key whose file is there again."""
+    return (
+        "If nothing needs it, destroy it again: "
+        f"tde keystore destroy {key} --keystore {shlex.quote(str(keystore))}"
+    )
+
+
 def restore_document(keystore: Path) -> str:
     """Return how keystore.json comes back; the key files stay, because they may be newer."""
     return (
