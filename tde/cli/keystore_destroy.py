@@ -66,6 +66,10 @@ def destroy(
             help="Where the receipt is written. [tde-destroyed-<id>.json]",
         ),
     ] = None,
+    no_cluster: Annotated[
+        bool,
+        typer.Option("--no-cluster", help="Say that the keystore serves no cluster any more."),
+    ] = False,
     keystore: KeystoreOption = None,
     source: PassphraseSource = PROMPT,
 ) -> None:
@@ -89,9 +93,11 @@ def destroy(
         places = places_to_look_at(opened, clusters or (), backup or ())
         archives = [path.absolute() for path in archive or ()]
         if found.present:
-            require_unneeded(opened, found.owner, places, archives)
+            require_unneeded(opened, found.owner, places, archives, no_cluster=no_cluster)
         _confirm(found, yes, places)
-        made = destroy_unneeded_key(opened, found.owner, places, archives, reason=reason)
+        made = destroy_unneeded_key(
+            opened, found.owner, places, archives, reason=reason, no_cluster=no_cluster
+        )
     _write(file, made)
     console.print(
         f"Destroyed {found.key_id}, entries {_numbers(made)} of the key log.\nReceipt: {file}",

@@ -227,8 +227,11 @@ def _require_not_destroyed(keystore: Keystore, source: Path, added: Iterable[Key
         raise KeystoreExistsError(
             f"the key {names[0]} was destroyed on {entry.time:%Y-%m-%d} (entry {entry.number} of "
             f"the key log of {path}), and {source} still has it",
-            remedy="Nothing was added. Remove it from that copy as well, and repeat the command: "
-            + f"rm {' '.join(str(keys_path(source) / name) for name in names[:_MOST_NAMED])}",
+            # That may be the last copy of a key which was destroyed by mistake.
+            remedy="Nothing was added. If a cluster misses this key, restore that copy beside this "
+            f"keystore (tde keystore restore {source} --keystore ANOTHER), and start the cluster "
+            "with it. To bring only the other keys, restore it, destroy the key there as well, and "
+            "copy from there.",
         )
 
 

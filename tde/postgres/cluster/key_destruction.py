@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError, KeystoreError, TdeError
 from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
+from tde.postgres.cluster.key_recovery import require_known_servers, require_no_recovery
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.wal_segments import archived_segments
@@ -76,9 +77,17 @@ def places_to_look_at(
 
 
 def require_unneeded(
-    keystore: Keystore, owner: KeyOwner, places: Iterable[Place], archives: Iterable[Path]
+    keystore: Keystore,
+    owner: KeyOwner,
+    places: Iterable[Place],
+    archives: Iterable[Path],
+    *,
+    no_cluster: bool = False,
 ) -> list[ClusterLook]:
     """Look at all places, and refuse when one needs a key.
+
+    Args:
+        no_cluster: somebody says that the keystore serves no cluster any more.
 
     Returns:
         Stopped clusters whose map names the key for WAL that is gone.
@@ -87,10 +96,15 @@ def require_unneeded(
         ClusterKeystoreError: a place needs it, or cannot be looked at.
     """
     to_change = []
-    for place in places:
-        look = _look(keystore, place)
+    places = list(places)
+    looks = [(place, _look(keystore, place)) for place in places]
+    clusters = [one.directory for one in places if not one.is_backup]
+    require_known_servers(keystore, clusters, may_be_none=no_cluster)
+    for place, look in looks:
         _require_unused(place, look, owner)
         _require_told_unused(keystore, place, look, owner)
+        if not place.is_backup and look.pid is None:
+            require_no_recovery(place.directory, owner)
         # The map is asked, because the record may have lost its name by now.
         if _names_for_wal(look, owner) and not place.is_backup:
             to_change.append(look)
@@ -106,6 +120,7 @@ def destroy_unneeded_key(
     archives: Sequence[Path] = (),
     *,
     reason: str = "",
+    no_cluster: bool = False,
 ) -> dict[str, Any]:
     """Destroy a key that no place needs, and return the receipt.
 
@@ -124,10 +139,10 @@ def destroy_unneeded_key(
         if not begin_again(keystore, owner):
             # What is there of it is overwritten already, or it is gone: nobody can need it.
             return destroy_key(keystore, owner, reason=reason)
-        require_unneeded(keystore, owner, places, archives)
+        require_unneeded(keystore, owner, places, archives, no_cluster=no_cluster)
 
         def look_again() -> None:
-            for look in require_unneeded(keystore, owner, places, ()):
+            for look in require_unneeded(keystore, owner, places, (), no_cluster=no_cluster):
                 _drop_from_map(keystore, owner, look)
 
         looked_at = [str(place.directory) for place in places] + [str(one) for one in archives]
