@@ -24,6 +24,7 @@ from tde.keystore.log import entry as log_entry
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.terminal import run_on_terminal
 
+DESTROY = ["destroy", "wal.2", "--no-cluster"]
 VERBS = ["history", "mark", "max-age", "destroy", "receipt", "forget-cluster"]
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1", "PGDATA": None})
@@ -169,14 +170,14 @@ def test_limits_that_mean_nothing_are_refused(keystore: Path, words: list[str]) 
 def test_the_id_must_be_typed(keystore: Path, place: Path) -> None:
     with Keystore.open_automatically(keystore) as opened:
         tell_of_place(opened, place / "gone", 1)
-    refused = run("destroy", "wal.2", "-k", keystore, "--yes", later_key(keystore), code=5)
+    refused = run(*DESTROY, "-k", keystore, "--yes", later_key(keystore), code=5)
     assert f"tde keystore forget-cluster {place}/main" in refused.stderr
     for gone in ("main", "gone"):
         run("forget-cluster", place / gone, "-k", keystore)
     again = run("forget-cluster", place / "gone", "-k", keystore, code=5)
     assert "Those that it knows: none" in again.stderr
     file = place / "receipt.json"
-    destroy = ["destroy", "wal.2", "-k", keystore, "--receipt", file]
+    destroy = [*DESTROY, "-k", keystore, "--receipt", file]
     assert "there is no terminal" in run(*destroy, code=1).stderr
     for wrong in ("", "wal.2", later_key(keystore)[:-1], str(UUID(int=0))):
         assert "is not the id of the key" in run(*destroy, "--yes", wrong, code=1).stderr
@@ -195,7 +196,17 @@ def test_the_id_must_be_typed(keystore: Path, place: Path) -> None:
     assert f"is genuine: wal.2.{key_id}.key (AES-128-XTS) was destroyed by" in genuine.stdout
     # Again, for another receipt; never over one that is there.
     assert "exists already" in run(*destroy, "--yes", key_id, code=1).stderr
-    run("destroy", "wal.2", "-k", keystore, "--yes", key_id, "--receipt", place / "again.json")
+    run(
+        "destroy",
+        "wal.2",
+        "--no-cluster",
+        "-k",
+        keystore,
+        "--yes",
+        key_id,
+        "--receipt",
+        place / "again.json",
+    )
     assert (place / "again.json").read_bytes() == file.read_bytes()
     (one,) = document("history", "wal.2", "-k", keystore)["keys"]
     assert (one["state"], one["present"]) == ("destroyed", False)
@@ -211,7 +222,16 @@ def type_on_terminal(command: list[str], text: str) -> tuple[str, int]:
 
 def test_a_place_without_room_for_a_receipt_is_refused_first(keystore: Path, place: Path) -> None:
     run("forget-cluster", place / "main", "-k", keystore)
-    destroy = ["destroy", "wal.2", "-k", keystore, "--yes", later_key(keystore), "--receipt"]
+    destroy = [
+        "destroy",
+        "wal.2",
+        "--no-cluster",
+        "-k",
+        keystore,
+        "--yes",
+        later_key(keystore),
+        "--receipt",
+    ]
     shown = run(*destroy, place / "none" / "r.json", code=1)
     assert "Nothing was destroyed" in shown.stderr
     full = run(*destroy, "/dev/full/x", code=1)
@@ -224,7 +244,7 @@ def test_a_receipt_of_others_is_no_proof(keystore: Path, place: Path) -> None:
     file = place / "r.json"
     key_id = later_key(keystore)
     record = (keystore / "keys" / f"wal.2.{key_id}.key").read_bytes()
-    run("destroy", "wal.2", "-k", keystore, "--yes", key_id, "--receipt", file)
+    run(*DESTROY, "-k", keystore, "--yes", key_id, "--receipt", file)
     text = file.read_text()
     file.write_text(text.replace('"algorithm": "AES-128-XTS"', '"algorithm": "AES-256-XTS"'))
     shown = run("receipt", file, "-k", keystore, code=1)

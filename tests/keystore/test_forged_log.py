@@ -146,7 +146,7 @@ def test_a_proven_destruction_still_keeps_the_key_out(keystore: Keystore, tmp_pa
         pytest.raises(KeystoreExistsError, match="was destroyed on") as caught,
     ):
         add_missing_keys(tmp_path / "backup", rotated, other)
-    assert f"rm {tmp_path}/backup/keys/{owner.file_name}" in caught.value.remedy
+    assert f"tde keystore restore {tmp_path}/backup --keystore" in caught.value.remedy
 
 
 def test_a_key_made_in_sql_has_no_code_and_counts(keystore: Keystore) -> None:

@@ -370,7 +370,7 @@ def test_a_copy_does_not_bring_back_what_was_destroyed(whole: Keystore, tmp_path
     number = life_of(whole, owner).events[-2].entry
     with pytest.raises(KeystoreExistsError, match=rf"destroyed on .* \(entry {number} of") as error:
         add_missing_keys(tmp_path / "old", whole)
-    assert f"rm {tmp_path}/old/keys/{owner.file_name}" in error.value.remedy
+    assert f"tde keystore restore {tmp_path}/old --keystore" in error.value.remedy
     assert another not in [key.owner for key in list_keys(whole)]
     (tmp_path / "old" / "keys" / owner.file_name).unlink()
     assert add_missing_keys(tmp_path / "old", whole) == [another]

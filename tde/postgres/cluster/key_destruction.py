@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError, KeystoreError, TdeError
-from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
 from tde.postgres.cluster.key_recovery import require_known_servers, require_no_recovery
+from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.cluster.wal_segments import archived_segments

@@ -1,4 +1,4 @@
-"""Whether all that may need a key is looked at: running servers, and recovery that is still to come.
+"""Whether all that may need a key is looked at: running servers, and recovery still to come.
 
 A server that starts replays WAL from its last checkpoint on. Where that has the life of a
 tablespace, the key is needed although the tablespace is gone: without it recovery ends, and with it
@@ -59,7 +59,7 @@ def require_known_servers(
 
 
 def require_no_recovery(directory: Path, owner: KeyOwner) -> None:
-    """Refuse the key of a tablespace while a stopped cluster may still replay the tablespace's life.
+    """Refuse the key of a tablespace whose life a stopped cluster may still replay.
 
     Raises:
         ClusterKeystoreError: it may, or that cannot be told.

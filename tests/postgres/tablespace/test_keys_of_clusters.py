@@ -289,3 +289,40 @@ def test_a_prepared_key_that_nobody_used_is_destroyed_beside_a_running_server(
         create_tablespace(
             made.cluster, keystore, "s", os_user_tmp_path / "s", None, key_id=prepared.key_id
         )
+
+
+def test_a_server_that_the_log_does_not_know_is_asked_for(
+    made: RunningCluster, os_user_tmp_path: Path
+) -> None:
+    """The accident: programs of install-bin write nothing to the log, so it knew no cluster."""
+    keystore = keystore_of(made)
+    prepared = prepare_key(made.cluster, keystore, os_user_tmp_path / "s", Algorithm.AES256)
+    owner = KeyOwner.named(prepared.key_id)
+    with pytest.raises(ClusterKeystoreError, match="so nothing tells whether it"):
+        destroy_unneeded_key(keystore, owner, [])
+    told = f"the server with process id {made.cluster.pid} uses the keystore"
+    with pytest.raises(ClusterKeystoreError, match=told):
+        destroy_unneeded_key(keystore, owner, [], no_cluster=True)
+
+
+def test_a_key_that_recovery_may_need_is_kept(made: RunningCluster, os_user_tmp_path: Path) -> None:
+    """The accident: recovery came by the life of a tablespace, and ended there for good."""
+    cluster, keystore = made.cluster, keystore_of(made)
+    space = create_tablespace(cluster, keystore, "s", os_user_tmp_path / "s", Algorithm.AES128)
+    assert space.key_file is not None
+    owner = owner_of_file(space.key_file)
+    assert owner is not None
+    made.query("DROP TABLESPACE s")
+    made.query("CREATE TABLE precious AS SELECT 1 AS n")
+    assert life_of(made, owner, look=True).state is KeyState.DEACTIVATED
+    cluster.stop("immediate")
+    assert "stop it cleanly" in refused(made, owner, "begins with recovery")
+    made.start()
+    assert made.query("SELECT n FROM precious") == [(1,)]
+    cluster.stop()
+    (made.data_directory / "standby.signal").touch()
+    refused(made, owner, "it has standby.signal")
+    (made.data_directory / "standby.signal").unlink()
+    destroy(made, owner)
+    made.start()
+    assert made.query("SELECT n FROM precious") == [(1,)]
