@@ -42,6 +42,17 @@ for _name in [name for name in os.environ if name.startswith(("PG", "TDE_"))]:
 
 use_setpriv()
 
+
+@pytest.fixture(scope="session", autouse=True)
+def place_of_acceptance() -> Iterator[Path]:
+    """Keep what tests accept out of the places of this machine, for all programs they run."""
+    with tempfile.TemporaryDirectory(prefix="test-of-tde-accepted-", dir="/tmp") as directory:
+        Path(directory).chmod(0o755)  # The server's user reads what root has accepted.
+        os.environ["TDE_ACCEPTED"] = directory
+        yield Path(directory)
+        del os.environ["TDE_ACCEPTED"]
+
+
 _MEMORY = Path("/dev/shm")
 _MEMORY_NEEDED = 4 << 30  # Bytes; a cluster has 40 to 60 MB, and few are there at once.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +23,7 @@ from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
 if TYPE_CHECKING:
+    from tde.keystore import EnvelopeInfo
     from tde.keystore.auto_opening import Way
 
 _EXIT_FINDINGS = 1
@@ -114,20 +117,29 @@ def enable(
 def status(keystore: KeystoreOption = None, as_json: JsonOption = False) -> None:
     """Show whether the keystore opens by itself right now, and what thieves get from that.
 
-    Needs no passphrase. Exit code 1: it is to open by itself, and one of its ways does not work.
+    Needs no passphrase. Exit code 1: it is to open by itself, and one of its ways does not work; or
+    an envelope cannot be read.
     """
-    from tde.keystore.auto_opening import ways_to_open
+    from tde.keystore.auto_opening import unread_envelopes, ways_to_open
 
     directory = require_keystore(keystore)
     ways = ways_to_open(directory, trying=True)
+    unread = unread_envelopes(directory)
     if as_json:
-        print_json({"path": str(directory.resolve()), "ways": [_document(way) for way in ways]})
+        print_json(
+            {
+                "path": str(directory.resolve()),
+                "ways": [_document(way) for way in ways],
+                "unread": [str(info.file) for info in unread],
+            }
+        )
     elif not ways:
         console.print("Off: the keystore opens only with its passphrase, or by a named provider.")
     else:
         for way in ways:
             _print_way(way)
-    if any(way.problem for way in ways):
+    _tell_of_unread(directory, unread)
+    if unread or any(way.problem for way in ways):
         raise typer.Exit(_EXIT_FINDINGS)
 
 
@@ -137,16 +149,36 @@ def status(keystore: KeystoreOption = None, as_json: JsonOption = False) -> None
 def disable(keystore: KeystoreOption = None) -> None:
     """Remove every way in which the keystore opens by itself. Running servers go on.
 
-    Also those of tde keystore provider add --unattended. Secrets elsewhere are not touched.
+    Also those of tde keystore provider add --unattended. Secrets elsewhere are not touched. Exit
+    code 1: an envelope cannot be read, and may open the keystore once somebody has repaired it.
     """
-    from tde.keystore.auto_opening import disable_all
+    from tde.keystore.auto_opening import disable_all, unread_envelopes
 
-    removed = disable_all(require_keystore(keystore))
-    if not removed:
-        console.print("The keystore did not open by itself.")
-        return
-    console.print("The passphrase is needed again.")
-    error_console.print(f"Removed: {', '.join(removed)}", markup=False, soft_wrap=True)
+    directory = require_keystore(keystore)
+    removed = disable_all(directory)
+    unread = unread_envelopes(directory)
+    if removed:
+        error_console.print(f"Removed: {', '.join(removed)}", markup=False, soft_wrap=True)
+    _tell_of_unread(directory, unread)
+    if unread:
+        raise typer.Exit(_EXIT_FINDINGS)
+    console.print(
+        "The passphrase is needed again." if removed else "The keystore did not open by itself."
+    )
+
+
+def _tell_of_unread(directory: Path, unread: Sequence[EnvelopeInfo]) -> None:
+    from tde.keystore.store.envelope import remove_envelope_command
+
+    for info in unread:
+        error_console.print(
+            f"problem: {info.file} cannot be read, so whether the keystore would open by it cannot "
+            f"be told: {info.problem}",
+            markup=False,
+            soft_wrap=True,
+        )
+        command = remove_envelope_command(directory, info.name)
+        error_console.print(f"  HINT: Repair it, or: {command}", markup=False, soft_wrap=True)
 
 
 def _enable_file(keystore: Any, source: PassphraseSource) -> None:

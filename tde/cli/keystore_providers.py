@@ -207,7 +207,7 @@ def try_(
     """Open the keystore by its providers, for real, and say how long each takes.
 
     Nothing comes from the kernel's cache. Exit code 1: one does not open it. All does not try those
-    that ask people, such as custodians: name them.
+    that ask people, such as custodians, nor those that were not accepted here: name them.
     """
     from tde.keystore import list_providers, try_envelope
     from tde.keystore.crypto.secret import wipe
@@ -216,7 +216,7 @@ def try_(
     names = [name] if name != "all" else _names_without_people(list_providers(directory))
     shares = read_shares(share_file or ())
     try:
-        trials = [try_envelope(directory, one, shares) for one in names]
+        trials = [try_envelope(directory, one, shares, unasked=name == "all") for one in names]
     finally:
         for share in shares:
             wipe(share)
@@ -235,6 +235,38 @@ def try_(
             console.print("There is no provider to try.")
     if any(trial.problem for trial in trials):
         raise typer.Exit(_EXIT_FINDINGS)
+
+
+@app.command(
+    epilog=examples(
+        "# On a standby, or after a restore, once you know what its command does:",
+        "tde keystore provider list --keystore /etc/tde/main",
+        "tde keystore provider accept vault --keystore /etc/tde/main",
+    ),
+)
+@opens_keystore
+def accept(
+    name: NameArgument, keystore: KeystoreOption = None, source: PassphraseSource = PROMPT
+) -> None:
+    """Let a provider open the keystore on this machine when nobody names it. Asks the passphrase.
+
+    A provider that runs a command, loads a library or sends something to a server is used unasked
+    only where it was added or accepted: whoever can write to the keystore could have put it there.
+    What is accepted stands outside of the keystore: root's counts for all users.
+    """
+    from tde.keystore import accept_envelope
+
+    directory = require_keystore(keystore)
+    with open_keystore(directory, source, by_passphrase=True) as opened:
+        file = accept_envelope(opened, name)
+    if file is None:
+        console.print(f"Provider {name} runs nothing that could need to be accepted.", markup=False)
+        return
+    console.print(
+        f"Provider {name} may open {directory} on this machine: {file}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @app.command(

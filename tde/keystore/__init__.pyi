@@ -8,6 +8,7 @@ from tde.keystore.crypto.kdf import KdfParameters as KdfParameters
 from tde.keystore.envelopes import (
     EnvelopeInfo as EnvelopeInfo,
     EnvelopeTrial as EnvelopeTrial,
+    accept_envelope as accept_envelope,
     add_envelope as add_envelope,
     forget_cached as forget_cached,
     list_providers as list_providers,

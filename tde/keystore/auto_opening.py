@@ -194,6 +194,8 @@ def ways_to_open(directory: Path, *, trying: bool = False) -> list[Way]:
 def disable_all(directory: Path) -> list[str]:
     """Remove every way in which a keystore opens by itself, and return what was removed.
 
+    Of :func:`unread_envelopes` none is removed, because it may be the only way of other people.
+
     Raises:
         KeystoreError: one cannot be removed.
     """
@@ -206,6 +208,15 @@ def disable_all(directory: Path) -> list[str]:
     if disable_auto_open(directory):
         removed.insert(0, auto_open_path(directory).name)
     return removed
+
+
+def unread_envelopes(directory: Path) -> list[EnvelopeInfo]:
+    """Return the envelopes that cannot be read: repaired, they may open a keystore by themselves.
+
+    Raises:
+        KeystoreError: the keystore cannot be used.
+    """
+    return [info for info in list_providers(directory.resolve()) if info.header is None]
 
 
 def _way_by_file(directory: Path, trying: bool) -> Way:
@@ -223,7 +234,7 @@ def _way_by_provider(directory: Path, info: EnvelopeInfo, trying: bool) -> Way:
     header = info.header
     if header is None:
         raise KeystoreMissingError(info.problem, remedy=info.remedy)
-    trial = try_envelope(directory, info.name) if trying else None
+    trial = try_envelope(directory, info.name, unasked=True) if trying else None
     return _way(directory, info.name, header.type, header.level, header.parameters, trial)
 
 
@@ -244,7 +255,7 @@ def _way(
         _THIEVES.get(type_, _OTHER),
         trial.problem if trial else "",
         trial.remedy if trial else "",
-        type_ == "host-secret" and _shares_disk(directory, parameters["file"]),
+        type_ == "host-secret" and _shares_disk(directory, parameters.get("file", "")),
     )
 
 

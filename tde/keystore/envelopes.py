@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,8 +17,10 @@ from tde.errors import (
 )
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
 from tde.keystore.keystore import Keystore
-from tde.keystore.log.writing import write_entry
+from tde.keystore.log.writing import write_entry, write_entry_if_possible
+from tde.keystore.providers.acceptance import accept, needs_acceptance, withdraw
 from tde.keystore.providers.apart import wrap_apart
+from tde.keystore.providers.auto_open import auto_open_path, read_auto_open
 from tde.keystore.providers.envelope_provider import (
     EnvelopeProvider,
     altered,
@@ -49,6 +52,7 @@ from tde.keystore.store.layout import (
     unlock_path,
 )
 
+_warnings = logging.getLogger("tde.keystore")
 ALL = "all"
 """No name of an envelope, because commands mean every one by it."""
 
@@ -144,7 +148,35 @@ def add_envelope(
         facts = {"unattended": unattended, "level": level, "cache seconds": cache_seconds}
         keystore.log("add provider", provider=name, type=type_, **facts)
         write_all_atomically({path: envelope.encode()})
+    # Not under the lock, which root holds with the rights of the keystore's owner.
+    _accept_if_possible(header)
     return path
+
+
+def accept_envelope(keystore: Keystore, name: str) -> Path | None:
+    """Let an envelope be used on this machine when nobody names it, and return where that stands.
+
+    Args:
+        keystore: opened with its passphrase; nothing else proves that the envelope is its own.
+
+    Returns:
+        None where nothing has to be accepted, because the envelope runs nothing that it names.
+
+    Raises:
+        KeystoreMissingError: there is no such envelope.
+        KeystoreDamagedError: it was not made by who had the master key.
+        KeystoreError: another of its subclasses.
+    """
+    keystore.require_opened_by_passphrase("accept a provider")
+    envelope = find_envelope(keystore.path, name, read_document(keystore.path))
+    require_own(keystore, envelope)
+    if not needs_acceptance(envelope.header):
+        return None
+    file = accept(envelope.header)
+    # A keystore that is mounted read-only has no log here, and opens all the same.
+    author = keystore.log_author()
+    write_entry_if_possible(keystore.path, "accept provider", {"provider": name}, author)
+    return file
 
 
 def require_free_name(directory: Path, name: str) -> None:
@@ -201,13 +233,18 @@ def unattended_providers(directory: Path) -> list[EnvelopeInfo]:
     ]
 
 
-def try_envelope(directory: Path, name: str, shares: Sequence[bytearray] = ()) -> EnvelopeTrial:
+def try_envelope(
+    directory: Path, name: str, shares: Sequence[bytearray] = (), *, unasked: bool = False
+) -> EnvelopeTrial:
     """Open a keystore by a provider, for real and not from a cache, and say what came of it.
 
     The master key is compared with what the records of the keystore are wrapped with.
+
+    Args:
+        unasked: whether nobody has named the provider; then it must have been accepted.
     """
     start = time.monotonic()
-    provider = EnvelopeProvider(name, shares, may_use_cache=False)
+    provider = EnvelopeProvider(name, shares, may_use_cache=False, unasked=unasked)
     try:
         with Keystore.open_with(directory, provider) as opened:
             seconds = time.monotonic() - start
@@ -242,6 +279,7 @@ def remove_envelope(directory: Path, name: str) -> None:
             sync_directory(unlock_path(directory))
         except OSError as error:
             raise KeystoreError(f"could not remove {files[0]}: {error.strerror}") from error
+    withdraw(document.header.uuid, name)
 
 
 def forget_cached(directory: Path, name: str) -> bool:
@@ -290,6 +328,26 @@ def require_own(keystore: Keystore, envelope: Envelope) -> None:
         raise altered(keystore.path, envelope.header)
 
 
+def foreign_ways(keystore: Keystore) -> list[Path]:
+    """Return the files that are to open a keystore and were not made with its master key.
+
+    Those that cannot be read open nothing, and are told of by others.
+    """
+    found = []
+    file = auto_open_path(keystore.path)
+    with (
+        suppress(KeystoreError, OSError),
+        read_auto_open(file, keystore.uuid, keystore.master_key_id) as master_key,
+    ):
+        if not keystore.has_master_key(master_key):
+            found.append(file)
+    with suppress(KeystoreError):
+        for info in list_providers(keystore.path):
+            if info.is_current and info.envelope and not keystore.is_own_envelope(info.envelope):
+                found.append(info.file)
+    return found
+
+
 def discard_other_envelopes(keystore: Keystore) -> None:
     """Remove the envelopes of other master keys, and what writers that died have left.
 
@@ -307,6 +365,20 @@ def discard_other_envelopes(keystore: Keystore) -> None:
         file.unlink()
     if others or left:
         sync_directory(place)
+
+
+def _accept_if_possible(header: EnvelopeHeader) -> None:
+    """Accept what was just added; a provider that is named needs no acceptance, so it is added."""
+    if not needs_acceptance(header):
+        return
+    try:
+        accept(header)
+    except KeystoreError as error:
+        _warnings.warning(
+            "%s; until then the keystore does not open by provider %s when nobody names it",
+            error,
+            header.name,
+        )
 
 
 def _make(

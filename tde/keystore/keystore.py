@@ -51,11 +51,14 @@ class Keystore(OpenMasterKey):
 
     Attributes:
         by_hand: whether a person has typed the passphrase on a terminal to open it.
+        opened_by_passphrase: whether its passphrase has opened it, or made it. What opens it by
+            itself can be replaced by whoever can write to it, with a master key of his own.
         level: what it was opened for: ``full``, or ``wal`` where an unattended way gives sessions
             no encrypted tablespace.
     """
 
     by_hand = False
+    opened_by_passphrase = False
     level = "full"
 
     @classmethod
@@ -112,7 +115,9 @@ class Keystore(OpenMasterKey):
         except BaseException:
             master_key.close()
             raise
-        return cls(path, header, master_key)
+        created = cls(path, header, master_key)
+        created.opened_by_passphrase = True
+        return created
 
     @classmethod
     def open(cls, path: Path, passphrase: bytes | bytearray) -> Keystore:
@@ -125,7 +130,27 @@ class Keystore(OpenMasterKey):
                 cannot be used.
             WrongPassphraseError: the master key does not unwrap.
         """
-        return cls.open_with(path, PassphraseProvider(passphrase))
+        opened = cls.open_with(path, PassphraseProvider(passphrase))
+        opened.opened_by_passphrase = True
+        return opened
+
+    def require_opened_by_passphrase(self, purpose: str) -> None:
+        """Refuse what must not rely on a master key that a writer of the keystore has chosen.
+
+        Args:
+            purpose: as in "to <purpose>".
+
+        Raises:
+            KeystoreError: the keystore was opened by something else.
+        """
+        if not self.opened_by_passphrase:
+            raise KeystoreError(
+                f"the keystore {self.path} was not opened by its passphrase, which it takes to "
+                f"{purpose}: whoever can write to the keystore can let it open by itself with a "
+                "key of his own",
+                remedy="Give the passphrase, with one of --passphrase-file, --passphrase-fd or "
+                "--passphrase-command, or on a terminal.",
+            )
 
     @classmethod
     def open_automatically(cls, path: Path) -> Keystore:
@@ -256,7 +281,9 @@ class Keystore(OpenMasterKey):
             write_atomically(record_path(self.path, owner), self.new_record(owner, algorithm))
         return owner
 
-    def create_first_keys(self, wanted: Mapping[KeyOwner, Algorithm | None]) -> dict[Path, bytes]:
+    def create_first_keys(
+        self, wanted: Mapping[KeyOwner, Algorithm | None], *, needs_passphrase: bool = True
+    ) -> dict[Path, bytes]:
         """Make the keys of a new cluster, all or none, in a keystore that has none at all.
 
         The lock is held from the look at the directory until the last record is written, so
@@ -264,6 +291,7 @@ class Keystore(OpenMasterKey):
 
         Args:
             wanted: the algorithm for each owner; None makes a plaintext entry.
+            needs_passphrase: whether a keystore that has opened by itself is refused.
 
         Returns:
             The content of each record that was written, for :meth:`discard_records`.
@@ -273,6 +301,8 @@ class Keystore(OpenMasterKey):
             KeystoreClosedError: the keystore was closed.
             KeystoreError: a record cannot be written; those already written are removed.
         """
+        if needs_passphrase:
+            self.require_opened_by_passphrase("make the first keys of a cluster")
         written: dict[Path, bytes] = {}
         with exclusive_lock(self.path):
             self.require_rotated()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,12 +27,17 @@ WAL_LEVEL = "wal"
 
 
 def open_keystore(
-    directory: Path, source: PassphraseSource = PROMPT, *, for_server: bool = False
+    directory: Path,
+    source: PassphraseSource = PROMPT,
+    *,
+    for_server: bool = False,
+    by_passphrase: bool = False,
 ) -> Keystore:
     """Open a keystore with what its source names.
 
     Without a named source, a keystore that opens by itself does so: by auto-open.key, or else by
-    the providers that were added for unattended starts, in order of name.
+    the providers that were added for unattended starts, in order of name. Of these, one that runs
+    what its envelope names is passed over unless it was accepted on this machine.
 
     The result is a context manager; leaving it wipes the master key.
 
@@ -39,11 +45,14 @@ def open_keystore(
         for_server: whether the keys are for a server or one of its programs alone, which gives
             sessions no encrypted tablespace where the keystore was opened at level ``wal``. Nothing
             else may be done at that level.
+        by_passphrase: whether nothing but the passphrase will do; then it is asked for.
 
     Raises:
         KeystoreError: the passphrase cannot be read or the keystore cannot be opened.
     """
-    (opened,) = open_keystores([directory], source, for_server=for_server)
+    (opened,) = open_keystores(
+        [directory], source, for_server=for_server, by_passphrase=by_passphrase
+    )
     return opened
 
 
@@ -66,7 +75,11 @@ def open_unattended(directory: Path) -> Keystore:
 
 
 def open_keystores(
-    directories: Sequence[Path], source: PassphraseSource = PROMPT, *, for_server: bool = False
+    directories: Sequence[Path],
+    source: PassphraseSource = PROMPT,
+    *,
+    for_server: bool = False,
+    by_passphrase: bool = False,
 ) -> list[Keystore]:
     """Open copies of a keystore, all with one passphrase, which is read once.
 
@@ -79,10 +92,16 @@ def open_keystores(
     # A missing or damaged keystore is reported before the operator types a passphrase.
     for directory in directories:
         keystore_uuid(directory)
+    if by_passphrase and source.provider is not None:
+        raise KeystoreError(
+            "this takes the passphrase, and no provider will do: whoever can write to the keystore "
+            "could have put the envelope there, with a key of his own",
+            remedy="Leave --provider out.",
+        )
     with ExitStack() as stack:
         secrets = _Secrets(stack, source)
         opened = [
-            stack.enter_context(_open(directory, source, secrets, for_server))
+            stack.enter_context(_open(directory, source, secrets, for_server, by_passphrase))
             for directory in directories
         ]
         secrets.wipe()
@@ -142,7 +161,11 @@ class _Secrets:
 
 
 def _open(
-    directory: Path, source: PassphraseSource, secrets: _Secrets, for_server: bool
+    directory: Path,
+    source: PassphraseSource,
+    secrets: _Secrets,
+    for_server: bool,
+    by_passphrase: bool,
 ) -> Keystore:
     from tde.keystore.keystore import Keystore
 
@@ -151,7 +174,7 @@ def _open(
         _require_level(keystore, for_server)
         return keystore
     failed: list[str] = []
-    if source == PROMPT:
+    if source == PROMPT and not by_passphrase:
         opened = _open_unattended(directory, failed, for_server=for_server)
         if opened is not None:
             return opened
@@ -163,7 +186,21 @@ def _open(
     # Files, descriptors and commands may be those of a unit that starts the server at boot.
     keystore.by_hand = source == PROMPT
     tell_of_opening(keystore, "the passphrase")
+    _warn_of_foreign_ways(keystore)
     return keystore
+
+
+def _warn_of_foreign_ways(keystore: Keystore) -> None:
+    """Name what others have put into a keystore to open it; only now that can be told."""
+    from tde.keystore.envelopes import foreign_ways
+
+    for file in foreign_ways(keystore):
+        _warnings.warning(
+            "%s was NOT made by who had the master key of this keystore: somebody who can write to "
+            "the keystore has put or altered it. Find out who, and remove it: rm %s",
+            file,
+            shlex.quote(str(file)),
+        )
 
 
 def _require_level(keystore: Keystore, for_server: bool) -> None:
@@ -190,7 +227,10 @@ def _open_unattended(directory: Path, failed: list[str], *, for_server: bool) ->
             failed.append(f"provider {name} opens it at level wal, which is for servers only")
             continue
         try:
-            return _open_by_provider(directory, name, [])
+            keystore = _open_by_provider(directory, name, [], unasked=True)
+            # The file may be another one by now than when it was listed.
+            _require_level(keystore, for_server)
+            return keystore
         except KeystoreError as error:
             _tell_of_failure(error, failed)
     return None
@@ -218,11 +258,13 @@ def _tell_of_failure(error: KeystoreError, failed: list[str]) -> None:
     failed.append(str(error))
 
 
-def _open_by_provider(directory: Path, name: str, shares: Sequence[bytearray]) -> Keystore:
+def _open_by_provider(
+    directory: Path, name: str, shares: Sequence[bytearray], *, unasked: bool = False
+) -> Keystore:
     from tde.keystore.keystore import Keystore
     from tde.keystore.providers.envelope_provider import EnvelopeProvider
 
-    provider = EnvelopeProvider(name, shares)
+    provider = EnvelopeProvider(name, shares, unasked=unasked)
     keystore = Keystore.open_with(directory, provider, {"provider": name})
     assert provider.header is not None
     keystore.level = provider.header.level

@@ -19,7 +19,7 @@ from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.keystore.third_party import Xor, install
 from tests.terminal import run_on_terminal
 
-VERBS = ["add", "list", "test", "remove", "forget", "types"]
+VERBS = ["add", "accept", "list", "test", "remove", "forget", "types"]
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
 

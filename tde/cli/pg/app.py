@@ -107,7 +107,8 @@ def init(
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = require_keystore(keystore)
     cluster.require_creatable(directory)
-    with open_keystore(directory, source) as opened:
+    # What opens it by itself could have been put there by others, with a master key of theirs.
+    with open_keystore(directory, source, by_passphrase=True) as opened:
         cluster.init(
             keystore=opened,
             scope=scope,

@@ -143,6 +143,7 @@ def encrypt(
     Data checksums are turned on where they are off, in the same pass.
     """
     from tde.convert.runner import DEFAULT_JOBS
+    from tde.keystore import inspect_keystore
     from tde.postgres import encrypt_cluster
 
     algorithm = None if aes is None else algorithm_of(aes)
@@ -150,7 +151,8 @@ def encrypt(
     path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
     with (
         telling_how_to_continue("encrypt", cluster.data_directory, path),
-        open_keystore(path, source) as opened,
+        # Before it has keys, what opens it by itself could bring a master key of others.
+        open_keystore(path, source, by_passphrase=not inspect_keystore(path).keys) as opened,
         progress_bar("Encrypting") as progress,
     ):
         summary = encrypt_cluster(

@@ -32,6 +32,13 @@ _ERRORS = (ProviderUnreachableError, ProviderRefusedError, ProviderError)
 _RESULT, _ERROR = b"r", b"e"
 _LONGEST_ANSWER = 64 * 1024
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+# What a program has to know of the user and his language, and what systemd gives to a service; the
+# last two say where two PKCS#11 libraries have their configuration, which nothing else tells them.
+_ENVIRONMENT = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+    "CREDENTIALS_DIRECTORY",
+    *("SOFTHSM2_CONF", "YUBIHSM_PKCS11_CONF"),
+)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -167,6 +174,7 @@ def _serve(
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         _become(*owner)
+        _take_small_environment()
         # After the change of the user, which takes both back.
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         end = signal.SIGINT if timeout is None else signal.SIGKILL
@@ -187,6 +195,13 @@ def _serve(
     finally:
         # Neither the buffers nor the exit handlers of the parent are the child's to run.
         os._exit(0)
+
+
+def _take_small_environment() -> None:
+    """Drop what the environment of a command may hold: it is not the keystore owner's to see."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    os.environ.clear()
+    os.environ.update({"PATH": os.defpath, **kept})
 
 
 def _become(uid: int, gid: int) -> None:

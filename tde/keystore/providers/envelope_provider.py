@@ -18,6 +18,7 @@ from tde.errors import (
 from tde.keystore.crypto.derivation import derive_authentication_key
 from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, unwrap
+from tde.keystore.providers.acceptance import require_accepted
 from tde.keystore.providers.apart import unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
 from tde.keystore.providers.wrapper import KekProvider, make_provider
@@ -52,6 +53,7 @@ class EnvelopeProvider:
         name: of the envelope.
         shares: of custodians, which stay the caller's to wipe.
         may_use_cache: whether a key that the kernel keeps will do, and is kept for the next time.
+        unasked: whether nobody has named the envelope, so that it must have been accepted.
 
     Attributes:
         header: of the envelope that was used, after :meth:`unwrap_master_key`.
@@ -59,13 +61,19 @@ class EnvelopeProvider:
     """
 
     def __init__(
-        self, name: str, shares: Sequence[bytearray] = (), *, may_use_cache: bool = True
+        self,
+        name: str,
+        shares: Sequence[bytearray] = (),
+        *,
+        may_use_cache: bool = True,
+        unasked: bool = False,
     ) -> None:
         self.header: EnvelopeHeader | None = None
         self.by_cache = False
         self._name = name
         self._shares = shares
         self._may_use_cache = may_use_cache
+        self._unasked = unasked
 
     def unwrap_master_key(self, directory: Path, document: KeystoreDocument) -> SecretBuffer:
         """Return the master key; see :class:`~tde.keystore.providers.provider.MasterKeyProvider`.
@@ -73,10 +81,13 @@ class EnvelopeProvider:
         Raises:
             KeystoreMissingError: there is no such envelope.
             KeystoreDamagedError: it was altered.
-            ProviderError: the provider does not unwrap the KEK.
+            ProviderError: the provider does not unwrap the KEK, or was not accepted.
         """
         envelope = find_envelope(directory, self._name, document)
         self.header = envelope.header
+        if self._unasked:
+            # Of what was read just now: the file may be another one than when it was listed.
+            require_accepted(directory, envelope.header)
         try:
             kek = unwrap_kek(directory, envelope.header, self._shares)
         except ProviderUnreachableError as error:

@@ -59,6 +59,11 @@ class Tpm2Provider:
         self._pcrs = None if pcrs is None else _pcr_list(pcrs)
         self._tcti = parameters.get("tcti")
 
+    @staticmethod
+    def is_safe_unasked(parameters: Mapping[str, str]) -> bool:
+        """Tell whether it is the TPM that tpm2-tools finds; a TCTI may be a program or library."""
+        return "tcti" not in parameters or parameters["tcti"].startswith("device:/dev/tpm")
+
     def wrap(self, kek: SecretBuffer, context: bytes) -> bytes:
         """Return the sealed object: its public and its private part, with their lengths."""
         del context  # The envelope binds what is returned here to it.

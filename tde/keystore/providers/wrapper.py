@@ -42,6 +42,10 @@ class KekProvider(Protocol):
     provider needs by itself, such as a PIN or a token, come from files or commands, which
     parameters name; never from an argument or the environment.
 
+    One that runs nothing, and sends nothing anywhere, that parameters name says so by a static
+    method ``is_safe_unasked(parameters) -> bool``. Any other is used without being named only after
+    it was accepted on the machine: see acceptance.py.
+
     Attributes:
         summary: one line for a person.
         parameters: all that it knows; the order is kept in lists.
@@ -141,7 +145,13 @@ def make_provider(type_: str, parameters: Mapping[str, str]) -> KekProvider:
             f"a provider of type {type_} {what}",
             remedy=f"Its parameters: {', '.join(names)}. See: tde keystore provider types",
         )
-    return found(parameters)
+    try:
+        return found(parameters)
+    except ValueError as error:  # As of a path with characters that no file can have.
+        raise ProviderError(
+            f"a provider of type {type_} cannot use its parameters: {error}",
+            remedy="See: tde keystore provider list",
+        ) from error
 
 
 def require_library(module: str, extra: str) -> ModuleType:

@@ -246,6 +246,8 @@ def _is_parameter(name: object, value: object) -> bool:
         and PARAMETER_NAME.fullmatch(name) is not None
         and len(value) <= _LONGEST_VALUE
         and all(ord(character) >= 0x20 and ord(character) != 0x7F for character in value)
+        # Halves of a character, which JSON can write and UTF-8 cannot.
+        and not any(0xD800 <= ord(character) <= 0xDFFF for character in value)
     )
 
 

@@ -189,7 +189,8 @@ def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None
     from tde.keystore import inspect_keystore
 
     if not inspect_keystore(keystore.path).keys:
-        create_initial_keys(keystore, scope, algorithm)
+        # As its initdb does, which nobody gives a passphrase to: docs/threat-model.md.
+        create_initial_keys(keystore, scope, algorithm, needs_passphrase=False)
 
 
 def _write_texts(

@@ -46,9 +46,12 @@ def require_unused_keystore(keystore: Path) -> None:
 
 
 def create_initial_keys(
-    keystore: Keystore, scope: Scope, algorithm: Algorithm
+    keystore: Keystore, scope: Scope, algorithm: Algorithm, *, needs_passphrase: bool = True
 ) -> dict[Path, bytes]:
     """Write the key records of a new cluster into a keystore that has none.
+
+    Args:
+        needs_passphrase: whether a keystore that has opened by itself is refused.
 
     Returns:
         What was written, for :meth:`~tde.keystore.Keystore.discard_records`: a failed creation
@@ -68,7 +71,7 @@ def create_initial_keys(
         wanted[KeyOwner.other_tablespaces()] = built_in
     wanted.update({KeyOwner.tablespace(oid): built_in for oid in BUILT_IN_TABLESPACES})
     try:
-        return keystore.create_first_keys(wanted)
+        return keystore.create_first_keys(wanted, needs_passphrase=needs_passphrase)
     except KeystoreExistsError as error:
         raise _already_used(keystore.path) from error
 

@@ -1,0 +1,205 @@
+"""Which envelopes are used without being named: those that were accepted on this machine.
+
+Whoever can write to a keystore can put an envelope there, and what an envelope names is used before
+anything could prove that the envelope is authentic: a command is run, a library loaded, a token
+sent to a server. So such an envelope is used unasked only after somebody who had the master key in
+hand has accepted what it says. That is kept outside of the keystore, where a writer of the keystore
+does not reach: for all users in a directory of root's, and for one user in his home.
+
+What is kept is no secret: a digest of what a rotation does not change.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import stat
+import tempfile
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from uuid import UUID
+
+from tde.errors import KeystoreError, ProviderError
+from tde.keystore.providers.wrapper import provider_class
+from tde.keystore.store.document import canonical
+from tde.keystore.store.envelope import EnvelopeHeader
+from tde.keystore.store.files import sync_directory
+
+VARIABLE = "TDE_ACCEPTED"
+"""Names another directory in place of root's.
+
+A directory and a file there count only if they belong to root or to the user as whom the provider
+runs, and nobody else can write to them; so the environment of a command can make it forget what was
+accepted, and can have nothing accepted.
+"""
+_PLACE = Path("/var/lib/tde/accepted")
+# Not $XDG_STATE_HOME: a service, or root on behalf of this user, has another environment.
+_PLACE_IN_HOME = Path(".local/state/tde/accepted")
+_LONGEST = 64 * 1024  # Bytes; a line has about a hundred.
+
+
+def needs_acceptance(header: EnvelopeHeader) -> bool:
+    """Tell whether an envelope has its provider do what whoever wrote the envelope chose.
+
+    A provider says so of itself by ``is_safe_unasked``; one that says nothing is not.
+
+    Raises:
+        ProviderError: it is not installed.
+    """
+    is_safe = getattr(provider_class(header.type), "is_safe_unasked", None)
+    return is_safe is None or not is_safe(header.parameters)
+
+
+def require_accepted(directory: Path, header: EnvelopeHeader) -> None:
+    """Refuse to use an envelope unasked that was not accepted on this machine.
+
+    Raises:
+        ProviderError: it was not.
+    """
+    if not needs_acceptance(header) or is_accepted(directory, header):
+        return
+    command = f"tde keystore provider accept {header.name} --keystore {shlex.quote(str(directory))}"
+    raise ProviderError(
+        f"provider {header.name} ({header.type}) is passed over: it was not accepted on this "
+        f"machine ({command})",
+        remedy=f"It may run programs, so look at it first: tde keystore provider list. Then, with "
+        f"the passphrase: {command}",
+    )
+
+
+def is_accepted(directory: Path, header: EnvelopeHeader) -> bool:
+    """Tell whether what an envelope says was accepted, by root or by who runs its provider."""
+    user = _runs_as(directory)
+    digest = _digest(header)
+    return any(
+        line.partition(" ")[0] == digest
+        for place in _places(user)
+        for line in _lines(place, header.keystore, user)
+    )
+
+
+def accept(header: EnvelopeHeader) -> Path:
+    """Write down that an envelope may be used unasked, and return the file.
+
+    The caller has checked, with the master key, that the envelope is the keystore's own. Of two
+    commands that accept at the same moment one may be lost, which the next opening tells.
+
+    Raises:
+        KeystoreError: it cannot be written.
+    """
+    user = os.geteuid()
+    place = _place_to_write(user)
+    lines = _lines(place, header.keystore, user)
+    line = f"{_digest(header)} {header.name}"
+    return _write(place, header.keystore, [*(one for one in lines if one != line), line])
+
+
+def withdraw(keystore: UUID, name: str) -> None:
+    """Accept envelopes of this name no more, as far as this user has accepted them."""
+    user = os.geteuid()
+    with suppress(KeystoreError):
+        place = _place_to_write(user)
+        lines = _lines(place, keystore, user)
+        kept = [line for line in lines if line.partition(" ")[2] != name]
+        if kept != lines:
+            _write(place, keystore, kept)
+
+
+def _digest(header: EnvelopeHeader) -> str:
+    fields = {
+        "keystore": header.keystore.hex,
+        "name": header.name,
+        "type": header.type,
+        "unattended": header.unattended,
+        "level": header.level,
+        "parameters": dict(sorted(header.parameters.items())),
+    }
+    return sha256(canonical(fields)).hexdigest()
+
+
+def _runs_as(directory: Path) -> int:
+    """Return the user that runs the providers of a keystore: see apart.py."""
+    return directory.stat().st_uid if os.geteuid() == 0 else os.geteuid()
+
+
+def _shared_place() -> Path:
+    return Path(os.environ.get(VARIABLE) or _PLACE)
+
+
+def _home_place(user: int) -> Path | None:
+    try:
+        home = Path(pwd.getpwuid(user).pw_dir)
+    except KeyError:
+        return None
+    return home / _PLACE_IN_HOME if home.is_absolute() else None
+
+
+def _places(user: int) -> list[Path]:
+    """Return where it may stand that a provider may be used that runs as this user."""
+    home = _home_place(user) if user else None
+    return [_shared_place(), *([home] if home else [])]
+
+
+def _place_to_write(user: int) -> Path:
+    place = _shared_place() if user == 0 or VARIABLE in os.environ else _home_place(user)
+    if place is None:
+        raise KeystoreError(
+            f"user {user} has no home, in which it is written what was accepted",
+            remedy="Repeat the command as root.",
+        )
+    return place
+
+
+def _lines(place: Path, keystore: UUID, user: int) -> list[str]:
+    """Return what a file says; nothing, if another user than root and this one could write it."""
+    try:
+        if not _is_trusted(os.lstat(place), stat.S_IFDIR, user):
+            return []
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(place / keystore.hex, flags)
+    except OSError:
+        return []
+    with os.fdopen(fd, "rb") as file:
+        if not _is_trusted(os.fstat(fd), stat.S_IFREG, user):
+            return []
+        return file.read(_LONGEST).decode("ascii", "replace").splitlines()
+
+
+def _is_trusted(status: os.stat_result, kind: int, user: int) -> bool:
+    by_others = stat.S_IWGRP | stat.S_IWOTH
+    is_kind = stat.S_IFMT(status.st_mode) == kind
+    return is_kind and status.st_uid in (0, user) and not status.st_mode & by_others
+
+
+def _write(place: Path, keystore: UUID, lines: list[str]) -> Path:
+    file = place / keystore.hex
+    try:
+        _make_directories(place)
+        fd, temporary = tempfile.mkstemp(prefix=f".{keystore.hex}.", dir=place)
+        try:
+            with os.fdopen(fd, "w", encoding="ascii") as new:
+                new.writelines(f"{line}\n" for line in lines)
+                new.flush()
+                os.fchmod(fd, 0o644)  # The server's user reads what root has accepted.
+                os.fsync(fd)
+            Path(temporary).replace(file)
+        except BaseException:
+            Path(temporary).unlink()
+            raise
+        sync_directory(place)
+    except OSError as error:
+        raise KeystoreError(
+            f"{file}, which says what was accepted on this machine, cannot be written: "
+            f"{error.strerror}",
+            remedy="Make that directory writable, or run tde keystore provider accept as root.",
+        ) from error
+    return file
+
+
+def _make_directories(place: Path) -> None:
+    for directory in (*reversed(place.parents), place):
+        with suppress(FileExistsError):
+            directory.mkdir()
+            directory.chmod(0o755)  # Whatever the umask is.
