@@ -290,6 +290,15 @@ def require_own(keystore: Keystore, envelope: Envelope) -> None:
         raise altered(keystore.path, envelope.header)
 
 
+def other_envelopes(keystore: Keystore) -> list[Path]:
+    """Return the files of the envelopes of other master keys."""
+    return [
+        envelope_path(keystore.path, name, master_key_id)
+        for name, master_key_id in list_envelopes(keystore.path)
+        if master_key_id != keystore.master_key_id
+    ]
+
+
 def discard_other_envelopes(keystore: Keystore) -> None:
     """Remove the envelopes of other master keys, and what writers that died have left.
 
