@@ -332,7 +332,7 @@ def _make(
             provider = provider_of(header)
             _refuse_unwatched(header, provider)
             wrapped = wrap_apart(
-                keystore.path, provider.timeout, lambda: provider.wrap(kek, context)
+                keystore.path, provider.timeout, lambda: provider.wrap(kek, context), kek
             )
             header = _with_wrapped_kek(header, wrapped)
         except ProviderError as error:

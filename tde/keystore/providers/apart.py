@@ -3,7 +3,8 @@
 Which library, program and file a provider uses stands in an envelope, before anything could prove
 that it is authentic. So root must not run it: whoever owns the keystore could have any program run
 as root. A library of a token or a key server may also hang, and keep copies of keys in its memory:
-both end with its process.
+both end with its process. Nor does it see what the command has in memory and in open files: the
+child lets go of that before anything of the provider runs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import os
 import pwd
 import select
 import signal
+import syslog
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -26,7 +28,7 @@ from tde.errors import (
     ProviderUnreachableError,
     TdeError,
 )
-from tde.keystore.crypto.secret import SecretBuffer, wipe
+from tde.keystore.crypto.secret import SecretBuffer, wipe, withhold_secrets
 
 _ERRORS = (ProviderUnreachableError, ProviderRefusedError, ProviderError)
 _RESULT, _ERROR = b"r", b"e"
@@ -62,9 +64,15 @@ def unwrap_apart(
         wipe(answer)
 
 
-def wrap_apart(directory: Path, timeout: float | None, wrap: Callable[[], bytes]) -> bytes:
-    """Return what ``wrap`` returns; arguments and errors as :func:`unwrap_apart`."""
-    return bytes(_run(directory, timeout, lambda: bytearray(wrap())))
+def wrap_apart(
+    directory: Path, timeout: float | None, wrap: Callable[[], bytes], kek: SecretBuffer
+) -> bytes:
+    """Return what ``wrap`` returns; other arguments and errors as :func:`unwrap_apart`.
+
+    Args:
+        kek: what it wraps, the only secret of this process that it can read.
+    """
+    return bytes(_run(directory, timeout, lambda: bytearray(wrap()), [kek]))
 
 
 def _content_of(secret: SecretBuffer) -> bytearray:
@@ -72,7 +80,12 @@ def _content_of(secret: SecretBuffer) -> bytearray:
         return bytearray(view)
 
 
-def _run(directory: Path, timeout: float | None, action: Callable[[], bytearray]) -> bytearray:
+def _run(
+    directory: Path,
+    timeout: float | None,
+    action: Callable[[], bytearray],
+    needed: Sequence[SecretBuffer] = (),
+) -> bytearray:
     status = directory.stat()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -81,7 +94,8 @@ def _run(directory: Path, timeout: float | None, action: Callable[[], bytearray]
     try:
         child = os.fork()
         if child == 0:
-            _serve(writer, parent, before, (status.st_uid, status.st_gid), timeout, action)
+            owner = status.st_uid, status.st_gid
+            _serve(writer, parent, before, owner, timeout, action, needed)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
@@ -156,15 +170,18 @@ def _serve(
     owner: tuple[int, int],
     timeout: float | None,
     action: Callable[[], bytearray],
+    needed: Sequence[SecretBuffer],
 ) -> NoReturn:
     """Do the work of the child, which never returns to the caller's code."""
     try:
+        withhold_secrets(needed)
         if timeout is not None:
             # A group of its own, so that it is ended with all that it has started, and no terminal:
             # what waits for a person would wait for ever in the background.
             os.setsid()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _close_inherited(writer)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         _become(*owner)
         # After the change of the user, which takes both back.
@@ -187,6 +204,17 @@ def _serve(
     finally:
         # Neither the buffers nor the exit handlers of the parent are the child's to run.
         os._exit(0)
+
+
+def _close_inherited(kept: int) -> None:
+    """Close what the command has open: its locks, its sockets, and files that root may read."""
+    # Or the C library would write to what gets the number of its socket next.
+    syslog.closelog()
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != kept:
+            # The one that has listed them is gone.
+            with suppress(OSError):
+                os.close(int(name))
 
 
 def _become(uid: int, gid: int) -> None:
