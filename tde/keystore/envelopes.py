@@ -188,7 +188,8 @@ def list_providers(directory: Path) -> list[EnvelopeInfo]:
             problem = EnvelopeInfo(name, file, is_current, None, False, str(error), error.remedy)
             found.append(problem)
         else:
-            found.append(EnvelopeInfo(name, file, is_current, envelope, is_kept(envelope.header)))
+            is_cached = is_kept(directory, envelope.header)
+            found.append(EnvelopeInfo(name, file, is_current, envelope, is_cached))
     return found
 
 
@@ -251,7 +252,7 @@ def forget_cached(directory: Path, name: str) -> bool:
         KeystoreError: the keystore cannot be used.
     """
     infos = [info for info in list_providers(directory) if info.name == name]
-    return sum(forget_kek(info.header) for info in infos if info.header is not None) > 0
+    return sum(forget_kek(directory, info.header) for info in infos if info.header is not None) > 0
 
 
 def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
@@ -309,7 +310,7 @@ def discard_other_envelopes(keystore: Keystore) -> None:
     for name, master_key_id in others:
         # What the kernel keeps would open copies of the keystore from before the rotation.
         with suppress(KeystoreError):
-            forget_kek(read_envelope(path, name, keystore.uuid, master_key_id).header)
+            forget_kek(path, read_envelope(path, name, keystore.uuid, master_key_id).header)
         envelope_path(path, name, master_key_id).unlink()
     left = [file for file in place.iterdir() if is_remains(file.name)] if place.is_dir() else []
     for file in left:

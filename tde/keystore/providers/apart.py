@@ -32,6 +32,7 @@ from tde.keystore.crypto.secret import SecretBuffer, wipe, withhold_secrets
 
 _ERRORS = (ProviderUnreachableError, ProviderRefusedError, ProviderError)
 _RESULT, _ERROR = b"r", b"e"
+_SECONDS_OF_OWNER = 10.0
 _LONGEST_ANSWER = 64 * 1024
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +74,23 @@ def wrap_apart(
         kek: what it wraps, the only secret of this process that it can read.
     """
     return bytes(_run(directory, timeout, lambda: bytearray(wrap()), [kek]))
+
+
+def as_owner(
+    directory: Path, action: Callable[[], bytearray], needed: Sequence[SecretBuffer] = ()
+) -> bytearray:
+    """Return what a short action returns that is the keystore owner's: of root, in a child.
+
+    Args:
+        directory: the keystore's.
+        needed: secrets that the action needs of this process.
+
+    Raises:
+        ProviderError: the child has failed.
+    """
+    if os.geteuid() != 0 or directory.stat().st_uid == 0:
+        return action()
+    return _run(directory, _SECONDS_OF_OWNER, action, needed)
 
 
 def _content_of(secret: SecretBuffer) -> bytearray:
