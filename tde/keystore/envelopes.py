@@ -16,6 +16,14 @@ from tde.errors import (
 )
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
 from tde.keystore.keystore import Keystore
+from tde.keystore.log.providers import (
+    ADDED,
+    DIGEST,
+    REMOVED,
+    digest_of,
+    provider_entries,
+    require_added,
+)
 from tde.keystore.log.writing import write_entry
 from tde.keystore.providers.apart import wrap_apart
 from tde.keystore.providers.envelope_provider import (
@@ -142,7 +150,8 @@ def add_envelope(
         require_free_name(keystore.path, name)
         prepare_unlock_directory(keystore.path)
         facts = {"unattended": unattended, "level": level, "cache seconds": cache_seconds}
-        keystore.log("add provider", provider=name, type=type_, **facts)
+        facts[DIGEST] = digest_of(envelope.header)
+        keystore.log(ADDED, provider=name, type=type_, **facts)
         write_all_atomically({path: envelope.encode()})
     return path
 
@@ -236,7 +245,7 @@ def remove_envelope(directory: Path, name: str) -> None:
         ]
         if not files:
             find_envelope(directory, name, document)
-        write_entry(directory, "remove provider", {"provider": name}, None)
+        write_entry(directory, REMOVED, {"provider": name}, None)
         try:
             for file in files:
                 file.unlink(missing_ok=True)
@@ -282,13 +291,15 @@ def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
 
 
 def require_own(keystore: Keystore, envelope: Envelope) -> None:
-    """Refuse an envelope of the keystore's master key that was not made by who had that.
+    """Refuse an envelope that was not made by who had the master key, or is not the last added.
 
     Raises:
-        KeystoreDamagedError: it was altered.
+        KeystoreDamagedError: it was altered, or put back.
     """
     if not keystore.is_own_envelope(envelope):
         raise altered(keystore.path, envelope.header)
+    entries = provider_entries(keystore.path)
+    require_added(keystore.path, envelope.header, entries, keystore.log_author())
 
 
 def other_envelopes(keystore: Keystore) -> list[Path]:

@@ -217,7 +217,7 @@ def test_a_redirection_leaves_no_tls(
         standby.redirect_to = f"http://127.0.0.1:{server.port}"
         address = f"https://localhost:{standby.port}"
         given = parameters(standby, tmp_path, address=address, ca_file=str(files.ca))
-        with pytest.raises(ProviderError, match="sends on to http://127.*without TLS"):
+        with pytest.raises(ProviderError, match=r"sends on to http://127.*without TLS"):
             add_envelope(keystore, "vault", "vault", given)
     assert server.requests == []
 

@@ -228,11 +228,12 @@ def _close_inherited(kept: int) -> None:
     """Close what the command has open: its locks, its sockets, and files that root may read."""
     # Or the C library would write to what gets the number of its socket next.
     syslog.closelog()
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != kept:
+    found = [int(file.name) for file in Path("/proc/self/fd").iterdir()]
+    for fd in found:
+        if fd > 2 and fd != kept:
             # The one that has listed them is gone.
             with suppress(OSError):
-                os.close(int(name))
+                os.close(fd)
 
 
 def _become(uid: int, gid: int) -> None:

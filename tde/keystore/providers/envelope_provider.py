@@ -19,6 +19,8 @@ from tde.errors import (
 from tde.keystore.crypto.derivation import derive_authentication_key
 from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, unwrap
+from tde.keystore.log.entry import LABEL as LOG_LABEL
+from tde.keystore.log.providers import provider_entries, require_added
 from tde.keystore.providers.apart import as_owner, unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
 from tde.keystore.providers.wrapper import KekProvider, make_provider
@@ -78,6 +80,19 @@ class EnvelopeProvider:
         """
         envelope = find_envelope(directory, self._name, document)
         self.header = envelope.header
+        entries = provider_entries(directory)
+        # Before anything that it names is run, and again when the codes of entries can be checked.
+        require_added(directory, envelope.header, entries, None)
+        master_key = self._unwrap(directory, envelope)
+        try:
+            author = document.header.master_key_id, _derived(master_key, LOG_LABEL)
+            require_added(directory, envelope.header, entries, author)
+        except BaseException:
+            master_key.close()
+            raise
+        return master_key
+
+    def _unwrap(self, directory: Path, envelope: Envelope) -> SecretBuffer:
         try:
             kek = unwrap_kek(directory, envelope.header, self._shares)
         except ProviderUnreachableError as error:
@@ -150,16 +165,19 @@ def open_envelope(directory: Path, envelope: Envelope, kek: SecretBuffer) -> Sec
         master_key = unwrap(kek, envelope.master_key, header.context())
     except UnwrapError:
         raise altered(directory, header) from None
-    with master_key.view as view:
-        content = bytearray(view)
-    try:
-        is_own = envelope.has_code_of(derive_authentication_key(content, LABEL))
-    finally:
-        wipe(content)
-    if not is_own:
+    if not envelope.has_code_of(_derived(master_key, LABEL)):
         master_key.close()
         raise altered(directory, header)
     return master_key
+
+
+def _derived(master_key: SecretBuffer, label: bytes) -> bytes:
+    with master_key.view as view:
+        content = bytearray(view)
+    try:
+        return derive_authentication_key(content, label)
+    finally:
+        wipe(content)
 
 
 def altered(directory: Path, header: EnvelopeHeader) -> KeystoreDamagedError:
