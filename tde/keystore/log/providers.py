@@ -83,9 +83,7 @@ def require_added(
     )
 
 
-def _counts(
-    entry: LogEntry, entries: list[LogEntry], author: tuple[UUID, bytes] | None
-) -> bool:
+def _counts(entry: LogEntry, entries: list[LogEntry], author: tuple[UUID, bytes] | None) -> bool:
     if entry.master_key_id is None:
         return False
     if author is None:
