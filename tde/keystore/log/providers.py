@@ -40,7 +40,7 @@ def provider_entries(directory: Path) -> list[LogEntry]:
     Raises:
         KeystoreError: the log cannot be read.
     """
-    return read_entries_of(directory, ADDED, REMOVED, ROTATION_EVENT)
+    return read_entries_of(directory, ADDED, REMOVED, ROTATION_EVENT, author=None)
 
 
 def require_added(
