@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -65,6 +66,8 @@ def rotate(
         markup=False,
         soft_wrap=True,
     )
+    for way in _ways(path):
+        console.print(f"The new master key opens by {way} as well.", markup=False, soft_wrap=True)
     for pid in dict.fromkeys(told):
         console.print(f"The server with process id {pid} has it.", markup=False)
     error_console.print(
@@ -72,6 +75,19 @@ def rotate(
         "they open with the old master key.",
         soft_wrap=True,
     )
+
+
+def _ways(path: Path) -> list[str]:
+    """Return by what the keystore opens but its passphrase; the rotation has kept all of it."""
+    from tde.keystore import list_providers
+    from tde.keystore.providers.auto_open import can_open_automatically
+
+    ways = ["auto-open.key"] if can_open_automatically(path) else []
+    for info in list_providers(path):
+        if info.is_current and info.header is not None:
+            unattended = ", unattended" if info.header.unattended else ""
+            ways.append(f"provider {info.name} ({info.header.type}{unattended})")
+    return ways
 
 
 def register(app: typer.Typer) -> None:

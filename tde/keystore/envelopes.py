@@ -17,6 +17,14 @@ from tde.errors import (
 )
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
 from tde.keystore.keystore import Keystore
+from tde.keystore.log.providers import (
+    ADDED,
+    DIGEST,
+    REMOVED,
+    digest_of,
+    provider_entries,
+    require_added,
+)
 from tde.keystore.log.writing import write_entry, write_entry_if_possible
 from tde.keystore.providers.acceptance import accept, needs_acceptance, withdraw
 from tde.keystore.providers.apart import wrap_apart
@@ -146,7 +154,8 @@ def add_envelope(
         require_free_name(keystore.path, name)
         prepare_unlock_directory(keystore.path)
         facts = {"unattended": unattended, "level": level, "cache seconds": cache_seconds}
-        keystore.log("add provider", provider=name, type=type_, **facts)
+        facts[DIGEST] = digest_of(envelope.header)
+        keystore.log(ADDED, provider=name, type=type_, **facts)
         write_all_atomically({path: envelope.encode()})
     # Not under the lock, which root holds with the rights of the keystore's owner.
     _accept_if_possible(header)
@@ -220,7 +229,8 @@ def list_providers(directory: Path) -> list[EnvelopeInfo]:
             problem = EnvelopeInfo(name, file, is_current, None, False, str(error), error.remedy)
             found.append(problem)
         else:
-            found.append(EnvelopeInfo(name, file, is_current, envelope, is_kept(envelope.header)))
+            is_cached = is_kept(directory, envelope.header)
+            found.append(EnvelopeInfo(name, file, is_current, envelope, is_cached))
     return found
 
 
@@ -272,7 +282,7 @@ def remove_envelope(directory: Path, name: str) -> None:
         ]
         if not files:
             find_envelope(directory, name, document)
-        write_entry(directory, "remove provider", {"provider": name}, None)
+        write_entry(directory, REMOVED, {"provider": name}, None)
         try:
             for file in files:
                 file.unlink(missing_ok=True)
@@ -289,7 +299,7 @@ def forget_cached(directory: Path, name: str) -> bool:
         KeystoreError: the keystore cannot be used.
     """
     infos = [info for info in list_providers(directory) if info.name == name]
-    return sum(forget_kek(info.header) for info in infos if info.header is not None) > 0
+    return sum(forget_kek(directory, info.header) for info in infos if info.header is not None) > 0
 
 
 def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
@@ -319,13 +329,24 @@ def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
 
 
 def require_own(keystore: Keystore, envelope: Envelope) -> None:
-    """Refuse an envelope of the keystore's master key that was not made by who had that.
+    """Refuse an envelope that was not made by who had the master key, or is not the last added.
 
     Raises:
-        KeystoreDamagedError: it was altered.
+        KeystoreDamagedError: it was altered, or put back.
     """
     if not keystore.is_own_envelope(envelope):
         raise altered(keystore.path, envelope.header)
+    entries = provider_entries(keystore.path)
+    require_added(keystore.path, envelope.header, entries, keystore.log_author())
+
+
+def other_envelopes(keystore: Keystore) -> list[Path]:
+    """Return the files of the envelopes of other master keys."""
+    return [
+        envelope_path(keystore.path, name, master_key_id)
+        for name, master_key_id in list_envelopes(keystore.path)
+        if master_key_id != keystore.master_key_id
+    ]
 
 
 def foreign_ways(keystore: Keystore) -> list[Path]:
@@ -358,7 +379,7 @@ def discard_other_envelopes(keystore: Keystore) -> None:
     for name, master_key_id in others:
         # What the kernel keeps would open copies of the keystore from before the rotation.
         with suppress(KeystoreError):
-            forget_kek(read_envelope(path, name, keystore.uuid, master_key_id).header)
+            forget_kek(path, read_envelope(path, name, keystore.uuid, master_key_id).header)
         envelope_path(path, name, master_key_id).unlink()
     left = [file for file in place.iterdir() if is_remains(file.name)] if place.is_dir() else []
     for file in left:
@@ -395,7 +416,7 @@ def _make(
             provider = provider_of(header)
             _refuse_unwatched(header, provider)
             wrapped = wrap_apart(
-                keystore.path, provider.timeout, lambda: provider.wrap(kek, context)
+                keystore.path, provider.timeout, lambda: provider.wrap(kek, context), kek
             )
             header = _with_wrapped_kek(header, wrapped)
         except ProviderError as error:

@@ -27,7 +27,11 @@ from uuid import uuid4
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.crypto.kdf import SALT_BYTES
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
-from tde.keystore.envelopes import discard_other_envelopes, rotated_envelopes
+from tde.keystore.envelopes import (
+    discard_other_envelopes,
+    other_envelopes,
+    rotated_envelopes,
+)
 from tde.keystore.keystore import MASTER_KEY_BYTES, Keystore
 from tde.keystore.log.reading import ROTATION_EVENT, sealed_secret
 from tde.keystore.log.writing import telling_of_failures
@@ -184,6 +188,7 @@ def _finish(keystore: Keystore, tell: Tell) -> None:
     old = old_keys_path(path)
     try:
         _settle_keys(keystore)
+        _require_unneeded(keystore)
         _settle_auto_open(keystore)
         discard_other_envelopes(keystore)
         if os.path.lexists(old):
@@ -226,6 +231,29 @@ def _settle_keys(keystore: Keystore) -> None:
     if os.path.lexists(new):
         _discard(keystore, new)
         sync_directory(path)
+
+
+def _require_unneeded(keystore: Keystore) -> None:
+    """Refuse to remove ways to another master key while a record may need that one.
+
+    When keystore.json was brought back from before a rotation that had ended, nothing but those
+    ways has the master key of the records.
+
+    Raises:
+        KeystoreDamagedError: the master key in keystore.json does not open every record.
+    """
+    others = other_envelopes(keystore)
+    if os.path.lexists(new := new_auto_open_path(keystore.path)):
+        others.append(new)
+    if not others or _opens(keystore, keys_path(keystore.path)):
+        return
+    raise KeystoreDamagedError(
+        f"the master key in keystore.json does not open all of {keys_path(keystore.path)}, and "
+        f"{others[0]} is for another master key, which may be theirs",
+        remedy="Nothing was changed. Make a copy of the whole directory; then restore "
+        "keystore.json of after the last rotation, or the record that tde keystore verify names, "
+        "from a backup of the keystore, and repeat the command.",
+    )
 
 
 def _opens(keystore: Keystore, directory: Path) -> bool:

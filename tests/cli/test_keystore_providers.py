@@ -90,7 +90,8 @@ def test_its_whole_life(keystore: Path, xor: Xor, by_passphrase: list[str]) -> N
     restored = run("restore", keystore.parent / "backup", "-k", keystore.parent / "new")
     assert "It also opens by its providers: hsm" in restored.stderr
     run("verify", "-k", keystore, "--provider", "hsm")
-    run("rotate", "-k", keystore, *by_passphrase)
+    rotated = run("rotate", "-k", keystore, *by_passphrase)
+    assert "The new master key opens by provider hsm (xor, unattended) as well." in rotated.stdout
     run("verify", "-k", keystore, "--provider", "hsm")
     new = ["--new-passphrase-command", "echo another passphrase"]
     changed = run("passphrase", "-k", keystore, *by_passphrase, *new)

@@ -92,6 +92,7 @@ def test_what_opened_it_is_in_the_key_log(keystore: Keystore, xor: Xor) -> None:
     log = read_key_log(keystore.path, keystore.log_author())
     assert log.problems == []
     told = [(entry.event, dict(entry.details)) for entry in log.entries[-4:]]
+    assert len(told[0][1].pop("sha256")) == 64
     assert told == [
         (
             "add provider",

@@ -180,6 +180,14 @@ def test_a_command_that_hangs_is_ended_with_its_children(
         os.close(reader)
 
 
+def test_what_a_command_leaves_in_the_background_is_not_waited_for(keystore: Keystore) -> None:
+    """As ssh does where connections are shared: it keeps the standard error of the command."""
+    stays = "sleep 600 < /dev/null > /dev/null & cat"
+    add_envelope(keystore, "cmd", "command", {**COPY, "wrap-command": stays})
+    secret = "sleep 600 < /dev/null > /dev/null & printf %064d 1"
+    add_envelope(keystore, "secret", "secret-command", {"command": secret}, unattended=True)
+
+
 def test_a_command_that_does_nothing_protects_nothing_and_is_one(keystore: Keystore) -> None:
     """What commands do is the officer's; tde holds the rest of the envelope against forgers."""
     file = add_envelope(keystore, "cmd", "command", COPY)

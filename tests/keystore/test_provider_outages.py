@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,12 +106,57 @@ def test_a_cache_ends_by_itself_and_by_command(keystore: Keystore, xor: Xor) -> 
     rotate_master_key(keystore.path, PASSPHRASE).close()
 
     assert before is not None
-    assert not is_kept(before)
+    assert not is_kept(keystore.path, before)
     key_by(keystore.path, "long")
     (now,) = [info.header for info in list_providers(keystore.path) if info.name == "long"]
     remove_envelope(keystore.path, "long")
     assert now is not None
-    assert not is_kept(now)
+    assert not is_kept(keystore.path, now)
+
+
+def asked_by_its_owner(path: Path) -> int:
+    """Return how many keys the kernel keeps for the keystore's owner, user 65534."""
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            infos = list_providers(path)
+            os._exit(10 + sum(info.is_cached for info in infos))
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) - 10
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_root_acts_on_what_the_kernel_keeps_for_the_owner(tmp_path: Path, xor: Xor) -> None:
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o755)
+    path = tmp_path / "ks"
+    with Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534)) as made:
+        made.create_key(KeyOwner.wal(), Algorithm.AES256)
+        if not kernel_keeps_keys(made):
+            pytest.skip("the kernel keeps no keys for this process")
+        for name in ("one", "two", "three"):
+            xor.add(made, name, cache_seconds=60)
+    for name in ("one", "two", "three"):
+        key_by(path, name)
+    assert asked_by_its_owner(path) == 3
+    assert [info.is_cached for info in list_providers(path)] == [True] * 3
+    xor.behave("away")
+    key_by(path, "one")
+    xor.behave()
+    assert forget_cached(path, "one")
+    assert asked_by_its_owner(path) == 2
+    saved = {file: file.read_bytes() for file in (path / "unlock").iterdir()}
+    remove_envelope(path, "two")
+    rotate_master_key(path, PASSPHRASE).close()
+    # They would open copies of the keystore from before; the owner finds nothing for them.
+    for file, content in saved.items():
+        file.write_bytes(content)
+        file.chmod(0o600)
+        os.chown(file, 65534, 65534)
+    assert asked_by_its_owner(path) == 0
 
 
 def test_a_kernel_that_keeps_no_keys_is_told_and_does_not_matter(

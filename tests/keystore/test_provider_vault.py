@@ -209,6 +209,19 @@ def test_a_standby_that_names_the_active_server(
         assert len(standby.requests) - before == 3
 
 
+def test_a_redirection_leaves_no_tls(
+    keystore: Keystore, server: VaultServer, tmp_path: Path
+) -> None:
+    files = make_certificates(tmp_path / "a")
+    with vault_server(files.certificate("server"), files.key("server")) as standby:
+        standby.redirect_to = f"http://127.0.0.1:{server.port}"
+        address = f"https://localhost:{standby.port}"
+        given = parameters(standby, tmp_path, address=address, ca_file=str(files.ca))
+        with pytest.raises(ProviderError, match=r"sends on to http://127.*without TLS"):
+            add_envelope(keystore, "vault", "vault", given)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

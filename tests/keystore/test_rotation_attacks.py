@@ -16,7 +16,10 @@ from tde.keystore import (
     back_up_keystore,
     rotate_master_key,
 )
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase_source import PassphraseSource
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.keystore.third_party import Xor
 
 WAL = KeyOwner.wal()
 FIRST = KeyOwner.tablespace(16400)
@@ -165,3 +168,26 @@ def test_an_auto_open_file_of_before_says_so(path: Path, tmp_path: Path) -> None
     shutil.copy(tmp_path / "before", path / "auto-open.key")
     with pytest.raises(KeystoreDamagedError, match="that of the keystore was rotated"):
         Keystore.open_automatically(path)
+
+
+def test_the_only_way_to_the_master_key_of_the_records_is_not_removed(path: Path, xor: Xor) -> None:
+    """The accident, or the attack: keystore.json is one from before a rotation that has ended."""
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        keystore.create_key(LATER, Algorithm.AES256)
+        xor.add(keystore)
+    wanted = keys(path)
+    earlier = (path / "keystore.json").read_bytes()
+    rotate_master_key(path, PASSPHRASE).close()
+    newer = (path / "keystore.json").read_bytes()
+    envelopes = sorted((path / "unlock").iterdir())
+    (path / "keystore.json").write_bytes(earlier)
+    with pytest.raises(KeystoreDamagedError, match="is for another master key") as caught:
+        rotate_master_key(path, PASSPHRASE)
+    assert "Nothing was changed" in caught.value.remedy
+    assert sorted((path / "unlock").iterdir()) == envelopes
+    # The way that is left does still bring back the keys.
+    (path / "keystore.json").write_bytes(newer)
+    with open_keystore(path, PassphraseSource(provider="xor")) as opened:
+        assert bytes(opened.unwrap_key(WAL)) == wanted[WAL]
+    rotate_master_key(path, PASSPHRASE).close()
+    assert keys(path) == wanted

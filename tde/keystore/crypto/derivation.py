@@ -7,6 +7,8 @@ record has all of them: a standby needs nothing new when a tablespace is created
 
 from __future__ import annotations
 
+from typing import cast
+
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -25,10 +27,16 @@ def derive_tablespace_key(base: bytearray, oid: int, algorithm: Algorithm) -> by
         algorithm: that of the record.
     """
     info = _LABEL + oid.to_bytes(4, "big")
-    return bytearray(HKDF(SHA256(), algorithm.key_bytes, salt=None, info=info).derive(bytes(base)))
+    return bytearray(_derive(base, info, algorithm.key_bytes))
 
 
 def derive_authentication_key(base: bytearray, label: bytes) -> bytes:
     """Return a key for HMAC-SHA256 over what ``label`` names."""
     info = label + b"\x00"
-    return HKDF(SHA256(), _AUTHENTICATION_BYTES, salt=None, info=info).derive(bytes(base))
+    return _derive(base, info, _AUTHENTICATION_BYTES)
+
+
+def _derive(base: bytearray, info: bytes, size: int) -> bytes:
+    # Any buffer will do, whatever the annotation says; bytes(base) would be a copy that cannot be
+    # wiped, and that children and core dumps would have.
+    return HKDF(SHA256(), size, salt=None, info=info).derive(cast(bytes, base))

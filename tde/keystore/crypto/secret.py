@@ -11,12 +11,31 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Collection
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from tde.closing import Closing
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    *[ctypes.c_int] * 3,
+    ctypes.c_long,
+]
+_libc.mmap.restype = ctypes.c_void_p
+_MAP_FIXED = 0x10
+
+
+class SecretBytes(bytearray):
+    """Secret bytes whose length is known only when they are there; who has them wipes them."""
+
+    def __init__(self, content: bytes | bytearray | memoryview = b"") -> None:
+        """Copy ``content``, which stays the caller's to wipe."""
+        super().__init__(content)
+        _bytes[id(self)] = self
 
 
 class SecretBuffer(Closing):
@@ -40,9 +59,11 @@ class SecretBuffer(Closing):
         self._map = mmap.mmap(-1, size, flags=kind | mmap.MAP_ANONYMOUS)
         self._map.madvise(mmap.MADV_DONTDUMP)
         anchor = ctypes.c_char.from_buffer(self._map)
-        self.locked: bool = _libc.mlock(ctypes.addressof(anchor), size) == 0
+        self._address = ctypes.addressof(anchor)
+        self.locked: bool = _libc.mlock(self._address, size) == 0
         # The mapping cannot be closed while an object refers to its memory.
         del anchor
+        _buffers[id(self)] = self
 
     @property
     def view(self) -> memoryview:
@@ -57,6 +78,22 @@ class SecretBuffer(Closing):
         # Unmapping also unlocks.
         self._map.close()
 
+    def withhold(self) -> None:
+        """Put empty memory in the place of the bytes, in this process alone.
+
+        Not even a shared buffer changes for other processes, and views of it stay of use.
+
+        Raises:
+            OSError: the kernel has not done it.
+        """
+        if self._map.closed:
+            return
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        rights = mmap.PROT_READ | mmap.PROT_WRITE
+        place = _libc.mmap(self._address, self._size, rights, kind, -1, 0)
+        if place != self._address:
+            raise OSError(ctypes.get_errno(), "could not withhold a secret")
+
     def __repr__(self) -> str:
         return f"<SecretBuffer of {self._size} bytes>"
 
@@ -64,6 +101,30 @@ class SecretBuffer(Closing):
         # __init__ may have failed before the mapping existed.
         if hasattr(self, "_map"):
             self.close()
+
+
+# By id, because what can be written to has no hash. Weak, so that nothing lives on for them.
+_buffers: WeakValueDictionary[int, SecretBuffer] = WeakValueDictionary()
+_bytes: WeakValueDictionary[int, SecretBytes] = WeakValueDictionary()
+
+
+def withhold_secrets(needed: Collection[SecretBuffer] = ()) -> None:
+    """Take all secrets from this process, a child that was forked from one that goes on with them.
+
+    The kernel could do so by itself at a fork (MADV_WIPEONFORK), but not all children are to be
+    without: those of :mod:`~tde.keystore.crypto.passing_process` are there to work on them.
+
+    Args:
+        needed: those that stay.
+
+    Raises:
+        OSError: the kernel has not done it.
+    """
+    for buffer in list(_buffers.values()):
+        if not any(buffer is one for one in needed):
+            buffer.withhold()
+    for content in list(_bytes.values()):
+        wipe(content)
 
 
 def fill_randomly(view: memoryview) -> None:

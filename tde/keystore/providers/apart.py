@@ -3,7 +3,8 @@
 Which library, program and file a provider uses stands in an envelope, before anything could prove
 that it is authentic. So root must not run it: whoever owns the keystore could have any program run
 as root. A library of a token or a key server may also hang, and keep copies of keys in its memory:
-both end with its process.
+both end with its process. Nor does it see what the command has in memory and in open files: the
+child lets go of that before anything of the provider runs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import os
 import pwd
 import select
 import signal
+import syslog
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -26,10 +28,11 @@ from tde.errors import (
     ProviderUnreachableError,
     TdeError,
 )
-from tde.keystore.crypto.secret import SecretBuffer, wipe
+from tde.keystore.crypto.secret import SecretBuffer, wipe, withhold_secrets
 
 _ERRORS = (ProviderUnreachableError, ProviderRefusedError, ProviderError)
 _RESULT, _ERROR = b"r", b"e"
+_SECONDS_OF_OWNER = 10.0
 _LONGEST_ANSWER = 64 * 1024
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 # What a program has to know of the user and his language, and what systemd gives to a service; the
@@ -69,9 +72,32 @@ def unwrap_apart(
         wipe(answer)
 
 
-def wrap_apart(directory: Path, timeout: float | None, wrap: Callable[[], bytes]) -> bytes:
-    """Return what ``wrap`` returns; arguments and errors as :func:`unwrap_apart`."""
-    return bytes(_run(directory, timeout, lambda: bytearray(wrap())))
+def wrap_apart(
+    directory: Path, timeout: float | None, wrap: Callable[[], bytes], kek: SecretBuffer
+) -> bytes:
+    """Return what ``wrap`` returns; other arguments and errors as :func:`unwrap_apart`.
+
+    Args:
+        kek: what it wraps, the only secret of this process that it can read.
+    """
+    return bytes(_run(directory, timeout, lambda: bytearray(wrap()), [kek]))
+
+
+def as_owner(
+    directory: Path, action: Callable[[], bytearray], needed: Sequence[SecretBuffer] = ()
+) -> bytearray:
+    """Return what a short action returns that is the keystore owner's: of root, in a child.
+
+    Args:
+        directory: the keystore's.
+        needed: secrets that the action needs of this process.
+
+    Raises:
+        ProviderError: the child has failed.
+    """
+    if os.geteuid() != 0 or directory.stat().st_uid == 0:
+        return action()
+    return _run(directory, _SECONDS_OF_OWNER, action, needed)
 
 
 def _content_of(secret: SecretBuffer) -> bytearray:
@@ -79,7 +105,12 @@ def _content_of(secret: SecretBuffer) -> bytearray:
         return bytearray(view)
 
 
-def _run(directory: Path, timeout: float | None, action: Callable[[], bytearray]) -> bytearray:
+def _run(
+    directory: Path,
+    timeout: float | None,
+    action: Callable[[], bytearray],
+    needed: Sequence[SecretBuffer] = (),
+) -> bytearray:
     status = directory.stat()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
@@ -88,7 +119,8 @@ def _run(directory: Path, timeout: float | None, action: Callable[[], bytearray]
     try:
         child = os.fork()
         if child == 0:
-            _serve(writer, parent, before, (status.st_uid, status.st_gid), timeout, action)
+            owner = status.st_uid, status.st_gid
+            _serve(writer, parent, before, owner, timeout, action, needed)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
@@ -163,15 +195,18 @@ def _serve(
     owner: tuple[int, int],
     timeout: float | None,
     action: Callable[[], bytearray],
+    needed: Sequence[SecretBuffer],
 ) -> NoReturn:
     """Do the work of the child, which never returns to the caller's code."""
     try:
+        withhold_secrets(needed)
         if timeout is not None:
             # A group of its own, so that it is ended with all that it has started, and no terminal:
             # what waits for a person would wait for ever in the background.
             os.setsid()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _close_inherited(writer)
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         _become(*owner)
         _take_small_environment()
@@ -202,6 +237,18 @@ def _take_small_environment() -> None:
     kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     os.environ.clear()
     os.environ.update({"PATH": os.defpath, **kept})
+
+
+def _close_inherited(kept: int) -> None:
+    """Close what the command has open: its locks, its sockets, and files that root may read."""
+    # Or the C library would write to what gets the number of its socket next.
+    syslog.closelog()
+    found = [int(file.name) for file in Path("/proc/self/fd").iterdir()]
+    for fd in found:
+        if fd > 2 and fd != kept:
+            # The one that has listed them is gone.
+            with suppress(OSError):
+                os.close(fd)
 
 
 def _become(uid: int, gid: int) -> None:

@@ -34,6 +34,7 @@ from tde.keystore.crypto.wrapping import (
     wrap as wrap_secret,
 )
 from tde.keystore.providers.command import UNREACHABLE_STATUS
+from tde.keystore.providers.last_words import last_words
 from tde.keystore.providers.wrapper import Parameter
 from tde.keystore.store.files import FILE_MODE, check_mode
 
@@ -192,17 +193,19 @@ class SecretCommandProvider(BoundSecret):
 
     def _read(self) -> bytearray:
         environment = {name: os.environ[name] for name in os.environ if name not in _FROM_OTHERS}
-        ran = subprocess.run(
-            self._parameters["command"],
-            shell=True,
-            cwd="/",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
+        with last_words() as said:
+            ran = subprocess.run(
+                self._parameters["command"],
+                shell=True,
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=said.fd,
+            )
+            last = said.text()
         if ran.returncode == 0:
             return bytearray(ran.stdout)
-        last = " ".join(ran.stderr.decode(errors="replace").split())[-300:]
         text = f"its command ended with exit status {ran.returncode}: {last or 'it said nothing'}"
         remedy = "Run it by hand, as the owner of the keystore."
         if ran.returncode == UNREACHABLE_STATUS:

@@ -12,13 +12,13 @@ from typing import ClassVar
 
 from tde.errors import ProviderError, ProviderRefusedError, ProviderUnreachableError
 from tde.keystore.crypto.secret import SecretBuffer, wipe
+from tde.keystore.providers.last_words import last_words
 from tde.keystore.providers.wrapper import Parameter
 
 UNREACHABLE_STATUS = 75
 """The exit status of a command that got no answer: EX_TEMPFAIL of sysexits.h."""
 CONTEXT_VARIABLE = "TDE_CONTEXT"
 _LONGEST_OUTPUT = 24 * 1024  # Bytes; base64 of the longest wrapped KEK has less.
-_LONGEST_ERROR = 300
 # What the loader obeys: a command that the interposer of a server watches would be of no use.
 _OF_THE_LOADER = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH")
 
@@ -74,17 +74,19 @@ class CommandProvider:
 def _run(command: str, what: str, content: bytearray, context: bytes) -> bytearray:
     environment = {name: os.environ[name] for name in os.environ if name not in _OF_THE_LOADER}
     environment[CONTEXT_VARIABLE] = context.decode()
-    process = subprocess.Popen(
-        command,
-        shell=True,
-        cwd="/",
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    )
-    output, message = process.communicate(bytes(content))
+    with last_words() as said:
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            cwd="/",
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said.fd,
+            bufsize=0,
+        )
+        output, _ = process.communicate(bytes(content))
+        message = said.text()
     result = bytearray(output)
     if process.returncode == 0 and len(result) <= _LONGEST_OUTPUT:
         return result
@@ -94,11 +96,8 @@ def _run(command: str, what: str, content: bytearray, context: bytes) -> bytearr
     raise _failure(what, process.returncode, message)
 
 
-def _failure(what: str, status: int, message: bytes) -> ProviderError:
-    last = message.decode(errors="replace").strip()[-_LONGEST_ERROR:]
-    text = f"its {what} ended with exit status {status}" + (
-        f": {' '.join(last.split())}" if last else ""
-    )
+def _failure(what: str, status: int, message: str) -> ProviderError:
+    text = f"its {what} ended with exit status {status}" + (f": {message}" if message else "")
     remedy = "Run it by hand, as the owner of the keystore, with something in base64 as its input."
     if status == UNREACHABLE_STATUS:
         return ProviderUnreachableError(text, remedy=remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,8 +19,10 @@ from tde.errors import (
 from tde.keystore.crypto.derivation import derive_authentication_key
 from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.crypto.wrapping import UnwrapError, unwrap
+from tde.keystore.log.entry import LABEL as LOG_LABEL
+from tde.keystore.log.providers import provider_entries, require_added
 from tde.keystore.providers.acceptance import require_accepted
-from tde.keystore.providers.apart import unwrap_apart
+from tde.keystore.providers.apart import as_owner, unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
 from tde.keystore.providers.wrapper import KekProvider, make_provider
 from tde.keystore.store.document import KeystoreDocument
@@ -88,6 +91,19 @@ class EnvelopeProvider:
         if self._unasked:
             # Of what was read just now: the file may be another one than when it was listed.
             require_accepted(directory, envelope.header)
+        entries = provider_entries(directory)
+        # Before anything that it names is run, and again when the codes of entries can be checked.
+        require_added(directory, envelope.header, entries, None)
+        master_key = self._unwrap(directory, envelope)
+        try:
+            author = document.header.master_key_id, _derived(master_key, LOG_LABEL)
+            require_added(directory, envelope.header, entries, author)
+        except BaseException:
+            master_key.close()
+            raise
+        return master_key
+
+    def _unwrap(self, directory: Path, envelope: Envelope) -> SecretBuffer:
         try:
             kek = unwrap_kek(directory, envelope.header, self._shares)
         except ProviderUnreachableError as error:
@@ -99,18 +115,19 @@ class EnvelopeProvider:
             return cached
         except ProviderRefusedError:
             # Who was shut out must not come in later by cutting the line.
-            forget_kek(envelope.header)
+            with suppress(ProviderError):  # The refusal says more.
+                forget_kek(directory, envelope.header)
             raise
         with kek:
             master_key = open_envelope(directory, envelope, kek)
             if envelope.header.cache_seconds and self._may_use_cache:
-                _keep(envelope, kek)
+                _keep(directory, envelope.header, kek)
         return master_key
 
     def _from_cache(self, directory: Path, envelope: Envelope) -> SecretBuffer | None:
         if not envelope.header.cache_seconds or not self._may_use_cache:
             return None
-        kek = kept_key(_cache_name(envelope.header), KEK_BYTES)
+        kek = _kept(directory, envelope.header)
         if kek is None:
             return None
         with kek:
@@ -159,16 +176,19 @@ def open_envelope(directory: Path, envelope: Envelope, kek: SecretBuffer) -> Sec
         master_key = unwrap(kek, envelope.master_key, header.context())
     except UnwrapError:
         raise altered(directory, header) from None
-    with master_key.view as view:
-        content = bytearray(view)
-    try:
-        is_own = envelope.has_code_of(derive_authentication_key(content, LABEL))
-    finally:
-        wipe(content)
-    if not is_own:
+    if not envelope.has_code_of(_derived(master_key, LABEL)):
         master_key.close()
         raise altered(directory, header)
     return master_key
+
+
+def _derived(master_key: SecretBuffer, label: bytes) -> bytes:
+    with master_key.view as view:
+        content = bytearray(view)
+    try:
+        return derive_authentication_key(content, label)
+    finally:
+        wipe(content)
 
 
 def altered(directory: Path, header: EnvelopeHeader) -> KeystoreDamagedError:
@@ -218,17 +238,49 @@ def named(error: ProviderError, name: str, type_: str) -> ProviderError:
     return type(error)(f"provider {name} ({type_}): {error}", remedy=error.remedy)
 
 
-def forget_kek(header: EnvelopeHeader) -> bool:
-    """Take the KEK of an envelope from the kernel; tell whether it had it."""
-    return bool(header.cache_seconds) and forget_key(_cache_name(header))
+# The kernel keeps a key for one user: the keystore's owner, who starts its servers. So the commands
+# of root act as the owner; else they would leave there what they say that they take away.
 
 
-def is_kept(header: EnvelopeHeader) -> bool:
+def forget_kek(directory: Path, header: EnvelopeHeader) -> bool:
+    """Take the KEK of an envelope from the kernel; tell whether it had it.
+
+    Raises:
+        ProviderError: root could not act as the keystore's owner.
+    """
+    if not header.cache_seconds:
+        return False
+    name = _cache_name(header)
+    return bool(as_owner(directory, lambda: bytearray(b"1" if forget_key(name) else b"")))
+
+
+def is_kept(directory: Path, header: EnvelopeHeader) -> bool:
     """Tell whether the kernel has the KEK of an envelope at the moment."""
-    kek = kept_key(_cache_name(header), KEK_BYTES) if header.cache_seconds else None
+    kek = _kept(directory, header) if header.cache_seconds else None
     if kek is not None:
         kek.close()
     return kek is not None
+
+
+def _kept(directory: Path, header: EnvelopeHeader) -> SecretBuffer | None:
+    def find() -> bytearray:
+        kek = kept_key(_cache_name(header), KEK_BYTES)
+        if kek is None:
+            return bytearray()
+        with kek, kek.view as view:
+            return bytearray(view)
+
+    try:
+        found = as_owner(directory, find)
+    except ProviderError:
+        return None
+    if len(found) != KEK_BYTES:
+        return None
+    kek = SecretBuffer(KEK_BYTES)
+    with kek.view as view:
+        view[:] = found
+    wipe(found)
+    return kek
 
 
 def _hand_shares(provider: KekProvider, shares: Sequence[bytearray]) -> None:
@@ -240,15 +292,23 @@ def _hand_shares(provider: KekProvider, shares: Sequence[bytearray]) -> None:
     provider.use_shares(shares)
 
 
-def _keep(envelope: Envelope, kek: SecretBuffer) -> None:
-    header = envelope.header
+def _keep(directory: Path, header: EnvelopeHeader, kek: SecretBuffer) -> None:
+    def keep() -> bytearray:
+        try:
+            keep_key(_cache_name(header), kek, header.cache_seconds)
+        except OSError as error:
+            return bytearray((error.strerror or str(error)).encode())
+        return bytearray()
+
     try:
-        keep_key(_cache_name(header), kek, header.cache_seconds)
-    except OSError as error:
+        why = as_owner(directory, keep, [kek]).decode()
+    except ProviderError as error:
+        why = str(error)
+    if why:
         _warnings.warning(
             "the kernel keeps no key of provider %s, so an outage would not be bridged: %s",
             header.name,
-            error.strerror or error,
+            why,
         )
 
 

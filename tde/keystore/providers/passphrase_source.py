@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tde.errors import KeystorePermissionError, PassphraseError
 from tde.keystore.crypto.passing_process import pass_on
-from tde.keystore.crypto.secret import SecretBuffer, wipe
+from tde.keystore.crypto.secret import SecretBuffer, SecretBytes, wipe
 from tde.keystore.store.files import FILE_MODE, check_mode
 
 LENGTHS = range(8, 201)  # Bytes, after the newline at the end was taken off.
@@ -124,10 +124,10 @@ def read_passphrase(
         passphrase = _from_prompt(source, prompt, confirm)
     try:
         check_length(passphrase)
-    except PassphraseError:
+        # A kind of which children that run a provider have nothing.
+        return SecretBytes(passphrase)
+    finally:
         wipe(passphrase)
-        raise
-    return passphrase
 
 
 def read_secret_file(path: Path, what: str, longest: int) -> bytearray:

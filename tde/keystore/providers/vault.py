@@ -138,7 +138,7 @@ class VaultProvider:
             if status not in _MOVED or location is None:
                 break
             # A standby names the active server; it gets the token only by the same kind of line.
-            url = _checked_address(location)
+            url = _checked_redirection(url, location)
         if status in _OK:
             return _object(content)
         raise _failure(status, content, url)
@@ -190,6 +190,22 @@ def _checked_address(address: str) -> str:
             remedy="Give https://; http:// is for an agent on this machine: http://127.0.0.1:PORT",
         )
     return address.rstrip("/")
+
+
+def _checked_redirection(url: str, location: str) -> str:
+    """Return the address that a server names in place of its own.
+
+    Raises:
+        ProviderError: it cannot be used, or leads from TLS to a connection in the clear, where
+            whoever has taken a port of this machine would get the token.
+    """
+    found = _checked_address(location)
+    if urlsplit(url).scheme == "https" and urlsplit(found).scheme != "https":
+        raise ProviderError(
+            f"{url} sends on to {found}, which is without TLS",
+            remedy="Nothing was sent there. Look at api_addr in the configuration of the server.",
+        )
+    return found
 
 
 def _header_text(secret: bytearray) -> str:
