@@ -47,34 +47,67 @@ static emit_log_hook_type next_emit_log;
 static post_parse_analyze_hook_type next_post_parse_analyze;
 static ExecutorStart_hook_type next_executor_start;
 
-/* Every statement is looked at, and few have many underscores. */
-static bool names_one(const char *text)
+/* Few texts have many underscores, and every statement is looked at. */
+static bool part_names(const char *text, size_t length)
 {
-    const char *at = text == NULL ? NULL : strchr(text, '_');
+    const char *end = text + length;
+    const char *at = memchr(text, '_', length);
 
-    for (; at != NULL; at = strchr(at + 1, '_')) {
+    for (; at != NULL; at = memchr(at + 1, '_', (size_t)(end - at - 1))) {
         if (at - text < 3 ||
             (pg_strncasecmp(at - 3, "tde", 3) != 0 && pg_strncasecmp(at - 3, "pgx", 3) != 0))
             continue;
         for (size_t i = 0; i < lengthof(names); i++)
-            if (pg_strncasecmp(at + 1, names[i], strlen(names[i])) == 0)
+            if ((size_t)(end - at - 1) >= strlen(names[i]) &&
+                pg_strncasecmp(at + 1, names[i], strlen(names[i])) == 0)
                 return true;
     }
     return false;
 }
 
+static bool names_one(const char *text)
+{
+    return text != NULL && part_names(text, strlen(text));
+}
+
 /* A part of a text, as a statement is of several that were sent together. */
 static bool part_names_one(const char *text, int from, int length)
 {
-    char *part;
-    bool found;
-
-    if (from < 0 || !names_one(text))
+    if (text == NULL || from < 0)
         return names_one(text);
-    part = length > 0 ? pnstrdup(text + from, (Size)length) : pstrdup(text + from);
-    found = names_one(part);
-    pfree(part);
-    return found;
+    return part_names(text + from, length > 0 ? (size_t)length : strlen(text + from));
+}
+
+/*
+ * What the client has sent may be thousands of statements, and is asked about for each.  The next
+ * message may be at the same address, but begins at another time.
+ */
+static const char *known_text;
+static TimestampTz known_since;
+
+static bool message_names_one(void)
+{
+    static bool known;
+
+    if (debug_query_string == NULL)
+        return false;
+    if (known_text != debug_query_string || known_since != GetCurrentStatementStartTimestamp()) {
+        known = names_one(debug_query_string);
+        known_text = debug_query_string;
+        known_since = GetCurrentStatementStartTimestamp();
+    }
+    return known;
+}
+
+/* With the first statement of a message, whatever the clock says. */
+static void forget_message(void)
+{
+    known_text = NULL;
+}
+
+static bool source_names_one(const char *text)
+{
+    return text == debug_query_string ? message_names_one() : names_one(text);
 }
 
 /* What is shorter than the text before would leave its end in shared memory, where nobody shows it. */
@@ -142,7 +175,7 @@ static char *safe_message(const ErrorData *edata)
 
 static bool is_about_one(const ErrorData *edata)
 {
-    return names_one(debug_query_string) || names_one(edata->message) ||
+    return message_names_one() || names_one(edata->message) ||
            names_one(edata->detail) || names_one(edata->detail_log) ||
            names_one(edata->context) || names_one(edata->internalquery) ||
            (hidden_statement != 0 && hidden_statement == GetCurrentStatementStartTimestamp());
@@ -214,8 +247,10 @@ static bool is_harmless(const Node *statement)
 
 static void post_parse_analyze(ParseState *pstate, Query *query, tde_extension_jumble *jumble)
 {
+    if (query->stmt_location <= 0)
+        forget_message();
     if (part_names_one(pstate->p_sourcetext, query->stmt_location, query->stmt_len)) {
-        if (names_one(debug_query_string))
+        if (message_names_one())
             hide_activity();
         if (query->commandType == CMD_UTILITY && !is_harmless(query->utilityStmt))
             ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -230,7 +265,7 @@ static void post_parse_analyze(ParseState *pstate, Query *query, tde_extension_j
 /* The same length, because positions in the text go with it. */
 static void executor_start(QueryDesc *query, int flags)
 {
-    if (names_one(query->sourceText)) {
+    if (source_names_one(query->sourceText)) {
         size_t length = strlen(query->sourceText);
         char *other = MemoryContextAllocZero(GetMemoryChunkContext(query), length + 1);
 
