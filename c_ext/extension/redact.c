@@ -17,17 +17,24 @@
  */
 #include <postgres.h>
 
+#include <access/htup_details.h>
 #include <access/xact.h>
+#include <catalog/pg_language_d.h>
+#include <catalog/pg_proc.h>
 #include <commands/defrem.h>
 #include <commands/extension.h>
 #include <executor/executor.h>
 #include <miscadmin.h>
+#include <nodes/nodeFuncs.h>
 #include <parser/analyze.h>
+#include <parser/parse_func.h>
 #include <tcop/pquery.h>
 #include <tcop/tcopprot.h>
 #include <utils/backend_status.h>
+#include <utils/builtins.h>
 #include <utils/memutils.h>
 #include <utils/portal.h>
+#include <utils/syscache.h>
 
 #include "extension/compat.h"
 #include "extension/redact.h"
@@ -223,40 +230,133 @@ static bool is_in_c(const CreateFunctionStmt *statement)
     return false;
 }
 
-/* Those that hold no passphrase although they name such a function. */
-static bool is_harmless(const Node *statement)
+/* Whether it is C code of this library: only a superuser can make such a function. */
+static bool is_ours(Oid function)
+{
+    HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+    Datum library;
+    bool is_null = true;
+    bool found = false;
+
+    if (!HeapTupleIsValid(tuple))
+        return false;
+    library = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_probin, &is_null);
+    if (((Form_pg_proc)GETSTRUCT(tuple))->prolang == ClanguageId && !is_null) {
+        const char *path = TextDatumGetCString(library);
+        const char *name = strrchr(path, '/') == NULL ? path : strrchr(path, '/') + 1;
+
+        found = strcmp(name, "tde") == 0 || strcmp(name, "tde.so") == 0;
+    }
+    ReleaseSysCache(tuple);
+    return found;
+}
+
+static bool is_function_of_ours(ObjectType type, Node *object)
+{
+    if (object == NULL || !IsA(object, ObjectWithArgs) ||
+        (type != OBJECT_FUNCTION && type != OBJECT_ROUTINE))
+        return false;
+    return is_ours(LookupFuncWithArgs(type, (ObjectWithArgs *)object, true));
+}
+
+static bool are_functions_of_ours(ObjectType type, const List *objects)
+{
+    ListCell *cell;
+
+    foreach (cell, objects)
+        if (!is_function_of_ours(type, lfirst(cell)))
+            return false;
+    return objects != NIL;
+}
+
+/* Utility statements about the functions themselves, and about nothing else. */
+static bool is_about_functions(Node *statement)
 {
     switch (nodeTag(statement)) {
-    case T_AlterExtensionContentsStmt:
-    case T_AlterFunctionStmt:
-    case T_AlterObjectDependsStmt:
-    case T_AlterObjectSchemaStmt:
-    case T_AlterOwnerStmt:
-    case T_CommentStmt:
-    case T_DropStmt:
-    case T_GrantStmt:
-    case T_RenameStmt:
-    case T_SecLabelStmt:
-        return true;
-    case T_CreateFunctionStmt:
-        return creating_extension || is_in_c((const CreateFunctionStmt *)statement);
-    default:
-        return creating_extension;
+    case T_AlterFunctionStmt: {
+        AlterFunctionStmt *own = (AlterFunctionStmt *)statement;
+
+        return is_function_of_ours(own->objtype, (Node *)own->func);
     }
+    case T_AlterOwnerStmt: {
+        AlterOwnerStmt *own = (AlterOwnerStmt *)statement;
+
+        return is_function_of_ours(own->objectType, own->object);
+    }
+    case T_CommentStmt: {
+        CommentStmt *own = (CommentStmt *)statement;
+
+        return is_function_of_ours(own->objtype, own->object);
+    }
+    case T_DropStmt: {
+        DropStmt *own = (DropStmt *)statement;
+
+        return are_functions_of_ours(own->removeType, own->objects);
+    }
+    case T_GrantStmt: {
+        GrantStmt *own = (GrantStmt *)statement;
+
+        return own->targtype == ACL_TARGET_OBJECT &&
+               are_functions_of_ours(own->objtype, own->objects);
+    }
+    case T_CreateFunctionStmt:
+        return superuser() && is_in_c((const CreateFunctionStmt *)statement);
+    default:
+        return false;
+    }
+}
+
+/* Written in the statement or bound to it: nothing else is run for its value, and hidden with it. */
+static bool is_given(Node *argument)
+{
+    while (IsA(argument, RelabelType))
+        argument = (Node *)((RelabelType *)argument)->arg;
+    return IsA(argument, Const) || IsA(argument, Param);
+}
+
+/* SELECT of one call, and of nothing that somebody might want to hide behind it. */
+static bool is_call(const Query *query)
+{
+    FuncExpr *call;
+    ListCell *cell;
+
+    if (query->commandType != CMD_SELECT || query->rtable != NIL || query->cteList != NIL ||
+        query->hasSubLinks || list_length(query->targetList) != 1 ||
+        query->jointree->quals != NULL || query->havingQual != NULL ||
+        query->limitCount != NULL || query->limitOffset != NULL)
+        return false;
+    call = (FuncExpr *)linitial_node(TargetEntry, query->targetList)->expr;
+    if (!IsA(call, FuncExpr) || !is_ours(call->funcid))
+        return false;
+    foreach (cell, call->args)
+        if (!is_given(lfirst(cell)))
+            return false;
+    return true;
+}
+
+/* Its text is hidden, so it must be nothing that anybody needs to see. */
+static void require_harmless(const Query *query)
+{
+    if (creating_extension || is_call(query) ||
+        (query->commandType == CMD_UTILITY && is_about_functions(query->utilityStmt)))
+        return;
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("a function that takes a passphrase is called by SELECT only, and by "
+                           "one of nothing else"),
+                    errdetail("A statement whose text names such a function, be it in a comment, "
+                              "is hidden from logs and audits, so it may do nothing else."),
+                    errhint("SELECT tde_open_keystore($1)")));
 }
 
 static void post_parse_analyze(ParseState *pstate, Query *query, tde_extension_jumble *jumble)
 {
     if (query->stmt_location <= 0)
         forget_message();
-    if (part_names_one(pstate->p_sourcetext, query->stmt_location, query->stmt_len)) {
+    if (message_names_one() ||
+        part_names_one(pstate->p_sourcetext, query->stmt_location, query->stmt_len)) {
         if (message_names_one())
             hide_activity();
-        if (query->commandType == CMD_UTILITY && !is_harmless(query->utilityStmt))
-            ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                            errmsg("a function that takes a passphrase is called by SELECT only"),
-                            errdetail("PostgreSQL keeps the text of other statements."),
-                            errhint("SELECT tde_open_keystore($1)")));
+        require_harmless(query);
     }
     if (next_post_parse_analyze != NULL)
         next_post_parse_analyze(pstate, query, jumble);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,11 +53,17 @@ def settings_of(extension: InstalledExtension) -> dict[str, str]:
     return {name: value.strip("'") for name, value in pairs}
 
 
-def statements_of(extension: InstalledExtension, name: str = "tde") -> str:
+def create_extension(
+    made: RunningCluster, extension: InstalledExtension, name: str = "tde"
+) -> None:
+    """Make it; by its script, as psql would send it, where a server looks in one place only."""
     (statement,) = extension.statements
     if statement.startswith("CREATE"):
-        return f"CREATE EXTENSION {name}"
-    return (extension.scripts / f"{name}.sql").read_text()
+        made.query(f"CREATE EXTENSION {name}")
+        return
+    script = (extension.scripts / f"{name}.sql").read_text()
+    for part in re.split(r";\n+(?=CREATE|REVOKE|GRANT|--)", script):
+        made.query(part)
 
 
 class SqlCluster(RunningCluster):
@@ -97,7 +104,7 @@ def make_sql_cluster(
     """Start a cluster with the extension, and with a table `hidden` in tablespace `secret`."""
     made = factory(binaries, options={**settings_of(extension), **(options or {})}, **arguments)
     sql = SqlCluster(made.cluster, made.keystore)
-    sql.query(statements_of(extension))
+    create_extension(sql, extension)
     create_tablespace(sql.cluster, sql.keystore, "secret", location, Algorithm.AES256)
     sql.query("CREATE TABLE hidden TABLESPACE secret AS SELECT generate_series(1, 100) AS n")
     return sql

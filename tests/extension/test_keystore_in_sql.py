@@ -12,9 +12,9 @@ from tde.postgres.cluster.withholding import lock_tablespace, unlock_tablespace
 from tde.postgres.server.published import read_published_status
 from tests.extension.conftest import (
     SqlCluster,
+    create_extension,
     make_sql_cluster,
     settings_of,
-    statements_of,
 )
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.cluster_copies import base_backup, open_copy
@@ -185,7 +185,7 @@ def test_activity_counts_bytes_by_class_and_tablespace(made):
 
 
 def test_the_names_of_the_reference_products(made, extension):
-    made.query(statements_of(extension, "tde_pgx"))
+    create_extension(made, extension, "tde_pgx")
     made.query("SELECT tde_close_keystore()")
     made.query("SELECT pgx_open_keystore(%s)", (WORD,))
     made.query("SELECT pgx_set_master_key(%s)", (WORD,))

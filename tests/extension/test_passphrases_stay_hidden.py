@@ -183,8 +183,12 @@ REFUSED = [
     (f"SELECT TDE_OPEN_KEYSTORE('{MARK}')", "22023"),  # Too short.
     (f"SELECT tde_set_keystore_passphrase('{WRONG}', '{RIGHT}2')", "28P01"),
     (f"SELECT tde_set_keystore_passphrase('{RIGHT}', '{MARK}')", "22023"),
-    (f"BEGIN; SELECT tde_open_keystore('{RIGHT}')", "25001"),
-    (f"SELECT 1; SELECT tde_open_keystore('{RIGHT}')", "25001"),
+    (f"SELECT tde_open_keystore('{RIGHT}'); SELECT tde_open_keystore('{RIGHT}')", "25001"),
+    (f"BEGIN; SELECT tde_open_keystore('{RIGHT}')", "0A000"),
+    (f"SELECT 1; SELECT tde_open_keystore('{RIGHT}')", "0A000"),
+    (f"WITH p AS (SELECT '{RIGHT}' AS x) SELECT tde_open_keystore(x) FROM p", "0A000"),
+    (f"SELECT tde_open_keystore('{RIGHT}'), 1", "0A000"),
+    (f"SELECT tde_open_keystore(lower('{RIGHT}'))", "0A000"),
     (f"DO $$ BEGIN PERFORM tde_open_keystore('{RIGHT}'); END $$", "0A000"),
     (f"COPY (SELECT tde_open_keystore('{RIGHT}')) TO STDOUT", "0A000"),
     (f"EXPLAIN ANALYZE SELECT tde_open_keystore('{RIGHT}')", "0A000"),
@@ -200,7 +204,6 @@ REFUSED = [
 def test_statements_that_succeed_leave_no_passphrase(made):
     for call in ("tde_open_keystore", "tde_set_master_key"):
         made.query(f"SELECT {call}('{RIGHT}')")
-    made.query(f"WITH p AS (SELECT '{RIGHT}' AS word) SELECT tde_open_keystore(word) FROM p")
     with made.session() as connection, connection.cursor() as cursor:
         # The session that has called it is still there, idle.
         cursor.execute(f"SELECT tde_open_keystore('{RIGHT}')")
@@ -224,6 +227,36 @@ def test_statements_that_fail_leave_no_passphrase(made):
     assert_hidden(made)
 
 
+def test_nothing_else_is_hidden_by_such_a_name(made):
+    """Or whoever names a function in a comment is seen in no log and no audit."""
+    made.query("CREATE TABLE IF NOT EXISTS seen (x int)")
+    for statement in (
+        "INSERT INTO seen VALUES (1) /* tde_open_keystore */",
+        "INSERT INTO seen VALUES (1); SELECT 'tde_open_keystore'",
+        "DO $$ BEGIN EXECUTE 'INSERT INTO seen VALUES (1) /* tde' || '_open_keystore */'; END $$",
+        "COMMENT ON TABLE seen IS 'tde_open_keystore'",
+        "GRANT SELECT ON seen TO PUBLIC /* pgx_open_keystore */",
+        "COPY seen FROM PROGRAM 'echo 1 # tde_open_keystore'",
+    ):
+        error = made.fails(statement)
+        assert error.pgcode == "0A000", statement
+        assert "is called by SELECT only" in error.diag.message_primary
+    assert made.query("SELECT * FROM seen") == []
+    made.query("COMMENT ON FUNCTION tde_open_keystore(text) IS 'opens it'")
+    made.query("GRANT EXECUTE ON FUNCTION tde_open_keystore(text) TO tde_admin")
+
+
+def test_a_function_of_the_same_name_gets_no_passphrase(made):
+    made.query("CREATE SCHEMA IF NOT EXISTS trap")
+    made.query(
+        r"""CREATE OR REPLACE FUNCTION trap.U&"tde\005fopen_keystore"(x text) RETURNS void """
+        "LANGUAGE sql AS 'SELECT'"
+    )
+    error = made.fails(f"SELECT trap.tde_open_keystore('{RIGHT}')")
+    assert error.pgcode == "0A000"
+    made.query("DROP SCHEMA trap CASCADE")
+
+
 def test_bound_parameters_are_hidden(made, run_psql):
     """The way that leaves not even a moment; and literals by the same protocol."""
     said = run_psql(
@@ -240,7 +273,7 @@ def test_bound_parameters_are_hidden(made, run_psql):
 
 def test_a_statement_that_waits_is_hidden_meanwhile(made):
     """pg_stat_statements writes the text of an entry that it has lost in between."""
-    statement = f"SELECT tde_open_keystore('{RIGHT}'), 1 AS once"
+    statement = f"SELECT tde_open_keystore('{RIGHT}')"
     with Waiting(made, statement) as waiting:
         shown = made.query("SELECT query FROM pg_stat_activity WHERE pid = %s", (waiting.pid,))
         assert shown == [("<a statement with a passphrase for tde>",)]

@@ -7,7 +7,7 @@ import psycopg2
 from tde.keystore import Keystore
 from tde.postgres import audit
 from tests.conftest import SERVER_OPTIONS
-from tests.extension.conftest import make_sql_cluster, settings_of, statements_of
+from tests.extension.conftest import create_extension, make_sql_cluster, settings_of
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.crashes.file_rewrites import kill_server
 
@@ -46,7 +46,7 @@ def test_functions_that_take_a_passphrase_need_it_preloaded(
 ):
     options = {**settings_of(extension_newest), "shared_preload_libraries": ""}
     made = encrypted_cluster_factory(binaries_older_slow, options=options)
-    made.query(statements_of(extension_newest))
+    create_extension(made, extension_newest)
     # Nothing needs the hooks here.
     made.query("SELECT tde_close_keystore()")
     assert made.query("SELECT count(*) FROM tde_tablespaces") == [(2,)]
@@ -66,7 +66,7 @@ def test_a_plain_cluster_says_so(binaries_older_slow, extension_newest, encrypte
     made = encrypted_cluster_factory.plain(
         binaries_older_slow, options=settings_of(extension_newest)
     )
-    made.query(statements_of(extension_newest))
+    create_extension(made, extension_newest)
     assert made.query("SELECT DISTINCT encrypted FROM tde_tablespaces") == [(False,)]
     assert made.query("SELECT * FROM tde_activity") == []
     assert "this server runs without keys" in make_fail(made, "SELECT tde_close_keystore()")
