@@ -123,7 +123,7 @@ static void hide_activity(void)
     size_t room = (size_t)pgstat_track_activity_query_size;
     char *blank;
 
-    if (MyBackendType != B_BACKEND)
+    if (MyBackendType != B_BACKEND && MyBackendType != B_WAL_SENDER) /* Which takes SQL, too. */
         return;
     blank = palloc_extended(room, MCXT_ALLOC_NO_OOM);
     if (blank != NULL) {
