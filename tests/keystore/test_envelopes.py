@@ -163,12 +163,9 @@ def test_auto_open_goes_before_providers(keystore: Keystore, xor: Xor) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_root_asks_as_the_owner_of_the_keystore(tmp_path: Path, xor: Xor) -> None:
+def test_root_asks_as_the_owner_of_the_keystore(place: Path, xor: Xor) -> None:
     """Or whoever owns it could have any program run as root."""
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(0o755)
-    path = tmp_path / "ks"
+    path = place / "ks"
     with Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534)) as made:
         xor.add(made)
     key = try_envelope(path, "xor")

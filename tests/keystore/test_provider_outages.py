@@ -129,10 +129,8 @@ def asked_by_its_owner(path: Path) -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_root_acts_on_what_the_kernel_keeps_for_the_owner(tmp_path: Path, xor: Xor) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:3]):
-        parent.chmod(0o755)
-    path = tmp_path / "ks"
+def test_root_acts_on_what_the_kernel_keeps_for_the_owner(place: Path, xor: Xor) -> None:
+    path = place / "ks"
     with Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534)) as made:
         made.create_key(KeyOwner.wal(), Algorithm.AES256)
         if not kernel_keeps_keys(made):
