@@ -91,6 +91,7 @@ def rotate_master_key(
             _require_own_auto_open(old, document)
             header = replace(document.header, master_key_id=uuid4(), salt=os.urandom(SALT_BYTES))
             rotated = Keystore(path, header, random_secret(MASTER_KEY_BYTES))
+            rotated.opened_by_passphrase = True
             try:
                 _prepare(old, rotated)
                 _log(old, rotated)
