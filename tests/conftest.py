@@ -56,6 +56,10 @@ def place_of_acceptance() -> Iterator[Path]:
 _MEMORY = Path("/dev/shm")
 _MEMORY_NEEDED = 4 << 30  # Bytes; a cluster has 40 to 60 MB, and few are there at once.
 
+# Servers that `tde pg start` starts have a socket in PostgreSQL's own directory, too, where those
+# of another process would be in the way: each process that runs tests has a port of its own.
+_PORT = 20000 + os.getpid() % 40000
+
 # Tests of crashes turn fsync on themselves; for all others it only costs time.
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
 
@@ -343,13 +347,15 @@ def _new_keystore(path: Path, os_user: OsUser | None) -> Keystore:
 def _init(cluster: Cluster, wanted: Wanted, keystore: Keystore | None) -> None:
     if "--no-data-checksums" in wanted.initdb_args:
         _init_without_checksums(cluster)
-        return
-    cluster.init(
-        keystore=keystore,
-        scope=wanted.scope or Scope.CLUSTER,
-        algorithm=wanted.algorithm or Algorithm.AES256,
-        initdb_args=wanted.initdb_args,
-    )
+    else:
+        cluster.init(
+            keystore=keystore,
+            scope=wanted.scope or Scope.CLUSTER,
+            algorithm=wanted.algorithm or Algorithm.AES256,
+            initdb_args=wanted.initdb_args,
+        )
+    with (cluster.data_directory / "postgresql.conf").open("a") as file:
+        file.write(f"port = {_PORT}\n")
 
 
 def _init_without_checksums(cluster: Cluster) -> None:

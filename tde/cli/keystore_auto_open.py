@@ -243,7 +243,7 @@ def release(keystore: KeystoreOption = None) -> None:
     """
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.opening import open_unattended
-    from tde.keystore.store.files import write_all
+    from tde.whole_writes import write_all
 
     # Neither a terminal nor a file may ever get it.
     if not stat.S_ISFIFO(os.fstat(1).st_mode):

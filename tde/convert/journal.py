@@ -46,6 +46,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import ConversionError
+from tde.whole_writes import write_all
 
 ROTATE_BYTES = 64 << 20
 
@@ -208,13 +209,6 @@ def create_file(path: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write everything; a disk that is nearly full takes a part before it refuses the rest."""
-    remaining = memoryview(data)
-    while remaining:
-        remaining = remaining[os.write(descriptor, remaining) :]
 
 
 def sync_directory(path: Path) -> None:

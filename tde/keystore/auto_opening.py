@@ -20,6 +20,7 @@ from tde.keystore.envelopes import (
     list_providers,
     remove_envelope,
     try_envelope,
+    unattended_providers,
 )
 from tde.keystore.host_secret import ensure_host_secret
 from tde.keystore.keystore import Keystore
@@ -185,9 +186,7 @@ def ways_to_open(directory: Path, *, trying: bool = False) -> list[Way]:
     directory = directory.resolve()
     read_document(directory)
     ways = [_way_by_file(directory, trying)] if can_open_automatically(directory) else []
-    for info in list_providers(directory):
-        if info.is_current and info.header is not None and info.header.unattended:
-            ways.append(_way_by_provider(directory, info, trying))
+    ways += [_way_by_provider(directory, info, trying) for info in unattended_providers(directory)]
     return ways
 
 

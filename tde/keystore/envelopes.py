@@ -72,14 +72,12 @@ class EnvelopeInfo:
     Attributes:
         envelope: None when the file cannot be read; ``problem`` says why then.
         is_current: whether it has the master key of keystore.json.
-        is_cached: whether the kernel keeps its KEK for this user at the moment.
     """
 
     name: str
     file: Path
     is_current: bool
     envelope: Envelope | None
-    is_cached: bool = False
     problem: str = ""
     remedy: str = ""
 
@@ -87,6 +85,11 @@ class EnvelopeInfo:
     def header(self) -> EnvelopeHeader | None:
         """What it says; None when it cannot be read."""
         return self.envelope.header if self.envelope else None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the kernel keeps its KEK for the keystore's owner; root asks in a child."""
+        return self.header is not None and is_kept(self.file.parent.parent, self.header)
 
 
 @dataclass(frozen=True)
@@ -226,11 +229,9 @@ def list_providers(directory: Path) -> list[EnvelopeInfo]:
         except FileNotFoundError:
             continue  # Removed meanwhile.
         except KeystoreError as error:
-            problem = EnvelopeInfo(name, file, is_current, None, False, str(error), error.remedy)
-            found.append(problem)
+            found.append(EnvelopeInfo(name, file, is_current, None, str(error), error.remedy))
         else:
-            is_cached = is_kept(directory, envelope.header)
-            found.append(EnvelopeInfo(name, file, is_current, envelope, is_cached))
+            found.append(EnvelopeInfo(name, file, is_current, envelope))
     return found
 
 

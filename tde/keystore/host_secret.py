@@ -10,7 +10,8 @@ from pathlib import Path
 from tde.errors import KeystoreError
 from tde.file_rights import file_rights_of_owner
 from tde.keystore.providers.bound_secret import require_apart
-from tde.keystore.store.files import FILE_MODE, sync_directory, write_all
+from tde.keystore.store.files import FILE_MODE, sync_directory
+from tde.whole_writes import write_all
 
 _BYTES = 32
 

@@ -29,5 +29,5 @@ class Programs:
         return self.run("psql", "-Atqc", statement).strip()
 
     def start(self, data: Path) -> None:
-        options = f"-k {self.sockets} -h '' -c wal_keep_size=100MB"
+        options = f"-p 5432 -k {self.sockets} -h '' -c wal_keep_size=100MB"
         self.run("pg_ctl", "start", "-w", "-D", data, "-o", options, "-l", f"{data}.log")

@@ -13,19 +13,17 @@ until :func:`use_passing_processes` is called, and then the work is done here.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import signal
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
+from tde.child_process import Signals, end_with, fork_answering, interrupt, wait_for
 from tde.errors import KeystoreError
+from tde.whole_writes import write_all
 
 Result = TypeVar("Result")
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 _in_use = False
 
 
@@ -47,22 +45,15 @@ def pass_on(work: Callable[[], Result]) -> Result:
     """
     if not _in_use:
         return work()
-    reader, writer = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
-    # An interruption must not raise in the child before it is where nothing gets out of it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    child, reader = fork_answering(lambda writer, signals: _serve(writer, parent, signals, work))
     try:
-        child = os.fork()
-        if child == 0:
-            _serve(writer, parent, before, work)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        os.close(writer)
         with os.fdopen(reader, "rb") as answers:
             answer = answers.read()
-    finally:
-        _end(child)
+    except BaseException:
+        interrupt(child)
+        raise
+    wait_for(child)
     if not answer:
         raise KeystoreError(
             "the process that works on the passphrase was killed",
@@ -77,32 +68,11 @@ def pass_on(work: Callable[[], Result]) -> Result:
     return made
 
 
-def _end(child: int) -> None:
-    """Wait for the child, which is interrupted where this process was, at a terminal with it.
-
-    It is not killed: a terminal on which it has turned the echo off would stay like that.
-    """
-    while True:
-        try:
-            os.waitpid(child, 0)
-            return
-        except KeyboardInterrupt:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGINT)
-
-
-def _serve(
-    writer: int, parent: int, signals: set[int | signal.Signals], work: Callable[[], Any]
-) -> NoReturn:
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-        # As if interrupted at the terminal, so that its echo is on again.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-        if os.getppid() == parent:
-            _write(writer, _answer(work))
-    finally:
-        # Neither the buffers nor the exit handlers of the parent are the child's to run.
-        os._exit(0)
+def _serve(writer: int, parent: int, signals: Signals, work: Callable[[], Any]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+    # As if interrupted at the terminal, so that its echo is on again.
+    if end_with(parent, signal.SIGINT):
+        write_all(writer, _answer(work))
 
 
 def _answer(work: Callable[[], Any]) -> bytes:
@@ -111,9 +81,3 @@ def _answer(work: Callable[[], Any]) -> bytes:
     except BaseException as error:
         # Frames would hold the passphrase; pickle leaves the traceback behind.
         return pickle.dumps((False, error))
-
-
-def _write(writer: int, content: bytes) -> None:
-    remaining = memoryview(content)
-    while remaining:
-        remaining = remaining[os.write(writer, remaining) :]

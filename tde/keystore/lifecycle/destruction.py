@@ -34,10 +34,10 @@ from tde.keystore.store.files import (
     read_private_file,
     sync_directory,
     temporary_path,
-    write_all,
 )
 from tde.keystore.store.layout import RecordReader, destroying_path, keys_path, record_path
 from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, OwnerKind, parse_record
+from tde.whole_writes import write_all
 
 _CAN_BE_DESTROYED = (OwnerKind.LATER_WAL, OwnerKind.NAMED)
 # An entry of the log has a longest line, which paths of places must not reach.

@@ -5,6 +5,7 @@ Each is written before the change that it tells of, like every entry of the log.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ OF_ALL, OF_WAL, OF_MASTER, OF_PASSPHRASE = "all", "wal", "master key", "passphra
 
 # An entry with so many names stays below the longest line of the log.
 _NAMES_OF_AN_ENTRY = 400
+_warnings = logging.getLogger("tde.keystore")
 _UNUSABLE = ("suspended", "compromised")
 
 
@@ -101,7 +103,8 @@ def tell_of_place(
 ) -> None:
     """Tell of a cluster that the keystore serves, or of a backup, unless the log knows it already.
 
-    It changes nothing, so a full disk of the keystore does not keep a server from its start.
+    It changes nothing, so neither a full disk of the keystore nor a log that cannot be read keeps a
+    server from its start.
     """
     event = BACKUP if is_backup else SERVE
     details = {
@@ -109,7 +112,12 @@ def tell_of_place(
         "system_identifier": str(system_identifier),
     }
     told = None
-    for entry in _entries_of(keystore, SERVE, BACKUP, FORGET):
+    try:
+        entries = _entries_of(keystore, SERVE, BACKUP, FORGET)
+    except KeystoreError as error:
+        _warnings.warning("%s; the key log is not told of %s", error, directory)
+        return
+    for entry in entries:
         if entry.details.get("directory") == details["directory"]:
             told = (entry.event, entry.details)
     # What is known as a cluster stays one when it is named as a backup.
@@ -120,26 +128,21 @@ def tell_of_place(
 
 def destroyed_keys(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
     """Return the files of keys that were destroyed, or are to be, with the entry that says so."""
-    found: dict[str, LogEntry] = {}
-    for entry in entries:
-        name = entry.details.get("key")
-        if not isinstance(name, str):
-            continue
-        if entry.event == DESTROY:
-            found[name] = entry
-        elif entry.event in (KEEP, CREATE):
-            found.pop(name, None)
-    return found
+    return _destructions(entries, DESTROY)
 
 
 def finished_destructions(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
     """Return the files of keys that are gone for good, with the entry that says so."""
+    return _destructions(entries, DESTROYED)
+
+
+def _destructions(entries: Iterable[LogEntry], event: str) -> dict[str, LogEntry]:
     found: dict[str, LogEntry] = {}
     for entry in entries:
         name = entry.details.get("key")
         if not isinstance(name, str):
             continue
-        if entry.event == DESTROYED:
+        if entry.event == event:
             found[name] = entry
         elif entry.event in (KEEP, CREATE):
             found.pop(name, None)

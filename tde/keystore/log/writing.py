@@ -41,9 +41,9 @@ from tde.keystore.store.files import (
     require_writable,
     sync_directory,
     wait_for_lock,
-    write_all,
     write_atomically,
 )
+from tde.whole_writes import write_all
 
 _warnings = logging.getLogger("tde.keystore")
 

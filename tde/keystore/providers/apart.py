@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from tde.child_process import Signals, end_with, fork_answering, interrupt, wait_for
 from tde.errors import (
     ProviderError,
     ProviderRefusedError,
@@ -29,12 +30,13 @@ from tde.errors import (
     TdeError,
 )
 from tde.keystore.crypto.secret import SecretBuffer, wipe, withhold_secrets
+from tde.whole_writes import write_all
 
 _ERRORS = (ProviderUnreachableError, ProviderRefusedError, ProviderError)
 _RESULT, _ERROR = b"r", b"e"
 _SECONDS_OF_OWNER = 10.0
 _LONGEST_ANSWER = 64 * 1024
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_PR_SET_DUMPABLE = 4
 # What a program has to know of the user and his language, and what systemd gives to a service; the
 # last two say where two PKCS#11 libraries have their configuration, which nothing else tells them.
 _ENVIRONMENT = (
@@ -112,44 +114,29 @@ def _run(
     needed: Sequence[SecretBuffer] = (),
 ) -> bytearray:
     status = directory.stat()
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    parent = os.getpid()
-    # An interruption must not raise in the child before it is where nothing gets out of it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    owner, parent = (status.st_uid, status.st_gid), os.getpid()
+
+    def serve(writer: int, signals: Signals) -> None:
+        _serve(writer, parent, signals, owner, timeout, action, needed)
+
+    child, reader = fork_answering(serve)
     try:
-        child = os.fork()
-        if child == 0:
-            owner = status.st_uid, status.st_gid
-            _serve(writer, parent, before, owner, timeout, action, needed)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        os.close(writer)
-        return _answer(reader, timeout)
+        answer = _answer(reader, timeout)
+    except BaseException:
+        (interrupt if timeout is None else _kill)(child)
+        raise
     finally:
         os.close(reader)
-        if timeout is None:
-            _wait_for(child)
-        else:
-            # Who has answered has nothing left to do; what hangs, and its children, must not stay.
-            with suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
-            os.kill(child, signal.SIGKILL)  # It may not have its group yet.
-            os.waitpid(child, 0)
+    # Who has answered has nothing left to do; what hangs, and its children, must not stay.
+    (wait_for if timeout is None else _kill)(child)
+    return answer
 
 
-def _wait_for(child: int) -> None:
-    """Wait for a process that asks people, which is interrupted where this one was.
-
-    It is not killed: a terminal on which it has turned the echo off would stay like that.
-    """
-    while True:
-        try:
-            os.waitpid(child, 0)
-            return
-        except KeyboardInterrupt:
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGINT)
+def _kill(child: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)  # It may not have its group yet.
+    os.waitpid(child, 0)
 
 
 def _answer(reader: int, timeout: float | None) -> bytearray:
@@ -191,13 +178,13 @@ def _raise(content: bytes) -> NoReturn:
 def _serve(
     writer: int,
     parent: int,
-    signals: set[int | signal.Signals],
+    signals: Signals,
     owner: tuple[int, int],
     timeout: float | None,
     action: Callable[[], bytearray],
     needed: Sequence[SecretBuffer],
-) -> NoReturn:
-    """Do the work of the child, which never returns to the caller's code."""
+) -> None:
+    """Do the work of the child."""
     try:
         withhold_secrets(needed)
         if timeout is not None:
@@ -212,12 +199,10 @@ def _serve(
         _take_small_environment()
         # After the change of the user, which takes both back.
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-        end = signal.SIGINT if timeout is None else signal.SIGKILL
-        _libc.prctl(_PR_SET_PDEATHSIG, end, 0, 0, 0)
-        if os.getppid() != parent:
+        if not end_with(parent, signal.SIGINT if timeout is None else signal.SIGKILL):
             raise ProviderError("the command that asks has ended")
         answer = action()
-        _write(writer, _RESULT, answer)
+        write_all(writer, _RESULT + answer)
         wipe(answer)
     except BaseException as error:
         known = isinstance(error, TdeError)
@@ -226,10 +211,8 @@ def _serve(
         message = str(error) if known else f"a fault in it: {type(error).__name__}: {error}"
         remedy = error.remedy if isinstance(error, TdeError) else ""
         with suppress(OSError):
-            _write(writer, _ERROR, json.dumps([kind.__name__, message[:4000], remedy]).encode())
-    finally:
-        # Neither the buffers nor the exit handlers of the parent are the child's to run.
-        os._exit(0)
+            content = json.dumps([kind.__name__, message[:4000], remedy]).encode()
+            write_all(writer, _ERROR + content)
 
 
 def _take_small_environment() -> None:
@@ -265,9 +248,3 @@ def _become(uid: int, gid: int) -> None:
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
-
-
-def _write(writer: int, kind: bytes, content: bytes | bytearray) -> None:
-    remaining = memoryview(kind + content)
-    while remaining:
-        remaining = remaining[os.write(writer, remaining) :]

@@ -21,6 +21,7 @@ from tde.file_lock import lock_until
 from tde.file_rights import file_rights_of_owner
 from tde.keystore.store.remedies import replace_key
 from tde.ownership import Owner, create_directory
+from tde.whole_writes import write_all
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
@@ -307,13 +308,6 @@ def _write_new_file(path: Path, data: bytes | bytearray) -> None:
         give_to_owner_of(path.parent, file.fileno())
         write_all(file.fileno(), data)
         os.fsync(file.fileno())
-
-
-def write_all(fd: int, data: bytes | bytearray) -> None:
-    """Write all bytes; one write may take fewer, on a disk that is nearly full."""
-    remaining = memoryview(data)
-    while remaining:
-        remaining = remaining[os.write(fd, remaining) :]
 
 
 def give_to_owner_of(directory: Path, fd: int) -> None:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from tde.errors import ClusterBusyError, UnsafeDirectoryError
 from tde.file_lock import lock_until
 from tde.postgres.server.os_user import OsUser
+from tde.whole_writes import write_all
 
 _PATIENCE = 30.0  # Seconds; a server that makes a tablespace needs a moment.
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -125,9 +126,7 @@ def _append(descriptor: int, content: bytes) -> None:
     """Append all of it or nothing: half a line of a configuration keeps a server from starting."""
     before = os.fstat(descriptor).st_size
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        write_all(descriptor, content)
         os.fsync(descriptor)
     except OSError:
         os.ftruncate(descriptor, before)

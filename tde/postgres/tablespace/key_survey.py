@@ -55,9 +55,11 @@ def survey_keys(
     from tde.keystore import read_lives
 
     looks = tuple(look_at_cluster(one, keystore.path, keystore, sizes=True) for one in clusters)
+    uses: list[KeyUse] = []
     for look in looks:
-        _tell_of_unused(keystore, look)
-    uses = [use for look in looks for use in _with_names(look)]
+        names = _names_of_tablespaces(look)
+        _tell_of_unused(keystore, look, names)
+        uses += _with_names(look, names)
     life = read_lives(keystore.path, keystore, records=records, uses=uses)
     counters = {
         look.directory: found
@@ -67,8 +69,14 @@ def survey_keys(
     return KeySurvey(life, looks, counters)
 
 
-def _tell_of_unused(keystore: Keystore, look: ClusterLook) -> None:
-    """Tell of keys that the cluster was told to encrypt with, and whose tablespace is gone."""
+def _tell_of_unused(
+    keystore: Keystore, look: ClusterLook, existing: Mapping[int, str] | None
+) -> None:
+    """Tell of keys that the cluster was told to encrypt with, and whose tablespace is gone.
+
+    Args:
+        existing: of :func:`_names_of_tablespaces`.
+    """
     from tde.keystore.lifecycle.events import deactivate_keys, told_active
     from tde.keystore.store.layout import owner_of_file
 
@@ -80,7 +88,6 @@ def _tell_of_unused(keystore: Keystore, look: ClusterLook) -> None:
     for oid, entry in look.keymap.entries.items():
         if oid not in look.linked:
             told.setdefault(entry.owner, tablespace_label(oid))
-    existing = _existing_tablespaces(look) if look.pid is not None else None
     reasons: dict[KeyOwner, str] = {}
     for owner, use in told.items():
         # One that the map does not know is about to be used, or is that of tablespaces to come.
@@ -88,32 +95,29 @@ def _tell_of_unused(keystore: Keystore, look: ClusterLook) -> None:
             continue
         # A link may only be away: what was dropped, the server says.
         unlinked = look.unlinked_of(owner)
-        if unlinked and (existing is None or existing.intersection(unlinked)):
+        if unlinked and (existing is None or existing.keys() & unlinked):
             continue
         reasons[owner] = f"a look at the cluster found that {use} has another key or is gone"
     deactivate_keys(keystore, reasons, look.directory)
 
 
-def _existing_tablespaces(look: ClusterLook) -> set[int] | None:
-    """Return the OIDs of the tablespaces that the server knows; ``None`` without an answer."""
+def _names_of_tablespaces(look: ClusterLook) -> dict[int, str] | None:
+    """Return the tablespaces that the server knows, by OID; ``None`` without an answer."""
+    if look.pid is None:
+        return None
     with suppress(TdeError):
-        return set(_names_of_tablespaces(look))
+        parameters = Cluster(look.directory).connection_parameters()
+        rows = run_query(parameters, "SELECT oid, spcname FROM pg_catalog.pg_tablespace")
+        return {int(oid): str(name) for oid, name in rows}
     return None
 
 
-def _names_of_tablespaces(look: ClusterLook) -> dict[int, str]:
-    parameters = Cluster(look.directory).connection_parameters()
-    rows = run_query(parameters, "SELECT oid, spcname FROM pg_catalog.pg_tablespace")
-    return {int(oid): str(name) for oid, name in rows}
-
-
-def _with_names(look: ClusterLook) -> list[KeyUse]:
-    """Return the uses with the names of tablespaces, where the server can be asked for them."""
-    names: dict[int, str] = {}
-    if look.pid is not None:
-        with suppress(TdeError):  # Without an answer, OIDs say the same.
-            names = _names_of_tablespaces(look)
+def _with_names(look: ClusterLook, names: Mapping[int, str] | None) -> list[KeyUse]:
+    """Return the uses with the names of tablespaces; without an answer, OIDs say the same."""
+    known = names or {}
     return [
-        replace(use, what=f"tablespace {use.oid} ({names[use.oid]})") if use.oid in names else use
+        replace(use, what=f"tablespace {use.oid} ({known[use.oid]})")
+        if use.oid is not None and use.oid in known
+        else use
         for use in look.uses
     ]

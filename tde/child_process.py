@@ -1,0 +1,84 @@
+"""Children of this process that go on with its own code, answer by a pipe, and return nowhere."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+Signals = set[int | signal.Signals]
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+_SECONDS_TO_HEED = 1.0
+_POLL = 0.02
+
+
+def fork_answering(serve: Callable[[int, Signals], None]) -> tuple[int, int]:
+    """Start a child that does nothing but ``serve``.
+
+    Args:
+        serve: gets the descriptor for its answer, and the signals that it is to block. Until it
+            sets these all are blocked: an interruption must not raise before it is where nothing
+            gets out of it.
+
+    Returns:
+        The process id, and the descriptor to read the answer from; both are the caller's.
+
+    Raises:
+        OSError: there can be no more processes or descriptors.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        child = os.fork()
+        if child == 0:
+            try:
+                serve(writer, before)
+            finally:
+                # Neither the buffers nor the exit handlers of the parent are the child's to run.
+                os._exit(0)
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return child, reader
+
+
+def end_with(parent: int, number: int) -> bool:
+    """Let a signal end this child when its parent ends; False when that has ended already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    return os.getppid() == parent
+
+
+def wait_for(child: int) -> None:
+    """Wait until a child has ended; an interruption of this process is passed on to it."""
+    while True:
+        try:
+            os.waitpid(child, 0)
+            return
+        except KeyboardInterrupt:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+
+
+def interrupt(child: int) -> None:
+    """End a child because this process was interrupted, and wait for it.
+
+    It is not killed: a terminal on which it has turned the echo off would stay like that. At that
+    terminal both were interrupted, and a second time would come while it turns the echo on again.
+    So it has a moment before it is told.
+    """
+    until = time.monotonic() + _SECONDS_TO_HEED
+    with suppress(KeyboardInterrupt):  # Who interrupts again waits no longer.
+        while time.monotonic() < until:
+            if os.waitpid(child, os.WNOHANG)[0] == child:
+                return
+            time.sleep(_POLL)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGINT)
+    wait_for(child)
