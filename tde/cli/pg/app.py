@@ -22,7 +22,7 @@ from tde.cli.options import (
     opens_keystore,
     require_keystore,
 )
-from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
+from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair, service
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
@@ -314,6 +314,7 @@ def execute(
 
 
 install_bin.register(app)
+service.register(app)
 audit.register(app)
 doctor.register(app)
 accept.register(app)
@@ -332,7 +333,12 @@ def _server_to_connect_to(
     parameters = cluster.connection_parameters()
     if not parameters["host"]:  # It has only begun to start.
         return {}
-    return {"PGHOST": str(parameters["host"]), "PGPORT": str(parameters["port"])}
+    # A program that root starts here runs as the server's user, whom peer authentication knows.
+    return {
+        "PGHOST": str(parameters["host"]),
+        "PGPORT": str(parameters["port"]),
+        "PGUSER": os.environ.get("PGUSER") or str(parameters["user"]),
+    }
 
 
 def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:

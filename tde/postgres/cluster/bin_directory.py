@@ -142,13 +142,18 @@ def install_bin_directory(
     )
 
 
+def is_bin_directory(directory: Path) -> bool:
+    """Tell whether a directory was made by :func:`install_bin_directory` for encrypted clusters."""
+    return (directory / SETTINGS_FILE).is_file()
+
+
 def _require_ours(directory: Path) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
         raise TdeError(f"{directory} exists and is not a directory")
     entries = list(directory.iterdir())
-    ours = (directory / SETTINGS_FILE).exists() or all(entry.is_symlink() for entry in entries)
+    ours = is_bin_directory(directory) or all(entry.is_symlink() for entry in entries)
     if entries and not ours:
         raise TdeError(
             f"{directory} is not empty and was not made by tde",

@@ -22,6 +22,7 @@ from tde.postgres.cluster.questions import LET_CONNECT
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.os_user import OsUser, current_user_name, require_reachable
 from tde.postgres.server.owned_files import sync_directory
+from tde.postgres.server.peer import connect_as_peer
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -227,7 +228,7 @@ def connect(parameters: Mapping[str, Any]) -> Any:
         TablespaceError: there is none, with what to do.
     """
     try:
-        return psycopg2.connect(**parameters)
+        return connect_as_peer(parameters)
     except psycopg2.OperationalError as error:
         raise TablespaceError(
             f"cannot connect to the server: {str(error).strip()}",
