@@ -145,9 +145,8 @@ def main(reader, encrypted_cluster_factory, any_binaries):
     """An encrypted cluster that archives WAL, with rows; its server runs."""
     made = encrypted_cluster_factory(any_binaries, name="pg/main", start=False)
     (archive_command,) = commands("backup-and-restore.md", "Archive WAL")[:1]
-    configure(
-        made, [*SETTINGS, "wal_keep_size = 1GB", "archive_mode = on", reader.here(archive_command)]
-    )
+    settings = [*SETTINGS, "port = 5432", "wal_keep_size = 1GB", "archive_mode = on"]
+    configure(made, [reader.here(line) for line in (*settings, archive_command)])
     reader.type(f"tde pg start -D {MAIN}")
     reader.fill(MAIN)
     return made
@@ -161,7 +160,7 @@ def archive_all(reader: Reader) -> None:
 
 def test_encrypt_a_cluster_and_decrypt_it(reader, encrypted_cluster_factory, any_binaries):
     made = encrypted_cluster_factory.plain(any_binaries, name="pg/main", start=False)
-    configure(made, SETTINGS)
+    configure(made, [*SETTINGS, reader.here("port = 5432")])
     reader.type(f"tde pg start -D {MAIN}")
     reader.fill(MAIN)
     page = "encrypt-a-cluster.md"
