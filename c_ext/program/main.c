@@ -13,6 +13,7 @@
 #include "program/arguments.h"
 #include "program/create.h"
 #include "program/keys.h"
+#include "program/server.h"
 #include "program/settings.h"
 #include "program/stand_in.h"
 #include "program/upgrade.h"
@@ -76,7 +77,7 @@ int main(int argc, char *argv[])
     if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_PRELOAD &&
         tde_program_preload(&settings) != 0)
         return 1;
-    if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||
+    if (keys > 0 && (tde_program_check_server(&settings) != 0 ||
                      tde_program_hand_over(&settings) != 0))
         return 1;
     real = real_arguments(path, argc, argv, keys > 0 && arguments.adds_no_verify);

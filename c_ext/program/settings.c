@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define SETTINGS_FILE "tde-bin.conf"
@@ -105,24 +104,4 @@ int tde_program_settings_load(struct tde_program_settings *settings)
         return -1;
     }
     return read_settings(settings);
-}
-
-int tde_program_settings_check_server(const struct tde_program_settings *settings)
-{
-    char path[PATH_MAX];
-    struct stat status;
-
-    if (tde_program_path(path, settings->bindir, "postgres") != 0 || stat(path, &status) != 0) {
-        tde_program_error(settings->program, INSTALL_AGAIN, "could not look at %s/postgres: %s",
-                          settings->bindir, strerror(errno));
-        return -1;
-    }
-    if (status.st_size == settings->postgres_size &&
-        status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec == settings->postgres_mtime)
-        return 0;
-    tde_program_error(settings->program,
-                      INSTALL_AGAIN ". It checks the new server.",
-                      "%s is not the server that %s was made for, perhaps after an upgrade", path,
-                      settings->directory);
-    return -1;
 }

@@ -26,10 +26,4 @@ int tde_program_path(char to[PATH_MAX], const char *directory, const char *name)
 /* Fill SETTINGS for the running program.  0, or -1 after a message. */
 int tde_program_settings_load(struct tde_program_settings *settings);
 
-/*
- * Refuse a server that was replaced since its file calls were checked (an upgrade), because
- * nobody knows whether the interposer sees all of the new one's.  0, or -1 after a message.
- */
-int tde_program_settings_check_server(const struct tde_program_settings *settings);
-
 #endif

@@ -140,18 +140,14 @@ def encrypt(
     It may be interrupted at any moment, also by a power failure: run it again to continue. Until
     it has finished no server starts on the cluster. Take a backup before, as for any change of
     all files. Backups and archived WAL from before stay plaintext: take a new base backup after.
-    Data checksums are turned on where they are off, in the same pass. Lines of the configuration
-    that run a program or load a library count as yours: look at those that are named.
+    Data checksums are turned on where they are off, in the same pass.
     """
     from tde.convert.runner import DEFAULT_JOBS
     from tde.keystore import inspect_keystore
     from tde.postgres import encrypt_cluster
-    from tde.postgres.cluster.accepted_lines import accept_lines
-    from tde.postgres.server.pidfile import read_server_arguments
 
     algorithm = None if aes is None else algorithm_of(aes)
     cluster = find_cluster(_data_directory(directory, pgdata), bindir, os_user)
-    directory = cluster.data_directory
     path = require_keystore(keystore_to_encrypt(cluster, keystore, tablespace or ()))
     with (
         telling_how_to_continue("encrypt", cluster.data_directory, path),
@@ -170,12 +166,8 @@ def encrypt(
             allow_invalid_pages=allow_invalid_pages,
             progress=progress,
         )
-        # Who could have added a line to a cluster in plain text had all of its rows.
-        lines = accept_lines(directory, opened, read_server_arguments(directory))
     report(summary, as_json)
     if not as_json:
-        for line in lines:
-            console.print(f"Accepted: {line}", markup=False, soft_wrap=True)
         console.print(
             f"Start it: tde pg start -D {cluster.data_directory}\n"
             "Keep the keystore and its passphrase safe: without them the data is lost.\n"

@@ -7,16 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli.options import BindirOption, KeystoreOption, OsUserOption
+from tde.algorithms import Algorithm
+from tde.cli.options import (
+    AesOption,
+    BindirOption,
+    KeystoreOption,
+    OsUserOption,
+    require_keystore,
+)
 from tde.console.apps import examples
+from tde.console.options import algorithm_of
 from tde.console.output import console
 from tde.errors import TdeError
+from tde.postgres.cluster.scope import Scope
 
 if TYPE_CHECKING:
     from tde.postgres.service.systemd import Credential
 
 ClusterArgument = Annotated[
-    str, typer.Argument(metavar="CLUSTER", help="As pg_lsclusters names it: 15/main.")
+    str,
+    typer.Argument(
+        metavar="CLUSTER|VERSION",
+        help="As pg_lsclusters names it: 15/main. 15 alone: all clusters of that version.",
+    ),
 ]
 CredentialOption = Annotated[
     list[str] | None,
@@ -44,9 +57,13 @@ def register(app: typer.Typer) -> None:
             "tde keystore auto-open enable --keystore /etc/tde/main",
             "tde pg register 15/main",
             "systemctl restart postgresql@15-main",
+            "# For pg_createcluster and pg_upgradecluster, too:",
+            "tde pg register 15 --keystore /etc/tde/main",
         ),
     )(register_cluster)
-    app.command("unregister", epilog=examples("tde pg unregister 15/main"))(unregister_cluster)
+    app.command("unregister", epilog=examples("tde pg unregister 15/main", "tde pg unregister 15"))(
+        unregister_cluster
+    )
     app.command(
         "unit",
         epilog=examples(
@@ -70,6 +87,10 @@ def register_cluster(
             "/var/lib/tde/bin for root, else below ~/.local/share/tde/bin.",
         ),
     ] = None,
+    aes: AesOption = 256,
+    scope: Annotated[
+        Scope, typer.Option(help="With a version: what its new clusters encrypt.")
+    ] = Scope.CLUSTER,
     bindir: BindirOption = None,
 ) -> None:
     """Let pg_ctlcluster and systemd start an encrypted cluster of Debian's.
@@ -79,10 +100,17 @@ def register_cluster(
     by itself (tde keystore auto-open enable), because none of them can ask for a passphrase.
 
     It changes pg_ctl_options in the cluster's pg_ctl.conf. Run it again after an upgrade of tde.
+
+    With a version instead of a cluster, root replaces that version's programs by stand-ins (with
+    dpkg-divert, which upgrades respect): pg_createcluster then makes encrypted clusters with the
+    keys of --keystore, and pg_upgradecluster works. Plain clusters work as before.
     """
     from tde.postgres.server.debian_layout import find_debian_cluster
     from tde.postgres.service import registration
 
+    if cluster.isdecimal():
+        _register_version(int(cluster), require_keystore(keystore), algorithm_of(aes), scope)
+        return
     made = registration.register_cluster(
         find_debian_cluster(cluster), keystore, directory=directory, bindir=bindir
     )
@@ -96,6 +124,40 @@ def register_cluster(
     )
 
 
+def _register_version(major: int, keystore: Path, algorithm: Algorithm, scope: Scope) -> None:
+    from tde.postgres.service.diversion import divert_programs
+
+    made = divert_programs(major, keystore, algorithm=algorithm, scope=scope)
+    console.print(
+        f"Registered PostgreSQL {major}: pg_createcluster makes clusters with keys of {keystore}, "
+        f"and all of Debian's tools work on them\n"
+        f"PostgreSQL's own programs are in {made.programs.bindir}.",
+        *(
+            f"{cluster} is no longer registered by itself, which is not needed now."
+            for cluster in made.taken_back
+        ),
+        sep="\n",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _unregister_version(major: int) -> None:
+    from tde.postgres.service.diversion import undivert_programs
+
+    left = undivert_programs(major)
+    if left is None:
+        console.print(f"PostgreSQL {major} is not registered.")
+        return
+    console.print(f"PostgreSQL {major} has its own programs again.")
+    for cluster in left:
+        console.print(
+            f"{cluster} is encrypted. For pg_ctlcluster to start it: tde pg register {cluster}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 def unregister_cluster(cluster: ClusterArgument) -> None:
     """Let pg_ctlcluster start a cluster with PostgreSQL's own server again.
 
@@ -104,6 +166,9 @@ def unregister_cluster(cluster: ClusterArgument) -> None:
     from tde.postgres.server.debian_layout import find_debian_cluster
     from tde.postgres.service import registration
 
+    if cluster.isdecimal():
+        _unregister_version(int(cluster))
+        return
     found = find_debian_cluster(cluster)
     directory = registration.unregister_cluster(found)
     if directory is None:

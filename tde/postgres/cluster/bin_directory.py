@@ -26,7 +26,7 @@ from tde.postgres.cluster.keystore_place import require_keystore_access
 from tde.postgres.cluster.log_settings import LOG_SECTION
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.binaries import STAND_IN_SETTINGS, PostgresBinaries
 from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, require_reachable, run_as
@@ -35,8 +35,8 @@ from tde.postgres.server.reachable import reachable_binaries, replace_readable_f
 if TYPE_CHECKING:
     from tde.keystore import Keystore
 
-SETTINGS_FILE = "tde-bin.conf"
 _PROGRAM_FILE = "tde_program"
+_SYMBOLS_FILE = "server-symbols"
 _GUARD_TEXT = "guard.conf"
 _LOG_TEXT = "log.conf"
 
@@ -144,7 +144,7 @@ def install_bin_directory(
 
 def is_bin_directory(directory: Path) -> bool:
     """Tell whether a directory was made by :func:`install_bin_directory` for encrypted clusters."""
-    return (directory / SETTINGS_FILE).is_file()
+    return (directory / STAND_IN_SETTINGS).is_file()
 
 
 def _require_ours(directory: Path) -> None:
@@ -210,7 +210,11 @@ def _write_texts(
         "postgres_size": server.st_size,
         "postgres_mtime_ns": server.st_mtime_ns,
     }
-    _write(directory / SETTINGS_FILE, "".join(f"{k}={v}\n" for k, v in settings.items()))
+    _write(directory / STAND_IN_SETTINGS, "".join(f"{k}={v}\n" for k, v in settings.items()))
+    # Not at the top: reading ELF files takes a library that most commands never need.
+    from tde.postgres.server.symbols import symbols_to_look_for
+
+    _write(directory / _SYMBOLS_FILE, symbols_to_look_for(find_interposer()))
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
     _write(directory / _LOG_TEXT, LOG_SECTION)
     _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())

@@ -24,15 +24,19 @@ from tde.postgres.cluster.bin_directory import (
 )
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker
-from tde.postgres.server.binaries import PostgresBinaries, find_binaries
+from tde.postgres.server.binaries import find_binaries
 from tde.postgres.server.debian_layout import DebianCluster
 from tde.postgres.server.os_user import server_os_user, user_of_files
 from tde.postgres.server.owned_files import write_owned_file
 
 OPTIONS_FILE = "pg_ctl.conf"
 
-_PROGRAMS = "/usr/lib/postgresql/{}/bin"  # Where PgCommon.pm looks, and nowhere else.
-_OF_ROOT = Path("/var/lib/tde/bin")
+PROGRAMS_OF_VERSION = "/usr/lib/postgresql/{}/bin"
+"""Where postgresql-common looks for programs (PgCommon.pm), and nowhere else."""
+
+PLACE_OF_ROOT = Path("/var/lib/tde/bin")
+"""Where root puts directories of stand-ins."""
+
 _OPTIONS = re.compile(r"^[ \t]*pg_ctl_options[ \t]*=?[ \t]*(?P<value>'[^'\n]*'|\S*)[^\n]*$", re.M)
 
 
@@ -77,13 +81,13 @@ def register_cluster(
     programs = (directory or default_directory(cluster)).absolute()
     options = _Options.of(cluster)
     options.require_replaceable(programs)
-    found = find_binaries(bindir or Path(_PROGRAMS.format(cluster.major)), major=cluster.major)
+    found = find_binaries(
+        bindir or Path(PROGRAMS_OF_VERSION.format(cluster.major)), major=cluster.major
+    )
     with open_unattended(keystore or marker.keystore) as opened:
         if opened.uuid != marker.keystore_uuid:
             raise ClusterKeystoreError(f"{cluster} is encrypted with another keystore's keys")
-        made = install_bin_directory(
-            programs, _unresolved(found, bindir, cluster), os_user, keystore=opened
-        )
+        made = install_bin_directory(programs, found, os_user, keystore=opened)
     # A cluster that was restored has the configuration of its new machine.
     ensure_guards(cluster.data_directory, marker.keystore, (), os_user)
     options.with_server(programs).write()
@@ -121,7 +125,7 @@ def default_directory(cluster: DebianCluster) -> Path:
     """Return where the stand-ins of a cluster lie; root makes them out of the server's reach."""
     name = f"{cluster.major}-{cluster.name}"
     if os.geteuid() == 0:
-        return _OF_ROOT / name
+        return PLACE_OF_ROOT / name
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "tde" / "bin" / name
 
@@ -135,15 +139,6 @@ def _require_encrypted(cluster: DebianCluster) -> Marker:
             f"{cluster.name} stop; tde pg encrypt -D {cluster.data_directory} --keystore DIR",
         )
     return marker
-
-
-def _unresolved(
-    found: PostgresBinaries, bindir: Path | None, cluster: DebianCluster
-) -> PostgresBinaries:
-    """Keep the name under which pg_ctlcluster looks for programs, should it be a link."""
-    if bindir is not None:
-        return found
-    return PostgresBinaries(Path(_PROGRAMS.format(cluster.major)), found.version, found.origin)
 
 
 @dataclass(frozen=True)

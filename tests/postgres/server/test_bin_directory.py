@@ -262,14 +262,6 @@ def test_a_damaged_auto_open_file_is_named(
     assert not (programs.sockets / "data").exists()
 
 
-def test_server_that_was_upgraded_is_refused(programs: Programs) -> None:
-    settings = programs.directory / "tde-bin.conf"
-    lines = settings.read_text().splitlines()
-    settings.write_text("\n".join(f"{x}1" if x.startswith("postgres_size") else x for x in lines))
-    output = programs.run("initdb", "-D", programs.sockets / "data", exit_code=1)
-    assert "tde pg install-bin" in output
-
-
 def test_installation_is_refused_with_a_reason(
     any_binaries, keystore_factory, os_user, os_user_tmp_path
 ) -> None:
