@@ -139,7 +139,7 @@ struct tde_arguments tde_program_examine_arguments(const char *name, int argc, c
 {
     static char data_directory[PATH_MAX];
     const struct program *program = find_program(name);
-    struct tde_arguments found = {TDE_NEED_NOTHING, NULL, false};
+    struct tde_arguments found = {.need = TDE_NEED_NOTHING, .is_known = program != NULL};
 
     if (program == NULL || only_informs(argc, argv))
         return found;

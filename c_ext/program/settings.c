@@ -63,6 +63,10 @@ static void take(struct tde_program_settings *settings, const char *name, const 
         settings->postgres_size = strtoll(value, NULL, 10);
     else if (strcmp(name, "postgres_mtime_ns") == 0)
         settings->postgres_mtime = strtoll(value, NULL, 10);
+    else if (strcmp(name, "major") == 0)
+        settings->major = atoi(value);
+    else if (strcmp(name, "checksums") == 0)
+        settings->adds_checksums = strcmp(value, "yes") == 0;
 }
 
 static int read_settings(struct tde_program_settings *settings)

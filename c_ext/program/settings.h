@@ -5,6 +5,7 @@
 #define TDE_PROGRAM_SETTINGS_H
 
 #include <limits.h>
+#include <stdbool.h>
 
 struct tde_program_settings {
     char directory[PATH_MAX]; /* of the program that runs, links resolved */
@@ -14,6 +15,8 @@ struct tde_program_settings {
     char tde[PATH_MAX];      /* the command, for keystores that open by a provider */
     long long postgres_size;  /* of the server that was checked at the installation */
     long long postgres_mtime; /* nanoseconds */
+    int major;                /* of PostgreSQL; 0 in a directory of an earlier release */
+    bool adds_checksums;      /* initdb turns data checksums on */
 };
 
 /* Print "program: error: MESSAGE" and, with HINT, what to do. */

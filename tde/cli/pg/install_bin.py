@@ -30,6 +30,12 @@ def install_bin(
     scope: Annotated[
         Scope, typer.Option(help="What the clusters that initdb makes encrypt.")
     ] = Scope.CLUSTER,
+    checksums: Annotated[
+        bool,
+        typer.Option(
+            help="Let initdb turn data checksums on, unless it is told --no-data-checksums."
+        ),
+    ] = True,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
 ) -> None:
@@ -55,6 +61,7 @@ def install_bin(
             keystore=opened,
             algorithm=algorithm_of(aes),
             scope=scope,
+            checksums=checksums,
         )
     kind = f"with keys of {made.keystore}" if made.keystore else "for clusters without encryption"
     console.print(

@@ -62,6 +62,18 @@ PROGRAMS_WITH_KEYS = (
 )
 
 
+# PostgreSQL's other programs, which see no encrypted file and start none that does. What is not
+# here belongs to an extension, and may look for those above beside itself.
+_PROGRAMS_WITHOUT_KEYS = frozenset(
+    {
+        *("clusterdb", "createdb", "createuser", "dropdb", "dropuser", "ecpg", "oid2name"),
+        *("pg_amcheck", "pg_archivecleanup", "pg_config", "pg_dump", "pg_dumpall", "pg_isready"),
+        *("pg_recvlogical", "pg_restore", "pg_test_fsync", "pg_test_timing", "pg_walsummary"),
+        *("pgbench", "psql", "reindexdb", "vacuumdb", "vacuumlo"),
+    }
+)
+
+
 @dataclass(frozen=True)
 class BinDirectory:
     """What was installed.
@@ -89,6 +101,7 @@ def install_bin_directory(
     keystore: Keystore | None,
     algorithm: Algorithm = Algorithm.AES256,
     scope: Scope = Scope.CLUSTER,
+    checksums: bool = True,
 ) -> BinDirectory:
     """Make the directory, or bring an existing one up to date.
 
@@ -103,6 +116,7 @@ def install_bin_directory(
         keystore: open, with auto-open enabled; ``None`` makes a directory for plain clusters.
         algorithm: for the keys, when the keystore has none yet.
         scope: of the clusters that initdb makes.
+        checksums: whether initdb turns data checksums on, unless it is told otherwise.
 
     Raises:
         TdeError: the directory holds something else.
@@ -123,9 +137,9 @@ def install_bin_directory(
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     names = sorted(path.name for path in usable.bindir.iterdir() if os.access(path, os.X_OK))
-    with_keys = tuple(name for name in names if keystore and name in PROGRAMS_WITH_KEYS)
+    with_keys = tuple(name for name in names if keystore and _is_stood_in(usable.bindir / name))
     if keystore is not None:
-        _write_texts(directory, usable, keystore, scope, tde)
+        _write_texts(directory, usable, keystore, scope, tde, checksums)
     program = _program().read_bytes() if with_keys else b""
     for name in names:
         if name in with_keys:
@@ -199,7 +213,12 @@ def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None
 
 
 def _write_texts(
-    directory: Path, binaries: PostgresBinaries, keystore: Keystore, scope: Scope, tde: Path
+    directory: Path,
+    binaries: PostgresBinaries,
+    keystore: Keystore,
+    scope: Scope,
+    tde: Path,
+    checksums: bool,
 ) -> None:
     """Write what the C program reads, and the interposer, before the programs themselves."""
     server = (binaries.bindir / "postgres").stat()
@@ -209,6 +228,8 @@ def _write_texts(
         "tde": tde,
         "postgres_size": server.st_size,
         "postgres_mtime_ns": server.st_mtime_ns,
+        "major": binaries.major,
+        "checksums": "yes" if checksums else "no",
     }
     _write(directory / STAND_IN_SETTINGS, "".join(f"{k}={v}\n" for k, v in settings.items()))
     # Not at the top: reading ELF files takes a library that most commands never need.
@@ -219,6 +240,14 @@ def _write_texts(
     _write(directory / _LOG_TEXT, LOG_SECTION)
     _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
     replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
+
+
+def _is_stood_in(program: Path) -> bool:
+    """Tell whether a stand-in takes the place of a program; a script finds its own way."""
+    if program.name in PROGRAMS_WITH_KEYS or program.name in _PROGRAMS_WITHOUT_KEYS:
+        return program.name in PROGRAMS_WITH_KEYS
+    with program.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _program() -> Path:

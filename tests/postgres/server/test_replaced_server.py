@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,44 @@ def test_a_stand_in_is_known_for_one(programs, installation, os_user, monkeypatc
     (calls,) = [f for f in json.loads(shown)["findings"] if f["check"] == "file_calls"]
     assert calls["verdict"] == "ok"
     tde_command("pg", "stop", "-D", data)
+
+
+def test_a_program_of_an_extension_finds_the_stand_ins_beside_itself(
+    programs, installation, tmp_path
+):
+    source = tmp_path / "shown.c"
+    source.write_text(
+        "#include <stdio.h>\nint main(int c, char **v) { return c < 0 || !puts(*v); }"
+    )
+    subprocess.run(["cc", source, "-o", installation.bindir / "make_subscriber"], check=True)
+    script = installation.bindir / "some_script"
+    script.write_text("#!/bin/sh\necho script\n")
+    script.chmod(0o755)
+    tde = Path(sys.executable).with_name("tde")
+    again = ("--keystore", programs.sockets / "ks", "--bindir", installation.bindir)
+    subprocess.run([tde, "pg", "install-bin", programs.directory, *again], check=True)
+    shown = programs.run("make_subscriber", "-D", "x")
+    assert shown.strip() == f"{programs.directory}/make_subscriber"
+    assert programs.run("some_script") == "script\n"
+    assert (programs.directory / "psql").is_symlink()
+
+
+def test_initdb_turns_checksums_on_unless_it_is_told_otherwise(programs, any_binaries):
+    """As `tde pg init` does, whatever the version's own initdb would do."""
+
+    def version(name: str, *command: object) -> int:
+        data = programs.sockets / name
+        programs.run(*command, data)
+        shown = programs.run("pg_controldata", data)
+        (line,) = [x for x in shown.splitlines() if "Data page checksum version" in x]
+        return int(line.split()[-1])
+
+    assert version("plainly", "initdb", "-N", "-D") == 1
+    assert version("asked", "initdb", "-N", "-k", "-D") == 1
+    assert version("without", "initdb", "-N", "--no-data-checksums", "-D") == 0
+    assert version("by-pg_ctl", "pg_ctl", "init", "-o", "-N", "-D") == 1
+    tde = Path(sys.executable).with_name("tde")
+    again = ("--keystore", programs.sockets / "ks", "--bindir", any_binaries.bindir)
+    command = [tde, "pg", "install-bin", programs.directory, *again, "--no-checksums"]
+    subprocess.run(command, check=True)
+    assert version("as-stock", "initdb", "-N", "-D") == (1 if any_binaries.major >= 18 else 0)
