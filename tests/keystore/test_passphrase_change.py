@@ -15,13 +15,16 @@ from tde.algorithms import Algorithm
 from tde.errors import (
     KdfParametersError,
     KeystoreBusyError,
+    KeystoreDamagedError,
     KeystoreError,
     PassphraseError,
     WrongPassphraseError,
 )
 from tde.keystore import KdfParameters, KeyOwner, Keystore, change_passphrase, inspect_keystore
-from tde.keystore.providers.auto_open import AutoOpenProvider
+from tde.keystore.crypto.secret import random_secret
+from tde.keystore.providers.auto_open import AutoOpenProvider, pack_auto_open
 from tde.keystore.providers.passphrase import PassphraseProvider
+from tde.keystore.store.layout import read_document
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 NEW = b"another passphrase"
@@ -160,3 +163,27 @@ def test_root_changes_the_passphrase_of_another_user(tmp_path: Path) -> None:
     Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534)).close()
     change_passphrase(path, OLD, NEW)
     assert {file.stat().st_uid for file in (path, *path.rglob("*"))} == {65534}
+
+
+@pytest.mark.parametrize("keys", ["all", "one of the attacker", "none"])
+def test_a_planted_auto_open_file_gets_no_passphrase(path: Path, keys: str) -> None:
+    """The attack: keystore.json, which has the only copy of the master key, was replaced by his."""
+    document = (path / "keystore.json").read_bytes()
+    with Keystore.open(path, PASSPHRASE) as opened, random_secret(32) as own:
+        uuid, id_ = opened.uuid, opened.master_key_id
+        forger = Keystore(opened.path, read_document(path).header, own)
+        if keys == "one of the attacker":
+            record = forger.new_record(KeyOwner.tablespace(1), Algorithm.AES256)
+            (path / "keys" / KeyOwner.tablespace(1).file_name).write_bytes(record)
+        elif keys == "none":
+            (path / "keys" / WAL.file_name).unlink()
+        file = path / "auto-open.key"
+        file.write_bytes(pack_auto_open(uuid, id_, own))
+        file.chmod(0o600)
+    for record_file in (path / "keys").iterdir():
+        record_file.chmod(0o600)
+    with pytest.raises(KeystoreDamagedError) as caught:
+        change_passphrase(path, AutoOpenProvider(), NEW)
+    assert "Nothing was changed" in caught.value.remedy
+    assert (path / "keystore.json").read_bytes() == document
+    change_passphrase(path, OLD, NEW)

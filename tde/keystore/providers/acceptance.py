@@ -58,15 +58,32 @@ def require_accepted(directory: Path, header: EnvelopeHeader) -> None:
     Raises:
         ProviderError: it was not.
     """
-    if not needs_acceptance(header) or is_accepted(directory, header):
+    if may_be_used_unasked(directory, header):
         return
-    command = f"tde keystore provider accept {header.name} --keystore {shlex.quote(str(directory))}"
+    command = accept_command(directory, header.name)
     raise ProviderError(
         f"provider {header.name} ({header.type}) is passed over: it was not accepted on this "
         f"machine ({command})",
         remedy=f"It may run programs, so look at it first: tde keystore provider list. Then, with "
         f"the passphrase: {command}",
     )
+
+
+def accept_command(directory: Path, name: str) -> str:
+    """Return the command that accepts an envelope."""
+    return f"tde keystore provider accept {name} --keystore {shlex.quote(str(directory))}"
+
+
+def may_be_used_unasked(directory: Path, header: EnvelopeHeader) -> bool:
+    """Tell whether an envelope needs no acceptance, or was accepted on this machine.
+
+    Args:
+        directory: the keystore's, whose owner runs the provider where this process is root.
+
+    Raises:
+        ProviderError: its provider is not installed.
+    """
+    return not needs_acceptance(header) or is_accepted(directory, header)
 
 
 def is_accepted(directory: Path, header: EnvelopeHeader) -> bool:
