@@ -21,11 +21,10 @@ from tde.errors import (
     WrongPassphraseError,
 )
 from tde.keystore import KdfParameters, KeyOwner, Keystore, change_passphrase, inspect_keystore
-from tde.keystore.crypto.secret import random_secret
-from tde.keystore.providers.auto_open import AutoOpenProvider, pack_auto_open
+from tde.keystore.providers.auto_open import AutoOpenProvider
 from tde.keystore.providers.passphrase import PassphraseProvider
-from tde.keystore.store.layout import read_document
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.keystore.planting import plant_auto_open
 
 NEW = b"another passphrase"
 OLD = PassphraseProvider(PASSPHRASE)
@@ -169,19 +168,14 @@ def test_root_changes_the_passphrase_of_another_user(tmp_path: Path) -> None:
 def test_a_planted_auto_open_file_gets_no_passphrase(path: Path, keys: str) -> None:
     """The attack: keystore.json, which has the only copy of the master key, was replaced by his."""
     document = (path / "keystore.json").read_bytes()
-    with Keystore.open(path, PASSPHRASE) as opened, random_secret(32) as own:
-        uuid, id_ = opened.uuid, opened.master_key_id
-        forger = Keystore(opened.path, read_document(path).header, own)
-        if keys == "one of the attacker":
-            record = forger.new_record(KeyOwner.tablespace(1), Algorithm.AES256)
-            (path / "keys" / KeyOwner.tablespace(1).file_name).write_bytes(record)
-        elif keys == "none":
-            (path / "keys" / WAL.file_name).unlink()
-        file = path / "auto-open.key"
-        file.write_bytes(pack_auto_open(uuid, id_, own))
-        file.chmod(0o600)
-    for record_file in (path / "keys").iterdir():
-        record_file.chmod(0o600)
+    plant_auto_open(path)
+    record = path / "keys" / WAL.file_name
+    if keys == "one of the attacker":
+        # It is looked at first, or the key of the WAL is.
+        with Keystore.open_automatically(path) as forged:
+            forged.create_key(KeyOwner.tablespace(1), Algorithm.AES256)
+    elif keys == "none":
+        record.rename(path.parent / "record")
     with pytest.raises(KeystoreDamagedError) as caught:
         change_passphrase(path, AutoOpenProvider(), NEW)
     assert "Nothing was changed" in caught.value.remedy
