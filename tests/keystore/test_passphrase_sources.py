@@ -13,7 +13,7 @@ import pytest
 
 from tde.errors import KeystorePermissionError, PassphraseError
 from tde.keystore.providers.passphrase_source import PassphraseSource, read_passphrase
-from tests.terminal import run_on_terminal
+from tests.terminal import interrupt_at_prompt, run_on_terminal
 
 
 @pytest.fixture
@@ -161,6 +161,16 @@ def test_control_c_at_the_prompt_ends_quietly(target: Path) -> None:
     shown, code = run_on_terminal(create, [b"\x03"])
     assert code == 130
     assert "Traceback" not in shown
+    assert not target.exists()
+
+
+def test_a_signal_to_the_command_alone_ends_it_at_the_prompt(target: Path) -> None:
+    """The fault: its child went on asking, and it waited for that without end."""
+    create = [*TDE, "keystore", "create", "--keystore", str(target)]
+    shown, code, echoes = interrupt_at_prompt(create)
+    assert "Passphrase for the new keystore" in shown
+    assert code == 130
+    assert echoes
     assert not target.exists()
 
 
