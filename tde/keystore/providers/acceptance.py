@@ -58,11 +58,18 @@ def needs_acceptance(header: EnvelopeHeader) -> bool:
 
 
 def require_accepted(directory: Path, header: EnvelopeHeader) -> None:
-    """Refuse to use an envelope unasked that was not accepted on this machine.
+    """Refuse to use an envelope unasked that was not accepted on this machine, or asks people.
 
     Raises:
-        ProviderError: it was not.
+        ProviderError: it was not, or does.
     """
+    if provider_class(header.type).timeout is None:
+        # No envelope that tde makes is unattended then: somebody would have people asked.
+        raise ProviderError(
+            f"provider {header.name} ({header.type}) is passed over: people open it, so it is used "
+            "only where it is named",
+            remedy=f"Name it: --provider {header.name}",
+        )
     if may_be_used_unasked(directory, header):
         return
     command = accept_command(directory, header.name)
