@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli.options import AesOption, BindirOption, KeystoreOption, OsUserOption
+from tde.cli.options import (
+    AesOption,
+    BindirOption,
+    KeystoreOption,
+    OsUserOption,
+    opens_keystore,
+)
 from tde.console.apps import examples
 from tde.console.options import algorithm_of
 from tde.console.output import console
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.scope import Scope
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
 
 _EPILOG = examples(
     "tde keystore auto-open enable --keystore /etc/tde/main",
@@ -21,6 +31,7 @@ _EPILOG = examples(
 )
 
 
+@opens_keystore
 def install_bin(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="New, empty, or made by this command before.")
@@ -38,6 +49,7 @@ def install_bin(
     ] = True,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Make a directory that can stand for PostgreSQL's bin directory, for encrypted clusters.
 
@@ -46,14 +58,14 @@ def install_bin(
     tools see what they may. Without a keystore, initdb creates plain clusters.
 
     The keystore must open by itself (tde keystore auto-open enable). All clusters made this way
-    share its keys. Run the command again after an upgrade of PostgreSQL or of tde.
+    share its keys. In a keystore without keys they are made here, which takes the passphrase. Run
+    the command again after an upgrade of PostgreSQL or of tde.
     """
-    from tde.keystore.opening import open_unattended
     from tde.postgres import find_binaries, install_bin_directory, server_os_user
 
     user = server_os_user(None, name=os_user)
     binaries = find_binaries(bindir)
-    with open_unattended(keystore) if keystore else nullcontext() as opened:
+    with open_for_programs(keystore, source) if keystore else nullcontext() as opened:
         made = install_bin_directory(
             directory,
             binaries,
@@ -71,6 +83,20 @@ def install_bin(
         markup=False,
         soft_wrap=True,
     )
+
+
+def open_for_programs(keystore: Path, source: PassphraseSource) -> AbstractContextManager[Keystore]:
+    """Open a keystore as its use asks for: by itself, as the programs will; or for first keys.
+
+    Whoever can write to it could let it open by itself with a master key of his own, under which
+    the first keys would be his.
+    """
+    from tde.keystore import inspect_keystore
+    from tde.keystore.opening import open_keystore, open_unattended
+
+    if not inspect_keystore(keystore).keys:
+        return open_keystore(keystore, source, by_passphrase=True)
+    return open_unattended(keystore) if source == PROMPT else open_keystore(keystore, source)
 
 
 def register(app: typer.Typer) -> None:

@@ -13,15 +13,19 @@ from tde.cli.options import (
     BindirOption,
     KeystoreOption,
     OsUserOption,
+    opens_keystore,
     require_keystore,
 )
+from tde.cli.pg.install_bin import open_for_programs
 from tde.console.apps import examples
 from tde.console.options import algorithm_of
 from tde.console.output import console
 from tde.errors import TdeError
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.scope import Scope
 
 if TYPE_CHECKING:
+    from tde.keystore import Keystore
     from tde.postgres.service.systemd import Credential
 
 ClusterArgument = Annotated[
@@ -75,6 +79,7 @@ def register(app: typer.Typer) -> None:
     )(print_unit)
 
 
+@opens_keystore
 def register_cluster(
     cluster: ClusterArgument,
     keystore: KeystoreOption = None,
@@ -92,6 +97,7 @@ def register_cluster(
         Scope, typer.Option(help="With a version: what its new clusters encrypt.")
     ] = Scope.CLUSTER,
     bindir: BindirOption = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Let pg_ctlcluster and systemd start an encrypted cluster of Debian's.
 
@@ -103,13 +109,15 @@ def register_cluster(
 
     With a version instead of a cluster, root replaces that version's programs by stand-ins (with
     dpkg-divert, which upgrades respect): pg_createcluster then makes encrypted clusters with the
-    keys of --keystore, and pg_upgradecluster works. Plain clusters work as before.
+    keys of --keystore, and pg_upgradecluster works. Plain clusters work as before. In a keystore
+    without keys they are made here, which takes the passphrase.
     """
     from tde.postgres.server.debian_layout import find_debian_cluster
     from tde.postgres.service import registration
 
     if cluster.isdecimal():
-        _register_version(int(cluster), require_keystore(keystore), algorithm_of(aes), scope)
+        with open_for_programs(require_keystore(keystore), source) as opened:
+            _register_version(int(cluster), opened, algorithm_of(aes), scope)
         return
     made = registration.register_cluster(
         find_debian_cluster(cluster), keystore, directory=directory, bindir=bindir
@@ -124,13 +132,13 @@ def register_cluster(
     )
 
 
-def _register_version(major: int, keystore: Path, algorithm: Algorithm, scope: Scope) -> None:
+def _register_version(major: int, keystore: Keystore, algorithm: Algorithm, scope: Scope) -> None:
     from tde.postgres.service.diversion import divert_programs
 
     made = divert_programs(major, keystore, algorithm=algorithm, scope=scope)
     console.print(
-        f"Registered PostgreSQL {major}: pg_createcluster makes clusters with keys of {keystore}, "
-        f"and all of Debian's tools work on them\n"
+        f"Registered PostgreSQL {major}: pg_createcluster makes clusters with keys of "
+        f"{keystore.path}, and all of Debian's tools work on them\n"
         f"PostgreSQL's own programs are in {made.programs.bindir}.",
         *(
             f"{cluster} is no longer registered by itself, which is not needed now."

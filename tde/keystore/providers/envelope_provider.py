@@ -24,7 +24,7 @@ from tde.keystore.log.providers import provider_entries, require_added
 from tde.keystore.providers.acceptance import require_accepted
 from tde.keystore.providers.apart import as_owner, unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
-from tde.keystore.providers.wrapper import KekProvider, make_provider
+from tde.keystore.providers.wrapper import KekProvider, make_provider, provider_class
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.envelope import (
     KEK_BYTES,
@@ -231,6 +231,15 @@ def provider_of(header: EnvelopeHeader) -> KekProvider:
         ProviderError: it is not installed, or cannot use its parameters.
     """
     return make_provider(header.type, header.parameters)
+
+
+def is_opened_by_people(header: EnvelopeHeader) -> bool:
+    """Tell whether people have to come for it, as custodians, so that it is never tried unasked.
+
+    Raises:
+        ProviderError: its provider is not installed.
+    """
+    return provider_class(header.type).timeout is None
 
 
 def named(error: ProviderError, name: str, type_: str) -> ProviderError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, InterposerError, TdeError
+from tde.errors import ClusterKeystoreError, InterposerError, KeystoreMissingError, TdeError
 from tde.ownership import create_parents
 from tde.postgres.cluster.guard import GUARD_SECTION
 from tde.postgres.cluster.keys import create_initial_keys
@@ -113,7 +113,8 @@ def install_bin_directory(
         directory: new, empty, or made by this function before.
         binaries: the installation that the programs stand for.
         os_user: the user that runs servers, when root installs for it.
-        keystore: open, with auto-open enabled; ``None`` makes a directory for plain clusters.
+        keystore: open, with auto-open enabled; ``None`` makes a directory for plain clusters. One
+            that has no keys yet must have been opened by its passphrase.
         algorithm: for the keys, when the keystore has none yet.
         scope: of the clusters that initdb makes.
         checksums: whether initdb turns data checksums on, unless it is told otherwise.
@@ -178,14 +179,15 @@ def _require_ours(directory: Path) -> None:
 def _require_auto_open(keystore: Keystore, os_user: OsUser | None) -> Path:
     """Check that the keystore opens by itself, and return the command that a provider needs."""
     from tde.keystore import can_open_automatically
-    from tde.keystore.auto_opening import ways_to_open
+    from tde.keystore.auto_opening import require_usable_way
 
-    if not ways_to_open(keystore.path):
+    try:
+        require_usable_way(keystore.path)
+    except KeystoreMissingError as error:
         raise ClusterKeystoreError(
-            f"the keystore {keystore.path} does not open by itself, and nobody types a "
-            "passphrase when an init script starts a server",
-            remedy=f"Enable it: tde keystore auto-open enable --keystore {keystore.path}",
-        )
+            f"{error}, and nobody types a passphrase when an init script starts a server",
+            remedy=error.remedy,
+        ) from error
     tde = Path(sys.executable).with_name("tde")
     if not can_open_automatically(keystore.path) and not _can_run(tde, os_user):
         raise ClusterKeystoreError(
@@ -208,8 +210,7 @@ def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None
     from tde.keystore import inspect_keystore
 
     if not inspect_keystore(keystore.path).keys:
-        # As its initdb does, which nobody gives a passphrase to: docs/threat-model.md.
-        create_initial_keys(keystore, scope, algorithm, needs_passphrase=False)
+        create_initial_keys(keystore, scope, algorithm)
 
 
 def _write_texts(

@@ -99,6 +99,7 @@ def set_master_key(cluster: Cluster, passphrase: bytearray) -> str:
         ServerNotRunningError: the server has ended.
     """
     from tde.keystore import rotate_master_key
+    from tde.keystore.ways import names_of_no_use, told_of_rotation
     from tde.postgres.cluster.messages import servers_with_keys_of, tell_servers
     from tde.postgres.cluster.withholding import open_for_sessions
     from tde.postgres.server.pidfile import read_postmaster_file
@@ -109,6 +110,7 @@ def set_master_key(cluster: Cluster, passphrase: bytearray) -> str:
     marker = cluster.marker
     assert marker is not None  # Or there is no keystore.
     servers_with_keys_of(marker.keystore_uuid, directory)  # Refuses before anything is changed.
+    of_no_use = names_of_no_use(directory)
 
     def tell(keystore: Keystore) -> None:
         tell_servers(keystore)
@@ -119,9 +121,13 @@ def set_master_key(cluster: Cluster, passphrase: bytearray) -> str:
         if status is not None and status.keys is not None and status.keys.closed:
             open_for_sessions(cluster, keystore)
         new = keystore.master_key_id.hex
-    return (
-        f"The master key is {new} now. Back the keystore up again, and destroy copies that were "
-        "made before: they open with the old one."
+    # Each line becomes a message of the server.
+    return "\n".join(
+        [
+            f"The master key is {new} now. Back the keystore up again, and destroy copies that "
+            "were made before: they open with the old one.",
+            *told_of_rotation(directory, of_no_use),
+        ]
     )
 
 

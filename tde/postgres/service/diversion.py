@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tde.algorithms import Algorithm
@@ -36,6 +37,9 @@ from tde.postgres.service.registration import (
     registered_programs,
     unregister_cluster,
 )
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
 
 _NEW = ".tde-new"  # Behind the name of a link or file that is about to take a place.
 
@@ -71,7 +75,7 @@ class _Places:
 
 def divert_programs(
     major: int,
-    keystore: Path,
+    keystore: Keystore,
     *,
     algorithm: Algorithm = Algorithm.AES256,
     scope: Scope = Scope.CLUSTER,
@@ -81,7 +85,8 @@ def divert_programs(
     Repeat it after an upgrade of tde, or when it was interrupted.
 
     Args:
-        keystore: opens by itself; all clusters that are made from now on have its keys.
+        keystore: open, and opens by itself; all clusters made from now on have its keys. One that
+            has none yet must have been opened by its passphrase.
         algorithm: for the keys, when the keystore has none yet.
         scope: of the clusters that initdb makes.
 
@@ -89,24 +94,21 @@ def divert_programs(
         TdeError: not root, no dpkg, or no such version.
         ClusterKeystoreError: the keystore does not open by itself.
     """
-    from tde.keystore.opening import open_unattended
-
     places = _Places.of(major)
     _require_possible(places, major)
-    with open_unattended(keystore) as opened:
-        names = _keep_stock(places)
-        made = install_bin_directory(
-            places.stand_ins,
-            find_binaries(places.stock, major=major),
-            server_os_user(None),
-            keystore=opened,
-            algorithm=algorithm,
-            scope=scope,
-        )
-        for name in names:
-            with _taking(places.used / name) as new:
-                new.symlink_to(made.path / name)
-        return Diversion(major, made, _settle_clusters(major, opened.uuid))
+    names = _keep_stock(places)
+    made = install_bin_directory(
+        places.stand_ins,
+        find_binaries(places.stock, major=major),
+        server_os_user(None),
+        keystore=keystore,
+        algorithm=algorithm,
+        scope=scope,
+    )
+    for name in names:
+        with _taking(places.used / name) as new:
+            new.symlink_to(made.path / name)
+    return Diversion(major, made, _settle_clusters(major, keystore.uuid))
 
 
 def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:

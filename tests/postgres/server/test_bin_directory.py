@@ -300,6 +300,9 @@ def test_the_key_log_tells_of_the_keys_that_the_directory_uses(
     keystore = keystore_factory("told")
     keystore.enable_auto_open()
     arguments = ("-k", keystore.path, "--bindir", any_binaries.bindir)
+    first = ("--passphrase-fd", "0")  # It makes the first keys of the keystore.
+    tde_command("pg", "install-bin", os_user_tmp_path / "told-bin", *arguments, *first)
+    # From then on it opens by itself, as for the programs.
     tde_command("pg", "install-bin", os_user_tmp_path / "told-bin", *arguments)
     told = [(entry.event, entry.who["command"]) for entry in read_key_log(keystore.path).entries]
     assert ("open keystore", "tde pg install-bin") in told
