@@ -96,6 +96,7 @@ def life_document(life: KeystoreLife) -> dict[str, Any]:
                 "directory": str(place.directory),
                 "is_backup": place.is_backup,
                 "system_identifier": place.system_identifier,
+                "host": place.host,
                 "told": _fact_document(place.told),
             }
             for place in life.places
