@@ -54,6 +54,7 @@ int main(int argc, char *argv[])
     if (argc < 1 || tde_program_settings_load(&settings) != 0)
         return 1;
     arguments = tde_program_examine_arguments(settings.program, argc, argv, getenv("PGDATA"));
+    settings.cluster = arguments.need == TDE_NEED_CLUSTER ? arguments.directory : NULL;
     keys = wants_keys(&settings, &arguments, argc, argv);
     if (keys < 0 || tde_program_path(path, settings.bindir, settings.program) != 0)
         return 1;

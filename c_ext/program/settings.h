@@ -13,6 +13,7 @@ struct tde_program_settings {
     char bindir[PATH_MAX];   /* of PostgreSQL's own programs */
     char keystore[PATH_MAX]; /* empty: no cluster is encrypted */
     char tde[PATH_MAX];      /* the command, for keystores that open by a provider */
+    const char *cluster;     /* that the program works on; NULL when there is none yet */
     long long postgres_size;  /* of the server that was checked at the installation */
     long long postgres_mtime; /* nanoseconds */
     int major;                /* of PostgreSQL; 0 in a directory of an earlier release */

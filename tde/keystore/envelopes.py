@@ -310,8 +310,9 @@ def require_own(keystore: Keystore, envelope: Envelope) -> None:
     """
     if not keystore.is_own_envelope(envelope):
         raise altered(keystore.path, envelope.header)
-    entries = provider_entries(keystore.path)
-    require_added(keystore.path, envelope.header, entries, keystore.log_author())
+    author = keystore.log_author()
+    entries = provider_entries(keystore.path, author)
+    require_added(keystore.path, envelope.header, entries, author)
 
 
 def foreign_ways(keystore: Keystore) -> list[Path]:

@@ -91,13 +91,12 @@ class EnvelopeProvider:
         if self._unasked:
             # Of what was read just now: the file may be another one than when it was listed.
             require_accepted(directory, envelope.header)
-        entries = provider_entries(directory)
         # Before anything that it names is run, and again when the codes of entries can be checked.
-        require_added(directory, envelope.header, entries, None)
+        require_added(directory, envelope.header, provider_entries(directory), None)
         master_key = self._unwrap(directory, envelope)
         try:
             author = document.header.master_key_id, _derived(master_key, LOG_LABEL)
-            require_added(directory, envelope.header, entries, author)
+            require_added(directory, envelope.header, provider_entries(directory, author), author)
         except BaseException:
             master_key.close()
             raise

@@ -15,6 +15,7 @@ from psycopg2 import sql
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeyMissingError, TablespaceError
 from tde.ownership import adopt_directory, create_directory, create_parents
+from tde.postgres.cluster.key_log import place_of
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.protection import PLAINTEXT, Protections
@@ -149,9 +150,8 @@ def create_tablespace(
     own = location_of(location, key_id)
     if algorithm is not None:
         # Its OID is not known before, and whether it was used not after a lost connection.
-        activate_keys(
-            keystore, {KeyOwner.named(key_id): f'tablespace "{name}"'}, cluster.data_directory
-        )
+        use = {KeyOwner.named(key_id): f'tablespace "{name}"'}
+        activate_keys(keystore, use, place_of(cluster.data_directory))
     with _made_directories(location.absolute(), own, cluster.os_user):
         oid = _create(parameters, name, own)
     protection = PLAINTEXT if algorithm is None else algorithm.label

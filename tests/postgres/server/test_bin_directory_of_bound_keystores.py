@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from tde.errors import ClusterKeystoreError, KeystoreError, ProviderError
-from tde.keystore import Keystore, read_key_log, remove_envelope
+from tde.keystore import KeyState, Keystore, read_key_log, read_lives, remove_envelope
 from tde.keystore.auto_opening import bind_auto_open, disable_all
+from tde.keystore.lifecycle.changes import forget_place
 from tde.postgres import install_bin_directory
-from tde.postgres.cluster.bin_directory import SETTINGS_FILE
+from tde.postgres.server.binaries import STAND_IN_SETTINGS
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.os_user import run_as
 from tests.conftest import ClusterFactory
@@ -57,7 +58,7 @@ def write_settings(directory: Path, keystore: Path, stock: Path, tde: Path) -> N
         "postgres_size": server.st_size,
         "postgres_mtime_ns": server.st_mtime_ns,
     }
-    (directory / SETTINGS_FILE).write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+    (directory / STAND_IN_SETTINGS).write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
 
 
 def run(program: Path) -> subprocess.CompletedProcess[bytes]:
@@ -199,6 +200,35 @@ def test_a_real_program_reads_the_wal(
     segment = min(path for path in wal.iterdir() if len(path.name) == 24)
     ran = subprocess.run([stand_in, "-n", "2", segment], capture_output=True, text=True)
     assert "rmgr: " in ran.stdout, ran.stderr
+
+
+def test_the_key_log_is_told_of_the_cluster_and_its_keys(
+    any_binaries, encrypted_cluster_factory: ClusterFactory, stand_in: Path, tmp_path: Path
+) -> None:
+    """Without an entry nothing would watch the ages of keys of a cluster of its initdb."""
+    cluster = encrypted_cluster_factory(any_binaries, start=False)
+    own = tmp_path / "own"
+    shutil.copytree(cluster.keystore.path, own)
+    with Keystore.open(own, PASSPHRASE) as opened:
+        bind_auto_open(opened, "host-secret", {"file": str(tmp_path / "host.key")}, "full")
+        for place in read_lives(own).places:
+            forget_place(opened, place.directory)
+    write_settings(stand_in.parent, own, tmp_path / "stock", TDE)
+    shutil.copy(find_interposer(), stand_in.parent)
+    shutil.copy(tmp_path / "stock" / "pg_waldump", tmp_path / "stock" / "pg_checksums")
+    program = shutil.copy(stand_in, stand_in.parent / "pg_checksums")
+    link = tmp_path / "data with a space"
+    link.symlink_to(cluster.data_directory)
+    for count in (2, 0):
+        before = len(read_key_log(own).entries)
+        ran = subprocess.run([program, "-D", link], capture_output=True, cwd="/")
+        assert ran.returncode == 0, ran.stderr
+        events = [entry.event for entry in read_key_log(own).entries[before:]]
+        assert events == ["open keystore", "serve cluster", "activate keys"][: count + 1]
+    (place,) = read_lives(own).places
+    assert place.directory == link
+    states = {key.state for key in read_lives(own).keys}
+    assert states == {KeyState.ACTIVE}
 
 
 def test_servers_start_or_the_installation_is_refused(
