@@ -98,7 +98,9 @@ def test_the_environment_of_the_command_is_its_own(made, os_user_tmp_path):
     script = os_user_tmp_path / "tde"
     place = os_user_tmp_path
     script.write_text(
-        f"#!/bin/sh\nenv > {place}/env\nls -l /proc/$$/fd > {place}/fd\ncat > {place}/input\n"
+        f"#!/bin/sh\nenv > {place}/env\nls -l /proc/$$/fd > {place}/fd\n"
+        # The byte that asks for the passphrase.
+        f"printf . >&0\ncat > {place}/input\n"
         "echo told\n"
     )
     script.chmod(0o755)
@@ -119,6 +121,7 @@ def test_the_environment_of_the_command_is_its_own(made, os_user_tmp_path):
     descriptors = (os_user_tmp_path / "fd").read_text()
     opened = [line for line in descriptors.splitlines() if " -> " in line]
     # The shell's own script beside the three, and what it writes to.
-    assert all("pipe:" in line or str(os_user_tmp_path) in line for line in opened), descriptors
+    own = ("pipe:", "socket:", "/memfd:tde-standard-error", str(os_user_tmp_path))
+    assert all(any(name in line for name in own) for line in opened), descriptors
     expected = len(WORD).to_bytes(4, "big") + WORD.encode()
     assert (os_user_tmp_path / "input").read_bytes() == expected

@@ -1,14 +1,16 @@
 """What the functions of the SQL extension have done: a backend runs `tde extension act`.
 
 The passphrases come on standard input, each behind its length in four bytes, and nowhere else
-(c_ext/extension/child.h). What is printed is for the person at the client.
+(c_ext/extension/child.h). They are sent when this process has written a byte there: from its exec
+to :func:`~tde.machine.own_process.forbid_access`, another program of the server's user may look
+into it. What is printed is for the person at the client.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
 
+_READY = b"\x01"
 _LENGTH_BYTES = 4
 _LONGEST = 1 << 16  # Bytes; whether it is a passphrase is told later, in words.
 
@@ -30,10 +33,18 @@ NOT_ENCRYPTED = "It has no keystore."
 def secrets_of(descriptor: int, count: int) -> Iterator[list[bytearray]]:
     """Read what the extension sends from a descriptor, and wipe it when the context is left.
 
+    Args:
+        descriptor: a socket to the extension, of a process that has closed its memory to others.
+        count: how many there are; nothing is asked for when there is none.
+
     Raises:
         PassphraseError: there is too little.
     """
     found: list[bytearray] = []
+    if count:
+        # A library of an earlier release, which is loaded until the restart, sends by a pipe.
+        with suppress(OSError):
+            os.write(descriptor, _READY)
     try:
         for _ in range(count):
             length = int.from_bytes(_read(descriptor, _LENGTH_BYTES), "big")
@@ -177,7 +188,9 @@ def keys_of(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def prepare_location(cluster: Cluster, location: Path, record: bytearray) -> Path:
-    """Store the key of a tablespace to be, and make the directory that is named after it.
+    """Make the directory that is named after the key of a tablespace to be, and store the key.
+
+    In this order, because a directory can be removed again, and a key that is stored stays.
 
     Args:
         record: of the key, which the server has made and wrapped.
