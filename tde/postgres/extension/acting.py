@@ -199,12 +199,15 @@ def prepare_location(cluster: Cluster, location: Path, record: bytearray) -> Pat
         KeystoreError: it cannot be stored.
         TablespaceError: the location cannot be used.
     """
-    from tde.keystore.server_keys import store_key_of_server
-    from tde.postgres.tablespace.tablespaces import make_location, require_possible_location
+    from tde.keystore.server_keys import id_of_server_key, store_key_of_server
+    from tde.postgres.tablespace.tablespaces import made_location, require_possible_location
 
+    data = bytes(record)
+    keystore = keystore_directory(cluster)
     require_possible_location(cluster, location)
-    key_id = store_key_of_server(keystore_directory(cluster), bytes(record))
-    return make_location(cluster, location, key_id)
+    with made_location(cluster, location, id_of_server_key(data)) as own:
+        store_key_of_server(keystore, data)
+    return own
 
 
 @contextmanager
