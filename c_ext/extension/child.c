@@ -64,19 +64,18 @@ static bool wait_readable(int fd, long milliseconds)
 
 /*
  * The kernel lets other programs of the server's user look into a program from its exec on, until it
- * forbids that.  Then it writes a byte, and not before has it anything that is worth a look.
+ * forbids that, and what they have opened by then stays open.  So the command makes itself a new
+ * memory and a new channel afterwards, and asks; not before has it anything that is worth a look.
  */
-static void wait_until_closed(int channel)
+static void wait_until_asked(struct tde_extension_process *process)
 {
-    char byte;
-
-    if (!wait_readable(channel, PATIENCE))
+    if (!wait_readable(process->channel, PATIENCE))
         ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
                         errmsg("%s has not asked for what it needs within %d seconds",
                                tde_extension_command, PATIENCE / 1000),
                         errhint("The setting tde.command must name the command tde, of the release "
                                 "that has installed the extension.")));
-    (void)!read(channel, &byte, 1); /* Nothing when it has ended, which is told later. */
+    tde_extension_process_renew_channel(process);
 }
 
 /* Lengths of four bytes and the secrets; if nobody reads them any more, it says why. */
@@ -84,7 +83,7 @@ static void send_secrets(struct tde_extension_process *process,
                          const struct tde_extension_secret *secrets, int count)
 {
     if (count > 0)
-        wait_until_closed(process->channel);
+        wait_until_asked(process);
     for (int i = 0; i < count; i++) {
         uint32 length = pg_hton32((uint32)secrets[i].length);
 

@@ -11,8 +11,8 @@
 #define TDE_EXTENSION_MOST_SECRETS 2
 
 /*
- * Bytes that the child gets on its standard input, and nobody else ever: it has to write a byte there
- * when no other program can look into it any more, and gets them then.
+ * Bytes that the child gets, and nobody else ever: when no other program can look into it, it sends a
+ * new socket by the one that is its standard input, and gets them there.
  */
 struct tde_extension_secret {
     const char *bytes;

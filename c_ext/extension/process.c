@@ -76,12 +76,15 @@ static void become(char *const *words, char *const *variables, const struct ends
  */
 static bool make_ends(struct tde_extension_process *process, struct ends *ends)
 {
+    const int yes = 1;
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return false;
     process->channel = pair[0];
     ends->input = pair[1];
+    if (setsockopt(process->channel, SOL_SOCKET, SO_PASSCRED, &yes, sizeof yes) != 0)
+        return false;
     if (pipe2(pair, O_CLOEXEC) != 0)
         return false;
     process->output = pair[0];
@@ -127,6 +130,54 @@ void tde_extension_process_start(struct tde_extension_process *process, char *co
     errno = cause;
     ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
                     errmsg("could not start %s: %m", words[0])));
+}
+
+struct answer {
+    pid_t sender; /* by the kernel's word; 0 without one */
+    int fd;       /* -1 without one */
+};
+
+/* False when there is none because the other end is closed. */
+static bool receive(int channel, struct answer *answer)
+{
+    union {
+        struct cmsghdr aligned;
+        char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(sizeof(int))];
+    } control;
+    char byte;
+    struct iovec part = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
+                             .msg_controllen = sizeof control.bytes};
+
+    if (recvmsg(channel, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0)
+        return false;
+    for (struct cmsghdr *at = CMSG_FIRSTHDR(&message); at != NULL; at = CMSG_NXTHDR(&message, at)) {
+        struct ucred sender;
+
+        if (at->cmsg_level != SOL_SOCKET)
+            continue;
+        if (at->cmsg_type == SCM_RIGHTS && at->cmsg_len == CMSG_LEN(sizeof answer->fd))
+            memcpy(&answer->fd, CMSG_DATA(at), sizeof answer->fd);
+        if (at->cmsg_type == SCM_CREDENTIALS) {
+            memcpy(&sender, CMSG_DATA(at), sizeof sender);
+            answer->sender = sender.pid;
+        }
+    }
+    return true;
+}
+
+void tde_extension_process_renew_channel(struct tde_extension_process *process)
+{
+    struct answer answer = {.sender = 0, .fd = -1};
+    bool has_answered = receive(process->channel, &answer);
+
+    tde_extension_process_close(&process->channel);
+    process->channel = answer.fd;
+    if (has_answered && (answer.sender != process->pid || answer.fd < 0))
+        ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+                        errmsg("not the command itself has asked for what it needs, but process %d",
+                               (int)answer.sender),
+                        errhint("It runs as the server's user: find out who has started it.")));
 }
 
 /* It is not waited for yet, so its number is still its own. */

@@ -22,6 +22,13 @@ struct tde_extension_process {
 void tde_extension_process_start(struct tde_extension_process *process, char *const *words,
                                  char *const *variables);
 
+/*
+ * Read the message that can be read from the channel: a byte and the descriptor of another socket,
+ * which takes the place of the channel.  Both are the program's own, made when nobody could look into
+ * it any more.  The channel is closed when the program has ended; ERROR when another one has answered.
+ */
+void tde_extension_process_renew_channel(struct tde_extension_process *process);
+
 /* Wait until it has ended, and return its status as waitpid does.  ERROR when cancelled. */
 int tde_extension_process_wait(struct tde_extension_process *process);
 

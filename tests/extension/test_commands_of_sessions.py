@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import socket
 import subprocess
@@ -17,49 +16,61 @@ import psutil
 import psycopg2
 import pytest
 
-from tde.postgres.server.os_user import run_as, user_environment
+from tde.postgres.server.os_user import OsUser, run_as, user_environment
+from tests.extension.conftest import SqlCluster
 from tests.extension.test_create_tablespace import OPTION
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.replication.test_keys_on_standbys import wait_for
 
 WORD = PASSPHRASE.decode()
 PR_SET_CHILD_SUBREAPER = 36
+PTRACE_SEIZE = 0x4206
 TDE = Path(sys.executable).with_name("tde")
 
 # The second process is in nobody's sight when the first one has ended.
 HEEDS = "#!/bin/sh\nsleep 600 &\nexec sleep 600\n"
 HEEDS_NOTHING = f"#!/bin/sh\ntrap '' INT TERM\n{HEEDS}"
 
-NOTES = """#!{python}
-import json, os, select
-early = bool(select.select([0], [], [], 1)[0])
-os.write(0, b"\\x01")
-got = b""
-while part := os.read(0, 4096):
-    got += part
-try:
-    os.open("/proc/self/fd/0", os.O_RDONLY)
-    error = 0
-except OSError as failed:
-    error = failed.errno
-with open({to!r}, "w") as file:
-    json.dump({{"early": early, "got": got.hex(), "error": error}}, file)
-"""
-
-# As a program of COPY FROM PROGRAM: it takes whatever a command gets on its standard input.
+# As a program of COPY FROM PROGRAM: whatever it can open of a command when that begins, it keeps.
 THIEF = """
-import os, time
+import ctypes, os, socket, time
+from contextlib import suppress
+PIDFD_GETFD = 438
+word, data, own, kept = {word!r}, {data!r}, str(os.getpid()), {{}}
+syscall = ctypes.CDLL(None).syscall
+
+def steal(name):
+    words = open(f"/proc/{{name}}/cmdline", "rb").read().split(b"\\0")
+    if name in kept or b"act" not in words or data not in words:
+        return
+    kept[name] = (open(f"/proc/{{name}}/maps"), os.open(f"/proc/{{name}}/mem", os.O_RDONLY))
+    copy = syscall(PIDFD_GETFD, os.pidfd_open(int(name)), 0, 0)
+    if copy >= 0:
+        os.set_blocking(copy, False)
+        kept[name + " input"] = copy
+    kept[name + " opened"] = os.open(f"/proc/{{name}}/fd/0", os.O_RDONLY | os.O_NONBLOCK)
+
+def look(maps, memory):
+    maps.seek(0)
+    for line in maps:
+        place, rights = line.split()[:2]
+        start, end = (int(number, 16) for number in place.split("-"))
+        with suppress(OSError):
+            if rights.startswith("rw") and word in os.pread(memory, end - start, start):
+                print("memory", flush=True)
+
 until = time.monotonic() + {seconds}
 while time.monotonic() < until:
-    for name in os.listdir("/proc"):
-        try:
-            with open(f"/proc/{{name}}/cmdline", "rb") as file:
-                words = file.read().split(b"\\0")
-            if b"act" in words and {data!r} in words:
-                fd = os.open(f"/proc/{{name}}/fd/0", os.O_RDONLY)
-                print(os.read(fd, 4096).hex())
-        except OSError:
-            pass
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            steal(name)
+    for name, what in kept.items():
+        with suppress(OSError):
+            if isinstance(what, tuple):
+                look(*what)
+            elif word in os.read(what, 4096):
+                print(name, flush=True)
+print("looked at", sum(isinstance(what, tuple) for what in kept.values()))
 """
 
 
@@ -141,41 +152,42 @@ def test_a_session_that_is_ended_leaves_no_process(made, command, statement, scr
         assert lost() == []
 
 
-def test_a_command_gets_a_passphrase_when_it_asks(made, command, os_user_tmp_path):
-    """From its exec to then, its memory and descriptors are open to its user's other programs."""
-    to = os_user_tmp_path / "noted"
-    command(NOTES.format(python=sys.executable, to=str(to)))
-    made.query(f"SELECT tde_open_keystore('{WORD}')")
-    noted = json.loads(to.read_text())
-    sent = len(PASSPHRASE).to_bytes(4, "big") + PASSPHRASE
-    assert noted == {"early": False, "got": sent.hex(), "error": 6}  # ENXIO
+def started_as_of_session(
+    made: SqlCluster, os_user: OsUser | None, channel: socket.socket
+) -> subprocess.Popen[str]:
+    user = {} if os_user is None else {"user": os_user.uid, "group": os_user.gid}
+    return subprocess.Popen(
+        [TDE, "extension", "act", "open", "-D", made.data_directory],
+        stdin=channel,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=user_environment(os_user),
+        cwd="/",
+        **user,
+    )
 
 
 def test_a_command_is_closed_when_it_asks(made, os_user):
     here, there = socket.socketpair()
     here.settimeout(60)
-    user = {} if os_user is None else {"user": os_user.uid, "group": os_user.gid}
-    with here, there:
-        with subprocess.Popen(
-            [TDE, "extension", "act", "open", "-D", made.data_directory],
-            stdin=there,
-            stderr=subprocess.DEVNULL,
-            env=user_environment(os_user, None),
-            cwd="/",
-            **user,
-        ) as asking:
-            assert here.recv(1) == b"\x01"
-            for name in ("environ", "maps"):
-                look = ["cat", f"/proc/{asking.pid}/{name}"]
-                assert "Permission denied" in run_as(os_user, look).stderr
-            here.shutdown(socket.SHUT_RDWR)
-        assert asking.returncode != 0
+    with here, there, started_as_of_session(made, os_user, there) as asking:
+        _, (channel,), _, _ = socket.recv_fds(here, 1, 1)
+        wait_for(lambda: psutil.Process(asking.pid).children() != [])
+        (working,) = psutil.Process(asking.pid).children()
+        for pid in (asking.pid, working.pid):
+            look = ["cat", f"/proc/{pid}/environ"]
+            assert "Permission denied" in run_as(os_user, look).stderr
+        os.close(channel)
+        _, errors = asking.communicate(timeout=60)
+    assert "the extension has sent no passphrase" in errors
+    assert asking.returncode != 0
 
 
 def test_a_program_of_the_server_cannot_take_a_passphrase(made, os_user_tmp_path):
     thief = os_user_tmp_path / "thief.py"
-    thief.write_text(THIEF.format(seconds=8, data=os.fsencode(made.data_directory)))
-    made.query("CREATE TABLE stolen (bytes text)")
+    data = os.fsencode(made.data_directory)
+    thief.write_text(THIEF.format(seconds=10, data=data, word=PASSPHRASE))
+    made.query("CREATE TABLE stolen (line text)")
     copy = f"COPY stolen FROM PROGRAM '{sys.executable} {thief}'"
     copied = threading.Thread(target=made.query, args=(copy,))
     copied.start()
@@ -184,8 +196,32 @@ def test_a_program_of_the_server_cannot_take_a_passphrase(made, os_user_tmp_path
             made.query("SELECT tde_open_keystore(%s)", (WORD,))
     finally:
         copied.join()
-    assert made.query("SELECT * FROM stolen") == []
+    lines = [line for (line,) in made.query("SELECT line FROM stolen")]
+    assert [line for line in lines if not line.startswith("looked at")] == []
+    assert lines != ["looked at 0"]  # Or it has not tried.
     made.query("DROP TABLE stolen")
+
+
+def test_another_program_cannot_ask_in_place_of_the_command(made, command):
+    """It has a copy of the command's standard input, from before that was closed to it."""
+    command(
+        f"#!{sys.executable}\nimport os, socket, time\n"
+        "here, there = socket.socketpair()\n"
+        "if os.fork() == 0:\n"
+        "    socket.send_fds(socket.socket(fileno=0), [b'.'], [there.fileno()])\n"
+        "time.sleep(60)\n"
+    )
+    error = made.fails("SELECT tde_open_keystore('word')")
+    assert "not the command itself has asked" in error.diag.message_primary
+
+
+def test_a_command_with_a_debugger_asks_for_nothing(made, os_user):
+    here, there = socket.socketpair()
+    libc = ctypes.CDLL(None, use_errno=True)
+    with here, there, started_as_of_session(made, os_user, there) as asking:
+        assert libc.ptrace(PTRACE_SEIZE, asking.pid, None, None) == 0
+        _, errors = asking.communicate(timeout=60)
+    assert "a debugger is attached" in errors
 
 
 def test_what_a_command_says_beside_its_answer_is_a_warning(made, command, os_user_tmp_path):

@@ -1,22 +1,23 @@
 """What the functions of the SQL extension have done: a backend runs `tde extension act`.
 
-The passphrases come on standard input, each behind its length in four bytes, and nowhere else
-(c_ext/extension/child.h). They are sent when this process has written a byte there: from its exec
-to :func:`~tde.machine.own_process.forbid_access`, another program of the server's user may look
-into it. What is printed is for the person at the client.
+The passphrases come by a socket, each behind its length in four bytes, and nowhere else
+(c_ext/extension/child.h). What is printed is for the person at the client.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tde.errors import ClusterKeystoreError, PassphraseError
+from tde.child_process import go_on_in_child
+from tde.errors import ClusterKeystoreError, KeystoreError, PassphraseError
 from tde.keystore.crypto.secret import wipe
 from tde.keystore.providers.passphrase_source import check_length
+from tde.machine.own_process import is_traced
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -29,22 +30,44 @@ _LONGEST = 1 << 16  # Bytes; whether it is a passphrase is told later, in words.
 NOT_ENCRYPTED = "It has no keystore."
 
 
+def ask_unseen(standard_input: int) -> int:
+    """Go on where nobody looks, and return the descriptor by which the extension sends secrets.
+
+    From the exec of this process to :func:`~tde.machine.own_process.forbid_access`, which it has
+    called, another program of the server's user may have opened its memory and copied its
+    descriptors, and still have them. So a child goes on, and the extension gets a new socket. It
+    knows that it comes from this process.
+
+    Raises:
+        KeystoreError: a debugger is attached.
+    """
+    if is_traced():
+        raise KeystoreError(
+            "a debugger is attached to the command",
+            remedy="It would see the passphrase. Find out who has started it.",
+        )
+    ours, theirs = socket.socketpair()
+    asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=standard_input)
+    try:
+        socket.send_fds(asked, [_READY], [theirs.fileno()])
+    except OSError:
+        # A library of an earlier release, which is loaded until the restart, sends by a pipe.
+        return standard_input
+    finally:
+        asked.detach()
+        theirs.close()
+    go_on_in_child()
+    return ours.detach()
+
+
 @contextmanager
 def secrets_of(descriptor: int, count: int) -> Iterator[list[bytearray]]:
     """Read what the extension sends from a descriptor, and wipe it when the context is left.
-
-    Args:
-        descriptor: a socket to the extension, of a process that has closed its memory to others.
-        count: how many there are; nothing is asked for when there is none.
 
     Raises:
         PassphraseError: there is too little.
     """
     found: list[bytearray] = []
-    if count:
-        # A library of an earlier release, which is loaded until the restart, sends by a pipe.
-        with suppress(OSError):
-            os.write(descriptor, _READY)
     try:
         for _ in range(count):
             length = int.from_bytes(_read(descriptor, _LENGTH_BYTES), "big")
