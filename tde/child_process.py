@@ -16,6 +16,7 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _SECONDS_TO_HEED = 1.0
 _POLL = 0.02
+_KILLED = 128  # As shells say it, plus the signal.
 
 
 def ask_child(
@@ -61,6 +62,24 @@ def ask_child(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(reader)
+
+
+def go_on_in_child() -> None:
+    """Let a child go on, in a memory of its own; this process waits for it, and ends as it does.
+
+    An interruption is the child's alone.
+    """
+    parent = os.getpid()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        if not end_with(parent, signal.SIGKILL):
+            os._exit(1)
+        signal.signal(signal.SIGINT, before)
+        return
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else _KILLED - code)
 
 
 def end_with(parent: int, number: int) -> bool:

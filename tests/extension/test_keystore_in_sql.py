@@ -236,6 +236,13 @@ def test_a_standby_has_its_own(
     copy.start(options)
     standby = SqlCluster(copy.cluster, copy.keystore)
     wait_until_replayed(primary, standby)
+    keys = sorted((standby.keystore.path / "keys").iterdir())
+    error = standby.fails(
+        f"CREATE TABLESPACE x LOCATION '{os_user_tmp_path / 'x'}' "
+        "WITH (tablespace_encryption_algorithm = 'AES128')"
+    )
+    assert error.pgcode == "25006"
+    assert sorted((standby.keystore.path / "keys").iterdir()) == keys
     standby.query("SELECT tde_close_keystore()")
     assert standby.fails("SELECT * FROM hidden").diag.message_primary == CLOSED
     primary.query("INSERT INTO hidden SELECT generate_series(101, 200)")

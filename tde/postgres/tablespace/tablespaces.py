@@ -94,8 +94,11 @@ def require_possible_location(cluster: Cluster, location: Path) -> None:
     _require_outside(cluster, location)
 
 
-def make_location(cluster: Cluster, location: Path, key_id: UUID) -> Path:
-    """Make the directory of a tablespace to be, as :func:`create_tablespace` does, and return it.
+@contextmanager
+def made_location(cluster: Cluster, location: Path, key_id: UUID) -> Iterator[Path]:
+    """Make the directory of a tablespace to be, as :func:`create_tablespace` does, and give it.
+
+    When the body fails, what was made is removed again.
 
     Raises:
         TablespaceError: it cannot be used.
@@ -103,7 +106,7 @@ def make_location(cluster: Cluster, location: Path, key_id: UUID) -> Path:
     """
     own = location_of(location, key_id)
     with _made_directories(location.absolute(), own, cluster.os_user):
-        return own
+        yield own
 
 
 def create_tablespace(
