@@ -76,7 +76,7 @@ SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "of
 
 
 @lru_cache
-def _installations() -> dict[int, PostgresBinaries]:
+def installations() -> dict[int, PostgresBinaries]:
     """Return the first installation of each major version."""
     found: dict[int, PostgresBinaries] = {}
     for binaries in list_binaries():
@@ -89,7 +89,7 @@ def pytest_report_header() -> list[str]:
         interposer = str(find_interposer())
     except InterposerError:
         interposer = "not built"
-    servers = ", ".join(f"{b.version_text} in {b.bindir}" for b in _installations().values())
+    servers = ", ".join(f"{b.version_text} in {b.bindir}" for b in installations().values())
     return [
         f"PostgreSQL: {servers or 'none'}",
         f"libcrypto: {_core.openssl_version()}",
@@ -100,19 +100,30 @@ def pytest_report_header() -> list[str]:
 @pytest.fixture(scope="session")
 def postgres_installations() -> dict[int, PostgresBinaries]:
     """The installations on this machine, by major version."""
-    return _installations()
+    return installations()
+
+
+def _tested() -> dict[int, PostgresBinaries]:
+    """Return the installations that tests of each version run on.
+
+    Those of the major versions in TESTED_SERVERS ("17 18"), where it is set. A distribution is
+    tested with its own servers; those of the wheel are the same everywhere.
+    """
+    found = installations()
+    wanted = [int(major) for major in os.environ.get("TESTED_SERVERS", "").split()] or list(found)
+    return {major: found[major] for major in wanted if major in found}
 
 
 def _slow_but(*majors: int | None) -> list[Any]:
     """Return the installations as parameters; all but some versions are marked slow."""
     return [
         pytest.param(found, id=f"pg{major}", marks=() if major in majors else (pytest.mark.slow,))
-        for major, found in _installations().items()
+        for major, found in _tested().items()
     ]
 
 
-_OLDEST = min(_installations(), default=None)
-_NEWEST = max(_installations(), default=None)
+_OLDEST = min(_tested(), default=None)
+_NEWEST = max(_tested(), default=None)
 
 
 @pytest.fixture(scope="session", params=_slow_but(_OLDEST, _NEWEST))
@@ -133,9 +144,9 @@ def binaries_older_slow(request: pytest.FixtureRequest) -> PostgresBinaries:
 
 
 @pytest.fixture(scope="session")
-def any_binaries(postgres_installations: dict[int, PostgresBinaries]) -> PostgresBinaries:
+def any_binaries() -> PostgresBinaries:
     """One installation, for what does not depend on the version of the server."""
-    return next(iter(postgres_installations.values()))
+    return next(iter(_tested().values()))
 
 
 @pytest.fixture(scope="session")
