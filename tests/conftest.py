@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,12 @@ from tde import _core
 from tde.algorithms import Algorithm
 from tde.errors import InterposerError, TdeError
 from tde.keystore import Keystore
-from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
+from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, server_os_user
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.os_user import run_as
 from tde.postgres.server.sockets import private_directory, remove_private_directory
 from tests.cluster_templates import ClusterTemplates, Wanted
+from tests.installations import installations, tested_installations
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.light_forks import use_setpriv
 
@@ -75,15 +75,6 @@ _PORT = 20000 + os.getpid() % 40000
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
 
 
-@lru_cache
-def installations() -> dict[int, PostgresBinaries]:
-    """Return the first installation of each major version."""
-    found: dict[int, PostgresBinaries] = {}
-    for binaries in list_binaries():
-        found.setdefault(binaries.major, binaries)
-    return dict(sorted(found.items()))
-
-
 def pytest_report_header() -> list[str]:
     try:
         interposer = str(find_interposer())
@@ -103,27 +94,16 @@ def postgres_installations() -> dict[int, PostgresBinaries]:
     return installations()
 
 
-def _tested() -> dict[int, PostgresBinaries]:
-    """Return the installations that tests of each version run on.
-
-    Those of the major versions in TESTED_SERVERS ("17 18"), where it is set. A distribution is
-    tested with its own servers; those of the wheel are the same everywhere.
-    """
-    found = installations()
-    wanted = [int(major) for major in os.environ.get("TESTED_SERVERS", "").split()] or list(found)
-    return {major: found[major] for major in wanted if major in found}
-
-
 def _slow_but(*majors: int | None) -> list[Any]:
     """Return the installations as parameters; all but some versions are marked slow."""
     return [
         pytest.param(found, id=f"pg{major}", marks=() if major in majors else (pytest.mark.slow,))
-        for major, found in _tested().items()
+        for major, found in tested_installations().items()
     ]
 
 
-_OLDEST = min(_tested(), default=None)
-_NEWEST = max(_tested(), default=None)
+_OLDEST = min(tested_installations(), default=None)
+_NEWEST = max(tested_installations(), default=None)
 
 
 @pytest.fixture(scope="session", params=_slow_but(_OLDEST, _NEWEST))
@@ -146,7 +126,7 @@ def binaries_older_slow(request: pytest.FixtureRequest) -> PostgresBinaries:
 @pytest.fixture(scope="session")
 def any_binaries() -> PostgresBinaries:
     """One installation, for what does not depend on the version of the server."""
-    return next(iter(_tested().values()))
+    return next(iter(tested_installations().values()))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 
 from tde.postgres import PostgresBinaries, run_program
-from tests.conftest import installations
+from tests.installations import installations
 from tests.postgres.canaries import CANARY, files_with, settle
 from tests.postgres.cluster_copies import base_backup
 
@@ -156,7 +156,7 @@ def test_workers_of_a_pool_that_grows(made):
 @pytest.fixture
 def unchecked(binaries_of_19, encrypted_cluster_factory) -> Iterator[object]:
     made = encrypted_cluster_factory(binaries_of_19)
-    if made.query("SELECT to_regprocedure('pg_enable_data_checksums(int, int)')") == [(None,)]:
+    if made.query("SELECT to_regproc('pg_enable_data_checksums')") == [(None,)]:
         pytest.skip("this release has no online checksums")
     made.query("SELECT pg_disable_data_checksums()")
     return made

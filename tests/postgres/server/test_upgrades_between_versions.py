@@ -8,7 +8,7 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import Cluster, PostgresBinaries, create_tablespace
-from tests.conftest import installations
+from tests.installations import installations
 from tests.postgres.server.test_upgrades import Upgrade, auto_open_keystore, is_new_enough
 
 ROWS = 3000
