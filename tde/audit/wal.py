@@ -13,7 +13,7 @@ from tde import _core
 from tde.audit.reading import BLOCK, OpenFile
 from tde.audit.report import FindingKind
 from tde.audit.tally import Tally
-from tde.postgres.facts import WAL_PAGE_MAGIC
+from tde.postgres.facts import MAJOR_VERSIONS
 
 _OLDER_SEGMENTS = 1 << 16  # Of each timeline; trying them all takes some milliseconds.
 _NEWER_SEGMENTS = 64  # A segment that was recycled before a switch of the timeline.
@@ -40,7 +40,7 @@ class WalSegment:
         self._tally = tally
         self._segment_bytes = control.wal_segment_bytes
         self._number = log * ((1 << 32) // self._segment_bytes) + segment
-        self._magic = WAL_PAGE_MAGIC[source.file.place.major]
+        self._magic = MAJOR_VERSIONS[source.file.place.major].wal_page_magic
         # Up to where recovery would start, the server has written every segment from its start.
         redo = segment_number(control.redo_segment, self._segment_bytes)
         self._complete = not source.file.name.startswith("pg_wal/") or (

@@ -253,7 +253,7 @@ def test_a_start_without_tde_that_is_not_stopped(stopped):
     require_ok(examine(stopped), "encryption")
     config = data / "postgresql.conf"
     before = config.read_text()
-    config.write_text(before.replace(f"include '{GUARD_FILE}'\n", ""))
+    config.write_text(before.replace(f"include {GUARD_FILE}\n", ""))
     found = only(examine(stopped), "encryption", Verdict.PROBLEM)
     with config.open("a") as file:
         file.write(found.remedy.rpartition(": ")[2] + "\n")
