@@ -214,12 +214,12 @@ def list_backup(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
         here, there = place.root / relative, place.root.parent / label / relative
         if content.part is not None and label == place.root.name:
             parts.setdefault(here, []).append(content.part)
-        if not there.exists():
+        if not there.is_file():
             # Of an empty file there is nothing in a bundle.
             findings += [_missing(there, name)] if int(entry["size"]) else []
         elif "bim" in entry:
             blocks += label == place.root.name
-        elif label == place.root.name or (content.part is None and here.exists()):
+        elif label == place.root.name or (content.part is None and here.is_file()):
             # With repo-hardlink, files of earlier backups are links here.
             files.append(_stored_file(place, name, here, content))
     if blocks:
@@ -228,6 +228,8 @@ def list_backup(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
         findings += _gaps(bundle, listed)
     known = {*parts, *(place.root / manifest.stored(name)[1] for name in manifest.files)}
     strays = [path for path in _regular_files(place.root) if path not in known]
+    if not (place.root / "backup.manifest").exists():
+        return [], []  # Expired meanwhile.
     lists = [path for path in strays if tool_rule(place, path.name)]
     files += [classify(place, path.name, path, path.stat().st_size) for path in lists]
     return files, findings + [_stray(path) for path in strays if path not in lists]

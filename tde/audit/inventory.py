@@ -44,7 +44,7 @@ _COMPRESSED = re.compile(rf".*\.(?:{ENDINGS}|tgz)")
 # it was given; one that is not complete yet, or never will be, is ".partial".
 _ARCHIVED_SEGMENT = re.compile(
     r"(?P<name>[0-9A-F]{24})(?P<partial>\.partial)?(?:-(?P<sha1>[0-9a-f]{40}))?"
-    rf"(?:\.(?P<ending>{ENDINGS}))?(?P<growing>\.partial)?"
+    rf"(?:\.(?P<ending>{ENDINGS}))?(?P<growing>\.partial|\.pgbackrest\.tmp)?"
 )
 
 _LISTS = ("backup.manifest", "backup.manifest.copy", "backup.info", "xlog.db")

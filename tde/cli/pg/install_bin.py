@@ -11,20 +11,35 @@ import typer
 from tde.cli.options import AesOption, BindirOption, KeystoreOption, OsUserOption
 from tde.console.apps import examples
 from tde.console.options import algorithm_of
-from tde.console.output import console
+from tde.console.output import console, error_console
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.tool_settings import (
+    BackupTool,
+    ToolSettings,
+    add_settings,
+    require_addable,
+    tool_settings,
+)
 
 _EPILOG = examples(
     "tde keystore auto-open enable --keystore /etc/tde/main",
     "tde pg install-bin /opt/tde/bin --keystore /etc/tde/main",
     "PATH=/opt/tde/bin:$PATH initdb -D /srv/pg/main && pg_ctl -D /srv/pg/main start",
+    "# What pgBackRest has to be told, added to its configuration:",
+    "tde pg install-bin --for pgbackrest --write /etc/pgbackrest.conf",
 )
+_FOR = "Settings for a backup tool"
 
 
 def install_bin(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="New, empty, or made by this command before.")
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="New, empty, or made by this command before. pgBackRest needs none.",
+            show_default=False,
+        ),
+    ] = None,
     keystore: KeystoreOption = None,
     aes: AesOption = 256,
     scope: Annotated[
@@ -32,6 +47,29 @@ def install_bin(
     ] = Scope.CLUSTER,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
+    tool: Annotated[
+        BackupTool | None,
+        typer.Option(
+            "--for", help="Also print what this tool has to be told.", rich_help_panel=_FOR
+        ),
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            metavar="FILE",
+            help="Add it to this file of the tool. No line of others is changed.",
+            rich_help_panel=_FOR,
+        ),
+    ] = None,
+    section: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="For one server or stanza only, and not for all of the tool's.",
+            rich_help_panel=_FOR,
+        ),
+    ] = None,
 ) -> None:
     """Make a directory that can stand for PostgreSQL's bin directory, for encrypted clusters.
 
@@ -42,6 +80,29 @@ def install_bin(
     The keystore must open by itself (tde keystore auto-open enable). All clusters made this way
     share its keys. Run the command again after an upgrade of PostgreSQL or of tde.
     """
+    if tool is None and (write is not None or section is not None):
+        raise typer.BadParameter("name the tool with --for", param_hint="--write, --section")
+    if directory is None and tool is not BackupTool.PGBACKREST:
+        raise typer.BadParameter("name a directory", param_hint="DIR")
+    # First, so that nothing is made when the tool's file says otherwise.
+    settings = None
+    if tool is not None:
+        settings = tool_settings(tool, directory and directory.absolute(), section)
+        require_addable(write, settings)
+    if directory is not None:
+        _make(directory, keystore, aes, scope, bindir, os_user)
+    if settings is not None:
+        _show_settings(settings, write)
+
+
+def _make(
+    directory: Path,
+    keystore: Path | None,
+    aes: int,
+    scope: Scope,
+    bindir: Path | None,
+    os_user: str | None,
+) -> None:
     from tde.keystore.opening import open_unattended
     from tde.postgres import find_binaries, install_bin_directory, server_os_user
 
@@ -64,6 +125,20 @@ def install_bin(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _show_settings(settings: ToolSettings, file: Path | None) -> None:
+    lines = settings.lines()
+    if file is not None:
+        added = add_settings(file, settings)
+        where = f"[{settings.section}] of {file}"
+        said = f"Added to {where}:" if added else f"Nothing to add: {where} has all of them."
+        console.print(said, markup=False, soft_wrap=True)
+        lines = added
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
+    for name, reason in settings.reasons.items():
+        error_console.print(f"{name}: {reason}", markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
