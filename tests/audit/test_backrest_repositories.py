@@ -151,3 +151,27 @@ def test_an_incremental_backup_takes_the_rest_from_the_other(copy, repository):
     lost.unlink()
     # Both backups lack it.
     assert [f.file for f in copy.audit(backups=[path]).findings] == [lost]
+
+
+def test_links_to_files_of_another_backup_are_judged(copy, repository):
+    made = repository()
+    path = write(made, copy)
+    name = f"pg_data/{copy.heap}"
+    first = made.backup
+    made.entries = {key: {**entry, "reference": LABEL} for key, entry in made.entries.items()}
+    made.backup = first.with_name(f"{LABEL}_20261128-040000I")
+    # repo-hardlink makes such links; what is under the name counts, link or not.
+    made.add(name, with_page((copy.backup / copy.heap).read_bytes(), 60, plain_page(copy)))
+    made.entries[name]["reference"] = LABEL
+    write(made, copy)
+    found = only_finding(copy.audit(backups=[path]))
+    assert (found.kind, found.file) == (FindingKind.PLAIN_PAGE, made.backup / f"{name}.gz")
+
+
+def test_a_segment_that_pgbackrest_is_writing(copy, repository):
+    made = repository()
+    segment = max(made.archive.rglob("0*.gz"))
+    content = segment.read_bytes()
+    segment.unlink()
+    segment.with_name(f"{segment.name}.pgbackrest.tmp").write_bytes(content[: len(content) // 2])
+    assert copy.audit(backups=[write(made, copy)]).findings == ()

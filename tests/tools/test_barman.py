@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ STREAMING = [
 ]
 METHODS = {
     "streaming": STREAMING,
-    "compressed": [*STREAMING, "backup_compression=gzip"],
+    "compressed": [*STREAMING, "backup_compression=gzip", "recovery_staging_path={home}/staging"],
     "rsync": ["backup_method=rsync", "archiver=on", "reuse_backup=link"],
 }
 
@@ -46,7 +48,7 @@ class Barman:
             f"streaming_conninfo={conninfo}",
             f"ssh_command={ssh} localhost",
             *settings,
-            *method,
+            *(line.format(home=self.home) for line in method),
         ]
         self.configuration.write_text("".join(f"{line}\n" for line in lines))
 
@@ -55,6 +57,16 @@ class Barman:
 
     def archive_all(self) -> None:
         self.run("switch-wal", "--force", "--archive", "--archive-timeout=60", "main")
+
+
+def require_known_version(data: Path) -> None:
+    """Skip servers that are newer than the tool."""
+    shown = subprocess.run(["barman", "--version"], capture_output=True, text=True, check=True)
+    match = re.search(r"(\d+)\.(\d+)", shown.stdout)
+    assert match is not None, shown.stdout
+    version = (int(match[1]), int(match[2]))
+    if int((data / "PG_VERSION").read_text()) > 16 and version < (3, 11):
+        pytest.skip(f"Barman {match[0]} does not know this version of PostgreSQL")
 
 
 def archive_command(site: Site, barman: Barman) -> str:
@@ -68,6 +80,7 @@ def test_back_up_and_restore(site, method):
     require_tools("barman", "barman-wal-archive", "rsync")
     barman = Barman(site, METHODS[method])
     data = site.init("data", "archive_mode = on", archive_command(site, barman))
+    require_known_version(data)
     if method != "rsync":
         site.configure(data, "archive_mode = off")
     start_with_tools(site, data)
@@ -113,6 +126,8 @@ def start_with_tools(site: Site, data: Path) -> None:
 def test_ciphertext_that_looks_like_another_format_is_given_back(site, compressed):
     """One segment in some thousands does, to the program `file`."""
     require_tools("barman", "file")
+    if compressed == "before" and "--gzip" not in site.tool("barman-wal-archive", "--help"):
+        pytest.skip("this barman-wal-archive does not compress")
     barman = Barman(site, METHODS["rsync"])
     segments = {
         "000000010000000000000001": bytes.fromhex("8c4e1b0408"),  # "PGP symmetric key encrypted"
