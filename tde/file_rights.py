@@ -71,6 +71,27 @@ def file_rights_of_owner(directory: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def own_file_rights() -> Iterator[None]:
+    """Take the process's own rights for files back, for a while within :func:`file_rights_of`.
+
+    Only to read, and what is in other hands: the owner may have no access to a backup of root's.
+
+    Raises:
+        OsUserError: the kernel did not change the identity.
+    """
+    uid = _file_user() if os.geteuid() == 0 else 0
+    if uid == 0:
+        yield
+        return
+    gid = ctypes.c_uint32(ctypes.CDLL(None).setfsgid(ctypes.c_uint32(_INVALID))).value
+    _set_identity(0, os.getegid())
+    try:
+        yield
+    finally:
+        _set_identity(uid, gid)
+
+
 def _can_look_at(path: Path) -> bool:
     try:
         path.lstat()

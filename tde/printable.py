@@ -6,6 +6,12 @@ another message. They are shown as escapes, so nothing is hidden and nothing is 
 
 from __future__ import annotations
 
+import codecs
+
+# Looked up now: errors are also made with the rights of the server's user, for whom Python's own
+# files may be out of reach.
+_escape = codecs.getencoder("unicode_escape")
+
 
 def printable(text: str, limit: int | None = None) -> str:
     """Return the text on one line without anything that steers a terminal.
@@ -17,7 +23,7 @@ def printable(text: str, limit: int | None = None) -> str:
         text = f"{text[: limit - 1]}…"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else _escape(c)[0].decode() for c in text)
 
 
 def printable_lines(text: str) -> str:

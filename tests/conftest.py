@@ -53,6 +53,17 @@ def place_of_acceptance() -> Iterator[Path]:
         del os.environ["TDE_ACCEPTED"]
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that others may enter: the server's user, or the owner of a keystore of root's.
+
+    pytest's own tmp_path is below a directory that only its creator may enter.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
 _MEMORY = Path("/dev/shm")
 _MEMORY_NEEDED = 4 << 30  # Bytes; a cluster has 40 to 60 MB, and few are there at once.
 

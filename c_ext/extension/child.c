@@ -3,39 +3,24 @@
  */
 #include <postgres.h>
 
-#include <fcntl.h>
-#include <limits.h>
 #include <miscadmin.h>
-#include <signal.h>
 #include <port/pg_bswap.h>
+#include <storage/ipc.h>
 #include <storage/latch.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <utils/wait_event.h>
 
 #include "extension/child.h"
+#include "extension/process.h"
 #include "extension/messages.h"
 
 #define MOST_ARGUMENTS 16
 #define MOST_OUTPUT (16 << 20) /* bytes; a list of 10,000 keys has 2 MB */
-#define PATIENCE_AFTER_INTERRUPT 40 /* times 50 ms, for a cancelled child to clean up */
+#define MOST_ERRORS (64 << 10) /* bytes */
+#define PATIENCE 60000         /* ms until the command asks for the secrets: Python starts by then */
 
 char *tde_extension_command;
-
-struct child {
-    pid_t pid; /* 0 when it was waited for */
-    int input;
-    int output;
-};
-
-static void close_pipe(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
 
 /* No variable of the server's environment steers what the command does, but where it is found. */
 static char **environment(void)
@@ -58,149 +43,93 @@ static char **environment(void)
     return made;
 }
 
-/* Descriptors of the server that were opened without O_CLOEXEC, as versions before 16 do. */
-static void close_others(void)
+/* Sleep until FD can be read or MILLISECONDS (-1: any number) are over; false when they are. */
+static bool wait_readable(int fd, long milliseconds)
 {
-#ifdef SYS_close_range
-    if (syscall(SYS_close_range, STDERR_FILENO + 1, UINT_MAX, 0) == 0)
-        return;
-#endif
-    for (long fd = STDERR_FILENO + 1; fd < sysconf(_SC_OPEN_MAX); fd++)
-        close((int)fd);
-}
+    int timeout = milliseconds < 0 ? 0 : WL_TIMEOUT;
 
-/* In the child, between fork and exec: nothing here allocates, and no handler of the server runs. */
-static void become(char *const *words, char *const *variables, int input, int output)
-{
-    struct sigaction usual = {.sa_handler = SIG_DFL};
-    sigset_t none;
+    for (;;) {
+        int events = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_SOCKET_READABLE |
+                                       WL_EXIT_ON_PM_DEATH | timeout, fd, milliseconds,
+                                       PG_WAIT_EXTENSION);
 
-    for (int number = 1; number < NSIG; number++)
-        sigaction(number, &usual, NULL);
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* A backend that is killed leaves nothing behind. */
-    if (dup2(input, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 ||
-        dup2(output, STDERR_FILENO) < 0 || chdir("/") != 0)
-        _exit(126);
-    close_others();
-    execve(words[0], words, variables);
-    dprintf(STDERR_FILENO, "tde: error: could not run %s: %s\n", words[0], strerror(errno));
-    _exit(127);
-}
-
-static void start(struct child *child, char *const *words)
-{
-    char **variables = environment();
-    int input[2];
-    int output[2];
-    sigset_t all;
-    sigset_t before;
-
-    if (pipe2(input, O_CLOEXEC) != 0)
-        ereport(ERROR, (errcode_for_file_access(), errmsg("could not make a pipe: %m")));
-    if (pipe2(output, O_CLOEXEC) != 0) {
-        int cause = errno;
-
-        close(input[0]);
-        close(input[1]);
-        errno = cause;
-        ereport(ERROR, (errcode_for_file_access(), errmsg("could not make a pipe: %m")));
-    }
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, &before);
-    child->pid = fork();
-    if (child->pid == 0)
-        become(words, variables, input[0], output[1]);
-    sigprocmask(SIG_SETMASK, &before, NULL);
-    close(input[0]);
-    close(output[1]);
-    child->input = input[1];
-    child->output = output[0];
-    if (child->pid < 0) {
-        child->pid = 0;
-        ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-                        errmsg("could not start %s: %m", words[0])));
+        if (events & WL_SOCKET_READABLE)
+            return true;
+        if (events & WL_TIMEOUT)
+            return false;
+        ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
     }
 }
 
-/* Lengths of four bytes and the secrets; far less than a pipe holds, so it never waits. */
-static void send_secrets(struct child *child, const struct tde_extension_secret *secrets, int count)
+/*
+ * The kernel lets other programs of the server's user look into a program from its exec on, until it
+ * forbids that, and what they have opened by then stays open.  So the command makes itself a new
+ * memory and a new channel afterwards, and asks; not before has it anything that is worth a look.
+ */
+static void wait_until_asked(struct tde_extension_process *process)
 {
+    if (!wait_readable(process->channel, PATIENCE))
+        ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+                        errmsg("%s has not asked for what it needs within %d seconds",
+                               tde_extension_command, PATIENCE / 1000),
+                        errhint("The setting tde.command must name the command tde, of the release "
+                                "that has installed the extension.")));
+    tde_extension_process_renew_channel(process);
+}
+
+/* Lengths of four bytes and the secrets; if nobody reads them any more, it says why. */
+static void send_secrets(struct tde_extension_process *process,
+                         const struct tde_extension_secret *secrets, int count)
+{
+    if (count > 0)
+        wait_until_asked(process);
     for (int i = 0; i < count; i++) {
         uint32 length = pg_hton32((uint32)secrets[i].length);
 
-        if (write(child->input, &length, sizeof length) != (ssize_t)sizeof length ||
-            write(child->input, secrets[i].bytes, secrets[i].length) != (ssize_t)secrets[i].length)
-            break; /* It has ended already, and says why. */
+        if (write(process->channel, &length, sizeof length) != (ssize_t)sizeof length ||
+            write(process->channel, secrets[i].bytes, secrets[i].length) !=
+                (ssize_t)secrets[i].length)
+            break;
     }
-    close_pipe(&child->input);
+    tde_extension_process_close(&process->channel);
 }
 
-static void read_output(struct child *child, StringInfo output)
+static void read_output(int fd, StringInfo output)
 {
     for (;;) {
-        int events = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_SOCKET_READABLE |
-                                       WL_EXIT_ON_PM_DEATH, child->output, -1, PG_WAIT_EXTENSION);
+        char part[4096];
+        ssize_t count;
 
-        if (events & WL_LATCH_SET) {
-            ResetLatch(MyLatch);
-            CHECK_FOR_INTERRUPTS();
-        }
-        if (events & WL_SOCKET_READABLE) {
-            char part[4096];
-            ssize_t count = read(child->output, part, sizeof part);
-
-            if (count == 0)
-                return;
-            if (count < 0 && errno != EINTR)
-                ereport(ERROR, (errcode_for_file_access(),
-                                errmsg("could not read what %s says: %m", tde_extension_command)));
-            if (count > 0)
-                appendBinaryStringInfo(output, part, (int)count);
-            if (output->len > MOST_OUTPUT)
-                ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                                errmsg("%s says too much", tde_extension_command)));
-        }
-    }
-}
-
-static int wait_for(struct child *child)
-{
-    pid_t pid = child->pid;
-    int status = 0;
-
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
-    child->pid = 0;
-    return status;
-}
-
-/* As Ctrl-C in a terminal; what does not heed it is killed, which no command minds. */
-static void stop(struct child *child)
-{
-    close_pipe(&child->input);
-    close_pipe(&child->output);
-    if (child->pid == 0)
-        return;
-    kill(child->pid, SIGINT);
-    for (int i = 0; i < PATIENCE_AFTER_INTERRUPT; i++) {
-        pid_t ended = waitpid(child->pid, NULL, WNOHANG);
-
-        if (ended == child->pid) {
-            child->pid = 0;
+        wait_readable(fd, -1);
+        count = read(fd, part, sizeof part);
+        if (count == 0)
             return;
-        }
-        pg_usleep(50000L);
+        if (count < 0 && errno != EINTR)
+            ereport(ERROR, (errcode_for_file_access(),
+                            errmsg("could not read what %s says: %m", tde_extension_command)));
+        if (count > 0)
+            appendBinaryStringInfo(output, part, (int)count);
+        if (output->len > MOST_OUTPUT)
+            ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                            errmsg("%s says too much", tde_extension_command)));
     }
-    kill(child->pid, SIGKILL);
-    wait_for(child);
+}
+
+/* What the command has said on its standard error: the beginning of it, if it is long. */
+static char *read_errors(int fd)
+{
+    char *errors = palloc(MOST_ERRORS + 1);
+    ssize_t count = pread(fd, errors, MOST_ERRORS, 0);
+
+    errors[count < 0 ? 0 : count] = '\0';
+    return errors;
 }
 
 /* The rest of the line that begins with PREFIX; NULL when there is none. */
-static char *line_of(const char *output, const char *prefix)
+static char *line_of(const char *text, const char *prefix)
 {
-    for (const char *at = output; at != NULL && *at != '\0'; at = strchr(at, '\n')) {
+    for (const char *at = text; at != NULL && *at != '\0'; at = strchr(at, '\n')) {
         at += *at == '\n';
         if (strncmp(at, prefix, strlen(prefix)) == 0) {
             at += strlen(prefix);
@@ -210,10 +139,10 @@ static char *line_of(const char *output, const char *prefix)
     return NULL;
 }
 
-static void report_failure(const char *verb, int status, const char *output)
+static void report_failure(const char *verb, int status, const char *errors)
 {
-    const char *message = line_of(output, "tde: error: ");
-    const char *hint = line_of(output, "HINT: ");
+    const char *message = line_of(errors, "tde: error: ");
+    const char *hint = line_of(errors, "HINT: ");
     int code = ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
 
     if (message == NULL && WIFSIGNALED(status))
@@ -246,33 +175,46 @@ static void make_words(char **words, const char *verb, const char *const *argume
     words[used] = NULL;
 }
 
+/* What a command that did its work has said beside it. */
+static void report_warnings(char *errors)
+{
+    char *rest = NULL;
+
+    for (char *line = strtok_r(errors, "\n", &rest); line != NULL;
+         line = strtok_r(NULL, "\n", &rest))
+        ereport(WARNING, (errmsg("%s", line)));
+}
+
+/* Also of a session that is terminated, which never comes back to where it waits. */
+static void stop(int code, Datum process)
+{
+    (void)code;
+    tde_extension_process_stop((struct tde_extension_process *)DatumGetPointer(process));
+}
+
 void tde_extension_run(const char *verb, const char *const *arguments,
                        const struct tde_extension_secret *secrets, int count, StringInfo output)
 {
-    struct child child = {.pid = 0, .input = -1, .output = -1};
+    struct tde_extension_process process = TDE_EXTENSION_NO_PROCESS;
     char *words[MOST_ARGUMENTS];
+    char *volatile errors = NULL;
     volatile int status = 0;
 
     if (tde_extension_command == NULL || tde_extension_command[0] != '/')
         ereport(ERROR, (errcode(ERRCODE_CONFIG_FILE_ERROR),
                         errmsg("tde.command must be the absolute path of the command tde")));
     make_words(words, verb, arguments);
-    PG_TRY();
+    PG_ENSURE_ERROR_CLEANUP(stop, PointerGetDatum(&process));
     {
-        start(&child, words);
-        send_secrets(&child, secrets, count);
-        read_output(&child, output);
-        status = wait_for(&child);
-        /* A signal to the session is one to its child as well, which may have been the faster one. */
-        CHECK_FOR_INTERRUPTS();
+        tde_extension_process_start(&process, words, environment());
+        send_secrets(&process, secrets, count);
+        read_output(process.output, output);
+        status = tde_extension_process_wait(&process);
+        errors = read_errors(process.errors);
     }
-    PG_CATCH();
-    {
-        stop(&child);
-        PG_RE_THROW();
-    }
-    PG_END_TRY();
-    close_pipe(&child.output);
+    PG_END_ENSURE_ERROR_CLEANUP(stop, PointerGetDatum(&process));
+    tde_extension_process_stop(&process);
     if (status != 0)
-        report_failure(verb, status, output->data);
+        report_failure(verb, status, errors);
+    report_warnings(errors);
 }

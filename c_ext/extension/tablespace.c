@@ -7,12 +7,16 @@
  */
 #include <postgres.h>
 
+#include <access/reloptions.h>
+#include <access/xact.h>
+#include <catalog/catalog.h>
 #include <commands/defrem.h>
 #include <commands/tablespace.h>
+#include <common/relpath.h>
 #include <miscadmin.h>
 #include <nodes/parsenodes.h>
 #include <tcop/utility.h>
-#include <access/xact.h>
+#include <utils/acl.h>
 
 #include "extension/child.h"
 #include "extension/interposer.h"
@@ -21,6 +25,7 @@
 #include "extension/messages.h"
 
 #define OPTION "tablespace_encryption_algorithm"
+#define KEY_DIRECTORY_SIZE strlen("/tde-0123456789abcdef0123456789abcdef")
 
 static ProcessUtility_hook_type next_process_utility;
 
@@ -53,21 +58,75 @@ static uint32 wanted_bits(DefElem *option)
                     errhint("Available values: AES128, AES256, none.")));
 }
 
-/* What PostgreSQL would refuse anyway is refused before a key is made, which would stay. */
+/* With the directory that is made in it, it must leave room for the names of files, as PostgreSQL's. */
+static bool is_too_long(const char *location)
+{
+    return strlen(location) + KEY_DIRECTORY_SIZE + 1 + strlen(TABLESPACE_VERSION_DIRECTORY) + 1 +
+               OIDCHARS + 1 + OIDCHARS + 1 + FORKNAMECHARS + 1 + OIDCHARS >
+           MAXPGPATH;
+}
+
+static bool has_control_characters(const char *location)
+{
+    for (; *location != '\0'; location++)
+        if ((unsigned char)*location < ' ' || *location == 0x7f)
+            return true;
+    return false;
+}
+
+/* The command answers with a line, so a line break would make another directory of it. */
+static void check_location(const char *location)
+{
+    if (location == NULL || !is_absolute_path(location))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+                        errmsg("tablespace location must be an absolute path")));
+    if (strchr(location, '\'') != NULL)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
+                        errmsg("tablespace location cannot contain single quotes")));
+    if (has_control_characters(location))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
+                        errmsg("tablespace location cannot contain control characters, such as line "
+                               "breaks")));
+    if (is_too_long(location))
+        ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+                        errmsg("tablespace location \"%s\" is too long", location)));
+}
+
+static void check_name(const char *name)
+{
+    if (!allowSystemTableMods && IsReservedName(name))
+        ereport(ERROR, (errcode(ERRCODE_RESERVED_NAME),
+                        errmsg("unacceptable tablespace name \"%s\"", name),
+                        errdetail("The prefix \"pg_\" is reserved for system tablespaces.")));
+    if (OidIsValid(get_tablespace_oid(name, true)))
+        ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+                        errmsg("tablespace \"%s\" already exists", name)));
+}
+
+/*
+ * What PostgreSQL would refuse anyway is refused before a key is made, which would stay: the checks
+ * of standard_ProcessUtility and CreateTableSpace, in their order and with their words.
+ */
 static void refuse_early(const CreateTableSpaceStmt *statement, bool is_top_level)
 {
-    PreventInTransactionBlock(is_top_level, "CREATE TABLESPACE");
+    static const char command[] = "CREATE TABLESPACE";
+    Datum options;
+
+    PreventCommandIfReadOnly(command);
+    PreventCommandIfParallelMode(command);
+    PreventCommandDuringRecovery(command);
+    PreventInTransactionBlock(is_top_level, command);
     if (!superuser())
         ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
                         errmsg("permission denied to create tablespace \"%s\"",
                                statement->tablespacename),
                         errhint("Must be superuser to create a tablespace.")));
-    if (OidIsValid(get_tablespace_oid(statement->tablespacename, true)))
-        ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
-                        errmsg("tablespace \"%s\" already exists", statement->tablespacename)));
-    if (statement->location == NULL || !is_absolute_path(statement->location))
-        ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-                        errmsg("tablespace location must be an absolute path")));
+    if (statement->owner != NULL)
+        get_rolespec_oid(statement->owner, false);
+    check_location(statement->location);
+    check_name(statement->tablespacename);
+    options = transformRelOptions((Datum)0, statement->options, NULL, NULL, false, false);
+    tablespace_reloptions(options, true);
 }
 
 /*

@@ -8,8 +8,11 @@
 #include "program/arguments.h"
 
 #include <getopt.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "program/data_directory.h"
 
 #define MAX_LONG_OPTIONS 40u
 
@@ -134,8 +137,9 @@ static void parse(const struct program *program, int argc, char **argv,
 struct tde_arguments tde_program_examine_arguments(const char *name, int argc, char *const argv[],
                                                    const char *pgdata)
 {
+    static char data_directory[PATH_MAX];
     const struct program *program = find_program(name);
-    struct tde_arguments found = {TDE_NEED_NOTHING, NULL, false};
+    struct tde_arguments found = {.need = TDE_NEED_NOTHING, .is_known = program != NULL};
 
     if (program == NULL || only_informs(argc, argv))
         return found;
@@ -155,5 +159,14 @@ struct tde_arguments tde_program_examine_arguments(const char *name, int argc, c
         found.need = TDE_NEED_NOTHING;
     if (found.directory == NULL && pgdata != NULL && *pgdata != '\0')
         found.directory = pgdata;
+    if (found.directory != NULL && program->need == TDE_NEED_CLUSTER &&
+        found.need != TDE_NEED_CREATE) {
+        const char *given = found.directory;
+
+        found.directory = tde_program_data_directory(given, data_directory);
+        /* To stop it, too, pg_ctl asks the server where the data of a configuration is. */
+        if (found.directory != given)
+            found.need = TDE_NEED_CLUSTER;
+    }
     return found;
 }

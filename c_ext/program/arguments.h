@@ -18,6 +18,7 @@ enum tde_need {
 struct tde_arguments {
     enum tde_need need;
     const char *directory; /* -D, a positional argument or PGDATA; NULL when there is none */
+    bool is_known;         /* a program of PostgreSQL's that the tables have */
     bool adds_no_verify;   /* pg_basebackup needs --no-verify-checksums */
 };
 

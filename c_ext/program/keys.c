@@ -380,8 +380,11 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
         if (fd >= 0 && announce(settings, fd) == 0)
             result = 0;
         else
-            tde_program_error(settings->program, NULL, "could not hand over the keys: %s",
-                              strerror(errno));
+            tde_program_error(settings->program,
+                              errno == EPERM ? "Allow the system call memfd_create in the seccomp "
+                                               "profile of the container or service."
+                                             : NULL,
+                              "could not hand over the keys: %s", strerror(errno));
     }
     tde_crypto_wipe(&secret, sizeof secret);
     return result;

@@ -13,26 +13,13 @@
 #include "program/arguments.h"
 #include "program/create.h"
 #include "program/keys.h"
+#include "program/real_arguments.h"
+#include "program/server.h"
 #include "program/settings.h"
 #include "program/stand_in.h"
 #include "program/upgrade.h"
 
 const char tde_stand_in = 1;
-
-/* ARGV for the real program: its own path first, and what encryption adds last. */
-static char **real_arguments(char *path, int argc, char *argv[], bool add_no_verify)
-{
-    static char no_verify[] = "--no-verify-checksums";
-    char **made = calloc((size_t)argc + 2, sizeof *made);
-
-    if (made == NULL)
-        return NULL;
-    memcpy(made, argv, (size_t)argc * sizeof *made);
-    made[0] = path; /* Programs look for their siblings where they are themselves. */
-    if (add_no_verify)
-        made[argc] = no_verify;
-    return made;
-}
 
 /* Whether the program gets keys: 1 or 0, or -1 after a message. */
 static int wants_keys(const struct tde_program_settings *settings,
@@ -67,6 +54,7 @@ int main(int argc, char *argv[])
     if (argc < 1 || tde_program_settings_load(&settings) != 0)
         return 1;
     arguments = tde_program_examine_arguments(settings.program, argc, argv, getenv("PGDATA"));
+    settings.cluster = arguments.need == TDE_NEED_CLUSTER ? arguments.directory : NULL;
     keys = wants_keys(&settings, &arguments, argc, argv);
     if (keys < 0 || tde_program_path(path, settings.bindir, settings.program) != 0)
         return 1;
@@ -76,10 +64,10 @@ int main(int argc, char *argv[])
     if (settings.keystore[0] != '\0' && arguments.need == TDE_NEED_PRELOAD &&
         tde_program_preload(&settings) != 0)
         return 1;
-    if (keys > 0 && (tde_program_settings_check_server(&settings) != 0 ||
+    if (keys > 0 && (tde_program_check_server(&settings) != 0 ||
                      tde_program_hand_over(&settings) != 0))
         return 1;
-    real = real_arguments(path, argc, argv, keys > 0 && arguments.adds_no_verify);
+    real = tde_program_real_arguments(&settings, &arguments, path, argc, argv, keys > 0);
     if (real == NULL)
         return 1;
     if (keys > 0 && arguments.need == TDE_NEED_CREATE && arguments.directory != NULL)

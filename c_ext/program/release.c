@@ -61,11 +61,19 @@ static void run(const struct tde_program_settings *settings, int writer)
     char command[] = "keystore";
     char verb[] = "release";
     char option[] = "--keystore";
-    char *arguments[] = {path, command, verb, option, keystore, NULL};
+    char of_cluster[] = "--cluster";
+    char cluster[PATH_MAX] = "";
+    char *arguments[] = {path, command, verb, option, keystore, NULL, NULL, NULL};
     int nothing = above_standard(open("/dev/null", O_RDONLY | O_CLOEXEC));
 
     strcpy(path, settings->tde);
     strcpy(keystore, settings->keystore);
+    /* So that the key log knows the cluster and the keys that it uses. */
+    if (settings->cluster != NULL && strlen(settings->cluster) < sizeof cluster) {
+        strcpy(cluster, settings->cluster);
+        arguments[5] = of_cluster;
+        arguments[6] = cluster;
+    }
     if (nothing < 0 || tde_program_forget_all() != 0 || dup2(nothing, STDIN_FILENO) < 0 ||
         dup2(writer, STDOUT_FILENO) < 0)
         _exit(1);

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define SETTINGS_FILE "tde-bin.conf"
@@ -64,6 +63,10 @@ static void take(struct tde_program_settings *settings, const char *name, const 
         settings->postgres_size = strtoll(value, NULL, 10);
     else if (strcmp(name, "postgres_mtime_ns") == 0)
         settings->postgres_mtime = strtoll(value, NULL, 10);
+    else if (strcmp(name, "major") == 0)
+        settings->major = atoi(value);
+    else if (strcmp(name, "checksums") == 0)
+        settings->adds_checksums = strcmp(value, "yes") == 0;
 }
 
 static int read_settings(struct tde_program_settings *settings)
@@ -105,24 +108,4 @@ int tde_program_settings_load(struct tde_program_settings *settings)
         return -1;
     }
     return read_settings(settings);
-}
-
-int tde_program_settings_check_server(const struct tde_program_settings *settings)
-{
-    char path[PATH_MAX];
-    struct stat status;
-
-    if (tde_program_path(path, settings->bindir, "postgres") != 0 || stat(path, &status) != 0) {
-        tde_program_error(settings->program, INSTALL_AGAIN, "could not look at %s/postgres: %s",
-                          settings->bindir, strerror(errno));
-        return -1;
-    }
-    if (status.st_size == settings->postgres_size &&
-        status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec == settings->postgres_mtime)
-        return 0;
-    tde_program_error(settings->program,
-                      INSTALL_AGAIN ". It checks the new server.",
-                      "%s is not the server that %s was made for, perhaps after an upgrade", path,
-                      settings->directory);
-    return -1;
 }

@@ -5,6 +5,7 @@
 #define TDE_PROGRAM_SETTINGS_H
 
 #include <limits.h>
+#include <stdbool.h>
 
 struct tde_program_settings {
     char directory[PATH_MAX]; /* of the program that runs, links resolved */
@@ -12,8 +13,11 @@ struct tde_program_settings {
     char bindir[PATH_MAX];   /* of PostgreSQL's own programs */
     char keystore[PATH_MAX]; /* empty: no cluster is encrypted */
     char tde[PATH_MAX];      /* the command, for keystores that open by a provider */
+    const char *cluster;     /* that the program works on; NULL when there is none yet */
     long long postgres_size;  /* of the server that was checked at the installation */
     long long postgres_mtime; /* nanoseconds */
+    int major;                /* of PostgreSQL; 0 in a directory of an earlier release */
+    bool adds_checksums;      /* initdb turns data checksums on */
 };
 
 /* Print "program: error: MESSAGE" and, with HINT, what to do. */
@@ -25,11 +29,5 @@ int tde_program_path(char to[PATH_MAX], const char *directory, const char *name)
 
 /* Fill SETTINGS for the running program.  0, or -1 after a message. */
 int tde_program_settings_load(struct tde_program_settings *settings);
-
-/*
- * Refuse a server that was replaced since its file calls were checked (an upgrade), because
- * nobody knows whether the interposer sees all of the new one's.  0, or -1 after a message.
- */
-int tde_program_settings_check_server(const struct tde_program_settings *settings);
 
 #endif

@@ -22,6 +22,7 @@
 #include "format/constants.h"
 #include "format/handover.h"
 #include "format/keymap.h"
+#include "program/data_directory.h"
 #include "program/keys.h"
 
 struct clusters {
@@ -261,11 +262,15 @@ int tde_program_upgrade_keys(const struct tde_program_settings *settings, int ar
     enum tde_cluster_state old_state;
     enum tde_cluster_state new_state;
     struct clusters clusters;
+    char old_data[PATH_MAX];
+    char new_data[PATH_MAX];
 
     if (find_clusters(argc, argv, &clusters) != 0)
         return -1;
     if (clusters.old == NULL || clusters.new == NULL)
         return 0; /* pg_upgrade will say so. */
+    clusters.old = tde_program_data_directory(clusters.old, old_data);
+    clusters.new = tde_program_data_directory(clusters.new, new_data);
     old_state = tde_program_cluster_state(settings, clusters.old);
     new_state = tde_program_cluster_state(settings, clusters.new);
     if (old_state == TDE_CLUSTER_UNUSABLE || new_state == TDE_CLUSTER_UNUSABLE)
@@ -275,8 +280,7 @@ int tde_program_upgrade_keys(const struct tde_program_settings *settings, int ar
 
         tde_program_error(settings->program,
                           "Both need the same keystore: encrypt or decrypt one of them first, with "
-                          "\"tde pg encrypt\" or \"tde pg decrypt\". Name the data directories, "
-                          "where tde.json is, and not those of the configuration.",
+                          "\"tde pg encrypt\" or \"tde pg decrypt\".",
                           "the cluster in %s is not encrypted, and that in %s is: the upgraded "
                           "cluster could not be read",
                           old_is_plain ? clusters.old : clusters.new,

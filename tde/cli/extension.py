@@ -150,13 +150,15 @@ def act(
 ) -> None:
     """Do what a function of the extension was called for; the extension runs this.
 
-    Passphrases, or the record of a key, come on standard input, behind their length in four bytes.
+    Passphrases, or the record of a key, come by the socket that is standard input, or by one that
+    is sent through it, behind their length in four bytes.
     """
     import json
 
     from tde.postgres.cluster.access import find_cluster
     from tde.postgres.extension.acting import (
         VERBS_WITH_SECRETS,
+        ask_unseen,
         keys_of,
         prepare_location,
         secrets_of,
@@ -165,13 +167,14 @@ def act(
     cluster = find_cluster(pgdata, None, None)
     if verb in VERBS_WITH_SECRETS:
         count, do = VERBS_WITH_SECRETS[verb]
-        with secrets_of(sys.stdin.fileno(), count) as secrets:
+        channel = ask_unseen(sys.stdin.fileno()) if count else sys.stdin.fileno()
+        with secrets_of(channel, count) as secrets:
             told = do(cluster, *secrets)
         console.print(told, markup=False, soft_wrap=True)
     elif verb == "keys":
         typer.echo(json.dumps(keys_of(cluster)))
     elif verb == "prepare" and location is not None:
-        with secrets_of(sys.stdin.fileno(), 1) as (record,):
+        with secrets_of(ask_unseen(sys.stdin.fileno()), 1) as (record,):
             typer.echo(str(prepare_location(cluster, location, record)))
     else:
         raise typer.BadParameter(f"{verb} is not what the extension asks for")

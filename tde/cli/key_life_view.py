@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tde.keystore import Fact, KeyLife, KeystoreLife, KeyUse, SecretLife
+    from tde.algorithms import Algorithm
+    from tde.keystore import (
+        Fact,
+        KeyLife,
+        KeyOwner,
+        Keystore,
+        KeystoreLife,
+        KeyUse,
+        SecretLife,
+    )
     from tde.postgres.cluster.key_uses import ClusterLook
     from tde.postgres.server.counters import IoCounters
 
@@ -80,6 +89,31 @@ def age_text(key: KeyLife, now: datetime | None = None) -> str:
     return "?" if age is None or age.total_seconds() < 0 else f"{age.days} d"
 
 
+def lives_of_keys(
+    opened: Keystore,
+    clusters: list[Path],
+    records: Mapping[KeyOwner, Algorithm | None] | None = None,
+) -> tuple[KeystoreLife, list[dict[str, Any]]]:
+    """Return the lives of all keys, and what was found of clusters, for JSON.
+
+    Args:
+        clusters: data directories to look at.
+        records: as for :func:`tde.keystore.read_lives`.
+
+    Raises:
+        TdeError: as :func:`tde.postgres.survey_keys`.
+    """
+    if not clusters:
+        # What looks at clusters takes as long to load as thousands of keys to read.
+        from tde.keystore import read_lives
+
+        return read_lives(opened.path, opened, records=records), []
+    from tde.postgres import survey_keys
+
+    survey = survey_keys(opened, clusters, records=records)
+    return survey.life, [cluster_document(look, survey.counters) for look in survey.clusters]
+
+
 def life_document(life: KeystoreLife) -> dict[str, Any]:
     """Return all that is known of keys as values that the json module can write."""
     return {
@@ -96,6 +130,7 @@ def life_document(life: KeystoreLife) -> dict[str, Any]:
                 "directory": str(place.directory),
                 "is_backup": place.is_backup,
                 "system_identifier": place.system_identifier,
+                "host": place.host,
                 "told": _fact_document(place.told),
             }
             for place in life.places

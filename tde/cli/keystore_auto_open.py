@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -236,13 +237,18 @@ def _document(way: Way) -> dict[str, Any]:
     }
 
 
-def release(keystore: KeystoreOption = None) -> None:
+def release(
+    keystore: KeystoreOption = None,
+    cluster: Annotated[Path | None, typer.Option(help="Whose program gets the keys.")] = None,
+) -> None:
     """Open a keystore by itself for the programs of tde pg install-bin, into their pipe.
 
     They start this where only a provider opens it: c_ext/program/release.c.
     """
+    from tde.errors import TdeError
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.opening import open_unattended
+    from tde.postgres.cluster.key_log import tell_of_cluster
     from tde.whole_writes import write_all
 
     # Neither a terminal nor a file may ever get it.
@@ -255,6 +261,10 @@ def release(keystore: KeystoreOption = None) -> None:
             write_all(1, content)
         finally:
             wipe(content)
+        if cluster is not None:
+            # The program has its keys; what the log is not told keeps it from nothing.
+            with suppress(TdeError, OSError):
+                tell_of_cluster(opened, cluster)
 
 
 def register(parent: typer.Typer) -> None:

@@ -56,8 +56,7 @@ def backup(
     )
     _tell_what_is_missing(copied)
     _tell_about_missing_keys(source, copied)
-    _tell_about_auto_open(can_open_automatically(source), with_auto_open)
-    _tell_about_providers(copied)
+    _tell_of_ways(destination, left_out=can_open_automatically(source) and not with_auto_open)
 
 
 def restore(
@@ -72,7 +71,8 @@ def restore(
 
     Nothing is overwritten: keys that are in the directory stay, and an existing keystore is
     refused. To add keys to that: tde keystore copy. Needs no passphrase; tde keystore verify, which
-    does, proves that the backup was good.
+    does, proves that the backup was good. Providers that came along, and run what nobody on this
+    machine has accepted, are named.
     """
     from tde.keystore import can_open_automatically, restore_keystore
     from tde.postgres.server.os_user import require_reachable, server_os_user
@@ -89,8 +89,8 @@ def restore(
     )
     _tell_what_is_missing(copied)
     _tell_about_missing_keys(path, copied)
-    _tell_about_auto_open(can_open_automatically(source), with_auto_open)
-    _tell_about_providers(copied)
+    _tell_of_ways(path, left_out=can_open_automatically(source) and not with_auto_open)
+    _tell_of_what_was_not_accepted(path)
     error_console.print(
         f"Next: tde keystore verify --keystore {path}", markup=False, soft_wrap=True
     )
@@ -150,23 +150,47 @@ def _tell_about_missing_keys(keystore: Path, copied: KeystoreContent) -> None:
         error_console.print(f"  {bring_key(keystore)}", markup=False, soft_wrap=True)
 
 
-def _tell_about_auto_open(has_it: bool, copied: bool) -> None:
-    if has_it and copied:
+def _tell_of_ways(directory: Path, *, left_out: bool) -> None:
+    """Name what opens a copy, commands included: they came along from whoever wrote the keystore.
+
+    Args:
+        left_out: whether the original has an auto-open.key that was not copied.
+    """
+    from tde.keystore.ways import other_ways
+
+    if left_out:
+        error_console.print("auto-open.key was left out.", soft_wrap=True)
+    ways = other_ways(directory)
+    if not ways:
+        error_console.print("It opens with its passphrase only.", soft_wrap=True)
+        return
+    error_console.print("It opens with its passphrase, and by:", soft_wrap=True)
+    for way in ways:
+        for line in (f"  {way.in_words}", *(f"    {one}" for one in way.uses)):
+            error_console.print(line, markup=False, soft_wrap=True)
+    if not all(way.provider for way in ways):
         error_console.print(
-            "[bold yellow]auto-open.key was copied[/]: who can read the copy needs no passphrase.",
+            "[bold yellow]With auto-open.key[/] whoever can read it needs no passphrase.",
             soft_wrap=True,
         )
-    elif has_it:
+    if any(way.provider for way in ways):
         error_console.print(
-            "auto-open.key was left out: the copy opens with the passphrase only.", soft_wrap=True
+            "Each provider needs something that is not in this directory.", soft_wrap=True
         )
 
 
-def _tell_about_providers(copied: KeystoreContent) -> None:
-    if copied.providers:
+def _tell_of_what_was_not_accepted(directory: Path) -> None:
+    """Name the providers that came with a backup, and that nobody on this machine has looked at."""
+    from tde.keystore.providers.acceptance import accept_command
+    from tde.keystore.ways import other_ways
+
+    for way in other_ways(directory):
+        if way.may_be_used:
+            continue
         error_console.print(
-            f"It also opens by its providers: {', '.join(copied.providers)}. Each needs something "
-            "that is not in this directory.",
+            f"Provider {way.provider} was not accepted on this machine, so it is used only where "
+            "it is named. Look at what is said of it above; then, with the passphrase: "
+            f"{accept_command(directory, way.provider)}",
             markup=False,
             soft_wrap=True,
         )

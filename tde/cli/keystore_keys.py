@@ -13,9 +13,9 @@ from rich.text import Text
 
 from tde.cli.key_life_view import (
     age_text,
-    cluster_document,
     key_document,
     life_document,
+    lives_of_keys,
     say_what_is_wrong_with_the_log,
     use_text,
     without_collector,
@@ -78,19 +78,17 @@ def list_(
     """
     from tde.keystore import list_keys
     from tde.keystore.store.remedies import destroy_again
-    from tde.postgres import survey_keys
 
     with open_keystore(require_keystore(keystore), source) as opened, without_collector():
         keys = list_keys(opened)
         records = {key.owner: key.algorithm for key in keys}
-        survey = survey_keys(opened, clusters or (), records=records)
+        life_of_all, servers = lives_of_keys(opened, clusters or [], records)
     # Those that are there come first, in the order of their records; destroyed ones follow.
-    pairs = list(zip(keys, survey.life.keys, strict=False))
+    pairs = list(zip(keys, life_of_all.keys, strict=False))
     if as_json:
         facts = {"path": str(opened.path), "uuid": opened.uuid.hex}
         documents = [{**_key_document(key), **key_document(life)} for key, life in pairs]
-        rest = {name: value for name, value in life_document(survey.life).items() if name != "keys"}
-        servers = [cluster_document(look, survey.counters) for look in survey.clusters]
+        rest = {name: value for name, value in life_document(life_of_all).items() if name != "keys"}
         print_json({**rest, **facts, "looked_at": servers, "keys": documents})
         return
     now = datetime.now(timezone.utc)
@@ -108,17 +106,17 @@ def list_(
         ],
     )
     if clusters:
-        _print_uses(survey.life.keys)
+        _print_uses(life_of_all.keys)
     damaged = [key for key in keys if not key.opens]
     for key in damaged:
         _print_problem(key.problem, key.remedy, to=error_console)
-    for life in survey.life.keys:
+    for life in life_of_all.keys:
         if life.problem:
             remedy = destroy_again(opened.path, life.key_id)
             _print_problem(life.problem, remedy, to=error_console)
     counted = f"{len(keys)} keys" if len(keys) != 1 else "1 key"
     error_console.print(f"{counted}, {len(damaged)} of which do not open" if damaged else counted)
-    say_what_is_wrong_with_the_log(survey.life)
+    say_what_is_wrong_with_the_log(life_of_all)
 
 
 def _id(key: KeyInfo) -> str:

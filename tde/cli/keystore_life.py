@@ -9,6 +9,7 @@ import typer
 
 from tde.cli.key_life_view import (
     life_document,
+    lives_of_keys,
     say_what_is_wrong_with_the_log,
     use_text,
     without_collector,
@@ -67,10 +68,9 @@ def history(
     write down is unknown; -D says what a cluster does with the keys now.
     """
     from tde.keystore.lifecycle.changes import find_key
-    from tde.postgres import survey_keys
 
     with open_keystore(require_keystore(keystore), source) as opened, without_collector():
-        found = survey_keys(opened, clusters or ()).life
+        found, _ = lives_of_keys(opened, clusters or [])
     keys = found.keys if key is None else [find_key(found, key)]
     if as_json:
         document = life_document(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -43,12 +42,14 @@ def rotate(
     from tde.keystore import inspect_keystore, rotate_master_key
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.providers.passphrase_source import read_passphrase
+    from tde.keystore.ways import names_of_no_use, told_of_rotation
     from tde.postgres.cluster.messages import servers_with_keys_of, tell_servers
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     path = require_keystore(keystore)
     before = inspect_keystore(path)
     servers_with_keys_of(before.uuid, before.path)  # Refuses before anything is changed.
+    of_no_use = names_of_no_use(path)
     told: list[int] = []
 
     def tell(opened: Keystore) -> None:
@@ -66,8 +67,8 @@ def rotate(
         markup=False,
         soft_wrap=True,
     )
-    for way in _ways(path):
-        console.print(f"The new master key opens by {way} as well.", markup=False, soft_wrap=True)
+    for line in told_of_rotation(path, of_no_use):
+        console.print(line, markup=False, soft_wrap=True)
     for pid in dict.fromkeys(told):
         console.print(f"The server with process id {pid} has it.", markup=False)
     error_console.print(
@@ -75,19 +76,6 @@ def rotate(
         "they open with the old master key.",
         soft_wrap=True,
     )
-
-
-def _ways(path: Path) -> list[str]:
-    """Return by what the keystore opens but its passphrase; the rotation has kept all of it."""
-    from tde.keystore import list_providers
-    from tde.keystore.providers.auto_open import can_open_automatically
-
-    ways = ["auto-open.key"] if can_open_automatically(path) else []
-    for info in list_providers(path):
-        if info.is_current and info.header is not None:
-            unattended = ", unattended" if info.header.unattended else ""
-            ways.append(f"provider {info.name} ({info.header.type}{unattended})")
-    return ways
 
 
 def register(app: typer.Typer) -> None:

@@ -41,6 +41,7 @@ from tde.errors import ConversionError
 from tde.keystore.lifecycle.events import activate_keys, deactivate_keys
 from tde.page.codec import PageCipher
 from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.key_log import place_of
 from tde.postgres.cluster.key_uses import tablespace_label
 from tde.postgres.cluster.keymap import KeyMap, KeySource, map_key, read_map
 from tde.postgres.cluster.keys import require_cluster_keys
@@ -124,13 +125,13 @@ class _Rekey(Conversion):
 
     def _tell_of_new_keys(self, state: State) -> None:
         uses = {change.new.owner: tablespace_label(change.oid) for change in state.changes}
-        activate_keys(self.keystore, uses, self.directory)
+        activate_keys(self.keystore, uses, place_of(self.directory))
 
     def _tell_of_old_keys(self, state: State) -> None:
         # Other tablespaces go on with the key that those made in SQL are derived from.
         replaced = (c.old for c in state.changes if c.old.source is not KeySource.DERIVED)
         reasons = {old.owner: f"{tablespace_label(old.oid)} was rekeyed" for old in replaced}
-        deactivate_keys(self.keystore, reasons, self.directory)
+        deactivate_keys(self.keystore, reasons, place_of(self.directory))
 
     def _continue(self, state: State, *, resumed: bool) -> ConversionSummary:
         # Before the first block rather than after the last one, when it is written anew.

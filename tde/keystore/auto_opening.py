@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.errors import KeystoreError, KeystoreExistsError, KeystoreMissingError
+from tde.errors import KeystoreError, KeystoreExistsError, KeystoreMissingError, ProviderError
 from tde.keystore.envelopes import (
     EnvelopeInfo,
     EnvelopeTrial,
@@ -24,6 +24,7 @@ from tde.keystore.envelopes import (
 )
 from tde.keystore.host_secret import ensure_host_secret
 from tde.keystore.keystore import Keystore
+from tde.keystore.providers.acceptance import require_accepted
 from tde.keystore.providers.auto_open import (
     auto_open_path,
     can_open_automatically,
@@ -188,6 +189,32 @@ def ways_to_open(directory: Path, *, trying: bool = False) -> list[Way]:
     ways = [_way_by_file(directory, trying)] if can_open_automatically(directory) else []
     ways += [_way_by_provider(directory, info, trying) for info in unattended_providers(directory)]
     return ways
+
+
+def require_usable_way(directory: Path) -> None:
+    """Refuse a keystore that would open by itself only in ways that were not accepted here.
+
+    None is tried: what they need may be there only at a start, as a credential of systemd.
+
+    Raises:
+        KeystoreMissingError: it does not open by itself.
+        ProviderError: of each way what it runs was not accepted on this machine.
+    """
+    directory = directory.resolve()
+    if can_open_automatically(directory):
+        return
+    refusal: ProviderError | None = None
+    for info in unattended_providers(directory):
+        assert info.header is not None  # Or it could not be told that it is unattended.
+        try:
+            require_accepted(directory, info.header)
+            return
+        except ProviderError as error:
+            refusal = refusal or error
+    raise refusal or KeystoreMissingError(
+        f"the keystore {directory} does not open by itself",
+        remedy=f"Enable it: tde keystore auto-open enable --keystore {directory}",
+    )
 
 
 def disable_all(directory: Path) -> list[str]:

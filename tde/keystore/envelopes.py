@@ -1,4 +1,4 @@
-"""The providers of a keystore: adding an envelope for one, trying it, removing it, rotating it."""
+"""The providers of a keystore: adding an envelope for one, trying it, removing it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,6 @@ from tde.keystore.store.files import exclusive_lock, sync_directory, write_all_a
 from tde.keystore.store.layout import (
     envelope_path,
     is_envelope_name,
-    is_remains,
     list_envelopes,
     prepare_unlock_directory,
     read_document,
@@ -150,7 +149,7 @@ def add_envelope(
             remedy="Parameters are text without control characters, at most 4096 characters each.",
         ) from error
     # The provider may take long to answer, so it is asked before the lock is taken.
-    envelope = _make(keystore, header, shares)
+    envelope = make_tried_envelope(keystore, header, shares)
     path = envelope_path(keystore.path, name, keystore.master_key_id)
     with exclusive_lock(keystore.path):
         keystore.require_rotated()
@@ -303,32 +302,6 @@ def forget_cached(directory: Path, name: str) -> bool:
     return sum(forget_kek(directory, info.header) for info in infos if info.header is not None) > 0
 
 
-def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:
-    """Return all envelopes of a keystore anew, for the master key that a rotation brings.
-
-    Raises:
-        KeystoreError: a provider cannot wrap, or its envelope cannot be read.
-    """
-    made = {}
-    for name, master_key_id in list_envelopes(old.path):
-        if master_key_id != old.master_key_id:
-            continue
-        try:
-            before = read_envelope(old.path, name, old.uuid, master_key_id)
-            require_own(old, before)
-            header = replace(before.header, master_key_id=rotated.master_key_id)
-            envelope = _make(rotated, header, (), is_rotation=True)
-        except KeystoreError as error:
-            raise type(error)(
-                f"the master key cannot be rotated, because the keystore would no longer open by "
-                f"all its providers: {error}",
-                remedy=f"Nothing was changed. Repair it (tde keystore provider test {name}), or do "
-                f"without it: {remove_envelope_command(old.path, name)}",
-            ) from error
-        made[envelope_path(old.path, name, rotated.master_key_id)] = envelope.encode()
-    return made
-
-
 def require_own(keystore: Keystore, envelope: Envelope) -> None:
     """Refuse an envelope that was not made by who had the master key, or is not the last added.
 
@@ -337,17 +310,9 @@ def require_own(keystore: Keystore, envelope: Envelope) -> None:
     """
     if not keystore.is_own_envelope(envelope):
         raise altered(keystore.path, envelope.header)
-    entries = provider_entries(keystore.path)
-    require_added(keystore.path, envelope.header, entries, keystore.log_author())
-
-
-def other_envelopes(keystore: Keystore) -> list[Path]:
-    """Return the files of the envelopes of other master keys."""
-    return [
-        envelope_path(keystore.path, name, master_key_id)
-        for name, master_key_id in list_envelopes(keystore.path)
-        if master_key_id != keystore.master_key_id
-    ]
+    author = keystore.log_author()
+    entries = provider_entries(keystore.path, author)
+    require_added(keystore.path, envelope.header, entries, author)
 
 
 def foreign_ways(keystore: Keystore) -> list[Path]:
@@ -370,25 +335,6 @@ def foreign_ways(keystore: Keystore) -> list[Path]:
     return found
 
 
-def discard_other_envelopes(keystore: Keystore) -> None:
-    """Remove the envelopes of other master keys, and what writers that died have left.
-
-    The caller holds the lock.
-    """
-    path, place = keystore.path, unlock_path(keystore.path)
-    others = [one for one in list_envelopes(path) if one[1] != keystore.master_key_id]
-    for name, master_key_id in others:
-        # What the kernel keeps would open copies of the keystore from before the rotation.
-        with suppress(KeystoreError):
-            forget_kek(path, read_envelope(path, name, keystore.uuid, master_key_id).header)
-        envelope_path(path, name, master_key_id).unlink()
-    left = [file for file in place.iterdir() if is_remains(file.name)] if place.is_dir() else []
-    for file in left:
-        file.unlink()
-    if others or left:
-        sync_directory(place)
-
-
 def _accept_if_possible(header: EnvelopeHeader) -> None:
     """Accept what was just added; a provider that is named needs no acceptance, so it is added."""
     if not needs_acceptance(header):
@@ -403,14 +349,22 @@ def _accept_if_possible(header: EnvelopeHeader) -> None:
         )
 
 
-def _make(
+def make_tried_envelope(
     keystore: Keystore,
     header: EnvelopeHeader,
     shares: Sequence[bytearray],
     *,
     is_rotation: bool = False,
 ) -> Envelope:
-    """Return an envelope with a new KEK, after a look whether its provider gives that back."""
+    """Return an envelope with a new KEK, after a look whether its provider gives that back.
+
+    Args:
+        shares: of custodians, with which the look is done.
+        is_rotation: whether people are spared that look.
+
+    Raises:
+        ProviderError: the provider cannot wrap, or gives another key back.
+    """
     context = kek_context(header.keystore, header.master_key_id, header.name)
     with random_secret(KEK_BYTES) as kek:
         try:

@@ -281,9 +281,7 @@ class Keystore(OpenMasterKey):
             write_atomically(record_path(self.path, owner), self.new_record(owner, algorithm))
         return owner
 
-    def create_first_keys(
-        self, wanted: Mapping[KeyOwner, Algorithm | None], *, needs_passphrase: bool = True
-    ) -> dict[Path, bytes]:
+    def create_first_keys(self, wanted: Mapping[KeyOwner, Algorithm | None]) -> dict[Path, bytes]:
         """Make the keys of a new cluster, all or none, in a keystore that has none at all.
 
         The lock is held from the look at the directory until the last record is written, so
@@ -291,7 +289,6 @@ class Keystore(OpenMasterKey):
 
         Args:
             wanted: the algorithm for each owner; None makes a plaintext entry.
-            needs_passphrase: whether a keystore that has opened by itself is refused.
 
         Returns:
             The content of each record that was written, for :meth:`discard_records`.
@@ -301,8 +298,7 @@ class Keystore(OpenMasterKey):
             KeystoreClosedError: the keystore was closed.
             KeystoreError: a record cannot be written; those already written are removed.
         """
-        if needs_passphrase:
-            self.require_opened_by_passphrase("make the first keys of a cluster")
+        self.require_opened_by_passphrase("make the first keys of a cluster")
         written: dict[Path, bytes] = {}
         with exclusive_lock(self.path):
             self.require_rotated()

@@ -27,7 +27,7 @@ from uuid import uuid4
 from tde.errors import KeystoreDamagedError, KeystoreError
 from tde.keystore.crypto.kdf import SALT_BYTES
 from tde.keystore.crypto.secret import SecretBuffer, random_secret
-from tde.keystore.envelopes import (
+from tde.keystore.envelope_rotation import (
     discard_other_envelopes,
     other_envelopes,
     rotated_envelopes,
@@ -88,12 +88,12 @@ def rotate_master_key(
         with Keystore(path, document.header, master_key) as old:
             _finish(old, tell)
             _require_only_records(path)
-            _require_own_auto_open(old, document)
+            has_auto_open = _has_own_auto_open(old, document)
             header = replace(document.header, master_key_id=uuid4(), salt=os.urandom(SALT_BYTES))
             rotated = Keystore(path, header, random_secret(MASTER_KEY_BYTES))
             rotated.opened_by_passphrase = True
             try:
-                _prepare(old, rotated)
+                _prepare(old, rotated, has_auto_open)
                 _log(old, rotated)
                 write_atomically(document_path(path), rotated.document(provider).encode())
             except BaseException:
@@ -129,20 +129,20 @@ def _require_only_records(path: Path) -> None:
         )
 
 
-def _require_own_auto_open(keystore: Keystore, document: KeystoreDocument) -> None:
-    """Refuse to make a good auto-open.key of one that somebody has put there.
+def _has_own_auto_open(keystore: Keystore, document: KeystoreDocument) -> bool:
+    """Tell whether there is an auto-open.key, and refuse to make a good one of a planted one.
 
     Raises:
         KeystoreError: it does not open this keystore; or it cannot be replaced.
     """
     file = auto_open_path(keystore.path)
     if not os.path.lexists(file):
-        return
+        return False
     with AutoOpenProvider().unwrap_master_key(keystore.path, document) as found:
         # A file that is mounted by itself cannot be replaced.
         is_mounted = file.lstat().st_dev != keystore.path.stat().st_dev
         if keystore.has_master_key(found) and not is_mounted:
-            return
+            return True
     raise KeystoreError(
         f"{file} is mounted, or does not hold the master key, so it cannot be rotated",
         remedy="Nothing was changed. Unmount or remove it, repeat the command, and make it again: "
@@ -150,8 +150,13 @@ def _require_own_auto_open(keystore: Keystore, document: KeystoreDocument) -> No
     )
 
 
-def _prepare(old: Keystore, rotated: Keystore) -> None:
-    """Write all records, auto-open.key and envelopes for the new master key beside the others."""
+def _prepare(old: Keystore, rotated: Keystore, has_auto_open: bool) -> None:
+    """Write all records, auto-open.key and envelopes for the new master key beside the others.
+
+    Args:
+        has_auto_open: as it was found. A file that is put there while providers answer is not made
+            good: it was not looked at.
+    """
     # Before anything is written, because a provider may be away.
     envelopes = rotated_envelopes(old, rotated)
     directory = new_keys_path(old.path)
@@ -164,7 +169,7 @@ def _prepare(old: Keystore, rotated: Keystore) -> None:
     }
     write_all_atomically(records)
     sync_directory(directory)
-    if auto_open_path(old.path).exists():
+    if has_auto_open:
         rotated.write_auto_open(new_auto_open_path(old.path))
     write_all_atomically(envelopes)
     sync_directory(old.path)

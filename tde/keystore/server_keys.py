@@ -18,11 +18,20 @@ from tde.keystore.store.layout import (
     record_path,
     require_no_rotation,
 )
-from tde.keystore.store.record import OwnerKind, parse_record
+from tde.keystore.store.record import KeyRecord, OwnerKind, parse_record
 
 
-def store_key_of_server(directory: Path, data: bytes) -> UUID:
-    """Store the record of a tablespace's key, and return the id of the key.
+def id_of_server_key(data: bytes) -> UUID:
+    """Return the id of the key in a record that a server has made.
+
+    Raises:
+        KeystoreDamagedError: it is no record of a tablespace's key.
+    """
+    return _parse(data)[1]
+
+
+def store_key_of_server(directory: Path, data: bytes) -> None:
+    """Store the record of a tablespace's key.
 
     Args:
         directory: the keystore's.
@@ -33,10 +42,8 @@ def store_key_of_server(directory: Path, data: bytes) -> UUID:
         KeystoreError: it cannot be written, or the master key was rotated meanwhile.
     """
     directory = directory.resolve()
-    record = parse_record(data, "the key that the server has made")
+    record, _ = _parse(data)
     owner = record.header.owner
-    if owner.kind is not OwnerKind.NAMED or owner.key_id is None:
-        raise KeystoreDamagedError(f"the server has made a key of {owner}, and not of a tablespace")
     path = record_path(directory, owner)
     with exclusive_lock(directory):
         require_no_rotation(directory)
@@ -56,4 +63,11 @@ def store_key_of_server(directory: Path, data: bytes) -> UUID:
         details = {"key": owner.file_name, "algorithm": label, "by": "SQL"}
         write_entry(directory, "create key", details, None)
         write_atomically(path, data)
-    return owner.key_id
+
+
+def _parse(data: bytes) -> tuple[KeyRecord, UUID]:
+    record = parse_record(data, "the key that the server has made")
+    owner = record.header.owner
+    if owner.kind is not OwnerKind.NAMED or owner.key_id is None:
+        raise KeystoreDamagedError(f"the server has made a key of {owner}, and not of a tablespace")
+    return record, owner.key_id

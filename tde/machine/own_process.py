@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from pathlib import Path
 
 from tde.closing import Closing
 
@@ -29,6 +30,12 @@ def forbid_access() -> None:
     begins as usual.
     """
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def is_traced() -> bool:
+    """Whether a debugger is attached, which it stays after :func:`forbid_access`."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["TracerPid"]) != 0
 
 
 def fill_standard_descriptors() -> None:

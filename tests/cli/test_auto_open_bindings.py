@@ -14,29 +14,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tde.algorithms import Algorithm
 from tde.cli.app import app
-from tde.keystore import KeyOwner, Keystore, read_key_log
-from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tde.keystore import read_key_log
 
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
-
-
-@pytest.fixture
-def keystore(place: Path) -> Path:
-    with Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
-        created.create_key(KeyOwner.wal(), Algorithm.AES256)
-        created.create_plaintext_entry(1663)
-        created.create_plaintext_entry(1664)
-    return place / "ks"
-
-
-@pytest.fixture
-def passphrase(place: Path) -> list[str]:
-    file = place / "passphrase"
-    file.write_bytes(PASSPHRASE)
-    file.chmod(0o600)
-    return ["--passphrase-file", str(file)]
 
 
 def run(*arguments: object, code: int = 0) -> Any:

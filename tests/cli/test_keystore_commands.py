@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,23 +25,18 @@ runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """Yield a path for a keystore that root's unprivileged server user can reach.
-
-    pytest's own temporary directories are closed to other users.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory) / "ks"
+def target(place: Path) -> Path:
+    """Where a keystore is to be; the server's user can reach it."""
+    return place / "ks"
 
 
 @pytest.fixture
-def keystore(place: Path) -> Path:
-    with Keystore.create(place, PASSPHRASE, kdf=CHEAP_KDF) as created:
+def keystore(target: Path) -> Path:
+    with Keystore.create(target, PASSPHRASE, kdf=CHEAP_KDF) as created:
         created.create_key(KeyOwner.wal(), Algorithm.AES256)
         created.create_plaintext_entry(1663)
         created.create_key(KeyOwner.tablespace(16400), Algorithm.AES128)
-    return place
+    return target
 
 
 @pytest.fixture
@@ -53,14 +47,14 @@ def passphrase_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_create_makes_a_keystore_that_opens(place: Path, passphrase_file: Path) -> None:
+def test_create_makes_a_keystore_that_opens(target: Path, passphrase_file: Path) -> None:
     result = runner.invoke(
         app,
-        ["keystore", "create", "-k", str(place), "--passphrase-file", str(passphrase_file)],
+        ["keystore", "create", "-k", str(target), "--passphrase-file", str(passphrase_file)],
     )
     assert result.exit_code == 0, result.output
-    with Keystore.open(place, PASSPHRASE) as keystore:
-        assert result.stdout == f"Created keystore {keystore.uuid.hex} in {place}\n"
+    with Keystore.open(target, PASSPHRASE) as keystore:
+        assert result.stdout == f"Created keystore {keystore.uuid.hex} in {target}\n"
     assert "A lost passphrase is lost data." in result.stderr
 
 
@@ -71,13 +65,13 @@ def test_create_refuses_before_it_asks(keystore: Path) -> None:
     assert f"tde: error: there is already a keystore at {keystore}\nHINT: " in result.stderr
 
 
-def test_create_with_a_failing_source_leaves_nothing(place: Path) -> None:
+def test_create_with_a_failing_source_leaves_nothing(target: Path) -> None:
     result = runner.invoke(
-        app, ["keystore", "create", "-k", str(place), "--passphrase-command", "printf short"]
+        app, ["keystore", "create", "-k", str(target), "--passphrase-command", "printf short"]
     )
     assert result.exit_code == 5
     assert result.stderr.startswith("tde: error: passphrase is too short or too long\nHINT: ")
-    assert not place.exists()
+    assert not target.exists()
 
 
 def test_status_as_json(keystore: Path) -> None:
@@ -169,11 +163,11 @@ default_properties = fips=yes
 
 @pytest.mark.parametrize("verb", ["create", "status", "auto-open enable", "auto-open disable"])
 def test_an_openssl_without_algorithms_gives_one_line(
-    verb: str, keystore: Path, place: Path, passphrase_file: Path, tmp_path: Path
+    verb: str, keystore: Path, target: Path, passphrase_file: Path, tmp_path: Path
 ) -> None:
     configuration = tmp_path / "openssl.cnf"
     configuration.write_text(MISSING_PROVIDER)
-    path = place.with_name("new") if verb == "create" else keystore
+    path = target.with_name("new") if verb == "create" else keystore
     arguments = ["keystore", *verb.split(), "-k", str(path)]
     if verb in ("create", "auto-open enable"):
         arguments += ["--passphrase-file", str(passphrase_file)]
@@ -189,7 +183,7 @@ def test_an_openssl_without_algorithms_gives_one_line(
     assert error.startswith("tde: error: OpenSSL ")
     assert hint.startswith("HINT: ")
     assert "OPENSSL_CONF" in hint
-    assert not place.with_name("new").exists()
+    assert not target.with_name("new").exists()
 
 
 def test_completion_offers_the_nouns_and_their_verbs() -> None:

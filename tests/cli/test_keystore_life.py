@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tde.algorithms import Algorithm
 from tde.cli.app import app
 from tde.keystore import KeyOwner, Keystore, read_key_log
-from tde.keystore.lifecycle.events import activate_keys, tell_of_place
+from tde.keystore.lifecycle.events import Place, activate_keys, tell_of_place
 from tde.keystore.log import entry as log_entry
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.terminal import run_on_terminal
@@ -36,7 +36,7 @@ def keystore(place: Path) -> Path:
     with Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
         created.create_key(KeyOwner.wal(), Algorithm.AES256)
         created.create_wal_key(Algorithm.AES128)
-        activate_keys(created, {KeyOwner.wal(): "WAL"}, place / "main")
+        activate_keys(created, {KeyOwner.wal(): "WAL"}, Place(place / "main"))
         created.enable_auto_open()
     return place / "ks"
 
@@ -117,7 +117,7 @@ def test_old_keys_are_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None
         in_days(patch, 100)
         with Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
             created.create_key(KeyOwner.wal(), Algorithm.AES256)
-            activate_keys(created, {KeyOwner.wal(): "WAL"}, place / "main")
+            activate_keys(created, {KeyOwner.wal(): "WAL"}, Place(place / "main"))
             created.enable_auto_open()
     keystore = place / "ks"
     assert "Age" not in run("status", "-k", keystore).stderr

@@ -12,33 +12,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tde.algorithms import Algorithm
 from tde.cli.app import app
-from tde.keystore import KeyOwner, Keystore
-from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.keystore.third_party import Xor, install
 from tests.terminal import run_on_terminal
 
 VERBS = ["add", "accept", "list", "test", "remove", "forget", "types"]
 TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
-
-
-@pytest.fixture
-def keystore(place: Path) -> Path:
-    with Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF) as created:
-        created.create_key(KeyOwner.wal(), Algorithm.AES256)
-        created.create_plaintext_entry(1663)
-        created.create_plaintext_entry(1664)
-    return place / "ks"
-
-
-@pytest.fixture
-def by_passphrase(place: Path) -> list[str]:
-    file = place / "passphrase"
-    file.write_bytes(PASSPHRASE + b"\n")
-    file.chmod(0o600)
-    return ["--passphrase-file", str(file)]
 
 
 @pytest.fixture
@@ -68,8 +49,8 @@ def test_every_help_has_examples(verb: str) -> None:
     assert f"$ tde keystore provider {verb}" in text
 
 
-def test_its_whole_life(keystore: Path, xor: Xor, by_passphrase: list[str]) -> None:
-    shown = add(keystore, xor, "hsm", "--unattended", "--cache", "12h", *by_passphrase)
+def test_its_whole_life(keystore: Path, xor: Xor, passphrase: list[str]) -> None:
+    shown = add(keystore, xor, "hsm", "--unattended", "--cache", "12h", *passphrase)
     assert "Provider hsm opens the keystore: " in shown.stdout
     assert "Whoever has a copy of it and the use of this provider" in shown.stderr
     listed = run("provider", "list", "-k", keystore)
@@ -86,15 +67,17 @@ def test_its_whole_life(keystore: Path, xor: Xor, by_passphrase: list[str]) -> N
     assert "Providers   hsm" in run("status", "-k", keystore).stdout
     assert json.loads(run("status", "-k", keystore, "--json").stdout)["providers"] == ["hsm"]
     backed_up = run("backup", keystore.parent / "backup", "-k", keystore)
-    assert "It also opens by its providers: hsm. Each needs something that" in backed_up.stderr
+    way = f"by:\n  provider hsm (xor, unattended)\n    place={xor.place}\nEach provider needs"
+    assert way in backed_up.stderr
     restored = run("restore", keystore.parent / "backup", "-k", keystore.parent / "new")
-    assert "It also opens by its providers: hsm" in restored.stderr
+    assert way in restored.stderr
+    assert "was not accepted" not in restored.stderr
     run("verify", "-k", keystore, "--provider", "hsm")
-    rotated = run("rotate", "-k", keystore, *by_passphrase)
+    rotated = run("rotate", "-k", keystore, *passphrase)
     assert "The new master key opens by provider hsm (xor, unattended) as well." in rotated.stdout
     run("verify", "-k", keystore, "--provider", "hsm")
     new = ["--new-passphrase-command", "echo another passphrase"]
-    changed = run("passphrase", "-k", keystore, *by_passphrase, *new)
+    changed = run("passphrase", "-k", keystore, *passphrase, *new)
     assert "It still opens by its providers: hsm." in changed.stderr
     removed = run("provider", "remove", "hsm", "-k", keystore)
     assert "made before still open by it" in removed.stderr
@@ -104,10 +87,10 @@ def test_its_whole_life(keystore: Path, xor: Xor, by_passphrase: list[str]) -> N
 
 
 def test_what_fails_is_told_in_one_line_each(
-    keystore: Path, xor: Xor, by_passphrase: list[str]
+    keystore: Path, xor: Xor, passphrase: list[str]
 ) -> None:
-    add(keystore, xor, "first", "--unattended", *by_passphrase)
-    add(keystore, xor, "second", "--unattended", *by_passphrase)
+    add(keystore, xor, "first", "--unattended", *passphrase)
+    add(keystore, xor, "second", "--unattended", *passphrase)
     xor.behave("away")
     listing = [*TDE, "keystore", "list", "-k", keystore]
     found = subprocess.run(
@@ -153,12 +136,12 @@ def test_what_fails_is_told_in_one_line_each(
 def test_add_refuses(
     keystore: Path,
     xor: Xor,
-    by_passphrase: list[str],
+    passphrase: list[str],
     arguments: list[str],
     code: int,
     message: str,
 ) -> None:
-    result = add(keystore, xor, *arguments, *by_passphrase, code=code)
+    result = add(keystore, xor, *arguments, *passphrase, code=code)
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert not (keystore / "unlock").exists()
 
@@ -179,20 +162,20 @@ def test_types_lists_those_of_tde_and_of_others(xor: Xor) -> None:
 
 
 def test_a_library_that_is_missing_is_named(
-    keystore: Path, by_passphrase: list[str], monkeypatch: pytest.MonkeyPatch
+    keystore: Path, passphrase: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "shamir_mnemonic", None)
     given = ("--type", "custodians", "-o", "shares=3", "-o", "threshold=2", "--share-dir", "/tmp/x")
-    result = run("provider", "add", "o", *given, "-k", keystore, *by_passphrase, code=5)
+    result = run("provider", "add", "o", *given, "-k", keystore, *passphrase, code=5)
     assert "pip install 'tde[custodians]'" in result.stderr
 
 
-def test_custodians_with_files(keystore: Path, place: Path, by_passphrase: list[str]) -> None:
+def test_custodians_with_files(keystore: Path, place: Path, passphrase: list[str]) -> None:
     given = ("--type", "custodians", "-o", "shares=3", "-o", "threshold=2", "-k", keystore)
     shares = place / "shares"
-    without = run("provider", "add", "officers", *given, *by_passphrase, code=1)
+    without = run("provider", "add", "officers", *given, *passphrase, code=1)
     assert "there is no terminal to show the shares on" in without.stderr
-    result = run("provider", "add", "officers", *given, "--share-dir", shares, *by_passphrase)
+    result = run("provider", "add", "officers", *given, "--share-dir", shares, *passphrase)
     files = sorted(shares.iterdir())
     assert [file.name for file in files] == [f"officers-share-{n}-of-3" for n in (1, 2, 3)]
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
@@ -211,17 +194,17 @@ def test_custodians_with_files(keystore: Path, place: Path, by_passphrase: list[
     before = [file.read_bytes() for file in files]
     run("provider", "remove", "officers", "-k", keystore)
     again = run(
-        *("provider", "add", "officers", *given, "--share-dir", shares, *by_passphrase), code=5
+        *("provider", "add", "officers", *given, "--share-dir", shares, *passphrase), code=5
     )
     assert "No provider was added" in again.stderr
     assert [file.read_bytes() for file in files] == before
     assert not list((keystore / "unlock").iterdir())
 
 
-def test_custodians_on_a_terminal(keystore: Path, by_passphrase: list[str]) -> None:
+def test_custodians_on_a_terminal(keystore: Path, passphrase: list[str]) -> None:
     """Each share is shown once, to one person; opening asks for them without echo."""
     given = ["--type", "custodians", "-o", "shares=3", "-o", "threshold=2", "-k", str(keystore)]
-    adding = [*TDE, "keystore", "provider", "add", "officers", *given, *by_passphrase]
+    adding = [*TDE, "keystore", "provider", "add", "officers", *given, *passphrase]
     shown, code = run_on_terminal(adding, [b"\n"] * 6)
     assert code == 0, shown
     shares = []
@@ -246,7 +229,7 @@ def test_custodians_on_a_terminal(keystore: Path, by_passphrase: list[str]) -> N
 
 
 def test_a_share_is_never_left_when_the_provider_is_not_added(
-    keystore: Path, place: Path, by_passphrase: list[str], monkeypatch: pytest.MonkeyPatch
+    keystore: Path, place: Path, passphrase: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tde.errors import KeystoreError
     from tde.keystore import envelopes
@@ -257,5 +240,5 @@ def test_a_share_is_never_left_when_the_provider_is_not_added(
     monkeypatch.setattr(envelopes, "write_all_atomically", full)
     given = ("--type", "custodians", "-o", "shares=3", "-o", "threshold=2", "-k", keystore)
     shares = place / "shares"
-    run("provider", "add", "o", *given, "--share-dir", shares, *by_passphrase, code=5)
+    run("provider", "add", "o", *given, "--share-dir", shares, *passphrase, code=5)
     assert list(shares.iterdir()) == []

@@ -163,10 +163,10 @@ def test_list(keystore: Path, place: Path) -> None:
     rows = [re.split("  +", line) for line in shown.stdout.splitlines()]
     assert rows == [
         ["Key", "Ver", "Algorithm", "State", "Age"],
-        ["wal", "1", "AES-256-XTS", "pre-activation", "0 d"],
+        ["wal", "1", "AES-256-XTS", "unknown", "0 d"],
         ["1663 (pg_default)", "1", "not encrypted", "-"],
         ["1664 (pg_global)", "1", "not encrypted", "-"],
-        ["16400", "1", "AES-128-XTS", "pre-activation", "0 d"],
+        ["16400", "1", "AES-128-XTS", "unknown", "0 d"],
     ]
     assert "not encrypted" in shown.stdout
     assert "4 keys" in shown.stderr

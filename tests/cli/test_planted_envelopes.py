@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,10 @@ from tde.algorithms import Algorithm
 from tde.cli.app import app
 from tde.errors import KeystoreError
 from tde.keystore import KeyOwner, Keystore, list_providers
-from tde.keystore.crypto.secret import random_secret
-from tde.keystore.crypto.wrapping import Wrapped
 from tde.keystore.opening import open_keystore
-from tde.keystore.providers.auto_open import pack_auto_open
-from tde.keystore.providers.bound_secret import HostSecretProvider
-from tde.keystore.store.envelope import (
-    KEK_BYTES,
-    EnvelopeHeader,
-    kek_context,
-    make_envelope,
-)
-from tde.keystore.store.layout import read_document
 from tde.postgres import server_os_user
-from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.keystore.planting import forge, plant
 
 runner = CliRunner(env={"TDE_KEYSTORE": None, "COLUMNS": "200", "NO_COLOR": "1"})
 
@@ -41,45 +30,10 @@ def accepted(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place / "accepted"
 
 
-@pytest.fixture
-def keystore(place: Path) -> Path:
-    Keystore.create(place / "ks", PASSPHRASE, kdf=CHEAP_KDF).close()
-    return place / "ks"
-
-
-@pytest.fixture
-def passphrase(place: Path) -> list[str]:
-    file = place / "passphrase"
-    file.write_bytes(PASSPHRASE)
-    file.chmod(0o600)
-    return ["--passphrase-file", str(file)]
-
-
 def run(*arguments: object, code: int = 0) -> Any:
     result = runner.invoke(app, ["keystore", *map(str, arguments)], input="")
     assert result.exit_code == code, result.output
     return result
-
-
-def plant(
-    keystore: Path,
-    parameters: Mapping[str, str],
-    *,
-    name: str = "a",
-    type_: str = "secret-command",
-) -> Path:
-    """Put an envelope there with nothing but noise for keys, as the ids in the clear allow."""
-    found = read_document(keystore).header
-    header = EnvelopeHeader(
-        *(name, found.uuid, found.master_key_id, type_, True, "full", 0, dict(parameters)),
-        wrapped_kek=bytes(92),
-    )
-    file = keystore / "unlock" / f"{name}.{header.master_key_id.hex}.json"
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    noise = Wrapped(bytes(12), bytes(32), bytes(16))
-    file.write_bytes(make_envelope(header, noise, bytes(32)).encode())
-    file.chmod(0o600)
-    return file
 
 
 @pytest.mark.parametrize(
@@ -115,6 +69,11 @@ def test_nothing_that_an_envelope_names_is_run_unasked(
         assert ran.exists() or type_ == "vault"
 
 
+def files_in(accepted: Path) -> list[Path]:
+    """What was accepted, one file for each keystore, and not the lock beside them."""
+    return [file for file in accepted.iterdir() if not file.name.startswith(".")]
+
+
 def bind_to_command(keystore: Path, passphrase: list[str], place: Path) -> Path:
     secret, ran = place / "secret", place / "ran"
     secret.write_bytes(os.urandom(32))
@@ -136,7 +95,7 @@ def test_what_was_added_here_opens_and_elsewhere_only_after_it_was_accepted(
     ran = bind_to_command(keystore, passphrase, place)
     run("list", "-k", keystore)
     assert ran.read_text() == "run\n"
-    (file,) = accepted.iterdir()
+    (file,) = files_in(accepted)
     assert file.stat().st_mode & 0o777 == 0o644
     assert accepted.stat().st_mode & 0o777 == 0o755
     # A rotation makes the envelope anew and changes nothing that it runs.
@@ -183,7 +142,7 @@ def test_what_others_could_have_accepted_does_not_count(
 ) -> None:
     bind_to_command(keystore, passphrase, place)
     run("list", "-k", keystore)
-    target = accepted if loosened == "directory" else next(accepted.iterdir())
+    target = accepted if loosened == "directory" else files_in(accepted)[0]
     target.chmod(target.stat().st_mode | 0o020)
     run("list", "-k", keystore, code=5)
 
@@ -220,34 +179,13 @@ def test_programs_get_nothing_of_the_environment_of_the_command(
     assert "TDE_ACCEPTED" not in text
 
 
-def forge(keystore: Path, secret: Path) -> None:
-    """Let the keystore open by itself with another master key than that of keystore.json."""
-    with Keystore.open(keystore, PASSPHRASE) as opened, random_secret(32) as own:
-        forger = Keystore(opened.path, read_document(keystore).header, own)
-        header = EnvelopeHeader(
-            *("a", opened.uuid, opened.master_key_id, "host-secret", True, "full", 0),
-            *({"file": str(secret)}, b"-"),
-        )
-        context = kek_context(opened.uuid, opened.master_key_id, "a")
-        with random_secret(KEK_BYTES) as kek:
-            wrapped = HostSecretProvider(header.parameters).wrap(kek, context)
-            envelope = forger.make_envelope(replace(header, wrapped_kek=wrapped), kek)
-        file = keystore / "unlock" / f"a.{opened.master_key_id.hex}.json"
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        file.write_bytes(envelope.encode())
-        file.chmod(0o600)
-        auto_open = keystore / "auto-open.key"
-        auto_open.write_bytes(pack_auto_open(opened.uuid, opened.master_key_id, own))
-        auto_open.chmod(0o600)
-
-
 @pytest.fixture
-def forged(keystore: Path, place: Path) -> Path:
+def forged(empty_keystore: Path, place: Path) -> Path:
     secret = place / "host.key"
     secret.write_bytes(os.urandom(32))
     secret.chmod(0o600)
-    forge(keystore, secret)
-    return keystore
+    forge(empty_keystore, secret)
+    return empty_keystore
 
 
 def test_first_keys_are_made_only_with_the_passphrase(forged: Path) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
 import pytest
 
 from tde.postgres.server.named_server import names_server
+from tests.keystore.cheap_passphrase import PASSPHRASE
 
 
 def test_clients_connect_to_the_server_of_the_data_directory(
@@ -57,3 +65,27 @@ def test_variables_that_name_a_server_are_found():
     for name in ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE"):
         assert names_server("psql", [], {name: "there"})
         assert not names_server("psql", [], {name: ""})
+
+
+def test_a_signal_reaches_the_program(encrypted_cluster_factory, any_binaries, os_user_tmp_path):
+    """pg_basebackup went on alone, and the exit code was none that a shell knows."""
+    made = encrypted_cluster_factory(any_binaries)
+    backup = os_user_tmp_path / "backup"
+    tde = Path(sys.executable).with_name("tde")
+    command = [tde, "pg", "exec", "-D", made.data_directory, "--passphrase-fd", "0"]
+    command += ["pg_basebackup", "-D", backup, "-X", "fetch", "--max-rate=64k"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(PASSPHRASE)
+        process.stdin.close()
+        program = psutil.Process(process.pid)
+        deadline = time.monotonic() + 60
+        # It is the same process, so nobody has to pass anything on.
+        while program.name() != "pg_basebackup" or not (backup / "PG_VERSION").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == -signal.SIGTERM
+    for other in psutil.process_iter(["cmdline"]):
+        assert str(backup) not in (other.info["cmdline"] or [])

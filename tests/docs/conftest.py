@@ -31,9 +31,8 @@ def main(reader, encrypted_cluster_factory, any_binaries):
     """An encrypted cluster that archives WAL, with rows; its server runs."""
     made = encrypted_cluster_factory(any_binaries, name="pg/main", start=False)
     (archive_command,) = commands("backup-and-restore.md", "Archive WAL")[:1]
-    configure(
-        made, [*SETTINGS, "wal_keep_size = 1GB", "archive_mode = on", reader.here(archive_command)]
-    )
+    settings = [*SETTINGS, "port = 5432", "wal_keep_size = 1GB", "archive_mode = on"]
+    configure(made, [reader.here(line) for line in (*settings, archive_command)])
     reader.type(f"tde pg start -D {MAIN}")
     reader.fill(MAIN)
     return made

@@ -28,7 +28,7 @@ def archive_all(reader: Reader) -> None:
 
 def test_encrypt_a_cluster_and_decrypt_it(reader, encrypted_cluster_factory, any_binaries):
     made = encrypted_cluster_factory.plain(any_binaries, name="pg/main", start=False)
-    configure(made, SETTINGS)
+    configure(made, [*SETTINGS, reader.here("port = 5432")])
     reader.type(f"tde pg start -D {MAIN}")
     reader.fill(MAIN)
     page = "encrypt-a-cluster.md"

@@ -73,10 +73,49 @@ def test_what_cannot_be_is_refused_before_a_key_is_made(made, location):
     assert made.fails(create.format("secret", "AES128")).pgcode == "42710"
     assert made.fails(create.format("x", "AES128"), user="maker").pgcode == "42501"
     assert made.fails(f"BEGIN; {create.format('x', 'AES128')}").pgcode == "25001"
+    read_only = {"options": "-c default_transaction_read_only=on"}
+    assert made.fails(create.format("x", "AES128"), **read_only).pgcode == "25006"
+    assert made.fails(create.format("pg_x", "AES128")).pgcode == "42939"
+    assert made.fails(create.format("x OWNER nobody_known", "AES128")).pgcode == "42704"
+    assert made.fails(create.format("x", "AES128, no_option = 1")).pgcode == "22023"
     made.query("SELECT tde_close_keystore()")
     error = made.fails(create.format("x", "AES256"))
     assert "the keystore is not open" in error.diag.message_primary
     made.query("SELECT tde_open_keystore(%s)", (PASSPHRASE.decode(),))
+    assert sorted((made.keystore.path / "keys").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "place", ["/a\nb", "/a\rb", "/a\x7fb", "/a''b", "a", "", "/" + 60 * "a long location/"]
+)
+def test_a_location_that_cannot_be_is_refused_before_a_key_is_made(made, place):
+    """The command answers with a line: with a line break, the answer was another directory."""
+    before = sorted((made.keystore.path / "keys").iterdir())
+    error = made.fails(f"CREATE TABLESPACE x LOCATION '{place}' WITH ({OPTION} = 'AES128')")
+    assert error.pgcode in ("42602", "42P17")
+    assert sorted((made.keystore.path / "keys").iterdir()) == before
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "{data}/in", "/etc/passwd"])
+def test_a_directory_that_cannot_be_made_costs_no_key(made, place):
+    before = sorted((made.keystore.path / "keys").iterdir())
+    named = place.format(data=made.data_directory)
+    error = made.fails(f"CREATE TABLESPACE x LOCATION '{named}' WITH ({OPTION} = 'AES128')")
+    assert error.pgcode == "38000"
+    assert sorted((made.keystore.path / "keys").iterdir()) == before
+
+
+def test_a_key_that_cannot_be_stored_leaves_no_directory(made, location, os_user):
+    before = sorted((made.keystore.path / "keys").iterdir())
+    # As after a rotation that was interrupted.
+    unfinished = made.keystore.path / "keys.new"
+    unfinished.mkdir()
+    try:
+        error = made.fails(f"CREATE TABLESPACE x LOCATION '{location}' WITH ({OPTION} = 'AES128')")
+        assert error.pgcode == "38000"
+    finally:
+        unfinished.rmdir()
+    assert list(location.iterdir()) == []
     assert sorted((made.keystore.path / "keys").iterdir()) == before
 
 

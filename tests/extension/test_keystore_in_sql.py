@@ -100,6 +100,22 @@ def test_the_master_key_is_set_in_sql(made, tde_command):
         assert keys.master_key_id == keystore.master_key_id
 
 
+def test_a_rotation_in_sql_tells_which_ways_it_has_kept(made, tde_command):
+    tde_command("keystore", "auto-open", "enable", "-k", made.keystore.path, *SECRET)
+    try:
+        with made.session() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT tde_set_master_key(%s)", (WORD,))
+            told = [notice.strip() for notice in connection.notices]
+    finally:
+        tde_command("keystore", "auto-open", "disable", "-k", made.keystore.path)
+    assert told[0].startswith("NOTICE:  The master key is ")
+    assert told[1:] == ["NOTICE:  The new master key opens by auto-open.key as well."]
+    with made.session() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT tde_set_master_key(%s)", (WORD,))
+        last = connection.notices[-1].strip()
+    assert last == "NOTICE:  The new master key opens by the passphrase only."
+
+
 def test_the_passphrase_is_changed_in_sql(made):
     other = "another päßphrase"  # Bytes of UTF-8, whatever the encoding of the session.
     with made.session() as connection, connection.cursor() as cursor:
@@ -220,6 +236,13 @@ def test_a_standby_has_its_own(
     copy.start(options)
     standby = SqlCluster(copy.cluster, copy.keystore)
     wait_until_replayed(primary, standby)
+    keys = sorted((standby.keystore.path / "keys").iterdir())
+    error = standby.fails(
+        f"CREATE TABLESPACE x LOCATION '{os_user_tmp_path / 'x'}' "
+        "WITH (tablespace_encryption_algorithm = 'AES128')"
+    )
+    assert error.pgcode == "25006"
+    assert sorted((standby.keystore.path / "keys").iterdir()) == keys
     standby.query("SELECT tde_close_keystore()")
     assert standby.fails("SELECT * FROM hidden").diag.message_primary == CLOSED
     primary.query("INSERT INTO hidden SELECT generate_series(101, 200)")

@@ -12,14 +12,6 @@ from tests.keystore.third_party import Xor, install
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that others may enter, as the owner of a keystore that root looks at."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
-
-
-@pytest.fixture
 def xor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Xor]:
     """A provider of somebody else, which is installed while the test runs."""
     with tempfile.TemporaryDirectory() as directory:

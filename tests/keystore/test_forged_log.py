@@ -26,7 +26,7 @@ from tde.keystore import (
 from tde.keystore.completeness import missing_keys
 from tde.keystore.lifecycle.changes import set_age_limit
 from tde.keystore.lifecycle.destruction import destroy_key
-from tde.keystore.lifecycle.events import activate_keys, tell_of_place, told_active
+from tde.keystore.lifecycle.events import Place, activate_keys, tell_of_place, told_active
 from tde.keystore.log.documents import SealedDocument, check_seal, document_code
 from tde.keystore.log.writing import write_entry
 from tde.postgres.cluster.key_destruction import places_to_look_at
@@ -62,7 +62,7 @@ def test_nothing_is_decided_by_a_forged_entry(
     keystore: Keystore, forge: Callable[..., None]
 ) -> None:
     owner = named(keystore)
-    activate_keys(keystore, {owner: "tablespace 1"}, ONE)
+    activate_keys(keystore, {owner: "tablespace 1"}, Place(ONE))
     tell_of_place(keystore, ONE, 7)
     set_age_limit(keystore, "all", 10)
     before = read_lives(keystore.path, keystore)
@@ -81,7 +81,7 @@ def test_nothing_is_decided_by_a_forged_entry(
     assert after.keys == before.keys
     assert (after.places, after.limits) == (before.places, before.limits)
     assert after.passphrase == before.passphrase
-    assert told_active(keystore, ONE) == {owner.file_name: "tablespace 1"}
+    assert told_active(keystore, Place(ONE)) == {owner.file_name: "tablespace 1"}
     # Each is a problem for whoever reads the log.
     lines = [count + 1 + 2 * number for number in range(9)]
     for problems in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from socket import gethostname
 from uuid import uuid4
 
 import pytest
@@ -31,7 +32,15 @@ from tde.keystore import (
 )
 from tde.keystore.lifecycle.changes import forget_place, mark_key, set_age_limit
 from tde.keystore.lifecycle.destruction import destroy_key
-from tde.keystore.lifecycle.events import activate_keys, deactivate_keys, tell_of_place
+from tde.keystore.lifecycle.events import (
+    Place,
+    activate_keys,
+    deactivate_keys,
+    last_told,
+    tell_of_place,
+    tell_of_use,
+    told_active,
+)
 from tde.keystore.log.writing import write_entry
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
@@ -71,13 +80,13 @@ def earlier_key(keystore: Keystore) -> KeyOwner:
 def test_a_key_goes_through_the_states(keystore: Keystore) -> None:
     owner = named(keystore)
     states = [life_of(keystore, owner).state]
-    activate_keys(keystore, {owner: "tablespace 16400"}, ONE)
+    activate_keys(keystore, {owner: "tablespace 16400"}, Place(ONE))
     states.append(life_of(keystore, owner).state)
     mark_key(keystore, find_id(owner), KeyState.SUSPENDED, "a laptop is missing")
     states.append(life_of(keystore, owner).state)
     mark_key(keystore, find_id(owner), KeyState.ACTIVE, "it was found")
     states.append(life_of(keystore, owner).state)
-    deactivate_keys(keystore, {owner: "rekeyed"}, ONE)
+    deactivate_keys(keystore, {owner: "rekeyed"}, Place(ONE))
     states.append(life_of(keystore, owner).state)
     mark_key(keystore, find_id(owner), KeyState.COMPROMISED, "a copy was sold")
     states.append(life_of(keystore, owner).state)
@@ -140,8 +149,8 @@ def test_what_nobody_wrote_down_is_unknown_and_not_guessed(keystore: Keystore) -
 def test_a_key_of_two_clusters_is_active_until_the_last_has_another(keystore: Keystore) -> None:
     owner = named(keystore)
     for cluster in (ONE, TWO):
-        activate_keys(keystore, {owner: "tablespace 16400"}, cluster)
-    deactivate_keys(keystore, {owner: "rekeyed"}, ONE)
+        activate_keys(keystore, {owner: "tablespace 16400"}, Place(cluster))
+    deactivate_keys(keystore, {owner: "rekeyed"}, Place(ONE))
     assert life_of(keystore, owner).state is KeyState.ACTIVE
     tell_of_place(keystore, TWO, 7)
     forget_place(keystore, TWO)
@@ -155,18 +164,117 @@ def test_the_same_is_not_told_twice(keystore: Keystore) -> None:
     owner = named(keystore)
     before = len(read_key_log(keystore.path).entries)
     for _ in range(2):
-        activate_keys(keystore, {owner: "tablespace 16400"}, ONE)
+        activate_keys(keystore, {owner: "tablespace 16400"}, Place(ONE))
         tell_of_place(keystore, ONE, 7)
         tell_of_place(keystore, ONE, 7, is_backup=True)
     for _ in range(2):
-        deactivate_keys(keystore, {owner: "rekeyed"}, ONE)
+        deactivate_keys(keystore, {owner: "rekeyed"}, Place(ONE))
     events = [entry.event for entry in read_key_log(keystore.path).entries[before:]]
     assert events == ["activate keys", "serve cluster", "deactivate keys"]
 
 
+def test_two_clusters_at_one_path_are_told_apart(keystore: Keystore) -> None:
+    """An earlier release knew a cluster by its path: the second ended the use of the first."""
+    owner = named(keystore)
+    first, second = Place(ONE, "7"), Place(ONE, "8")
+    activate_keys(keystore, {owner: "WAL"}, Place(ONE))  # Before initdb.
+    tell_of_place(keystore, ONE, 7)
+    assert told_active(keystore, first) == {owner.file_name: "WAL"}
+    assert told_active(keystore, second) == {}
+    activate_keys(keystore, {owner: "WAL"}, second)
+    deactivate_keys(keystore, {owner: "decrypted"}, second)
+    assert life_of(keystore, owner).state is KeyState.ACTIVE
+    assert last_told(keystore, second) == {owner.file_name: "deactivate keys"}
+    tell_of_place(keystore, ONE, 8)
+    places = read_lives(keystore.path, keystore).places
+    assert [place.system_identifier for place in places] == [7, 8]
+    deactivate_keys(keystore, {owner: "decrypted"}, first)
+    assert life_of(keystore, owner).state is KeyState.DEACTIVATED
+
+
+def test_entries_of_earlier_releases_are_of_the_cluster_that_is_served(
+    keystore: Keystore,
+) -> None:
+    owner = named(keystore)
+    one = Place(ONE, "7")
+    tell_of_place(keystore, ONE, 7)
+    activate_keys(keystore, {owner: "WAL"}, Place(ONE))
+    assert told_active(keystore, one) == {owner.file_name: "WAL"}
+    deactivate_keys(keystore, {owner: "rotated"}, one)
+    assert life_of(keystore, owner).state is KeyState.DEACTIVATED
+    activate_keys(keystore, {owner: "WAL"}, Place(ONE))
+    forget_place(keystore, ONE)
+    tell_of_place(keystore, ONE, 8)
+    assert told_active(keystore, Place(ONE, "8")) == {}
+
+
+def test_one_path_on_two_hosts_is_two_places(
+    keystore: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell_of_place(keystore, ONE, 7)
+    with monkeypatch.context() as patched:
+        for module in ("tde.keystore.log.entry.socket", "tde.keystore.lifecycle.events"):
+            patched.setattr(f"{module}.gethostname", lambda: "another")
+        for _ in range(2):
+            tell_of_place(keystore, ONE, 7)
+    hosts = [place.host for place in read_lives(keystore.path, keystore).places]
+    assert hosts == [gethostname(), "another"]
+
+
+@pytest.mark.parametrize("kind", ["directory", "mode 0640"])
+def test_a_log_that_cannot_be_read_keeps_no_server_from_its_start(
+    keystore: Keystore, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = keystore.path / "key.log"
+    if kind == "directory":
+        log.unlink()
+        log.mkdir()
+    else:
+        log.chmod(0o640)
+    tell_of_place(keystore, ONE, 7)
+    tell_of_use(keystore, Place(ONE, "7"), {WAL: "WAL"})
+    assert [str(log) in record.getMessage() for record in caplog.records] == [True, True]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert str(ONE) in caplog.text
+
+
+def test_the_age_of_a_key_that_is_found_in_use_counts_from_its_creation(
+    keystore: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of clusters that initdb of install-bin has made, of which nobody told the log."""
+    assert life_of(keystore, WAL).state is KeyState.UNKNOWN
+    set_age_limit(keystore, "all", 5)
+    later = datetime.now(timezone.utc) + 6 * DAY
+    findings = age_findings(read_lives(keystore.path, keystore), later)
+    assert "over" in [finding.verdict.value for finding in findings]
+    keystore.create_plaintext_entry(1663)
+    uses = {
+        WAL: "WAL",
+        KeyOwner.tablespace(1663): "tablespace 1663",
+        KeyOwner.other_tablespaces(): "tablespaces made in SQL",
+    }
+    for _ in range(2):
+        tell_of_use(keystore, Place(ONE, "7"), uses)
+    told = [e for e in read_key_log(keystore.path).entries if e.event == "activate keys"]
+    assert [entry.details["keys"] for entry in told] == [{"wal.key": "WAL"}]
+    life = life_of(keystore, WAL)
+    assert life.state is KeyState.ACTIVE
+    assert life.created is not None
+    assert life.activated is not None
+    assert (life.activated.time, life.since) == (None, life.created.time)
+    assert "found in use" in life.activated.source
+
+
+def test_a_marked_key_that_is_in_use_is_told_of(keystore: Keystore) -> None:
+    mark_key(keystore, "wal", KeyState.SUSPENDED, "a laptop is missing")
+    tell_of_use(keystore, Place(ONE, "7"), {WAL: "WAL"})
+    assert told_active(keystore, Place(ONE, "7")) == {"wal.key": "WAL"}
+    assert life_of(keystore, WAL).state is KeyState.SUSPENDED
+
+
 def test_thousands_of_names_stand_in_several_entries(keystore: Keystore) -> None:
     owners = [KeyOwner.tablespace(oid) for oid in range(20_000, 21_000)]
-    activate_keys(keystore, {owner: f"tablespace {owner.oid}" for owner in owners}, ONE)
+    activate_keys(keystore, {owner: f"tablespace {owner.oid}" for owner in owners}, Place(ONE))
     entries = [e for e in read_key_log(keystore.path).entries if e.event == "activate keys"]
     assert [len(entry.details["keys"]) for entry in entries] == [400, 400, 200]
     assert max(len(entry.line) for entry in entries) < 64 * 1024
@@ -178,7 +286,7 @@ def test_a_marked_key_protects_nothing_new_and_a_compromised_one_stays_it(
     owner = named(keystore)
     mark_key(keystore, find_id(owner), KeyState.SUSPENDED, "wait")
     with pytest.raises(KeystoreError, match="marked as suspended"):
-        activate_keys(keystore, {owner: "tablespace 16400"}, ONE)
+        activate_keys(keystore, {owner: "tablespace 16400"}, Place(ONE))
     mark_key(keystore, find_id(owner), KeyState.COMPROMISED, "sold")
     with pytest.raises(KeystoreError, match="cannot be taken back"):
         mark_key(keystore, find_id(owner), KeyState.ACTIVE, "")
@@ -216,7 +324,7 @@ def findings(keystore: Keystore, days: int, **arguments: object) -> dict[str, Ag
 
 def test_limits_are_watched(keystore: Keystore) -> None:
     owner = named(keystore)
-    activate_keys(keystore, {WAL: "WAL", owner: "tablespace 16400"}, ONE)
+    activate_keys(keystore, {WAL: "WAL", owner: "tablespace 16400"}, Place(ONE))
     assert findings(keystore, 10_000) == {}
     set_age_limit(keystore, "all", 365)
     everything = {"master key", "passphrase", "wal.key", owner.file_name}
@@ -237,11 +345,11 @@ def test_limits_are_watched(keystore: Keystore) -> None:
 
 
 def test_what_is_rotated_is_young_again(keystore: Keystore) -> None:
-    activate_keys(keystore, {WAL: "WAL"}, ONE)
+    activate_keys(keystore, {WAL: "WAL"}, Place(ONE))
     set_age_limit(keystore, "all", 365)
     later = keystore.create_wal_key(Algorithm.AES256)
-    activate_keys(keystore, {later: "WAL"}, ONE)
-    deactivate_keys(keystore, {WAL: "WAL was rotated"}, ONE)
+    activate_keys(keystore, {later: "WAL"}, Place(ONE))
+    deactivate_keys(keystore, {WAL: "WAL was rotated"}, Place(ONE))
     change_passphrase(keystore.path, PassphraseProvider(PASSPHRASE), b"another passphrase")
     life = read_lives(keystore.path, keystore)
     found = {one.file or one.what: one for one in age_findings(life)}
@@ -252,7 +360,7 @@ def test_what_is_rotated_is_young_again(keystore: Keystore) -> None:
 
 def test_an_age_that_cannot_be_told_does_not_pass(keystore: Keystore) -> None:
     owner = earlier_key(keystore)
-    activate_keys(keystore, {WAL: "WAL"}, ONE)
+    activate_keys(keystore, {WAL: "WAL"}, Place(ONE))
     set_age_limit(keystore, "all", 365)
     # A clock that was set back makes keys look young.
     assert set(findings(keystore, -1).values()) == {AgeVerdict.UNKNOWN}
@@ -275,7 +383,7 @@ def test_an_altered_log_is_told_where_ages_are(keystore: Keystore) -> None:
 
 
 def test_a_marked_key_in_use_is_told_with_and_without_a_limit(keystore: Keystore) -> None:
-    activate_keys(keystore, {WAL: "WAL"}, ONE)
+    activate_keys(keystore, {WAL: "WAL"}, Place(ONE))
     mark_key(keystore, "wal", KeyState.SUSPENDED, "a laptop")
     assert findings(keystore, 0) == {"wal.key": AgeVerdict.MARKED}
     use = KeyUse(WAL, ONE, "WAL", new_data=False)
@@ -302,7 +410,7 @@ def test_malformed_entries_break_nothing(keystore: Keystore, has_code: bool) -> 
         write_entry(keystore.path, event, details, author)
     life: KeystoreLife = read_lives(keystore.path, keystore)
     assert len(life.problems) == (0 if has_code else 12)
-    activate_keys(keystore, {WAL: "WAL"}, ONE)
+    activate_keys(keystore, {WAL: "WAL"}, Place(ONE))
     assert life_of(keystore, WAL).state is KeyState.ACTIVE
     verify_keystore(keystore.path, keystore)
 
@@ -326,7 +434,7 @@ def whole(keystore: Keystore) -> Keystore:
 
 def test_verify_misses_a_used_key_and_no_destroyed_one(whole: Keystore) -> None:
     lost, destroyed, unused = named(whole), named(whole), named(whole)
-    activate_keys(whole, {lost: "tablespace 1", destroyed: "tablespace 2"}, ONE)
+    activate_keys(whole, {lost: "tablespace 1", destroyed: "tablespace 2"}, Place(ONE))
     destroy_key(whole, destroyed)
     for owner in (lost, unused):
         (whole.path / "keys" / owner.file_name).unlink()

@@ -15,6 +15,7 @@ from tde.algorithms import Algorithm
 from tde.errors import (
     KdfParametersError,
     KeystoreBusyError,
+    KeystoreDamagedError,
     KeystoreError,
     PassphraseError,
     WrongPassphraseError,
@@ -23,6 +24,7 @@ from tde.keystore import KdfParameters, KeyOwner, Keystore, change_passphrase, i
 from tde.keystore.providers.auto_open import AutoOpenProvider
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.keystore.planting import plant_auto_open
 
 NEW = b"another passphrase"
 OLD = PassphraseProvider(PASSPHRASE)
@@ -160,3 +162,22 @@ def test_root_changes_the_passphrase_of_another_user(tmp_path: Path) -> None:
     Keystore.create(path, PASSPHRASE, kdf=CHEAP_KDF, owner=(65534, 65534)).close()
     change_passphrase(path, OLD, NEW)
     assert {file.stat().st_uid for file in (path, *path.rglob("*"))} == {65534}
+
+
+@pytest.mark.parametrize("keys", ["all", "one of the attacker", "none"])
+def test_a_planted_auto_open_file_gets_no_passphrase(path: Path, keys: str) -> None:
+    """The attack: keystore.json, which has the only copy of the master key, was replaced by his."""
+    document = (path / "keystore.json").read_bytes()
+    plant_auto_open(path)
+    record = path / "keys" / WAL.file_name
+    if keys == "one of the attacker":
+        # It is looked at first, or the key of the WAL is.
+        with Keystore.open_automatically(path) as forged:
+            forged.create_key(KeyOwner.tablespace(1), Algorithm.AES256)
+    elif keys == "none":
+        record.rename(path.parent / "record")
+    with pytest.raises(KeystoreDamagedError) as caught:
+        change_passphrase(path, AutoOpenProvider(), NEW)
+    assert "Nothing was changed" in caught.value.remedy
+    assert (path / "keystore.json").read_bytes() == document
+    change_passphrase(path, OLD, NEW)

@@ -6,7 +6,6 @@ import getpass
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from tde.errors import KeystorePermissionError, PassphraseError
 from tde.keystore.providers.passphrase_source import PassphraseSource, read_passphrase
-from tests.terminal import run_on_terminal
+from tests.terminal import interrupt_at_prompt, run_on_terminal
 
 
 @pytest.fixture
@@ -141,33 +140,38 @@ TDE = [sys.executable, "-c", "from tde.cli.app import main; main()"]
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """Yield a path for a keystore that root's unprivileged server user can reach.
-
-    pytest's own temporary directories are closed to other users.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory) / "ks"
+def target(place: Path) -> Path:
+    """Where a keystore is to be; the server's user can reach it."""
+    return place / "ks"
 
 
-def test_prompt_on_a_terminal_does_not_echo(place: Path) -> None:
-    create = [*TDE, "keystore", "create", "--keystore", str(place)]
+def test_prompt_on_a_terminal_does_not_echo(target: Path) -> None:
+    create = [*TDE, "keystore", "create", "--keystore", str(target)]
     shown, code = run_on_terminal(create, [b"correct horse\n", b"correct horse\n"])
     assert code == 0, shown
-    assert f"Passphrase for the new keystore {place}: " in shown
+    assert f"Passphrase for the new keystore {target}: " in shown
     assert "The same again: " in shown
     assert "lost passphrase is lost data" in shown
     assert "horse" not in shown
-    assert (place / "keystore.json").exists()
+    assert (target / "keystore.json").exists()
 
 
-def test_control_c_at_the_prompt_ends_quietly(place: Path) -> None:
-    create = [*TDE, "keystore", "create", "--keystore", str(place)]
+def test_control_c_at_the_prompt_ends_quietly(target: Path) -> None:
+    create = [*TDE, "keystore", "create", "--keystore", str(target)]
     shown, code = run_on_terminal(create, [b"\x03"])
     assert code == 130
     assert "Traceback" not in shown
-    assert not place.exists()
+    assert not target.exists()
+
+
+def test_a_signal_to_the_command_alone_ends_it_at_the_prompt(target: Path) -> None:
+    """The fault: its child went on asking, and it waited for that without end."""
+    create = [*TDE, "keystore", "create", "--keystore", str(target)]
+    shown, code, echoes = interrupt_at_prompt(create)
+    assert "Passphrase for the new keystore" in shown
+    assert code == 130
+    assert echoes
+    assert not target.exists()
 
 
 def test_without_a_terminal_nothing_is_asked() -> None:

@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 
 from tde.algorithms import Algorithm
-from tde.errors import KeystoreDamagedError, ProviderError, ProviderRefusedError
+from tde.errors import (
+    KeystoreDamagedError,
+    KeystoreMissingError,
+    ProviderError,
+    ProviderRefusedError,
+)
 from tde.keystore import KeyOwner, Keystore, add_envelope, rotate_master_key
 from tde.keystore.crypto.secret import random_secret
-from tde.keystore.providers.custodians import CustodiansProvider, new_shares
+from tde.keystore.opening import open_unattended
+from tde.keystore.providers.custodians import CUSTODIANS, CustodiansProvider, new_shares
 from tde.keystore.providers.envelope_provider import EnvelopeProvider
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
+from tests.keystore.planting import plant
 
 #: A vector of SLIP-0039 (its reference's vectors.json, number 4): two of these three words.
 WORDS = (
@@ -65,6 +72,22 @@ def test_a_rotation_needs_nobody(keystore: Keystore) -> None:
     for _ in range(2):
         rotate_master_key(keystore.path, PASSPHRASE).close()
         assert opens(keystore, shares[1:4]) == wanted
+
+
+def test_nothing_of_custodians_has_to_be_accepted_on_a_machine(
+    keystore: Keystore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run nothing; a rotation after a restore elsewhere needs neither them nor an officer."""
+    add(keystore)
+    monkeypatch.setenv("TDE_ACCEPTED", str(place / "another machine"))
+    rotate_master_key(keystore.path, PASSPHRASE).close()
+
+
+def test_a_planted_envelope_has_no_shares_asked_unasked(keystore: Keystore) -> None:
+    """The attack: whoever opens the keystore at a terminal is asked for words of custodians."""
+    plant(keystore.path, new_shares({"shares": "2", "threshold": "2"})[0], type_=CUSTODIANS)
+    with pytest.raises(KeystoreMissingError, match="people open it, so it is used only where"):
+        open_unattended(keystore.path)
 
 
 def test_wrong_shares_are_named(keystore: Keystore, tmp_path: Path) -> None:

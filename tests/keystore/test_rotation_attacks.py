@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tde.errors import KeystoreBusyError, KeystoreDamagedError, KeystoreError, K
 from tde.keystore import (
     KeyOwner,
     Keystore,
+    accept_envelope,
+    add_envelope,
     add_missing_keys,
     back_up_keystore,
     rotate_master_key,
@@ -191,3 +194,77 @@ def test_the_only_way_to_the_master_key_of_the_records_is_not_removed(path: Path
         assert bytes(opened.unwrap_key(WAL)) == wanted[WAL]
     rotate_master_key(path, PASSPHRASE).close()
     assert keys(path) == wanted
+
+
+@pytest.mark.parametrize("type_", ["host-secret", "secret-command"])
+def test_a_secret_that_was_exchanged_is_not_bound_to(path: Path, place: Path, type_: str) -> None:
+    """The attack: the next master key was sealed to a secret of whoever could write that file."""
+    secret = place / "host.key"
+    secret.write_bytes(os.urandom(32))
+    secret.chmod(0o600)
+    named = {"file": str(secret)} if type_ == "host-secret" else {"command": f"cat {secret}"}
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        add_envelope(keystore, "bound", type_, named, unattended=True)
+    genuine = secret.read_bytes()
+    before = (path / "keystore.json").read_bytes()
+    secret.write_bytes(bytes(range(32)))
+    with pytest.raises(KeystoreError, match="has another secret than the one") as caught:
+        rotate_master_key(path, PASSPHRASE)
+    assert "Nothing was changed" in caught.value.remedy
+    assert "tde keystore provider remove bound" in caught.value.remedy
+    assert (path / "keystore.json").read_bytes() == before
+    assert [file.name.partition(".")[0] for file in (path / "unlock").iterdir()] == ["bound"]
+    secret.write_bytes(genuine)
+    rotate_master_key(path, PASSPHRASE).close()
+    open_keystore(path).close()
+
+
+def test_a_provider_that_no_longer_opens_is_asked_to_wrap_nothing(path: Path, xor: Xor) -> None:
+    """As another token, or another server, that stands where the one stood that was added."""
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        xor.add(keystore)
+    xor.behave("wrong")
+    with pytest.raises(KeystoreDamagedError, match="its provider has given another key"):
+        rotate_master_key(path, PASSPHRASE)
+    xor.behave()
+    rotate_master_key(path, PASSPHRASE).close()
+
+
+def test_a_rotation_runs_nothing_that_was_not_accepted_on_this_machine(
+    path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a keystore from elsewhere, of which nobody has looked at the commands."""
+    ran = place / "ran"
+    cat = {"wrap-command": f"tee -a {ran}", "unwrap-command": f"tee -a {ran}"}
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        add_envelope(keystore, "of-theirs", "command", cat)
+        # It is sorted in front, and would be asked before the other one is found.
+        add_envelope(keystore, "a", "command", cat)
+    ran.unlink()
+    monkeypatch.setenv("TDE_ACCEPTED", str(place / "another machine"))
+    with pytest.raises(KeystoreError, match="was not accepted on this machine") as caught:
+        rotate_master_key(path, PASSPHRASE)
+    assert f"tde keystore provider accept a --keystore {path}" in caught.value.remedy
+    with Keystore.open(path, PASSPHRASE) as keystore:
+        accept_envelope(keystore, "a")
+        with pytest.raises(KeystoreError, match=r"of-theirs .* was not accepted"):
+            rotate_master_key(path, PASSPHRASE)
+        assert not ran.exists()
+        accept_envelope(keystore, "of-theirs")
+    rotate_master_key(path, PASSPHRASE).close()
+    assert ran.exists()
+
+
+def test_an_auto_open_file_that_is_put_there_during_a_rotation_is_not_made_good(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: an empty file was put there after the look at it, while providers answered."""
+
+    def plant(*_: Keystore) -> dict[Path, bytes]:
+        (path / "auto-open.key").touch(mode=0o600)
+        return {}
+
+    monkeypatch.setattr("tde.keystore.rotation.rotated_envelopes", plant)
+    rotate_master_key(path, PASSPHRASE).close()
+    with pytest.raises(KeystoreError):
+        Keystore.open_automatically(path)

@@ -25,13 +25,17 @@ def make_wrappers(tree: Tree, scratch: Path, user: OsUser | None) -> Path:
     """
     keystore, directory = scratch / "keystore", scratch / "bin"
     _make(scratch, user)
+    install = ("pg", "install-bin", directory, "-k", keystore, "--bindir", tree.bindir)
+    passphrase = ""
     if not keystore.exists():
         # Nobody needs it again: the clusters of the tests live for minutes.
         passphrase = secrets.token_urlsafe(32)
         _tde("keystore", "create", "-k", keystore, "--passphrase-fd", "0", secret=passphrase)
         enable = ("keystore", "auto-open", "enable", "-k", keystore)
         _tde(*enable, "--passphrase-fd", "0", secret=passphrase)
-    _tde("pg", "install-bin", directory, "-k", keystore, "--bindir", tree.bindir)
+        install = (*install, "--passphrase-fd", "0")  # Which makes the first keys.
+    # The suites expect clusters without checksums where initdb makes such ones.
+    _tde(*install, "--no-checksums", secret=passphrase)
     _prove_encryption(directory, scratch / "proof", user)
     return directory
 

@@ -22,7 +22,7 @@ from tde.cli.options import (
     opens_keystore,
     require_keystore,
 )
-from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair
+from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair, service
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
@@ -276,18 +276,17 @@ def execute(
     os_user: OsUserOption = None,
     source: PassphraseSource = PROMPT,
 ) -> None:
-    """Run a PostgreSQL program with the keys of a cluster, and exit with its exit code.
+    """Become a PostgreSQL program that has the keys of a cluster.
 
     Only programs that work on encrypted files get the keys. For all others, such as psql, no
     passphrase is needed. A program that takes its data directory from
     PGDATA gets that of -D. A client, such as pg_basebackup or psql, connects to the server that
     runs there, unless its own arguments or PGHOST, PGPORT or PGSERVICE name another.
     """
-    from tde.postgres import run_program
     from tde.postgres.cluster.fitting_keys import require_fitting_keys
     from tde.postgres.cluster.keys_of_pages import require_keys_of_stopped
     from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
-    from tde.postgres.server.program import needs_keys, works_on_tablespaces
+    from tde.postgres.server.program import execute_program, needs_keys, works_on_tablespaces
 
     cluster = find_cluster(pgdata, bindir, os_user)
     opening: AbstractContextManager[Keystore | None] = nullcontext()
@@ -298,7 +297,7 @@ def execute(
         if opened is not None and works_on_tablespaces(program, arguments or ()):
             ensure_map_of_stopped(cluster.data_directory, opened, cluster.os_user)
             require_keys_of_stopped(cluster.data_directory, opened)
-        result = run_program(
+        execute_program(
             cluster.binaries,
             program,
             arguments or (),
@@ -308,12 +307,11 @@ def execute(
                 "PGDATA": str(cluster.data_directory),
                 **_server_to_connect_to(cluster, program, arguments or ()),
             },
-            capture=False,
         )
-    raise typer.Exit(result.returncode)
 
 
 install_bin.register(app)
+service.register(app)
 audit.register(app)
 doctor.register(app)
 accept.register(app)
@@ -332,7 +330,12 @@ def _server_to_connect_to(
     parameters = cluster.connection_parameters()
     if not parameters["host"]:  # It has only begun to start.
         return {}
-    return {"PGHOST": str(parameters["host"]), "PGPORT": str(parameters["port"])}
+    # A program that root starts here runs as the server's user, whom peer authentication knows.
+    return {
+        "PGHOST": str(parameters["host"]),
+        "PGPORT": str(parameters["port"]),
+        "PGUSER": os.environ.get("PGUSER") or str(parameters["user"]),
+    }
 
 
 def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tde.cli.options import AesOption, BindirOption, KeystoreOption, OsUserOption
+from tde.cli.options import (
+    AesOption,
+    BindirOption,
+    KeystoreOption,
+    OsUserOption,
+    opens_keystore,
+)
 from tde.console.apps import examples
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.tool_settings import (
     BackupTool,
@@ -20,6 +27,9 @@ from tde.postgres.cluster.tool_settings import (
     require_addable,
     tool_settings,
 )
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
 
 _EPILOG = examples(
     "tde keystore auto-open enable --keystore /etc/tde/main",
@@ -31,6 +41,7 @@ _EPILOG = examples(
 _FOR = "Settings for a backup tool"
 
 
+@opens_keystore
 def install_bin(
     directory: Annotated[
         Path | None,
@@ -45,6 +56,12 @@ def install_bin(
     scope: Annotated[
         Scope, typer.Option(help="What the clusters that initdb makes encrypt.")
     ] = Scope.CLUSTER,
+    checksums: Annotated[
+        bool,
+        typer.Option(
+            help="Let initdb turn data checksums on, unless it is told --no-data-checksums."
+        ),
+    ] = True,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
     tool: Annotated[
@@ -70,6 +87,7 @@ def install_bin(
             rich_help_panel=_FOR,
         ),
     ] = None,
+    source: PassphraseSource = PROMPT,
 ) -> None:
     """Make a directory that can stand for PostgreSQL's bin directory, for encrypted clusters.
 
@@ -78,37 +96,18 @@ def install_bin(
     tools see what they may. Without a keystore, initdb creates plain clusters.
 
     The keystore must open by itself (tde keystore auto-open enable). All clusters made this way
-    share its keys. Run the command again after an upgrade of PostgreSQL or of tde.
+    share its keys. In a keystore without keys they are made here, which takes the passphrase. Run
+    the command again after an upgrade of PostgreSQL or of tde.
     """
-    if tool is None and (write is not None or section is not None):
-        raise typer.BadParameter("name the tool with --for", param_hint="--write, --section")
-    if directory is None and tool is not BackupTool.PGBACKREST:
-        raise typer.BadParameter("name a directory", param_hint="DIR")
-    # First, so that nothing is made when the tool's file says otherwise.
-    settings = None
-    if tool is not None:
-        settings = tool_settings(tool, directory and directory.absolute(), section)
-        require_addable(write, settings)
-    if directory is not None:
-        _make(directory, keystore, aes, scope, bindir, os_user)
-    if settings is not None:
+    settings = _settings_for(tool, directory, write, section)
+    if directory is None:
         _show_settings(settings, write)
-
-
-def _make(
-    directory: Path,
-    keystore: Path | None,
-    aes: int,
-    scope: Scope,
-    bindir: Path | None,
-    os_user: str | None,
-) -> None:
-    from tde.keystore.opening import open_unattended
+        return
     from tde.postgres import find_binaries, install_bin_directory, server_os_user
 
     user = server_os_user(None, name=os_user)
     binaries = find_binaries(bindir)
-    with open_unattended(keystore) if keystore else nullcontext() as opened:
+    with open_for_programs(keystore, source) if keystore else nullcontext() as opened:
         made = install_bin_directory(
             directory,
             binaries,
@@ -116,6 +115,7 @@ def _make(
             keystore=opened,
             algorithm=algorithm_of(aes),
             scope=scope,
+            checksums=checksums,
         )
     kind = f"with keys of {made.keystore}" if made.keystore else "for clusters without encryption"
     console.print(
@@ -125,9 +125,27 @@ def _make(
         markup=False,
         soft_wrap=True,
     )
+    _show_settings(settings, write)
 
 
-def _show_settings(settings: ToolSettings, file: Path | None) -> None:
+def _settings_for(
+    tool: BackupTool | None, directory: Path | None, file: Path | None, section: str | None
+) -> ToolSettings | None:
+    """Return what a tool has to be told; nothing is made when its file says otherwise."""
+    if tool is None and (file is not None or section is not None):
+        raise typer.BadParameter("name the tool with --for", param_hint="--write, --section")
+    if directory is None and tool is not BackupTool.PGBACKREST:
+        raise typer.BadParameter("name a directory", param_hint="DIR")
+    if tool is None:
+        return None
+    settings = tool_settings(tool, directory and directory.absolute(), section)
+    require_addable(file, settings)
+    return settings
+
+
+def _show_settings(settings: ToolSettings | None, file: Path | None) -> None:
+    if settings is None:
+        return
     lines = settings.lines()
     if file is not None:
         added = add_settings(file, settings)
@@ -139,6 +157,20 @@ def _show_settings(settings: ToolSettings, file: Path | None) -> None:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
     for name, reason in settings.reasons.items():
         error_console.print(f"{name}: {reason}", markup=False, soft_wrap=True)
+
+
+def open_for_programs(keystore: Path, source: PassphraseSource) -> AbstractContextManager[Keystore]:
+    """Open a keystore as its use asks for: by itself, as the programs will; or for first keys.
+
+    Whoever can write to it could let it open by itself with a master key of his own, under which
+    the first keys would be his.
+    """
+    from tde.keystore import inspect_keystore
+    from tde.keystore.opening import open_keystore, open_unattended
+
+    if not inspect_keystore(keystore).keys:
+        return open_keystore(keystore, source, by_passphrase=True)
+    return open_unattended(keystore) if source == PROMPT else open_keystore(keystore, source)
 
 
 def register(app: typer.Typer) -> None:

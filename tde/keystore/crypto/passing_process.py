@@ -19,7 +19,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tde.child_process import Signals, end_with, fork_answering, interrupt, wait_for
+from tde.child_process import Signals, ask_child, end_with, interrupt, wait_for
 from tde.errors import KeystoreError
 from tde.whole_writes import write_all
 
@@ -46,13 +46,9 @@ def pass_on(work: Callable[[], Result]) -> Result:
     if not _in_use:
         return work()
     parent = os.getpid()
-    child, reader = fork_answering(lambda writer, signals: _serve(writer, parent, signals, work))
-    try:
-        with os.fdopen(reader, "rb") as answers:
-            answer = answers.read()
-    except BaseException:
-        interrupt(child)
-        raise
+    child, answer = ask_child(
+        lambda writer, signals: _serve(writer, parent, signals, work), _read, interrupt
+    )
     wait_for(child)
     if not answer:
         raise KeystoreError(
@@ -66,6 +62,11 @@ def pass_on(work: Callable[[], Result]) -> Result:
         raise result
     made: Result = result
     return made
+
+
+def _read(reader: int) -> bytes:
+    with os.fdopen(reader, "rb", closefd=False) as answers:
+        return answers.read()
 
 
 def _serve(writer: int, parent: int, signals: Signals, work: Callable[[], Any]) -> None:

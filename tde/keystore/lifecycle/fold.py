@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tde.algorithms import Algorithm
 from tde.keystore.lifecycle import events
+from tde.keystore.lifecycle.events import Place
 from tde.keystore.lifecycle.limits import AgeLimits
 from tde.keystore.lifecycle.states import Fact, KeyLife, KeyState, KeyUse, LifeEvent
 from tde.keystore.log.entry import LogEntry
@@ -41,7 +43,8 @@ def fold_lives(
     """
     # Names are made once: they are texts of ids, and there may be ten thousand.
     present = {owner.file_name: (owner, algorithm) for owner, algorithm in records.items()}
-    found = _Lives((name, _Life()) for name in present)
+    entries = list(entries)
+    found = _Lives(((name, _Life()) for name in present), events.places_of(entries))
     for entry in entries:
         handler = _HANDLERS.get(entry.event)
         if handler is not None:
@@ -82,7 +85,7 @@ class _Life:
     reason: str = ""
     is_told: bool = False  # Whether the release that made it writes down when a key is activated.
     version: int | None = None
-    active: dict[str, str] = field(default_factory=dict)  # By cluster, what it is for.
+    active: dict[Place, str] = field(default_factory=dict)  # What it is for.
     purposes: dict[str, None] = field(default_factory=dict)
     events: list[LifeEvent] = field(default_factory=list)
 
@@ -91,12 +94,14 @@ class _Lives(dict[str, _Life]):
     """Lives by the names of the keys' files.
 
     Attributes:
+        places: of which cluster entries tell, by their numbers.
         versions: by cluster and purpose, how many keys it has had.
     """
 
-    def __init__(self, lives: Iterable[tuple[str, _Life]]) -> None:
+    def __init__(self, lives: Iterable[tuple[str, _Life]], places: Mapping[int, Place]) -> None:
         super().__init__(lives)
-        self.versions: Counter[tuple[str, str]] = Counter()
+        self.places = places
+        self.versions: Counter[tuple[Place, str]] = Counter()
 
 
 _ALGORITHMS = {algorithm.label: algorithm for algorithm in Algorithm}
@@ -156,11 +161,11 @@ def _discarded(found: _Lives, entry: LogEntry) -> None:
 
 
 def _activated(found: _Lives, entry: LogEntry) -> None:
-    cluster = str(entry.details.get("cluster"))
+    cluster = found.places[entry.number]
     for name, use in events.names_of(entry).items():
-        life = _told(found, entry, name, "activated", f"{use} of {cluster}")
+        life = _told(found, entry, name, "activated", f"{use} of {cluster.directory}")
         life.active[cluster] = use
-        life.activated = life.activated or fact_of(entry)
+        life.activated = life.activated or _activation_by(entry)
         life.deactivated = None
         if use not in life.purposes:
             found.versions[cluster, use] += 1
@@ -168,10 +173,18 @@ def _activated(found: _Lives, entry: LogEntry) -> None:
             life.purposes[use] = None
 
 
+def _activation_by(entry: LogEntry) -> Fact:
+    """Return when a key was activated; one that was found in use may be so for years."""
+    fact = fact_of(entry)
+    if "found" not in entry.details:
+        return fact
+    return fact._replace(time=None, source=f"unknown: found in use, {fact.source}")
+
+
 def _deactivated(found: _Lives, entry: LogEntry) -> None:
-    cluster = str(entry.details.get("cluster"))
+    cluster = found.places[entry.number]
     for name, why in events.names_of(entry).items():
-        life = _told(found, entry, name, "deactivated", f"{why}, in {cluster}")
+        life = _told(found, entry, name, "deactivated", f"{why}, in {cluster.directory}")
         life.active.pop(cluster, None)
         if not life.active:
             life.deactivated = fact_of(entry)
@@ -209,10 +222,13 @@ def _destroyed(found: _Lives, entry: LogEntry) -> None:
 
 def _forgot(found: _Lives, entry: LogEntry) -> None:
     """Take back what a cluster that is gone was told to encrypt with."""
-    cluster = str(entry.details.get("directory"))
+    directory = Path(events.directory_of(entry))
     for name, life in found.items():
-        if life.active.pop(cluster, None) is not None:
-            _told(found, entry, name, "deactivated", f"{cluster} is gone")
+        gone = [cluster for cluster in life.active if cluster.directory == directory]
+        for cluster in gone:
+            del life.active[cluster]
+        if gone:
+            _told(found, entry, name, "deactivated", f"{directory} is gone")
             if not life.active:
                 life.deactivated = fact_of(entry)
 
@@ -241,7 +257,7 @@ def _finished(
     unfinished: bool,
 ) -> KeyLife:
     is_key = not present or algorithm is not None
-    state, source = _state(life, present, uses, unfinished) if is_key else (None, "")
+    state, source = _state(owner, life, present, uses, unfinished) if is_key else (None, "")
     created = life.created
     if created is None and is_key:
         created = Fact(None, _NEVER_TOLD)
@@ -277,7 +293,7 @@ def _finished(
 
 
 def _state(
-    life: _Life, present: bool, uses: Sequence[KeyUse], unfinished: bool
+    owner: KeyOwner, life: _Life, present: bool, uses: Sequence[KeyUse], unfinished: bool
 ) -> tuple[KeyState, str]:
     if not present and not unfinished and life.destroyed is not None:
         gone = KeyState.DESTROYED_COMPROMISED if life.compromised else KeyState.DESTROYED
@@ -297,7 +313,10 @@ def _state(
         return KeyState.DEACTIVATED, life.deactivated.source
     if uses:
         return KeyState.DEACTIVATED, f"{uses[0].what} of {uses[0].cluster}, only read"
-    if life.is_told and life.activated is None and life.created is not None:
+    # The first keys of a keystore are made for clusters to be. The initdb of tde pg install-bin
+    # uses them and tells nothing, so that the log is silent does not mean that they rest.
+    is_first = owner.kind not in (OwnerKind.NAMED, OwnerKind.LATER_WAL)
+    if life.is_told and life.activated is None and life.created is not None and not is_first:
         return KeyState.PRE_ACTIVATION, life.created.source
     return KeyState.UNKNOWN, "name the clusters with -D"
 

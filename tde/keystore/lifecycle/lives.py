@@ -17,6 +17,7 @@ from tde.keystore.store.document import KeystoreHeader
 from tde.keystore.store.layout import RecordReader, being_destroyed, list_owners, read_document
 from tde.keystore.store.record import KeyOwner
 
+_OF_PLACES = (events.ACTIVATE, events.SERVE, events.BACKUP, events.FORGET)
 _LOG_IS_YOUNGER = "unknown: the key log is younger than the keystore"
 
 
@@ -72,26 +73,32 @@ def known_places(entries: Iterable[LogEntry]) -> list[KnownPlace]:
     """Return the clusters and backups that a log tells of, without those that are said to be gone.
 
     A cluster that only has keys in use, as one that ``tde pg init`` has made and nobody started, is
-    among them.
+    among them. One directory is several places where another cluster came to it, and where the log
+    has entries of several hosts.
     """
-    places: dict[str, KnownPlace] = {}
+    entries = list(entries)
+    clusters = events.places_of(entries)
+    places: dict[tuple[str, str | None, str], KnownPlace] = {}
     for entry in entries:
-        directory = entry.details.get("directory") or entry.details.get("cluster")
-        if not isinstance(directory, str):
+        if entry.event not in _OF_PLACES:
             continue
+        directory, host = events.directory_of(entry), str(entry.who.get("host", ""))
         if entry.event == events.FORGET:
-            places.pop(directory, None)
+            places = {key: place for key, place in places.items() if key[0] != directory}
         elif entry.event in (events.SERVE, events.BACKUP):
-            found = entry.details.get("system_identifier")
-            places[directory] = KnownPlace(
-                Path(directory),
-                entry.event == events.BACKUP,
-                int(found) if isinstance(found, str) and found.isdecimal() else None,
-                fact_of(entry),
-            )
-        elif entry.event == events.ACTIVATE and directory not in places:
-            places[directory] = KnownPlace(Path(directory), False, None, fact_of(entry))
+            identifier = str(entry.details.get("system_identifier"))
+            places[directory, identifier, host] = _known_place(entry, directory, identifier, host)
+        else:
+            key = directory, clusters[entry.number].system_identifier, host
+            if key not in places:
+                places[key] = _known_place(entry, *key)
     return list(places.values())
+
+
+def _known_place(entry: LogEntry, directory: str, identifier: str | None, host: str) -> KnownPlace:
+    number = int(identifier) if identifier is not None and identifier.isdecimal() else None
+    is_backup = entry.event == events.BACKUP
+    return KnownPlace(Path(directory), is_backup, number, fact_of(entry), host)
 
 
 def _master_key(log: KeyLog, header: KeystoreHeader, limits: AgeLimits) -> SecretLife:

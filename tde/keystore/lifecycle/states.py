@@ -193,13 +193,16 @@ class KnownPlace:
     Attributes:
         directory: the data directory, or the backup.
         is_backup: whether it was named as a backup.
+        system_identifier: of the cluster; ``None`` before there is one.
         told: when, and by which entry.
+        host: the name of the machine where that was told.
     """
 
     directory: Path
     is_backup: bool
     system_identifier: int | None
     told: Fact
+    host: str
 
 
 @dataclass(frozen=True)

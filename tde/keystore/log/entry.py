@@ -32,6 +32,7 @@ LONGEST_LINE = 64 * 1024
 _CODE = re.compile(rb',"code":"([0-9a-f]{64})"}\n')
 _CODE_BYTES = len(b',"code":""}\n') + 64
 _CODE_LABEL, _SEAL_LABEL, _DOCUMENT_LABEL = b"code", b"seal", b"document"
+_INDEX_LABEL = b"index"
 _NO_LOGIN = "4294967295"
 # Directly, because to read ten thousand lines with json.loads takes a third longer.
 _DECODER = json.JSONDecoder()
@@ -95,6 +96,11 @@ def code_key(secret: bytes) -> bytes:
 def document_key(secret: bytes) -> bytes:
     """Return the key that seals documents, such as reports, with a master key's log secret."""
     return derive_authentication_key(bytearray(secret), _DOCUMENT_LABEL)
+
+
+def index_key(secret: bytes) -> bytes:
+    """Return the key of the code of the log's index, of a master key's log secret."""
+    return derive_authentication_key(bytearray(secret), _INDEX_LABEL)
 
 
 def pack_entry(

@@ -34,13 +34,17 @@ def digest_of(header: EnvelopeHeader) -> str:
     return hashlib.sha256(canonical(fields)).hexdigest()
 
 
-def provider_entries(directory: Path) -> list[LogEntry]:
+def provider_entries(directory: Path, author: tuple[UUID, bytes] | None = None) -> list[LogEntry]:
     """Return the entries that :func:`require_added` needs.
+
+    Args:
+        author: id and log secret of the master key of now, with which the index of the log is
+            checked; without it they may be a forger's work, like the log.
 
     Raises:
         KeystoreError: the log cannot be read.
     """
-    return read_entries_of(directory, ADDED, REMOVED, ROTATION_EVENT, author=None)
+    return read_entries_of(directory, ADDED, REMOVED, ROTATION_EVENT, author=author)
 
 
 def require_added(

@@ -27,11 +27,10 @@ from tde.keystore.log.entry import (
     parse_entry,
     seal_key,
 )
+from tde.keystore.log.index import KEPT_EVENTS, LONGEST_LOG, lines_of_kept_events
 from tde.keystore.log.uncoded import CREATE_EVENT, TELLING_OF_A_KEY, without_needed_code
 from tde.keystore.store.files import read_private_file
 
-LONGEST_LOG = 1 << 30
-"""Bytes; more than two million entries."""
 SEALED_BYTES = NONCE_BYTES + 32 + TAG_BYTES
 FIRST_EVENT = "create keystore"
 ROTATION_EVENT = "rotate master key"
@@ -134,6 +133,9 @@ def read_entries_of(
     cost each start of a server as much as a list of them. Left out are lines that are no entries,
     and entries that :class:`KeyLog` leaves out.
 
+    Where the log has an index (:mod:`.index`), events of that kind are read from there and from the
+    end of the log.
+
     Args:
         author: as for :func:`read_key_log`.
 
@@ -141,7 +143,10 @@ def read_entries_of(
         KeystoreError: as :func:`read_key_log`.
     """
     try:
-        content = read_private_file(log_path(directory), LONGEST_LOG)
+        if KEPT_EVENTS.issuperset(events):
+            content = lines_of_kept_events(directory, author)
+        else:
+            content = read_private_file(log_path(directory), LONGEST_LOG)
     except FileNotFoundError:
         return []
     return entries_in(content, *events, author=author)

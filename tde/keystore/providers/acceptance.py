@@ -16,16 +16,19 @@ import pwd
 import shlex
 import stat
 import tempfile
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from uuid import UUID
 
-from tde.errors import KeystoreError, ProviderError
+from tde.errors import KeystoreBusyError, KeystoreError, ProviderError
+from tde.file_lock import lock_until
 from tde.keystore.providers.wrapper import provider_class
 from tde.keystore.store.document import canonical
 from tde.keystore.store.envelope import EnvelopeHeader
-from tde.keystore.store.files import sync_directory
+from tde.keystore.store.files import FILE_MODE, sync_directory
 
 VARIABLE = "TDE_ACCEPTED"
 """Names another directory in place of root's.
@@ -37,6 +40,8 @@ accepted, and can have nothing accepted.
 _PLACE = Path("/var/lib/tde/accepted")
 # Not $XDG_STATE_HOME: a service, or root on behalf of this user, has another environment.
 _PLACE_IN_HOME = Path(".local/state/tde/accepted")
+_LOCK = ".lock"
+_SECONDS_FOR_LOCK = 10.0
 _LONGEST = 64 * 1024  # Bytes; a line has about a hundred.
 
 
@@ -53,20 +58,44 @@ def needs_acceptance(header: EnvelopeHeader) -> bool:
 
 
 def require_accepted(directory: Path, header: EnvelopeHeader) -> None:
-    """Refuse to use an envelope unasked that was not accepted on this machine.
+    """Refuse to use an envelope unasked that was not accepted on this machine, or asks people.
 
     Raises:
-        ProviderError: it was not.
+        ProviderError: it was not, or does.
     """
-    if not needs_acceptance(header) or is_accepted(directory, header):
+    if provider_class(header.type).timeout is None:
+        # No envelope that tde makes is unattended then: somebody would have people asked.
+        raise ProviderError(
+            f"provider {header.name} ({header.type}) is passed over: people open it, so it is used "
+            "only where it is named",
+            remedy=f"Name it: --provider {header.name}",
+        )
+    if may_be_used_unasked(directory, header):
         return
-    command = f"tde keystore provider accept {header.name} --keystore {shlex.quote(str(directory))}"
+    command = accept_command(directory, header.name)
     raise ProviderError(
         f"provider {header.name} ({header.type}) is passed over: it was not accepted on this "
         f"machine ({command})",
         remedy=f"It may run programs, so look at it first: tde keystore provider list. Then, with "
         f"the passphrase: {command}",
     )
+
+
+def accept_command(directory: Path, name: str) -> str:
+    """Return the command that accepts an envelope."""
+    return f"tde keystore provider accept {name} --keystore {shlex.quote(str(directory))}"
+
+
+def may_be_used_unasked(directory: Path, header: EnvelopeHeader) -> bool:
+    """Tell whether an envelope needs no acceptance, or was accepted on this machine.
+
+    Args:
+        directory: the keystore's, whose owner runs the provider where this process is root.
+
+    Raises:
+        ProviderError: its provider is not installed.
+    """
+    return not needs_acceptance(header) or is_accepted(directory, header)
 
 
 def is_accepted(directory: Path, header: EnvelopeHeader) -> bool:
@@ -83,17 +112,25 @@ def is_accepted(directory: Path, header: EnvelopeHeader) -> bool:
 def accept(header: EnvelopeHeader) -> Path:
     """Write down that an envelope may be used unasked, and return the file.
 
-    The caller has checked, with the master key, that the envelope is the keystore's own. Of two
-    commands that accept at the same moment one may be lost, which the next opening tells.
+    The caller has checked, with the master key, that the envelope is the keystore's own.
 
     Raises:
-        KeystoreError: it cannot be written.
+        KeystoreBusyError: another process has held the lock of the place for ten seconds.
+        KeystoreError: it cannot be written, or does not count because others could write it.
     """
     user = os.geteuid()
     place = _place_to_write(user)
-    lines = _lines(place, header.keystore, user)
     line = f"{_digest(header)} {header.name}"
-    return _write(place, header.keystore, [*(one for one in lines if one != line), line])
+    file = _change(
+        place, header.keystore, user, lambda lines: [*(one for one in lines if one != line), line]
+    )
+    if line not in _lines(place, header.keystore, user):
+        raise KeystoreError(
+            f"{file} says now that provider {header.name} was accepted, and does not count: the "
+            "directory or the file belongs to another user, or others can write to it",
+            remedy=f"chown and chmod go-w {shlex.quote(str(place))}, and repeat the command.",
+        )
+    return file
 
 
 def withdraw(keystore: UUID, name: str) -> None:
@@ -101,10 +138,13 @@ def withdraw(keystore: UUID, name: str) -> None:
     user = os.geteuid()
     with suppress(KeystoreError):
         place = _place_to_write(user)
-        lines = _lines(place, keystore, user)
-        kept = [line for line in lines if line.partition(" ")[2] != name]
-        if kept != lines:
-            _write(place, keystore, kept)
+        if _lines(place, keystore, user):  # Or there is nothing, and no place to lock.
+            _change(
+                place,
+                keystore,
+                user,
+                lambda lines: [line for line in lines if line.partition(" ")[2] != name],
+            )
 
 
 def _digest(header: EnvelopeHeader) -> str:
@@ -173,22 +213,18 @@ def _is_trusted(status: os.stat_result, kind: int, user: int) -> bool:
     return is_kind and status.st_uid in (0, user) and not status.st_mode & by_others
 
 
-def _write(place: Path, keystore: UUID, lines: list[str]) -> Path:
+def _change(
+    place: Path, keystore: UUID, user: int, changed: Callable[[list[str]], list[str]]
+) -> Path:
+    """Exchange what was accepted for what ``changed`` makes of it; two that do so take turns."""
     file = place / keystore.hex
     try:
         _make_directories(place)
-        fd, temporary = tempfile.mkstemp(prefix=f".{keystore.hex}.", dir=place)
-        try:
-            with os.fdopen(fd, "w", encoding="ascii") as new:
-                new.writelines(f"{line}\n" for line in lines)
-                new.flush()
-                os.fchmod(fd, 0o644)  # The server's user reads what root has accepted.
-                os.fsync(fd)
-            Path(temporary).replace(file)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
-        sync_directory(place)
+        with _locked(place):
+            before = _lines(place, keystore, user)
+            after = changed(before)
+            if after != before:
+                _replace(file, after)
     except OSError as error:
         raise KeystoreError(
             f"{file}, which says what was accepted on this machine, cannot be written: "
@@ -196,6 +232,38 @@ def _write(place: Path, keystore: UUID, lines: list[str]) -> Path:
             remedy="Make that directory writable, or run tde keystore provider accept as root.",
         ) from error
     return file
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    # A file of its own: who may read a directory, as everybody may this one, may also lock it.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(place / _LOCK, flags, FILE_MODE)
+    try:
+        if not lock_until(fd, time.monotonic() + _SECONDS_FOR_LOCK):
+            raise KeystoreBusyError(
+                f"another command has held {place / _LOCK} for {_SECONDS_FOR_LOCK:.0f} seconds",
+                remedy="Nothing was accepted. See what it does, and repeat the command.",
+            )
+        yield
+    finally:
+        os.close(fd)
+
+
+def _replace(file: Path, lines: Sequence[str]) -> None:
+    """Put a new file in the place of another, so that readers see one of the two, and whole."""
+    fd, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(fd, "w", encoding="ascii") as new:
+            new.writelines(f"{line}\n" for line in lines)
+            new.flush()
+            os.fchmod(fd, 0o644)  # The server's user reads what root has accepted.
+            os.fsync(fd)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+    sync_directory(file.parent)
 
 
 def _make_directories(place: Path) -> None:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from tde.child_process import Signals, end_with, fork_answering, interrupt, wait_for
+from tde.child_process import Signals, ask_child, end_with, interrupt, wait_for
 from tde.errors import (
     ProviderError,
     ProviderRefusedError,
@@ -119,14 +119,9 @@ def _run(
     def serve(writer: int, signals: Signals) -> None:
         _serve(writer, parent, signals, owner, timeout, action, needed)
 
-    child, reader = fork_answering(serve)
-    try:
-        answer = _answer(reader, timeout)
-    except BaseException:
-        (interrupt if timeout is None else _kill)(child)
-        raise
-    finally:
-        os.close(reader)
+    child, answer = ask_child(
+        serve, lambda reader: _answer(reader, timeout), interrupt if timeout is None else _kill
+    )
     # Who has answered has nothing left to do; what hangs, and its children, must not stay.
     (wait_for if timeout is None else _kill)(child)
     return answer

@@ -62,6 +62,12 @@ class CustodiansProvider:
                 remedy="They are made by tde; leave them out.",
             ) from error
 
+    @staticmethod
+    def is_safe_unasked(parameters: Mapping[str, str]) -> bool:
+        """Tell that it runs nothing, and sends nothing anywhere: see acceptance.py."""
+        del parameters
+        return True
+
     def use_shares(self, shares: Sequence[bytearray]) -> None:
         """Take these shares, and ask nobody; they stay the caller's to wipe."""
         self._shares = shares

@@ -24,7 +24,7 @@ from tde.keystore.log.providers import provider_entries, require_added
 from tde.keystore.providers.acceptance import require_accepted
 from tde.keystore.providers.apart import as_owner, unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
-from tde.keystore.providers.wrapper import KekProvider, make_provider
+from tde.keystore.providers.wrapper import KekProvider, make_provider, provider_class
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.envelope import (
     KEK_BYTES,
@@ -91,13 +91,12 @@ class EnvelopeProvider:
         if self._unasked:
             # Of what was read just now: the file may be another one than when it was listed.
             require_accepted(directory, envelope.header)
-        entries = provider_entries(directory)
         # Before anything that it names is run, and again when the codes of entries can be checked.
-        require_added(directory, envelope.header, entries, None)
+        require_added(directory, envelope.header, provider_entries(directory), None)
         master_key = self._unwrap(directory, envelope)
         try:
             author = document.header.master_key_id, _derived(master_key, LOG_LABEL)
-            require_added(directory, envelope.header, entries, author)
+            require_added(directory, envelope.header, provider_entries(directory, author), author)
         except BaseException:
             master_key.close()
             raise
@@ -231,6 +230,15 @@ def provider_of(header: EnvelopeHeader) -> KekProvider:
         ProviderError: it is not installed, or cannot use its parameters.
     """
     return make_provider(header.type, header.parameters)
+
+
+def is_opened_by_people(header: EnvelopeHeader) -> bool:
+    """Tell whether people have to come for it, as custodians, so that it is never tried unasked.
+
+    Raises:
+        ProviderError: its provider is not installed.
+    """
+    return provider_class(header.type).timeout is None
 
 
 def named(error: ProviderError, name: str, type_: str) -> ProviderError:

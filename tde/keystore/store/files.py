@@ -52,20 +52,21 @@ def check_private_directory(path: Path) -> None:
     check_mode(path, status, DIRECTORY_MODE)
 
 
-def read_private_file(path: Path, limit: int) -> bytes:
+def read_private_file(path: Path, limit: int, offset: int = 0) -> bytes:
     """Return the content of a file that only the owner of its directory can read.
 
     Args:
         path: a regular file inside a directory that was checked.
         limit: refuse files with more bytes than this.
+        offset: how many bytes at the beginning are left out; the limit is for the others.
 
     Raises:
         FileNotFoundError, KeystoreError: as :func:`read_file_of`.
     """
-    return read_file_of(path.parent.stat().st_uid, str(path), limit)
+    return read_file_of(path.parent.stat().st_uid, str(path), limit, offset)
 
 
-def read_file_of(owner: int, path: str, limit: int) -> bytes:
+def read_file_of(owner: int, path: str, limit: int, offset: int = 0) -> bytes:
     """Return the content of a file of the keystore; its owner is that of its directory.
 
     The path is text, because to read thousands of records as paths takes most of the time.
@@ -95,6 +96,8 @@ def read_file_of(owner: int, path: str, limit: int) -> bytes:
             raise KeystorePermissionError(f"{path} is not a regular file", remedy=_put_a_file(path))
         check_owner(path, status, owner)
         check_mode(path, status, FILE_MODE)
+        if offset:
+            os.lseek(fd, offset, os.SEEK_SET)
         data = _read_up_to(fd, limit + 1)
     except OSError as error:
         raise KeystoreError(
@@ -197,11 +200,14 @@ def sync_directory(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(directory: Path) -> Iterator[None]:
+def exclusive_lock(directory: Path, *, patience: float | None = None) -> Iterator[None]:
     """Hold the keystore's lock, with its owner's rights for files; two writers take turns.
 
+    Args:
+        patience: how many seconds it waits for others; `LOCK_TIMEOUT` by default.
+
     Raises:
-        KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
+        KeystoreBusyError: another process held the lock for so long.
         KeystoreReadOnlyError: nothing can be written to it.
         KeystorePermissionError: the lock file cannot be opened for writing.
     """
@@ -210,7 +216,7 @@ def exclusive_lock(directory: Path) -> Iterator[None]:
     with file_rights_of_owner(directory):
         fd = _open_lock(directory)
         try:
-            wait_for_lock(fd, directory / LOCK_NAME)
+            wait_for_lock(fd, directory / LOCK_NAME, patience)
             yield
         except PermissionError as error:
             # Of root's rights and the owner's, these are the ones that count here.
@@ -287,15 +293,19 @@ def _open_lock(directory: Path) -> int:
     return fd
 
 
-def wait_for_lock(fd: int, path: Path) -> None:
+def wait_for_lock(fd: int, path: Path, patience: float | None = None) -> None:
     """Lock an open file of the keystore.
 
+    Args:
+        patience: how many seconds it waits for others; `LOCK_TIMEOUT` by default.
+
     Raises:
-        KeystoreBusyError: another process held the lock for `LOCK_TIMEOUT` seconds.
+        KeystoreBusyError: another process held the lock for so long.
     """
-    if not lock_until(fd, time.monotonic() + LOCK_TIMEOUT):
+    patience = LOCK_TIMEOUT if patience is None else patience
+    if not lock_until(fd, time.monotonic() + patience):
         raise KeystoreBusyError(
-            f"another process has been writing to {path.parent} for {LOCK_TIMEOUT:.0f} seconds",
+            f"another process has been writing to {path.parent} for {patience:.0f} seconds",
             remedy=f"See who holds {path} (`lslocks`), then try again.",
         )
 

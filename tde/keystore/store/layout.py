@@ -12,6 +12,7 @@ lock                   taken by whoever writes; always empty
 auto-open.key          opens the keystore without its passphrase
 unlock/<name>.<id>.json  opens it by a provider; the id is that of the master key
 key.log                no key: who has opened and changed the keystore
+key.log.index          no key: what a start needs of the log; made anew when it is missing
 accepted-lines.<hex>   no key: what was accepted of a cluster's configuration
 """
 
@@ -51,6 +52,7 @@ from tde.ownership import Owner, adopt_directory
 AUTO_OPEN_NAME = "auto-open.key"
 OF_EVERY_CLUSTER = (KeyOwner.wal(), KeyOwner.tablespace(1663), KeyOwner.tablespace(1664))
 LOG_NAME = "key.log"
+INDEX_NAME = "key.log.index"
 _NAMED_RECORD = re.compile(r"[0-9a-f]{32}\.key")
 _LATER_WAL_RECORD = re.compile(r"wal\.([1-9][0-9]{0,9})\.([0-9a-f]{32})\.key")
 # What a person has accepted of a cluster's configuration (tde/postgres/cluster/accepted_lines.py).
@@ -429,7 +431,7 @@ def foreign_files(directory: Path) -> list[Path]:
     """Return what is not a keystore's, in its directory and in that of the records."""
     keys = keys_path(directory)
     ours = {keys, *(directory / name for name in (LOCK_NAME, AUTO_OPEN_NAME, LOG_NAME))}
-    ours.add(document_path(directory))
+    ours |= {document_path(directory), directory / INDEX_NAME}
     ours |= set(left_of_rotation(directory))
     ours |= {*companions(directory), *remains(directory), *being_destroyed(directory)}
     ours |= {record_path(directory, owner) for owner in list_owners(directory)}
@@ -590,7 +592,7 @@ def check_unused_names(directory: Path, expected: Collection[str]) -> None:
     Raises:
         KeystoreExistsError: there is something that is not ours.
     """
-    ours = {LOCK_NAME, LOG_NAME, keys_path(directory).name, *expected}
+    ours = {LOCK_NAME, LOG_NAME, INDEX_NAME, keys_path(directory).name, *expected}
     names = {entry.name for entry in directory.iterdir()} - ours
     foreign = {name for name in names if not _REMAINS.fullmatch(name)}
     if foreign:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.algorithms import Algorithm
-from tde.errors import ClusterKeystoreError, InterposerError, TdeError
+from tde.errors import ClusterKeystoreError, InterposerError, KeystoreMissingError, TdeError
 from tde.ownership import create_parents
 from tde.postgres.cluster.guard import GUARD_SECTION
 from tde.postgres.cluster.keys import create_initial_keys
@@ -26,7 +26,7 @@ from tde.postgres.cluster.keystore_place import require_keystore_access
 from tde.postgres.cluster.log_settings import LOG_SECTION
 from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.binaries import STAND_IN_SETTINGS, PostgresBinaries
 from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, require_reachable, run_as
@@ -35,8 +35,8 @@ from tde.postgres.server.reachable import reachable_binaries, replace_readable_f
 if TYPE_CHECKING:
     from tde.keystore import Keystore
 
-SETTINGS_FILE = "tde-bin.conf"
 _PROGRAM_FILE = "tde_program"
+_SYMBOLS_FILE = "server-symbols"
 _GUARD_TEXT = "guard.conf"
 _LOG_TEXT = "log.conf"
 
@@ -59,6 +59,18 @@ PROGRAMS_WITH_KEYS = (
     "postgres",
     "postmaster",
     "repmgr",  # No keys: it reads the state in pg_control itself.
+)
+
+
+# PostgreSQL's other programs, which see no encrypted file and start none that does. What is not
+# here belongs to an extension, and may look for those above beside itself.
+_PROGRAMS_WITHOUT_KEYS = frozenset(
+    {
+        *("clusterdb", "createdb", "createuser", "dropdb", "dropuser", "ecpg", "oid2name"),
+        *("pg_amcheck", "pg_archivecleanup", "pg_config", "pg_dump", "pg_dumpall", "pg_isready"),
+        *("pg_recvlogical", "pg_restore", "pg_test_fsync", "pg_test_timing", "pg_walsummary"),
+        *("pgbench", "psql", "reindexdb", "vacuumdb", "vacuumlo"),
+    }
 )
 
 
@@ -89,6 +101,7 @@ def install_bin_directory(
     keystore: Keystore | None,
     algorithm: Algorithm = Algorithm.AES256,
     scope: Scope = Scope.CLUSTER,
+    checksums: bool = True,
 ) -> BinDirectory:
     """Make the directory, or bring an existing one up to date.
 
@@ -100,9 +113,11 @@ def install_bin_directory(
         directory: new, empty, or made by this function before.
         binaries: the installation that the programs stand for.
         os_user: the user that runs servers, when root installs for it.
-        keystore: open, with auto-open enabled; ``None`` makes a directory for plain clusters.
+        keystore: open, with auto-open enabled; ``None`` makes a directory for plain clusters. One
+            that has no keys yet must have been opened by its passphrase.
         algorithm: for the keys, when the keystore has none yet.
         scope: of the clusters that initdb makes.
+        checksums: whether initdb turns data checksums on, unless it is told otherwise.
 
     Raises:
         TdeError: the directory holds something else.
@@ -123,9 +138,9 @@ def install_bin_directory(
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     names = sorted(path.name for path in usable.bindir.iterdir() if os.access(path, os.X_OK))
-    with_keys = tuple(name for name in names if keystore and name in PROGRAMS_WITH_KEYS)
+    with_keys = tuple(name for name in names if keystore and _is_stood_in(usable.bindir / name))
     if keystore is not None:
-        _write_texts(directory, usable, keystore, scope, tde)
+        _write_texts(directory, usable, keystore, scope, tde, checksums)
     program = _program().read_bytes() if with_keys else b""
     for name in names:
         if name in with_keys:
@@ -142,13 +157,18 @@ def install_bin_directory(
     )
 
 
+def is_bin_directory(directory: Path) -> bool:
+    """Tell whether a directory was made by :func:`install_bin_directory` for encrypted clusters."""
+    return (directory / STAND_IN_SETTINGS).is_file()
+
+
 def _require_ours(directory: Path) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
         raise TdeError(f"{directory} exists and is not a directory")
     entries = list(directory.iterdir())
-    ours = (directory / SETTINGS_FILE).exists() or all(entry.is_symlink() for entry in entries)
+    ours = is_bin_directory(directory) or all(entry.is_symlink() for entry in entries)
     if entries and not ours:
         raise TdeError(
             f"{directory} is not empty and was not made by tde",
@@ -159,14 +179,15 @@ def _require_ours(directory: Path) -> None:
 def _require_auto_open(keystore: Keystore, os_user: OsUser | None) -> Path:
     """Check that the keystore opens by itself, and return the command that a provider needs."""
     from tde.keystore import can_open_automatically
-    from tde.keystore.auto_opening import ways_to_open
+    from tde.keystore.auto_opening import require_usable_way
 
-    if not ways_to_open(keystore.path):
+    try:
+        require_usable_way(keystore.path)
+    except KeystoreMissingError as error:
         raise ClusterKeystoreError(
-            f"the keystore {keystore.path} does not open by itself, and nobody types a "
-            "passphrase when an init script starts a server",
-            remedy=f"Enable it: tde keystore auto-open enable --keystore {keystore.path}",
-        )
+            f"{error}, and nobody types a passphrase when an init script starts a server",
+            remedy=error.remedy,
+        ) from error
     tde = Path(sys.executable).with_name("tde")
     if not can_open_automatically(keystore.path) and not _can_run(tde, os_user):
         raise ClusterKeystoreError(
@@ -189,12 +210,16 @@ def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None
     from tde.keystore import inspect_keystore
 
     if not inspect_keystore(keystore.path).keys:
-        # As its initdb does, which nobody gives a passphrase to: docs/threat-model.md.
-        create_initial_keys(keystore, scope, algorithm, needs_passphrase=False)
+        create_initial_keys(keystore, scope, algorithm)
 
 
 def _write_texts(
-    directory: Path, binaries: PostgresBinaries, keystore: Keystore, scope: Scope, tde: Path
+    directory: Path,
+    binaries: PostgresBinaries,
+    keystore: Keystore,
+    scope: Scope,
+    tde: Path,
+    checksums: bool,
 ) -> None:
     """Write what the C program reads, and the interposer, before the programs themselves."""
     server = (binaries.bindir / "postgres").stat()
@@ -204,12 +229,26 @@ def _write_texts(
         "tde": tde,
         "postgres_size": server.st_size,
         "postgres_mtime_ns": server.st_mtime_ns,
+        "major": binaries.major,
+        "checksums": "yes" if checksums else "no",
     }
-    _write(directory / SETTINGS_FILE, "".join(f"{k}={v}\n" for k, v in settings.items()))
+    _write(directory / STAND_IN_SETTINGS, "".join(f"{k}={v}\n" for k, v in settings.items()))
+    # Not at the top: reading ELF files takes a library that most commands never need.
+    from tde.postgres.server.symbols import symbols_to_look_for
+
+    _write(directory / _SYMBOLS_FILE, symbols_to_look_for(find_interposer()))
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
     _write(directory / _LOG_TEXT, LOG_SECTION)
     _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
     replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
+
+
+def _is_stood_in(program: Path) -> bool:
+    """Tell whether a stand-in takes the place of a program; a script finds its own way."""
+    if program.name in PROGRAMS_WITH_KEYS or program.name in _PROGRAMS_WITHOUT_KEYS:
+        return program.name in PROGRAMS_WITH_KEYS
+    with program.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _program() -> Path:

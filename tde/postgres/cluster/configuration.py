@@ -14,21 +14,15 @@ from pathlib import Path
 
 from tde.errors import ConfigurationFileError, DataDirectoryError
 from tde.postgres.server.arguments import given_settings, options_in
-from tde.postgres.server.cluster_files import read_configuration
 from tde.postgres.server.config_files import (
     AUTOMATIC_FILE,
     CONFIGURATION_FILE,
-    DATA_DIRECTORY,
     name_of,
-    settings_in,
 )
+from tde.postgres.server.debian_layout import data_directory_in, debian_clusters
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.os_user import user_of_files
 from tde.postgres.server.pidfile import read_whole_arguments
-
-# Debian's programs look below this directory, or where this variable says.
-_DEBIAN_VARIABLE = "PG_CLUSTER_CONF_ROOT"
-_DEBIAN_ROOT = "/etc/postgresql"
 
 
 def configuration_files(data_directory: Path, arguments: Sequence[str] = ()) -> list[Path]:
@@ -159,23 +153,9 @@ def _file_of_last_start(data_directory: Path) -> Iterator[Path]:
 
 def _debian_files(data_directory: Path) -> Iterator[Path]:
     """Yield the files by which Debian's pg_ctlcluster starts this cluster."""
-    root = Path(os.environ.get(_DEBIAN_VARIABLE) or _DEBIAN_ROOT)
-    for path in sorted(root.glob(f"*/*/{CONFIGURATION_FILE}")):
-        if data_directory_in(path) == _real(data_directory):
-            yield path
-
-
-def data_directory_in(configuration: Path) -> Path | None:
-    """Return what a configuration file says; None also when this user may not read it.
-
-    The server's own user can, and so can root.
-    """
-    try:
-        content = read_configuration(configuration)
-    except OSError:
-        return None
-    named = [value for _, name, value in settings_in(content) if name == DATA_DIRECTORY]
-    return _real(Path(name_of(named[-1]))) if named else None
+    for cluster in debian_clusters():
+        if cluster.data_directory == _real(data_directory):
+            yield cluster.directory / CONFIGURATION_FILE
 
 
 def _real(path: Path) -> Path:

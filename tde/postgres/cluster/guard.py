@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tde.errors import ConfigurationFileError, DataDirectoryError, TdeError
-from tde.postgres.cluster.configuration import configuration_files, data_directory_in
+from tde.postgres.cluster.configuration import configuration_files
 from tde.postgres.cluster.keystore_place import is_of_keystore
 from tde.postgres.server.cluster_files import read_configuration
+from tde.postgres.server.debian_layout import data_directory_in
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import OsUser, user_name

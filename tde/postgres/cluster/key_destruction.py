@@ -7,18 +7,22 @@ otherwise its next start would miss it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError, KeystoreError, TdeError
+from tde.file_rights import own_file_rights
+from tde.page.codec import PageCipher
 from tde.postgres.cluster.key_recovery import require_known_servers, require_no_recovery
 from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.wal_segments import archived_segments
+from tde.postgres.cluster.wal_segments import archived_segments, cipher_of_wal
 from tde.postgres.server.os_user import server_os_user
 
 if TYPE_CHECKING:
@@ -34,11 +38,15 @@ class Place:
     Attributes:
         is_backup: a backup, whose map stays as it is.
         is_known: whether the key log told of it, and not the caller.
+        system_identifier: of the cluster that the log tells of; ``None`` where it has none.
+        host: the machine that has told of it; ``None`` for what the caller names on this one.
     """
 
     directory: Path
     is_backup: bool
     is_known: bool
+    system_identifier: int | None = None
+    host: str | None = None
 
 
 def find_destroyable(keystore: Keystore, name: str) -> KeyLife:
@@ -68,12 +76,17 @@ def places_to_look_at(
     from tde.keystore.lifecycle.lives import known_places
     from tde.keystore.log.reading import proven_entries
 
-    known = known_places(proven_entries(keystore.path, keystore.log_author()))
-    places = {one.directory: Place(one.directory, one.is_backup, True) for one in known}
+    places = [
+        Place(one.directory, one.is_backup, True, one.system_identifier, one.host)
+        for one in known_places(proven_entries(keystore.path, keystore.log_author()))
+    ]
+    directories = {one.directory for one in places}
     for named, is_backup in ((clusters, False), (backups, True)):
-        for path in named:
-            places.setdefault(path.absolute(), Place(path.absolute(), is_backup, False))
-    return list(places.values())
+        for path in map(Path.absolute, named):
+            if path not in directories:
+                directories.add(path)
+                places.append(Place(path, is_backup, False))
+    return places
 
 
 def require_unneeded(
@@ -83,10 +96,12 @@ def require_unneeded(
     archives: Iterable[Path],
     *,
     no_cluster: bool = False,
+    ciphers: Mapping[KeyOwner, PageCipher] = MappingProxyType({}),
 ) -> list[ClusterLook]:
     """Look at all places, and refuse when one needs a key.
 
     Args:
+        ciphers: that of the key, when its record has lost its name and it is one of WAL.
         no_cluster: somebody says that the keystore serves no cluster any more.
 
     Returns:
@@ -97,10 +112,12 @@ def require_unneeded(
     """
     to_change = []
     places = list(places)
+    _require_here(places)
     looks = [(place, _look(keystore, place)) for place in places]
     clusters = [one.directory for one in places if not one.is_backup]
     require_known_servers(keystore, clusters, may_be_none=no_cluster)
     for place, look in looks:
+        _require_same_cluster(place, look)
         _require_unused(place, look, owner)
         _require_told_unused(keystore, place, look, owner)
         if not place.is_backup and look.pid is None:
@@ -109,7 +126,7 @@ def require_unneeded(
         if _names_for_wal(look, owner) and not place.is_backup:
             to_change.append(look)
     for archive in archives:
-        _require_not_in_archive(keystore, owner, archive)
+        _require_not_in_archive(keystore, owner, archive, ciphers)
     return to_change
 
 
@@ -129,20 +146,31 @@ def destroy_unneeded_key(
         ClusterBusyError: another command works on a cluster.
         KeystoreError: as :func:`tde.keystore.lifecycle.destruction.destroy_key`.
     """
+    from tde.keystore import OwnerKind
     from tde.keystore.lifecycle.destruction import begin_again, destroy_key
 
     with ExitStack() as stack:
-        for place in places:
-            if not place.is_backup and place.directory.is_dir():
+        clusters = dict.fromkeys(place.directory for place in places if not place.is_backup)
+        for directory in clusters:
+            if directory.is_dir():
                 # Nobody starts a server, rotates or rekeys meanwhile.
-                stack.enter_context(cluster_lock(place.directory))
+                stack.enter_context(cluster_lock(directory))
         if not begin_again(keystore, owner):
             # What is there of it is overwritten already, or it is gone: nobody can need it.
             return destroy_key(keystore, owner, reason=reason)
         require_unneeded(keystore, owner, places, archives, no_cluster=no_cluster)
+        ciphers = {}
+        if owner.kind is OwnerKind.LATER_WAL:
+            ciphers[owner] = stack.enter_context(cipher_of_wal(keystore, owner))
 
         def look_again() -> None:
-            for look in require_unneeded(keystore, owner, places, (), no_cluster=no_cluster):
+            # The keystore is locked now, with its owner's rights for files; backups and archives
+            # may be somebody else's.
+            with own_file_rights():
+                looks = require_unneeded(
+                    keystore, owner, places, archives, no_cluster=no_cluster, ciphers=ciphers
+                )
+            for look in looks:
                 _drop_from_map(keystore, owner, look)
 
         looked_at = [str(place.directory) for place in places] + [str(one) for one in archives]
@@ -164,6 +192,48 @@ def _look(keystore: Keystore, place: Place) -> ClusterLook:
             f"whether {place.directory} needs the key cannot be told: {error}",
             remedy=(known if place.is_known else "") + getattr(error, "remedy", ""),
         ) from error
+
+
+def _require_here(places: Iterable[Place]) -> None:
+    """Refuse what cannot be looked at from this machine: its paths lead to other files here.
+
+    Raises:
+        ClusterKeystoreError: the log tells of a place on another machine.
+    """
+    here = gethostname()
+    for place in places:
+        if place.host is not None and place.host != here:
+            raise ClusterKeystoreError(
+                f"whether {place.directory} on the host {place.host} needs the key cannot be told: "
+                f"this is {here}, and the key log tells of that one",
+                remedy="If it is gone for good, has a keystore of its own, or this machine had "
+                f"that name before: {_forget_and_name(place)}",
+            )
+
+
+def _require_same_cluster(place: Place, look: ClusterLook) -> None:
+    """Refuse when another cluster has come to the directory of one that the log knows.
+
+    Raises:
+        ClusterKeystoreError: the one that the log tells of is somewhere else, or gone.
+    """
+    known = place.system_identifier
+    if known is not None and known != look.system_identifier:
+        raise ClusterKeystoreError(
+            f"whether the cluster with the system identifier {known} needs the key cannot be "
+            f"told: the key log tells that it was at {place.directory}, and there is the one with "
+            f"{look.system_identifier} now",
+            remedy="If it was moved, name it with -D or --backup where it is now. When that is "
+            f"done, or it is gone for good: {_forget_and_name(place)}",
+        )
+
+
+def _forget_and_name(place: Place) -> str:
+    option = "--backup" if place.is_backup else "-D"
+    return (
+        f"tde keystore forget-cluster {place.directory}, then repeat the command with {option} "
+        f"{place.directory} for what is there on this machine."
+    )
 
 
 def _require_unused(place: Place, look: ClusterLook, owner: KeyOwner) -> None:
@@ -217,7 +287,7 @@ def _require_told_unused(
             f"{where} has the tablespace {look.unexplained[0]}, which its key map does not know",
             _remedy_of(place, "Start its server with tde, which puts it right or says what is."),
         )
-    told = events.last_told(keystore, None if place.is_backup else look.directory)
+    told = events.last_told(keystore, None if place.is_backup else look.place)
     last = told.get(owner.file_name)
     unlinked = look.unlinked_of(owner)
     if unlinked and last != events.DEACTIVATE:
@@ -260,14 +330,16 @@ def _remedy_of(place: Place, otherwise: str = "") -> str:
     return otherwise
 
 
-def _require_not_in_archive(keystore: Keystore, owner: KeyOwner, archive: Path) -> None:
+def _require_not_in_archive(
+    keystore: Keystore, owner: KeyOwner, archive: Path, ciphers: Mapping[KeyOwner, PageCipher]
+) -> None:
     if not archive.is_dir():
         raise DataDirectoryError(
             f"there is no WAL archive {archive}",
             remedy="Check the path, and whether its file system is mounted.",
         )
     try:
-        found, untold = archived_segments(archive, keystore)
+        found, untold = archived_segments(archive, keystore, ciphers)
     except OSError as error:
         raise DataDirectoryError(
             f"could not look at {error.filename or archive}: {error.strerror}"

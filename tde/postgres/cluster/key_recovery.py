@@ -31,7 +31,8 @@ def require_known_servers(
 ) -> None:
     """Refuse when a server uses the keystore whose cluster is not looked at, or none is named.
 
-    Programs of ``tde pg install-bin`` write nothing to the key log, so it does not know theirs.
+    Programs of ``tde pg install-bin`` that read auto-open.key write nothing to the key log, so it
+    does not know theirs.
 
     Args:
         clusters: the data directories that are looked at.

@@ -26,6 +26,7 @@ from tde.postgres.server.pidfile import read_postmaster_file
 
 if TYPE_CHECKING:
     from tde.keystore import AgeFinding, KeyOwner, Keystore, KeyUse
+    from tde.keystore.lifecycle.events import Place
 
 _RELATIONS = (_core.CLASS_RELATION, _core.CLASS_TEMP_RELATION)
 
@@ -51,6 +52,13 @@ class ClusterLook:
     system_identifier: int
     linked: frozenset[int] = frozenset()
     unexplained: tuple[int, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        """What the key log calls it."""
+        from tde.keystore.lifecycle.events import Place
+
+        return Place(self.directory, str(self.system_identifier))
 
     def unlinked_of(self, owner: KeyOwner) -> list[int]:
         """Return the OIDs of tablespaces that have a key by the map and are not there.
@@ -120,6 +128,21 @@ def look_at_cluster(
             and (marker.scope is not Scope.TABLESPACES or names_its_key(directory, oid))
         ),
     )
+
+
+def uses_by_map(directory: Path, keystore: Keystore) -> list[KeyUse]:
+    """Return which keys a cluster encrypts new data with, by its map and its tablespaces alone.
+
+    Raises:
+        KeyMapError, KeystoreError, OSError: as :func:`look_at_cluster`.
+    """
+    keymap = known_map(directory, keystore.path, map_key(keystore))
+    linked = {*BUILT_IN_TABLESPACES, *tablespaces_in(directory)}
+    uses = [
+        *_of_tablespaces(directory, keymap, linked),
+        *_of_wal(directory, keystore.path, keymap, None),
+    ]
+    return [use for use in uses if use.new_data]
 
 
 def key_ages(directory: Path, keystore: Path) -> list[AgeFinding]:

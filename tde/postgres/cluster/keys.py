@@ -46,12 +46,9 @@ def require_unused_keystore(keystore: Path) -> None:
 
 
 def create_initial_keys(
-    keystore: Keystore, scope: Scope, algorithm: Algorithm, *, needs_passphrase: bool = True
+    keystore: Keystore, scope: Scope, algorithm: Algorithm
 ) -> dict[Path, bytes]:
     """Write the key records of a new cluster into a keystore that has none.
-
-    Args:
-        needs_passphrase: whether a keystore that has opened by itself is refused.
 
     Returns:
         What was written, for :meth:`~tde.keystore.Keystore.discard_records`: a failed creation
@@ -59,7 +56,8 @@ def create_initial_keys(
 
     Raises:
         ClusterKeystoreError: it has keys, perhaps since a moment ago.
-        KeystoreError: a record cannot be written; those already written are removed again.
+        KeystoreError: the keystore was not opened by its passphrase, or a record cannot be written;
+            those already written are removed again.
     """
     from tde.keystore import KeyOwner
 
@@ -71,7 +69,7 @@ def create_initial_keys(
         wanted[KeyOwner.other_tablespaces()] = built_in
     wanted.update({KeyOwner.tablespace(oid): built_in for oid in BUILT_IN_TABLESPACES})
     try:
-        return keystore.create_first_keys(wanted, needs_passphrase=needs_passphrase)
+        return keystore.create_first_keys(wanted)
     except KeystoreExistsError as error:
         raise _already_used(keystore.path) from error
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from tde.algorithms import Algorithm
 from tde.keystore import Keystore
 from tde.keystore.lifecycle.events import activate_keys, deactivate_keys
-from tde.postgres.cluster.key_log import WAL
+from tde.postgres.cluster.key_log import WAL, place_of
 from tde.postgres.cluster.keymap import KeySource, MapEntry, append_entry, map_key, read_map
 from tde.postgres.cluster.keys import require_open
 from tde.postgres.cluster.landed_keys import ensure_map
@@ -83,5 +83,6 @@ def _tell(keystore: Keystore, before: UUID | None, owner: KeyOwner, directory: P
 
     replaced = [one for one in list_owners(keystore.path) if before and one.key_id == before]
     reasons = dict.fromkeys(replaced or [KeyOwner.wal()], "WAL was rotated")
-    activate_keys(keystore, {owner: WAL}, directory)
-    deactivate_keys(keystore, reasons, directory)
+    place = place_of(directory)
+    activate_keys(keystore, {owner: WAL}, place)
+    deactivate_keys(keystore, reasons, place)

@@ -70,12 +70,15 @@ def segments_by_key(directory: Path, keystore: Keystore) -> dict[KeyOwner, list[
 
 
 def archived_segments(
-    archive: Path, keystore: Keystore
+    archive: Path, keystore: Keystore, others: Mapping[KeyOwner, PageCipher]
 ) -> tuple[dict[KeyOwner, list[Path]], list[Path]]:
     """Return the segments of an archive by their key, and those that do not tell it.
 
     A program that keeps archives gives segments other names, which begin with that of the segment,
     and may compress or encrypt them. What is not encrypted by tde needs no key.
+
+    Args:
+        others: of keys to look for besides, whose records have lost their names.
 
     Raises:
         DataDirectoryError: a file is a link, or no regular file.
@@ -84,7 +87,8 @@ def archived_segments(
     """
     found: dict[KeyOwner, list[Path]] = {}
     untold: list[Path] = []
-    with _ciphers(keystore) as ciphers:
+    with _ciphers(keystore) as of_keystore:
+        ciphers = {**of_keystore, **others}
         for file in _files_of_archive(archive):
             name = _SEGMENT_NAME.match(file.name)
             if name is None:
@@ -125,7 +129,8 @@ def _files_of_archive(archive: Path) -> Iterator[Path]:
 def _ciphers(keystore: Keystore) -> Iterator[dict[KeyOwner, PageCipher]]:
     with ExitStack() as stack:
         yield {
-            owner: stack.enter_context(_cipher(keystore, owner)) for owner in _wal_owners(keystore)
+            owner: stack.enter_context(cipher_of_wal(keystore, owner))
+            for owner in _wal_owners(keystore)
         }
 
 
@@ -137,7 +142,12 @@ def _wal_owners(keystore: Keystore) -> list[KeyOwner]:
     return [owner for owner in list_owners(keystore.path) if owner.kind in kinds]
 
 
-def _cipher(keystore: Keystore, owner: KeyOwner) -> PageCipher:
+def cipher_of_wal(keystore: Keystore, owner: KeyOwner) -> PageCipher:
+    """Return the cipher of a key of WAL, which the caller closes.
+
+    Raises:
+        KeystoreError: the key cannot be used.
+    """
     found = keystore.key_of(owner)
     if found is None:
         raise KeystoreError(f"{owner} cannot have a plaintext entry")

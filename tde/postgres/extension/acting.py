@@ -1,29 +1,63 @@
 """What the functions of the SQL extension have done: a backend runs `tde extension act`.
 
-The passphrases come on standard input, each behind its length in four bytes, and nowhere else
+The passphrases come by a socket, each behind its length in four bytes, and nowhere else
 (c_ext/extension/child.h). What is printed is for the person at the client.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tde.errors import ClusterKeystoreError, PassphraseError
+from tde.child_process import go_on_in_child
+from tde.errors import ClusterKeystoreError, KeystoreError, PassphraseError
 from tde.keystore.crypto.secret import wipe
 from tde.keystore.providers.passphrase_source import check_length
+from tde.machine.own_process import is_traced
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
 
+_READY = b"\x01"
 _LENGTH_BYTES = 4
 _LONGEST = 1 << 16  # Bytes; whether it is a passphrase is told later, in words.
 
 NOT_ENCRYPTED = "It has no keystore."
+
+
+def ask_unseen(standard_input: int) -> int:
+    """Go on where nobody looks, and return the descriptor by which the extension sends secrets.
+
+    From the exec of this process to :func:`~tde.machine.own_process.forbid_access`, which it has
+    called, another program of the server's user may have opened its memory and copied its
+    descriptors, and still have them. So a child goes on, and the extension gets a new socket. It
+    knows that it comes from this process.
+
+    Raises:
+        KeystoreError: a debugger is attached.
+    """
+    if is_traced():
+        raise KeystoreError(
+            "a debugger is attached to the command",
+            remedy="It would see the passphrase. Find out who has started it.",
+        )
+    ours, theirs = socket.socketpair()
+    asked = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=standard_input)
+    try:
+        socket.send_fds(asked, [_READY], [theirs.fileno()])
+    except OSError:
+        # A library of an earlier release, which is loaded until the restart, sends by a pipe.
+        return standard_input
+    finally:
+        asked.detach()
+        theirs.close()
+    go_on_in_child()
+    return ours.detach()
 
 
 @contextmanager
@@ -99,6 +133,7 @@ def set_master_key(cluster: Cluster, passphrase: bytearray) -> str:
         ServerNotRunningError: the server has ended.
     """
     from tde.keystore import rotate_master_key
+    from tde.keystore.ways import names_of_no_use, told_of_rotation
     from tde.postgres.cluster.messages import servers_with_keys_of, tell_servers
     from tde.postgres.cluster.withholding import open_for_sessions
     from tde.postgres.server.pidfile import read_postmaster_file
@@ -109,6 +144,7 @@ def set_master_key(cluster: Cluster, passphrase: bytearray) -> str:
     marker = cluster.marker
     assert marker is not None  # Or there is no keystore.
     servers_with_keys_of(marker.keystore_uuid, directory)  # Refuses before anything is changed.
+    of_no_use = names_of_no_use(directory)
 
     def tell(keystore: Keystore) -> None:
         tell_servers(keystore)
@@ -119,9 +155,13 @@ def set_master_key(cluster: Cluster, passphrase: bytearray) -> str:
         if status is not None and status.keys is not None and status.keys.closed:
             open_for_sessions(cluster, keystore)
         new = keystore.master_key_id.hex
-    return (
-        f"The master key is {new} now. Back the keystore up again, and destroy copies that were "
-        "made before: they open with the old one."
+    # Each line becomes a message of the server.
+    return "\n".join(
+        [
+            f"The master key is {new} now. Back the keystore up again, and destroy copies that "
+            "were made before: they open with the old one.",
+            *told_of_rotation(directory, of_no_use),
+        ]
     )
 
 
@@ -177,7 +217,9 @@ def keys_of(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def prepare_location(cluster: Cluster, location: Path, record: bytearray) -> Path:
-    """Store the key of a tablespace to be, and make the directory that is named after it.
+    """Make the directory that is named after the key of a tablespace to be, and store the key.
+
+    In this order, because a directory can be removed again, and a key that is stored stays.
 
     Args:
         record: of the key, which the server has made and wrapped.
@@ -186,12 +228,15 @@ def prepare_location(cluster: Cluster, location: Path, record: bytearray) -> Pat
         KeystoreError: it cannot be stored.
         TablespaceError: the location cannot be used.
     """
-    from tde.keystore.server_keys import store_key_of_server
-    from tde.postgres.tablespace.tablespaces import make_location, require_possible_location
+    from tde.keystore.server_keys import id_of_server_key, store_key_of_server
+    from tde.postgres.tablespace.tablespaces import made_location, require_possible_location
 
+    data = bytes(record)
+    keystore = keystore_directory(cluster)
     require_possible_location(cluster, location)
-    key_id = store_key_of_server(keystore_directory(cluster), bytes(record))
-    return make_location(cluster, location, key_id)
+    with made_location(cluster, location, id_of_server_key(data)) as own:
+        store_key_of_server(keystore, data)
+    return own
 
 
 @contextmanager

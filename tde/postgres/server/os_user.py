@@ -142,6 +142,17 @@ def run_as(
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def become(os_user: OsUser) -> None:
+    """Give this process a user's identity for good, before it executes another program.
+
+    Raises:
+        PermissionError: it is not root's.
+    """
+    os.setgroups(os_user.groups)
+    os.setresgid(os_user.gid, os_user.gid, os_user.gid)
+    os.setresuid(os_user.uid, os_user.uid, os_user.uid)
+
+
 def user_environment(
     os_user: OsUser | None, environment: Mapping[str, str] | None = None
 ) -> dict[str, str]:

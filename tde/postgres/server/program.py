@@ -6,16 +6,20 @@ knows what each may see in plain text. All others get no keys, and most of them 
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.control import state_environment
-from tde.postgres.server.launch import program_environment
+from tde.postgres.server.launch import ProgramEnvironment, program_environment
 from tde.postgres.server.named_directory import INFORMATION_OPTIONS
-from tde.postgres.server.os_user import OsUser, can_access, run_as
+from tde.postgres.server.os_user import OsUser, become, can_access, run_as, user_environment
 from tde.postgres.server.reachable import reachable_binaries
 
 if TYPE_CHECKING:
@@ -27,13 +31,17 @@ _PROGRAMS_WITH_KEYS = frozenset(
         *("postgres", "initdb", "pg_ctl", "pg_basebackup", "pg_receivewal", "pg_rewind"),
         *("pg_waldump", "pg_resetwal", "pg_checksums", "pg_checksums_ext", "pg_amcheck"),
         "pg_verifybackup",  # Starts pg_waldump.
+        "pg_createsubscriber",  # Starts the server.
     }
 )
 
 
 # Those that open relations in the data directory, or start a server that does.
 _PROGRAMS_ON_TABLESPACES = frozenset(
-    {"postgres", "pg_ctl", "pg_rewind", "pg_resetwal", "pg_checksums", "pg_checksums_ext"}
+    {
+        *("postgres", "pg_ctl", "pg_rewind", "pg_resetwal", "pg_checksums", "pg_checksums_ext"),
+        "pg_createsubscriber",
+    }
 )
 
 
@@ -78,6 +86,75 @@ def run_program(
         BinariesNotFoundError: the installation does not have the program.
         InterposerError: a keystore is given and the interposer was not built.
     """
+    with _prepared(binaries, program, args, keystore, os_user, environment) as prepared:
+        return run_as(
+            os_user,
+            prepared.command,
+            environment=prepared.program.variables,
+            pass_fds=prepared.program.pass_fds,
+            cwd=prepared.cwd,
+            capture=capture,
+            timeout=timeout,
+            started=prepared.program.let_go,
+        )
+
+
+def execute_program(
+    binaries: PostgresBinaries,
+    program: str,
+    args: Sequence[str],
+    *,
+    keystore: Keystore | None = None,
+    os_user: OsUser | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> NoReturn:
+    """Become a program of an installation: it gets all signals, and its end is this one's.
+
+    Args:
+        program: as of :func:`run_program`, and all others too.
+
+    Raises:
+        BinariesNotFoundError: the installation does not have the program.
+        InterposerError: a keystore is given and the interposer was not built.
+        OSError: the program cannot be executed.
+    """
+    with _prepared(binaries, program, args, keystore, os_user, environment) as prepared:
+        for descriptor in prepared.program.pass_fds:
+            os.set_inheritable(descriptor, True)
+        variables = user_environment(os_user, prepared.program.variables)
+        if os_user is not None:
+            become(os_user)
+        if prepared.cwd is None:
+            os.chdir("/")
+        # What Python ignores, a program of PostgreSQL's takes as its own.
+        for name in ("SIGPIPE", "SIGXFSZ"):
+            signal.signal(signal.Signals[name], signal.SIG_DFL)
+        command = [os.fspath(word) for word in prepared.command]
+        os.execve(command[0], command, variables)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is needed to start a program.
+
+    Attributes:
+        cwd: ``None`` where the user may not stay in the caller's directory.
+    """
+
+    command: list[str | Path]
+    program: ProgramEnvironment
+    cwd: Path | None
+
+
+@contextmanager
+def _prepared(
+    binaries: PostgresBinaries,
+    program: str,
+    args: Sequence[str],
+    keystore: Keystore | None,
+    os_user: OsUser | None,
+    environment: Mapping[str, str] | None,
+) -> Iterator[_Prepared]:
     if not needs_keys(program):
         keystore = None
     if program in _PROGRAMS_WITHOUT_KEYS:
@@ -88,16 +165,7 @@ def run_program(
     # Relative paths among the arguments are the caller's, so its directory is kept if possible.
     cwd = Path.cwd()
     with program_environment(keystore, os_user, environment) as prepared:
-        return run_as(
-            os_user,
-            command,
-            environment=prepared.variables,
-            pass_fds=prepared.pass_fds,
-            cwd=cwd if can_access(os_user, cwd, "-x") else None,
-            capture=capture,
-            timeout=timeout,
-            started=prepared.let_go,
-        )
+        yield _Prepared(command, prepared, cwd if can_access(os_user, cwd, "-x") else None)
 
 
 def program_arguments(program: str, args: Sequence[str], encrypted: bool) -> list[str]:

@@ -103,12 +103,28 @@ def unhandled_symbols(binary: Path, interposer: Path) -> list[str]:
     )
 
 
+def symbols_to_look_for(interposer: Path) -> str:
+    """Return what a stand-in needs to look at a server itself (c_ext/program/server.c), as lines.
+
+    Raises:
+        UnsupportedServerError: the interposer has no dynamic symbols.
+    """
+    harmless = {form.format(name) for name in _HARMLESS for form in _FORMS}
+    known = sorted(_dynamic_symbols(interposer, defined=True) | harmless)
+    marked = [("~", _FILE_IO), ("+", known), ("=", sorted(_NEEDED))]
+    return "".join(f"{mark}{name}\n" for mark, names in marked for name in names)
+
+
 def _plain_name(name: str) -> str:
     """Strip what FORTIFY and large-file support add to the name of a call."""
     name = name.removeprefix("__")
     for suffix in ("_chk", "_2", "64"):
         name = name.removesuffix(suffix)
     return name
+
+
+# What _plain_name makes plain.
+_FORMS = ("{}", "{}64", "__{}_chk", "__{}64_chk", "__{}_2", "__{}64_2")
 
 
 def _dynamic_symbols(path: Path, *, defined: bool) -> set[str]:

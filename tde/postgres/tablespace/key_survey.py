@@ -83,7 +83,7 @@ def _tell_of_unused(
     writing = {use.owner for use in look.uses if use.new_data}
     named = {entry.owner for entry in look.keymap.history if not entry.source.is_of_wal}
     named |= {use.owner for use in look.uses}
-    told = {owner_of_file(name): use for name, use in told_active(keystore, look.directory).items()}
+    told = {owner_of_file(name): use for name, use in told_active(keystore, look.place).items()}
     # Of an earlier release the log knows only what is told now.
     for oid, entry in look.keymap.entries.items():
         if oid not in look.linked:
@@ -98,7 +98,7 @@ def _tell_of_unused(
         if unlinked and (existing is None or existing.keys() & unlinked):
             continue
         reasons[owner] = f"a look at the cluster found that {use} has another key or is gone"
-    deactivate_keys(keystore, reasons, look.directory)
+    deactivate_keys(keystore, reasons, look.place)
 
 
 def _names_of_tablespaces(look: ClusterLook) -> dict[int, str] | None:

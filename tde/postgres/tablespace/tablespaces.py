@@ -15,6 +15,7 @@ from psycopg2 import sql
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeyMissingError, TablespaceError
 from tde.ownership import adopt_directory, create_directory, create_parents
+from tde.postgres.cluster.key_log import place_of
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.protection import PLAINTEXT, Protections
@@ -22,6 +23,7 @@ from tde.postgres.cluster.questions import LET_CONNECT
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.os_user import OsUser, current_user_name, require_reachable
 from tde.postgres.server.owned_files import sync_directory
+from tde.postgres.server.peer import connect_as_peer
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -92,8 +94,11 @@ def require_possible_location(cluster: Cluster, location: Path) -> None:
     _require_outside(cluster, location)
 
 
-def make_location(cluster: Cluster, location: Path, key_id: UUID) -> Path:
-    """Make the directory of a tablespace to be, as :func:`create_tablespace` does, and return it.
+@contextmanager
+def made_location(cluster: Cluster, location: Path, key_id: UUID) -> Iterator[Path]:
+    """Make the directory of a tablespace to be, as :func:`create_tablespace` does, and give it.
+
+    When the body fails, what was made is removed again.
 
     Raises:
         TablespaceError: it cannot be used.
@@ -101,7 +106,7 @@ def make_location(cluster: Cluster, location: Path, key_id: UUID) -> Path:
     """
     own = location_of(location, key_id)
     with _made_directories(location.absolute(), own, cluster.os_user):
-        return own
+        yield own
 
 
 def create_tablespace(
@@ -148,9 +153,8 @@ def create_tablespace(
     own = location_of(location, key_id)
     if algorithm is not None:
         # Its OID is not known before, and whether it was used not after a lost connection.
-        activate_keys(
-            keystore, {KeyOwner.named(key_id): f'tablespace "{name}"'}, cluster.data_directory
-        )
+        use = {KeyOwner.named(key_id): f'tablespace "{name}"'}
+        activate_keys(keystore, use, place_of(cluster.data_directory))
     with _made_directories(location.absolute(), own, cluster.os_user):
         oid = _create(parameters, name, own)
     protection = PLAINTEXT if algorithm is None else algorithm.label
@@ -227,7 +231,7 @@ def connect(parameters: Mapping[str, Any]) -> Any:
         TablespaceError: there is none, with what to do.
     """
     try:
-        return psycopg2.connect(**parameters)
+        return connect_as_peer(parameters)
     except psycopg2.OperationalError as error:
         raise TablespaceError(
             f"cannot connect to the server: {str(error).strip()}",

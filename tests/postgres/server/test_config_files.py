@@ -40,7 +40,7 @@ def lines_of(data: Path, arguments: Sequence[str] = ()) -> tuple[ProgramLine, ..
 
 
 def write(path: Path, content: str) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     for part in (path, path.parent):
         part.chmod(0o755 if part.is_dir() and part.name != "data" else part.stat().st_mode)
@@ -73,7 +73,7 @@ def test_quotes_and_comments(data, any_binaries, line):
         ("include 'other.conf'", "other.conf"),
         ("include = other_file", "other_file"),
         ("Include_If_Exists 'sub/other.conf'", "sub/other.conf"),
-        ("include_dir 'sub'", "sub/other.conf"),
+        ("include_dir './sub/deep'", "sub/deep/other.conf"),
     ],
 )
 def test_includes(data, any_binaries, line, file):
@@ -84,6 +84,20 @@ def test_includes(data, any_binaries, line, file):
     include, command = lines_of(data)
     assert include.name.startswith("include")
     assert (command.file, command.line, command.value) == (data / file, 1, b"from there")
+
+
+def test_a_directory_beside_the_file_is_as_good_as_the_file(data, os_user_tmp_path):
+    """Debian's conf.d: what is in it is named, and the line that includes it says no more."""
+    write(data / "postgresql.conf", "include_dir 'conf.d'\n")
+    write(data / "conf.d/mine.conf", "work_mem = 4MB\n")
+    assert lines_of(data) == ()
+    write(data / "conf.d/other.conf", "archive_command = 'from there'\n")
+    (command,) = lines_of(data)
+    assert command.value == b"from there"
+    # A link leads to where others may write.
+    (data / "conf.d").rename(os_user_tmp_path / "elsewhere")
+    (data / "conf.d").symlink_to(os_user_tmp_path / "elsewhere")
+    assert [line.name for line in lines_of(data)] == ["include_dir", "archive_command"]
 
 
 def test_each_kind_of_setting_is_named(data):

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg2
 import pytest
 
@@ -295,15 +296,17 @@ def test_it_pauses_between_objects_for_the_rate_and_when_it_is_stopped(made):
     command = subprocess.Popen(move(made, *rate), stdout=subprocess.PIPE, text=True)
     wait_for(lambda: made.query(left) <= [(4,)])
     os.kill(command.pid, signal.SIGTSTP)
-    time.sleep(0.5)
+    locks = (
+        "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE a.application_name LIKE 'tde%'"
+    )
+    # What was being moved is finished first.
+    wait_for(lambda: psutil.Process(command.pid).status() == psutil.STATUS_STOPPED)
     stopped = made.query(left)
     assert stopped > [(0,)]
     time.sleep(1.5)  # Longer than the pauses.
     assert made.query(left) == stopped
-    assert made.query(
-        "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-        "WHERE a.application_name LIKE 'tde%'"
-    ) == [(0,)]
+    assert made.query(locks) == [(0,)]
     os.kill(command.pid, signal.SIGCONT)
     assert command.wait(timeout=60) == 0
 

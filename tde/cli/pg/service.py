@@ -1,0 +1,244 @@
+"""``tde pg register``, ``unregister`` and ``unit``: encrypted servers that others start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tde.algorithms import Algorithm
+from tde.cli.options import (
+    AesOption,
+    BindirOption,
+    KeystoreOption,
+    OsUserOption,
+    opens_keystore,
+    require_keystore,
+)
+from tde.cli.pg.install_bin import open_for_programs
+from tde.console.apps import examples
+from tde.console.options import algorithm_of
+from tde.console.output import console
+from tde.errors import TdeError
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
+from tde.postgres.cluster.scope import Scope
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+    from tde.postgres.service.systemd import Credential
+
+ClusterArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CLUSTER|VERSION",
+        help="As pg_lsclusters names it: 15/main. 15 alone: all clusters of that version.",
+    ),
+]
+CredentialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--credential",
+        metavar="NAME:FILE",
+        help="Hand this credential to the server (LoadCredential=). May be repeated.",
+    ),
+]
+EncryptedCredentialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encrypted-credential",
+        metavar="NAME:FILE",
+        help="The same for one that systemd-creds has encrypted (LoadCredentialEncrypted=).",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to a group."""
+    app.command(
+        "register",
+        epilog=examples(
+            "tde keystore auto-open enable --keystore /etc/tde/main",
+            "tde pg register 15/main",
+            "systemctl restart postgresql@15-main",
+            "# For pg_createcluster and pg_upgradecluster, too:",
+            "tde pg register 15 --keystore /etc/tde/main",
+        ),
+    )(register_cluster)
+    app.command("unregister", epilog=examples("tde pg unregister 15/main", "tde pg unregister 15"))(
+        unregister_cluster
+    )
+    app.command(
+        "unit",
+        epilog=examples(
+            "# A drop-in for the unit of a registered cluster of Debian's:",
+            "tde pg unit 15/main > /etc/systemd/system/postgresql@15-main.service.d/tde.conf",
+            "# A whole unit for any other cluster:",
+            "tde pg unit -D /srv/pg/main --bin /opt/tde/bin > /etc/systemd/system/pg-main.service",
+        ),
+    )(print_unit)
+
+
+@opens_keystore
+def register_cluster(
+    cluster: ClusterArgument,
+    keystore: KeystoreOption = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--bin",
+            metavar="DIR",
+            help="Where the programs that stand for PostgreSQL's go. Default: below "
+            "/var/lib/tde/bin for root, else below ~/.local/share/tde/bin.",
+        ),
+    ] = None,
+    aes: AesOption = 256,
+    scope: Annotated[
+        Scope, typer.Option(help="With a version: what its new clusters encrypt.")
+    ] = Scope.CLUSTER,
+    bindir: BindirOption = None,
+    source: PassphraseSource = PROMPT,
+) -> None:
+    """Let pg_ctlcluster and systemd start an encrypted cluster of Debian's.
+
+    For a cluster of pg_createcluster that tde pg encrypt has encrypted. From its next start on,
+    pg_ctlcluster, systemctl and the start at boot work as for a plain one. The keystore must open
+    by itself (tde keystore auto-open enable), because none of them can ask for a passphrase.
+
+    It changes pg_ctl_options in the cluster's pg_ctl.conf. Run it again after an upgrade of tde.
+
+    With a version instead of a cluster, root replaces that version's programs by stand-ins (with
+    dpkg-divert, which upgrades respect): pg_createcluster then makes encrypted clusters with the
+    keys of --keystore, and pg_upgradecluster works. Plain clusters work as before. In a keystore
+    without keys they are made here, which takes the passphrase.
+    """
+    from tde.postgres.server.debian_layout import find_debian_cluster
+    from tde.postgres.service import registration
+
+    if cluster.isdecimal():
+        with open_for_programs(require_keystore(keystore), source) as opened:
+            _register_version(int(cluster), opened, algorithm_of(aes), scope)
+        return
+    made = registration.register_cluster(
+        find_debian_cluster(cluster), keystore, directory=directory, bindir=bindir
+    )
+    console.print(
+        f"Registered {made.cluster}: pg_ctlcluster starts it with {made.programs.path}/postgres, "
+        f"and the keystore {made.keystore} opens by itself\n"
+        f"Start it: pg_ctlcluster {made.cluster.major} {made.cluster.name} start, or systemctl "
+        f"start postgresql@{made.cluster.major}-{made.cluster.name}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _register_version(major: int, keystore: Keystore, algorithm: Algorithm, scope: Scope) -> None:
+    from tde.postgres.service.diversion import divert_programs
+
+    made = divert_programs(major, keystore, algorithm=algorithm, scope=scope)
+    console.print(
+        f"Registered PostgreSQL {major}: pg_createcluster makes clusters with keys of "
+        f"{keystore.path}, and all of Debian's tools work on them\n"
+        f"PostgreSQL's own programs are in {made.programs.bindir}.",
+        *(
+            f"{cluster} is no longer registered by itself, which is not needed now."
+            for cluster in made.taken_back
+        ),
+        sep="\n",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _unregister_version(major: int) -> None:
+    from tde.postgres.service.diversion import undivert_programs
+
+    left = undivert_programs(major)
+    if left is None:
+        console.print(f"PostgreSQL {major} is not registered.")
+        return
+    console.print(f"PostgreSQL {major} has its own programs again.")
+    for cluster in left:
+        console.print(
+            f"{cluster} is encrypted. For pg_ctlcluster to start it: tde pg register {cluster}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def unregister_cluster(cluster: ClusterArgument) -> None:
+    """Let pg_ctlcluster start a cluster with PostgreSQL's own server again.
+
+    An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused.
+    """
+    from tde.postgres.server.debian_layout import find_debian_cluster
+    from tde.postgres.service import registration
+
+    if cluster.isdecimal():
+        _unregister_version(int(cluster))
+        return
+    found = find_debian_cluster(cluster)
+    directory = registration.unregister_cluster(found)
+    if directory is None:
+        console.print(f"{found} is not registered.", markup=False)
+        return
+    kept = f"\nThe programs in {directory} are still there." if directory.exists() else ""
+    console.print(
+        f"{found} is started with PostgreSQL's own server from its next start on.{kept}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def print_unit(
+    cluster: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CLUSTER]", help="Of Debian's, such as 15/main: print a drop-in for its unit."
+        ),
+    ] = None,
+    pgdata: Annotated[
+        Path | None, typer.Option("--pgdata", "-D", metavar="DIR", help="Of any other cluster.")
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--bin", metavar="DIR", help="With -D: a directory of tde pg install-bin."),
+    ] = None,
+    credential: CredentialOption = None,
+    encrypted_credential: EncryptedCredentialOption = None,
+    os_user: OsUserOption = None,
+) -> None:
+    """Print a unit of systemd for an encrypted server, or what Debian's own unit lacks.
+
+    No core dumps, no swap, memory that may be locked; with the credential with which the keystore
+    opens, if it is bound to one. Check it with systemd-analyze verify.
+    """
+    from tde.postgres.server.debian_layout import find_debian_cluster
+    from tde.postgres.server.os_user import current_user_name, server_os_user
+    from tde.postgres.service import systemd
+
+    credentials = _credentials(credential, is_encrypted=False)
+    credentials += _credentials(encrypted_credential, is_encrypted=True)
+    if cluster is not None:
+        find_debian_cluster(cluster)
+        typer.echo(systemd.drop_in(credentials), nl=False)
+        return
+    if pgdata is None or directory is None:
+        raise TdeError(
+            "no cluster was named", remedy="Name one of Debian's, or give -D DIR and --bin DIR."
+        )
+    user = server_os_user(pgdata, name=os_user)
+    name = current_user_name() if user is None else user.name
+    typer.echo(systemd.unit(pgdata.absolute(), directory.absolute(), name, credentials), nl=False)
+
+
+def _credentials(given: list[str] | None, *, is_encrypted: bool) -> list[Credential]:
+    from tde.postgres.service.systemd import Credential
+
+    found = []
+    for text in given or ():
+        name, colon, source = text.partition(":")
+        if not (name and colon and source.startswith("/")):
+            raise TdeError(f"{text!r} is not NAME:FILE with the whole path of a file")
+        found.append(Credential(name, Path(source), is_encrypted))
+    return found

@@ -1,0 +1,1 @@
+"""Service managers that start servers by themselves: postgresql-common's programs, and systemd."""

