@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tde import _core
-from tde.audit.reading import BLOCK, OpenFile
+from tde.audit.reading import BLOCK, Source
 from tde.audit.report import FindingKind
 from tde.audit.tally import Tally
 from tde.postgres.facts import MAJOR_VERSIONS
@@ -31,7 +31,7 @@ def segment_number(name: str, segment_bytes: int) -> int:
 class WalSegment:
     """Judges the blocks of one segment, all of them, from first to last."""
 
-    def __init__(self, source: OpenFile, ciphers: Sequence[_core.Cipher], tally: Tally) -> None:
+    def __init__(self, source: Source, ciphers: Sequence[_core.Cipher], tally: Tally) -> None:
         control = source.file.place.control
         _, self._timeline, log, segment, _ = source.file.identity
         self._source = source
@@ -96,7 +96,9 @@ class WalSegment:
     def _judge_again(self, block: int) -> None:
         """The server may have written the block after it was read, and those behind it too."""
         good = (_core.AUDIT_ZERO, _core.AUDIT_VERIFIED)
-        verdict = self._source.read_again(block, self.judge, lambda found: found in good)
+        verdict = self._source.read_again(
+            block, _core.AUDIT_NOISE, self.judge, lambda found: found in good
+        )
         if verdict == _core.AUDIT_ZERO:
             self._tally.zero += 1
         elif verdict == _core.AUDIT_VERIFIED:

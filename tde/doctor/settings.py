@@ -38,6 +38,7 @@ from tde.postgres.server.settings import cluster_setting
 SETTINGS = (
     *("full_page_writes", "wal_log_hints", "dynamic_shared_memory_type", "primary_conninfo"),
     *("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"),
+    *("archive_mode", "archive_command", "archive_library"),
     *("log_destination", "log_min_messages", "log_statement"),
     *("log_min_error_statement", "log_error_verbosity", "log_min_duration_statement"),
     *("log_min_duration_sample", "log_transaction_sample_rate"),
