@@ -15,7 +15,7 @@ from tde.audit.tar import TarArchive
 from tde.errors import DataDirectoryError, TdeError
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.unfinished_conversion import read_finished_control_data
-from tde.postgres.facts import CLEAN_STATES, WAL_PAGE_MAGIC
+from tde.postgres.facts import CLEAN_STATES, MAJOR_VERSIONS
 from tde.postgres.server.control import ControlData, read_major_version
 
 
@@ -156,7 +156,7 @@ class Places:
         for backup in stanza.backups():
             self._add_part(backup)
         for archive, major in stanza.archives():
-            if major in WAL_PAGE_MAGIC:
+            if major in MAJOR_VERSIONS:
                 self.add_archive(archive, major)
             else:
                 self.findings.append(_of_unknown_version(archive, major))
