@@ -60,6 +60,9 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
         yield problem(str(examined.found_marker), examined.found_marker.remedy)
         return
     files = configuration_files(directory)
+    if not files and examined.marker is None:
+        yield warning("this cluster is not encrypted", _ENCRYPT_IT)
+        return
     if not files:
         yield unknown(
             f"there is no postgresql.conf in {directory}, so a start without tde may not be "
