@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from tde.postgres.cluster.bin_directory import (
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.server.binaries import find_binaries
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.debian_layout import DebianCluster
 from tde.postgres.server.os_user import server_os_user, user_of_files
 from tde.postgres.server.owned_files import write_owned_file
@@ -150,11 +150,22 @@ class _Options:
 
     @classmethod
     def of(cls, cluster: DebianCluster) -> _Options:
-        path = cluster.directory / OPTIONS_FILE
+        """Read them; no link is followed.
+
+        The directory may belong to the server's user, to whom root would give a copy of any file.
+
+        Raises:
+            DataDirectoryError: it is no file of the directory's owner.
+        """
+        return cls._in(cluster.directory)
+
+    @classmethod
+    def _in(cls, directory: Path) -> _Options:
         try:
-            return cls(path, path.read_bytes().decode(errors="surrogateescape"))
+            content = read_cluster_file(directory, OPTIONS_FILE)
         except FileNotFoundError:
-            return cls(path, "")
+            content = b""
+        return cls(directory / OPTIONS_FILE, content.decode(errors="surrogateescape"))
 
     @property
     def _words(self) -> list[str]:
@@ -207,10 +218,11 @@ class _Options:
         return _Options(self.path, self.content[: last.start()] + line + self.content[last.end() :])
 
     def write(self) -> None:
+        directory = self.path.parent
+        if self == self._in(directory):
+            return
         try:
-            mode = stat.S_IMODE(self.path.stat().st_mode)
-            if self.path.read_bytes() == self.content.encode(errors="surrogateescape"):
-                return
+            mode = 0o644 & self.path.lstat().st_mode
         except FileNotFoundError:
             mode = 0o644
-        write_owned_file(self.path, self.content, user_of_files(self.path.parent), mode=mode)
+        write_owned_file(self.path, self.content, user_of_files(directory), mode=mode)
