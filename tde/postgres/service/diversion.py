@@ -210,7 +210,7 @@ def _settle_clusters(major: int, keystore_uuid: UUID) -> tuple[DebianCluster, ..
             unregister_cluster(cluster)
             ended.append(cluster)
         else:
-            # Its stand-ins look for PostgreSQL's own where those are no more. New ones go where root
-            # puts them: the server's user, who may write pg_ctl.conf, chooses nothing for root.
+            # Its stand-ins look for PostgreSQL's own where those are no more. New ones go to the
+            # default place: the server's user, who may write pg_ctl.conf, chooses none for root.
             register_cluster(cluster)
     return tuple(ended)
