@@ -174,15 +174,20 @@ class _Options:
         return found[-1].strip("'").split() if found else []
 
     @property
-    def server(self) -> Path | None:
-        """The program that ``-p`` names, as getopt finds it."""
+    def _servers(self) -> list[tuple[int, int]]:
+        """Where in the words the server program is named: the first one, and behind the last."""
         words = self._words
-        for number, word in enumerate(words):
-            if word == "-p" and number + 1 < len(words):
-                return Path(words[number + 1])
-            if word.startswith("-p") and len(word) > 2:
-                return Path(word[2:])
-        return None
+        together = [(at, at + 1) for at, word in enumerate(words) if re.match("-p.", word)]
+        apart = [(at, at + 2) for at, word in enumerate(words[:-1]) if word == "-p"]
+        return sorted(together + apart)
+
+    @property
+    def server(self) -> Path | None:
+        """The program that ``-p`` names, as getopt finds it: the last one counts."""
+        if not self._servers:
+            return None
+        begin, end = self._servers[-1]
+        return Path("".join(self._words[begin:end]).removeprefix("-p"))
 
     def require_replaceable(self, programs: Path) -> None:
         server = self.server
@@ -202,11 +207,9 @@ class _Options:
         return kept._with_words(["-p", str(programs / "postgres"), *kept._words])
 
     def without_server(self) -> _Options:
-        server = self.server
-        if server is None:
-            return self
-        words = [word for word in self._words if word not in ("-p", str(server), f"-p{server}")]
-        return self._with_words(words)
+        named = {at for begin, end in self._servers for at in range(begin, end)}
+        words = [word for at, word in enumerate(self._words) if at not in named]
+        return self._with_words(words) if named else self
 
     def _with_words(self, words: list[str]) -> _Options:
         line = f"pg_ctl_options = '{' '.join(words)}'"

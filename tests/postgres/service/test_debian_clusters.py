@@ -95,6 +95,8 @@ def test_registering_twice_and_taking_it_back(site, encrypted, major, tde_comman
     assert (changed.st_mode, changed.st_uid) == (status.st_mode, status.st_uid)
     shown = tde_command("pg", "unregister", f"{major}/main").stdout
     assert "PostgreSQL's own server" in shown
+    # Which does not start it, so that is not all that is said.
+    assert f"will not start it: tde pg start -D {encrypted}" in shown
     assert options.read_bytes() == before
     assert "is not registered" in tde_command("pg", "unregister", f"{major}/main").stdout
     site.control(major, "main", "start", exit_code=1)

@@ -90,3 +90,18 @@ def test_root_puts_stand_ins_where_the_owner_has_no_say(
     assert registered_programs(cluster) == own_stand_ins
     assert diversion._settle_clusters(15, uuid4()) == ()
     assert [more.get("directory") for more in asked] == [None]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        ("-p /srv//bin/postgres -t 61", "-t 61"),
+        ("-t 61 -p/a/postgres -p /srv/bin/postgres", "-t 61"),
+        ("-w -p", "-w -p"),
+    ],
+)
+def test_every_server_program_is_taken_out(cluster, os_user, words: str, left: str):
+    """pg_ctl goes by the last one, and one that stays alone is a word that it refuses."""
+    options = _name_server(cluster, os_user.uid, words)
+    registration._Options.of(cluster).without_server().write()
+    assert options.read_text() == f"pg_ctl_options = '{left}'\n"
