@@ -51,7 +51,17 @@ def test_the_end_of_a_long_line_sets_nothing(
     assert programs.sql("SHOW data_directory") == str(data)
 
 
-def test_a_pipe_is_not_waited_for(programs: Programs, configuration: Path) -> None:
-    os.mkfifo(configuration / "postgresql.conf")
+@pytest.mark.parametrize("name", ["tde.json", "postgresql.conf"])
+def test_a_pipe_is_not_waited_for(programs: Programs, configuration: Path, name: str) -> None:
+    os.mkfifo(configuration / name)
     command = [programs.directory / "pg_resetwal", "-n", "-D", configuration]
-    assert run_as(programs.os_user, command, timeout=20).returncode == 1
+    result = run_as(programs.os_user, command, timeout=20)
+    assert result.returncode == 1
+    if name == "tde.json":
+        assert f"could not read {configuration}/tde.json: Invalid argument" in result.stderr
+
+
+def test_a_link_is_not_followed(programs: Programs, configuration: Path) -> None:
+    (configuration / "tde.json").symlink_to(programs.directory / "tde.json")
+    shown = programs.run("pg_resetwal", "-n", "-D", configuration, exit_code=1)
+    assert f"could not read {configuration}/tde.json" in shown
