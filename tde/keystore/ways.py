@@ -16,7 +16,7 @@ from tde.keystore.providers.auto_open import (
     read_auto_open,
 )
 from tde.keystore.store.envelope import EnvelopeHeader
-from tde.keystore.store.layout import AUTO_OPEN_NAME
+from tde.keystore.store.layout import AUTO_OPEN_NAME, new_auto_open_path
 from tde.printable import printable
 
 
@@ -45,13 +45,14 @@ def foreign_ways(keystore: Keystore) -> list[Path]:
     Those that cannot be read open nothing, and are told of by others.
     """
     found = []
-    file = auto_open_path(keystore.path)
-    with (
-        suppress(KeystoreError, OSError),
-        read_auto_open(file, keystore.uuid, keystore.master_key_id) as master_key,
-    ):
-        if not keystore.has_master_key(master_key):
-            found.append(file)
+    # The second one is used in the place of the first where a rotation was interrupted.
+    for file in (auto_open_path(keystore.path), new_auto_open_path(keystore.path)):
+        with (
+            suppress(KeystoreError, OSError),
+            read_auto_open(file, keystore.uuid, keystore.master_key_id) as master_key,
+        ):
+            if not keystore.has_master_key(master_key):
+                found.append(file)
     with suppress(KeystoreError):
         for info in list_providers(keystore.path):
             if info.is_current and info.envelope and not keystore.is_own_envelope(info.envelope):
