@@ -344,7 +344,7 @@ def _require_not_in_archive(
         raise DataDirectoryError(
             f"could not look at {error.filename or archive}: {error.strerror}"
         ) from error
-    if look.count == 0:
+    if look.number == 0:
         raise _untold(
             owner,
             f"there is no WAL segment in the archive {archive}",

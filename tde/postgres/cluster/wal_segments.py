@@ -75,12 +75,12 @@ class ArchiveLook(NamedTuple):
     Attributes:
         by_key: segments, by the key of the keystore that they have.
         untold: files that are named as segments and tell no key.
-        count: of all files that are named as segments.
+        number: of all files that are named as segments.
     """
 
     by_key: dict[KeyOwner, list[Path]]
     untold: list[Path]
-    count: int
+    number: int
 
 
 def look_at_archive(
@@ -101,7 +101,7 @@ def look_at_archive(
     """
     found: dict[KeyOwner, list[Path]] = {}
     untold: list[Path] = []
-    count = 0
+    number = 0
     with _ciphers(keystore) as of_keystore:
         ciphers = {**of_keystore, **others}
         for file in _files_of_archive(archive):
@@ -112,7 +112,7 @@ def look_at_archive(
             page = read_beginning(file.parent, file.name, PAGE_SIZE)
             if page.startswith(_BACKUP_HISTORY):
                 continue
-            count += 1
+            number += 1
             if not isinstance(identity, WalIdentity) or len(page) < PAGE_SIZE:
                 untold.append(file)
                 continue
@@ -121,7 +121,7 @@ def look_at_archive(
                 found.setdefault(owner, []).append(file)
             elif not begins_segment(page, identity):
                 untold.append(file)
-    return ArchiveLook(found, untold, count)
+    return ArchiveLook(found, untold, number)
 
 
 def _files_of_archive(archive: Path) -> Iterator[Path]:
