@@ -171,6 +171,7 @@ def unregister_cluster(cluster: ClusterArgument) -> None:
 
     An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused.
     """
+    from tde.postgres.cluster.marker import read_marker
     from tde.postgres.server.debian_layout import find_debian_cluster
     from tde.postgres.service import registration
 
@@ -183,8 +184,14 @@ def unregister_cluster(cluster: ClusterArgument) -> None:
         console.print(f"{found} is not registered.", markup=False)
         return
     kept = f"\nThe programs in {directory} are still there." if directory.exists() else ""
+    refused = (
+        f"\nIt is encrypted, so pg_ctlcluster and systemd will not start it: tde pg start -D "
+        f"{found.data_directory}"
+        if read_marker(found.data_directory) is not None
+        else ""
+    )
     console.print(
-        f"{found} is started with PostgreSQL's own server from its next start on.{kept}",
+        f"{found} is started with PostgreSQL's own server from its next start on.{refused}{kept}",
         markup=False,
         soft_wrap=True,
     )

