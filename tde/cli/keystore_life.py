@@ -55,7 +55,7 @@ FORGET_EPILOG = examples("tde keystore forget-cluster /srv/pg/old -k /etc/tde/ma
 def history(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY]", help="Id of a key, as in tde keystore list. [all]"),
+        typer.Argument(metavar="[KEY]", help="Id of a key, as in tde keystore list. Default: all."),
     ] = None,
     clusters: ClustersOption = None,
     keystore: KeystoreOption = None,
@@ -162,7 +162,7 @@ def max_age(
 @opens_keystore
 def forget_cluster(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Of a data directory or a backup.")
+        Path, typer.Argument(metavar="DIR", help="Where the cluster or the backup was.")
     ],
     keystore: KeystoreOption = None,
     source: PassphraseSource = PROMPT,
