@@ -111,11 +111,10 @@ def mark(
     assert marked.state is not None  # A plaintext entry gets no mark.
     console.print(f"{marked.key_id} is {marked.state.value}", markup=False, soft_wrap=True)
     if state != "active" and marked.present:
-        error_console.print(
-            f"Give what it protects another key: {rotation_of(marked.owner)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        advice = f"Give what it protects another key: {rotation_of(marked.owner)}"
+        if marked.deactivated:
+            advice = "It is only read: nothing new is encrypted with it."
+        error_console.print(advice, markup=False, soft_wrap=True)
 
 
 @opens_keystore
