@@ -45,7 +45,7 @@ static const char *variable(const char *name)
     return value == NULL || *value == '\0' ? NULL : value;
 }
 
-/* The options of pg_upgrade of PostgreSQL 15 to 18. */
+/* The options of pg_upgrade of PostgreSQL 15 to 19. */
 static int find_clusters(int argc, char *const argv[], struct clusters *clusters)
 {
     static const struct option options[] = {
