@@ -343,6 +343,8 @@ def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:
 
 
 def _report_started(cluster: Cluster, log: Path | None) -> None:
+    from tde.postgres.cluster.status import withheld
+
     parameters = cluster.connection_parameters()
     kind = "encrypted" if cluster.marker else "not encrypted"
     log = (log or cluster.default_log).absolute()
@@ -355,6 +357,12 @@ def _report_started(cluster: Cluster, log: Path | None) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if cluster.pid is not None and withheld(cluster.pid).get("closed"):
+        error_console.print(
+            "[bold yellow]Its keystore is closed for sessions[/]: tde keystore open -D "
+            f"{cluster.data_directory}",
+            soft_wrap=True,
+        )
     if log.is_relative_to(cluster.data_directory):
         error_console.print(
             "[bold yellow]The log is inside the data directory[/] and base backups copy it; "

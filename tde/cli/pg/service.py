@@ -72,6 +72,7 @@ def register(app: typer.Typer) -> None:
         "unit",
         epilog=examples(
             "# A drop-in for the unit of a registered cluster of Debian's:",
+            "mkdir -p /etc/systemd/system/postgresql@15-main.service.d",
             "tde pg unit 15/main > /etc/systemd/system/postgresql@15-main.service.d/tde.conf",
             "# A whole unit for any other cluster:",
             "tde pg unit -D /srv/pg/main --bin /opt/tde/bin > /etc/systemd/system/pg-main.service",
@@ -205,7 +206,10 @@ def print_unit(
         ),
     ] = None,
     pgdata: Annotated[
-        Path | None, typer.Option("--pgdata", "-D", metavar="DIR", help="Of any other cluster.")
+        Path | None,
+        typer.Option(
+            "--pgdata", "-D", metavar="DIR", help="The data directory of any other cluster."
+        ),
     ] = None,
     directory: Annotated[
         Path | None,
@@ -231,8 +235,11 @@ def print_unit(
         typer.echo(systemd.drop_in(credentials), nl=False)
         return
     if pgdata is None or directory is None:
+        missing = "cluster" if pgdata is None else "directory of programs"
         raise TdeError(
-            "no cluster was named", remedy="Name one of Debian's, or give -D DIR and --bin DIR."
+            f"no {missing} was named",
+            remedy="Name a cluster of Debian's, or give -D DIR and --bin DIR; tde pg install-bin "
+            "makes the latter.",
         )
     user = server_os_user(pgdata, name=os_user)
     name = current_user_name() if user is None else user.name

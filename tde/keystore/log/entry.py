@@ -15,7 +15,7 @@ import pwd
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -70,10 +70,25 @@ class LogEntry(NamedTuple):
             return False
         return hmac.compare_digest(_code(key, self.line[:-_CODE_BYTES]), found.group(1))
 
+    def details_in_words(self, hidden: Collection[str]) -> str:
+        """Return the details for people, without those that are named in ``hidden``."""
+        return ", ".join(f"{n} {_words(v)}" for n, v in self.details.items() if n not in hidden)
+
     @property
     def digest(self) -> bytes:
         """What the next entry says of this one: 32 bytes."""
         return hashlib.sha256(self.line).digest()
+
+
+def _words(value: object) -> str:
+    """Return a value of an entry for people, names of keys with what is said of each."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({said})" if said else str(name) for name, said in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 class EntryError(ValueError):
