@@ -105,7 +105,8 @@ def holds_canary(directory: Path) -> bool:
 
 def encrypt_and_run() -> None:
     """Encrypt a cluster that is in use, and let pg_ctlcluster start it."""
-    run("pg_createcluster", 15, "main", "--", "-k")
+    # Ports of TCP are those of other tests as well.
+    run("pg_createcluster", "--pgoption", "listen_addresses=", 15, "main", "--", "-k")
     run("pg_ctlcluster", 15, "main", "start")
     make_content()
     type_page("Encrypt a cluster")
