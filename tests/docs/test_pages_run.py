@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from tde.postgres import Cluster, OsUser
 from tde.postgres.server.os_user import current_user_name
+from tde.postgres.server.peer import connect_as_peer
 from tests.docs.pages import DOCS, commands
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.pdf_libraries import pdf_libraries
@@ -107,7 +107,7 @@ class Reader:
     def query(self, data: str, statement: str) -> object:
         """Run a statement on the server of a data directory; return the first value, if any."""
         cluster = Cluster(self.place(data), os_user=self.os_user)
-        with contextlib.closing(psycopg2.connect(**cluster.connection_parameters())) as connection:
+        with contextlib.closing(connect_as_peer(cluster.connection_parameters())) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)
