@@ -1,8 +1,10 @@
 /*
  * format/plain.c - see format/plain.h.
  *
- * The names are those of PostgreSQL 15 to 19 and of extensions that keep counters beside the
- * server's own.  A pattern is compared with a whole path:
+ * The names are those of PostgreSQL 15 to 19 with its contrib, of which only pg_prewarm,
+ * pg_stat_statements, pg_stash_advice and basic_archive write files under names of their own, and
+ * of extensions that keep counters beside the server's own.  A pattern is compared with a whole
+ * path:
  *
  *   *  one or more characters of one component      #  one or more decimal digits
  *   %  one or more upper-case hexadecimal digits    @  eight of them

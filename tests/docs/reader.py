@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-
 from tde.postgres import Cluster, OsUser
+from tde.postgres.server.peer import connect_as_peer
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.canaries import CANARY
 from tests.terminal import run_on_terminal
@@ -98,7 +97,7 @@ class Reader:
     def query(self, data: str, statement: str) -> object:
         """Run a statement on the server of a data directory; return the first value, if any."""
         cluster = Cluster(self.place(data), os_user=self.os_user)
-        with contextlib.closing(psycopg2.connect(**cluster.connection_parameters())) as connection:
+        with contextlib.closing(connect_as_peer(cluster.connection_parameters())) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement)

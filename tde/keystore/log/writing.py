@@ -43,6 +43,7 @@ from tde.keystore.store.files import (
     wait_for_lock,
     write_atomically,
 )
+from tde.printable import printable
 from tde.whole_writes import write_all
 
 _warnings = logging.getLogger("tde.keystore")
@@ -148,7 +149,8 @@ def telling_of_failures(
 def _send_to_syslog(path: Path, line: bytes) -> None:
     """Send an entry where who may write to the keystore cannot take it back, if there is such."""
     syslog.openlog("tde", 0, syslog.LOG_AUTHPRIV)
-    syslog.syslog(syslog.LOG_NOTICE, f"{path}: {line.decode().rstrip()}")
+    # syslog takes text that is UTF-8, which a path need not be.
+    syslog.syslog(syslog.LOG_NOTICE, f"{printable(str(path))}: {line.decode().rstrip()}")
 
 
 def _open(path: Path) -> tuple[int, bool]:
