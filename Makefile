@@ -20,7 +20,7 @@ PACKAGED := pyproject.toml $(C_SOURCES)
 	wheel wheel-aarch64 deb wheel-test deb-test
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMPS)/requirements: .ci/require
 	@mkdir -p $(STAMPS)

@@ -6,7 +6,10 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 data=/var/lib/postgresql/15/main
 keystore=/var/lib/postgresql/keystore
 
-as_postgres() { su postgres -c "psql -XAtqc \"$1\""; }
+as_postgres() { su postgres -c "psql --cluster 15/main -XAtqc \"$1\""; }
+
+# `set -e` does not stop at a command behind an exclamation mark.
+fails() { if "$@"; then return 1; fi; }
 
 # Debian's own server, and no cluster yet.
 apt-get update -q
@@ -19,8 +22,9 @@ apt-get install -qy --no-install-recommends /tmp/tde.deb >/dev/null
 tde --version
 test "$(readlink -f /usr/bin/tde)" = /usr/lib/tde/bin/tde
 man --where tde-pg-register
-man tde-pg-start | grep -q 'Start the server'
-bash -ic '_load_completion tde 2>/dev/null || __load_completion tde; complete -p tde'
+man tde-pg-start >/tmp/page
+grep -- '--pgdata' /tmp/page
+bash -c 'source /usr/share/bash-completion/bash_completion; __load_completion tde; complete -p tde'
 test -s /usr/share/doc/tde/examples/postgresql@15-main.service.d/tde.conf
 # The page cipher and the server's library use the system's libcrypto, so does libpq.
 for library in /usr/lib/tde/lib/python3*/site-packages/{tde/libtde_io.so,tde/tde_program,tde/_core.*.so}; do
@@ -51,9 +55,13 @@ pg_lsclusters
 tde pg status -D $data
 pg_ctlcluster 15 main stop
 tde pg audit -D $data
-! grep -rqs canary-of-the-package $data
+fails grep -rqs canary-of-the-package $data
+# A report needs what the extra brings, and as PDF the libraries that the package recommends.
+apt-get install -qy --no-install-recommends libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 \
+    fonts-dejavu-core >/dev/null
+tde report make -D $data --passphrase-file /root/passphrase -o /root/report.pdf
+test "$(head -c 5 /root/report.pdf)" = %PDF-
 tde pg unit 15/main | diff - /usr/share/doc/tde/examples/postgresql@15-main.service.d/tde.conf
-tde report make -D $data --passphrase-file /root/passphrase -o /root/report.html || tde report make --help
 
 # An upgrade brings the copies of its programs up to date, and keeps what they are for.
 stand_in=/var/lib/tde/bin/15-main
@@ -70,10 +78,10 @@ test "$(as_postgres 'SELECT count(*) FROM t')" = 2
 tde pg register 15 --keystore $keystore
 pg_ctlcluster 15 main restart
 test "$(as_postgres 'SELECT count(*) FROM t')" = 2
-pg_ctlcluster 15 main stop
 
-# Removal says what no longer starts, gives PostgreSQL its programs back, and keeps the data.
-before=$(find $data -type f -exec sha256sum {} + | sort | sha256sum)
+# Removal says what no longer starts, gives PostgreSQL its programs back, and keeps data and
+# keystore. A server that runs goes on until it is stopped, and what it writes is ciphertext.
+before=$(sha256sum $keystore/keystore.json)
 apt-get purge -qy tde 2>&1 | tee /tmp/purged
 grep 'neither pg_ctlcluster nor systemd starts them: 15/main' /tmp/purged
 grep 'Encrypted clusters and keystores are still there' /tmp/purged
@@ -81,18 +89,20 @@ test ! -e /usr/lib/tde
 test ! -e /var/lib/tde
 test ! -e /usr/bin/tde
 test -z "$(dpkg-divert --list | grep postgresql/15)"
-test "$before" = "$(find $data -type f -exec sha256sum {} + | sort | sha256sum)"
-test -f $keystore/keystore.json
+test "$before" = "$(sha256sum $keystore/keystore.json)"
+as_postgres "INSERT INTO t VALUES ('canary-of-the-package at last'); CHECKPOINT"
+pg_ctlcluster 15 main stop
+fails grep -rqs canary-of-the-package $data
 pg_createcluster 15 plain
 pg_ctlcluster 15 plain start
 pg_ctlcluster 15 plain stop
-! pg_ctlcluster 15 main start 2>&1 | tee /tmp/refused
+fails pg_ctlcluster 15 main start 2>/tmp/refused
 grep tde-start-this-cluster-with-tde /tmp/refused
 
 # And back.
 apt-get install -qy --no-install-recommends /tmp/tde.deb >/dev/null
 tde pg register 15/main
 pg_ctlcluster 15 main start
-test "$(as_postgres 'SELECT count(*) FROM t')" = 2
+test "$(as_postgres 'SELECT count(*) FROM t')" = 3
 pg_ctlcluster 15 main stop
 echo ALL DONE
