@@ -32,6 +32,7 @@ def system() -> Iterator[Path]:
     # Not in memory: a server and all its packages have hundreds of megabytes.
     with tempfile.TemporaryDirectory(prefix="test-of-tde-debian-", dir="/tmp") as directory:
         root = Path(directory)
+        root.chmod(0o755)  # The server's user has to enter it.
         subprocess.run(
             ["debootstrap", "--variant=minbase", _RELEASE, root, *_mirror()],
             check=True,

@@ -160,25 +160,27 @@ def refresh_bin_directory(directory: Path) -> BinDirectory:
         InterposerError: the C programs were not built.
     """
     settings = _read_settings(directory)
-    bindir = Path(settings.get("bindir", ""))
+    bindir, keystore = Path(settings["bindir"]), Path(settings["keystore"])
     if not (bindir / "postgres").is_file():
         raise TdeError(
             f"{directory} stands for {bindir}, where there is no PostgreSQL any more",
             remedy=f"Install that PostgreSQL again, or remove {directory}.",
         )
-    return _write_programs(directory, bindir, Path(settings["keystore"]))
+    return _write_programs(directory, bindir, keystore)
 
 
 def _read_settings(directory: Path) -> dict[str, str]:
     try:
         lines = (directory / STAND_IN_SETTINGS).read_text().splitlines()
     except FileNotFoundError:
+        lines = []
+    settings = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    if not {"bindir", "keystore"} <= settings.keys():
         raise TdeError(
             f"{directory} was not made for encrypted clusters by tde",
             remedy="Make it: tde pg install-bin DIR --keystore DIR",
-        ) from None
-    pairs = (line.partition("=") for line in lines)
-    return {name: value for name, _, value in pairs}
+        )
+    return settings
 
 
 def _write_programs(directory: Path, bindir: Path, keystore: Path | None) -> BinDirectory:
