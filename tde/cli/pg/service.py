@@ -26,10 +26,11 @@ from tde.postgres.cluster.scope import Scope
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
+    from tde.postgres.server.debian_layout import DebianCluster
     from tde.postgres.service.systemd import Credential
 
 ClusterArgument = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="CLUSTER|VERSION",
         help="As pg_lsclusters names it: 15/main. 15 alone: all clusters of that version.",
@@ -63,11 +64,16 @@ def register(app: typer.Typer) -> None:
             "systemctl restart postgresql@15-main",
             "# For pg_createcluster and pg_upgradecluster, too:",
             "tde pg register 15 --keystore /etc/tde/main",
+            "# After an upgrade of tde:",
+            "tde pg register --refresh",
         ),
     )(register_cluster)
-    app.command("unregister", epilog=examples("tde pg unregister 15/main", "tde pg unregister 15"))(
-        unregister_cluster
-    )
+    app.command(
+        "unregister",
+        epilog=examples(
+            "tde pg unregister 15/main", "tde pg unregister 15", "tde pg unregister --all"
+        ),
+    )(unregister_cluster)
     app.command(
         "unit",
         epilog=examples(
@@ -82,7 +88,7 @@ def register(app: typer.Typer) -> None:
 
 @opens_keystore
 def register_cluster(
-    cluster: ClusterArgument,
+    cluster: ClusterArgument = None,
     keystore: KeystoreOption = None,
     directory: Annotated[
         Path | None,
@@ -98,6 +104,14 @@ def register_cluster(
         Scope, typer.Option(help="With a version: what its new clusters encrypt.")
     ] = Scope.CLUSTER,
     bindir: BindirOption = None,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh",
+            help="Bring the programs of all that is registered up to date with this tde. It opens "
+            "no keystore; running servers keep what they have until their next start.",
+        ),
+    ] = False,
     source: PassphraseSource = PROMPT,
 ) -> None:
     """Let pg_ctlcluster and systemd start an encrypted cluster of Debian's.
@@ -106,7 +120,8 @@ def register_cluster(
     pg_ctlcluster, systemctl and the start at boot work as for a plain one. The keystore must open
     by itself (tde keystore auto-open enable), because none of them can ask for a passphrase.
 
-    It changes pg_ctl_options in the cluster's pg_ctl.conf. Run it again after an upgrade of tde.
+    It changes pg_ctl_options in the cluster's pg_ctl.conf. After an upgrade of tde run it again, or
+    once with --refresh for everything; the Debian package does that itself.
 
     With a version instead of a cluster, root replaces that version's programs by stand-ins (with
     dpkg-divert, which upgrades respect): pg_createcluster then makes encrypted clusters with the
@@ -116,6 +131,11 @@ def register_cluster(
     from tde.postgres.server.debian_layout import find_debian_cluster
     from tde.postgres.service import registration
 
+    if refresh:
+        _refresh()
+        return
+    if cluster is None:
+        raise _unnamed("--refresh")
     if cluster.isdecimal():
         with open_for_programs(require_keystore(keystore), source) as opened:
             _register_version(int(cluster), opened, algorithm_of(aes), scope)
@@ -131,6 +151,26 @@ def register_cluster(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _unnamed(everything: str) -> TdeError:
+    return TdeError(
+        "no cluster was named", remedy=f"Name it as pg_lsclusters does, or use {everything}."
+    )
+
+
+def _refresh() -> None:
+    from tde.postgres.service.registration import refresh_registered
+
+    refreshed, failed = refresh_registered()
+    for made in refreshed:
+        console.print(f"{made.path} is up to date.", markup=False, soft_wrap=True)
+    if not refreshed and not failed:
+        console.print("No cluster is registered.")
+    if failed:
+        raise TdeError(
+            "; ".join(map(str, failed)), remedy=" ".join(error.remedy or "" for error in failed)
+        )
 
 
 def _register_version(major: int, keystore: Keystore, algorithm: Algorithm, scope: Scope) -> None:
@@ -167,19 +207,54 @@ def _unregister_version(major: int) -> None:
         )
 
 
-def unregister_cluster(cluster: ClusterArgument) -> None:
+def unregister_cluster(
+    cluster: ClusterArgument = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All versions and clusters, as before tde is removed.")
+    ] = False,
+) -> None:
     """Let pg_ctlcluster start a cluster with PostgreSQL's own server again.
 
-    An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused.
+    An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused. Data and
+    keystores stay as they are, and so do servers that run.
     """
-    from tde.postgres.cluster.marker import read_marker
     from tde.postgres.server.debian_layout import find_debian_cluster
-    from tde.postgres.service import registration
 
+    if everything:
+        _unregister_everything()
+        return
+    if cluster is None:
+        raise _unnamed("--all")
     if cluster.isdecimal():
         _unregister_version(int(cluster))
         return
-    found = find_debian_cluster(cluster)
+    _unregister_cluster(find_debian_cluster(cluster))
+
+
+def _unregister_everything() -> None:
+    from tde.postgres.server.debian_layout import debian_clusters
+    from tde.postgres.service.diversion import diverted_versions, encrypted_clusters
+    from tde.postgres.service.registration import registered_programs
+
+    for major in diverted_versions():
+        _unregister_version(major)
+    for cluster in debian_clusters():
+        if registered_programs(cluster) is not None:
+            _unregister_cluster(cluster)
+    left = ", ".join(map(str, encrypted_clusters()))
+    if left:
+        console.print(
+            f"Encrypted, so from now on neither pg_ctlcluster nor systemd starts them: {left}. "
+            "Their data and keystores stay as they are.",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _unregister_cluster(found: DebianCluster) -> None:
+    from tde.postgres.cluster.marker import read_marker
+    from tde.postgres.service import registration
+
     directory = registration.unregister_cluster(found)
     if directory is None:
         console.print(f"{found} is not registered.", markup=False)

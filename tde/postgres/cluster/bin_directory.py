@@ -137,24 +137,66 @@ def install_bin_directory(
     create_parents(directory, None)
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
-    names = sorted(path.name for path in usable.bindir.iterdir() if os.access(path, os.X_OK))
-    with_keys = tuple(name for name in names if keystore and _is_stood_in(usable.bindir / name))
     if keystore is not None:
-        _write_texts(directory, usable, keystore, scope, tde, checksums)
+        _write_settings(directory, usable, keystore, scope, tde, checksums)
+    opened = None if keystore is None else keystore.path
+    made = _write_programs(directory, usable.bindir, opened)
+    require_reachable(os_user, directory / "postgres", "the directory of the programs")
+    return made
+
+
+def refresh_bin_directory(directory: Path) -> BinDirectory:
+    """Bring the programs of a directory up to date with this release of tde, as an upgrade does.
+
+    It keeps its settings, and opens no keystore. Running servers keep the library that they have
+    until their next start.
+
+    Args:
+        directory: made by :func:`install_bin_directory` for encrypted clusters, and writable by
+            nobody whom the caller does not trust.
+
+    Raises:
+        TdeError: it is no such directory, or PostgreSQL's own programs are gone.
+        InterposerError: the C programs were not built.
+    """
+    settings = _read_settings(directory)
+    bindir, keystore = Path(settings["bindir"]), Path(settings["keystore"])
+    if not (bindir / "postgres").is_file():
+        raise TdeError(
+            f"{directory} stands for {bindir}, where there is no PostgreSQL any more",
+            remedy=f"Install that PostgreSQL again, or remove {directory}.",
+        )
+    return _write_programs(directory, bindir, keystore)
+
+
+def _read_settings(directory: Path) -> dict[str, str]:
+    try:
+        lines = (directory / STAND_IN_SETTINGS).read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    settings = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    if not {"bindir", "keystore"} <= settings.keys():
+        raise TdeError(
+            f"{directory} was not made for encrypted clusters by tde",
+            remedy="Make it: tde pg install-bin DIR --keystore DIR",
+        )
+    return settings
+
+
+def _write_programs(directory: Path, bindir: Path, keystore: Path | None) -> BinDirectory:
+    """Write what belongs to this release of tde, the programs last, which need the rest."""
+    names = sorted(path.name for path in bindir.iterdir() if os.access(path, os.X_OK))
+    with_keys = tuple(name for name in names if keystore and _is_stood_in(bindir / name))
+    if keystore is not None:
+        _write_texts(directory)
     program = _program().read_bytes() if with_keys else b""
     for name in names:
         if name in with_keys:
             replace_readable_file(directory / name, program, 0o755)
         else:
-            _link(usable.bindir / name, directory / name)
-    require_reachable(os_user, directory / "postgres", "the directory of the programs")
-    return BinDirectory(
-        path=directory,
-        bindir=usable.bindir,
-        keystore=None if keystore is None else keystore.path,
-        with_keys=with_keys,
-        linked=tuple(name for name in names if name not in with_keys),
-    )
+            _link(bindir / name, directory / name)
+    linked = tuple(name for name in names if name not in with_keys)
+    return BinDirectory(directory, bindir, keystore, with_keys, linked)
 
 
 def is_bin_directory(directory: Path) -> bool:
@@ -213,7 +255,7 @@ def _ensure_keys(keystore: Keystore, scope: Scope, algorithm: Algorithm) -> None
         create_initial_keys(keystore, scope, algorithm)
 
 
-def _write_texts(
+def _write_settings(
     directory: Path,
     binaries: PostgresBinaries,
     keystore: Keystore,
@@ -221,7 +263,7 @@ def _write_texts(
     tde: Path,
     checksums: bool,
 ) -> None:
-    """Write what the C program reads, and the interposer, before the programs themselves."""
+    """Write what is of this installation and keystore."""
     server = (binaries.bindir / "postgres").stat()
     settings = {
         "bindir": binaries.bindir,
@@ -233,13 +275,17 @@ def _write_texts(
         "checksums": "yes" if checksums else "no",
     }
     _write(directory / STAND_IN_SETTINGS, "".join(f"{k}={v}\n" for k, v in settings.items()))
+    _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
+
+
+def _write_texts(directory: Path) -> None:
+    """Write what the C program reads and is of this release of tde, and the interposer."""
     # Not at the top: reading ELF files takes a library that most commands never need.
     from tde.postgres.server.symbols import symbols_to_look_for
 
     _write(directory / _SYMBOLS_FILE, symbols_to_look_for(find_interposer()))
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
     _write(directory / _LOG_TEXT, LOG_SECTION)
-    _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
     replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
 
 

@@ -41,6 +41,7 @@ from tde.postgres.service.registration import (
 if TYPE_CHECKING:
     from tde.keystore import Keystore
 
+_STOCK = "tde-stock"  # Beside PostgreSQL's own bin.
 _NEW = ".tde-new"  # Behind the name of a link or file that is about to take a place.
 
 
@@ -70,7 +71,7 @@ class _Places:
     @classmethod
     def of(cls, major: int) -> _Places:
         used = Path(PROGRAMS_OF_VERSION.format(major))
-        return cls(used, used.parent / "tde-stock", PLACE_OF_ROOT / str(major))
+        return cls(used, used.parent / _STOCK, PLACE_OF_ROOT / str(major))
 
 
 def divert_programs(
@@ -138,11 +139,23 @@ def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
     shutil.rmtree(places.stand_ins, ignore_errors=True)
     return tuple(
         cluster
-        for cluster in debian_clusters()
-        if cluster.major == major
-        and registered_programs(cluster) is None
-        and read_marker(cluster.data_directory) is not None
+        for cluster in encrypted_clusters()
+        if cluster.major == major and registered_programs(cluster) is None
     )
+
+
+def diverted_versions() -> list[int]:
+    """Return the major versions whose programs are stand-ins now."""
+    places = Path(PROGRAMS_OF_VERSION.format("*")).parent / _STOCK
+    found = Path("/").glob(str(places.relative_to("/")))
+    return sorted(int(stock.parent.name) for stock in found if stock.parent.name.isdecimal())
+
+
+def encrypted_clusters() -> list[DebianCluster]:
+    """Return the encrypted ones among the clusters of postgresql-common."""
+    return [
+        cluster for cluster in debian_clusters() if read_marker(cluster.data_directory) is not None
+    ]
 
 
 def _require_possible(places: _Places, major: int) -> None:

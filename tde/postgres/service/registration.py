@@ -15,11 +15,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.errors import ClusterKeystoreError, DataDirectoryError, TdeError
+from tde.errors import ClusterKeystoreError, DataDirectoryError, InterposerError, TdeError
 from tde.postgres.cluster.bin_directory import (
     BinDirectory,
     install_bin_directory,
     is_bin_directory,
+    refresh_bin_directory,
 )
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker
@@ -122,13 +123,41 @@ def registered_programs(cluster: DebianCluster) -> Path | None:
     return server.parent if server is not None and is_bin_directory(server.parent) else None
 
 
+def refresh_registered() -> tuple[list[BinDirectory], list[TdeError]]:
+    """Bring the stand-ins of all registered clusters and versions up to date with this tde.
+
+    Only those in the place that is this user's own: what pg_ctl.conf names elsewhere may be the
+    server user's, who must not choose where root writes.
+
+    Returns:
+        The directories that were brought up to date, and what was wrong with others.
+
+    Raises:
+        InterposerError: the C programs were not built.
+    """
+    refreshed, failed = [], []
+    for directory in sorted(_own_place().glob("*")):
+        if not is_bin_directory(directory):
+            continue
+        try:
+            refreshed.append(refresh_bin_directory(directory))
+        except InterposerError:
+            raise
+        except TdeError as error:
+            failed.append(error)
+    return refreshed, failed
+
+
 def default_directory(cluster: DebianCluster) -> Path:
     """Return where the stand-ins of a cluster lie; root makes them out of the server's reach."""
-    name = f"{cluster.major}-{cluster.name}"
+    return _own_place() / f"{cluster.major}-{cluster.name}"
+
+
+def _own_place() -> Path:
     if os.geteuid() == 0:
-        return PLACE_OF_ROOT / name
+        return PLACE_OF_ROOT
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "tde" / "bin" / name
+    return Path(home) / "tde" / "bin"
 
 
 def _require_free(programs: Path, marker: Marker) -> None:

@@ -12,6 +12,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, TdeError
 from tde.keystore import Keystore, inspect_keystore, read_key_log
 from tde.postgres import PostgresBinaries, Scope, install_bin_directory
+from tde.postgres.cluster.bin_directory import refresh_bin_directory
 from tde.postgres.cluster.keymap import KeySource, map_key, read_map
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.server.os_user import run_as
@@ -292,6 +293,36 @@ def test_a_directory_for_plain_clusters_is_updated_to_one_with_keys(
         assert not (directory / "initdb").is_symlink()
         assert (directory / "psql").is_symlink()
     assert '"scope": "tablespaces"' in (directory / "tde.json").read_text()
+
+
+def test_another_release_brings_its_programs_and_keeps_the_settings(
+    programs: Programs, os_user_tmp_path: Path
+) -> None:
+    directory = programs.directory
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    for name in ("postgres", "libtde_io.so", "guard.conf"):
+        (directory / name).unlink()
+        (directory / name).write_bytes(b"of another release")
+    # A keystore that cannot be opened now is no reason to start with old programs at night.
+    (programs.sockets / "ks").rename(os_user_tmp_path / "elsewhere")
+    made = refresh_bin_directory(directory)
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert "postgres" in made.with_keys
+    assert "psql" in made.linked
+    assert os.access(directory / "postgres", os.X_OK)
+
+
+def test_what_stands_for_nothing_is_not_brought_up_to_date(
+    programs: Programs, os_user_tmp_path: Path
+) -> None:
+    settings = programs.directory / "tde-bin.conf"
+    lines = settings.read_text().splitlines()
+    gone = [line if not line.startswith("bindir=") else "bindir=/gone" for line in lines]
+    settings.write_text("\n".join(gone) + "\n")
+    with pytest.raises(TdeError, match="stands for /gone, where there is no PostgreSQL"):
+        refresh_bin_directory(programs.directory)
+    with pytest.raises(TdeError, match="was not made for encrypted clusters"):
+        refresh_bin_directory(os_user_tmp_path)
 
 
 def test_the_key_log_tells_of_the_keys_that_the_directory_uses(

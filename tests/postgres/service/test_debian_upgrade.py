@@ -113,6 +113,14 @@ def encrypt_and_run() -> None:
     assert "tde-start" in run("pg_ctlcluster", 15, "main", "start", exit_code=1)
     type_page("Let Debian start it")
     require_content(15)
+    # As after an upgrade of tde, while the server runs.
+    program = Path("/var/lib/tde/bin/15-main/postgres")
+    content = program.read_bytes()
+    program.unlink()  # It is running.
+    program.write_bytes(b"of an older release")
+    assert f"{program.parent} is up to date" in run("tde", "pg", "register", "--refresh")
+    assert program.read_bytes() == content
+    run("pg_ctlcluster", 15, "main", "restart")
     assert sql(15, "SELECT h -> 'a', length(digest('x', 'sha256')) FROM h") == "1|32"
     # What the version to come does not bring, or, from a release before that of the old, refuses.
     for database in ("postgres", "shop", "template1"):
@@ -150,7 +158,9 @@ def decrypt() -> None:
     assert {program.name for program in PROGRAMS.iterdir()} == names
     assert all(program.exists() for program in PROGRAMS.iterdir())
     assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
-    run("tde", "pg", "unregister", 18)
+    shown = run("tde", "pg", "unregister", "--all")
+    assert "PostgreSQL 18 has its own programs again" in shown
+    assert "neither pg_ctlcluster nor systemd starts them: 15/main." in shown
     for major in (15, 18):
         server = Path(f"/usr/lib/postgresql/{major}/bin/postgres")
         assert server.is_file()

@@ -1,0 +1,1 @@
+"""What is installed: manual pages, wheels and the Debian package."""
