@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tarfile
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def test_a_running_cluster_and_a_backup_in_tar_format(made, os_user_tmp_path):
     assert "in tar format" in packed.problem
     assert "base.tar" in packed.remedy
     unpacked = os_user_tmp_path / "unpacked"
-    with tarfile.open(backup / "base.tar") as tar:
-        tar.extractall(unpacked, filter="data")
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xf", backup / "base.tar", "-C", unpacked], check=True)
     # Its links are made by PostgreSQL when it starts.
     assert list((unpacked / "pg_tblspc").iterdir()) == []
     assert files_needed(needed_keys(unpacked, made.keystore)) == dict.fromkeys(wanted, True)
