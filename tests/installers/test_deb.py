@@ -1,4 +1,4 @@
-"""The Debian package in a clean Debian of this machine's release, from its installation until it is purged."""
+"""The Debian package in a clean Debian of this machine's release, until it is purged."""
 
 from __future__ import annotations
 
