@@ -16,7 +16,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life reference sanitize valgrind lint clean \
+.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life reference trixie sid sanitize valgrind lint clean \
 	wheel wheel-aarch64 deb wheel-test deb-test
 
 help: ## List the targets
@@ -70,6 +70,11 @@ power-loss: setup ## Power cuts, stock beside tde (hours; POWER_LOSS_ARGS="--ver
 
 life: setup ## The life of keys on a running pair, typed once more (root; minutes): results/life-of-keys.md
 	LIFE_TRANSCRIPT=results/life-of-keys.md $(BIN)/python -m pytest -m slow tests/life -k pg15 $(PYTEST_ARGS)
+
+trixie: ## All tests on Debian 13, in a chroot (root; an hour; DISTRIBUTION_ARGS="-- tests/backup")
+sid: ## The same on Debian sid, with PostgreSQL 15 and 17 to 19
+trixie sid:
+	tests/distributions/run.sh $@ $(DISTRIBUTION_ARGS)
 
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)

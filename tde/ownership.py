@@ -83,11 +83,15 @@ def is_out_of_reach(path: Path) -> bool:
     return _part_within_reach(path) is None
 
 
-def create_parents(path: Path, owner: Owner | None) -> None:
+def create_parents(path: Path, owner: Owner | None) -> list[Path]:
     """Make the missing parents of ``path``, as :func:`create_directory` but of mode 0755.
 
     Those that only root can make stay root's.
+
+    Returns:
+        The directories that were made, the outermost first.
     """
+    made = []
     for parent in reversed(path.parents):
         if parent.exists():
             continue
@@ -96,7 +100,9 @@ def create_parents(path: Path, owner: Owner | None) -> None:
         elif not _made_by(owner, parent, _SHARED):
             with _open_parent(parent, owner) as directory:
                 os.mkdir(parent.name, _SHARED, dir_fd=directory)
+        made.append(parent)
         _make_durable(parent)
+    return made
 
 
 def adopt_directory(path: Path, owner: Owner | None) -> None:

@@ -11,6 +11,8 @@ import codecs
 # Looked up now: errors are also made with the rights of the server's user, for whom Python's own
 # files may be out of reach.
 _escape = codecs.getencoder("unicode_escape")
+# What Python decodes a byte of a path to that is not UTF-8 (PEP 383): this plus the byte.
+_FIRST_SURROGATE = 0xDC00
 
 
 def printable(text: str, limit: int | None = None) -> str:
@@ -23,7 +25,15 @@ def printable(text: str, limit: int | None = None) -> str:
         text = f"{text[: limit - 1]}…"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escape(c)[0].decode() for c in text)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    """Return an escape. A byte that is not UTF-8 is shown as a shell takes it in ``$'…'``."""
+    byte = ord(character) - _FIRST_SURROGATE
+    if 0x80 <= byte <= 0xFF:
+        return f"\\x{byte:02x}"
+    return _escape(character)[0].decode()
 
 
 def printable_lines(text: str) -> str:

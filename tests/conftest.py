@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,12 @@ from tde import _core
 from tde.algorithms import Algorithm
 from tde.errors import InterposerError, TdeError
 from tde.keystore import Keystore
-from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, list_binaries, server_os_user
+from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, server_os_user
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.os_user import run_as
 from tde.postgres.server.sockets import private_directory, remove_private_directory
 from tests.cluster_templates import ClusterTemplates, Wanted
+from tests.installations import installations, tested_installations
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 from tests.light_forks import use_setpriv
 
@@ -75,21 +75,12 @@ _PORT = 20000 + os.getpid() % 40000
 SERVER_OPTIONS = {"listen_addresses": "", "shared_buffers": "16MB", "fsync": "off"}
 
 
-@lru_cache
-def _installations() -> dict[int, PostgresBinaries]:
-    """Return the first installation of each major version."""
-    found: dict[int, PostgresBinaries] = {}
-    for binaries in list_binaries():
-        found.setdefault(binaries.major, binaries)
-    return dict(sorted(found.items()))
-
-
 def pytest_report_header() -> list[str]:
     try:
         interposer = str(find_interposer())
     except InterposerError:
         interposer = "not built"
-    servers = ", ".join(f"{b.version_text} in {b.bindir}" for b in _installations().values())
+    servers = ", ".join(f"{b.version_text} in {b.bindir}" for b in installations().values())
     return [
         f"PostgreSQL: {servers or 'none'}",
         f"libcrypto: {_core.openssl_version()}",
@@ -100,19 +91,19 @@ def pytest_report_header() -> list[str]:
 @pytest.fixture(scope="session")
 def postgres_installations() -> dict[int, PostgresBinaries]:
     """The installations on this machine, by major version."""
-    return _installations()
+    return installations()
 
 
 def _slow_but(*majors: int | None) -> list[Any]:
     """Return the installations as parameters; all but some versions are marked slow."""
     return [
         pytest.param(found, id=f"pg{major}", marks=() if major in majors else (pytest.mark.slow,))
-        for major, found in _installations().items()
+        for major, found in tested_installations().items()
     ]
 
 
-_OLDEST = min(_installations(), default=None)
-_NEWEST = max(_installations(), default=None)
+_OLDEST = min(tested_installations(), default=None)
+_NEWEST = max(tested_installations(), default=None)
 
 
 @pytest.fixture(scope="session", params=_slow_but(_OLDEST, _NEWEST))
@@ -133,9 +124,9 @@ def binaries_older_slow(request: pytest.FixtureRequest) -> PostgresBinaries:
 
 
 @pytest.fixture(scope="session")
-def any_binaries(postgres_installations: dict[int, PostgresBinaries]) -> PostgresBinaries:
+def any_binaries() -> PostgresBinaries:
     """One installation, for what does not depend on the version of the server."""
-    return next(iter(postgres_installations.values()))
+    return next(iter(tested_installations().values()))
 
 
 @pytest.fixture(scope="session")

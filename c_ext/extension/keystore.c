@@ -66,21 +66,21 @@ static void tell(StringInfo output)
 static void act(FunctionCallInfo fcinfo, const char *verb, const char *done)
 {
     struct tde_extension_secret secrets[TDE_EXTENSION_MOST_SECRETS];
-    int count = PG_NARGS();
+    volatile int count = 0;
     StringInfoData output;
 
     tde_extension_require_rights();
     tde_extension_require_interposer();
-    for (int i = 0; i < count; i++)
-        secrets[i] = secret_of(fcinfo, i);
     initStringInfo(&output);
     PG_TRY();
     {
+        for (; count < PG_NARGS(); count++)
+            secrets[count] = secret_of(fcinfo, count);
         tde_extension_run(verb, no_arguments, secrets, count, &output);
     }
     PG_FINALLY();
     {
-        forget(secrets, count);
+        forget(secrets, count); /* Also the first, when the second is refused. */
     }
     PG_END_TRY();
     ereport(LOG, (errmsg("role \"%s\" has %s", GetUserNameFromId(GetUserId(), false), done)));

@@ -184,7 +184,8 @@ static void process_utility(PlannedStmt *pstmt, const char *text, bool is_read_o
         find_option(((CreateTableSpaceStmt *)statement)->options) != NULL) {
         CreateTableSpaceStmt *own;
 
-        pstmt = copyObject(pstmt);
+        /* Not its macro copyObject, which in 19 needs a compiler that is set to C23. */
+        pstmt = copyObjectImpl(pstmt);
         own = (CreateTableSpaceStmt *)pstmt->utilityStmt;
         create(own, find_option(own->options), context == PROCESS_UTILITY_TOPLEVEL);
     } else if (IsA(statement, AlterTableSpaceOptionsStmt) &&

@@ -3,10 +3,12 @@
  */
 #include <postgres.h>
 
+#include <access/htup_details.h>
 #include <catalog/pg_tablespace_d.h>
 #include <fmgr.h>
 #include <funcapi.h>
 #include <utils/builtins.h>
+#include <utils/tuplestore.h>
 
 #include "extension/compat.h"
 #include "extension/interposer.h"

@@ -24,18 +24,27 @@
 #define SMALLEST_CRC_AT 128u /* No version has been that short; skips chance finds at the front. */
 #define CRC_STEP 4u
 
-/* PG_CONTROL_VERSION, and how far data_checksum_version is in front of the checksum of the file. */
-#define VERSION_OF_15 1300u /* and of 16 and 17: 32 bytes of nonce between them */
-#define BEFORE_CRC_IN_15 36u
-#define VERSION_OF_18 1800u /* and default_char_signedness with the nonce, padded */
-#define BEFORE_CRC_IN_18 40u
+/*
+ * How far members are in front of the checksum of the file, by PG_CONTROL_VERSION.  loblksize, and
+ * float8ByVal behind it, show that this is the layout.
+ */
+struct layout {
+    uint32_t version;
+    size_t data_checksum_version;
+    size_t loblksize;
+};
 
-/* The two members in front of it, which show that this is the layout: loblksize, float8ByVal. */
-#define LARGE_OBJECT_BLOCK_BEFORE 8u
+static const struct layout layouts[] = {
+    {1300, 36, 44}, /* 15, 16: 32 bytes of nonce are behind data_checksum_version */
+    {1700, 36, 44}, /* 17 */
+    {1800, 40, 48}, /* 18: and default_char_signedness, padded with the nonce */
+    {1905, 40, 52}, /* 19: data_checksum_version_init is in front of data_checksum_version */
+};
+
 #define LARGE_OBJECT_BLOCK 2048u /* LOBLKSIZE, of pages of 8 KiB */
-#define FLOAT8_BY_VALUE_BEFORE 4u
+#define FLOAT8_BY_VALUE_BEHIND 4u
 
-/* data_checksum_version; PG_DATA_CHECKSUM_VERSION is the only one there is. */
+/* data_checksum_version: PG_DATA_CHECKSUM_OFF and PG_DATA_CHECKSUM_VERSION. */
 #define CHECKSUMS_OFF 0u
 #define CHECKSUMS_ON 1u
 
@@ -154,21 +163,35 @@ bool tde_format_control_show(uint8_t sector[TDE_CONTROL_SECTOR])
     return true;
 }
 
-bool tde_format_control_turn_on_checksums(uint8_t sector[TDE_CONTROL_SECTOR])
+static const struct layout *find_layout(const uint8_t sector[TDE_CONTROL_SECTOR], size_t crc_at)
 {
     uint32_t version = load_native(sector + VERSION_AT);
+
+    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++) {
+        const uint8_t *loblksize = sector + crc_at - layouts[i].loblksize;
+
+        if (layouts[i].version == version && load_native(loblksize) == LARGE_OBJECT_BLOCK &&
+            load_native(loblksize + FLOAT8_BY_VALUE_BEHIND) <= 1)
+            return &layouts[i];
+    }
+    return NULL;
+}
+
+bool tde_format_control_turn_on_checksums(uint8_t sector[TDE_CONTROL_SECTOR])
+{
     size_t crc_at = find_crc(sector);
+    const struct layout *layout;
     uint32_t checksums;
     size_t at;
 
-    if (crc_at == 0 || (version != VERSION_OF_15 && version != VERSION_OF_18) ||
-        !tde_crypto_is_zero(sector + NOTE_AT, TDE_CONTROL_SECTOR - NOTE_AT))
+    if (crc_at == 0 || !tde_crypto_is_zero(sector + NOTE_AT, TDE_CONTROL_SECTOR - NOTE_AT))
         return false;
-    at = crc_at - (version == VERSION_OF_18 ? BEFORE_CRC_IN_18 : BEFORE_CRC_IN_15);
+    layout = find_layout(sector, crc_at);
+    if (layout == NULL)
+        return false;
+    at = crc_at - layout->data_checksum_version;
     checksums = load_native(sector + at);
-    if ((checksums != CHECKSUMS_OFF && checksums != CHECKSUMS_ON) ||
-        load_native(sector + at - LARGE_OBJECT_BLOCK_BEFORE) != LARGE_OBJECT_BLOCK ||
-        load_native(sector + at - FLOAT8_BY_VALUE_BEFORE) > 1)
+    if (checksums != CHECKSUMS_OFF && checksums != CHECKSUMS_ON)
         return false;
     store_native(sector + at, CHECKSUMS_ON);
     store_native(sector + crc_at, crc_of(sector, crc_at));

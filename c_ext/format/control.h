@@ -26,7 +26,7 @@ bool tde_format_control_show(uint8_t sector[TDE_CONTROL_SECTOR]);
 
 /*
  * Say that every page has a data checksum, in a sector in which no state is hidden.  False, with
- * SECTOR as it was, when it is no valid control file of PostgreSQL 15 to 18.
+ * SECTOR as it was, when it is no valid control file of PostgreSQL 15 to 19.
  */
 bool tde_format_control_turn_on_checksums(uint8_t sector[TDE_CONTROL_SECTOR]);
 

@@ -1,8 +1,10 @@
 /*
  * format/plain.c - see format/plain.h.
  *
- * The names are those of PostgreSQL 15 to 19 and of extensions that keep counters beside the
- * server's own.  A pattern is compared with a whole path:
+ * The names are those of PostgreSQL 15 to 19 with its contrib, of which only pg_prewarm,
+ * pg_stat_statements, pg_stash_advice and basic_archive write files under names of their own, and
+ * of extensions that keep counters beside the server's own.  A pattern is compared with a whole
+ * path:
  *
  *   *  one or more characters of one component      #  one or more decimal digits
  *   %  one or more upper-case hexadecimal digits    @  eight of them
@@ -61,7 +63,8 @@ static const struct tde_plain_rule rules[] = {
            "postgresql.auto.conf", "postgresql.conf", "pg_hba.conf", "pg_ident.conf",
            "pg_hosts.conf", "!.s.PGSQL.#.lock"),
      NAMES("backup_manifest", "fallback_promote", "logrotate", "~*.conf", "~*.conf.sample",
-           "~*.conf.bak", "~*.conf.done", "*.crt", "*.key", "*.pem", "*.crl")},
+           "~*.conf.bak", "~*.conf.done", "pg_createsubscriber.conf.disabled",
+           "*.crt", "*.key", "*.pem", "*.crl")},
     {"`pg_upgrade_output.d`", "definitions of objects; `pg_upgrade` removes it when it succeeds",
      false, NO_NAMES, NAMES("pg_upgrade_output.d/>")},
     {"`tde.keymap`", "which key of the keystore each tablespace has: names of keys, no keys", false,

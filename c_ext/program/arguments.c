@@ -1,7 +1,7 @@
 /*
  * program/arguments.c - find the data directory and the mode of a program, as its own parser would.
  *
- * The tables follow the programs of PostgreSQL 15 to 18.  An option that is not in a table only
+ * The tables follow the programs of PostgreSQL 15 to 19.  An option that is not in a table only
  * matters where a directory may be given without -D; a server whose directory is not found
  * starts without keys, which its configuration refuses.
  */
@@ -51,10 +51,10 @@ static const struct program programs[] = {
       "char-signedness", NULL}},
     {"pg_rewind", TDE_NEED_CLUSTER, "cD:nNPR", false, "target-pgdata",
      {"source-pgdata", "source-server", "config-file", "sync-method", NULL}},
-    {"pg_createsubscriber", TDE_NEED_CLUSTER, "ad:D:np:P:s:t:TU:v", false, "pgdata",
+    {"pg_createsubscriber", TDE_NEED_CLUSTER, "ad:D:l:np:P:s:t:TU:v", false, "pgdata",
      {"database", "publisher-port", "publisher-server", "socketdir", "recovery-timeout",
       "subscriber-username", "config-file", "publication", "replication-slot", "subscription",
-      "remove", "clean", NULL}},
+      "remove", "clean", "logdir", NULL}},
     {"pg_basebackup", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},
     {"pg_receivewal", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},
     {"pg_waldump", TDE_NEED_KEYS, NULL, false, NULL, {NULL}},

@@ -8,10 +8,12 @@
 #include "program/data_directory.h"
 
 #include <ctype.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "program/settings.h"
@@ -66,22 +68,37 @@ static bool take(const char *line, char to[PATH_MAX])
     return true;
 }
 
+/* A file that can be read to its end; a pipe that somebody has put there would be waited for. */
+static FILE *open_regular(const char *path)
+{
+    struct stat status;
+    FILE *file = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode))
+        file = fdopen(fd, "r");
+    if (file == NULL && fd >= 0)
+        close(fd);
+    return file;
+}
+
 const char *tde_program_data_directory(const char *directory, char to[PATH_MAX])
 {
     char path[PATH_MAX];
     char line[PATH_MAX + 64];
     char found[PATH_MAX];
     bool is_set = false;
+    bool is_beginning = true; /* or what follows in a line that is longer than any of a path */
     FILE *file;
 
     if (tde_program_path(path, directory, "PG_VERSION") != 0 || access(path, F_OK) == 0 ||
         tde_program_path(path, directory, "postgresql.conf") != 0)
         return directory;
-    file = fopen(path, "re");
+    file = open_regular(path);
     if (file == NULL)
         return directory;
-    while (fgets(line, sizeof line, file) != NULL)
-        if (take(line, found)) {
+    for (; fgets(line, sizeof line, file) != NULL; is_beginning = strchr(line, '\n') != NULL)
+        if (is_beginning && take(line, found)) {
             memcpy(to, found, strlen(found) + 1); /* The last line counts. */
             is_set = true;
         }

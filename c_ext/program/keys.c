@@ -152,6 +152,18 @@ static enum tde_cluster_state compare_marker(const struct tde_program_settings *
     return TDE_CLUSTER_UNUSABLE;
 }
 
+static ssize_t read_regular(int fd, void *to, size_t size)
+{
+    struct stat status;
+
+    if (fstat(fd, &status) != 0)
+        return -1;
+    if (S_ISREG(status.st_mode))
+        return read(fd, to, size);
+    errno = EINVAL;
+    return -1;
+}
+
 enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settings *settings,
                                                  const char *directory)
 {
@@ -162,10 +174,11 @@ enum tde_cluster_state tde_program_cluster_state(const struct tde_program_settin
 
     if (directory == NULL || tde_program_path(path, directory, TDE_MARKER_FILE) != 0)
         return TDE_CLUSTER_PLAIN;
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* As tde itself: no link is followed, and no pipe is waited for. */
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
         return TDE_CLUSTER_PLAIN;
-    length = fd < 0 ? -1 : read(fd, marker, TDE_MARKER_LIMIT);
+    length = fd < 0 ? -1 : read_regular(fd, marker, TDE_MARKER_LIMIT);
     if (length < 0) {
         tde_program_error(settings->program, NULL, "could not read %s: %s", path, strerror(errno));
         if (fd >= 0)
@@ -380,8 +393,11 @@ int tde_program_hand_over(const struct tde_program_settings *settings)
         if (fd >= 0 && announce(settings, fd) == 0)
             result = 0;
         else
-            tde_program_error(settings->program, NULL, "could not hand over the keys: %s",
-                              strerror(errno));
+            tde_program_error(settings->program,
+                              errno == EPERM ? "Allow the system call memfd_create in the seccomp "
+                                               "profile of the container or service."
+                                             : NULL,
+                              "could not hand over the keys: %s", strerror(errno));
     }
     tde_crypto_wipe(&secret, sizeof secret);
     return result;

@@ -45,7 +45,7 @@ static const char *variable(const char *name)
     return value == NULL || *value == '\0' ? NULL : value;
 }
 
-/* The options of pg_upgrade of PostgreSQL 15 to 18. */
+/* The options of pg_upgrade of PostgreSQL 15 to 19. */
 static int find_clusters(int argc, char *const argv[], struct clusters *clusters)
 {
     static const struct option options[] = {
@@ -125,9 +125,11 @@ static int open_map(const struct tde_program_settings *settings, const char *dir
 
     if (tde_program_path(path, directory, TDE_KEYMAP_FILE) != 0)
         return report(settings, directory, "its path is too long");
-    map->fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW);
+    map->fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (map->fd < 0 || fstat(map->fd, &status) != 0)
         return report(settings, directory, strerror(errno));
+    if (!S_ISREG(status.st_mode))
+        return report(settings, directory, "it is not a regular file");
     if (status.st_size > (off_t)TDE_KEYMAP_LONGEST)
         return report(settings, directory, "it is too long");
     map->content = calloc((size_t)status.st_size + (more + 1) * TDE_KEYMAP_UNIT, 1);

@@ -53,8 +53,9 @@ def issue_finding(file: AuditedFile, issue: Issue) -> Finding:
     return Finding(
         issue.kind,
         file.path,
-        f"{file.path}: {where} {problem}",
+        f"{file.label}: {where} {problem}",
         remedy,
+        member=file.member,
         block=issue.block,
         blocks=issue.blocks,
     )
@@ -78,12 +79,31 @@ def canary_finding(file: AuditedFile, offsets: tuple[int, ...], by_decision: boo
     return Finding(
         FindingKind.CANARY,
         file.path,
-        f"{file.path}: the canary is at byte {offsets[0]}{more}",
+        f"{file.label}: the canary is at byte {offsets[0]}{more}",
         remedy,
+        member=file.member,
         block=offsets[0] // _core.BLOCK_SIZE,
         blocks=1,
         offsets=offsets,
     )
+
+
+def damaged_finding(file: AuditedFile, damage: str) -> Finding:
+    """Return the finding for stored bytes that are not what was stored."""
+    return Finding(
+        FindingKind.DAMAGED,
+        file.path,
+        f"{file.label}: {damage}",
+        "What is not there was not judged. If the file is still being written, repeat the audit; "
+        "else it cannot be restored: take another backup.",
+        member=file.member,
+    )
+
+
+def not_judged_finding(path: Path, problem: str, remedy: str, member: str = "") -> Finding:
+    """Return the finding for what nobody can read here; ``problem`` continues its name."""
+    label = f"{path} ({member})" if member else str(path)
+    return Finding(FindingKind.NOT_JUDGED, path, f"{label} {problem}", remedy, member=member)
 
 
 def no_key_finding(oid: int, directory: Path) -> Finding:

@@ -11,20 +11,24 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from tde import _core
 from tde.audit.report import FileClass, Finding, FindingKind
+from tde.audit.tar import TarArchive
+from tde.audit.unpacking import ENDINGS, Compression, compression_of
 from tde.page.identity import CoreIdentity
 from tde.postgres.cluster.links import (
     DirectoryId,
     directory_id,
     is_link_of_cluster,
     linked_directories,
+    tablespace_oids,
 )
 from tde.postgres.cluster.plain_files import PlainRule, plain_rule
+from tde.postgres.facts import BUILT_IN_TABLESPACES, PG_GLOBAL_OID
 from tde.postgres.server.control import ControlData
 
 _CLASSES = {
@@ -35,7 +39,28 @@ _CLASSES = {
 }
 # A segment under a name of its own: a copy that is still being made, or one that was kept.
 _SEGMENT_COPY = re.compile(r"([0-9A-F]{24})\.(?!gz$|bz2$|xz$|lz4$|zst$|[0-9A-F]{8}\.backup$)\w+")
-_COMPRESSED = re.compile(r".*\.(?:gz|bz2|xz|lz4|zst|tgz)")
+_COMPRESSED = re.compile(rf".*\.(?:{ENDINGS}|tgz)")
+# A segment in an archive of pg_receivewal, pgBackRest or Barman.  pgBackRest adds the SHA-1 of what
+# it was given; one that is not complete yet, or never will be, is ".partial".
+_ARCHIVED_SEGMENT = re.compile(
+    r"(?P<name>[0-9A-F]{24})(?P<partial>\.partial)?(?:-(?P<sha1>[0-9a-f]{40}))?"
+    rf"(?:\.(?P<ending>{ENDINGS}))?(?P<growing>\.partial|\.pgbackrest\.tmp)?"
+)
+
+_LISTS = ("backup.manifest", "backup.manifest.copy", "backup.info", "xlog.db")
+TOOL_FILES = PlainRule(
+    "`backup.manifest`, `backup.info`, `xlog.db`",
+    "pgBackRest's and Barman's lists of what they have stored: names, sizes, checksums, times",
+    False,
+)
+
+
+class Layout(Enum):
+    """How the files of a place are stored."""
+
+    FILES = "files"
+    TAR = "tar archives"
+    BACKREST = "a backup of pgBackRest"
 
 
 class PlaceKind(Enum):
@@ -54,6 +79,10 @@ class Place:
         control: the control data of the cluster that the files belong to.
         replay_pending: whether pages may be torn because WAL replay has not repaired them yet.
         live: whether files may change while they are read.
+        layout: how the files are stored.
+        facts: where copies of the key map and other plain files are, if not in ``root``.
+        tablespaces: directories of tablespaces to which no link leads, by OID.
+        tars: the archives, for the layout of tar.
     """
 
     kind: PlaceKind
@@ -62,11 +91,52 @@ class Place:
     control: ControlData
     replay_pending: bool
     live: bool
+    layout: Layout = Layout.FILES
+    facts: Path | None = field(default=None, compare=False)
+    tablespaces: tuple[tuple[int, Path], ...] = field(default=(), compare=False)
+    tars: tuple[TarArchive, ...] = field(default=(), compare=False)
+
+    @property
+    def home(self) -> Path:
+        """Where the key map of the place is, as a file."""
+        return self.facts or self.root
+
+    def tablespace_oids(self) -> list[int]:
+        """Return the OIDs of the tablespaces that users have made."""
+        return sorted({*tablespace_oids(self.home), *(oid for oid, _ in self.tablespaces)})
+
+    def tablespace_directory(self, oid: int) -> Path:
+        """Return where the files of a tablespace are, for people."""
+        if oid in BUILT_IN_TABLESPACES:
+            return self.root / ("global" if oid == PG_GLOBAL_OID else "base")
+        if (directory := dict(self.tablespaces).get(oid)) is not None:
+            return directory
+        return (self.root / "pg_tblspc" / str(oid)).resolve()
 
     @property
     def label(self) -> str:
         """The name of the place in tables."""
         return "cluster" if self.kind is PlaceKind.CLUSTER else f"{self.kind.value} {self.root}"
+
+
+@dataclass(frozen=True)
+class Content:
+    """How the bytes of a file are stored, when they are not simply there under its name.
+
+    Attributes:
+        part: offset and length of the stored bytes, if they are a part of a file.
+        size: of what is stored, in bytes; ``None`` when it is not known.
+        sha1: what it has been, in hexadecimal; empty when it is not known.
+        may_end_early: whether the file may be one that is still being made.
+        addressable: whether its beginning can be found without reading what is in front of it.
+    """
+
+    compression: Compression
+    part: tuple[int, int] | None = None
+    size: int | None = None
+    sha1: str = ""
+    may_end_early: bool = False
+    addressable: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,6 +149,8 @@ class AuditedFile:
         first_block: number of the file's first block in its fork.
         tablespace: OID, for relations.
         rule: for files that are plain by design.
+        content: how the bytes are stored, when they are compressed or part of a file.
+        member: the name in the archive or bundle ``path``.
     """
 
     place: Place
@@ -90,6 +162,13 @@ class AuditedFile:
     first_block: int = 0
     tablespace: int | None = None
     rule: PlainRule | None = None
+    content: Content | None = None
+    member: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return f"{self.path} ({self.member})" if self.member else str(self.path)
 
 
 def list_files(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
@@ -98,8 +177,15 @@ def list_files(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
     findings: list[Finding] = []
     # What they lead to is judged by the names that the server knows.
     linked = frozenset() if place.kind is PlaceKind.ARCHIVE else linked_directories(place.root)
-    for name, path, size in _walk(place, place.root, "", set(), linked, findings):
-        files.append(_classify(place, name, path, size))
+    seen: set[DirectoryId] = set()
+    roots = [("", place.root)]
+    roots += [(f"pg_tblspc/{oid}/", directory) for oid, directory in place.tablespaces]
+    for prefix, root in roots:
+        with suppress(OSError):
+            if prefix and directory_id(root.stat()) in seen:
+                continue  # A link has led there.
+        for name, path, size in _walk(place, root, prefix, seen, linked, findings):
+            files.append(classify(place, name, path, size))
     files.sort(key=lambda file: (file.file_class.value, file.name))
     return files, findings
 
@@ -152,11 +238,12 @@ def _is_foreign(place: Place, name: str) -> bool:
     return parts[2].startswith("PG_") and parts[2] != own
 
 
-def _classify(place: Place, name: str, path: Path, size: int) -> AuditedFile:
-    copy = _SEGMENT_COPY.fullmatch(path.name) if place.kind is PlaceKind.ARCHIVE else None
-    core_class, tablespace, *words, fork, first_block, _ = _core.parse_path(
-        copy.group(1) if copy else name
-    )
+def classify(place: Place, name: str, path: Path, size: int) -> AuditedFile:
+    """Return what the file of a name should be; in an archive that is the name of ``path``."""
+    segment, content = "", None
+    if place.kind is PlaceKind.ARCHIVE:
+        segment, content = _archived_segment(place, path, size)
+    core_class, tablespace, *words, fork, first_block, _ = _core.parse_path(segment or name)
     file_class = _CLASSES.get(core_class, FileClass.PLAIN)
     if name == "pg_wal/RECOVERYXLOG":
         # A segment on its way from the archive, whose name only the server knows.
@@ -165,7 +252,7 @@ def _classify(place: Place, name: str, path: Path, size: int) -> AuditedFile:
         file_class = FileClass.PLAIN
     rule = None
     if file_class is FileClass.PLAIN:
-        rule = plain_rule(name)
+        rule = plain_rule(name) or tool_rule(place, name)
         file_class = FileClass.UNKNOWN if rule is None else FileClass.PLAIN
     return AuditedFile(
         place,
@@ -177,7 +264,39 @@ def _classify(place: Place, name: str, path: Path, size: int) -> AuditedFile:
         first_block=first_block,
         tablespace=tablespace if file_class is FileClass.RELATION else None,
         rule=rule,
+        content=content,
     )
+
+
+def _archived_segment(place: Place, path: Path, size: int) -> tuple[str, Content | None]:
+    """Return the name of the segment that a file of an archive holds, and how it is stored."""
+    if copy := _SEGMENT_COPY.fullmatch(path.name):
+        return copy.group(1), None
+    found = _ARCHIVED_SEGMENT.fullmatch(path.name)
+    if found is None:
+        return "", None
+    compression = Compression(found["ending"] or "")
+    whole = place.control.wal_segment_bytes
+    if not found["ending"] and size not in (0, whole):
+        # Barman compresses segments and lets them keep their names.  It may be gone meanwhile.
+        with suppress(OSError):
+            compression = compression_of(path)
+    if compression is Compression.NONE and not found["sha1"]:
+        return found["name"], None
+    partial = bool(found["partial"] or found["growing"])
+    content = Content(
+        compression,
+        size=None if partial else whole,
+        sha1=found["sha1"] or "",
+        may_end_early=bool(found["growing"]),
+    )
+    return found["name"], content
+
+
+def tool_rule(place: Place, name: str) -> PlainRule | None:
+    """Return the rule for the lists that backup tools keep beside what they have stored."""
+    is_list = place.kind is not PlaceKind.CLUSTER and Path(name).name in _LISTS
+    return TOOL_FILES if is_list else None
 
 
 def unknown_file(file: AuditedFile) -> Finding:
@@ -194,7 +313,9 @@ def unknown_file(file: AuditedFile) -> Finding:
     else:
         problem = "is no file of PostgreSQL, and nobody encrypts it"
         remedy = "Move it out of this directory; if it holds data, keep it encrypted."
-    return Finding(FindingKind.UNKNOWN_FILE, file.path, f"{file.path} {problem}", remedy)
+    return Finding(
+        FindingKind.UNKNOWN_FILE, file.path, f"{file.label} {problem}", remedy, member=file.member
+    )
 
 
 def unreadable(path: Path, error: OSError) -> Finding:

@@ -7,16 +7,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tde.audit.findings import canary_finding, issue_finding, no_key_finding, policy_finding
-from tde.audit.inventory import AuditedFile, Place, PlaceKind, unknown_file
+from tde.audit.findings import (
+    canary_finding,
+    damaged_finding,
+    issue_finding,
+    no_key_finding,
+    policy_finding,
+)
+from tde.audit.inventory import TOOL_FILES, AuditedFile, Layout, Place, PlaceKind, unknown_file
 from tde.audit.keys import AuditKeys
 from tde.audit.report import AuditLine, FileClass, Finding, FindingKind, PlainFiles
 from tde.audit.tally import Issue, Tally
 from tde.audit.zeros import ZeroPages
-from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.plain_files import PLAIN_BY_DESIGN
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.facts import BUILT_IN_TABLESPACES, PG_GLOBAL_OID
+from tde.postgres.facts import BUILT_IN_TABLESPACES
 
 _COUNTS = ("bytes", "verified", "zero", "recycled", "unproven", "random", "torn", "too_short")
 _ORDER = (FileClass.RELATION, FileClass.WAL, FileClass.EPHEMERAL, FileClass.UNKNOWN)
@@ -58,7 +63,7 @@ class Ledger:
         for place in places:
             if place.kind is PlaceKind.ARCHIVE:
                 continue
-            for oid in (*BUILT_IN_TABLESPACES, *sorted(tablespace_oids(place.root))):
+            for oid in (*BUILT_IN_TABLESPACES, *place.tablespace_oids()):
                 self._add_tablespace(place, oid)
 
     def _add_tablespace(self, place: Place, oid: int) -> None:
@@ -66,10 +71,10 @@ class Ledger:
         if key in self._counts:
             return
         self._counts[key] = Counter()
-        directory = _tablespace_directory(place, oid)
-        if oid not in BUILT_IN_TABLESPACES:
+        directory = place.tablespace_directory(oid)
+        if oid not in BUILT_IN_TABLESPACES and place.layout is Layout.FILES:
             self._locations[key] = str(directory)
-        protection = self._keys.tablespace(oid, place.root)
+        protection = self._keys.tablespace(oid, place.home)
         if protection.cipher is not None:
             return
         if not protection.plaintext:
@@ -84,6 +89,10 @@ class Ledger:
         """Add findings, each once."""
         for finding in findings:
             self._findings.setdefault((finding.file, finding.problem), finding)
+
+    def add_warnings(self, warnings: Iterable[Finding]) -> None:
+        """Add what is no finding, but should be looked at."""
+        self._warnings += warnings
 
     def add_file(self, file: AuditedFile) -> None:
         """Count a file that a walk has found."""
@@ -109,6 +118,10 @@ class Ledger:
             for name in _COUNTS:
                 counts[name] += getattr(tally, name)
         self._zeros.add(file, tally)
+        if tally.damage:
+            self.add_findings([damaged_finding(file, tally.damage)])
+            if file.file_class is not FileClass.PLAIN:
+                self._line(file)["findings"] += 1
         if tally.issues or tally.canaries:
             state = self._files.setdefault(file, _FileState())
             state.issues += tally.issues
@@ -125,7 +138,7 @@ class Ledger:
 
     def _is_judged(self, file: AuditedFile) -> bool:
         if file.tablespace is not None:
-            return self._keys.tablespace(file.tablespace, file.place.root).cipher is not None
+            return self._keys.tablespace(file.tablespace, file.place.home).cipher is not None
         return file.file_class in (FileClass.WAL, FileClass.EPHEMERAL)
 
     def _line(self, file: AuditedFile) -> Counter[str]:
@@ -149,7 +162,7 @@ class Ledger:
         return (
             file.tablespace is not None
             and self._scope is Scope.TABLESPACES
-            and self._keys.tablespace(file.tablespace, file.place.root).plaintext
+            and self._keys.tablespace(file.tablespace, file.place.home).plaintext
         )
 
     def lines(self) -> tuple[AuditLine, ...]:
@@ -173,10 +186,12 @@ class Ledger:
         if file_class is FileClass.WAL:
             algorithm = self._keys.wal.algorithm
         elif oid is not None:
-            protection = self._keys.tablespace(oid, place.root)
+            protection = self._keys.tablespace(oid, place.home)
             algorithm = protection.algorithm
             by_decision = protection.plaintext and self._scope is Scope.TABLESPACES
-            name = BUILT_IN_TABLESPACES.get(oid) or f"{oid} in {self._locations.get(key, '')}"
+            location = self._locations.get(key, "")
+            name = f"{oid} in {location}" if location else str(oid)
+            name = BUILT_IN_TABLESPACES.get(oid, name)
         return AuditLine(
             place=place.label,
             file_class=file_class,
@@ -199,15 +214,9 @@ class Ledger:
                 self._plain[rule.files]["bytes"],
                 rule.decision,
             )
-            for rule in PLAIN_BY_DESIGN
+            for rule in (*PLAIN_BY_DESIGN, TOOL_FILES)
             if rule.files in self._plain
         )
-
-
-def _tablespace_directory(place: Place, oid: int) -> Path:
-    if oid in BUILT_IN_TABLESPACES:
-        return place.root / ("global" if oid == PG_GLOBAL_OID else "base")
-    return (place.root / "pg_tblspc" / str(oid)).resolve()
 
 
 def _joined(issues: Iterable[Issue]) -> list[Issue]:

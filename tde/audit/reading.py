@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from tde import _core
 from tde.audit.inventory import AuditedFile
@@ -38,6 +39,29 @@ def thread_buffer() -> bytearray:
     return buffer
 
 
+class Source(Protocol):
+    """What blocks are read from."""
+
+    @property
+    def file(self) -> AuditedFile:
+        """The file that they belong to."""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether somebody may be writing the file."""
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fill ``view`` from ``offset`` on and return how many bytes there were."""
+
+    def read_again(
+        self, block: int, verdict: int, judge: Judge, settled: Callable[[int], bool]
+    ) -> int | None:
+        """Judge one block again that has got a verdict."""
+
+    def tail_stays(self, block: int, is_bad: Callable[[bytes], bool]) -> bool:
+        """Look again at a short block at the end of the file."""
+
+
 @dataclass
 class OpenFile:
     """A file under audit, held open by ``descriptor``."""
@@ -45,6 +69,11 @@ class OpenFile:
     file: AuditedFile
     descriptor: int
     patience: int = field(default=_PATIENCE)
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a server may be writing the file."""
+        return self.file.place.live
 
     def read(self, view: memoryview, offset: int) -> int:
         """Fill ``view`` from ``offset`` on and return how many bytes there were."""
@@ -68,7 +97,9 @@ class OpenFile:
         opened = os.fstat(self.descriptor)
         return (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino)
 
-    def read_again(self, block: int, judge: Judge, settled: Callable[[int], bool]) -> int | None:
+    def read_again(
+        self, block: int, verdict: int, judge: Judge, settled: Callable[[int], bool]
+    ) -> int | None:
         """Judge one block again, several times if the server may be writing it.
 
         Args:
@@ -79,7 +110,6 @@ class OpenFile:
         """
         waits = _WAITS if self.file.place.live and self.patience > 0 else (0.0,)
         content = bytearray(BLOCK)
-        verdict = _core.AUDIT_NOISE
         for wait in waits:
             time.sleep(wait)
             if self.read(memoryview(content), block * BLOCK) < BLOCK:

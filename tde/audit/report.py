@@ -37,6 +37,10 @@ class FindingKind(str, Enum):
     POLICY = "outside the policy"
     UNKNOWN_FILE = "unknown file"
     UNREADABLE = "unreadable"
+    DAMAGED = "damaged file"
+    """A compressed file or archive that ends early, or is not what the tool's list says."""
+    NOT_JUDGED = "not judged"
+    """Nobody can read it here; a warning when it is another cluster's."""
     LOST_PAGES = "lost pages"
     ZERO_PAGES = "zero pages"
     """Only ever a warning: a healthy server leaves such pages too."""
@@ -53,6 +57,8 @@ class Finding:
         offsets: of a canary: bytes from the start of the file, at most 20 of each 64 MiB.
         problem: what is wrong, in words.
         remedy: what to do about it.
+        member: the name in the archive or bundle ``file``; empty for other files. Blocks and
+            offsets are then those of the member, unpacked.
     """
 
     kind: FindingKind
@@ -62,6 +68,7 @@ class Finding:
     block: int | None = None
     blocks: int = 0
     offsets: tuple[int, ...] = ()
+    member: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
+from tde.audit.archives import Judged, judge_archive
 from tde.audit.explain import Explainer
-from tde.audit.inventory import AuditedFile, Place, list_files, unreadable
+from tde.audit.inventory import AuditedFile, Place, unreadable
 from tde.audit.keys import AuditKeys, Protection
 from tde.audit.ledger import Ledger
+from tde.audit.listing import list_place
 from tde.audit.places import find_places
-from tde.audit.report import AuditReport, FileClass
+from tde.audit.report import AuditReport, FileClass, Finding
 from tde.audit.scan import Stretch, Task, scan
 from tde.audit.tally import Tally
+from tde.audit.tar import TarArchive
 from tde.errors import ClusterKeystoreError
 from tde.postgres.cluster.keymap import KeyMap, map_key
 from tde.postgres.cluster.keys import require_cluster_keys
@@ -70,8 +75,9 @@ def audit(
 
     Args:
         keystore: the cluster's, open.
-        archives: directories of archived WAL segments.
-        backups: base backups in plain format.
+        archives: directories of archived WAL segments, compressed or not.
+        backups: base backups in plain or tar format, of pgBackRest or Barman; of these also a
+            whole repository, or a server's directory, with the WAL in it.
         jobs: threads; as many as there are processors by default.
         canary: a text to search for, 1 to 1024 bytes in UTF-8 and UTF-16.
         observer: is told about the progress.
@@ -99,20 +105,23 @@ def audit(
     # Without its record pg_default would be judged with a derived key, and all of it be a finding.
     require_cluster_keys(keystore, directory)
     started = time.monotonic()
-    places = find_places(cluster, archives, backups)
     authentication = map_key(keystore)
 
     def read_map(place: Path) -> KeyMap:
         return known_map(place, keystore.path, authentication)
 
-    with AuditKeys(keystore, directory, read_map) as keys:
+    with ExitStack() as stack:
+        places = find_places(cluster, archives, backups, stack)
+        keys = stack.enter_context(AuditKeys(keystore, directory, read_map))
         run = _Run(keys, Ledger(keys, marker.scope), needles, observer or _Silent())
-        run.audit(places, jobs or len(os.sched_getaffinity(0)))
+        run.ledger.add_findings(places.findings)
+        run.ledger.add_warnings(places.warnings)
+        run.audit(places.found, jobs or len(os.sched_getaffinity(0)))
         return AuditReport(
             data_directory=directory,
-            running=places[0].live,
+            running=places.found[0].live,
             scope=marker.scope.value,
-            checksums=places[0].control.data_checksums,
+            checksums=places.found[0].control.data_checksums,
             lines=run.ledger.lines(),
             findings=run.ledger.findings(),
             warnings=run.ledger.warnings(),
@@ -139,6 +148,9 @@ class _Run:
         self._observer = observer
         self._stop = threading.Event()
         self._total = 0
+        self._explainer: Explainer | None = None
+        # Threads that read archives ask for the keys of files that nobody knew before.
+        self._of_keys = threading.Lock()
 
     def audit(self, places: Sequence[Place], jobs: int) -> None:
         """Judge all files of all places, and then those that appeared meanwhile."""
@@ -147,22 +159,22 @@ class _Run:
             files = []
             for place in places:
                 if place.live or not again:
-                    found, findings = list_files(place)
+                    found, findings = list_place(place)
                     self.ledger.add_findings(findings)
                     files += [file for file in found if file.path not in seen]
             # Keys are looked up after the walk: a tablespace has its key before its first file.
             self.ledger.add_places(places)
             seen.update(file.path for file in files)
             self._judge(files, jobs)
+        self._judge_archives([(place, tar) for place in places for tar in place.tars], jobs)
         self.ledger.judge_zeros()
 
     def _judge(self, files: Sequence[AuditedFile], jobs: int) -> None:
-        explainer = Explainer(self.keys, files)
+        self._explainer = self._explainer or Explainer(self.keys, files)
         work = []
         for file in files:
             self.ledger.add_file(file)
-            if file.size and self._is_read(file):
-                task = Task(self._protection(file), self._needles, explainer.explain, self._stop)
+            if file.size and (task := self._task(file)):
                 work += [(stretch, task) for stretch in _stretches(file)]
         self._total += sum(stretch.length for stretch, _ in work)
         self._observer.found(self._total)
@@ -187,9 +199,60 @@ class _Run:
                 self.ledger.add_findings([unreadable(stretch.file.path, error)])
             self._observer.read(stretch.length, stretch.file.name)
 
+    def _judge_archives(self, tars: Sequence[tuple[Place, TarArchive]], jobs: int) -> None:
+        """Judge the files in archives, and add them up as they come."""
+        sizes = {tar.path: tar.path.stat().st_size for _, tar in tars}
+        self._total += sum(sizes.values())
+        self._observer.found(self._total)
+        results: SimpleQueue[Judged | Finding | TarArchive] = SimpleQueue()
+
+        def read(place: Place, tar: TarArchive) -> None:
+            try:
+                judge_archive(place, tar, self._task, results.put)
+            except OSError as error:
+                results.put(unreadable(tar.path, error))
+            finally:
+                results.put(tar)
+
+        with ThreadPoolExecutor(jobs, thread_name_prefix="tde-audit") as pool:
+            try:
+                futures = [pool.submit(read, place, tar) for place, tar in tars]
+                self._collect_judged(results, sizes)
+                for future in futures:
+                    future.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _collect_judged(
+        self, results: SimpleQueue[Judged | Finding | TarArchive], sizes: dict[Path, int]
+    ) -> None:
+        left = len(sizes)
+        while left:
+            result = results.get()
+            if isinstance(result, TarArchive):
+                left -= 1
+                self._observer.read(sizes[result.path], result.path.name)
+            elif isinstance(result, Finding):
+                self.ledger.add_findings([result])
+            else:
+                self.ledger.add_file(result.file)
+                if result.tally is not None:
+                    self.ledger.add_tally(result.file, result.tally)
+
+    def _task(self, file: AuditedFile) -> Task | None:
+        """Return how a file is judged; ``None`` when it does not have to be read."""
+        assert self._explainer is not None
+        with self._of_keys:
+            if not self._is_read(file):
+                return None
+            protection = self._protection(file)
+        return Task(protection, self._needles, self._explainer.explain, self._stop)
+
     def _is_read(self, file: AuditedFile) -> bool:
-        """Tell whether a file has to be read: all are, when there is a canary."""
-        if self._needles:
+        """Tell whether a file has to be read: all are, when there is a canary or a checksum."""
+        if self._needles or (file.content is not None and file.content.sha1):
             return True
         if file.tablespace is not None:
             return self._protection(file).cipher is not None
@@ -199,13 +262,14 @@ class _Run:
         if file.file_class is FileClass.WAL:
             return self.keys.wal
         if file.tablespace is not None:
-            return self.keys.tablespace(file.tablespace, file.place.root)
+            return self.keys.tablespace(file.tablespace, file.place.home)
         return Protection()
 
 
 def _stretches(file: AuditedFile) -> list[Stretch]:
-    """Divide a file; a segment stays whole, because its blocks are judged together."""
-    length = file.size if file.file_class is FileClass.WAL else _STRETCH
+    """Divide a file; a segment, whose blocks are judged together, and a stream stay whole."""
+    whole = file.file_class is FileClass.WAL or file.content is not None
+    length = file.size if whole else _STRETCH
     return [
         Stretch(file, start, min(length, file.size - start))
         for start in range(0, file.size, length)

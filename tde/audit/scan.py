@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tde import _core
-from tde.audit.inventory import AuditedFile
+from tde.audit.inventory import AuditedFile, Content
 from tde.audit.keys import Protection
 from tde.audit.randomness import looks_random
-from tde.audit.reading import BLOCK, CHUNK, MARGIN, OpenFile, Stopped, thread_buffer
+from tde.audit.reading import BLOCK, CHUNK, MARGIN, OpenFile, Source, Stopped, thread_buffer
 from tde.audit.report import FileClass, FindingKind
+from tde.audit.streaming import StreamedFile
 from tde.audit.tally import Tally
+from tde.audit.unpacking import Readable, unpacked
 from tde.audit.wal import WalSegment
 from tde.page.identity import Fork
 
 #: More hits in one stretch say nothing new.
 _MAXIMUM_CANARIES = 20
+#: A compressed file that is being made is whole soon after; these are the waits in seconds.
+_WAITS = (0.2, 1.0, 0.0)
 _ZERO = bytes([_core.AUDIT_ZERO])
 _ZEROS = re.compile(re.escape(_ZERO) + b"+")
 _GOOD = (_core.AUDIT_ZERO, _core.AUDIT_VERIFIED)
@@ -63,6 +69,8 @@ def scan(stretch: Stretch, task: Task) -> Tally:
         OSError: it cannot be read.
         Stopped: the audit was interrupted.
     """
+    if stretch.file.content is not None:
+        return _scan_stored(stretch.file, stretch.file.content, task)
     try:
         descriptor = os.open(stretch.file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -73,10 +81,38 @@ def scan(stretch: Stretch, task: Task) -> Tally:
         os.close(descriptor)
 
 
+def _scan_stored(file: AuditedFile, content: Content, task: Task) -> Tally:
+    """Unpack a file and judge it; one that is being written may end early, and is read again."""
+    for wait in _WAITS:
+        try:
+            before = file.path.stat()
+            with unpacked(file.path, content.compression, content.part) as stream:
+                tally = scan_stream(file, stream, content, task)
+            if not tally.damage or file.path.stat().st_mtime_ns == before.st_mtime_ns:
+                break
+        except FileNotFoundError:
+            return Tally(exists=False)
+        time.sleep(wait)
+    return tally
+
+
+def scan_stream(file: AuditedFile, stream: Readable, content: Content, task: Task) -> Tally:
+    """Read a file from a stream to its end and judge every block of it.
+
+    Raises:
+        OSError: it cannot be read.
+        Stopped: the audit was interrupted.
+    """
+    source = StreamedFile(file, stream, content)
+    tally = _Scan(source, task).run(Stretch(file, 0, sys.maxsize))
+    tally.damage = source.damage
+    return tally
+
+
 class _Scan:
     """The state of one scan."""
 
-    def __init__(self, source: OpenFile, task: Task) -> None:
+    def __init__(self, source: Source, task: Task) -> None:
         self.source = source
         self.file = source.file
         self.task = task
@@ -165,7 +201,7 @@ class _Scan:
         if self.segment is not None and verdict == _core.AUDIT_NOISE:
             self.segment.noise(block, bytes(stored[:16]))
             return
-        again = self.source.read_again(block, self._verdicts, lambda found: found in _GOOD)
+        again = self.source.read_again(block, verdict, self._verdicts, lambda found: found in _GOOD)
         if again is None:
             return  # Truncated, dropped or renamed meanwhile.
         if again == _core.AUDIT_ZERO:
@@ -208,14 +244,14 @@ class _Scan:
 
     def _judge_tail(self, block: int, tail: bytes) -> None:
         """Judge what is shorter than a block at the end of a file."""
-        if self.file.file_class is not FileClass.EPHEMERAL and self.file.place.live:
+        if self.file.file_class is not FileClass.EPHEMERAL and self.source.may_change:
             return  # The server is extending the file.
         verdict = looks_random(tail)
         if verdict is None:
             self.tally.too_short += block == 0
         elif verdict:
             self.tally.random += 1
-        elif not self.file.place.live or self._tail_stays_plain(block):
+        elif not self.source.may_change or self._tail_stays_plain(block):
             self.tally.add_issue(FindingKind.PLAINTEXT, block)
 
     def _tail_stays_plain(self, block: int) -> bool:

@@ -26,6 +26,7 @@ class Tally:
         canaries: offsets in the file.
         zero_runs: (first block, number) of the blocks of zeros, counted in the file.
         last_written: the last block that is not zeros; -1 when there is none.
+        damage: why the file is not what was stored, in words; empty when it is.
     """
 
     exists: bool = True
@@ -41,6 +42,7 @@ class Tally:
     canaries: list[int] = field(default_factory=list)
     zero_runs: list[tuple[int, int]] = field(default_factory=list)
     last_written: int = -1
+    damage: str = ""
 
     def add_issue(self, kind: FindingKind, block: int, note: str = "") -> None:
         """Add a block to the last run, or begin a new one."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tde import _core
-from tde.audit.reading import BLOCK, OpenFile
+from tde.audit.reading import BLOCK, Source
 from tde.audit.report import FindingKind
 from tde.audit.tally import Tally
-from tde.postgres.facts import WAL_PAGE_MAGIC
+from tde.postgres.facts import MAJOR_VERSIONS
 
 _OLDER_SEGMENTS = 1 << 16  # Of each timeline; trying them all takes some milliseconds.
 _NEWER_SEGMENTS = 64  # A segment that was recycled before a switch of the timeline.
@@ -31,7 +31,7 @@ def segment_number(name: str, segment_bytes: int) -> int:
 class WalSegment:
     """Judges the blocks of one segment, all of them, from first to last."""
 
-    def __init__(self, source: OpenFile, ciphers: Sequence[_core.Cipher], tally: Tally) -> None:
+    def __init__(self, source: Source, ciphers: Sequence[_core.Cipher], tally: Tally) -> None:
         control = source.file.place.control
         _, self._timeline, log, segment, _ = source.file.identity
         self._source = source
@@ -40,7 +40,7 @@ class WalSegment:
         self._tally = tally
         self._segment_bytes = control.wal_segment_bytes
         self._number = log * ((1 << 32) // self._segment_bytes) + segment
-        self._magic = WAL_PAGE_MAGIC[source.file.place.major]
+        self._magic = MAJOR_VERSIONS[source.file.place.major].wal_page_magic
         # Up to where recovery would start, the server has written every segment from its start.
         redo = segment_number(control.redo_segment, self._segment_bytes)
         self._complete = not source.file.name.startswith("pg_wal/") or (
@@ -96,7 +96,9 @@ class WalSegment:
     def _judge_again(self, block: int) -> None:
         """The server may have written the block after it was read, and those behind it too."""
         good = (_core.AUDIT_ZERO, _core.AUDIT_VERIFIED)
-        verdict = self._source.read_again(block, self.judge, lambda found: found in good)
+        verdict = self._source.read_again(
+            block, _core.AUDIT_NOISE, self.judge, lambda found: found in good
+        )
         if verdict == _core.AUDIT_ZERO:
             self._tally.zero += 1
         elif verdict == _core.AUDIT_VERIFIED:

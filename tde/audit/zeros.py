@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from tde import _core
-from tde.audit.inventory import AuditedFile, Place
+from tde.audit.inventory import AuditedFile, Content, Place
 from tde.audit.keys import AuditKeys
 from tde.audit.report import Finding, FindingKind
 from tde.audit.tally import Tally
+from tde.audit.unpacking import DamagedContent, unpacked
 from tde.page.identity import Fork
 
 _BLOCK = _core.BLOCK_SIZE
@@ -63,14 +63,15 @@ class ZeroPages:
     def __init__(self, keys: AuditKeys) -> None:
         self._keys = keys
         self._forks: dict[_ForkKey, _MainFork] = {}
+        self._maps: dict[_ForkKey, AuditedFile] = {}  # Of stored files, which are read once.
 
     def add(self, file: AuditedFile, tally: Tally) -> None:
         """Add what one stretch of a file gave."""
+        if file.tablespace is not None and _is_map_in_reach(file):
+            self._maps[_relation(file)] = file
         if file.tablespace is None or not _is_main_fork(file):
             return
-        _, database, relfilenumber, _, _ = file.identity
-        key = (file.place, file.tablespace, database, relfilenumber)
-        main = self._forks.setdefault(key, _MainFork())
+        main = self._forks.setdefault(_relation(file), _MainFork())
         main.zeros += [_Run(file, block, blocks) for block, blocks in tally.zero_runs]
         if tally.last_written >= 0:
             main.last_written = max(main.last_written, file.first_block + tally.last_written)
@@ -79,10 +80,10 @@ class ZeroPages:
 
     def findings(self) -> Iterator[tuple[AuditedFile, Finding]]:
         """Yield a file and a finding for each run of zeros that should be looked at."""
-        for main in self._forks.values():
+        for relation, main in self._forks.items():
             if not main.zeros:
                 continue
-            visible = _VisibilityMap(main, self._keys)
+            visible = _VisibilityMap(main, self._maps.get(relation), self._keys)
             is_hash = self._is_hash_index(main)
             for run in _joined(main.zeros):
                 for finding in self._judge(run, main, visible, is_hash=is_hash):
@@ -113,18 +114,19 @@ class ZeroPages:
         file = main.first_file
         if file is None:
             return False
-        page = _decrypted(file.path, 0, file, file.identity[4], self._keys)
+        page = _decrypted(file, 0, file.identity[4], self._keys)
         return page[_PAGE_HEADER : _PAGE_HEADER + 4] == _HASH_MAGIC
 
 
 class _VisibilityMap:
     """The visibility map of a relation, read page by page when it is asked."""
 
-    def __init__(self, main: _MainFork, keys: AuditKeys) -> None:
-        self._file = main.zeros[0].file
+    def __init__(self, main: _MainFork, stored: AuditedFile | None, keys: AuditKeys) -> None:
         self._keys = keys
-        name = self._file.path.name.partition(".")[0]
-        self._path = self._file.path.with_name(f"{name}_vm")
+        first = main.zeros[0].file
+        name = first.path.name.partition(".")[0]
+        beside = replace(first, path=first.path.with_name(f"{name}_vm"))
+        self._file = stored if first.content is not None else beside
         self._number = -1
         self._page = b""
 
@@ -132,7 +134,9 @@ class _VisibilityMap:
         """Tell whether a block is marked as a page whose rows all transactions see."""
         number, at = divmod(block, _HEAP_BLOCKS_PER_PAGE)
         if number != self._number:
-            self._page = _decrypted(self._path, number, self._file, Fork.VM, self._keys)
+            self._page = b""
+            if self._file is not None:
+                self._page = _decrypted(self._file, number, Fork.VM, self._keys)
             self._number = number
         if not self._page:
             return False
@@ -140,11 +144,11 @@ class _VisibilityMap:
         return bool(byte >> 2 * (at % _HEAP_BLOCKS_PER_BYTE) & _ALL_VISIBLE)
 
 
-def _decrypted(path: Path, block: int, file: AuditedFile, fork: int, keys: AuditKeys) -> bytes:
+def _decrypted(file: AuditedFile, block: int, fork: int, keys: AuditKeys) -> bytes:
     """Return a page of a relation, or nothing when there is none that can be trusted."""
     assert file.tablespace is not None
-    cipher = keys.tablespace(file.tablespace, file.place.root).cipher
-    stored = _stored(path, block)
+    cipher = keys.tablespace(file.tablespace, file.place.home).cipher
+    stored = _stored(file, block)
     if cipher is None or stored is None:
         return b""
     identity = (*file.identity[:4], int(fork))
@@ -154,10 +158,12 @@ def _decrypted(path: Path, block: int, file: AuditedFile, fork: int, keys: Audit
     return cipher.decrypt_blocks(stored, None, identity, block, 1)
 
 
-def _stored(path: Path, block: int) -> bytes | None:
-    """Return a block as it is stored; ``None`` when it is not there any more."""
+def _stored(file: AuditedFile, block: int) -> bytes | None:
+    """Return a block as it is stored; ``None`` when it is not there any more, or out of reach."""
+    if file.content is not None:
+        return _unpacked_block(file, file.content, block)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
@@ -167,8 +173,22 @@ def _stored(path: Path, block: int) -> bytes | None:
     return content if len(content) == _BLOCK else None
 
 
+def _unpacked_block(file: AuditedFile, content: Content, block: int) -> bytes | None:
+    if not content.addressable:
+        return None
+    try:
+        with unpacked(file.path, content.compression, content.part) as stream:
+            stream.skip(block * _BLOCK)
+            page = b""
+            while len(page) < _BLOCK and (piece := stream.read(_BLOCK - len(page))):
+                page += piece
+    except (DamagedContent, OSError):
+        return None  # What is wrong has been said when the file was judged.
+    return page if len(page) == _BLOCK else None
+
+
 def _is_still_zero(file: AuditedFile, block: int) -> bool:
-    stored = _stored(file.path, block)
+    stored = _stored(file, block)
     return stored is not None and not any(stored)
 
 
@@ -224,11 +244,23 @@ def _finding(
     return Finding(
         kind,
         file.path,
-        f"{file.path}: {where} zeros, but {why}",
+        f"{file.label}: {where} zeros, but {why}",
         remedy if settled else f"{_NOT_SETTLED}{remedy}",
+        member=file.member,
         block=first,
         blocks=count,
     )
+
+
+def _relation(file: AuditedFile) -> _ForkKey:
+    assert file.tablespace is not None
+    _, database, relfilenumber, _, _ = file.identity
+    return file.place, file.tablespace, database, relfilenumber
+
+
+def _is_map_in_reach(file: AuditedFile) -> bool:
+    is_map = file.identity[0] == _core.CLASS_RELATION and file.identity[4] == Fork.VM
+    return is_map and file.content is not None and file.content.addressable
 
 
 def _is_main_fork(file: AuditedFile) -> bool:

@@ -51,7 +51,8 @@ def install(
         typer.Option(
             "--command",
             metavar="FILE",
-            help="The command tde that the server runs; its user must be able to. [this one]",
+            help="The command tde that the server runs; its user must be able to. "
+            "Default: this one.",
         ),
     ] = None,
 ) -> None:

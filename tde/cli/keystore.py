@@ -19,7 +19,7 @@ from tde.cli import (
     keystore_rotation,
     keystore_sessions,
 )
-from tde.cli.keystore_keys import owner_name
+from tde.cli.keystore_keys import owner_name, print_columns
 from tde.cli.options import (
     JsonOption,
     KeystoreOption,
@@ -194,11 +194,18 @@ def _print_tables(status: KeystoreStatus) -> None:
     if not status.keys:
         console.print("No keys yet; `tde pg init` makes those of a cluster.")
         return
-    keys = Table("Key of", "Algorithm", "File")
-    for key in status.keys:
-        algorithm = key.algorithm.label if key.algorithm else "[yellow]not encrypted[/]"
-        keys.add_row(owner_name(key.owner), algorithm, f"keys/{key.file.name}")
-    console.print(keys)
+    # Names of files are copied from here, so they are never cut.
+    print_columns(
+        ("Key of", "Algorithm", "File"),
+        [
+            (
+                owner_name(key.owner),
+                key.algorithm.label if key.algorithm else "not encrypted",
+                f"keys/{key.file.name}",
+            )
+            for key in status.keys
+        ],
+    )
     # Nobody should take this for a proof.
     error_console.print("Only the form was checked. Whether each key opens: tde keystore verify")
 

@@ -43,8 +43,8 @@ BindOption = Annotated[
     typer.Option(
         "--bind",
         metavar="WHAT",
-        help="host-secret:FILE, command:COMMAND, credential:NAME or tpm2[:pcrs=LIST]. [nothing: "
-        "a file in the keystore opens it]",
+        help="host-secret:FILE, command:COMMAND, credential:NAME or tpm2[:pcrs=LIST]. "
+        "Default: a file in the keystore opens it.",
     ),
 ]
 LevelOption = Annotated[
@@ -52,7 +52,8 @@ LevelOption = Annotated[
     typer.Option(
         "--level",
         metavar="full|wal",
-        help="wal starts servers with the keystore closed for sessions; needs --bind. [full]",
+        help="wal starts servers with the keystore closed for sessions; needs --bind. "
+        "Default: full.",
     ),
 ]
 

@@ -103,7 +103,9 @@ def copy(
     ],
     destination: Annotated[
         Path | None,
-        typer.Argument(metavar="[TO]", help="The keystore that gets its keys. [--keystore]"),
+        typer.Argument(
+            metavar="[TO]", help="The keystore that gets its keys. Default: --keystore."
+        ),
     ] = None,
     keystore: KeystoreOption = None,
     source: PassphraseSource = PROMPT,

@@ -63,7 +63,7 @@ def destroy(
         typer.Option(
             "--receipt",
             metavar="FILE",
-            help="Where the receipt is written. [tde-destroyed-<id>.json]",
+            help="Where the receipt is written. Default: tde-destroyed-ID.json in this directory.",
         ),
     ] = None,
     no_cluster: Annotated[
@@ -94,7 +94,7 @@ def destroy(
         archives = [path.absolute() for path in archive or ()]
         if found.present:
             require_unneeded(opened, found.owner, places, archives, no_cluster=no_cluster)
-        _confirm(found, yes, places)
+        _confirm(found, yes, places, archives)
         made = destroy_unneeded_key(
             opened, found.owner, places, archives, reason=reason, no_cluster=no_cluster
         )
@@ -178,7 +178,7 @@ def _require_writable(file: Path) -> None:
         )
 
 
-def _confirm(key: KeyLife, yes: str | None, places: list[Place]) -> None:
+def _confirm(key: KeyLife, yes: str | None, places: list[Place], archives: list[Path]) -> None:
     assert key.owner.key_id is not None  # Others cannot be destroyed.
     wanted = {key.key_id, key.owner.key_id.hex, key.owner.file_name}
     given = yes
@@ -186,10 +186,10 @@ def _confirm(key: KeyLife, yes: str | None, places: list[Place]) -> None:
         if not sys.stdin.isatty():
             raise TdeError(
                 "a key is destroyed only when its id is typed, and there is no terminal",
-                remedy=f"Nothing was destroyed. Give --yes {key.owner.key_id.hex}",
+                remedy=f"Nothing was destroyed. Give --yes {key.key_id}",
             )
-        for place in places:
-            error_console.print(f"Not needed by {place.directory}", markup=False, soft_wrap=True)
+        for looked_at in (*(place.directory for place in places), *archives):
+            error_console.print(f"Not needed by {looked_at}", markup=False, soft_wrap=True)
         error_console.print(
             f"What is encrypted with {key.key_id} elsewhere, such as in archives and backups that "
             "were not named here, can never be read again.",
@@ -200,7 +200,7 @@ def _confirm(key: KeyLife, yes: str | None, places: list[Place]) -> None:
     if given.strip() not in wanted:
         raise TdeError(
             "this is not the id of the key in full",
-            remedy=f"Nothing was destroyed. Its id is {key.owner.key_id.hex}",
+            remedy=f"Nothing was destroyed. Its id is {key.key_id}",
         )
 
 

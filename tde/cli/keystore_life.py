@@ -55,7 +55,7 @@ FORGET_EPILOG = examples("tde keystore forget-cluster /srv/pg/old -k /etc/tde/ma
 def history(
     key: Annotated[
         str | None,
-        typer.Argument(metavar="[KEY]", help="Id of a key, as in tde keystore list. [all]"),
+        typer.Argument(metavar="[KEY]", help="Id of a key, as in tde keystore list. Default: all."),
     ] = None,
     clusters: ClustersOption = None,
     keystore: KeystoreOption = None,
@@ -111,11 +111,10 @@ def mark(
     assert marked.state is not None  # A plaintext entry gets no mark.
     console.print(f"{marked.key_id} is {marked.state.value}", markup=False, soft_wrap=True)
     if state != "active" and marked.present:
-        error_console.print(
-            f"Give what it protects another key: {rotation_of(marked.owner)}",
-            markup=False,
-            soft_wrap=True,
-        )
+        advice = f"Give what it protects another key: {rotation_of(marked.owner)}"
+        if marked.deactivated:
+            advice = "It is only read: nothing new is encrypted with it."
+        error_console.print(advice, markup=False, soft_wrap=True)
 
 
 @opens_keystore
@@ -162,7 +161,7 @@ def max_age(
 @opens_keystore
 def forget_cluster(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Of a data directory or a backup.")
+        Path, typer.Argument(metavar="DIR", help="Where the cluster or the backup was.")
     ],
     keystore: KeystoreOption = None,
     source: PassphraseSource = PROMPT,

@@ -82,13 +82,15 @@ def log(
 
 
 def _print_entries(entries: list[LogEntry]) -> None:
+    from tde.keystore.lifecycle.fold import author_of
+
     print_columns(
         ("No.", "Time (UTC)", "Who", "Command", "What"),
         [
             (
                 str(entry.number),
                 f"{entry.time:%Y-%m-%d %H:%M:%S}",
-                printable(_author(entry)),
+                printable(author_of(entry)),
                 printable(str(entry.who.get("command", ""))),
                 printable(_what(entry)),
             )
@@ -97,15 +99,9 @@ def _print_entries(entries: list[LogEntry]) -> None:
     )
 
 
-def _author(entry: LogEntry) -> str:
-    user, login = entry.who.get("user", "?"), entry.who.get("login")
-    return str(user) if login in (None, user) else f"{login} as {user}"
-
-
 def _what(entry: LogEntry) -> str:
-    hidden = ("keystore", "sealed")
-    shown = [f"{name} {value}" for name, value in entry.details.items() if name not in hidden]
-    return ": ".join([entry.event, ", ".join(shown)]) if shown else entry.event
+    shown = entry.details_in_words(("keystore", "sealed"))
+    return f"{entry.event}: {shown}" if shown else entry.event
 
 
 def _print_verdict(found: KeyLog) -> None:

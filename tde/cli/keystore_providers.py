@@ -79,7 +79,7 @@ def add(
         typer.Option(
             "--level",
             metavar="full|wal",
-            help="With --unattended: wal starts servers with the keystore closed. [full]",
+            help="With --unattended: wal starts servers with the keystore closed. Default: full.",
         ),
     ] = None,
     cache: Annotated[
@@ -213,7 +213,8 @@ def try_(
     from tde.keystore.crypto.secret import wipe
 
     directory = require_keystore(keystore)
-    names = [name] if name != "all" else _names_without_people(list_providers(directory))
+    found = list_providers(directory)
+    names = [name] if name != "all" else _names_without_people(found)
     shares = read_shares(share_file or ())
     try:
         trials = [try_envelope(directory, one, shares, unasked=name == "all") for one in names]
@@ -232,7 +233,8 @@ def try_(
         for trial in trials:
             _print_trial(trial)
         if not trials:
-            console.print("There is no provider to try.")
+            rest = ", ".join(one.name for one in found)
+            console.print(f"Only when named: {rest}" if rest else "There is no provider to try.")
     if any(trial.problem for trial in trials):
         raise typer.Exit(_EXIT_FINDINGS)
 

@@ -116,7 +116,10 @@ OsUserOption = Annotated[
 UsernameOption = Annotated[
     str | None,
     typer.Option(
-        "--username", "-U", metavar="NAME", help="Database user. [the owner of the data directory]"
+        "--username",
+        "-U",
+        metavar="NAME",
+        help="Database user. Default: the owner of the data directory.",
     ),
 ]
 JsonOption = Annotated[

@@ -27,6 +27,7 @@ from tde.console.output import console, error_console, print_json
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
+from tde.printable import printable
 
 if TYPE_CHECKING:
     from tde.report import Report, ReportForm, ReportObserver, SealedReport
@@ -207,6 +208,11 @@ def _showing_progress() -> Iterator[ReportObserver]:
 def _print_outcome(report: Report, paths: list[Path]) -> None:
     for path in paths:
         console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    for problem in report.problems:
+        console.print(printable(f"Finding: {problem.what}"), markup=False, soft_wrap=True)
+    for part in report.not_examined:
+        text = printable(f"Not examined: {part.what}: {part.why}")
+        console.print(text, markup=False, soft_wrap=True)
     problems, left_out = len(report.problems), len(report.not_examined)
     console.print(f"Findings: {problems:,}; not examined: {left_out:,}")
     if problems or left_out:

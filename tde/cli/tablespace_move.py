@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from tde.cli.options import BindirOption, JsonOption, KeystoreOption, PgDataOpti
 from tde.console.apps import examples
 from tde.console.errors import EXIT_INTERRUPTED
 from tde.console.output import console, error_console, print_json
+from tde.console.signals import ended_as_by_ctrl_c
 from tde.postgres.cluster.access import find_cluster
 from tde.printable import printable
 
@@ -138,7 +138,8 @@ def move(
         else:
             _print_plan(plan)
         return
-    with _ended_by_sigterm(), _progress_bar() as progress:
+    # A statement would run on at the server without us.
+    with ended_as_by_ctrl_c(), _progress_bar() as progress:
         result = move_tablespace(
             cluster,
             source,
@@ -156,20 +157,6 @@ def move(
         raise typer.Exit(EXIT_INTERRUPTED)
     if not result.complete:
         raise typer.Exit(_NOT_DONE)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: a statement would run on at the server without us."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextmanager

@@ -71,6 +71,9 @@ def reporting_errors(program: str = "tde") -> Iterator[None]:
 
 def _is_openssl_refusal(error: Exception) -> bool:
     """Tell whether an algorithm is missing, which is a matter of the machine's configuration."""
+    # Some builds of Python, as that of Debian 12, name the part of OpenSSL in a plain ValueError.
+    if type(error) is ValueError and str(error).startswith("[digital envelope routines]"):
+        return True
     # Looked up where they are loaded: these modules are what `--help` must not wait for.
     return any(
         isinstance(error, getattr(sys.modules.get(module), name, ()))

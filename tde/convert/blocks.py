@@ -26,7 +26,7 @@ from tde import _core
 from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import PageIdentity, RelationIdentity
 from tde.postgres.cluster.unfinished_conversion import REKEY
-from tde.postgres.facts import WAL_PAGE_MAGIC
+from tde.postgres.facts import MAJOR_VERSIONS
 
 SECTOR = 512
 SAMPLE = 8
@@ -43,6 +43,7 @@ _PAGE_FLAGS = 7
 # xlp_magic, xlp_info, xlp_tli, xlp_pageaddr (xlog_internal.h).
 _WAL_HEADER = struct.Struct("<HHIQ")
 _WAL_INFO = 15
+_WAL_MAGICS = frozenset(version.wal_page_magic for version in MAJOR_VERSIONS.values())
 
 
 class Direction(str, Enum):
@@ -93,7 +94,7 @@ def is_surely_plain(block: bytes | bytearray, identity: PageIdentity) -> bool:
         in_order = _PAGE_HEADER_BYTES <= lower <= upper <= special <= PAGE_SIZE
         return bool(version == _PAGE_VERSIONS[0] and in_order and flags <= _PAGE_FLAGS)
     magic, info, timeline, address = _WAL_HEADER.unpack_from(block)
-    known = magic in WAL_PAGE_MAGIC.values() and info <= _WAL_INFO
+    known = magic in _WAL_MAGICS and info <= _WAL_INFO
     return bool(known and 0 < timeline <= identity.timeline and address % PAGE_SIZE == 0)
 
 

@@ -24,7 +24,7 @@ from tde.postgres.cluster.unfinished_conversion import (
     require_not_converting,
 )
 from tde.postgres.server.file_user import files_as
-from tde.postgres.server.interposer import GUARD_FILE, is_interposed
+from tde.postgres.server.interposer import GUARD_FILE, GUARD_LINE, is_interposed
 from tde.postgres.server.os_user import current_user_name, user_name, user_of_files
 from tde.postgres.server.pidfile import is_postgres_process, named_process, read_server_arguments
 from tde.postgres.server.start_settings import unsupported_settings
@@ -60,11 +60,14 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
         yield problem(str(examined.found_marker), examined.found_marker.remedy)
         return
     files = configuration_files(directory)
+    if not files and examined.marker is None:
+        yield warning("this cluster is not encrypted", _ENCRYPT_IT)
+        return
     if not files:
         yield unknown(
             f"there is no postgresql.conf in {directory}, so a start without tde may not be "
             "stopped early",
-            f"See that the configuration file in use has the line: include '{GUARD_FILE}'",
+            f"See that the configuration file in use has the line: {GUARD_LINE}",
         )
         return
     with files_as(examined.os_user):
@@ -86,7 +89,7 @@ def check_encryption(examined: Examined) -> Iterator[Outcome]:
         for path in unguarded:
             yield problem(
                 f"{path} lacks the line that stops a start without tde",
-                f"Append to {path}: include '{GUARD_FILE}'",
+                f"Append to {path}: {GUARD_LINE}",
             )
     else:
         yield ok(f"scope {examined.marker.scope.value}; a start without tde is stopped early")

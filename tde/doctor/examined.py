@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.doctor.archiver import Archiver
 from tde.doctor.settings import Settings
 from tde.errors import PostgresError, TdeError
 from tde.machine.checks import ServerProcess
@@ -35,6 +36,7 @@ class Examined:
         found_settings: the settings, or why they could not be read.
         plain_copies: of encrypted rows, or why they could not be looked for; ``None`` when they
             were not.
+        archiver: what the running server says of it; ``None`` when it was not asked.
     """
 
     machine: MachineFiles
@@ -48,6 +50,7 @@ class Examined:
     found_binaries: PostgresBinaries | TdeError | None = None
     found_settings: Settings | TdeError | None = None
     plain_copies: PlainCopies | TdeError | None = None
+    archiver: Archiver | TdeError | None = None
 
     @property
     def marker(self) -> Marker | None:

@@ -18,6 +18,9 @@ from tde.postgres.server.published import read_published_status
 
 _PASSWORD = re.compile(r"\b(ssl)?password\s*=", re.IGNORECASE)
 _STATEMENT_TEXTS = ("pg_stat_tmp/pgss_query_texts.stat", "pg_stat/pg_stat_statements.stat")
+_PRINTED_TREES = (
+    *("debug_print_raw_parse", "debug_print_parse", "debug_print_rewritten", "debug_print_plan"),
+)
 _RELOAD = "then SELECT pg_reload_conf()"
 
 
@@ -74,7 +77,7 @@ def _is_reachable(path: Path, bits: int) -> bool:
 def check_statements_in_log(examined: Examined) -> Iterator[Outcome]:
     """Tell which settings write values of rows, as parts of statements, into the log."""
     settings = examined.settings
-    reasons = list(_logged(settings))
+    reasons = list(logged_values(settings))
     if not reasons:
         yield ok("neither statements nor rows are logged with errors")
         return
@@ -91,7 +94,7 @@ def check_statements_in_log(examined: Examined) -> Iterator[Outcome]:
     yield warning(detail, f"{changes}; {_RELOAD}. Or keep the log on an encrypted disk.")
 
 
-def _logged(settings: Settings) -> Iterator[tuple[str, str]]:
+def logged_values(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield settings that log values, each with the change that ends it."""
     if settings.value("log_statement") in ("mod", "all"):
         yield f"log_statement = {settings.value('log_statement')}", "log_statement = ddl"
@@ -111,13 +114,16 @@ def _logged(settings: Settings) -> Iterator[tuple[str, str]]:
         # Their writers do not look at log_error_verbosity.
         value = settings.value("log_destination")
         yield f"log_destination = {value} ({', '.join(structured)})", "log_destination = stderr"
-    if settings.value("log_min_messages") in ("debug", "debug2", "debug3", "debug4", "debug5"):
+    # Since 19 a list: a level for all processes, and others for kinds of them ("backend:debug2").
+    levels = {part.rpartition(":")[2].strip() for part in
+              settings.value("log_min_messages").lower().split(",")}  # fmt: skip
+    if levels & {"debug", "debug2", "debug3", "debug4", "debug5"}:
         # Each statement of the extended protocol is logged when it is parsed.
         yield f"log_min_messages = {settings.value('log_min_messages')}", "log_min_messages = info"
     if settings.value("log_parameter_max_length_on_error") not in ("", "0"):
         name = "log_parameter_max_length_on_error"
         yield f"{name} = {settings.value(name)}", f"{name} = 0"
-    for name in ("debug_print_parse", "debug_print_rewritten", "debug_print_plan"):
+    for name in _PRINTED_TREES:
         if settings.is_on(name):
             yield f"{name} = on", f"{name} = off"
     if "auto_explain" in _libraries(settings):

@@ -9,7 +9,8 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from tde.doctor import clusters, keystores, leftovers, programs
+from tde.doctor import archiving, clusters, keystores, leftovers, programs
+from tde.doctor.archiver import ask_for_archiver
 from tde.doctor.examined import AS_OWNER, Examined
 from tde.doctor.report import DoctorReport, Finding, Group
 from tde.doctor.settings import Settings, read_settings
@@ -79,6 +80,7 @@ CHECKS = (
             ("data_directory", "Data directory", clusters.check_data_directory),
             ("configuration", "Configuration", clusters.check_configuration),
             ("new_lines", "Programs and libraries", clusters.check_new_lines),
+            ("archiving", "WAL archiving", archiving.check_archiving),
             ("io_settings", "I/O settings", clusters.check_io_settings),
             ("checksums", "Data checksums", clusters.check_checksums),
             ("full_page_writes", "full_page_writes", clusters.check_full_page_writes),
@@ -138,6 +140,7 @@ def doctor(
                 examined = _with_settings(examined, cluster, username)
             if Group.CLUSTER in groups:
                 examined = _with_copies(examined, cluster, username)
+                examined = _with_archiver(examined, cluster, username)
         else:
             found = _installation(binaries, cluster.os_user)
             examined = Examined(
@@ -208,6 +211,18 @@ def _with_copies(examined: Examined, cluster: Cluster, username: str | None) -> 
     except TdeError as error:
         return replace(examined, plain_copies=error)
     return replace(examined, plain_copies=copies)
+
+
+def _with_archiver(examined: Examined, cluster: Cluster, username: str | None) -> Examined:
+    if examined.pid is None or not isinstance(examined.found_settings, Settings):
+        return examined
+    if examined.found_settings.value("archive_mode") in ("", "off"):
+        return examined
+    try:
+        return replace(examined, archiver=ask_for_archiver(cluster, username))
+    except (TdeError, OSError, ValueError, subprocess.SubprocessError) as error:
+        known = error if isinstance(error, TdeError) else PostgresError(str(error))
+        return replace(examined, archiver=known)
 
 
 def _marker_of(cluster: Cluster) -> Marker | TdeError | None:

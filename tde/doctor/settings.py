@@ -28,6 +28,7 @@ from tde.postgres.cluster.guard import has_guard
 from tde.postgres.cluster.keys import create_initial_keys
 from tde.postgres.cluster.questions import ask_server
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import MAJOR_VERSIONS
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.launch import ProgramEnvironment, program_environment
 from tde.postgres.server.os_user import OsUser
@@ -37,6 +38,7 @@ from tde.postgres.server.settings import cluster_setting
 SETTINGS = (
     *("full_page_writes", "wal_log_hints", "dynamic_shared_memory_type", "primary_conninfo"),
     *("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"),
+    *("archive_mode", "archive_command", "archive_library"),
     *("log_destination", "log_min_messages", "log_statement"),
     *("log_min_error_statement", "log_error_verbosity", "log_min_duration_statement"),
     *("log_min_duration_sample", "log_transaction_sample_rate"),
@@ -44,7 +46,7 @@ SETTINGS = (
     *("debug_print_parse", "debug_print_rewritten", "debug_print_plan"),
     *("pg_stat_statements.track_utility", "auto_explain.log_min_duration"),
 )
-_SINCE_18 = ("io_method",)
+_NEWER_SETTINGS = ("io_method", "debug_print_raw_parse")
 _UNKNOWN_SETTING = "unrecognized configuration parameter"
 # Not TMPDIR, which may be closed to the server's user.
 _TEMPORARY = Path("/tmp")
@@ -83,7 +85,8 @@ def read_settings(cluster: Cluster, *, username: str | None) -> Settings:
     Raises:
         TdeError: the configuration has an error, or may not be read.
     """
-    names = SETTINGS if cluster.binaries.major < 18 else (*SETTINGS, *_SINCE_18)
+    newer = MAJOR_VERSIONS[cluster.binaries.major].settings
+    names = (*SETTINGS, *(name for name in _NEWER_SETTINGS if name in newer))
     obstacle = ""
     if cluster.pid is not None:
         try:

@@ -22,7 +22,7 @@ from tde.keystore.completeness import missing_keys
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import MOST_LATER_WAL_KEYS, Keystore
 from tde.keystore.lifecycle import events
-from tde.keystore.log.index import LONGEST_LOG
+from tde.keystore.log.entry import LONGEST_LOG
 from tde.keystore.log.reading import entries_in, proven_entries
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreHeader

@@ -6,7 +6,6 @@ import hmac
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +25,13 @@ from tde.keystore.log.providers import (
     require_added,
 )
 from tde.keystore.log.writing import write_entry, write_entry_if_possible
-from tde.keystore.providers.acceptance import accept, needs_acceptance, withdraw
+from tde.keystore.providers.acceptance import (
+    accept,
+    needs_acceptance,
+    require_out_of_keystore,
+    withdraw,
+)
 from tde.keystore.providers.apart import wrap_apart
-from tde.keystore.providers.auto_open import auto_open_path, read_auto_open
 from tde.keystore.providers.envelope_provider import (
     EnvelopeProvider,
     altered,
@@ -127,7 +130,8 @@ def add_envelope(
 
     Raises:
         KeystoreExistsError: there is an envelope of this name.
-        ProviderError: the provider cannot wrap, or does not unwrap what it has wrapped.
+        ProviderError: the provider cannot wrap, does not unwrap what it has wrapped, or has
+            something that it runs or reads in the keystore itself.
         KeystoreError: another of its subclasses: it cannot be written.
     """
     require_free_name(keystore.path, name)
@@ -148,6 +152,8 @@ def add_envelope(
             f"provider {name} cannot have these parameters, this level or this time in a cache",
             remedy="Parameters are text without control characters, at most 4096 characters each.",
         ) from error
+    if needs_acceptance(header):
+        require_out_of_keystore(keystore.path, header)
     # The provider may take long to answer, so it is asked before the lock is taken.
     envelope = make_tried_envelope(keystore, header, shares)
     path = envelope_path(keystore.path, name, keystore.master_key_id)
@@ -183,6 +189,7 @@ def accept_envelope(keystore: Keystore, name: str) -> Path | None:
     require_own(keystore, envelope)
     if not needs_acceptance(envelope.header):
         return None
+    require_out_of_keystore(keystore.path, envelope.header)
     file = accept(envelope.header)
     # A keystore that is mounted read-only has no log here, and opens all the same.
     author = keystore.log_author()
@@ -313,26 +320,6 @@ def require_own(keystore: Keystore, envelope: Envelope) -> None:
     author = keystore.log_author()
     entries = provider_entries(keystore.path, author)
     require_added(keystore.path, envelope.header, entries, author)
-
-
-def foreign_ways(keystore: Keystore) -> list[Path]:
-    """Return the files that are to open a keystore and were not made with its master key.
-
-    Those that cannot be read open nothing, and are told of by others.
-    """
-    found = []
-    file = auto_open_path(keystore.path)
-    with (
-        suppress(KeystoreError, OSError),
-        read_auto_open(file, keystore.uuid, keystore.master_key_id) as master_key,
-    ):
-        if not keystore.has_master_key(master_key):
-            found.append(file)
-    with suppress(KeystoreError):
-        for info in list_providers(keystore.path):
-            if info.is_current and info.envelope and not keystore.is_own_envelope(info.envelope):
-                found.append(info.file)
-    return found
 
 
 def _accept_if_possible(header: EnvelopeHeader) -> None:

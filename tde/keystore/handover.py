@@ -100,8 +100,17 @@ def _above_standard_error(fd: int) -> int:
 
 
 def _sealed_file(content: bytearray) -> int:
-    # Without MFD_CLOEXEC, because the descriptor has to survive the exec of pg_ctl and sh.
-    fd = _above_standard_error(os.memfd_create("tde-keys", os.MFD_ALLOW_SEALING))
+    try:
+        # Without MFD_CLOEXEC, because the descriptor has to survive the exec of pg_ctl and sh.
+        made = os.memfd_create("tde-keys", os.MFD_ALLOW_SEALING)
+    except PermissionError as error:
+        raise KeystoreError(
+            "keys cannot be handed to a program, because the system call memfd_create is "
+            "forbidden here",
+            remedy="Allow it in the seccomp profile of the container or service "
+            "(systemd: SystemCallFilter=); in `docker run`: --security-opt seccomp=FILE.",
+        ) from error
+    fd = _above_standard_error(made)
     try:
         if os.write(fd, content) != len(content):
             raise KeystoreError("there is not enough memory to hand the keys to the server")

@@ -192,7 +192,7 @@ def _open(
 
 def _warn_of_foreign_ways(keystore: Keystore) -> None:
     """Name what others have put into a keystore to open it; only now that can be told."""
-    from tde.keystore.envelopes import foreign_ways
+    from tde.keystore.ways import foreign_ways
 
     for file in foreign_ways(keystore):
         _warnings.warning(

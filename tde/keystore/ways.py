@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.errors import ProviderError
+from tde.errors import KeystoreError, ProviderError
 from tde.keystore.envelopes import EnvelopeInfo, list_providers
+from tde.keystore.keystore import Keystore
 from tde.keystore.providers.acceptance import may_be_used_unasked
-from tde.keystore.providers.auto_open import can_open_automatically
+from tde.keystore.providers.auto_open import (
+    auto_open_path,
+    can_open_automatically,
+    read_auto_open,
+)
 from tde.keystore.store.envelope import EnvelopeHeader
-from tde.keystore.store.layout import AUTO_OPEN_NAME
+from tde.keystore.store.layout import AUTO_OPEN_NAME, new_auto_open_path
 from tde.printable import printable
 
 
@@ -31,6 +37,27 @@ class OtherWay:
     uses: tuple[str, ...] = ()
     provider: str = ""
     may_be_used: bool = True
+
+
+def foreign_ways(keystore: Keystore) -> list[Path]:
+    """Return the files that are to open a keystore and were not made with its master key.
+
+    Those that cannot be read open nothing, and are told of by others.
+    """
+    found = []
+    # The second one is used in the place of the first where a rotation was interrupted.
+    for file in (auto_open_path(keystore.path), new_auto_open_path(keystore.path)):
+        with (
+            suppress(KeystoreError, OSError),
+            read_auto_open(file, keystore.uuid, keystore.master_key_id) as master_key,
+        ):
+            if not keystore.has_master_key(master_key):
+                found.append(file)
+    with suppress(KeystoreError):
+        for info in list_providers(keystore.path):
+            if info.is_current and info.envelope and not keystore.is_own_envelope(info.envelope):
+                found.append(info.file)
+    return found
 
 
 def other_ways(directory: Path) -> list[OtherWay]:

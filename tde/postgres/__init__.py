@@ -2,7 +2,7 @@
 
 This is the front door for users of the library, also to audit, doctor and conversion, which stand
 above this package. Its names are imported on first use; ``__init__.pyi`` lists them. Nothing in
-the folders below comes in by it.
+the folders below comes in by it. docs/library.md has an example of each.
 """
 
 from tde.lazy import lazy_package

@@ -6,18 +6,50 @@ say) stands there. ``tde.page.reference`` has constants of its own on purpose: i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from tde.page.codec import PAGE_SIZE
 
-SUPPORTED_MAJOR_VERSIONS = (15, 16, 17, 18)
+
+@dataclass(frozen=True)
+class MajorVersion:
+    """What differs between major versions, as far as tde relies on it.
+
+    C has two tables more, which are compiled in: the end of pg_control (c_ext/format/control.c,
+    by the version in that file), and the headers of the extension (c_ext/extension/compat.h).
+
+    Attributes:
+        wal_page_magic: XLOG_PAGE_MAGIC (xlog_internal.h).
+        settings: those that tde looks at and that 15 lacks.
+    """
+
+    wal_page_magic: int
+    settings: frozenset[str] = frozenset()
+
+
+# How the server reads, which may bypass libc; where it looks for extensions.
+_SINCE_18 = frozenset({"io_method", "extension_control_path"})
+# Raw parse trees in the log, with their values; the file whose lines run commands.
+_SINCE_19 = _SINCE_18 | {"debug_print_raw_parse", "hosts_file"}
+
+
+MAJOR_VERSIONS: Mapping[int, MajorVersion] = {
+    15: MajorVersion(0xD110),
+    16: MajorVersion(0xD113),
+    17: MajorVersion(0xD116),
+    18: MajorVersion(0xD118, _SINCE_18),
+    19: MajorVersion(0xD122, _SINCE_19),
+}
+"""The major versions that tde supports, oldest first; a new one begins with its line here."""
+
+SUPPORTED_MAJOR_VERSIONS = tuple(MAJOR_VERSIONS)
 
 PAGE_BYTES = PAGE_SIZE
 """BLCKSZ, which the format fixes; no other build can be encrypted."""
 
 SEGMENT_PAGES = 131072
 """RELSEG_SIZE: 1 GiB of 8 KiB pages, what every packaged PostgreSQL uses."""
-
-WAL_PAGE_MAGIC = {15: 0xD110, 16: 0xD113, 17: 0xD116, 18: 0xD118}
-"""XLOG_PAGE_MAGIC (xlog_internal.h) of each major version."""
 
 PG_DEFAULT_OID = 1663
 PG_GLOBAL_OID = 1664

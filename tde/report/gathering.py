@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -85,7 +85,8 @@ def gather(
     marker = _require_encrypted(cluster, keystore)
     if archives or backups:
         # A directory that was mistyped is an error, and not something that was not examined.
-        find_places(cluster, archives, backups)
+        with ExitStack() as stack:
+            find_places(cluster, archives, backups, stack)
     gathering = _Gathering(observer)
     now = datetime.now(timezone.utc).replace(microsecond=0)
     life = gathering.examine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from tde.keystore import (
@@ -170,7 +170,6 @@ def key_log(keystore: OpenKeystore) -> KeyLog:
 
 def _lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
     for entry in entries:
-        shown = (f"{n} {_words(v)}" for n, v in entry.details.items() if n not in _HIDDEN)
         yield LogLine(
             entry.number,
             entry.time,
@@ -178,14 +177,5 @@ def _lines(entries: Iterable[LogEntry]) -> Iterator[LogLine]:
             author_of(entry),
             str(entry.who.get("host", "")),
             str(entry.who.get("command", "")),
-            ", ".join(shown),
+            entry.details_in_words(_HIDDEN),
         )
-
-
-def _words(value: object) -> str:
-    """Return a value of an entry for people, names of keys with what is said of each."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} ({said})" if said else str(name) for name, said in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)

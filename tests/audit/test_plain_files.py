@@ -75,12 +75,15 @@ SERVER_NAMES = [
     "promote",
     "autoprewarm.blocks.tmp",
     "pg_stash_advice.tsv",
+    "pg_stash_advice.tsv.tmp",
     ".s.PGSQL.5432.lock",
     "sockets/.s.PGSQL.5432.lock",
 ]
 # What only other programs put there.
 OTHER_NAMES = [
     "conf.d/memory.conf",
+    "pg_createsubscriber.conf",
+    "pg_createsubscriber.conf.disabled",
     "server.key",
     "tde.json",
     "tde.keymap",

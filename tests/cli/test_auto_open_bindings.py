@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -79,7 +80,7 @@ def test_without_the_host_secret_the_keystore_is_closed(
     for content, mode, says in (
         (None, 0, "No such file"),
         (os.urandom(32), 0o600, "another secret"),
-        (right[:-1], 0o600, "has 31 bytes"),
+        (right[:-1], 0o600, "gives 31 bytes"),
         (right, 0o644, "open to other users"),
     ):
         secret.unlink(missing_ok=True)
@@ -284,6 +285,25 @@ def test_tpm_opens_the_keystore_on_its_machine_only(
     (way,) = ways(keystore, code=1)
     assert "this TPM has not sealed the key" in way["problem"]
     assert not opens_by_itself(keystore)
+
+
+def test_without_a_tcti_only_a_device_of_this_machine_is_the_tpm(
+    keystore: Path, passphrase: list[str], tpm: SoftwareTpm, place: Path, monkeypatch
+) -> None:
+    """Any user can run a software TPM, where tpm2-tools look for one or are told to."""
+    tools, asked = place / "tools", place / "asked"
+    tools.mkdir()
+    for name in ("createprimary", "flushcontext"):
+        script = tools / f"tpm2_{name}"
+        script.write_text(
+            f'#!/bin/sh\necho "$1 $2" >> {asked}\necho "tcti: no such device" >&2\nexit 1\n'
+        )
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("TPM2TOOLS_TCTI", tpm.tcti)
+    assert "there is no TPM" in bind(keystore, passphrase, "tpm2:pcrs=7", code=5).output
+    (way,) = set(asked.read_text().splitlines())
+    assert re.fullmatch(r"-T device:/dev/tpm(rm)?0", way)
 
 
 def test_tpm_refuses_when_the_machine_has_started_otherwise(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from tde.cli.app import app
 from tde.convert.state import State
-from tde.postgres.cluster import cluster as cluster_module
+from tde.postgres.cluster import cluster as cluster_module, initialize
 from tde.postgres.cluster.unfinished_conversion import MOVED_CONTROL
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
@@ -24,7 +30,9 @@ def interrupted(os_user_tmp_path):
     secret.chmod(0o600)
 
     def run(*arguments: object) -> list[str]:
-        command = [*map(str, arguments), "--passphrase-file", str(secret)]
+        command = [str(argument) for argument in arguments]
+        if "--" not in command:
+            command += ["--passphrase-file", str(secret)]
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 130, result.output
         return result.output.splitlines()
@@ -79,3 +87,51 @@ def test_a_restart_says_when_no_server_runs(
         "Interrupted.",
         f"No server runs now: tde pg start -D {made.data_directory}",
     ]
+
+
+def test_a_new_cluster_leaves_nothing_when_its_creation_is_interrupted(
+    encrypted_cluster_factory, any_binaries, interrupted, monkeypatch, os_user_tmp_path
+):
+    """After initdb's own end; it takes back by itself what it has not ended."""
+    keystore = encrypted_cluster_factory.keystore().path
+    parent, wal = os_user_tmp_path / "new", os_user_tmp_path / "wal"
+    command = ["pg", "init", "-D", parent / "main", "-k", keystore]
+    command += ["--bindir", any_binaries.bindir]
+    initdb = ["--", "--no-sync", "-X", wal]
+    monkeypatch.setattr(initialize, "require_cluster_keys", interrupt)
+    secret = ["--passphrase-file", os_user_tmp_path / "passphrase"]
+    assert interrupted(*command, *secret, *initdb)[-1] == "Interrupted."
+    assert not parent.exists()
+    assert list(wal.iterdir()) == []
+    assert list((keystore / "keys").iterdir()) == []
+    # What initdb was to keep stays, with its keys.
+    assert interrupted(*command, *secret, *initdb, "--no-clean")[-1] == "Interrupted."
+    assert (parent / "main" / "tde.json").exists()
+    assert list((keystore / "keys").iterdir()) != []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_initdb_takes_back_what_it_has_begun(
+    number, encrypted_cluster_factory, any_binaries, os_user_tmp_path
+):
+    keystore = encrypted_cluster_factory.keystore().path
+    parent, wal = os_user_tmp_path / "new", os_user_tmp_path / "wal"
+    secret = os_user_tmp_path / "passphrase"
+    secret.write_bytes(PASSPHRASE)
+    secret.chmod(0o600)
+    command = [Path(sys.executable).with_name("tde"), "pg", "init", "-D", parent / "main"]
+    command += ["-k", keystore, "--bindir", any_binaries.bindir, "--passphrase-file", secret]
+    with subprocess.Popen(
+        [*command, "--", "-X", wal], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (parent / "main" / "postgresql.conf").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert messages.splitlines()[-1] == "Interrupted."
+    assert not parent.exists()
+    assert not wal.exists()
+    assert list((keystore / "keys").iterdir()) == []

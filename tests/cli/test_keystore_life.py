@@ -74,6 +74,19 @@ def test_the_list_fits_a_terminal(keystore: Path) -> None:
     assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
+def test_status_cuts_no_name_of_a_file(keystore: Path) -> None:
+    shown = runner.invoke(app, ["keystore", "status", "-k", str(keystore)], env={"COLUMNS": "60"})
+    assert f"keys/wal.2.{later_key(keystore)}.key\n" in shown.stdout
+
+
+def test_the_log_is_in_words(keystore: Path, place: Path) -> None:
+    run("backup", place / "copy", "-k", keystore)
+    shown = run("log", "-k", keystore).stdout
+    assert re.search(r"activate keys: .*wal\.key \(WAL\)", shown)
+    assert "auto-open.key no" in shown
+    assert not re.search(r"[{\[]'|True|False|None", shown)
+
+
 def test_history_of_all_and_of_one(keystore: Path) -> None:
     shown = run("history", "-k", keystore).stdout
     today = f"{datetime.now(timezone.utc):%Y-%m-%d}"

@@ -190,7 +190,7 @@ def test_custodians_with_files(keystore: Path, place: Path, passphrase: list[str
     alone = run("list", "-k", keystore, "--share-file", files[0], code=5)
     assert "shares were given, and not whose they are" in alone.stderr
     # Nothing that people have to come for is tried by the way, and no share is overwritten.
-    assert "There is no provider to try." in run("provider", "test", "-k", keystore).stdout
+    assert "Only when named: officers" in run("provider", "test", "-k", keystore).stdout
     before = [file.read_bytes() for file in files]
     run("provider", "remove", "officers", "-k", keystore)
     again = run(

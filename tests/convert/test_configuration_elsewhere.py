@@ -21,7 +21,7 @@ from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import run_as
 from tests.convert.conversions import content
 
-LINE = f"include '{GUARD_FILE}'\n"
+LINE = f"include {GUARD_FILE}\n"
 OPTIONS = {"listen_addresses": "", "fsync": "off"}
 
 

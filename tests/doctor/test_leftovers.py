@@ -10,6 +10,8 @@ import subprocess
 import pytest
 
 from tde.doctor import MachineFiles, Verdict
+from tde.doctor.leftovers import logged_values
+from tde.doctor.settings import Settings
 from tests.doctor.examination import LEFTOVERS, examine, only, require_ok
 from tests.doctor.machine_tree import Machine
 
@@ -49,6 +51,16 @@ def test_logs_that_do_not_heed_the_verbosity(running, name, value):
     assert f"{name} = {value}" in found.detail
     apply(running, found.remedy)
     require_ok(examine(running, LEFTOVERS), "log_content")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "logs"),
+    [("log_min_messages", "warning, backend:debug2", True),
+     ("log_min_messages", "warning,checkpointer:debug1", False),
+     ("debug_print_raw_parse", "on", True)],
+)  # fmt: skip
+def test_settings_that_19_has(name, value, logs):
+    assert bool(list(logged_values(Settings({name: value}, "a test")))) is logs
 
 
 def test_values_in_a_log_on_an_encrypted_disk(stopped, tmp_path):

@@ -253,7 +253,7 @@ def test_a_start_without_tde_that_is_not_stopped(stopped):
     require_ok(examine(stopped), "encryption")
     config = data / "postgresql.conf"
     before = config.read_text()
-    config.write_text(before.replace(f"include '{GUARD_FILE}'\n", ""))
+    config.write_text(before.replace(f"include {GUARD_FILE}\n", ""))
     found = only(examine(stopped), "encryption", Verdict.PROBLEM)
     with config.open("a") as file:
         file.write(found.remedy.rpartition(": ")[2] + "\n")
@@ -314,3 +314,14 @@ def test_a_server_that_lets_nobody_in(running):
     hba.write_text(before)
     subprocess.run([*reload, running.data_directory], check=True, cwd="/", **as_owner)
     require_ok(examine(running), "configuration")
+
+
+def test_who_has_a_plain_cluster_is_not_told_to_stop_its_server(
+    module_cluster_factory, any_binaries
+):
+    """The line that stops a start without tde stopped the server of a plain cluster for good."""
+    plain = module_cluster_factory.plain(any_binaries, name="plain-elsewhere", start=False)
+    (plain.data_directory / "postgresql.conf").rename(plain.data_directory.parent / "moved.conf")
+    found = only(examine(plain), "encryption", Verdict.WARNING)
+    assert found.detail == "this cluster is not encrypted"
+    assert "include" not in found.remedy

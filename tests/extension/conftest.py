@@ -15,6 +15,7 @@ import pytest
 
 from tde.algorithms import Algorithm
 from tde.postgres import PostgresBinaries, create_tablespace
+from tde.postgres.extension.building import server_paths
 from tde.postgres.extension.installing import (
     InstalledExtension,
     install_extension,
@@ -24,9 +25,16 @@ from tde.postgres.server.os_user import run_as
 from tests.conftest import ClusterFactory, RunningCluster
 
 
+def has_headers(binaries: PostgresBinaries) -> bool:
+    """Tell whether the extension can be built; Debian's servers have pg_config without headers."""
+    if not (binaries.bindir / "pg_config").is_file():
+        return False
+    return (server_paths(binaries).headers / "postgres.h").is_file()
+
+
 @contextmanager
 def built(binaries: PostgresBinaries) -> Iterator[InstalledExtension]:
-    if not (binaries.bindir / "pg_config").is_file():
+    if not has_headers(binaries):
         pytest.skip(f"no postgresql-server-dev-{binaries.major}, which .ci/run installs")
     with tempfile.TemporaryDirectory(prefix="test-of-tde-") as directory:
         Path(directory).chmod(0o755)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.extension.conftest import has_headers
+
 TDE = Path(sys.executable).with_name("tde")
 
 
@@ -30,8 +32,8 @@ def run(*arguments: object, exit_code: int = 0, **variables: str) -> str:
 @pytest.fixture
 def bindir(any_binaries, tmp_path) -> Path:
     """An installation whose directories for extensions are ours."""
-    if not (any_binaries.bindir / "pg_config").is_file():
-        pytest.skip("no pg_config, which .ci/run installs")
+    if not has_headers(any_binaries):
+        pytest.skip("no headers of the server, which .ci/run installs")
     directory = tmp_path / "pg" / "bin"
     directory.mkdir(parents=True)
     for name in ("postgres", "initdb"):
@@ -97,8 +99,8 @@ def test_what_is_missing_is_named(bindir, any_binaries, tmp_path):
 
 
 def test_a_directory_of_its_own_says_what_the_server_must_know(any_binaries, tmp_path):
-    if not (any_binaries.bindir / "pg_config").is_file():
-        pytest.skip("no pg_config, which .ci/run installs")
+    if not has_headers(any_binaries):
+        pytest.skip("no headers of the server, which .ci/run installs")
     said = run("install", "--bindir", any_binaries.bindir, "--directory", tmp_path / "own")
     assert f"dynamic_library_path = '{tmp_path}/own/lib:$libdir'" in said
     scripts = tmp_path / "own" / "share" / "extension"
@@ -112,7 +114,7 @@ def test_it_compiles_without_a_warning_for_every_server(postgres_installations, 
 
     built = 0
     for major, binaries in postgres_installations.items():
-        if not (binaries.bindir / "pg_config").is_file():
+        if not has_headers(binaries):
             continue
         directory = tmp_path / str(major)
         directory.mkdir()

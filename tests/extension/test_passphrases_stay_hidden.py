@@ -15,6 +15,7 @@ import pytest
 
 from tde.keystore.store.files import exclusive_lock
 from tde.postgres.extension.building import server_paths
+from tde.postgres.facts import MAJOR_VERSIONS
 from tests.extension.conftest import SqlCluster, make_sql_cluster
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.replication.test_keys_on_standbys import wait_for
@@ -68,13 +69,15 @@ def made(request, binaries, extension, module_cluster_factory, module_os_user_tm
     if request.param and not others:
         pytest.skip("there are no other libraries")
     name = f"data-{binaries.major}-{request.param}"
+    newer = MAJOR_VERSIONS[binaries.major].settings & {"debug_print_raw_parse"}
+    everything = {**EVERYTHING, **dict.fromkeys(newer, "on")}
     order = ["tde", *others] if request.param else [*others, "tde"]
     made = make_sql_cluster(
         module_cluster_factory,
         binaries,
         extension,
         module_os_user_tmp_path / f"space-{name}",
-        {**EVERYTHING, "shared_preload_libraries": ",".join(order), "pgaudit.log": "all"},
+        {**everything, "shared_preload_libraries": ",".join(order), "pgaudit.log": "all"},
         name=name,
     )
     made.others = others

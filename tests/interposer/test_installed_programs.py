@@ -40,6 +40,7 @@ MAY_BE_ABSENT = {
 OWN_LIBRARIES = (
     # For clients, and what every server loads.
     *("libecpg*", "libpgtypes*", "libpq*", "llvmjit", "pgoutput", "dict_snowball", "*_and_*"),
+    "cyrillic",
     *("euc2004_sjis2004", "plpgsql", "plperl", "plpython3", "pltcl"),
     # contrib
     *("_int", "adminpack", "amcheck", "auth_delay", "auto_explain", "autoinc", "basic_archive"),
@@ -52,6 +53,8 @@ OWN_LIBRARIES = (
     *("pg_walinspect", "pgcrypto", "pgrowlocks", "pgstattuple", "pgxml", "postgres_fdw"),
     *("refint", "seg", "sepgsql", "sslinfo", "tablefunc", "tcn", "test_decoding"),
     *("tsm_system_rows", "tsm_system_time", "unaccent", "uuid-ossp"),
+    # What REPACK (CONCURRENTLY) decodes WAL with.
+    "pgrepack",
 )
 
 
@@ -60,7 +63,7 @@ def own_files(binaries: PostgresBinaries) -> list[Path]:
 
     Nothing is asked of a package manager, which an installation made from source has none of.
     """
-    words = f"(PostgreSQL) {binaries.version_text}".encode()
+    words = f"(PostgreSQL) {binaries.major}".encode()  # "19.1", and "19rc1" before it.
     programs = [
         path
         for path in binaries.bindir.iterdir()

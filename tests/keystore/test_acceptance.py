@@ -11,10 +11,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tde.errors import KeystoreBusyError, KeystoreError
+from tde.errors import KeystoreBusyError, KeystoreError, ProviderError
+from tde.keystore import Keystore
+from tde.keystore.envelopes import accept_envelope, add_envelope
 from tde.keystore.providers import acceptance
 from tde.keystore.providers.acceptance import accept, is_accepted, withdraw
 from tde.keystore.store.envelope import EnvelopeHeader
+from tde.keystore.store.layout import list_envelopes
+from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 KEYSTORE = uuid4()
 MANY = 40
@@ -97,3 +101,25 @@ def test_an_acceptance_that_would_not_count_is_no_success(accepted: Path) -> Non
     with pytest.raises(KeystoreError, match="does not count") as caught:
         accept(header("a"))
     assert f"chmod go-w {accepted}" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "command", ["sh {}/unlock/run", "cat </etc/x | '{}/run' -a", "{}/../link/r"]
+)
+def test_nothing_is_run_that_lies_in_the_keystore(tmp_path: Path, command: str) -> None:
+    """Else who can write to the keystore exchanges the program, and keeps the acceptance."""
+    directory = tmp_path / "ks"
+    (tmp_path / "link").symlink_to(directory)
+    with Keystore.create(directory, PASSPHRASE, kdf=CHEAP_KDF) as keystore:
+        parameters = {"command": command.format(directory)}
+        with pytest.raises(ProviderError, match="which is in the keystore"):
+            add_envelope(keystore, "a", "secret-command", parameters, unattended=True)
+        assert not list_envelopes(directory)
+
+
+def test_a_program_beside_the_keystore_may_be_run(tmp_path: Path) -> None:
+    secret = tmp_path / "ks-secret"
+    secret.write_bytes(os.urandom(32))
+    with Keystore.create(tmp_path / "ks", PASSPHRASE, kdf=CHEAP_KDF) as keystore:
+        add_envelope(keystore, "a", "secret-command", {"command": f"cat {secret}"})
+        accept_envelope(keystore, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -28,6 +29,7 @@ from tde.keystore.lifecycle.changes import set_age_limit
 from tde.keystore.lifecycle.destruction import destroy_key
 from tde.keystore.lifecycle.events import Place, activate_keys, tell_of_place, told_active
 from tde.keystore.log.documents import SealedDocument, check_seal, document_code
+from tde.keystore.log.entry import log_path
 from tde.keystore.log.writing import write_entry
 from tde.postgres.cluster.key_destruction import places_to_look_at
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
@@ -180,3 +182,16 @@ def test_a_document_is_not_proven_by_an_entry_without_a_code(keystore: Keystore)
             "could have made it since"
             in check_seal(rotated.path, rotated.log_author(), document).problem
         )
+
+
+@pytest.mark.parametrize("number", ["1e999", "Infinity", "true", "2.5", "-1", "9" * 4300, 1 << 29])
+def test_a_number_that_no_line_has_keeps_nobody_out(keystore: Keystore, number: object) -> None:
+    log = log_path(keystore.path)
+    lines = log.read_bytes().splitlines(keepends=True)
+    forged = re.sub(rb'"number":[0-9]+', f'"number":{number}'.encode(), lines[-1])
+    log.write_bytes(b"".join([*lines, forged]))
+    with Keystore.open(keystore.path, PASSPHRASE) as opened:
+        opened.log("open keystore")
+        found = read_key_log(opened.path, opened.log_author())
+    assert found.entries[-1].number == len(lines) + 2
+    assert any(problem.startswith(f"line {len(lines) + 1} ") for problem in found.problems)

@@ -16,7 +16,7 @@ from tde.errors import KeystoreError
 from tde.keystore import Keystore, inspect_keystore
 from tde.keystore.providers.passphrase_source import PassphraseSource, read_passphrase
 from tde.postgres import OsUser
-from tde.postgres.cluster.bin_directory import SETTINGS_FILE
+from tde.postgres.server.binaries import STAND_IN_SETTINGS
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -86,7 +86,7 @@ def stand_in(opened_by_itself: Path, os_user_tmp_path: Path) -> Path:
         "postgres_size": 0,
         "postgres_mtime_ns": server.stat().st_mtime_ns,
     }
-    (directory / SETTINGS_FILE).write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+    (directory / STAND_IN_SETTINGS).write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
     program = directory / "pg_waldump"
     program.write_bytes(importlib.resources.files("tde").joinpath("tde_program").read_bytes())
     program.chmod(0o755)

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 SHUT_DOWN, IN_PRODUCTION = 1, 6
+CONTROL_VERSION_AT = 8
 STATE = slice(16, 20)
 NOTE = slice(480, 512)
 MAGIC = b"TDESTAT\x01"
@@ -43,8 +44,11 @@ def with_state(control: bytes, state: int) -> bytes:
 def with_checksums_on(control: bytes) -> bytes:
     """Return the file with data checksums on and a checksum of its own that fits."""
     end = crc_position(control)
-    # toast_max_chunk_size, loblksize and float8ByVal; data_checksum_version is behind them.
+    # toast_max_chunk_size, loblksize and float8ByVal; data_checksum_version is behind them, and
+    # since 19 behind what it was when initdb ran, too.
     at = control.index(struct.pack("=III", 1996, 2048, 1)) + 12
+    if struct.unpack_from("=I", control, CONTROL_VERSION_AT)[0] >= 1905:
+        at += 4
     assert struct.unpack_from("=I", control, at) == (0,)
     result = bytearray(control)
     struct.pack_into("=I", result, at, 1)

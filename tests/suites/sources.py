@@ -22,10 +22,10 @@ BUILD_PACKAGES = (
     *("bison", "flex", "libipc-run-perl", "liblz4-dev", "libssl-dev", "zlib1g-dev"),
     *("dpkg-dev", "gcc", "make", "perl", "xz-utils", "bzip2"),
 )
-# The release that carries the source of a major version. 15 is oldstable; 18 is in none yet.
-RELEASES = {15: "bookworm", 18: "sid"}
-# Modules outside of contrib that TAP tests of this version load.
-EXTRA_MODULES: dict[int, tuple[str, ...]] = {15: (), 18: ("injection_points",)}
+# The release that carries the source of a major version; no stable one has 18 and 19 yet.
+RELEASES = {15: "bookworm", 17: "trixie", 18: "sid", 19: "experimental"}
+# Modules outside of contrib that TAP tests load, since the version that has them.
+EXTRA_MODULES_SINCE = {17: ("injection_points",)}
 CONFIGURE = (
     *("--enable-tap-tests", "--without-readline", "--without-icu"),
     *("--with-openssl", "--with-lz4", "CFLAGS=-O2"),
@@ -201,7 +201,13 @@ def _build(tree: Tree) -> None:
 
 
 def _module_folders(tree: Tree) -> list[str]:
-    return [f"src/test/modules/{name}" for name in EXTRA_MODULES[tree.major]]
+    names = [
+        name
+        for major, modules in EXTRA_MODULES_SINCE.items()
+        if tree.major >= major
+        for name in modules
+    ]
+    return [f"src/test/modules/{name}" for name in names]
 
 
 def _source_version(tree: Tree) -> str:

@@ -13,9 +13,17 @@ from pathlib import Path
 import pytest
 
 from tde.keystore import Keystore
-from tde.postgres import OsUser, PostgresBinaries, install_bin_directory
+from tde.postgres import (
+    AuditReport,
+    Cluster,
+    OsUser,
+    PostgresBinaries,
+    audit,
+    install_bin_directory,
+)
 from tde.postgres.server.os_user import run_as
 from tde.postgres.server.reachable import reachable_binaries
+from tests.postgres.canaries import CANARY
 from tests.postgres.programs import Programs
 
 # Not needed to show what these tests show, and the tools sync what they copy.
@@ -74,6 +82,11 @@ class Site:
     programs: Programs
     os_user: OsUser | None
     stock: PostgresBinaries
+    keystore: Keystore
+
+    def audit(self, data: Path, *backups: Path) -> AuditReport:
+        cluster = Cluster(data, self.stock, os_user=self.os_user)
+        return audit(cluster, self.keystore, backups=backups, canary=CANARY.decode())
 
     def make(self, name: str) -> Path:
         path = self.directory / name
@@ -155,6 +168,7 @@ def make_site(
         Programs(made.path, directory, os_user),
         os_user,
         reachable_binaries(binaries, os_user),
+        keystore,
     )
     try:
         yield site

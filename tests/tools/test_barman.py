@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import settings_of
+from tde.postgres.cluster.tool_settings import BackupTool, tool_settings
 from tests.postgres.canaries import CANARY, files_with
 from tests.tools.site import Site, local_ssh, require_tools, wait_for
 
 TEXT = CANARY.decode()
 EVERYTHING = "SELECT count(*) || ' ' || sum(g) FROM t"
+STREAMING = [
+    *("backup_method=postgres", "streaming_archiver=on"),
+    *("slot_name=barman", "create_slot=auto"),
+]
 METHODS = {
-    "streaming": [
-        *("backup_method=postgres", "streaming_archiver=on"),
-        *("slot_name=barman", "create_slot=auto"),
-    ],
+    "streaming": STREAMING,
+    "compressed": [*STREAMING, "backup_compression=gzip", "recovery_staging_path={home}/staging"],
     "rsync": ["backup_method=rsync", "archiver=on", "reuse_backup=link"],
 }
 
 
 class Barman:
-    """One server in Barman's configuration, with the settings of docs/backup-and-restore.md."""
+    """One server in Barman's configuration, with the settings of docs/barman.md."""
 
     def __init__(self, site: Site, method: list[str]) -> None:
         self.site = site
         ssh = local_ssh(site.directory)
         self.home = site.make("barman")
         self.configuration = site.make("etc") / "barman.conf"
-        page = settings_of("backup-and-restore.md", "Barman")
+        settings = tool_settings(BackupTool.BARMAN, site.programs.directory).lines()[1:]
         conninfo = f"host={site.directory} user=postgres"
         lines = [
             "[barman]",
@@ -43,8 +47,8 @@ class Barman:
             f"conninfo={conninfo} dbname=postgres",
             f"streaming_conninfo={conninfo}",
             f"ssh_command={ssh} localhost",
-            *(line.replace("/srv/tde/bin", str(site.programs.directory)) for line in page),
-            *method,
+            *settings,
+            *(line.format(home=self.home) for line in method),
         ]
         self.configuration.write_text("".join(f"{line}\n" for line in lines))
 
@@ -53,6 +57,16 @@ class Barman:
 
     def archive_all(self) -> None:
         self.run("switch-wal", "--force", "--archive", "--archive-timeout=60", "main")
+
+
+def require_known_version(data: Path) -> None:
+    """Skip servers that are newer than the tool."""
+    shown = subprocess.run(["barman", "--version"], capture_output=True, text=True, check=True)
+    match = re.search(r"(\d+)\.(\d+)", shown.stdout)
+    assert match is not None, shown.stdout
+    version = (int(match[1]), int(match[2]))
+    if int((data / "PG_VERSION").read_text()) > 16 and version < (3, 11):
+        pytest.skip(f"Barman {match[0]} does not know this version of PostgreSQL")
 
 
 def archive_command(site: Site, barman: Barman) -> str:
@@ -66,12 +80,13 @@ def test_back_up_and_restore(site, method):
     require_tools("barman", "barman-wal-archive", "rsync")
     barman = Barman(site, METHODS[method])
     data = site.init("data", "archive_mode = on", archive_command(site, barman))
-    if method == "streaming":
+    require_known_version(data)
+    if method != "rsync":
         site.configure(data, "archive_mode = off")
     start_with_tools(site, data)
     site.sql(f"CREATE TABLE t AS SELECT g, '{TEXT}' AS x FROM generate_series(1, 5000) g")
     barman.run("cron")
-    if method == "streaming":
+    if method != "rsync":
         slot = "SELECT count(*) FROM pg_replication_slots WHERE active"
         wait_for("pg_receivewal", lambda: site.sql(slot) == "1")
     barman.archive_all()
@@ -91,8 +106,12 @@ def test_back_up_and_restore(site, method):
     wait_for("recovery", lambda: site.sql("SELECT pg_is_in_recovery()", 5440) == "f")
     assert site.sql(EVERYTHING, 5440) == expected
     site.stop(restored)
+    report = site.audit(data, barman.home / "main")
+    assert report.findings == ()
+    assert all(line.verified for line in report.lines if line.place.endswith("/wals"))
+    assert sum(line.verified for line in report.lines if line.place.startswith("backup")) > 200
     assert files_with(CANARY, barman.home, restored) == []
-    if method == "streaming":
+    if method != "rsync":
         barman.run("receive-wal", "--stop", "main")
 
 
@@ -107,6 +126,8 @@ def start_with_tools(site: Site, data: Path) -> None:
 def test_ciphertext_that_looks_like_another_format_is_given_back(site, compressed):
     """One segment in some thousands does, to the program `file`."""
     require_tools("barman", "file")
+    if compressed == "before" and "--gzip" not in site.tool("barman-wal-archive", "--help"):
+        pytest.skip("this barman-wal-archive does not compress")
     barman = Barman(site, METHODS["rsync"])
     segments = {
         "000000010000000000000001": bytes.fromhex("8c4e1b0408"),  # "PGP symmetric key encrypted"

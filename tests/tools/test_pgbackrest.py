@@ -6,19 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import settings_of
+from tde.audit import FindingKind
+from tde.postgres.cluster.tool_settings import BackupTool, tool_settings
 from tests.postgres.canaries import CANARY, files_with
 from tests.tools.site import Site, require_tools, wait_for
 
 TEXT = CANARY.decode()
 FILL = "INSERT INTO t SELECT g, '{text}' FROM generate_series({first}, {last}) g"
+HEADER_MESSAGES = (
+    "first page header in WAL file is expected to be in long format",
+    "unexpected WAL magic",
+)
 EVERYTHING = "SELECT count(*) || ' ' || sum(g) FROM t"
 
 
 class Stanza:
-    """A stanza with the settings of docs/backup-and-restore.md, and its only server."""
+    """A stanza with the settings of docs/pgbackrest.md, and its only server."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *options: str) -> None:
         self.site = site
         self.repository = site.make("repository")
         self.configuration = site.make("etc") / "pgbackrest.conf"
@@ -29,14 +34,15 @@ class Stanza:
             f"lock-path={site.make('lock')}",
             f"spool-path={site.make('spool')}",
             *("start-fast=y", "archive-timeout=30", "log-level-console=warn"),
-            *settings_of("backup-and-restore.md", "pgBackRest"),
+            *tool_settings(BackupTool.PGBACKREST, None).lines()[1:],
+            *options,
             "[main]",
             f"pg1-path={site.directory / 'data'}",
             f"pg1-socket-path={site.directory}",
         ]
         self.configuration.write_text("".join(f"{line}\n" for line in lines))
 
-    def run(self, *command: object, exit_code: int = 0) -> str:
+    def run(self, *command: object, exit_code: int | None = 0) -> str:
         where = (f"--config={self.configuration}", "--stanza=main")
         return self.site.tool("pgbackrest", *where, *command, exit_code=exit_code)
 
@@ -49,14 +55,22 @@ class Stanza:
         self.site.configure(target, "archive_mode = off", "port = 5440")
         return target
 
+    def backups(self) -> list[Path]:
+        return sorted((self.repository / "backup/main").glob("2*"))
+
     def newest(self) -> str:
-        return max(path.name for path in (self.repository / "backup/main").glob("2*"))
+        return self.backups()[-1].name
 
 
 @pytest.fixture
 def stanza(site):
+    return started(site)
+
+
+def started(site: Site, *options: str) -> Stanza:
+    """Start a server with rows, whose WAL a stanza archives."""
     require_tools("pgbackrest")
-    stanza = Stanza(site)
+    stanza = Stanza(site, *options)
     where = f"--config={stanza.configuration} --stanza=main"
     data = site.init(
         "data", "archive_mode = on", f"archive_command = 'pgbackrest {where} archive-push %p'"
@@ -122,7 +136,73 @@ def test_backups_and_restores(stanza):
     assert rows_after_recovery(site, restored) == after
     stanza.restore("online", f"--set={cold}", "--delta", "--type=none")
     assert rows_after_recovery(site, restored) == after
+    assert site.audit(data, stanza.repository).findings == ()
     assert files_with(CANARY, stanza.repository, restored) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("compression", "bundle"),
+    [
+        *(("none", ""), ("gz", ""), ("bz2", "")),
+        *((kind, "--repo1-bundle") for kind in ("gz", "lz4", "zst")),
+    ],
+)
+def test_the_audit_reads_what_is_stored(site, compression, bundle):
+    stanza = started(site, f"compress-type={compression}", "archive-async=y")
+    data = site.directory / "data"
+    options = [bundle] if bundle else []
+    for kind in ("full", "diff", "incr"):
+        stanza.run("backup", f"--type={kind}", *options)
+        site.sql(FILL.format(text=TEXT, first=1, last=500))
+    relation = site.sql("SELECT pg_relation_filepath('t')")
+    site.stop(data)
+    report = site.audit(data, stanza.repository)
+    assert (report.findings, report.warnings) == ((), ())
+    full = [line for line in report.lines if line.place.endswith("F")]
+    assert sum(line.verified for line in full) > 1000
+    (backup,) = [path for path in stanza.backups() if path.name.endswith("F")]
+    stored = backup / "bundle/1"
+    if not bundle:
+        ending = "" if compression == "none" else f".{compression}"
+        stored = backup / f"pg_data/{relation}{ending}"
+    content = stored.read_bytes()
+    stored.write_bytes(content[:20] + bytes(60) + content[80:])
+    found = site.audit(data, stanza.repository).findings
+    assert found
+    assert {finding.file for finding in found} == {stored}
+
+
+@pytest.mark.slow
+def test_a_repository_that_is_encrypted_again_is_said_to_be_unread(site):
+    stanza = started(site, "repo1-cipher-type=aes-256-cbc", "repo1-cipher-pass=sesame open")
+    stanza.run("backup", "--type=full")
+    data = site.directory / "data"
+    expected = site.sql(EVERYTHING)
+    site.stop(data)
+    restored = stanza.restore("restored", "--type=immediate", "--target-action=promote")
+    assert rows_after_recovery(site, restored) == expected
+    report = site.audit(data, stanza.repository)
+    assert {finding.kind for finding in report.findings} == {FindingKind.NOT_JUDGED}
+    assert all("repo-cipher-type" in finding.problem for finding in report.findings)
+
+
+@pytest.mark.slow
+def test_what_the_page_says_of_each_setting(stanza):
+    site = stanza.site
+    text = stanza.configuration.read_text()
+    segment = site.sql("SELECT pg_walfile_name(pg_switch_wal())")
+    stanza.configuration.write_text(text.replace("archive-header-check=n", ""))
+    path = site.directory / "data/pg_wal" / segment
+    shown = stanza.run("archive-push", path, exit_code=None)
+    # By a bit that is random in ciphertext.
+    assert any(message in shown for message in HEADER_MESSAGES), shown
+    stanza.configuration.write_text(text.replace("checksum-page=n", ""))
+    shown = stanza.run("backup", "--type=full")
+    assert shown.count("WARN: invalid page checksum") > 500
+    stanza.configuration.write_text(text)
+    shown = stanza.run("verify", exit_code=None)
+    assert any(message in shown for message in HEADER_MESSAGES), shown
 
 
 @pytest.mark.slow

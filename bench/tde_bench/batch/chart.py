@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
+from tde_bench.batch.tables import estimates_of
 from tde_bench.present.charts import heading, name_bars, times_shared_buffers, write_figure
+from tde_bench.present.formats import spread_words
 from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 
@@ -93,6 +95,8 @@ def _footnote(result: BatchResult) -> str:
     rounds = 1 + max(run.round for run in result.runs)
     parts.append(f"{rounds} round{'s' if rounds > 1 else ''}, interleaved by phase")
     return (
-        ", ".join(parts) + ".\n×: median of the ratios within each round, with its 95 % interval. "
+        ", ".join(parts)
+        + ".\n×: median of the ratios within each round, with its "
+        + f"{spread_words(estimates_of(result.summaries()))}. "
         "Software: OpenSSL without the CPU's AES instructions."
     )

@@ -10,7 +10,14 @@ from rich.text import Text
 
 from tde_bench.batch.results import TOTAL, BatchResult, PhaseSummary
 from tde_bench.measure.statistics import MINIMUM_VALUES, Estimate
-from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio, human_bytes
+from tde_bench.present.formats import (
+    SPREAD,
+    UNKNOWN,
+    format_interval,
+    format_ratio,
+    human_bytes,
+    spread_name,
+)
 from tde_bench.present.terminal import caption, compact_table, print_warnings
 
 
@@ -30,7 +37,7 @@ def print_report(result: BatchResult, console: Console) -> None:
         if own:
             console.print(phases_table(result, label, own))
             console.print()
-    console.print(Text(_explanation(result), "dim"))
+    console.print(Text(_explanation(result, summaries), "dim"))
     rounds = max(summary.rounds for summary in summaries)
     if rounds < MINIMUM_VALUES:
         console.print(
@@ -48,16 +55,21 @@ def _short_interval(ratio: Estimate | None) -> str:
 _LINES: tuple[tuple[str, Callable[[PhaseSummary], str]], ...] = (
     ("Elapsed s", lambda s: f"{s.seconds:.2f}"),
     ("  ratio", lambda s: format_ratio(s.seconds_ratio)),
-    ("  95 % interval", lambda s: _short_interval(s.seconds_ratio)),
+    (f"  {SPREAD}", lambda s: _short_interval(s.seconds_ratio)),
     ("Server CPU s", lambda s: format_seconds(s.cpu_seconds)),
     ("  ratio", lambda s: format_ratio(s.cpu_ratio)),
-    ("  95 % interval", lambda s: _short_interval(s.cpu_ratio)),
+    (f"  {SPREAD}", lambda s: _short_interval(s.cpu_ratio)),
     ("Cipher CPU s", lambda s: format_seconds(s.cipher_seconds)),
     ("  added ÷ cipher", lambda s: format_ratio(s.limit)),
-    ("  95 % interval", lambda s: _short_interval(s.limit)),
+    (f"  {SPREAD}", lambda s: _short_interval(s.limit)),
     ("Encrypted", lambda s: human_bytes(s.bytes_encrypted)),
     ("Decrypted", lambda s: human_bytes(s.bytes_decrypted)),
 )
+
+
+def estimates_of(summaries: list[PhaseSummary]) -> list[Estimate | None]:
+    """Return the estimates of which intervals are shown."""
+    return [estimate for s in summaries for estimate in (s.seconds_ratio, s.cpu_ratio, s.limit)]
 
 
 def totals_table(result: BatchResult, totals: list[PhaseSummary]) -> Table:
@@ -69,8 +81,9 @@ def totals_table(result: BatchResult, totals: list[PhaseSummary]) -> Table:
     table.add_column("All phases", no_wrap=True)
     for summary in totals:
         table.add_column(summary.label, justify="right")
+    spread = spread_name(estimates_of(totals))
     for heading, cell in _LINES:
-        table.add_row(heading, *(cell(summary) for summary in totals))
+        table.add_row(heading.replace(SPREAD, spread), *(cell(summary) for summary in totals))
     return table
 
 
@@ -97,11 +110,12 @@ def phases_table(result: BatchResult, label: str, summaries: list[PhaseSummary])
     return table
 
 
-def _explanation(result: BatchResult) -> str:
+def _explanation(result: BatchResult, summaries: list[PhaseSummary]) -> str:
     return (
-        f"{caption(result)} 1 is the least that encryption can cost; {UNKNOWN}: the cipher's "
-        "share is too small to be told from noise. MB: encrypted and decrypted. In the tables of "
-        "phases, ~ stands before a ratio whose interval holds 1: it can be chance."
+        f"{caption(result, estimates_of(summaries))} 1 is the least that encryption can cost; "
+        f"{UNKNOWN}: the cipher's share is too small to be told from noise. MB: encrypted and "
+        "decrypted. In the tables of phases, ~ stands before a ratio whose interval holds 1: it "
+        "can be chance."
     )
 
 

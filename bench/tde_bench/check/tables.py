@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison, Finding, Verdict
-from tde_bench.present.formats import UNKNOWN, format_interval
+from tde_bench.present.formats import UNKNOWN, format_interval, spread_name
 from tde_bench.present.terminal import print_warnings
 
 # A run that cannot find such a slowdown has little to say.
@@ -26,8 +26,10 @@ _STYLES = {
 
 def quantities_table(result: CheckResult) -> Table:
     """Return what was measured, when there is nothing to compare it with."""
-    table = _table("ratio", "95 % interval", "noise", "µs/unit")
-    for quantity in result.quantities():
+    quantities = result.quantities()
+    spread = spread_name(quantity.ratio for quantity in quantities)
+    table = _table("ratio", spread, "noise", "µs/unit")
+    for quantity in quantities:
         table.add_row(
             quantity.label,
             f"{quantity.ratio.median:.3f}",
@@ -40,7 +42,9 @@ def quantities_table(result: CheckResult) -> Table:
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """Return the comparison with the baseline."""
-    table = _table("was", "now", "95 % interval", "up to", "finds", "verdict")
+    known = [finding.quantity for finding in findings if finding.quantity is not None]
+    spread = spread_name(quantity.ratio for quantity in known)
+    table = _table("was", "now", spread, "up to", "finds", "verdict")
     for finding in findings:
         quantity, baseline = finding.quantity, finding.baseline
         slowdown = finding.smallest_slowdown

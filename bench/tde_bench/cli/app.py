@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
 from tde.console.errors import reporting_errors
 from tde.machine.own_process import fill_standard_descriptors
+from tde.version import __version__
 from tde_bench.cli import batch, check, compare, oltp, pages, report
 from tde_bench.cli.failures import plain_errors
 from tde_bench.errors import NotMeasuredError
@@ -31,9 +33,22 @@ report.register(app)
 check.register(app)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tde-bench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
-    """Keep every command a command of its own, even while there is only one."""
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Hold the options that stand before the command."""
 
 
 def main() -> None:

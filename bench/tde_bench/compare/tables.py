@@ -8,7 +8,8 @@ from rich.text import Text
 
 from tde_bench.compare.results import CompareResult
 from tde_bench.measure.statistics import MINIMUM_VALUES
-from tde_bench.present.formats import format_cpu, format_interval, format_ratio
+from tde_bench.oltp.tables import estimates_of
+from tde_bench.present.formats import format_cpu, format_interval, format_ratio, spread_name
 from tde_bench.present.terminal import caption, compact_table, print_warnings
 
 
@@ -19,7 +20,8 @@ def print_report(result: CompareResult, console: Console) -> None:
     else:
         console.print()
         console.print(compare_table(result))
-        console.print(Text(f"{caption(result)} ÷ cipher is short for it.", "dim"))
+        words = caption(result, estimates_of(result.summaries()))
+        console.print(Text(f"{words} ÷ cipher is short for it.", "dim"))
         console.print()
     for remark in remarks(result):
         console.print(Text(remark))
@@ -45,7 +47,8 @@ def compare_table(result: CompareResult) -> Table:
     table = compact_table(f"TPC-B, scale {parameters['scale']}, {parameters['clients']} clients")
     # Of a table that is too wide, Rich shortens what may wrap: a long label, and no figure.
     table.add_column("")
-    for heading in ("TPS", "ratio", "95 %\ninterval", "p95\nms", "CPU\nms", "ratio", "÷\ncipher"):
+    spread = spread_name(estimates_of(result.summaries())).replace("% ", "%\n")
+    for heading in ("TPS", "ratio", spread, "p95\nms", "CPU\nms", "ratio", "÷\ncipher"):
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in result.summaries():
         table.add_row(

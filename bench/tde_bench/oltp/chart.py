@@ -13,7 +13,9 @@ from matplotlib.ticker import StrMethodFormatter
 
 from tde_bench.measure.statistics import Estimate, median_estimate
 from tde_bench.oltp.results import OltpResult, Summary
+from tde_bench.oltp.tables import estimates_of
 from tde_bench.present.charts import heading, name_bars, times_shared_buffers, write_figure
+from tde_bench.present.formats import spread_words
 from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 
@@ -109,10 +111,12 @@ def _footnote(result: OltpResult) -> str:
         f"{parameters['clients']} clients",
     ]
     parts += times_shared_buffers(result)
-    rounds = max(summary.rounds for summary in result.summaries())
+    summaries = result.summaries()
+    rounds = max(summary.rounds for summary in summaries)
+    spread = spread_words(estimates_of(summaries))
     parts.append(f"{rounds} interleaved rounds of {parameters['duration']} s")
     return (
         ", ".join(parts)
-        + ".\nBars: medians with 95 % intervals. ×: median of the ratios within each "
-        "round, with its 95 % interval."
+        + ".\nBars: medians. ×: median of the ratios within each round. Lines and brackets: "
+        + f"{spread}."
     )

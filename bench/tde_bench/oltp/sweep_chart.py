@@ -11,7 +11,8 @@ from matplotlib.ticker import NullLocator
 
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, Point, Summary
-from tde_bench.oltp.tables import title
+from tde_bench.oltp.tables import estimates_of, title
+from tde_bench.present.formats import spread_words
 from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
 _LINE_STYLES = ("-", "--", ":", "-.")
@@ -35,8 +36,8 @@ def draw_sweep(result: OltpResult) -> Figure:
         axes.set_title(heading, fontsize=11, color=INK)
     figure.suptitle(title(result), fontsize=13, fontweight="bold", color=INK)
     figure.supxlabel(
-        f"Medians of the ratios to {result.labels[result.baseline]} within each round; the bands "
-        "are their 95 % intervals.",
+        f"Medians of the ratios to {result.labels[result.baseline]} within each round; bands: "
+        f"{spread_words(estimates_of(result.summaries()))}.",
         fontsize=8,
         color=GREY,
     )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, Summary
 from tde_bench.oltp.verdicts import verdicts
-from tde_bench.present.formats import format_cpu, format_interval, format_ratio, human_bytes
+from tde_bench.present.formats import (
+    SPREAD,
+    format_cpu,
+    format_interval,
+    format_ratio,
+    human_bytes,
+    spread_name,
+)
 from tde_bench.present.terminal import caption, compact_table, print_warnings
 
 
@@ -21,7 +29,7 @@ def print_report(result: OltpResult, console: Console) -> None:
         return
     console.print()
     console.print(sweep_table(result) if result.is_sweep else oltp_table(result))
-    console.print(Text(caption(result), "dim"))
+    console.print(Text(caption(result, estimates_of(result.summaries())), "dim"))
     console.print()
     for line in verdicts(result):
         console.print(Text(line))
@@ -35,13 +43,13 @@ _Line = tuple[str, Callable[[Summary], str]]
 _TPM_C: tuple[_Line, ...] = (("tpmC", lambda summary: f"{summary.tpm_c or 0:,.0f}"),)
 _RATE: tuple[_Line, ...] = (
     ("  p95 ratio", lambda summary: format_ratio(summary.latency_p95_ratio)),
-    ("  95 % interval", lambda summary: format_interval(summary.latency_p95_ratio)),
+    (f"  {SPREAD}", lambda summary: format_interval(summary.latency_p95_ratio)),
 )
 _SPEED: tuple[_Line, ...] = (
     ("Rounds", lambda summary: str(summary.rounds)),
     ("TPS", lambda summary: f"{summary.tps:,.0f}"),
     ("  ratio", lambda summary: format_ratio(summary.tps_ratio)),
-    ("  95 % interval", lambda summary: format_interval(summary.tps_ratio)),
+    (f"  {SPREAD}", lambda summary: format_interval(summary.tps_ratio)),
 )
 _LATENCY: tuple[_Line, ...] = (
     ("Latency ms, mean", lambda summary: f"{summary.latency_mean_ms:.2f}"),
@@ -51,10 +59,10 @@ _LATENCY: tuple[_Line, ...] = (
 _CPU: tuple[_Line, ...] = (
     ("CPU ms per transaction", lambda summary: format_cpu(summary.cpu_ms_per_transaction)),
     ("  ratio", lambda summary: format_ratio(summary.cpu_ratio)),
-    ("  95 % interval", lambda summary: format_interval(summary.cpu_ratio)),
+    (f"  {SPREAD}", lambda summary: format_interval(summary.cpu_ratio)),
     ("  of the cipher alone", lambda summary: format_cpu(summary.cipher_ms_per_transaction)),
     ("  added ÷ cipher", lambda summary: format_ratio(summary.limit)),
-    ("  95 % interval", lambda summary: format_interval(summary.limit)),
+    (f"  {SPREAD}", lambda summary: format_interval(summary.limit)),
     ("Encrypted per round", lambda summary: human_bytes(summary.bytes_encrypted)),
     ("Decrypted per round", lambda summary: human_bytes(summary.bytes_decrypted)),
 )
@@ -72,9 +80,19 @@ def oltp_table(result: OltpResult) -> Table:
         lines[len(_SPEED) + len(_LATENCY) : len(_SPEED) + len(_LATENCY)] = _RATE
     if any(summary.tpm_c is not None for summary in summaries):
         lines[1:1] = _TPM_C
+    spread = spread_name(estimates_of(summaries))
     for heading, cell in lines:
-        table.add_row(heading, *(cell(summary) for summary in summaries))
+        table.add_row(heading.replace(SPREAD, spread), *(cell(summary) for summary in summaries))
     return table
+
+
+def estimates_of(summaries: Iterable[Summary]) -> list[Estimate | None]:
+    """Return the estimates of which intervals are shown."""
+    return [
+        estimate
+        for s in summaries
+        for estimate in (s.tps_ratio, s.cpu_ratio, s.limit, s.latency_p95_ratio)
+    ]
 
 
 def title(result: OltpResult) -> str:

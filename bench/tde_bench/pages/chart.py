@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,18 +21,28 @@ def write_chart(result: PagesResult, path: Path) -> None:
 
 
 def draw(result: PagesResult) -> Figure:
-    """Return the figure; results must have runs."""
+    """Return the figure; results must have runs.
+
+    CPU time and the clock have an axis each: `openssl speed` counts only the one, and what several
+    threads gain shows only on the other.
+    """
     summaries = [s for s in result.summaries() if s.direction == "encrypt"]
     algorithms = list(dict.fromkeys(summary.algorithm for summary in summaries))
-    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.06)
-    figure = Figure(figsize=(1.0 + 5.0 * len(algorithms), 5.0), layout=layout)
-    panels = figure.subplots(1, len(algorithms), squeeze=False, sharey=True)[0]
-    for axes, algorithm in zip(panels, algorithms, strict=True):
-        _panel(axes, result, [s for s in summaries if s.algorithm == algorithm])
-        axes.set_title(algorithm, fontsize=11, color=INK)
-    panels[0].set_ylabel("GB/s (higher is better)", fontsize=9, color=GREY)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    rows = [_of_one_core]
+    if any(summary.threads > 1 for summary in summaries):
+        rows.append(_by_the_clock)
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12, wspace=0.06, hspace=0.08)
+    size = (3.0 + 4.6 * len(algorithms), 0.8 + 4.2 * len(rows))
+    figure = Figure(figsize=size, layout=layout)
+    panels = figure.subplots(len(rows), len(algorithms), squeeze=False, sharey="row")
+    for row, fill in zip(panels, rows, strict=True):
+        for axes, algorithm in zip(row, algorithms, strict=True):
+            what = fill(axes, result, [s for s in summaries if s.algorithm == algorithm])
+            axes.set_title(f"{algorithm}, {what}", fontsize=11, color=INK)
+            _frame(axes)
+        row[0].set_ylabel("GB/s (higher is better)", fontsize=9, color=GREY)
+        # Beside the panels: lines cross every corner of them.
+        row[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, frameon=False)
     machine = result.metadata.get("cpu", {})
     figure.suptitle(
         f"Page cipher in place, {machine.get('model', 'unknown CPU')}, "
@@ -43,40 +54,72 @@ def draw(result: PagesResult) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, result: PagesResult, summaries: list[PagesSummary]) -> None:
-    shown = [name for name in result.labels if name not in (OPENSSL, MEMCPY)]
-    for name, colour in zip(shown, colours(shown), strict=True):
-        own = [s for s in summaries if s.backend == name and s.place == "in place"]
-        for threads in sorted({summary.threads for summary in own}):
-            line = [summary for summary in own if summary.threads == threads]
-            extra = "" if threads == 1 else f", {threads} threads (elapsed)"
-            axes.plot(
-                [summary.pages for summary in line],
-                [summary.bytes_per_second / 1e9 for summary in line],
-                marker="o",
-                color=colour,
-                linestyle="-" if threads == 1 else ":",
-                label=result.labels[name] + extra,
-            )
+def _of_one_core(axes: Axes, result: PagesResult, summaries: list[PagesSummary]) -> str:
+    """Draw the backends on one thread below their limits, by CPU time; return what that is."""
+    for name, colour in _backends(result):
+        line = _line_of(summaries, name, threads=1)
+        speeds = [summary.bytes_per_second for summary in line]
+        _draw(axes, line, speeds, result.labels[name], color=colour, marker="o")
     for summary in summaries:
         if summary.backend == OPENSSL:
-            axes.axhline(
-                summary.bytes_per_second / 1e9, color=INK, linewidth=1, label="openssl speed"
-            )
+            speed = summary.bytes_per_second / 1e9
+            axes.axhline(speed, color=INK, linewidth=1, label="openssl speed")
     copies = [summary for summary in summaries if summary.backend == MEMCPY]
-    axes.plot(
-        [summary.pages for summary in copies],
-        [summary.bytes_per_second / 1e9 for summary in copies],
-        color=GREY,
-        linestyle="--",
-        linewidth=1,
-        label="memcpy",
-    )
-    axes.set_xscale("log", base=2)
+    speeds = [summary.bytes_per_second for summary in copies]
+    _draw(axes, copies, speeds, "memcpy", color=GREY, linestyle="--", linewidth=1)
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(NullLocator())
+    return "per second of CPU time of one core"
+
+
+def _by_the_clock(axes: Axes, result: PagesResult, summaries: list[PagesSummary]) -> str:
+    """Draw one thread and several, of the backends that were measured so; return what that is."""
+    for name, colour in _backends(result):
+        numbers = sorted({s.threads for s in summaries if s.backend == name})
+        for threads in numbers if len(numbers) > 1 else ():
+            known = [
+                (summary, summary.elapsed_bytes_per_second)
+                for summary in _line_of(summaries, name, threads)
+                if summary.elapsed_bytes_per_second is not None
+            ]
+            words = f"{threads} threads" if threads > 1 else "1 thread"
+            _draw(
+                axes,
+                [summary for summary, _ in known],
+                [speed for _, speed in known],
+                f"{result.labels[name]}, {words}",
+                color=colour,
+                marker="o",
+                linestyle="-" if threads == 1 else ":",
+            )
+    axes.set_ylim(bottom=0)
+    return "per second by the clock"
+
+
+def _backends(result: PagesResult) -> list[tuple[str, str]]:
+    """Return what is no limit, each with its colour."""
+    names = [name for name in result.labels if name not in (OPENSSL, MEMCPY)]
+    return list(zip(names, colours(names), strict=True))
+
+
+def _line_of(summaries: list[PagesSummary], name: str, threads: int) -> list[PagesSummary]:
+    return [
+        s for s in summaries if s.backend == name and s.place == "in place" and s.threads == threads
+    ]
+
+
+def _draw(
+    axes: Axes, line: list[PagesSummary], speeds: list[float], label: str, **look: Any
+) -> None:
+    if line:
+        pages = [summary.pages for summary in line]
+        axes.plot(pages, [speed / 1e9 for speed in speeds], label=label, **look)
+
+
+def _frame(axes: Axes) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("pages per batch", fontsize=9, color=GREY)
     plain_frame(axes)

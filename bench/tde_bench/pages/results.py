@@ -10,7 +10,7 @@ import pandas as pd
 
 from tde.page.codec import PAGE_SIZE
 from tde_bench.measure.result import BenchmarkResult
-from tde_bench.measure.statistics import Estimate, Values, median_estimate
+from tde_bench.measure.statistics import Estimate, Values, median_estimate, median_or_none
 
 SCHEMA = {"name": "tde-bench/pages", "version": 1}
 
@@ -54,12 +54,14 @@ class PagesSummary(PagesCase):
 
     Attributes:
         bytes_per_second: of elapsed time where several threads work, of CPU time otherwise.
+        elapsed_bytes_per_second: of elapsed time; None where only CPU time is known.
         fraction: CPU speed relative to ``openssl speed`` in the same round.
         scaling: elapsed speed relative to the same case on one thread in the same round.
     """
 
     rounds: int
     bytes_per_second: float
+    elapsed_bytes_per_second: float | None
     microseconds_per_page: float
     fraction: Estimate | None
     scaling: Estimate | None
@@ -108,6 +110,7 @@ def _case(own: pd.DataFrame) -> PagesCase:
 
 def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame) -> PagesSummary:
     elapsed = case.threads > 1
+    by_the_clock = median_or_none(own["speed"])
     speed = float(own["speed" if elapsed else "cpu_speed"].median())
     fraction = scaling = None
     if case.backend not in (OPENSSL, MEMCPY):
@@ -127,6 +130,7 @@ def _summarize(frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame) -> Pages
         **asdict(case),
         rounds=len(own),
         bytes_per_second=speed,
+        elapsed_bytes_per_second=by_the_clock,
         microseconds_per_page=1e6 * PAGE_SIZE / speed,
         fraction=fraction,
         scaling=scaling,

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from tde_bench.measure.statistics import MINIMUM_VALUES
 from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
-from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio
+from tde_bench.present.formats import UNKNOWN, format_interval, format_ratio, spread_name
 from tde_bench.present.terminal import compact_table, print_warnings
 
 # Batches of this size, 1 MiB, and more are what the targets are about.
@@ -73,12 +73,12 @@ def verdicts(summaries: list[PagesSummary]) -> list[str]:
         if summary.threads == 1 and summary.fraction is not None:
             lines.append(
                 f"{case}: {summary.fraction.median:.3f} of openssl speed on one core "
-                f"({format_interval(summary.fraction)})."
+                f"({spread_name([summary.fraction])} {format_interval(summary.fraction)})."
             )
         if summary.threads > 1 and summary.scaling is not None:
             lines.append(
                 f"{case}: {summary.scaling.median:.2f} times as fast with {summary.threads} "
-                f"threads ({format_interval(summary.scaling)})."
+                f"threads ({spread_name([summary.scaling])} {format_interval(summary.scaling)})."
             )
     rounds = max(summary.rounds for summary in summaries)
     if rounds < MINIMUM_VALUES:

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from tde_bench.measure.statistics import Estimate
+from collections.abc import Iterable
+
+from tde_bench.measure.statistics import MINIMUM_VALUES, Estimate
 
 # Stands where a value is not known.
 UNKNOWN = "–"
+
+# In lists of lines and columns it is replaced by :func:`spread_name`.
+SPREAD = "95 % interval"
+_RANGE = "range"
+
+
+def spread_name(estimates: Iterable[Estimate | None]) -> str:
+    """Return what the bounds of estimates are: an interval, or of fewer rounds only a range.
+
+    Where both are, as with peers that were left out of rounds, the name says that.
+    """
+    known = {estimate.is_conclusive for estimate in estimates if estimate is not None}
+    if known == {True, False}:
+        return f"{_RANGE} or {SPREAD}"
+    return _RANGE if known == {False} else SPREAD
+
+
+def spread_words(estimates: Iterable[Estimate | None]) -> str:
+    """Return the same for a sentence, where a range is explained."""
+    name = spread_name(estimates)
+    if _RANGE not in name:
+        return name
+    return name.replace(
+        _RANGE, f"{_RANGE}, smallest to largest, of fewer than {MINIMUM_VALUES} rounds"
+    )
 
 
 def format_ratio(ratio: Estimate | None) -> str:

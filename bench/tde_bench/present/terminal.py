@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tde_bench.measure.result import BenchmarkResult
-from tde_bench.present.formats import human_bytes
+from tde_bench.measure.statistics import Estimate
+from tde_bench.present.formats import human_bytes, spread_words
 
 
-def caption(result: BenchmarkResult) -> str:
-    """Return the lines that say where and on what the figures were measured."""
+def caption(result: BenchmarkResult, estimates: Iterable[Estimate | None]) -> str:
+    """Return the lines that say where and on what the figures were measured.
+
+    Args:
+        estimates: those of the table above it.
+    """
     machine = result.metadata.get("cpu", {})
     filesystem = result.metadata.get("filesystem") or {}
     facts = result.facts.get(result.baseline, {})
@@ -25,9 +32,9 @@ def caption(result: BenchmarkResult) -> str:
         parts.append(f"data {human_bytes(data)}, {data / buffers:.1f} × shared_buffers")
     return (
         "; ".join(parts) + ".\nFigures are medians of the rounds; ratios are medians of the "
-        "ratios within each round, with their 95 % interval. CPU is that of all processes "
-        "of the server. Added ÷ cipher: CPU more than without encryption, divided by what "
-        "`openssl speed` needs for the same bytes."
+        f"ratios within each round, with their {spread_words(estimates)}. CPU is that of all "
+        "processes of the server. Added ÷ cipher: CPU more than without encryption, divided by "
+        "what `openssl speed` needs for the same bytes."
     )
 
 

@@ -10,8 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tde_bench.batch.results import TOTAL, BatchResult
 from tde_bench.configurations import NO_ENCRYPTION
+from tde_bench.measure.statistics import MINIMUM_VALUES
 from tde_bench.oltp.results import OltpResult
-from tde_bench.report.published import reference_pairs
+from tde_bench.report.published import WHAT_IT_IS, reference_pairs
 from tde_bench.report.reading import Result, read_result
 from tde_bench.report.sections import section_of
 
@@ -49,7 +50,9 @@ def _render(template: str, results: Sequence[tuple[str, Result]]) -> str:
     environment.filters["cell"] = _markdown_cell
     context = {
         "heading": HEADING,
+        "minimum": MINIMUM_VALUES,
         "reference": _reference(results),
+        "what_the_reference_is": WHAT_IT_IS,
         "sections": [section_of(result, name) for name, result in results],
     }
     return environment.get_template(template).render(context)

@@ -7,11 +7,20 @@ nearly the same, batches about 30 % longer with AES in software, nearly no overh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tde_bench.batch.results import TOTAL, BatchResult
+from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult
+from tde_bench.present.formats import spread_words
 from tde_bench.present.palette import colours
 from tde_bench.report.charts import Bar, Chart, bar_of, bars
 
+WHAT_IT_IS = (
+    "PowerGres Plus is a commercial PostgreSQL of SRA OSS in Japan, with a server that is changed "
+    "to encrypt its own files. tde does that for the stock server, and repeats the benchmark that "
+    "was published with it."
+)
 SOURCE = "PowerGres Plus V9.1, Xeon E5-2690, PCIe SSD; approximate, from its published description"
 
 _OLTP = {"none": 1.0, "aes128": 1.0, "aes256": 1.0}
@@ -57,7 +66,7 @@ def _own_oltp(result: OltpResult) -> Chart:
         bar_of(s.label, colour, s.tps_ratio)
         for s, colour in zip(summaries, colours(s.configuration for s in summaries), strict=True)
     ]
-    note = "Median of the ratios within each round, with its 95 % interval"
+    note = _note(summary.tps_ratio for summary in summaries)
     return bars("OLTP: transactions per second, measured", data, number="{:.3f}", note=note)
 
 
@@ -67,5 +76,9 @@ def _own_batch(result: BatchResult) -> Chart:
         bar_of(s.label, colour, s.seconds_ratio)
         for s, colour in zip(summaries, colours(s.configuration for s in summaries), strict=True)
     ]
-    note = "Median of the ratios within each round, with its 95 % interval"
+    note = _note(summary.seconds_ratio for summary in summaries)
     return bars("Batch: elapsed time, measured", data, number="{:.3f}", note=note)
+
+
+def _note(estimates: Iterable[Estimate | None]) -> str:
+    return f"Median of the ratios within each round, with its {spread_words(estimates)}"

@@ -143,7 +143,7 @@ def summarize_latency(milliseconds: Values) -> Latency:
         p50=float(p50),
         p95=float(p95),
         p99=float(p99),
-        maximum=float(milliseconds.max()),
+        maximum=float(np.max(milliseconds)),
     )
 
 

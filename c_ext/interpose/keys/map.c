@@ -142,7 +142,7 @@ static bool is_of_older_release(const struct tde_keys_map *map)
 
     memcpy(path, map->path, length);
     strcpy(path + length, TDE_MARKER_FILE); /* which is shorter */
-    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
         return false;
     count = tde_libc_read_fully(fd, marker, TDE_MARKER_LIMIT, 0);
@@ -197,7 +197,7 @@ static int read_content(struct tde_keys_map *map)
 
 int tde_keys_map_open(struct tde_keys_map *map, const char *path, bool appends)
 {
-    int flags = O_CLOEXEC | O_NOFOLLOW | (appends ? O_RDWR : O_RDONLY);
+    int flags = O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (appends ? O_RDWR : O_RDONLY);
 
     memset(map, 0, sizeof *map);
     map->fd = -1;

@@ -67,7 +67,7 @@ static void name_by_id(const uint8_t key_id[TDE_UUID_SIZE], char name[NAME_SIZE]
 /* One byte more than a record is read, so that a file that is too long is noticed. */
 static ssize_t read_file(const char *path, uint8_t record[TDE_KEYRECORD_LONGEST + 1])
 {
-    int fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    int fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     ssize_t length;
     int saved;
 

@@ -60,8 +60,12 @@ size_t tde_libc_write_fully(int fd, const void *from, size_t length, off_t offse
 off_t tde_libc_file_size(int fd)
 {
     struct statx status;
+    struct stat old;
 
-    return statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &status) == 0 ? (off_t)status.stx_size : -1;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_SIZE, &status) == 0)
+        return (off_t)status.stx_size;
+    /* Seccomp profiles from before statx forbid it; the C library stands in for ENOSYS only. */
+    return errno == EPERM && fstat(fd, &old) == 0 ? old.st_size : -1;
 }
 
 size_t tde_libc_descriptor_path(int fd, char path[PATH_MAX])

@@ -63,7 +63,7 @@ static ssize_t read_file(const char *directory, const char *name, void *to, size
         errno = ENAMETOOLONG;
         return -1;
     }
-    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC);
+    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return -1;
     length = tde_libc_read_fully(fd, to, size, 0);

@@ -81,7 +81,7 @@ static struct backup *open_backup(const char *directory, const struct backup *be
         fail(directory, strerror(backup == NULL ? ENOMEM : ENAMETOOLONG));
     backup->before = before;
     backup->directory = directory;
-    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC);
+    fd = tde_libc()->open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno != ENOENT)
         fail(directory, strerror(errno));
     if (fd >= 0) {

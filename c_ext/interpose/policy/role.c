@@ -108,6 +108,38 @@ static bool is_wal_tar(const char *path)
     return strcmp(name, "pg_wal.tar") == 0 || strcmp(name, "pg_wal.tar.gz") == 0;
 }
 
+/*
+ * From PostgreSQL 19 on pg_waldump reads tar files, also for pg_verifybackup.  The WAL in them is
+ * ciphertext, which it would take for damage.
+ */
+static bool is_tar(const char *path)
+{
+    static const char *const ends[] = {".tar", ".tar.gz", ".tgz", ".tar.lz4", ".tar.zst"};
+    size_t length = strlen(path);
+
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        size_t end = strlen(ends[i]);
+
+        if (length > end && strcmp(path + length - end, ends[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+static enum tde_access tool_access(enum tde_file_class file_class, const char *path)
+{
+    if (file_class == TDE_CLASS_PLAIN && is_tar(path)) {
+        tde_libc_report("refused to read %s: the WAL in a tar file is ciphertext, which only the "
+                        "files of a directory are decrypted from; HINT: unpack it with tar, and "
+                        "name that directory; pg_verifybackup has --no-parse-wal", path);
+        return TDE_ACCESS_REFUSED;
+    }
+    /* No other process has the key of the server's ephemeral files. */
+    return file_class == TDE_CLASS_PLAIN || file_class == TDE_CLASS_EPHEMERAL
+               ? TDE_ACCESS_RAW
+               : TDE_ACCESS_ENCRYPTED;
+}
+
 static enum tde_access wal_receiver_access(enum tde_file_class file_class, const char *path,
                                            int flags)
 {
@@ -188,9 +220,7 @@ enum tde_access tde_policy_access(enum tde_file_class file_class, const char *pa
                     tde_policy_rewind_is_in_target(path);
         break;
     case TDE_ROLE_TOOL:
-        /* No other process has the key of the server's ephemeral files. */
-        encrypted = encrypted && file_class != TDE_CLASS_EPHEMERAL;
-        break;
+        return tool_access(file_class, path);
     case TDE_ROLE_NONE:
     case TDE_ROLE_STATE:
     case TDE_ROLE_COMBINE:

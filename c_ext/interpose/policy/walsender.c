@@ -33,7 +33,7 @@ bool tde_policy_walsender_is_supported(void)
            dlsym(RTLD_DEFAULT, "GetConfigOption") != NULL;
 }
 
-/* enum GucContext and enum GucSource, the same in PostgreSQL 15 to 18. */
+/* enum GucContext and enum GucSource, the same in PostgreSQL 15 to 19. */
 enum { PGC_POSTMASTER = 1, PGC_S_OVERRIDE = 10 };
 
 typedef void set_config_option_fn(const char *name, const char *value, int context, int source);

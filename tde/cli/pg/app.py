@@ -29,11 +29,14 @@ from tde.console.apps import examples, new_app
 from tde.console.errors import InterruptedHalfwayError
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
+from tde.console.signals import ended_as_by_ctrl_c
 from tde.errors import ServerNotRunningError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
+from tde.postgres.cluster.authentication import PEER, authentication_arguments
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.server.os_user import current_user_name
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -83,8 +86,7 @@ WaitOption = Annotated[
         "# Only the WAL and the tablespaces that get a key later:",
         "tde pg init -D /srv/pg/main -k /etc/tde/main --scope tablespaces",
         "# What follows -- goes to initdb:",
-        "tde pg init -D /srv/pg/main -k /etc/tde/main -- --locale=C.UTF-8 -A scram-sha-256 "
-        "--pwfile=pw",
+        "tde pg init -D /srv/pg/main -k /etc/tde/main -- --locale=C.UTF-8 --pwfile=pw",
     )
 )
 @opens_keystore
@@ -102,18 +104,26 @@ def init(
         list[str] | None, typer.Argument(metavar="[-- INITDB_ARGS]", help="Passed to initdb.")
     ] = None,
 ) -> None:
-    """Create an encrypted cluster with data checksums, using a keystore that has no keys yet."""
+    """Create an encrypted cluster with data checksums, using a keystore that has no keys yet.
+
+    Unless initdb's arguments say otherwise, only the system user that runs the server connects as
+    the superuser without a password, by the Unix socket (peer); TCP takes passwords
+    (scram-sha-256). What is interrupted leaves nothing behind.
+    """
     algorithm = algorithm_of(aes)
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = require_keystore(keystore)
+    given = initdb_args or []
+    runs_as = current_user_name() if cluster.os_user is None else cluster.os_user.name
+    authentication = authentication_arguments(given, runs_as)
     cluster.require_creatable(directory)
     # What opens it by itself could have been put there by others, with a master key of theirs.
-    with open_keystore(directory, source, by_passphrase=True) as opened:
+    with open_keystore(directory, source, by_passphrase=True) as opened, ended_as_by_ctrl_c():
         cluster.init(
             keystore=opened,
             scope=scope,
             algorithm=algorithm,
-            initdb_args=initdb_args or (),
+            initdb_args=[*authentication, *given],
         )
     console.print(
         f"Created an encrypted cluster of PostgreSQL {cluster.binaries.version_text} in "
@@ -122,10 +132,11 @@ def init(
         soft_wrap=True,
     )
     print_log_note(cluster.data_directory)
-    if not _sets_authentication(initdb_args or ()):
-        error_console.print(
-            "[bold yellow]Every local user may connect as the superuser[/] (initdb's default)"
-            f"; see {cluster.data_directory}/pg_hba.conf.",
+    if f"--auth-local={PEER}" in authentication:
+        console.print(
+            f"{runs_as} connects as the superuser without a password, on this machine; all others "
+            f"by what you write into {cluster.data_directory}/pg_hba.conf",
+            markup=False,
             soft_wrap=True,
         )
     console.print(f"Start it: tde pg start -D {cluster.data_directory}", soft_wrap=True)
@@ -164,12 +175,13 @@ def start(
     The keystore defaults to the one that the cluster was created with. Clusters without
     encryption can be started too.
     """
+    arguments = _words(options)
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
     with open_cluster_keystore(cluster, keystore, source, for_server=True) as opened:
         cluster.start(
             opened,
-            server_arguments=shlex.split(options),
+            server_arguments=arguments,
             log=log,
             timeout=timeout,
             stock_socket=True,
@@ -338,11 +350,24 @@ def _server_to_connect_to(
     }
 
 
-def _sets_authentication(initdb_args: list[str] | tuple[()]) -> bool:
-    return any(argument.startswith(("-A", "--auth")) for argument in initdb_args)
+def _as_whom(cluster: Cluster) -> str:
+    """Say for root who connects without a password; the server may know only its own user."""
+    return "" if cluster.os_user is None else f", as {cluster.os_user.name}"
+
+
+def _words(options: str) -> list[str]:
+    """Return the words of --options, which are quoted as for a shell."""
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{options}: a quotation mark has no partner ({error})", param_hint="--options"
+        ) from error
 
 
 def _report_started(cluster: Cluster, log: Path | None) -> None:
+    from tde.postgres.cluster.status import withheld
+
     parameters = cluster.connection_parameters()
     kind = "encrypted" if cluster.marker else "not encrypted"
     log = (log or cluster.default_log).absolute()
@@ -350,11 +375,17 @@ def _report_started(cluster: Cluster, log: Path | None) -> None:
         f"Server started, {kind} (pid {cluster.pid})\n"
         f"Log: {log}\n"
         f"Connect: tde psql -D {cluster.data_directory}\n"
-        f"     or: psql -h {parameters['host']} -p {parameters['port']} "
+        f"     or{_as_whom(cluster)}: psql -h {parameters['host']} -p {parameters['port']} "
         f"-U {parameters['user']} postgres",
         markup=False,
         soft_wrap=True,
     )
+    if cluster.pid is not None and withheld(cluster.pid).get("closed"):
+        error_console.print(
+            "[bold yellow]Its keystore is closed for sessions[/]: tde keystore open -D "
+            f"{cluster.data_directory}",
+            soft_wrap=True,
+        )
     if log.is_relative_to(cluster.data_directory):
         error_console.print(
             "[bold yellow]The log is inside the data directory[/] and base backups copy it; "

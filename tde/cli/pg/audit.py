@@ -26,12 +26,19 @@ _ENCRYPT_IT = "Encrypt it with tde pg encrypt, or create another one with tde pg
 
 ArchiveOption = Annotated[
     list[Path] | None,
-    typer.Option("--archive", metavar="DIR", help="A WAL archive; may be given several times."),
+    typer.Option(
+        "--archive",
+        metavar="DIR",
+        help="A WAL archive, compressed or not; may be given several times.",
+    ),
 ]
 BackupOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--backup", metavar="DIR", help="A base backup, unpacked; may be given several times."
+        "--backup",
+        metavar="DIR",
+        help="A base backup in plain or tar format, a repository of pgBackRest, or a server's "
+        "directory of Barman; may be given several times.",
     ),
 ]
 AuditThreadsOption = Annotated[

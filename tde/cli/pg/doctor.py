@@ -37,7 +37,7 @@ AskingUsernameOption = Annotated[
         "--username",
         "-U",
         metavar="NAME",
-        help="Database user that asks a running server. [the owner of the data directory]",
+        help="Database user that asks a running server. Default: the owner of the data directory.",
     ),
 ]
 

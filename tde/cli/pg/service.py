@@ -78,6 +78,7 @@ def register(app: typer.Typer) -> None:
         "unit",
         epilog=examples(
             "# A drop-in for the unit of a registered cluster of Debian's:",
+            "mkdir -p /etc/systemd/system/postgresql@15-main.service.d",
             "tde pg unit 15/main > /etc/systemd/system/postgresql@15-main.service.d/tde.conf",
             "# A whole unit for any other cluster:",
             "tde pg unit -D /srv/pg/main --bin /opt/tde/bin > /etc/systemd/system/pg-main.service",
@@ -217,6 +218,7 @@ def unregister_cluster(
     An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused. Data and
     keystores stay as they are, and so do servers that run.
     """
+    from tde.postgres.cluster.marker import read_marker
     from tde.postgres.server.debian_layout import find_debian_cluster
 
     if everything:
@@ -258,8 +260,14 @@ def _unregister_cluster(found: DebianCluster) -> None:
         console.print(f"{found} is not registered.", markup=False)
         return
     kept = f"\nThe programs in {directory} are still there." if directory.exists() else ""
+    refused = (
+        f"\nIt is encrypted, so pg_ctlcluster and systemd will not start it: tde pg start -D "
+        f"{found.data_directory}"
+        if read_marker(found.data_directory) is not None
+        else ""
+    )
     console.print(
-        f"{found} is started with PostgreSQL's own server from its next start on.{kept}",
+        f"{found} is started with PostgreSQL's own server from its next start on.{refused}{kept}",
         markup=False,
         soft_wrap=True,
     )
@@ -273,7 +281,10 @@ def print_unit(
         ),
     ] = None,
     pgdata: Annotated[
-        Path | None, typer.Option("--pgdata", "-D", metavar="DIR", help="Of any other cluster.")
+        Path | None,
+        typer.Option(
+            "--pgdata", "-D", metavar="DIR", help="The data directory of any other cluster."
+        ),
     ] = None,
     directory: Annotated[
         Path | None,
@@ -299,8 +310,11 @@ def print_unit(
         typer.echo(systemd.drop_in(credentials), nl=False)
         return
     if pgdata is None or directory is None:
+        missing = "cluster" if pgdata is None else "directory of programs"
         raise TdeError(
-            "no cluster was named", remedy="Name one of Debian's, or give -D DIR and --bin DIR."
+            f"no {missing} was named",
+            remedy="Name a cluster of Debian's, or give -D DIR and --bin DIR; tde pg install-bin "
+            "makes the latter.",
         )
     user = server_os_user(pgdata, name=os_user)
     name = current_user_name() if user is None else user.name

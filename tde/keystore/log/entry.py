@@ -15,7 +15,7 @@ import pwd
 import re
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,8 @@ LABEL = b"tde key log"
 FIRST_PREVIOUS = bytes(32)
 LONGEST_LINE = 64 * 1024
 """Bytes; a real one has about 400."""
+LONGEST_LOG = 1 << 30
+"""Bytes; more than two million entries."""
 _CODE = re.compile(rb',"code":"([0-9a-f]{64})"}\n')
 _CODE_BYTES = len(b',"code":""}\n') + 64
 _CODE_LABEL, _SEAL_LABEL, _DOCUMENT_LABEL = b"code", b"seal", b"document"
@@ -68,10 +70,25 @@ class LogEntry(NamedTuple):
             return False
         return hmac.compare_digest(_code(key, self.line[:-_CODE_BYTES]), found.group(1))
 
+    def details_in_words(self, hidden: Collection[str]) -> str:
+        """Return the details for people, without those that are named in ``hidden``."""
+        return ", ".join(f"{n} {_words(v)}" for n, v in self.details.items() if n not in hidden)
+
     @property
     def digest(self) -> bytes:
         """What the next entry says of this one: 32 bytes."""
         return hashlib.sha256(self.line).digest()
+
+
+def _words(value: object) -> str:
+    """Return a value of an entry for people, names of keys with what is said of each."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} ({said})" if said else str(name) for name, said in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 class EntryError(ValueError):
@@ -147,11 +164,15 @@ def parse_entry(line: bytes) -> LogEntry:
         has_code = _CODE.fullmatch(line, max(0, len(line) - _CODE_BYTES)) is not None
         if (master_key is not None) != has_code:
             raise EntryError("it has a code and no master key, or the other way round")
+        number = fields["number"]
+        # No log has as many entries as bytes; what is no such number would stop who counts on.
+        if type(number) is not int or not 0 <= number < LONGEST_LOG:
+            raise EntryError("it has no number that a line can have")
         time = datetime.fromisoformat(fields["time"])
         if time.tzinfo is None:
             raise EntryError("its time has no time zone")
         return LogEntry(
-            int(fields["number"]),
+            number,
             time,
             str(fields["event"]),
             dict(fields["who"]),

@@ -31,6 +31,7 @@ from uuid import UUID
 from tde.errors import KeystoreError, OsUserError
 from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
+    LONGEST_LOG,
     EntryError,
     code_key,
     index_key,
@@ -40,8 +41,6 @@ from tde.keystore.log.entry import (
 from tde.keystore.store.files import exclusive_lock, read_private_file, write_atomically
 from tde.keystore.store.layout import INDEX_NAME
 
-LONGEST_LOG = 1 << 30
-"""Bytes; more than two million entries."""
 KEPT_EVENTS = frozenset(
     {
         "rotate master key",
@@ -126,9 +125,9 @@ def _read(directory: Path, author: tuple[UUID, bytes] | None) -> _Index | None:
         index = _Index(str(fields["master_key"]), end, last, size, lines, content, code)
     except (FileNotFoundError, KeystoreError):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    if not 0 < size <= end:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None  # OverflowError: JSON can write numbers that are infinite.
+    if not 0 < size <= end <= LONGEST_LOG:
         return None
     return index if author is None or _has_code_of(index, author) else None
 

@@ -20,6 +20,7 @@ from tde.keystore.crypto.wrapping import (
 )
 from tde.keystore.log.entry import (
     FIRST_PREVIOUS,
+    LONGEST_LOG,
     EntryError,
     LogEntry,
     code_key,
@@ -27,7 +28,7 @@ from tde.keystore.log.entry import (
     parse_entry,
     seal_key,
 )
-from tde.keystore.log.index import KEPT_EVENTS, LONGEST_LOG, lines_of_kept_events
+from tde.keystore.log.index import KEPT_EVENTS, lines_of_kept_events
 from tde.keystore.log.uncoded import CREATE_EVENT, TELLING_OF_A_KEY, without_needed_code
 from tde.keystore.store.files import read_private_file
 

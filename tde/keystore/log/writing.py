@@ -8,7 +8,7 @@ import os
 import stat
 import syslog
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +43,7 @@ from tde.keystore.store.files import (
     wait_for_lock,
     write_atomically,
 )
+from tde.printable import printable
 from tde.whole_writes import write_all
 
 _warnings = logging.getLogger("tde.keystore")
@@ -148,7 +149,8 @@ def telling_of_failures(
 def _send_to_syslog(path: Path, line: bytes) -> None:
     """Send an entry where who may write to the keystore cannot take it back, if there is such."""
     syslog.openlog("tde", 0, syslog.LOG_AUTHPRIV)
-    syslog.syslog(syslog.LOG_NOTICE, f"{path}: {line.decode().rstrip()}")
+    # syslog takes text that is UTF-8, which a path need not be.
+    syslog.syslog(syslog.LOG_NOTICE, f"{printable(str(path))}: {line.decode().rstrip()}")
 
 
 def _open(path: Path) -> tuple[int, bool]:
@@ -219,11 +221,12 @@ def _last_line(fd: int) -> tuple[int, bytes | None]:
 
 
 def _number_of(fd: int, end: int, last: bytes) -> int:
-    try:
-        return parse_entry(last).number
-    except EntryError:
-        # Somebody has altered it, which reading tells; the number is that of the line.
-        return _read(fd, 0, end).count(b"\n")
+    with suppress(EntryError):
+        number = parse_entry(last).number
+        if number <= end // len(b'{"number":1}\n'):
+            return number
+    # Somebody has altered it, which reading tells; the number is that of the line.
+    return _read(fd, 0, end).count(b"\n")
 
 
 def _read(fd: int, offset: int, size: int) -> bytes:

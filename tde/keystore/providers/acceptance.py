@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 import stat
 import tempfile
@@ -42,6 +43,7 @@ _PLACE = Path("/var/lib/tde/accepted")
 _PLACE_IN_HOME = Path(".local/state/tde/accepted")
 _LOCK = ".lock"
 _SECONDS_FOR_LOCK = 10.0
+_PATH = re.compile(r"/[^\s'\"`;|&<>()=,]*")
 _LONGEST = 64 * 1024  # Bytes; a line has about a hundred.
 
 
@@ -79,6 +81,27 @@ def require_accepted(directory: Path, header: EnvelopeHeader) -> None:
         remedy=f"It may run programs, so look at it first: tde keystore provider list. Then, with "
         f"the passphrase: {command}",
     )
+
+
+def require_out_of_keystore(directory: Path, header: EnvelopeHeader) -> None:
+    """Refuse an envelope that would have something run or read that lies in the keystore itself.
+
+    Whoever can write to the keystore would exchange that, and what was accepted would be his. A
+    path is also found in a shell command, unless the shell puts it together.
+
+    Raises:
+        ProviderError: a parameter names such a path.
+    """
+    keystore = os.path.realpath(directory)
+    for name, value in header.parameters.items():
+        for path in _PATH.findall(value):
+            if Path(os.path.realpath(path)).is_relative_to(keystore):
+                raise ProviderError(
+                    f"{name} of provider {header.name} names {path}, which is in the keystore: "
+                    "whoever can write to the keystore could exchange it",
+                    remedy="Put it where only root, or the keystore's owner, can write, and name "
+                    "that place.",
+                )
 
 
 def accept_command(directory: Path, name: str) -> str:

@@ -165,9 +165,16 @@ def _answer(reader: int, timeout: float | None) -> bytearray:
 
 
 def _raise(content: bytes) -> NoReturn:
-    name, message, remedy = json.loads(content)
-    found = next(error for error in _ERRORS if error.__name__ == name)
-    raise found(message, remedy=remedy)
+    try:
+        name, message, remedy = json.loads(content)
+        found = {error.__name__: error for error in _ERRORS}[name]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        # What is loaded into the child can write to the pipe as well.
+        raise ProviderError(
+            "its process gave an answer that is none of tde's",
+            remedy="A fault of the library that it uses: see the system's log.",
+        ) from None
+    raise found(str(message), remedy=str(remedy))
 
 
 def _serve(

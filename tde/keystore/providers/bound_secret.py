@@ -89,7 +89,7 @@ class BoundSecret:
         try:
             if len(secret) not in SECRET_BYTES:
                 raise ProviderError(
-                    f"{self._name()} has {len(secret)} bytes, and a secret has "
+                    f"{self._name()} gives {len(secret)} bytes, and a secret has "
                     f"{SECRET_BYTES.start} to {SECRET_BYTES.stop - 1}",
                     remedy="It must be random, and no passphrase: head -c 32 /dev/urandom",
                 )

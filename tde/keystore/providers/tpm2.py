@@ -28,6 +28,9 @@ from tde.keystore.providers.wrapper import Parameter
 _FORMAT = 1
 _HEADER = struct.Struct(">BHH")  # Format, bytes of the public and of the private part.
 _MEMORY = Path("/dev/shm")
+# The kernel's resource manager, else the TPM itself.
+_DEVICES = (Path("/dev/tpmrm0"), Path("/dev/tpm0"))
+_TPM_DEVICE = re.compile(r"device:/dev/tpm(?:rm)?[0-9]+")
 _PCRS = re.compile(r"((?:sha1|sha256|sha384|sha512):)?([0-9]{1,2}(?:[+,][0-9]{1,2})*)")
 _LAST_PCR = 23
 _OF_THE_LOADER = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH")
@@ -61,8 +64,8 @@ class Tpm2Provider:
 
     @staticmethod
     def is_safe_unasked(parameters: Mapping[str, str]) -> bool:
-        """Tell whether it is the TPM that tpm2-tools finds; a TCTI may be a program or library."""
-        return "tcti" not in parameters or parameters["tcti"].startswith("device:/dev/tpm")
+        """Tell whether it is a TPM of this machine; a TCTI may be a program or library."""
+        return "tcti" not in parameters or bool(_TPM_DEVICE.fullmatch(parameters["tcti"]))
 
     def wrap(self, kek: SecretBuffer, context: bytes) -> bytes:
         """Return the sealed object: its public and its private part, with their lengths."""
@@ -114,7 +117,7 @@ class _Tools:
     """Runs the programs of tpm2-tools, whose files are in one directory."""
 
     def __init__(self, directory: Path, tcti: str | None) -> None:
-        self._tcti = [] if tcti is None else ["-T", tcti]
+        self._tcti = ["-T", tcti or _machine_tpm()]
         self.primary = str(directory / "primary")
         self.object = str(directory / "object")
         self.public = str(directory / "public")
@@ -145,6 +148,16 @@ class _Tools:
         if ran.returncode != 0:
             _refuse(program, ran.stderr.decode(errors="replace"))
         return ran.stdout
+
+
+def _machine_tpm() -> str:
+    """Return the way to the TPM of this machine, whether or not there is one.
+
+    Left to themselves, tpm2-tools go on to a software TPM on port 2321 of this machine where no
+    device opens, and any user can run that: it would be given the key.
+    """
+    found = next((device for device in _DEVICES if device.exists()), _DEVICES[0])
+    return f"device:{found}"
 
 
 def _refuse(program: str, message: str) -> NoReturn:

@@ -308,7 +308,7 @@ def _program() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    replace_readable_file(path, text.encode())
+    replace_readable_file(path, os.fsencode(text))
 
 
 def _link(target: Path, path: Path) -> None:

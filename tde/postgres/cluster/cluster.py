@@ -125,7 +125,8 @@ class Cluster:
                 creates a cluster without encryption.
             scope: what is encrypted besides the WAL.
             algorithm: for the WAL and, in scope ``CLUSTER``, the built-in tablespaces.
-            initdb_args: more arguments for initdb.
+            initdb_args: more arguments for initdb. Without ``--auth`` every local user may connect
+                as the superuser (initdb's default); ``tde pg init`` gives ``peer``.
 
         Raises:
             DataDirectoryError: the directory is not empty or not usable.

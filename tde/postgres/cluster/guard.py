@@ -20,7 +20,7 @@ from tde.postgres.cluster.keystore_place import is_of_keystore
 from tde.postgres.server.cluster_files import read_configuration
 from tde.postgres.server.debian_layout import data_directory_in
 from tde.postgres.server.file_user import files_as
-from tde.postgres.server.interposer import GUARD_FILE
+from tde.postgres.server.interposer import GUARD_FILE, GUARD_LINE
 from tde.postgres.server.os_user import OsUser, user_name
 from tde.postgres.server.owned_files import append_to_file, write_owned_file
 from tde.printable import printable
@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 GUARD_SECTION = f"""
 # This cluster is encrypted: it starts only with `tde pg start`, which provides the keys and
 # makes this file appear. It does not exist on disk; do not create it or remove this line.
-include '{GUARD_FILE}'
+{GUARD_LINE}
 """
+_EARLIER_SECTION = GUARD_SECTION.replace(GUARD_LINE, f"include '{GUARD_FILE}'")
 
 
 def has_guard(configuration: Path) -> bool:
@@ -123,7 +124,7 @@ def remove_guard(configuration: Path, os_user: OsUser | None) -> None:
     """
     # Whatever else is in the file stays as it is, also line ends and bytes that are no UTF-8.
     content = read_configuration(configuration).decode("utf-8", "surrogateescape")
-    remaining = content.replace(GUARD_SECTION, "")
+    remaining = content.replace(GUARD_SECTION, "").replace(_EARLIER_SECTION, "")
     if GUARD_FILE in remaining:  # Somebody has edited the comment.
         lines = remaining.splitlines(keepends=True)
         remaining = "".join(line for line in lines if GUARD_FILE not in line)

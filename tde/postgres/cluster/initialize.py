@@ -1,7 +1,8 @@
 """Creating a cluster: the directory, the keys, initdb, and what marks it as encrypted.
 
-The keys come first because initdb's own servers already write encrypted files. A failed initdb
-leaves nothing behind, keys included, unless the operator asked initdb to keep its files.
+The keys come first because initdb's own servers already write encrypted files. A failed or
+interrupted one leaves nothing behind, keys included, unless the operator asked initdb to keep its
+files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tde.algorithms import Algorithm
 from tde.errors import DataDirectoryError, ProgramError, TdeError
 from tde.ownership import adopt_directory, create_directory, create_parents
 from tde.postgres.cluster.accepted_lines import accept_lines
+from tde.postgres.cluster.authentication import initdb_options
 from tde.postgres.cluster.guard import add_guard, has_guard
 from tde.postgres.cluster.key_log import tell_first_use, tell_of_cluster
 from tde.postgres.cluster.keymap import write_map
@@ -51,6 +53,7 @@ def initialize_cluster(
 ) -> None:
     """Create a cluster; see :meth:`tde.postgres.cluster.cluster.Cluster.init` for the errors."""
     _require_no_directory_option(initdb_args)
+    options = initdb_options(initdb_args)
     require_creatable(data_directory, os_user, None if keystore is None else keystore.path)
     if keystore is None:
         with _prepared_directory(data_directory, os_user):
@@ -67,12 +70,15 @@ def initialize_cluster(
             # Success is reported only for a cluster whose keys are still in the keystore.
             require_cluster_keys(keystore, data_directory)
             accept_lines(data_directory, keystore, ())
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and "no-clean" not in options:
+                _remove_files(data_directory, os_user)
             if _is_empty(data_directory):
                 keystore.discard_records(created)
             else:
-                # Files that initdb kept (--no-clean), or finished before an interruption, are of
-                # no use without their keys, and nobody could tell that they need them.
+                # Files that initdb kept (--no-clean), or that were complete before something else
+                # failed, are of no use without their keys, and nobody could tell that they need
+                # them.
                 with suppress(TdeError, OSError):
                     _mark(data_directory, os_user, keystore, scope)
             raise
@@ -97,27 +103,34 @@ def require_creatable(data_directory: Path, os_user: OsUser | None, keystore: Pa
 
 @contextmanager
 def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterator[None]:
-    """Create the data directory for the server's user; remove it when the body fails.
+    """Create the data directory for the server's user; remove what was made when the body fails.
 
     Root has to do it for that user, who may not be allowed to write to the parent.
     """
-    created = not data_directory.exists()
-    owner = None if os_user is None else os_user.owner
-    if created:
-        create_parents(data_directory, owner)
-        create_directory(data_directory, owner)
-    else:
-        adopt_directory(data_directory, owner)
-    if os_user is not None:
-        require_reachable(os_user, data_directory / "PG_VERSION", "the data directory")
+    made: list[Path] = []
     try:
+        _make_directory(data_directory, os_user, made)
         with cluster_lock(data_directory):
             _require_empty(data_directory)
             yield
     except BaseException:
-        if created and _is_empty(data_directory):
-            data_directory.rmdir()
+        for directory in reversed(made):
+            with suppress(OSError):  # It is not empty: initdb was to keep its files.
+                directory.rmdir()
         raise
+
+
+def _make_directory(data_directory: Path, os_user: OsUser | None, made: list[Path]) -> None:
+    """Make the data directory, or take an empty one, and note what was made."""
+    owner = None if os_user is None else os_user.owner
+    if not data_directory.exists():
+        made += create_parents(data_directory, owner)
+        create_directory(data_directory, owner)
+        made.append(data_directory)
+    else:
+        adopt_directory(data_directory, owner)
+    if os_user is not None:
+        require_reachable(os_user, data_directory / "PG_VERSION", "the data directory")
 
 
 def _mark(data_directory: Path, os_user: OsUser | None, keystore: Keystore, scope: Scope) -> None:
@@ -153,6 +166,18 @@ def _run_initdb(
         require_interposed(result.stderr)
         output = (result.stderr.strip() or result.stdout.strip()).splitlines()
         raise ProgramError("\n".join([f"initdb failed for {data_directory}", *output]))
+
+
+def _remove_files(data_directory: Path, os_user: OsUser | None) -> None:
+    """Remove what initdb and tde have made in the directory, which was empty and is locked.
+
+    Here for an interruption after initdb's own end; before, initdb takes back what it has made.
+    The server's user does it: a link that somebody puts there leads root nowhere.
+    """
+    wal = data_directory / "pg_wal"
+    places: list[str | Path] = [f"{wal}/", data_directory] if wal.is_symlink() else [data_directory]
+    for place in places:  # The slash: where --waldir leads to.
+        run_as(os_user, ["find", place, "-mindepth", "1", "-delete"])
 
 
 def _require_no_directory_option(initdb_args: Sequence[str]) -> None:

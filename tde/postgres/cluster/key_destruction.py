@@ -22,7 +22,7 @@ from tde.postgres.cluster.key_recovery import require_known_servers, require_no_
 from tde.postgres.cluster.key_uses import ClusterLook, look_at_cluster
 from tde.postgres.cluster.keymap import write_map
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.wal_segments import archived_segments, cipher_of_wal
+from tde.postgres.cluster.wal_segments import cipher_of_wal, look_at_archive
 from tde.postgres.server.os_user import server_os_user
 
 if TYPE_CHECKING:
@@ -339,12 +339,19 @@ def _require_not_in_archive(
             remedy="Check the path, and whether its file system is mounted.",
         )
     try:
-        found, untold = archived_segments(archive, keystore, ciphers)
+        look = look_at_archive(archive, keystore, ciphers)
     except OSError as error:
         raise DataDirectoryError(
             f"could not look at {error.filename or archive}: {error.strerror}"
         ) from error
-    segments = found.get(owner, [])
+    if look.number == 0:
+        raise _untold(
+            owner,
+            f"there is no WAL segment in the archive {archive}",
+            "Check the path, and whether its file system is mounted. Names of segments begin with "
+            "24 hexadecimal digits. Leave an archive out that is empty.",
+        )
+    segments = look.by_key.get(owner, [])
     if segments:
         raise _needed(
             owner,
@@ -352,11 +359,11 @@ def _require_not_in_archive(
             f"{segments[0].name}",
             "Remove them first if no backup needs them any more.",
         )
-    if untold:
+    if look.untold:
         raise _untold(
             owner,
-            f"{untold[0]} tells no key that is in the keystore ({len(untold)} such files in the "
-            f"archive {archive})",
+            f"{look.untold[0]} tells no key that is in the keystore ({len(look.untold)} such "
+            f"files in the archive {archive})",
             "Look at a copy of the archive that is neither compressed nor encrypted by another "
             "program, without segments of other keystores and of keys that are destroyed.",
         )

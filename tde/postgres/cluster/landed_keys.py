@@ -67,14 +67,16 @@ def known_map(data_directory: Path, keystore_path: Path, key: bytes | None) -> K
     if (marker is not None and marker.has_map) or (data_directory / KEYMAP_FILE).exists():
         owner = keystore_uuid(keystore_path) if marker is None else marker.keystore_uuid
         return read_map(data_directory, owner, key)
+    if marker is not None:
+        _require_no_named_keys(data_directory)
     return KeyMap(landed_entries(data_directory, keystore_path))
 
 
 def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
     """Return what a release before the map would decide, from the names of files alone.
 
-    Raises:
-        KeyMapError: a tablespace was made by a later release, so there was a map.
+    So does an encryption, for which the keys are made under these names. The locations of an
+    earlier life of the cluster, which was decrypted, may name keys: those say nothing.
     """
     from tde.keystore import KeyOwner
     from tde.keystore.store.layout import list_owners
@@ -82,7 +84,6 @@ def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
     owners = set(list_owners(keystore_path))
     entries = []
     for oid in sorted({*tablespace_oids(data_directory), *restored_tablespaces(data_directory)}):
-        _require_no_named_key(data_directory, oid)
         if KeyOwner.tablespace(oid) in owners:
             entries.append(MapEntry(oid, KeySource.RECORD))
         elif KeyOwner.other_tablespaces() in owners:
@@ -90,15 +91,20 @@ def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
     return entries
 
 
-def _require_no_named_key(data_directory: Path, oid: int) -> None:
-    if not names_its_key(data_directory, oid):
-        return
-    raise KeyMapError(
-        f"{data_directory / KEYMAP_FILE} is missing: the location of tablespace {oid} names its "
-        f"key, but {MARKER_FILE} is of a release that named none",
-        remedy=f"Restore {KEYMAP_FILE} and {MARKER_FILE} from {MAP_SOURCE}; without the map nobody "
-        "knows which key a tablespace has.",
-    )
+def _require_no_named_keys(data_directory: Path) -> None:
+    """Refuse a cluster whose tablespaces were made by a later release, so there was a map.
+
+    Raises:
+        KeyMapError: naming the first one.
+    """
+    for oid in sorted({*tablespace_oids(data_directory), *restored_tablespaces(data_directory)}):
+        if names_its_key(data_directory, oid):
+            raise KeyMapError(
+                f"{data_directory / KEYMAP_FILE} is missing: the location of tablespace {oid} "
+                f"names its key, but {MARKER_FILE} is of a release that named none",
+                remedy=f"Restore {KEYMAP_FILE} and {MARKER_FILE} from {MAP_SOURCE}; without the "
+                "map nobody knows which key a tablespace has.",
+            )
 
 
 def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None) -> None:
@@ -125,6 +131,7 @@ def ensure_map(data_directory: Path, keystore: Keystore, os_user: OsUser | None)
             KEYMAP_FILE,
         )
         return
+    _require_no_named_keys(data_directory)
     entries = landed_entries(data_directory, keystore.path)
     for entry in entries:
         if entry.source is KeySource.DERIVED:

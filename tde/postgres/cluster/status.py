@@ -128,7 +128,7 @@ def read_cluster_status(
         interposed=_is_interposed(running.pid) if running else None,
         left_journal=left_journal(data_directory),
         counters=io_counters(running.pid) if running else None,
-        **(_withheld(running.pid) if running else {}),
+        **(withheld(running.pid) if running else {}),
         **_keystore_fields(data_directory, marker, keystore),
     )
 
@@ -153,7 +153,12 @@ def _protection_of_wal(keys: Iterable[KeyRecordInfo], keymap: KeyMap) -> dict[st
     return {}
 
 
-def _withheld(pid: int) -> dict[str, Any]:
+def withheld(pid: int) -> dict[str, Any]:
+    """Return what a server withholds from its sessions, empty where it has told nothing.
+
+    Args:
+        pid: of its postmaster.
+    """
     try:
         published = read_published_status(pid)
     except OSError:

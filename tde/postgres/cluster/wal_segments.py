@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tde import _core
 from tde.errors import KeystoreError
@@ -69,10 +69,24 @@ def segments_by_key(directory: Path, keystore: Keystore) -> dict[KeyOwner, list[
     return found
 
 
-def archived_segments(
+class ArchiveLook(NamedTuple):
+    """What a look at an archive of WAL has found.
+
+    Attributes:
+        by_key: segments, by the key of the keystore that they have.
+        untold: files that are named as segments and tell no key.
+        number: of all files that are named as segments.
+    """
+
+    by_key: dict[KeyOwner, list[Path]]
+    untold: list[Path]
+    number: int
+
+
+def look_at_archive(
     archive: Path, keystore: Keystore, others: Mapping[KeyOwner, PageCipher]
-) -> tuple[dict[KeyOwner, list[Path]], list[Path]]:
-    """Return the segments of an archive by their key, and those that do not tell it.
+) -> ArchiveLook:
+    """Look at the first page of each segment of an archive.
 
     A program that keeps archives gives segments other names, which begin with that of the segment,
     and may compress or encrypt them. What is not encrypted by tde needs no key.
@@ -87,6 +101,7 @@ def archived_segments(
     """
     found: dict[KeyOwner, list[Path]] = {}
     untold: list[Path] = []
+    number = 0
     with _ciphers(keystore) as of_keystore:
         ciphers = {**of_keystore, **others}
         for file in _files_of_archive(archive):
@@ -97,6 +112,7 @@ def archived_segments(
             page = read_beginning(file.parent, file.name, PAGE_SIZE)
             if page.startswith(_BACKUP_HISTORY):
                 continue
+            number += 1
             if not isinstance(identity, WalIdentity) or len(page) < PAGE_SIZE:
                 untold.append(file)
                 continue
@@ -105,7 +121,7 @@ def archived_segments(
                 found.setdefault(owner, []).append(file)
             elif not begins_segment(page, identity):
                 untold.append(file)
-    return found, untold
+    return ArchiveLook(found, untold, number)
 
 
 def _files_of_archive(archive: Path) -> Iterator[Path]:

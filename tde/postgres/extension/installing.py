@@ -16,11 +16,11 @@ from tde.postgres.extension.building import (
     server_paths,
     source_directory,
 )
+from tde.postgres.facts import MAJOR_VERSIONS
 from tde.postgres.server.binaries import PostgresBinaries
 
 EXTENSIONS = ("tde", "tde_pgx")
 _SUFFIXES = ("*.control", "*.sql")
-_LOOKS_ELSEWHERE = 18  # The first version with extension_control_path.
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def find_extension(binaries: PostgresBinaries, directory: Path | None = None) ->
             "shared_preload_libraries = 'tde'",
         ]
     statements = ["CREATE EXTENSION tde"]
-    if directory is not None and binaries.major >= _LOOKS_ELSEWHERE:
+    looks_elsewhere = "extension_control_path" in MAJOR_VERSIONS[binaries.major].settings
+    if directory is not None and looks_elsewhere:
         settings.append(f"extension_control_path = '{directory / 'share'}:$system'")
     elif directory is not None:
         # These versions look for extensions in one directory only; functions need none.

@@ -18,6 +18,7 @@ from pathlib import Path
 from tde.postgres.server.arguments import UNKNOWN, given_settings, options_in
 from tde.postgres.server.cluster_files import read_configuration
 from tde.postgres.server.file_user import files_as
+from tde.postgres.server.host_lines import command_lines, names_in
 from tde.postgres.server.interposer import GUARD_FILE
 from tde.postgres.server.os_user import user_of_files
 from tde.printable import printable
@@ -26,11 +27,13 @@ CONFIGURATION_FILE = "postgresql.conf"
 # What ALTER SYSTEM writes. Every server reads it after the file it begins with.
 AUTOMATIC_FILE = "postgresql.auto.conf"
 
+_HOSTS_FILE = "pg_hosts.conf"
+_HOSTS_SETTING = "hosts_file"
 _INCLUDES = frozenset({"include", "include_if_exists", "include_dir"})
 _SETTINGS = frozenset(
     {
         *("archive_command", "restore_command", "recovery_end_command"),
-        *("archive_cleanup_command", "ssl_passphrase_command"),
+        *("archive_cleanup_command", "ssl_passphrase_command", _HOSTS_SETTING),
         *("shared_preload_libraries", "session_preload_libraries", "local_preload_libraries"),
         *("archive_library", "oauth_validator_libraries", "jit_provider"),
         *("dynamic_library_path", "extension_control_path"),
@@ -102,10 +105,11 @@ def program_lines(
         OsUserError: root cannot take the rights of the server's user.
     """
     with files_as(user_of_files(data_directory)):
-        return tuple(_program_lines(files, data_directory, arguments))
+        lines = tuple(_setting_lines(files, data_directory, arguments))
+        return (*lines, *_host_lines(lines, data_directory))
 
 
-def _program_lines(
+def _setting_lines(
     files: Iterable[Path], data_directory: Path, arguments: Sequence[str]
 ) -> Iterator[ProgramLine]:
     seen: set[str] = set()
@@ -127,6 +131,26 @@ def _program_lines(
     for letter, text in options_in(arguments):
         if letter == UNKNOWN:
             yield ProgramLine("argument", os.fsencode(text), data_directory / COMMAND_LINE, 0)
+
+
+def _host_lines(settings: Iterable[ProgramLine], data_directory: Path) -> Iterator[ProgramLine]:
+    """Yield the lines that run commands in pg_hosts.conf, or where settings say that it is."""
+    waiting = [(data_directory / _HOSTS_FILE, 0)]
+    for line in settings:
+        if line.name == _HOSTS_SETTING:
+            waiting.append((data_directory / name_of(line.value), 0))
+        elif line.name == DATA_DIRECTORY:
+            waiting.append((Path(name_of(line.value)) / _HOSTS_FILE, 0))
+    seen: set[str] = set()
+    for file, depth in waiting:
+        if depth > _DEEPEST or os.path.realpath(file) in seen:
+            continue
+        seen.add(os.path.realpath(file))
+        for number, text in command_lines(_content(file, required=False), taken_in=depth > 0):
+            yield ProgramLine(_HOSTS_FILE, text, file, number)
+            for name in names_in(text):
+                target = file.parent / name_of(name)
+                waiting += [(each, depth + 1) for each in (target, *_directory(target))]
 
 
 def _is_of(value: bytes, data_directory: Path) -> bool:

@@ -74,7 +74,8 @@ def read_control_data(
         return ControlData(
             state=fields["Database cluster state"],
             system_identifier=int(fields["Database system identifier"]),
-            data_checksums=fields["Data page checksum version"] != "0",
+            # Betas of 19 have other numbers for pages that are about to get or lose them.
+            data_checksums=fields["Data page checksum version"] == "1",
             page_bytes=int(fields["Database block size"]),
             segment_pages=int(fields["Blocks per segment of large relation"]),
             catalog_version=int(fields["Catalog version number"]),

@@ -15,6 +15,10 @@ INTERPOSER_NAME = "libtde_io.so"
 GUARD_FILE = "tde-start-this-cluster-with-tde-pg-start.conf"
 """A configuration file that only the interposer makes appear; see tde.postgres.cluster.guard."""
 
+# In quotes, Debian's programs (postgresql-common since trixie) would look for it themselves, and
+# pg_lsclusters fail for all clusters of the machine. To PostgreSQL both are the same.
+GUARD_LINE = f"include {GUARD_FILE}"
+
 
 def find_interposer() -> Path:
     """Return the path of libtde_io.so, which the build installs beside ``tde._core``.

@@ -19,17 +19,15 @@ from typing import TYPE_CHECKING
 
 from tde.errors import (
     InterposerError,
-    OsUserError,
     ServerStartError,
     ServerStillStartingError,
     ServerStopError,
 )
 from tde.machine.own_process import LockedPages
 from tde.postgres.server.binaries import PostgresBinaries
-from tde.postgres.server.cluster_files import read_end
-from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import is_interposed, require_interposed
-from tde.postgres.server.os_user import OsUser, can_access, current_user_name, run_as
+from tde.postgres.server.logs_of_start import LogsOfStart
+from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.pidfile import read_postmaster_file
 from tde.postgres.server.reachable import reachable_interposer
 
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 
 # How long a program may take beyond the time that it was told to wait, in seconds.
 _GRACE_SECONDS = 30.0
-_LOG_LINES_SHOWN = 15
-_LOG_BYTES_SHOWN = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def start_server(
         InterposerError: it did not start because the interposer was not active.
         ServerStartError: it did not start. The end of the log is in the message of both.
     """
-    log_start = _size_of(log)
+    logs = LogsOfStart.before(log, data_directory, os_user)
     command: list[str | Path] = [binaries.program("pg_ctl"), "start", "-w", "-s"]
     command += ["-D", data_directory, "-l", log, "-t", str(math.ceil(timeout))]
     if server_arguments:
@@ -135,14 +131,14 @@ def start_server(
         output, failed = "pg_ctl does not return", True
     running = read_postmaster_file(data_directory)
     if running is None:
-        message = _failure("the server did not start", output, log, log_start, os_user)
+        message = logs.describe("the server did not start", output)
         require_interposed(message)
-        raise ServerStartError(message, remedy=_where_the_log_is(log, os_user))
+        raise ServerStartError(message, remedy=logs.remedy())
     if failed:
         # Recovery can take hours. Killing the server or starting it again only prolongs it.
         message = f"the server is still starting (pid {running.pid}), perhaps in recovery"
         raise ServerStillStartingError(
-            _failure(message, output, log, log_start, os_user),
+            logs.describe(message, output),
             remedy="Wait and see tde pg status; do not kill the server or start it again.",
         )
     return running.pid
@@ -213,37 +209,3 @@ def stop_server(
             f"{(result.stdout + result.stderr).strip()}",
             remedy="Disconnect the clients, or stop it with -m fast or -m immediate.",
         )
-
-
-def _where_the_log_is(log: Path, os_user: OsUser | None) -> str:
-    place = log if can_access(os_user, log, "-e") else log.parent
-    if can_access(os_user, place, "-w"):
-        return f"The whole log is in {log}."
-    name = current_user_name() if os_user is None else os_user.name
-    return (
-        f"{name}, who runs the server, cannot write the log {log}. Make its directory for {name}, "
-        "or name another log with --log."
-    )
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _failure(message: str, output: str, log: Path, log_start: int, os_user: OsUser | None) -> str:
-    """Return the message with what pg_ctl printed and what the server logged in this attempt."""
-    parts = [message]
-    if output.strip():
-        parts.append(output.strip())
-    try:
-        with files_as(os_user):
-            lines = read_end(log, log_start, _LOG_BYTES_SHOWN).decode(errors="replace").splitlines()
-    except (OSError, OsUserError):
-        lines = []
-    if lines:
-        parts.append(f"Last lines of {log}:")
-        parts.extend(f"  {line}" for line in lines[-_LOG_LINES_SHOWN:])
-    return "\n".join(parts)

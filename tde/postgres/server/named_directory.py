@@ -53,11 +53,11 @@ _PROGRAMS = {
         positional=True,
     ),
     "pg_createsubscriber": _Program(
-        "ad:D:np:P:s:t:TU:v",
+        "ad:D:l:np:P:s:t:TU:v",
         (
             *("pgdata", "database", "publisher-port", "publisher-server", "socketdir"),
             *("recovery-timeout", "subscriber-username", "config-file", "publication"),
-            *("replication-slot", "subscription", "remove", "clean"),
+            *("replication-slot", "subscription", "remove", "clean", "logdir"),
         ),
     ),
     "pg_rewind": _Program(
@@ -69,7 +69,7 @@ _PROGRAMS = {
 _READING_PROGRAMS = {
     "pg_verifybackup": _Program(
         "eF:i:m:nPqsw:",
-        ("", "format", "ignore", "manifest-path", "wal-directory"),
+        ("", "format", "ignore", "manifest-path", "wal-directory", "wal-path"),
         positional=True,
         letter="",
     ),

@@ -18,6 +18,8 @@ from tde.errors import OsUserError, UnreachablePathError
 from tde.ownership import Owner
 
 _FALLBACK_USERS = ("postgres", "nobody")
+# initdb ends between two steps, of which each takes a second or two on a slow disk.
+_SECONDS_TO_TAKE_BACK = 20.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def run_as(
     """Run ``command`` as ``os_user`` (``None``: unchanged) and return its result.
 
     The working directory defaults to ``/``: the caller's own may be closed to the server's
-    user, and PostgreSQL's programs complain when they cannot return to it.
+    user, and PostgreSQL's programs complain when they cannot return to it. Ctrl-C ends the program
+    with SIGTERM, and only if it does not end then with SIGKILL.
 
     Args:
         environment: the whole environment; the caller's own when ``None``.
@@ -128,7 +131,7 @@ def run_as(
         stderr=output,
         stdin=subprocess.PIPE if text else subprocess.DEVNULL if capture else None,
         text=True,
-        errors="replace",
+        errors="surrogateescape",  # As in a path, which the output may hold.
         user=None if os_user is None else os_user.uid,
         group=None if os_user is None else os_user.gid,
         extra_groups=None if os_user is None else os_user.groups,
@@ -136,10 +139,22 @@ def run_as(
         try:
             started()
             stdout, stderr = process.communicate(text or None, timeout=timeout)
+        except KeyboardInterrupt:
+            _end(process)
+            raise
         except BaseException:
             process.kill()  # As subprocess.run does; leaving the block waits for it.
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program so that it can take back what it has begun, as initdb does."""
+    process.terminate()
+    try:
+        process.communicate(timeout=_SECONDS_TO_TAKE_BACK)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
 
 
 def become(os_user: OsUser) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tde.errors import ConfigurationFileError, UnsupportedServerError
+from tde.postgres.facts import MAJOR_VERSIONS
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.launch import ProgramEnvironment
@@ -36,7 +37,7 @@ def unsupported_settings(
             "of pg_dynshmem, in which parallel queries exchange rows, into its memory",
             remedy="Set dynamic_shared_memory_type to posix or sysv.",
         )
-    if major >= 18 and value("io_method") == "io_uring":
+    if "io_method" in MAJOR_VERSIONS[major].settings and value("io_method") == "io_uring":
         yield UnsupportedServerError(
             "io_method = io_uring cannot be encrypted: it bypasses the C library",
             remedy="Set io_method to worker or sync.",

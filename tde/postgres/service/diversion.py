@@ -129,8 +129,7 @@ def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
     for name in PROGRAMS_WITH_KEYS:
         stock, used = places.stock / name, places.used / name
         if stock.exists():
-            with _taking(used) as new:
-                new.hardlink_to(stock)
+            _give_name(stock, used)
         elif used.is_symlink():
             used.unlink()  # The package is gone.
         else:
@@ -184,12 +183,20 @@ def _keep_stock(places: _Places) -> list[str]:
         elif program.name in PROGRAMS_WITH_KEYS:
             names.append(program.name)
             _divert("--add", program, "--divert", kept)
-            if not program.is_symlink():
-                with _taking(kept) as new:
-                    new.hardlink_to(program)
+            if not (program.is_symlink() and program.readlink().parent == places.stand_ins):
+                _give_name(program, kept)
         elif not os.path.lexists(kept):
             kept.symlink_to(Path("../bin") / program.name)
     return names
+
+
+def _give_name(program: Path, place: Path) -> None:
+    """Give a program another name; a link, as Debian's postmaster, stays one that leads beside."""
+    with _taking(place) as new:
+        if program.is_symlink():
+            new.symlink_to(program.readlink())
+        else:
+            new.hardlink_to(program)
 
 
 @contextmanager
@@ -223,6 +230,7 @@ def _settle_clusters(major: int, keystore_uuid: UUID) -> tuple[DebianCluster, ..
             unregister_cluster(cluster)
             ended.append(cluster)
         else:
-            # Its stand-ins look for PostgreSQL's own where those are no more.
-            register_cluster(cluster, directory=directory)
+            # Its stand-ins look for PostgreSQL's own where those are no more. New ones go to the
+            # default place: the server's user, who may write pg_ctl.conf, chooses none for root.
+            register_cluster(cluster)
     return tuple(ended)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from tde.postgres.cluster.bin_directory import (
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.server.binaries import find_binaries
+from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.debian_layout import DebianCluster
 from tde.postgres.server.os_user import server_os_user, user_of_files
 from tde.postgres.server.owned_files import write_owned_file
@@ -82,6 +82,7 @@ def register_cluster(
     programs = (directory or default_directory(cluster)).absolute()
     options = _Options.of(cluster)
     options.require_replaceable(programs)
+    _require_free(programs, marker)
     found = find_binaries(
         bindir or Path(PROGRAMS_OF_VERSION.format(cluster.major)), major=cluster.major
     )
@@ -159,6 +160,16 @@ def _own_place() -> Path:
     return Path(home) / "tde" / "bin"
 
 
+def _require_free(programs: Path, marker: Marker) -> None:
+    """Refuse a directory of stand-ins that hands over the keys of another keystore."""
+    other = read_marker(programs) if is_bin_directory(programs) else None
+    if other is not None and other.keystore_uuid != marker.keystore_uuid:
+        raise DataDirectoryError(
+            f"the programs in {programs} hand over the keys of {other.keystore}",
+            remedy="Name another directory with --bin.",
+        )
+
+
 def _require_encrypted(cluster: DebianCluster) -> Marker:
     marker = read_marker(cluster.data_directory)
     if marker is None:
@@ -179,11 +190,22 @@ class _Options:
 
     @classmethod
     def of(cls, cluster: DebianCluster) -> _Options:
-        path = cluster.directory / OPTIONS_FILE
+        """Read them; no link is followed.
+
+        The directory may belong to the server's user, to whom root would give a copy of any file.
+
+        Raises:
+            DataDirectoryError: it is no file of the directory's owner.
+        """
+        return cls._in(cluster.directory)
+
+    @classmethod
+    def _in(cls, directory: Path) -> _Options:
         try:
-            return cls(path, path.read_bytes().decode(errors="surrogateescape"))
+            content = read_cluster_file(directory, OPTIONS_FILE)
         except FileNotFoundError:
-            return cls(path, "")
+            content = b""
+        return cls(directory / OPTIONS_FILE, content.decode(errors="surrogateescape"))
 
     @property
     def _words(self) -> list[str]:
@@ -192,15 +214,20 @@ class _Options:
         return found[-1].strip("'").split() if found else []
 
     @property
-    def server(self) -> Path | None:
-        """The program that ``-p`` names, as getopt finds it."""
+    def _servers(self) -> list[tuple[int, int]]:
+        """Where in the words the server program is named: the first one, and behind the last."""
         words = self._words
-        for number, word in enumerate(words):
-            if word == "-p" and number + 1 < len(words):
-                return Path(words[number + 1])
-            if word.startswith("-p") and len(word) > 2:
-                return Path(word[2:])
-        return None
+        together = [(at, at + 1) for at, word in enumerate(words) if re.match("-p.", word)]
+        apart = [(at, at + 2) for at, word in enumerate(words[:-1]) if word == "-p"]
+        return sorted(together + apart)
+
+    @property
+    def server(self) -> Path | None:
+        """The program that ``-p`` names, as getopt finds it: the last one counts."""
+        if not self._servers:
+            return None
+        begin, end = self._servers[-1]
+        return Path("".join(self._words[begin:end]).removeprefix("-p"))
 
     def require_replaceable(self, programs: Path) -> None:
         server = self.server
@@ -220,11 +247,9 @@ class _Options:
         return kept._with_words(["-p", str(programs / "postgres"), *kept._words])
 
     def without_server(self) -> _Options:
-        server = self.server
-        if server is None:
-            return self
-        words = [word for word in self._words if word not in ("-p", str(server), f"-p{server}")]
-        return self._with_words(words)
+        named = {at for begin, end in self._servers for at in range(begin, end)}
+        words = [word for at, word in enumerate(self._words) if at not in named]
+        return self._with_words(words) if named else self
 
     def _with_words(self, words: list[str]) -> _Options:
         line = f"pg_ctl_options = '{' '.join(words)}'"
@@ -236,10 +261,11 @@ class _Options:
         return _Options(self.path, self.content[: last.start()] + line + self.content[last.end() :])
 
     def write(self) -> None:
+        directory = self.path.parent
+        if self == self._in(directory):
+            return
         try:
-            mode = stat.S_IMODE(self.path.stat().st_mode)
-            if self.path.read_bytes() == self.content.encode(errors="surrogateescape"):
-                return
+            mode = 0o644 & self.path.lstat().st_mode
         except FileNotFoundError:
             mode = 0o644
-        write_owned_file(self.path, self.content, user_of_files(self.path.parent), mode=mode)
+        write_owned_file(self.path, self.content, user_of_files(directory), mode=mode)

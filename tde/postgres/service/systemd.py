@@ -17,8 +17,8 @@ SYSTEM_UNITS = Path("/etc/systemd/system")
 DROP_IN = "tde.conf"
 
 _LOCKED_MEMORY = "16M"  # The server needs 8 at most (tde.machine.checks); programs beside it more.
-# systemd takes "%" for a specifier and a space for the end of a word.
-_AWKWARD = re.compile(r"[\s\"'\\]")
+# systemd takes "%" for a specifier, "$" for a variable and a space for the end of a word.
+_AWKWARD = re.compile(r"[\s\"'\\$]")
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ def _word(text: str) -> str:
     """Return a word for a unit's line.
 
     Raises:
-        TdeError: there is a space, a quote or a backslash in it.
+        TdeError: there is a space, a quote, a backslash or a dollar sign in it.
     """
     if _AWKWARD.search(text):
         raise TdeError(
-            f"{text!r} cannot stand in a unit of systemd: there is a space or a quote in it",
+            f"{text!r} cannot stand in a unit of systemd: there is a space, a quote or a $ in it",
             remedy="Give it another name, or a link with one.",
         )
     return text.replace("%", "%%")

@@ -70,11 +70,12 @@ def prepare_key(
     """Write the key of a tablespace that is created later, so that standbys can get it first.
 
     Raises:
-        TablespaceError: a tablespace in plain text is not possible in this scope.
+        TablespaceError: the location, or a tablespace in plain text in this scope, is not possible.
         ClusterKeystoreError: the keystore is not the cluster's.
         KeystoreError: the key cannot be written.
     """
     marker = require_running_keystore(cluster, keystore)
+    require_possible_location(cluster, location)
     _require_possible(marker, cluster, algorithm)
     key_id = keystore.create_named_key(algorithm)
     return PreparedKey(key_id, _file_of(keystore, key_id), location_of(location, key_id))
@@ -89,8 +90,15 @@ def require_possible_location(cluster: Cluster, location: Path) -> None:
     """Refuse a location before a key is made for it, which would stay.
 
     Raises:
-        TablespaceError: it is inside the data directory.
+        TablespaceError: it is inside the data directory, or PostgreSQL cannot write it down.
     """
+    try:
+        str(location).encode()
+    except UnicodeEncodeError as error:
+        raise TablespaceError(
+            f"the location {location} is not in UTF-8, in which PostgreSQL is told of it",
+            remedy="Name a directory in UTF-8: a link to this one will do.",
+        ) from error
     _require_outside(cluster, location)
 
 
@@ -143,7 +151,7 @@ def create_tablespace(
 
     parameters: dict[str, Any] = {**cluster.connection_parameters(), **(connection or {})}
     marker = require_running_keystore(cluster, keystore)
-    _require_outside(cluster, location)
+    require_possible_location(cluster, location)
     if key_id is not None:
         algorithm = _algorithm_of(keystore, key_id)
     _require_possible(marker, cluster, algorithm)

@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 from psycopg2.extensions import parse_dsn
+from tde_bench.cli.app import app
 from tde_bench.cli.failures import in_plain_words, plain_errors
 from tde_bench.configurations import NO_ENCRYPTION, Configuration
 from tde_bench.errors import BenchError
@@ -22,8 +23,10 @@ from tde_bench.servers.database import execute, fetch_value
 from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
 from tde_bench.servers.existing import ExistingServer
 from tde_bench.servers.workspace import workspace
+from typer.testing import CliRunner
 
 from tde.postgres import find_binaries
+from tde.version import __version__
 
 
 @pytest.fixture
@@ -124,3 +127,8 @@ def test_command_reports_a_service_that_does_not_exist(tmp_path: Path) -> None:
     assert 'tde-bench: error: mine: cannot connect: definition of service "nope"' in done.stderr
     assert "HINT: Unset PGSERVICE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_that_of_tde() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"tde-bench {__version__}\n")

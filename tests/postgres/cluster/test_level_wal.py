@@ -48,7 +48,8 @@ def test_level_wal_starts_a_server_that_a_person_opens(
     if os_user is not None:
         assert secret.stat().st_uid == os_user.uid
     # The tests' commands have no terminal and no variables of a login, as those of systemd.
-    tde_command("pg", "start", "-D", data, "-o", LOCAL)
+    started = tde_command("pg", "start", "-D", data, "-o", LOCAL)
+    assert f"closed for sessions: tde keystore open -D {data}" in started.stderr
     assert is_hidden(made)
     status = json.loads(tde_command("pg", "status", "-D", data, "--json").stdout)
     assert status["closed"] is True

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError
-from tde.postgres.cluster.guard import add_guard, ensure_guards
+from tde.postgres.cluster.guard import add_guard, ensure_guards, has_guard, remove_guard
 from tde.postgres.cluster.marker import Marker, read_marker, require_matching_keystore
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.interposer import GUARD_FILE
@@ -65,7 +65,19 @@ def test_guard_is_included(tmp_path):
     add_guard(configuration, None)
     text = configuration.read_text()
     assert text.startswith("port = 5432\n")
-    assert text.endswith(f"\ninclude '{GUARD_FILE}'\n")
+    assert text.endswith(f"\ninclude {GUARD_FILE}\n")
+
+
+def test_a_guard_of_earlier_releases_is_taken_out(tmp_path):
+    """They put quotes around the name."""
+    configuration = tmp_path / "postgresql.conf"
+    configuration.write_text("port = 5432\n")
+    add_guard(configuration, None)
+    text = configuration.read_text()
+    configuration.write_text(text.replace(f"include {GUARD_FILE}", f"include '{GUARD_FILE}'"))
+    assert has_guard(configuration)
+    remove_guard(configuration, None)
+    assert configuration.read_text() == "port = 5432\n"
 
 
 def test_links_are_not_written_through(tmp_path):

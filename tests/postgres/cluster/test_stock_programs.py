@@ -219,8 +219,8 @@ def test_a_standby_and_its_promotion_see_their_states(
 def test_pg_ctl_sees_that_recovery_ended_at_its_target(
     binaries, encrypted_cluster_factory, os_user_tmp_path
 ):
-    """From 17 on pg_ctl reads the state to tell this from a failed start."""
-    if binaries.major < 17:
+    """From 18 on pg_ctl reads the state to tell this from a failed start."""
+    if binaries.major < 18:
         pytest.skip("pg_ctl of this version does not look")
     primary = encrypted_cluster_factory(binaries)
     directory = os_user_tmp_path / "restored"
@@ -250,7 +250,8 @@ def test_pg_ctl_sees_that_recovery_ended_at_its_target(
         while restored.cluster.pid is not None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert "because of recovery target settings" in run.stdout + run.stderr
+    log = Path(f"{directory}.log").read_text()
+    assert "because of recovery target settings" in run.stdout + run.stderr, log
 
 
 def test_a_start_reads_catalogs_and_refuses_what_stock_pg_checksums_has_written_to(stopped):

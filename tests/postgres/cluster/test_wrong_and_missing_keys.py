@@ -271,6 +271,6 @@ def test_an_interrupted_init_leaves_a_cluster_that_says_what_it_is(
     assert cluster.marker is not None
     assert cluster.marker.keystore_uuid == keystore.uuid
     configuration = (cluster.data_directory / "postgresql.conf").read_text()
-    assert configuration.count(f"include '{GUARD_FILE}'") == 1
+    assert configuration.count(f"include {GUARD_FILE}") == 1
     cluster.start(keystore, options={"listen_addresses": ""})
     assert cluster.status().interposed is True

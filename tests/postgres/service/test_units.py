@@ -54,7 +54,7 @@ def test_a_whole_unit_is_good_for_systemd(tde_command, tmp_path, programs, os_us
     ("arguments", "message"),
     [
         ((), "no cluster was named"),
-        (("-D", "/srv/a b", "--bin", "/opt/x"), "a space or a quote"),
+        (("-D", "/srv/a b", "--bin", "/opt/x"), "a space, a quote"),
         (("-D", "/srv/a", "--bin", "/opt/x", "--credential", "tde"), "is not NAME:FILE"),
         (("99/none",), "there is no cluster 99/none"),
     ],

@@ -198,6 +198,10 @@ def test_a_wal_key_is_destroyed_when_nothing_needs_it(
     (packed / f"{segment}.gz").write_bytes(gzip.compress(next(archive.iterdir()).read_bytes()))
     (packed / f"{segment}.00000028.backup").write_bytes(b"START WAL LOCATION: 0/28 (file x)")
     refused(made, second, r"\.gz tells no key .*\(1 such files", archives=[packed])
+    # Where the archive is not mounted, the directory is there and empty.
+    unmounted = os_user_tmp_path / "unmounted"
+    unmounted.mkdir()
+    assert "mounted" in refused(made, second, "no WAL segment in", archives=[unmounted])
     # A known place that is not there now may need it.
     moved = made.data_directory.rename(os_user_tmp_path / "moved")
     assert "forget-cluster" in refused(made, second, "whether .* needs the key cannot be told")

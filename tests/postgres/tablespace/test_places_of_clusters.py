@@ -125,7 +125,12 @@ def test_a_segment_that_comes_to_an_archive_meanwhile_keeps_its_key(
     stopped: RunningCluster, os_user_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keystore = keystore_of(stopped)
+    archive = os_user_tmp_path / "archive"
+    archive.mkdir(mode=0o700)  # Of root, where root runs the tests and not the server.
     stopped.start()
+    stopped.query("CREATE TABLE first AS SELECT 'x'")
+    before = str(stopped.query("SELECT pg_walfile_name(pg_switch_wal())")[0][0])
+    shutil.copy(stopped.data_directory / "pg_wal" / before, archive)
     second = rotate_wal_key(stopped.cluster, keystore, Algorithm.AES256).owner
     fill_segments(stopped, 1)
     stopped.query("INSERT INTO t VALUES ('y')")
@@ -134,8 +139,6 @@ def test_a_segment_that_comes_to_an_archive_meanwhile_keeps_its_key(
     rotate_wal_key(stopped.cluster, keystore, Algorithm.AES256)
     fill_segments(stopped, 4)
     stopped.cluster.stop()
-    archive = os_user_tmp_path / "archive"
-    archive.mkdir(mode=0o700)  # Of root, where root runs the tests and not the server.
     rename = destruction._rename
 
     def archive_first(path: Path, new: Path) -> None:

@@ -1,0 +1,112 @@
+"""What a pgBackRest that is named in archive_command has been told.
+
+In the order of pgBackRest: its arguments, its variables, then the sections of its files from the
+narrowest to the widest.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROGRAM = "pgbackrest"
+_OPERATOR = re.compile(r"[;|&<>()]+")
+_FILES = (Path("/etc/pgbackrest/pgbackrest.conf"), Path("/etc/pgbackrest.conf"))
+_INCLUDED = Path("/etc/pgbackrest/conf.d")
+_FALSE = ("n", "no", "false", "0", "off")
+
+
+@dataclass(frozen=True)
+class BackRestCall:
+    """The words of a call of pgBackRest, and the variables in front of it."""
+
+    words: tuple[str, ...]
+    variables: tuple[tuple[str, str], ...] = ()
+
+    def option(self, name: str) -> str | None:
+        """Return an option that is among the words; ``None`` when it is not."""
+        for n, word in enumerate(self.words):
+            if word == f"--no-{name}":
+                return "n"
+            if word == f"--{name}":
+                follows = self.words[n + 1] if n + 1 < len(self.words) else ""
+                return "y" if not follows or follows.startswith("-") else follows
+            if word.startswith(f"--{name}="):
+                return word.partition("=")[2]
+        return None
+
+    def variable(self, name: str) -> str | None:
+        """Return an option that a variable in front of the call sets."""
+        return dict(self.variables).get(f"PGBACKREST_{name.replace('-', '_').upper()}")
+
+    @property
+    def files(self) -> list[Path]:
+        """The configuration files that it reads, if they are there."""
+        named = self.option("config") or self.variable("config")
+        directory = self.option("config-path") or self.variable("config-path")
+        if named:
+            first = [Path(named)]
+        elif directory:
+            first = [Path(directory) / _FILES[0].name]
+        else:
+            first = [next((path for path in _FILES if path.exists()), _FILES[0])]
+        included = _INCLUDED if directory is None else Path(directory) / "conf.d"
+        included = Path(self.option("config-include-path") or included)
+        # With a file of its own it reads no others, unless their directory is named too.
+        if named and self.option("config-include-path") is None:
+            return first
+        return [*first, *sorted(included.glob("*.conf"))]
+
+
+def find_call(command: str) -> BackRestCall | None:
+    """Return the call of pgBackRest in a line for the shell, or ``None``."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    try:
+        words = list(lexer)
+    except ValueError:  # An open quote, of which the shell will say more.
+        words = command.split()
+    for n, word in enumerate(words):
+        if Path(word).name == _PROGRAM:
+            rest = []
+            for argument in words[n + 1 :]:
+                if _OPERATOR.fullmatch(argument):
+                    break
+                rest.append(argument)
+            variables = [w.partition("=") for w in words[:n] if w.startswith("PGBACKREST_")]
+            return BackRestCall(tuple(rest), tuple((k, v) for k, _, v in variables))
+    return None
+
+
+def is_off(call: BackRestCall, name: str, command: str) -> bool:
+    """Tell whether an option is turned off for one of pgBackRest's commands.
+
+    Raises:
+        OSError: a configuration file is there and may not be read.
+    """
+    for value in (call.option(name), call.variable(name)):
+        if value is not None:
+            return value.lower() in _FALSE
+    stanza = call.option("stanza") or call.variable("stanza") or ""
+    found: dict[str, str] = {}
+    for path in call.files:
+        if path.exists():
+            found |= _values(path, name)
+    sections = [f"{stanza}:{command}", stanza, f"global:{command}", "global"]
+    value = next((found[section] for section in sections if section in found), "y")
+    return value.lower() in _FALSE
+
+
+def _values(path: Path, name: str) -> dict[str, str]:
+    """Return what a file says of a setting, by section."""
+    found = {}
+    section = ""
+    for line in path.read_text(errors="surrogateescape").splitlines():
+        text = line.strip()
+        if text.startswith("[") and text.endswith("]"):
+            section = text[1:-1]
+        elif text.partition("=")[0].strip() == name:
+            found[section] = text.partition("=")[2].strip()
+    return found
