@@ -218,7 +218,6 @@ def unregister_cluster(
     An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused. Data and
     keystores stay as they are, and so do servers that run.
     """
-    from tde.postgres.cluster.marker import read_marker
     from tde.postgres.server.debian_layout import find_debian_cluster
 
     if everything:
@@ -253,6 +252,7 @@ def _unregister_everything() -> None:
 
 
 def _unregister_cluster(found: DebianCluster) -> None:
+    from tde.postgres.cluster.marker import read_marker
     from tde.postgres.service import registration
 
     directory = registration.unregister_cluster(found)
