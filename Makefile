@@ -107,6 +107,7 @@ lint: setup ## ruff, mypy, and the floors of the house (import-linter)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy installers/manual.py
 	$(BIN)/lint-imports
 
 clean: ## Remove what the build made; the sources stay

@@ -3,10 +3,9 @@
 # It ends with the first command that does not do what it should; its output is the transcript.
 set -euxo pipefail
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
-data=/var/lib/postgresql/15/main
 keystore=/var/lib/postgresql/keystore
 
-as_postgres() { su postgres -c "psql --cluster 15/main -XAtqc \"$1\""; }
+as_postgres() { su postgres -c "psql --cluster $major/main -XAtqc \"$1\""; }
 
 # `set -e` does not stop at a command behind an exclamation mark.
 fails() { if "$@"; then return 1; fi; }
@@ -15,7 +14,9 @@ fails() { if "$@"; then return 1; fi; }
 apt-get update -q
 mkdir -p /etc/postgresql-common/createcluster.d
 echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/none.conf
-apt-get install -qy --no-install-recommends postgresql-15 bash-completion man-db >/dev/null
+apt-get install -qy --no-install-recommends postgresql bash-completion man-db >/dev/null
+major=$(ls /usr/lib/postgresql)
+data=/var/lib/postgresql/$major/main
 
 # Nothing but the package: what it needs comes with it, or from Debian.
 apt-get install -qy --no-install-recommends /tmp/tde.deb >/dev/null
@@ -38,22 +39,22 @@ echo 'open("/tmp/evil/taken", "w")' | tee /tmp/evil/typer.py >/tmp/evil/sitecust
 test ! -e /tmp/evil/taken
 
 # A cluster of Debian's, encrypted after use, and started by Debian's own program.
-pg_createcluster 15 main -- -k
-pg_ctlcluster 15 main start
+pg_createcluster $major main -- -k
+pg_ctlcluster $major main start
 as_postgres "CREATE TABLE t AS SELECT 'canary-of-the-package'::text AS a"
-pg_ctlcluster 15 main stop
+pg_ctlcluster $major main stop
 install -m 600 /dev/null /root/passphrase
 echo 'a passphrase of seven or more words' >/root/passphrase
 tde keystore create --keystore $keystore --passphrase-file /root/passphrase
 tde pg encrypt -D $data --keystore $keystore --passphrase-file /root/passphrase
 tde keystore auto-open enable --keystore $keystore --passphrase-file /root/passphrase
-tde pg register 15/main
-pg_ctlcluster 15 main start
+tde pg register $major/main
+pg_ctlcluster $major main start
 test "$(as_postgres 'SELECT a FROM t')" = canary-of-the-package
 as_postgres "INSERT INTO t VALUES ('canary-of-the-package again'); CHECKPOINT"
 pg_lsclusters
 tde pg status -D $data
-pg_ctlcluster 15 main stop
+pg_ctlcluster $major main stop
 tde pg audit -D $data
 fails grep -rqs canary-of-the-package $data
 # A report needs what the extra brings, and as PDF the libraries that the package recommends.
@@ -61,10 +62,10 @@ apt-get install -qy --no-install-recommends libpango-1.0-0 libpangoft2-1.0-0 lib
     fonts-dejavu-core >/dev/null
 tde report make -D $data --passphrase-file /root/passphrase -o /root/report.pdf
 test "$(head -c 5 /root/report.pdf)" = %PDF-
-tde pg unit 15/main | diff - /usr/share/doc/tde/examples/postgresql@15-main.service.d/tde.conf
+tde pg unit $major/main | diff - /usr/share/doc/tde/examples/postgresql@15-main.service.d/tde.conf
 
 # An upgrade brings the copies of its programs up to date, and keeps what they are for.
-stand_in=/var/lib/tde/bin/15-main
+stand_in=/var/lib/tde/bin/$major-main
 settings=$(cat $stand_in/tde-bin.conf)
 echo old >$stand_in/postgres
 echo old >$stand_in/libtde_io.so
@@ -72,37 +73,37 @@ apt-get install -qy --reinstall /tmp/tde.deb | grep "$stand_in is up to date"
 cmp $stand_in/postgres /usr/lib/tde/lib/python3*/site-packages/tde/tde_program
 cmp $stand_in/libtde_io.so /usr/lib/tde/lib/python3*/site-packages/tde/libtde_io.so
 test "$settings" = "$(cat $stand_in/tde-bin.conf)"
-pg_ctlcluster 15 main start
+pg_ctlcluster $major main start
 test "$(as_postgres 'SELECT count(*) FROM t')" = 2
 # All of the version, too, so that removal has both to take back.
-tde pg register 15 --keystore $keystore
-pg_ctlcluster 15 main restart
+tde pg register $major --keystore $keystore
+pg_ctlcluster $major main restart
 test "$(as_postgres 'SELECT count(*) FROM t')" = 2
 
 # Removal says what no longer starts, gives PostgreSQL its programs back, and keeps data and
 # keystore. A server that runs goes on until it is stopped, and what it writes is ciphertext.
 before=$(sha256sum $keystore/keystore.json)
 apt-get purge -qy tde 2>&1 | tee /tmp/purged
-grep 'neither pg_ctlcluster nor systemd starts them: 15/main' /tmp/purged
+grep "neither pg_ctlcluster nor systemd starts them: $major/main" /tmp/purged
 grep 'Encrypted clusters and keystores are still there' /tmp/purged
 test ! -e /usr/lib/tde
 test ! -e /var/lib/tde
 test ! -e /usr/bin/tde
-test -z "$(dpkg-divert --list | grep postgresql/15)"
+test -z "$(dpkg-divert --list | grep "postgresql/$major/")"
 test "$before" = "$(sha256sum $keystore/keystore.json)"
 as_postgres "INSERT INTO t VALUES ('canary-of-the-package at last'); CHECKPOINT"
-pg_ctlcluster 15 main stop
+pg_ctlcluster $major main stop
 fails grep -rqs canary-of-the-package $data
-pg_createcluster 15 plain
-pg_ctlcluster 15 plain start
-pg_ctlcluster 15 plain stop
-fails pg_ctlcluster 15 main start 2>/tmp/refused
+pg_createcluster $major plain
+pg_ctlcluster $major plain start
+pg_ctlcluster $major plain stop
+fails pg_ctlcluster $major main start 2>/tmp/refused
 grep tde-start-this-cluster-with-tde /tmp/refused
 
 # And back.
 apt-get install -qy --no-install-recommends /tmp/tde.deb >/dev/null
-tde pg register 15/main
-pg_ctlcluster 15 main start
+tde pg register $major/main
+pg_ctlcluster $major main start
 test "$(as_postgres 'SELECT count(*) FROM t')" = 3
-pg_ctlcluster 15 main stop
+pg_ctlcluster $major main stop
 echo ALL DONE

@@ -1,8 +1,9 @@
-"""The Debian package in a clean Debian 12, from its installation until it is purged."""
+"""The Debian package in a clean Debian of this machine's release, until it is purged."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 
 _BUILT = sorted((Path(__file__).parents[2] / "build" / "deb").glob("tde_*.deb"))
 _SCENARIO = Path(__file__).with_name("deb_scenario.sh")
-_RELEASE = "bookworm"
+_RELEASE = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
 
 pytestmark = [
     pytest.mark.slow,

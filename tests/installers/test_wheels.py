@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tde.postgres.server.os_user import run_as
 from tests.conftest import SERVER_OPTIONS
+from tests.keystore.cheap_passphrase import PASSPHRASE
 
 _BUILT = Path(__file__).parents[2] / "build" / "dist"
 _SYSROOT = _BUILT / "sysroot-arm64"
@@ -69,8 +72,6 @@ def _needed(library: Path) -> set[str]:
 
 
 def _golden(name: str) -> tuple[str, Path]:
-    import json
-
     entries = json.loads((_GOLDEN / "manifest.json").read_text())
     entry = next(entry for entry in entries if entry["file"] == name)
     return json.dumps(entry), _GOLDEN / name
@@ -84,10 +85,8 @@ def test_a_wheel_has_all_parts_and_no_libcrypto(tmp_path, architecture):
     assert not [name for name in names if name.startswith(("libcrypto", "libssl"))]
     module = next((tmp_path / "tde").glob("_core.*.so"))
     for file in (module, tmp_path / "tde/libtde_io.so", tmp_path / "tde/tde_program"):
-        assert _needed(file) <= {"libcrypto.so.3", "libc.so.6", f"ld-linux-{architecture}.so.1"} | {
-            "ld-linux-x86-64.so.2",
-            "ld-linux-aarch64.so.1",
-        }
+        loader = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}
+        assert _needed(file) <= {"libcrypto.so.3", "libc.so.6", loader[architecture]}
         described = _run("readelf", "-h", file)
         assert {"x86_64": "X86-64", "aarch64": "AArch64"}[architecture] in described
     assert architecture in module.name
@@ -110,8 +109,6 @@ def test_an_installed_package_runs_an_encrypted_cluster(
     keystore.enable_auto_open()
     bindir = os_user_tmp_path / "bin"
     # The first keys of a keystore take its passphrase.
-    from tests.keystore.cheap_passphrase import PASSPHRASE
-
     _run(
         *(programs / "tde", "pg", "install-bin", bindir, "--keystore", keystore.path),
         *("--bindir", any_binaries.bindir, "--passphrase-fd", 0),
@@ -127,8 +124,6 @@ def test_an_installed_package_runs_an_encrypted_cluster(
 
 def _initdb_and_one_row(bindir, data, os_user):
     """Use the stand-ins of an installed wheel as an init script does."""
-    from tde.postgres.server.os_user import run_as
-
     sockets = data.parent / "sockets"
     sockets.mkdir()
     if os_user is not None:
