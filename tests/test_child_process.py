@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def test_an_interruption_right_after_the_fork_ends_the_child(
     def fork_and_be_interrupted() -> int:
         child = fork()
         if child:
-            os.kill(os.getpid(), signal.SIGINT)
+            # To this thread, which has it blocked; others of pytest may not have.
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
         return child
 
     def end(child: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -164,8 +163,8 @@ def test_a_backup_that_is_taken_while_tablespaces_are_made_opens(
 ):
     """Whatever its tablespace_map lists is in its map, which is copied later; WAL has the rest."""
     made = encrypted_cluster_factory(binaries_older_slow)
-    spaces = [f"s{number}" for number in range(30)]
-    stop = threading.Event()
+    spaces = [f"s{number}" for number in range(200)]
+    stop, some = threading.Event(), threading.Event()
 
     def create() -> None:
         for number, name in enumerate(spaces):
@@ -175,13 +174,15 @@ def test_a_backup_that_is_taken_while_tablespaces_are_made_opens(
             else:
                 create_tablespace(made.cluster, made.keystore, name, place, Algorithm.AES256)
             made.query(f"CREATE TABLE {name} TABLESPACE {name} AS SELECT {number} AS g")
-            if stop.is_set() and number > 10:
-                return
+            if number > 5:
+                some.set()
+                if stop.wait(0.1):  # However fast the machine is, some are made during the backup.
+                    return
 
     thread = threading.Thread(target=create)
     thread.start()
     try:
-        time.sleep(1)
+        assert some.wait(60)
         slowly = ["--format=tar", "--wal-method=fetch", "--max-rate=12M"]
         base_backup(made, os_user_tmp_path / "tar", *slowly)
     finally:

@@ -70,7 +70,7 @@ def test_no_name_does_anything_on_the_page():
         assert not any(name.startswith("on") or name == "src" for name in attributes)
         assert attributes.get("href", "#").startswith("#")
     # Names are there all the same, and what steers a reader is an escape.
-    for name in (SCRIPT, LONGEST, HEBREW, "evil\\u202egnp.exe", "/lib/\\udcff/", "\\x1b[2J"):
+    for name in (SCRIPT, LONGEST, HEBREW, "evil\\u202egnp.exe", "/lib/\\xff/", "\\x1b[2J"):
         assert name in reader.text, name
     assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", page())
     # In the style sheet the data directory is a text without any character that means something.
