@@ -140,7 +140,10 @@ class Node:
 
     def key_command(self, *words: object, **options: bool | int) -> str:
         """Run a command of tde that opens the keystore of this node."""
-        return self.tde(*words, "--passphrase-file", self.passphrase, **options)  # type: ignore[arg-type]
+        # What is behind "--" belongs to another program.
+        at = words.index("--") if "--" in words else len(words)
+        given = (*words[:at], "--passphrase-file", self.passphrase, *words[at:])
+        return self.tde(*given, **options)  # type: ignore[arg-type]
 
     def sql(self, statement: str, *, exit_code: int = 0, shown: bool = False) -> str:
         """Run a statement, and return its rows as psql prints them without decoration."""
