@@ -147,7 +147,8 @@ def begin(pair: Pair) -> None:
     log.heading("A cluster, a keystore, and a synchronous standby")
     bindir = ("--bindir", pair.bindir)
     a.key_command("keystore", "create", "--keystore", a.keystore)
-    a.key_command("pg", "init", "-D", a.data, "--keystore", a.keystore, *bindir, "--", "-A", "trust")
+    where = ("-D", a.data, "--keystore", a.keystore, *bindir)
+    a.key_command("pg", "init", *where, "--", "-A", "trust")
     with (a.data / "postgresql.conf").open("a") as file:
         file.write(SETTINGS.format(archive=pair.archive))
     a.key_command("pg", "start", "-D", a.data, *bindir)
