@@ -80,8 +80,8 @@ def require_added(
     path = envelope_path(directory, header.name, header.master_key_id)
     what = "was removed" if last.event == REMOVED else "is another one than was added"
     raise KeystoreDamagedError(
-        f"{path} {what}, by line {last.number} of {log_path(directory)}, and somebody has put it "
-        "there",
+        f"{path} {what}, by line {last.number} of {log_path(directory)}: that was interrupted, or "
+        "somebody has put it there",
         remedy=f"Remove it: {remove_envelope_command(directory, header.name)}. If it is to open "
         "the keystore, add it then: tde keystore provider add",
     )

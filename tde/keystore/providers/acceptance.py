@@ -11,6 +11,7 @@ What is kept is no secret: a digest of what a rotation does not change.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import re
@@ -45,6 +46,10 @@ _LOCK = ".lock"
 _SECONDS_FOR_LOCK = 10.0
 _PATH = re.compile(r"/[^\s'\"`;|&<>()=,]*")
 _LONGEST = 64 * 1024  # Bytes; a line has about a hundred.
+
+
+# Nobody has accepted anything there, or somebody has put something else in the place.
+_SAYS_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP)
 
 
 def needs_acceptance(header: EnvelopeHeader) -> bool:
@@ -116,13 +121,17 @@ def may_be_used_unasked(directory: Path, header: EnvelopeHeader) -> bool:
         directory: the keystore's, whose owner runs the provider where this process is root.
 
     Raises:
-        ProviderError: its provider is not installed.
+        ProviderError: its provider is not installed, or what was accepted cannot be read.
     """
     return not needs_acceptance(header) or is_accepted(directory, header)
 
 
 def is_accepted(directory: Path, header: EnvelopeHeader) -> bool:
-    """Tell whether what an envelope says was accepted, by root or by who runs its provider."""
+    """Tell whether what an envelope says was accepted, by root or by who runs its provider.
+
+    Raises:
+        ProviderError: it cannot be told, because a file cannot be read.
+    """
     user = _runs_as(directory)
     digest = _digest(header)
     return any(
@@ -216,14 +225,24 @@ def _place_to_write(user: int) -> Path:
 
 
 def _lines(place: Path, keystore: UUID, user: int) -> list[str]:
-    """Return what a file says; nothing, if another user than root and this one could write it."""
+    """Return what a file says; nothing, if another user than root and this one could write it.
+
+    Raises:
+        ProviderError: it is there, and the system cannot read it right now.
+    """
     try:
         if not _is_trusted(os.lstat(place), stat.S_IFDIR, user):
             return []
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(place / keystore.hex, flags)
-    except OSError:
-        return []
+    except OSError as error:
+        if error.errno in _SAYS_NOTHING:
+            return []
+        raise ProviderError(
+            f"{place / keystore.hex}, which says what was accepted on this machine, cannot be "
+            f"read: {error.strerror}",
+            remedy="Mend that, then repeat the command: nothing has to be accepted again.",
+        ) from error
     with os.fdopen(fd, "rb") as file:
         if not _is_trusted(os.fstat(fd), stat.S_IFREG, user):
             return []
