@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define SYMBOLS_FILE "server-symbols"
-#define INSTALL_AGAIN "Run again: tde pg install-bin. It checks the new server."
+#define INSTALL_AGAIN "Run again: tde pg install-bin or tde pg register. It checks the new server."
 #define MAX_SYMBOLS_FILE (1L << 20)
 
 /* An ELF file in memory, and its table of dynamic symbols. */

@@ -56,7 +56,7 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
     file = "/srv/etc/pgbackrest.conf"
 
     def typed(line: str) -> str:
-        line = line.replace("/etc/pgbackrest/pgbackrest.conf", file)
+        line = line.replace("/etc/pgbackrest.conf", file)
         return line.replace("pgbackrest --stanza", f"pgbackrest --config={file} --stanza")
 
     lines = [typed(line) for line in commands(page, "Settings")]

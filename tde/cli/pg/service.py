@@ -306,8 +306,9 @@ def print_unit(
     credentials = _credentials(credential, is_encrypted=False)
     credentials += _credentials(encrypted_credential, is_encrypted=True)
     if cluster is not None:
-        find_debian_cluster(cluster)
-        typer.echo(systemd.drop_in(credentials), nl=False)
+        owner = server_os_user(find_debian_cluster(cluster).data_directory, name=os_user)
+        name = current_user_name() if owner is None else owner.name
+        typer.echo(systemd.drop_in(name, credentials), nl=False)
         return
     if pgdata is None or directory is None:
         missing = "cluster" if pgdata is None else "directory of programs"

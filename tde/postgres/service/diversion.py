@@ -137,11 +137,8 @@ def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
         _divert("--remove", used)
     shutil.rmtree(places.stock)
     shutil.rmtree(places.stand_ins, ignore_errors=True)
-    return tuple(
-        cluster
-        for cluster in encrypted_clusters()
-        if cluster.major == major and registered_programs(cluster) is None
-    )
+    # Stand-ins of clusters that are registered by themselves look where PostgreSQL's own were.
+    return tuple(cluster for cluster in encrypted_clusters() if cluster.major == major)
 
 
 def diverted_versions() -> list[int]:

@@ -42,20 +42,23 @@ class Credential:
         return f"{kind}={_word(self.name)}:{_word(str(self.source))}"
 
 
-def drop_in(credentials: Iterable[Credential] = ()) -> str:
-    """Return what a unit that starts an encrypted server needs beside its own lines.
+def drop_in(user: str, credentials: Iterable[Credential] = ()) -> str:
+    """Return what Debian's unit of a cluster needs beside its own lines.
+
+    Args:
+        user: who owns the cluster. systemd shows credentials to nobody but the unit's user, and
+            Debian's unit is root's.
 
     Raises:
         TdeError: a name cannot stand in a unit.
     """
+    given = list(credentials)
     lines = [
         "# Made by `tde pg unit`. Keys and rows are in the server's memory, so that is kept off",
         "# the disk: no core dumps, no swap, and memory for keys that the kernel does not move.",
         "[Service]",
-        "LimitCORE=0",
-        f"LimitMEMLOCK={_LOCKED_MEMORY}",
-        "MemorySwapMax=0",
-        *(credential.line for credential in credentials),
+        *([f"User={_word(user)}"] if given else []),
+        *_service(given),
     ]
     return "\n".join(lines) + "\n"
 
@@ -95,12 +98,21 @@ def unit(
         "# The postmaster is spared by the kernel when memory runs out; its children are not.",
         "OOMScoreAdjust=-900",
         "Environment=PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj PG_OOM_ADJUST_VALUE=0",
-        *drop_in(credentials).splitlines()[3:],
+        *_service(credentials),
         "",
         "[Install]",
         "WantedBy=multi-user.target",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _service(credentials: Iterable[Credential]) -> list[str]:
+    return [
+        "LimitCORE=0",
+        f"LimitMEMLOCK={_LOCKED_MEMORY}",
+        "MemorySwapMax=0",
+        *(credential.line for credential in credentials),
+    ]
 
 
 def _word(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tde.postgres.server.binaries import list_binaries
+from tde.postgres.server.os_user import current_user_name
 from tests.postgres.service.debian import Site, is_installed
 
 _MAJORS = [
@@ -166,3 +167,13 @@ def test_root_works_on_a_server_with_peer_authentication(
     assert "Peer authentication failed" not in log
     shown = tde_command("pg", "exec", "-D", encrypted, "psql", "-Atqc", "SELECT 1", "postgres")
     assert shown.stdout == "1\n"
+
+
+def test_a_drop_in_names_the_user_who_may_read_the_credential(site, major, tde_command):
+    site.create(major, "main")
+    unit = ("pg", "unit", f"{major}/main")
+    owner = current_user_name() if site.os_user is None else site.os_user.name
+    shown = tde_command(*unit, "--credential", "tde:/etc/hostname").stdout.splitlines()
+    assert shown.index(f"User={owner}") == shown.index("[Service]") + 1
+    assert "LoadCredential=tde:/etc/hostname" in shown
+    assert "User=" not in tde_command(*unit).stdout

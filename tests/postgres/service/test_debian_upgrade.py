@@ -154,6 +154,8 @@ def decrypt() -> None:
     run("pg_ctlcluster", 18, "main", "stop")
     run("tde", "pg", "decrypt", "-D", NEW, "--passphrase-fd", 0)
     names = {program.name for program in PROGRAMS.iterdir()}
+    # Programs of its own, too, would look for PostgreSQL's where they are no more.
+    run("tde", "pg", "register", "15/main")
     assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
     assert {program.name for program in PROGRAMS.iterdir()} == names
     assert all(program.exists() for program in PROGRAMS.iterdir())
