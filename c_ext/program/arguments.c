@@ -9,10 +9,13 @@
 
 #include <getopt.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "program/data_directory.h"
+#include "program/settings.h"
 
 #define MAX_LONG_OPTIONS 40u
 
@@ -114,11 +117,25 @@ static bool creates_nothing(int argc, char *const argv[])
     return false;
 }
 
+/* Whether a server program is a stand-in, which hands over the keys of its cluster itself. */
+static bool is_stand_in(const char *server)
+{
+    const char *slash = server == NULL ? NULL : strrchr(server, '/');
+    char path[PATH_MAX];
+    int length;
+
+    if (slash == NULL)
+        return false;
+    length = snprintf(path, sizeof path, "%.*s/" TDE_SETTINGS_FILE, (int)(slash - server), server);
+    return length > 0 && length < (int)sizeof path && access(path, F_OK) == 0;
+}
+
 static void parse(const struct program *program, int argc, char **argv,
                   struct tde_arguments *found)
 {
     struct option long_options[MAX_LONG_OPTIONS];
     const char *positional;
+    const char *server = NULL;
     int option;
 
     list_long_options(program, long_options);
@@ -127,9 +144,11 @@ static void parse(const struct program *program, int argc, char **argv,
     while ((option = getopt_long(argc, argv, program->short_options, long_options, NULL)) != -1)
         if (option == 'D')
             found->directory = optarg;
+        else if (option == 'p')
+            server = optarg;
     positional = optind < argc ? argv[optind] : NULL;
     if (strcmp(program->name, "pg_ctl") == 0)
-        found->need = need_of_mode(positional);
+        found->need = is_stand_in(server) ? TDE_NEED_NOTHING : need_of_mode(positional);
     else if (program->positional && found->directory == NULL && positional != NULL)
         found->directory = positional;
 }

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SETTINGS_FILE "tde-bin.conf"
 #define INSTALL_AGAIN "Run again: tde pg install-bin"
 
 void tde_program_error(const char *program, const char *hint, const char *format, ...)
@@ -75,7 +74,7 @@ static int read_settings(struct tde_program_settings *settings)
     char line[PATH_MAX + 64];
     FILE *file;
 
-    if (tde_program_path(path, settings->directory, SETTINGS_FILE) != 0)
+    if (tde_program_path(path, settings->directory, TDE_SETTINGS_FILE) != 0)
         return -1;
     file = fopen(path, "re");
     if (file == NULL) {

@@ -7,6 +7,8 @@
 #include <limits.h>
 #include <stdbool.h>
 
+#define TDE_SETTINGS_FILE "tde-bin.conf"
+
 struct tde_program_settings {
     char directory[PATH_MAX]; /* of the program that runs, links resolved */
     char program[NAME_MAX + 1];

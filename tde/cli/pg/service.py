@@ -132,6 +132,7 @@ def register_cluster(
     from tde.postgres.service import registration
 
     if refresh:
+        _require_no_name(cluster, "--refresh")
         _refresh()
         return
     if cluster is None:
@@ -157,6 +158,14 @@ def _unnamed(everything: str) -> TdeError:
     return TdeError(
         "no cluster was named", remedy=f"Name it as pg_lsclusters does, or use {everything}."
     )
+
+
+def _require_no_name(cluster: str | None, option: str) -> None:
+    if cluster is not None:
+        raise TdeError(
+            f"{option} is for everything that is registered, and {cluster} was named too",
+            remedy=f"Leave one of them out: {option} or {cluster}.",
+        )
 
 
 def _refresh() -> None:
@@ -221,6 +230,7 @@ def unregister_cluster(
     from tde.postgres.server.debian_layout import find_debian_cluster
 
     if everything:
+        _require_no_name(cluster, "--all")
         _unregister_everything()
         return
     if cluster is None:

@@ -188,6 +188,32 @@ def whole_life(place: Path, *options: str) -> None:
             subprocess.run(["pg_ctlcluster", str(major), "main", "stop", "-m", "immediate"])
 
 
+def two_keystores(place: Path) -> None:
+    """A cluster that is registered by itself starts also where its version has other keys."""
+    assert _WHEEL is not None
+    (package,) = _WHEEL.submodule_search_locations or ()
+    enter(place, Path("/usr/lib/postgresql/15"), Path(package) / "pginstall18")
+    run("pg_createcluster", "--pgoption", "listen_addresses=", 15, "main", "--", "-k")
+    other, by_fd = Path("/var/lib/postgresql/other"), ("--passphrase-fd", 0)
+    try:
+        run("pg_ctlcluster", 15, "main", "start")
+        type_page("Encrypt a cluster")
+        type_page("Let Debian start it")
+        run("pg_ctlcluster", 15, "main", "stop")
+        run("tde", "keystore", "create", "-k", other, *by_fd)
+        run("tde", "keystore", "auto-open", "enable", "-k", other, *by_fd)
+        shown = run("tde", "pg", "register", 15, "-k", other, *by_fd)
+        assert "no longer registered" not in shown
+        run("pg_ctlcluster", 15, "main", "start")
+        assert "the server encrypts" in run("tde", "pg", "status", "-D", OLD)
+        run("pg_ctlcluster", 15, "main", "restart")
+        run("pg_ctlcluster", 15, "main", "stop")
+        run("tde", "pg", "unregister", "15/main", "--all", exit_code=1)
+        run("tde", "pg", "unregister", "--all")
+    finally:
+        subprocess.run(["pg_ctlcluster", "15", "main", "stop", "-m", "immediate"])
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -196,11 +222,20 @@ def whole_life(place: Path, *options: str) -> None:
     ],
 )
 def test_the_whole_life_with_debians_tools(tmp_path: Path, options: tuple[str, ...]) -> None:
+    run_apart("whole_life", tmp_path, *options)
+
+
+def test_clusters_of_two_keystores(tmp_path: Path) -> None:
+    run_apart("two_keystores", tmp_path)
+
+
+def run_apart(name: str, *arguments: Path | str) -> None:
+    """Run a function of this module in a process with mounts of its own."""
     code = "import sys; from tests.postgres.service import test_debian_upgrade as t; "
-    code += "t.whole_life(t.Path(sys.argv[1]), *sys.argv[2:])"
+    code += f"t.{name}(t.Path(sys.argv[1]), *sys.argv[2:])"
     unshare = ["unshare", "--mount", "--propagation", "private"]
     done = subprocess.run(
-        [*unshare, sys.executable, "-c", code, tmp_path, *options],
+        [*unshare, sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=500,
