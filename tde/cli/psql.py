@@ -13,7 +13,7 @@ from tde.errors import TdeError
 from tde.postgres.cluster.access import find_cluster
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.questions import ask_server
-from tde.postgres.server.os_user import become, user_environment
+from tde.postgres.server.program import execute_program
 
 app = new_app("Open psql on a cluster that tde started.")
 
@@ -39,18 +39,19 @@ def psql(
     """
     cluster = find_cluster(pgdata, bindir, None)
     parameters = cluster.connection_parameters()
-    environment = dict(os.environ)
-    environment["PGHOST"] = str(parameters["host"])
-    environment["PGPORT"] = str(parameters["port"])
-    environment.setdefault("PGUSER", str(parameters["user"]))
-    environment.setdefault("PGDATABASE", str(parameters["dbname"]))
-    program = cluster.binaries.program("psql")
-    if cluster.os_user is not None and _knows_peers(cluster):
-        environment = user_environment(cluster.os_user, environment)
-        become(cluster.os_user)
-        if not os.access(".", os.X_OK):
-            os.chdir("/")  # psql complains about a directory that it could not return to.
-    os.execve(program, ["psql", *(arguments or ())], environment)
+    as_peer = cluster.os_user is not None and _knows_peers(cluster)
+    execute_program(
+        cluster.binaries,
+        "psql",
+        arguments or (),
+        os_user=cluster.os_user if as_peer else None,
+        environment={
+            "PGHOST": str(parameters["host"]),
+            "PGPORT": str(parameters["port"]),
+            "PGUSER": os.environ.get("PGUSER", str(parameters["user"])),
+            "PGDATABASE": os.environ.get("PGDATABASE", str(parameters["dbname"])),
+        },
+    )
 
 
 def _knows_peers(cluster: Cluster) -> bool:

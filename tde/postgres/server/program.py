@@ -138,7 +138,7 @@ class _Prepared:
     """What is needed to start a program.
 
     Attributes:
-        cwd: ``None`` where the user may not stay in the caller's directory.
+        cwd: of :func:`_directory_for`.
     """
 
     command: list[str | Path]
@@ -162,10 +162,20 @@ def _prepared(
     usable = reachable_binaries(binaries, os_user)
     command: list[str | Path] = [usable.program(program)]
     command += program_arguments(program, args, keystore is not None)
-    # Relative paths among the arguments are the caller's, so its directory is kept if possible.
-    cwd = Path.cwd()
     with program_environment(keystore, os_user, environment) as prepared:
-        yield _Prepared(command, prepared, cwd if can_access(os_user, cwd, "-x") else None)
+        yield _Prepared(command, prepared, _directory_for(os_user))
+
+
+def _directory_for(os_user: OsUser | None) -> Path | None:
+    """Return the caller's directory, to which relative paths among the arguments belong.
+
+    ``None`` where the user may not stay in it, or where it is gone.
+    """
+    try:
+        cwd = Path.cwd()
+    except FileNotFoundError:
+        return None
+    return cwd if can_access(os_user, cwd, "-x") else None
 
 
 def program_arguments(program: str, args: Sequence[str], encrypted: bool) -> list[str]:
