@@ -30,6 +30,7 @@ from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import find_binaries
 from tde.postgres.server.debian_layout import DebianCluster, debian_clusters
 from tde.postgres.server.os_user import server_os_user
+from tde.postgres.server.owned_files import sync_directory
 from tde.postgres.service.registration import (
     PLACE_OF_ROOT,
     PROGRAMS_OF_VERSION,
@@ -106,6 +107,8 @@ def divert_programs(
         algorithm=algorithm,
         scope=scope,
     )
+    # After a power cut a program must not be without the one name while it lacks the other.
+    sync_directory(places.stock)
     for name in names:
         with _taking(places.used / name) as new:
             new.symlink_to(made.path / name)
@@ -135,6 +138,7 @@ def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
         else:
             continue
         _divert("--remove", used)
+    sync_directory(places.used)
     shutil.rmtree(places.stock)
     shutil.rmtree(places.stand_ins, ignore_errors=True)
     # Stand-ins of clusters that are registered by themselves look where PostgreSQL's own were.
