@@ -12,7 +12,7 @@ from tde.postgres.cluster.guard import add_guard, has_guard, remove_guard
 from tde.postgres.cluster.log_settings import add_log_settings, remove_log_settings
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.interposer import GUARD_FILE, GUARD_LINE
-from tde.postgres.server.os_user import OsUser, current_user_name
+from tde.postgres.server.os_user import OsUser, name_of_user
 from tde.postgres.server.owned_files import temporary_name
 
 
@@ -107,7 +107,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _remedy(path: Path, os_user: OsUser | None, *, guarded: bool) -> str:
-    name = current_user_name() if os_user is None else os_user.name
+    name = name_of_user(os_user)
     by_hand = (
         f"append this line to it: {GUARD_LINE}"
         if guarded

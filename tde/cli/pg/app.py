@@ -36,7 +36,7 @@ from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
 from tde.postgres.cluster.authentication import PEER, authentication_arguments
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.server.os_user import current_user_name
+from tde.postgres.server.os_user import name_of_user
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -114,7 +114,7 @@ def init(
     cluster = find_cluster(pgdata, bindir, os_user)
     directory = require_keystore(keystore)
     given = initdb_args or []
-    runs_as = current_user_name() if cluster.os_user is None else cluster.os_user.name
+    runs_as = name_of_user(cluster.os_user)
     authentication = authentication_arguments(given, runs_as)
     cluster.require_creatable(directory)
     # What opens it by itself could have been put there by others, with a master key of theirs.

@@ -310,15 +310,14 @@ def print_unit(
     opens, if it is bound to one. Check it with systemd-analyze verify.
     """
     from tde.postgres.server.debian_layout import find_debian_cluster
-    from tde.postgres.server.os_user import current_user_name, server_os_user
+    from tde.postgres.server.os_user import name_of_user, server_os_user
     from tde.postgres.service import systemd
 
     credentials = _credentials(credential, is_encrypted=False)
     credentials += _credentials(encrypted_credential, is_encrypted=True)
     if cluster is not None:
         owner = server_os_user(find_debian_cluster(cluster).data_directory, name=os_user)
-        name = current_user_name() if owner is None else owner.name
-        typer.echo(systemd.drop_in(name, credentials), nl=False)
+        typer.echo(systemd.drop_in(name_of_user(owner), credentials), nl=False)
         return
     if pgdata is None or directory is None:
         missing = "cluster" if pgdata is None else "directory of programs"
@@ -327,8 +326,7 @@ def print_unit(
             remedy="Name a cluster of Debian's, or give -D DIR and --bin DIR; tde pg install-bin "
             "makes the latter.",
         )
-    user = server_os_user(pgdata, name=os_user)
-    name = current_user_name() if user is None else user.name
+    name = name_of_user(server_os_user(pgdata, name=os_user))
     typer.echo(systemd.unit(pgdata.absolute(), directory.absolute(), name, credentials), nl=False)
 
 

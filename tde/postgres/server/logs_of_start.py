@@ -15,7 +15,7 @@ from pathlib import Path
 from tde.errors import DataDirectoryError, OsUserError
 from tde.postgres.server.cluster_files import read_cluster_file, read_end
 from tde.postgres.server.file_user import files_as
-from tde.postgres.server.os_user import OsUser, can_access, current_user_name
+from tde.postgres.server.os_user import OsUser, can_access, name_of_user
 
 _LINES_SHOWN = 15
 _BYTES_SHOWN = 64 << 10
@@ -61,7 +61,7 @@ class LogsOfStart:
         place = self.log if can_access(self.os_user, self.log, "-e") else self.log.parent
         if can_access(self.os_user, place, "-w"):
             return f"The whole log is in {self.log}."
-        name = current_user_name() if self.os_user is None else self.os_user.name
+        name = name_of_user(self.os_user)
         return (
             f"{name}, who runs the server, cannot write the log {self.log}. Make its directory for "
             f"{name}, or name another log with --log."

@@ -86,6 +86,11 @@ def current_user_name() -> str:
     return user_name(os.geteuid())
 
 
+def name_of_user(os_user: OsUser | None) -> str:
+    """Return the name of the user that programs run as; ``None`` stands for the current one."""
+    return current_user_name() if os_user is None else os_user.name
+
+
 def user_name(uid: int) -> str:
     """Return the name of a user id, or the number as text when it has no name."""
     try:
@@ -198,7 +203,7 @@ def require_reachable(os_user: OsUser | None, path: Path, what: str) -> None:
         return
     for parent in reversed(parents):
         if not can_access(os_user, parent, "-x"):
-            name = current_user_name() if os_user is None else os_user.name
+            name = name_of_user(os_user)
             raise UnreachablePathError(
                 f"{what} {path} cannot be reached by {name}: it may not search {parent}",
                 remedy=f"Choose another place, or allow it with: chmod o+x {parent}",

@@ -13,9 +13,6 @@ from pathlib import Path
 
 from tde.errors import TdeError
 
-SYSTEM_UNITS = Path("/etc/systemd/system")
-DROP_IN = "tde.conf"
-
 _LOCKED_MEMORY = "16M"  # The server needs 8 at most (tde.machine.checks); programs beside it more.
 # systemd takes "%" for a specifier, "$" for a variable and a space for the end of a word.
 _AWKWARD = re.compile(r"[\s\"'\\$]")
