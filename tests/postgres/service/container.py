@@ -46,7 +46,7 @@ def run(place: Path, keystore: Path, bindir: Path) -> None:
 
     Args:
         place: an empty directory.
-        keystore: that opens by itself; it is mounted read-only, root's.
+        keystore: made as the page says; it is mounted read-only.
     """
     postgres = pwd.getpwnam("postgres")
     programs = place / "programs"
@@ -55,13 +55,9 @@ def run(place: Path, keystore: Path, bindir: Path) -> None:
     _write(programs / "docker-entrypoint.sh", _ENTRYPOINT)
     _write(programs / "gosu", _GOSU)
     shutil.copy(EXAMPLES / "tde-entrypoint.sh", programs)
-    secret = place / "keystore"
-    shutil.copytree(keystore, secret)
-    subprocess.run(["chown", "-R", f"root:{postgres.pw_gid}", secret], check=True)
-    subprocess.run(["chmod", "-R", "u=rX,g=rX,o=", secret], check=True)
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     KEYSTORE.mkdir()
-    _mount("--bind", secret, KEYSTORE)
+    _mount("--bind", keystore, KEYSTORE)
     _mount("-o", "remount,bind,ro", KEYSTORE)
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/var/lib/postgresql")
     for directory in (DATA, Path("/run/tde"), Path("/run/postgresql")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -15,9 +16,11 @@ import psutil
 import pytest
 import yaml
 
+from tests.docs.pages import commands
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.service.container import DATA, EXAMPLES
 from tests.postgres.service.namespace import can_unshare
+from tests.terminal import run_on_terminal
 
 CANARY = "canary-of-a-container"
 
@@ -65,17 +68,28 @@ def inside(server: psutil.Process, *command: object) -> str:
     return done.stdout
 
 
+def make_keystore(directory: Path) -> Path:
+    """Type what the page says, with another directory for /srv and this machine's group."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.chown(directory, 0, 0)  # As /srv is.
+    directory.chmod(0o755)
+    for line in commands("containers.md", "The keystore"):
+        here = line.replace("/srv", str(directory)).replace("999", "postgres")
+        shown, exit_code = run_on_terminal(
+            ["bash", "-c", here], itertools.repeat(PASSPHRASE + b"\n"), {**os.environ, "PATH": path}
+        )
+        assert exit_code == 0, f"{line}\n{shown}"
+    return directory / "tde" / "keystore"
+
+
 @pytest.mark.skipif(not can_unshare(), reason="needs root, and mounts of its own")
 def test_the_entrypoint_makes_and_runs_an_encrypted_server_as_process_1(
-    os_user_tmp_path, keystore_factory, any_binaries, tde_command
+    os_user_tmp_path, any_binaries
 ):
-    keystore = keystore_factory("ks")
-    keystore.enable_auto_open()
-    first = ("--passphrase-fd", 0)
-    tde_command("pg", "install-bin", os_user_tmp_path / "bin", "-k", keystore.path, *first)
+    keystore = make_keystore(os_user_tmp_path)
     place = os_user_tmp_path / "place"
     place.mkdir()
-    with running(place, keystore.path, any_binaries.bindir) as server:
+    with running(place, keystore, any_binaries.bindir) as server:
         psql = ("psql", "-XAtq", "-h", "/run/postgresql", "-U", "postgres", "-d", "shop", "-c")
         inside(server, *psql, f"CREATE TABLE t AS SELECT '{CANARY}' AS a")
         inside(server, *psql, "CHECKPOINT")
