@@ -27,8 +27,14 @@ def test_no_process_of_a_server_has_it(
     made.query("CREATE TABLE t AS SELECT 1")
     postmaster = psutil.Process(made.cluster.pid)
     processes = [postmaster, *postmaster.children(recursive=True)]
-    assert len(processes) > 4
+    searched = 0
     for process in processes:
         words = [sys.executable, "-c", SEARCHER, str(process.pid), str(needle)]
-        found = subprocess.run(words, capture_output=True, text=True, check=True)
+        found = subprocess.run(words, capture_output=True, text=True)
+        if found.returncode != 0:
+            # A session, or a worker of autovacuum, has ended meanwhile; nothing else may fail.
+            process.wait(timeout=10)
+            continue
         assert found.stdout == "found 0 times\n", process.cmdline()
+        searched += 1
+    assert searched > 4
