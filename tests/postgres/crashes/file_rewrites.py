@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import logging
 import random
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -25,6 +27,9 @@ from tests.postgres.canaries import CANARY
 if TYPE_CHECKING:
     from tests.conftest import RunningCluster
 
+log = logging.getLogger("crash mix")
+
+READY = "database system is ready to accept connections"
 BATCH = 200  # Rows of one COPY.
 SEED_ROWS = 500  # Rows of the database that CREATE DATABASE copies.
 CLIENTS = 2
@@ -234,18 +239,42 @@ def kill_server(pid: int | None) -> None:
         psutil.wait_procs(processes, timeout=30)
 
 
-def kill_backend(pid: int, chooser: random.Random) -> str:
-    """End one child and return its title; the postmaster restarts all others and recovers."""
+def kill_backend(pid: int, chooser: random.Random) -> psutil.Process | None:
+    """End one child and return it; the postmaster restarts all others and recovers."""
     with contextlib.suppress(psutil.NoSuchProcess):
         child = chooser.choice(psutil.Process(pid).children())
-        title = " ".join(child.cmdline())
+        log.debug("killing %s", " ".join(child.cmdline()))
         child.kill()
-        return title
-    return ""
+        return child
+    return None
+
+
+def wait_until_reaped(child: psutil.Process | None) -> None:
+    """Wait until a postmaster knows that its child is gone; until then it takes connections."""
+    if child is not None:
+        child.wait(timeout=300)
+
+
+def wait_until_restarted(cluster: RunningCluster, log_position: int) -> None:
+    """Wait until a server has recovered by itself from what happened after this place of its log.
+
+    A connection is no proof: the postmaster takes connections until it sees that a child is gone.
+    """
+    deadline = time.monotonic() + 300
+    while READY not in read_behind(cluster.cluster.default_log, log_position):
+        assert time.monotonic() < deadline, "the server did not recover by itself"
+        time.sleep(0.05)
+    wait_until_ready(cluster)
+
+
+def read_behind(path: Path, position: int) -> str:
+    with path.open(errors="replace") as file:
+        file.seek(position)
+        return file.read()
 
 
 def wait_until_ready(cluster: RunningCluster) -> None:
-    """Wait until a postmaster has replaced its children after one was killed."""
+    """Wait until a server takes connections."""
     deadline = time.monotonic() + 300
     while True:
         try:

@@ -28,6 +28,7 @@ from tests.postgres.crashes.file_rewrites import (
     kill_server,
     running_mix,
     wait_until_ready,
+    wait_until_reaped,
 )
 from tests.postgres.tpcb import pgbench, tpcb_sums
 
@@ -111,8 +112,7 @@ def crash(cluster, ledger: Ledger, chooser: random.Random, options: dict[str, st
     with running_mix(cluster, ledger, chooser):
         time.sleep(chooser.uniform(0.3, 2.0))
         if kind.startswith("child"):
-            title = kill_backend(cluster.cluster.pid, chooser)
-            log.debug("killed %s", title)
+            killed = kill_backend(cluster.cluster.pid, chooser)
         if kind == "child, then server":
             time.sleep(chooser.uniform(0, 0.3))
         if kind != "child":
@@ -120,6 +120,7 @@ def crash(cluster, ledger: Ledger, chooser: random.Random, options: dict[str, st
     if kind == "server, then recovery":
         crash_in_recovery(cluster, options, chooser)
     if kind == "child":
+        wait_until_reaped(killed)
         wait_until_ready(cluster)
     else:
         cluster.start(options, timeout=START_TIMEOUT)

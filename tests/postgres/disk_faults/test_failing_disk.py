@@ -18,7 +18,7 @@ import pytest
 
 from tde.postgres import run_program
 from tests.interposer.faults import FOREVER, Call, Faults, build_faults
-from tests.postgres.crashes.file_rewrites import kill_server, wait_until_ready
+from tests.postgres.crashes.file_rewrites import kill_server, read_behind, wait_until_restarted
 from tests.postgres.tpcb import pgbench, tpcb_sums
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ class FaultyServer:
 
     def log_since(self, position: int) -> set[str]:
         """Return the errors and panics that the log has behind this position."""
-        with self.cluster.cluster.default_log.open(errors="replace") as log:
-            log.seek(position)
-            found = re.findall(r"(?:ERROR|PANIC): .*", log.read())
+        log = read_behind(self.cluster.cluster.default_log, position)
+        found = re.findall(r"(?:ERROR|PANIC): .*", log)
         return {without_numbers(line) for line in found}
 
     def log_position(self) -> int:
@@ -178,8 +177,9 @@ def no_room_for_a_segment(server: FaultyServer) -> list[str]:
 
 def panic(server: FaultyServer, statement: str) -> list[str]:
     """Run what ends the server, which restarts by itself."""
+    position = server.log_position()
     server.attempt(statement)  # Its words depend on how much the client still receives.
-    wait_until_ready(server.cluster)
+    wait_until_restarted(server.cluster, position)
     return []
 
 

@@ -18,8 +18,7 @@ from tde.algorithms import Algorithm
 from tde.postgres import create_tablespace
 from tde.postgres.server.os_user import run_as
 from tests.postgres.cluster_copies import make_directory
-from tests.postgres.crashes.file_rewrites import wait_until_ready
-from tests.replication.family import wait_for
+from tests.postgres.crashes.file_rewrites import wait_until_restarted
 
 LIMIT = 50  # Descriptors of a backend; it needs about 20 before it opens a table.
 # A session opens these first, so that none is left when it opens the first of the tablespace.
@@ -128,14 +127,13 @@ def test_recovery_needs_no_more_descriptors_than_without_tde(
         location = make_directory(made, os_user_tmp_path / f"{name}-space")
         made.query(f"CREATE TABLESPACE space LOCATION '{location}'")
         make_tables(made, count)
+        log = made.cluster.default_log
+        position = log.stat().st_size
         with exhausted_session(made) as cursor:
             cursor.execute("UPDATE t SET x = x")
             cursor.execute("SELECT pg_backend_pid()")
             os.kill(cursor.fetchone()[0], signal.SIGKILL)
-        # Until it has seen that its child is gone, the postmaster accepts connections.
-        log = made.cluster.default_log
-        wait_for(lambda log=log: "redo done" in log.read_text(), "recovery")
-        wait_until_ready(made)
+        wait_until_restarted(made, position)
         assert made.query("SELECT count(*), sum(x) FROM t") == [(count, count * (count - 1) // 2)]
         made.query("CHECKPOINT")
         alarms = [
