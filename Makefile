@@ -17,7 +17,7 @@ C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
 .PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life reference trixie sid \
-	sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
+	compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ trixie: ## All tests on Debian 13, in a chroot (root; an hour; DISTRIBUTION_ARGS
 sid: ## The same on Debian sid, with PostgreSQL 15 and 17 to 19
 trixie sid:
 	tests/distributions/run.sh $@ $(DISTRIBUTION_ARGS)
+
+compatibility: setup ## The table of docs/compatibility.md, from runs on three releases of Debian (root; hours)
+	$(BIN)/python -m tests.compatibility.table $(COMPATIBILITY_ARGS)
+
+compatibility-here: setup ## What belongs to it with the servers of this machine (root)
+	$(BIN)/python -m tests.compatibility.run $(COMPATIBILITY_ARGS)
 
 sanitize: setup ## Run the tests of the C code with ASan and UBSan, in a build of their own
 	$(BIN)/python tests/sanitize.py $(PYTEST_ARGS)

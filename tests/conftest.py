@@ -88,6 +88,16 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+_INSTALLATIONS = {"binaries", "binaries_older_slow", "any_binaries"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what depends on a version of PostgreSQL, for `make compatibility`."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not _INSTALLATIONS.isdisjoint(item.fixturenames):
+            item.add_marker("on_server")
+
+
 @pytest.fixture(scope="session")
 def postgres_installations() -> dict[int, PostgresBinaries]:
     """The installations on this machine, by major version."""

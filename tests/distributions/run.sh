@@ -11,6 +11,7 @@
 #
 #   --root DIR     where the chroot is (default: /var/tmp/tde-SUITE)
 #   --mirror URL   Debian's mirror (default: that of this machine)
+#   --target NAME  what `make` does there (default: test)
 #   --bind DIR     show a directory of this machine in the chroot, for example one with wheels
 #   --remove       remove the chroot, and run nothing
 set -euo pipefail
@@ -18,15 +19,16 @@ set -euo pipefail
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; }
 fail() { echo "$(basename "$0"): $1" >&2; exit 1; }
 
-suite='' root='' mirror='' remove='' binds=() original=("$@")
+suite='' root='' mirror='' remove='' target='' binds=() original=("$@")
 while [ $# -gt 0 ]; do
     case $1 in
         --help) usage; exit 0 ;;
-        --root | --mirror | --bind)
+        --root | --mirror | --bind | --target)
             [ $# -ge 2 ] || fail "$1 needs a value"
             case $1 in
                 --root) root=$2 ;;
                 --mirror) mirror=$2 ;;
+                --target) target=$2 ;;
                 --bind) binds+=("$2") ;;
             esac
             shift 2 ;;
@@ -151,7 +153,7 @@ mount_all
 bring_servers
 bring_checkout
 if [ $# -eq 0 ]; then
-    inside /srv/tde/.ci/run
+    inside /srv/tde/.ci/run ${target:+"$target"}
 else
     inside /srv/tde/.ci/run setup
     inside sh -c 'cd /srv/tde && exec .venv/bin/python -m pytest "$@"' pytest "$@"

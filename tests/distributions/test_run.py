@@ -18,7 +18,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_option():
     shown = run("--help")
     assert shown.returncode == 0
-    for option in ("--root", "--mirror", "--bind", "--remove", "trixie|sid"):
+    for option in ("--root", "--mirror", "--target", "--bind", "--remove", "trixie|sid"):
         assert option in shown.stdout
 
 

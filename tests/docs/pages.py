@@ -10,10 +10,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def commands(page: str, heading: str) -> list[str]:
     """Return the lines of the indented blocks in one chapter of a page."""
+    return [line.strip() for line in indented(page, heading)]
+
+
+def indented(page: str, heading: str) -> list[str]:
+    """Return these lines as they stand there, for files in which spaces count."""
     text = (DOCS / page).read_text(encoding="utf-8")
     chapters = re.split(r"^#+ ", text, flags=re.MULTILINE)
     (found,) = [chapter for chapter in chapters if chapter.startswith(f"{heading}\n")]
-    return [line.strip() for line in found.splitlines() if line.startswith("    ")]
+    return [line for line in found.splitlines() if line.startswith("    ")]
 
 
 def settings_of(page: str, heading: str) -> list[str]:

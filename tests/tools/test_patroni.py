@@ -13,7 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
+from tests.docs.pages import commands, indented
 from tests.postgres.canaries import CANARY, files_with
 from tests.tools.site import Site, require_tools, wait_for
 
@@ -65,7 +67,9 @@ class Pair:
         return self.site.directory / f"{node}.json"
 
     def configure(self, node: str) -> None:
-        """Write what YAML takes too."""
+        """Write what YAML takes too, with the settings of the page."""
+        page = yaml.safe_load("\n".join(indented("patroni.md", "Settings")))
+        assert page["postgresql"]["bin_dir"] == "/srv/tde/bin"
         address = f"127.0.0.1:{self.ports[node]}"
         access = [f"host {what} all 127.0.0.1/32 trust" for what in ("all", "replication")]
         options = {"fsync": "off", "shared_buffers": "16MB", "wal_keep_size": "128MB"}
@@ -80,13 +84,14 @@ class Pair:
             "bootstrap": {
                 "dcs": {
                     **{"ttl": 20, "loop_wait": 1, "retry_timeout": 5, "primary_start_timeout": 0},
-                    "postgresql": {"use_pg_rewind": True, "parameters": options},
+                    "postgresql": {"parameters": options},
                 },
-                "initdb": ["data-checksums", "no-sync", {"auth": "trust"}],
+                "initdb": [*page["bootstrap"]["initdb"], "no-sync", {"auth": "trust"}],
             },
             "postgresql": {
                 **{"listen": address, "connect_address": address},
                 "data_dir": str(self.data(node)),
+                **page["postgresql"],
                 "bin_dir": str(self.site.programs.directory),
                 "pgpass": str(self.site.directory / f"pgpass-{node}"),
                 "authentication": {
@@ -185,8 +190,16 @@ def test_switchover_stop_and_crash(site):
         first = pair.leader()
         (second,) = {*NODES} - {first}
         pair.sql(first, f"CREATE TABLE t AS SELECT '{TEXT}' FROM generate_series(1, 1000)")
-        pair.control("switchover", "--leader", first, "--candidate", second, "--force")
+        listing, switchover, reinit = (line.split()[1:] for line in commands("patroni.md", "Run"))
+        names = {"one": first, "two": second}
+        assert "Leader" in pair.control(*listing)
+        pair.control(*(names.get(word, word) for word in switchover))
         wait_for("the switchover", lambda: pair.is_whole(second), 120)
+        before_copy = pair.log(first).stat().st_size
+        pair.control(*(names.get(word, word) for word in reinit))
+        copied = "replica has been created"
+        wait_for("the copy", lambda: copied in pair.said_since(first, before_copy), 120)
+        wait_for("both nodes", lambda: pair.is_whole(second), 120)
 
         # Nodes that were shut down start again as what they were: nothing is rewound.
         before = {node: pair.log(node).stat().st_size for node in NODES}
@@ -208,6 +221,8 @@ def test_switchover_stop_and_crash(site):
         before[second] = pair.log(second).stat().st_size
         pair.kill(second)
         wait_for("a new leader", lambda: pair.leader() == first, 120)
+        # It leads before it has been promoted.
+        wait_for("its promotion", lambda: pair.sql(first, "SELECT pg_is_in_recovery()") == "f")
         pair.sql(first, f"INSERT INTO t VALUES ('{TEXT}')")
         pair.start(second)
         wait_for("both nodes", lambda: pair.is_whole(first), 180)

@@ -69,5 +69,8 @@ def run(place: Path, keystore: Path, bindir: Path) -> None:
         "POSTGRES_PASSWORD": "of the image",
         "TDE_KEYSTORE": str(KEYSTORE),
     }
-    command = ["tde-entrypoint.sh", "postgres", "-c", "listen_addresses=", "-c", "fsync=off"]
+    # The directory of the image's servers, which those of the wheel are not built with.
+    settings = ["listen_addresses=", "fsync=off", "unix_socket_directories=/run/postgresql"]
+    command = ["tde-entrypoint.sh", "postgres"]
+    command += [word for setting in settings for word in ("-c", setting)]
     os.execve(programs / "tde-entrypoint.sh", command, environment)

@@ -1,0 +1,1 @@
+"""``make compatibility``: the table of docs/compatibility.md, from runs on releases of Debian."""
