@@ -130,6 +130,17 @@ def logged_values(settings: Settings) -> Iterator[tuple[str, str]]:
         value = settings.value("auto_explain.log_min_duration")
         if value not in ("", "-1"):
             yield f"auto_explain ({value})", "auto_explain.log_min_duration = -1"
+    if "pgaudit" in _libraries(settings) and _is_audited_with_text(settings):
+        yield "pgaudit with the text of statements", "pgaudit.log_statement = off"
+
+
+def _is_audited_with_text(settings: Settings) -> bool:
+    """Tell whether pgaudit logs more than definitions and roles, and quotes the statements."""
+    if settings.value("pgaudit.log_statement") in ("off", "false", "no", "0"):
+        return False
+    classes = {each.strip() for each in settings.value("pgaudit.log").lower().split(",")}
+    of_session = classes - {"", "none", "ddl", "role"}
+    return bool(of_session or settings.value("pgaudit.role"))
 
 
 def check_statement_texts(examined: Examined) -> Iterator[Outcome]:

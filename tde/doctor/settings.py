@@ -45,6 +45,7 @@ SETTINGS = (
     "log_parameter_max_length_on_error",
     *("debug_print_parse", "debug_print_rewritten", "debug_print_plan"),
     *("pg_stat_statements.track_utility", "auto_explain.log_min_duration"),
+    *("pgaudit.log", "pgaudit.log_statement", "pgaudit.role"),
 )
 _NEWER_SETTINGS = ("io_method", "debug_print_raw_parse")
 _UNKNOWN_SETTING = "unrecognized configuration parameter"

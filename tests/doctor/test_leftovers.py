@@ -109,6 +109,27 @@ def test_a_log_in_the_data_directory(stopped, encrypted_cluster_factory, any_bin
     require_ok(examine(made, LEFTOVERS), "log_access")
 
 
+@pytest.mark.parametrize(
+    ("lines", "logs"),
+    [
+        (("pgaudit.log = 'read, write'",), True),
+        (("pgaudit.log = 'all, -misc'", "pgaudit.log_statement = off"), False),
+        (("pgaudit.log = 'ddl, role'",), False),
+        (("pgaudit.role = 'auditor'",), True),
+        ((), False),
+    ],
+)
+def test_statements_in_an_audit_log(stopped, settings, lines, logs):
+    settings("shared_preload_libraries = 'pgaudit'", *lines)
+    report = examine(stopped, LEFTOVERS)
+    if logs:
+        found = only(report, "log_content", Verdict.WARNING)
+        assert "pgaudit" in found.detail
+        assert "ALTER SYSTEM SET pgaudit.log_statement = off" in found.remedy
+    else:
+        require_ok(report, "log_content")
+
+
 def test_kept_statement_texts(stopped, settings):
     settings("shared_preload_libraries = 'auto_explain, pg_stat_statements'")
     found = only(examine(stopped, LEFTOVERS), "statement_texts", Verdict.WARNING)
