@@ -20,7 +20,8 @@ from tde.audit.unpacking import Compression
 from tde.errors import DataDirectoryError
 
 _LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
-_ARCHIVE_ID = re.compile(r"(\d+)-\d+")
+# Before PostgreSQL 10 a major version had two numbers.
+_ARCHIVE_ID = re.compile(r"(\d+)(?:\.\d+)?-\d+")
 # What OpenSSL begins with, and pgBackRest with it, when a passphrase encrypts.
 _ENCRYPTED = b"Salted__"
 _COMPRESSION = {

@@ -82,7 +82,8 @@ class Repository:
     def __init__(self, copy: Prepared, path: Path, ending: str, *, bundle: str = "") -> None:
         self.path = path
         self.backup = path / "backup/main" / LABEL
-        self.archive = path / "archive/main/15-1"
+        self.major = copy.cluster.binaries.major
+        self.archive = path / f"archive/main/{self.major}-1"
         self.ending = ending
         self.compress = COMPRESS[ending]
         self.system = 1
@@ -134,9 +135,10 @@ class Repository:
                 "target:file": self.entries,
             },
         )
-        history = {"1": {"db-id": 1, "db-system-id": system, "db-version": "15"}}
+        version = {"db-version": str(self.major)}
+        history = {"1": {"db-id": 1, "db-system-id": system, **version}}
         self._write(self.path / "backup/main/backup.info", {"db:history": history})
-        history = {"1": {"db-id": system, "db-version": "15"}}
+        history = {"1": {"db-id": system, **version}}
         self._write(self.path / "archive/main/archive.info", {"db:history": history})
         return self.path
 

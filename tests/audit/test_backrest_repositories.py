@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tde.audit import FindingKind
+from tde.postgres.facts import MAJOR_VERSIONS
 from tde.postgres.server.control import read_control_data
 from tests.audit.prepared import PAGE, TEXT, only_finding
 from tests.audit.storing import LABEL, Repository
@@ -123,6 +124,22 @@ def test_the_stanza_of_another_cluster_is_a_warning(copy, repository):
     (warning,) = report.warnings
     assert warning.kind is FindingKind.NOT_JUDGED
     assert "of another cluster" in warning.problem
+
+
+def test_an_archive_is_judged_as_wal_of_the_version_in_its_name(copy, repository):
+    """A stanza that was upgraded has the WAL of the older version beside that of the new one."""
+    made = repository()
+    path = write(made, copy)
+    unknown = min(MAJOR_VERSIONS) - 1
+    for name, major in ((f"{unknown}-1", unknown), ("9.6-1", 9)):
+        made.archive = made.archive.rename(made.archive.with_name(name))
+        found = only_finding(copy.audit(backups=[path]))
+        assert (found.kind, found.file) == (FindingKind.NOT_JUDGED, made.archive)
+        assert f"WAL of PostgreSQL {major}, which tde does not know" in found.problem
+    other = next(major for major in MAJOR_VERSIONS if major != made.major)
+    made.archive.rename(made.archive.with_name(f"{other}-1"))
+    kinds = {finding.kind for finding in copy.audit(backups=[path]).findings}
+    assert kinds == {FindingKind.FOREIGN}
 
 
 def test_a_backup_that_was_broken_off_is_said(copy, repository):
