@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hvac
 import pytest
@@ -180,14 +182,41 @@ def test_tls_is_checked(keystore: Keystore, tmp_path: Path) -> None:
         add_envelope(keystore, "vault", "vault", given)
         opens(keystore)
         given["ca-file"] = str(wrong.ca)
-        with pytest.raises(ProviderUnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(ProviderUnreachableError, match="CERTIFICATE_VERIFY_FAILED") as refused:
             add_envelope(keystore, "wrong", "vault", given)
+        assert "whether ca-file is that of its certificate" in refused.value.remedy
     with vault_server(other_name.certificate("server"), other_name.key("server")) as server:
         address = f"https://localhost:{server.port}"
         given = parameters(server, tmp_path, address=address, ca_file=str(other_name.ca))
         with pytest.raises(ProviderUnreachableError, match="Hostname mismatch"):
             add_envelope(keystore, "name", "vault", given)
         assert server.requests == []
+
+
+def test_certificates_that_only_an_older_python_takes(
+    keystore: Keystore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_context = ssl.create_default_context
+
+    def strict(**arguments: Any) -> ssl.SSLContext:
+        """As Python itself makes it from 3.13 on."""
+        context = make_context(**arguments)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    for complete in (True, False):
+        files = make_certificates(tmp_path / f"complete-{complete}", complete=complete)
+        with vault_server(files.certificate("server"), files.key("server")) as server:
+            address = f"https://localhost:{server.port}"
+            given = parameters(server, tmp_path, address=address, ca_file=str(files.ca))
+            if complete:
+                add_envelope(keystore, "complete", "vault", given)
+                opens(keystore, "complete")
+            else:
+                with pytest.raises(ProviderUnreachableError, match="Key Identifier") as refused:
+                    add_envelope(keystore, "not", "vault", given)
+                assert "From Python 3.13 on" in refused.value.remedy
 
 
 def test_a_standby_that_names_the_active_server(

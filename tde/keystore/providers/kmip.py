@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from tde.errors import ProviderError, ProviderRefusedError, ProviderUnreachableError
+from tde.errors import ProviderError, ProviderRefusedError
 from tde.keystore.crypto.secret import SecretBuffer, wipe
 from tde.keystore.providers.secret_parameter import require_absolute
-from tde.keystore.providers.tls import client_context
+from tde.keystore.providers.tls import client_context, unreachable
 from tde.keystore.providers.wrapper import Parameter, require_library
 from tde.keystore.store.files import FILE_MODE, check_mode
 
@@ -179,10 +179,11 @@ class KmipProvider:
                     raise _strange(f"{length} bytes")
                 return header + _receive(connection, length)
         except (OSError, ssl.SSLError) as error:
-            raise ProviderUnreachableError(
-                f"no answer from {host}:{port}: {' '.join(str(error).split())}",
-                remedy="See whether the server runs and can be reached from here, whether ca-file "
-                "is that of its certificate, and whether it knows the client's.",
+            raise unreachable(
+                f"{host}:{port}",
+                error,
+                "See whether the server runs and can be reached from here, whether ca-file is that "
+                "of its certificate, and whether it knows the client's.",
             ) from error
 
     def _failure(self, item: Any) -> ProviderError:

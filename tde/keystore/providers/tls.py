@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ssl
 
-from tde.errors import ProviderError
+from tde.errors import ProviderError, ProviderUnreachableError
+
+# X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA to X509_V_ERR_EXTENSIONS_REQUIRE_VERSION_3 (x509_vfy.h):
+# what OpenSSL finds when it is told to be strict, as Python tells it from 3.13 on.
+_NOT_AS_RFC_5280_ASKS = range(80, 94)
 
 
 def client_context(
@@ -33,3 +37,20 @@ def client_context(
             "password.",
         ) from error
     return context
+
+
+def unreachable(server: str, error: Exception, remedy: str) -> ProviderUnreachableError:
+    """Return the error for a key server that gives no answer, or another's certificate.
+
+    Args:
+        remedy: for all but certificates that one Python takes and another does not.
+    """
+    code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else None
+    if code in _NOT_AS_RFC_5280_ASKS:
+        remedy = (
+            "From Python 3.13 on, certificates must be as RFC 5280 asks: have the CA make the "
+            "server's anew, with an authority key identifier; the CA's own has critical basic "
+            "constraints, key usage and a subject key identifier."
+        )
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return ProviderUnreachableError(f"no answer from {server}: {cause}", remedy=remedy)

@@ -21,7 +21,7 @@ from tde.keystore.providers.secret_parameter import (
     require_absolute,
     secret_parameters,
 )
-from tde.keystore.providers.tls import client_context
+from tde.keystore.providers.tls import client_context, unreachable
 from tde.keystore.providers.wrapper import Parameter
 
 _SECONDS = 5.0  # For each answer; a server that needs longer is as good as away.
@@ -160,10 +160,11 @@ class VaultProvider:
             answer = connection.getresponse()
             return answer.status, answer.getheader("Location"), answer.read(_LONGEST_ANSWER)
         except (OSError, HTTPException) as error:
-            raise ProviderUnreachableError(
-                f"no answer from {parts.scheme}://{host}:{port}: {_cause(error)}",
-                remedy="See whether the server runs and can be reached from here, and whether "
-                "ca-file is that of its certificate.",
+            raise unreachable(
+                f"{parts.scheme}://{host}:{port}",
+                error,
+                "See whether the server runs and can be reached from here, and whether ca-file is "
+                "that of its certificate.",
             ) from error
         finally:
             connection.close()
@@ -251,10 +252,6 @@ def _reasons(content: bytes) -> str:
         return ": " + "; ".join(" ".join(str(error).split()) for error in errors)[:300]
     except (KeyError, TypeError, ValueError, RecursionError):
         return ""
-
-
-def _cause(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _strange(what: str) -> ProviderError:
