@@ -50,6 +50,8 @@ if [ -n "$remove" ]; then
     exec rm -rf --one-file-system "$root"
 fi
 
+[ -f "$root/$mark" ] || [ ! -e "$root" ] || fail "$root is there already and is no chroot of this script"
+
 # All mounts are made in a namespace of this run. However it ends, none is left.
 if [ -z "${IN_OWN_MOUNTS:-}" ]; then
     IN_OWN_MOUNTS=yes exec unshare --mount --propagation private "$0" "${original[@]}"
@@ -148,7 +150,7 @@ bring_checkout() {
     git -C "$root/srv/tde" clean -fdq
 }
 
-[ -f "$root/$mark" ] || { [ ! -e "$root" ] || fail "$root is there already and is no chroot of this script"; make_chroot; }
+[ -f "$root/$mark" ] || make_chroot
 mount_all
 bring_servers
 bring_checkout
