@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -19,8 +18,6 @@ import psycopg2
 import pytest
 
 from tde.postgres import MoveOptions, move_tablespace
-from tde.postgres.tablespace.move_objects import Kind, Movable
-from tde.postgres.tablespace.move_schedule import Outcome, Schedule, Verdict
 from tests.postgres.tablespace.movables import make_spaces, places
 
 TDE = Path(sys.executable).with_name("tde")
@@ -282,7 +279,7 @@ def test_what_another_rebuild_has_left_is_named_with_the_statement(made):
     assert moved(made)["droppable"]
 
 
-def test_it_pauses_between_objects_for_the_rate_and_when_it_is_stopped(made):
+def test_while_it_is_stopped_it_holds_no_lock_and_a_rate_is_kept(made):
     for number in range(6):
         made.query(
             f"CREATE TABLE t{number} TABLESPACE old AS SELECT repeat('x', 1000) AS x "
@@ -293,15 +290,20 @@ def test_it_pauses_between_objects_for_the_rate_and_when_it_is_stopped(made):
         "WHERE relname ~ '^t[0-9]$' AND spcname = 'old'"
     )
     rate = ("--rate", 1.6, "--jobs", 2)
-    command = subprocess.Popen(move(made, *rate), stdout=subprocess.PIPE, text=True)
+    # In a process group of its own, as a shell starts it: the kernel does not let Ctrl-Z stop a
+    # group that nobody would continue, and that of the tests may be one.
+    command = subprocess.Popen(
+        move(made, *rate), stdout=subprocess.PIPE, text=True, preexec_fn=os.setpgrp
+    )
     wait_for(lambda: made.query(left) <= [(4,)])
     os.kill(command.pid, signal.SIGTSTP)
     locks = (
         "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
         "WHERE a.application_name LIKE 'tde%'"
     )
-    # What was being moved is finished first.
     wait_for(lambda: psutil.Process(command.pid).status() == psutil.STATUS_STOPPED)
+    # What the server was moving it has moved.
+    wait_for(lambda: made.query(locks) == [(0,)])
     stopped = made.query(left)
     assert stopped > [(0,)]
     time.sleep(1.5)  # Longer than the pauses.
@@ -314,8 +316,7 @@ def test_it_pauses_between_objects_for_the_rate_and_when_it_is_stopped(made):
     assert len(back.moved) == 6
     # What was copied last is not paid for.
     paid = back.bytes * 5 / 6 / 1.6e6
-    assert paid > 2
-    assert paid < back.seconds < 3 * paid
+    assert 2 < paid < back.seconds
 
 
 def test_a_dry_run_shows_locks_and_sizes_and_moves_nothing(made):
@@ -335,20 +336,3 @@ def test_a_dry_run_shows_locks_and_sizes_and_moves_nothing(made):
     assert "reads and writes of it wait while it is copied" in told.stdout
     assert "2 objects to move" in told.stdout
     assert places(made) == before
-
-
-def test_no_two_sessions_get_what_belongs_to_one_table():
-    table = Movable("shop", 1, 1, Kind.TABLE, "t", 10)
-    index = Movable("shop", 2, 1, Kind.INDEX, "i", 5, concurrently=True)
-    other = Movable("office", 3, 1, Kind.TABLE, "t", 20)
-    schedule = Schedule([table, index, other], attempts=1, rate=None)
-    assert schedule.take() == index
-    assert schedule.take() == other
-    taken: list[Movable | None] = []
-    waiting = threading.Thread(target=lambda: taken.append(schedule.take()))
-    waiting.start()
-    waiting.join(0.3)
-    assert taken == []
-    schedule.finish(index, Outcome(Verdict.MOVED))
-    waiting.join(10)
-    assert taken == [table]
