@@ -21,8 +21,12 @@ __all__ = ["pdf_libraries"]
 
 
 def archive_all(reader: Reader) -> None:
-    """Finish a segment and wait until it is in the archive."""
-    segment = reader.query(MAIN, "SELECT pg_walfile_name(pg_switch_wal())")
+    """Finish a segment and wait until it is in the archive.
+
+    Where nothing was written since the last one was finished, that one is meant: the server then
+    returns where the next begins, which from version 17 on is a place in that.
+    """
+    segment = reader.query(MAIN, "SELECT pg_walfile_name(pg_switch_wal() - 1)")
     reader.wait_until(MAIN, f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver", True)
 
 

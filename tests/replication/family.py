@@ -279,8 +279,7 @@ class Family:
 
     def compare_archives(self) -> int:
         """Compare what the server has archived with what was streamed; return how much."""
-        self.primary.query("SELECT pg_switch_wal()")
-        wanted = self.primary.query("SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")[0][0]
+        wanted = self.primary.query("SELECT pg_walfile_name(pg_switch_wal() - 1)")[0][0]
         wait_for((self.received / wanted).exists, f"streaming of {wanted}")
         wait_for((self.archive / wanted).exists, f"archiving of {wanted}")
         self._receiver.send_signal(signal.SIGINT)

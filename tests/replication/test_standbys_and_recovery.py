@@ -97,13 +97,8 @@ def test_an_archive_brings_back_a_point_in_time(
     primary.query(FILL)
     primary.query("SELECT pg_create_restore_point('here')")
     primary.query("DELETE FROM t")
-    primary.query("SELECT pg_switch_wal()")
-    wait_until(
-        primary,
-        "SELECT last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - 1)"
-        " FROM pg_stat_archiver",
-        True,
-    )
+    segment = primary.query("SELECT pg_walfile_name(pg_switch_wal() - 1)")[0][0]
+    wait_until(primary, f"SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver", True)
     assert files_with(CANARY, archive) == []
 
     restored = open_copy(encrypted_cluster_factory, primary, backup, primary.keystore)

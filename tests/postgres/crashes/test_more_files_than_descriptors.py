@@ -138,7 +138,7 @@ def check(factory, binaries, directory: Path, *, tables: int, rows: int, segment
     made.query("INSERT INTO event VALUES (1)")
     target = made.query("SELECT pg_current_wal_insert_lsn()")[0][0]
     made.query("INSERT INTO event VALUES (2)")
-    archived = made.query("SELECT pg_walfile_name(pg_switch_wal())")[0][0]
+    archived = made.query("SELECT pg_walfile_name(pg_switch_wal() - 1)")[0][0]
     made.query("INSERT INTO event VALUES (3)")
     last = made.query("SELECT pg_walfile_name(pg_current_wal_lsn())")[0][0]
     assert last > archived

@@ -14,14 +14,13 @@ from tde.keystore.lifecycle import destruction
 from tde.keystore.lifecycle.changes import forget_place, mark_key, set_age_limit
 from tde.keystore.lifecycle.events import tell_of_place
 from tde.postgres import Cluster, Scope, install_bin_directory, prepare_key
-from tde.postgres.cluster.wal_rotation import rotate_wal_key
 from tests.conftest import SERVER_OPTIONS, RunningCluster
 from tests.postgres.programs import Programs
 from tests.postgres.tablespace.test_keys_of_clusters import (
     destroy,
-    fill_segments,
     keystore_of,
     refused,
+    rotate_wal,
 )
 
 WAL = KeyOwner.wal()
@@ -124,20 +123,17 @@ def test_keys_of_a_cluster_of_install_bin_are_watched_and_told_of(
 def test_a_segment_that_comes_to_an_archive_meanwhile_keeps_its_key(
     stopped: RunningCluster, os_user_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keystore = keystore_of(stopped)
     archive = os_user_tmp_path / "archive"
     archive.mkdir(mode=0o700)  # Of root, where root runs the tests and not the server.
     stopped.start()
     stopped.query("CREATE TABLE first AS SELECT 'x'")
-    before = str(stopped.query("SELECT pg_walfile_name(pg_switch_wal())")[0][0])
+    before = str(stopped.query("SELECT pg_walfile_name(pg_switch_wal() - 1)")[0][0])
     shutil.copy(stopped.data_directory / "pg_wal" / before, archive)
-    second = rotate_wal_key(stopped.cluster, keystore, Algorithm.AES256).owner
-    fill_segments(stopped, 1)
+    second = rotate_wal(stopped)
     stopped.query("INSERT INTO t VALUES ('y')")
-    segment = str(stopped.query("SELECT pg_walfile_name(pg_switch_wal())")[0][0])
+    segment = str(stopped.query("SELECT pg_walfile_name(pg_switch_wal() - 1)")[0][0])
     aside = Path(shutil.copy(stopped.data_directory / "pg_wal" / segment, os_user_tmp_path))
-    rotate_wal_key(stopped.cluster, keystore, Algorithm.AES256)
-    fill_segments(stopped, 4)
+    rotate_wal(stopped)
     stopped.cluster.stop()
     rename = destruction._rename
 
