@@ -47,9 +47,10 @@ _ARCHIVED_SEGMENT = re.compile(
     rf"(?:\.(?P<ending>{ENDINGS}))?(?P<growing>\.partial|\.pgbackrest\.tmp)?"
 )
 
-_LISTS = ("backup.manifest", "backup.manifest.copy", "backup.info", "xlog.db")
+# Barman names the list of segments after the server, from 3.13 on.
+_LISTS = re.compile(r"backup\.manifest(\.copy)?|backup\.info|(.+-)?xlog\.db")
 TOOL_FILES = PlainRule(
-    "`backup.manifest`, `backup.info`, `xlog.db`",
+    "`backup.manifest`, `backup.info`, `xlog.db`, `*-xlog.db`",
     "pgBackRest's and Barman's lists of what they have stored: names, sizes, checksums, times",
     False,
 )
@@ -295,7 +296,7 @@ def _archived_segment(place: Place, path: Path, size: int) -> tuple[str, Content
 
 def tool_rule(place: Place, name: str) -> PlainRule | None:
     """Return the rule for the lists that backup tools keep beside what they have stored."""
-    is_list = place.kind is not PlaceKind.CLUSTER and Path(name).name in _LISTS
+    is_list = place.kind is not PlaceKind.CLUSTER and _LISTS.fullmatch(Path(name).name)
     return TOOL_FILES if is_list else None
 
 

@@ -12,7 +12,7 @@ from tde.audit import FileClass, FindingKind
 from tde.audit.unpacking import Compression, unpacked
 from tde.errors import DataDirectoryError
 from tde.postgres import audit
-from tests.audit.prepared import PAGE, TEXT, only_finding, store
+from tests.audit.prepared import PAGE, TEXT, link_tree, only_finding, store
 from tests.audit.storing import COMPRESS, files_of, store_as_tar
 from tests.postgres.cluster_copies import base_backup
 
@@ -137,6 +137,22 @@ def test_compressed_wal_is_judged(copy):
     report = copy.audit(archives=[copy.archive], canary=TEXT)
     assert report.findings == ()
     assert counts(report, "archive") == expected
+
+
+def test_a_directory_of_barman_is_judged_with_its_wal(copy, os_user_tmp_path):
+    server = os_user_tmp_path / "main"
+    link_tree(copy.backup, server / "base/20261128T030000/data")
+    link_tree(copy.archive, server / "wals/0000000100000000")
+    # Before 3.13, and since.
+    for name in ("xlog.db", "main-xlog.db"):
+        (server / "wals" / name).write_text("000000010000000000000001\t1\t1.0\tNone\n")
+    report = copy.audit(backups=[server])
+    assert (report.findings, report.warnings) == ((), ())
+    assert all(line.verified for line in report.lines if line.place.endswith("/wals"))
+    stray = server / "wals/rows.db"
+    stray.write_text(TEXT)
+    found = only_finding(copy.audit(backups=[server]))
+    assert (found.kind, found.file) == (FindingKind.UNKNOWN_FILE, stray)
 
 
 def test_damage_and_plaintext_in_compressed_wal(copy):
