@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tde.audit import FindingKind
+from tde.audit.backrest import Manifest, read_manifest
 from tde.postgres.cluster.tool_settings import BackupTool, tool_settings
 from tests.postgres.canaries import CANARY, files_with
 from tests.tools.site import Site, require_tools, wait_for
@@ -60,6 +63,13 @@ class Stanza:
 
     def newest(self) -> str:
         return self.backups()[-1].name
+
+
+def version() -> tuple[int, ...]:
+    shown = subprocess.run(["pgbackrest", "version"], capture_output=True, text=True, check=True)
+    match = re.search(r"(\d+)\.(\d+)", shown.stdout)
+    assert match is not None, shown.stdout
+    return (int(match[1]), int(match[2]))
 
 
 @pytest.fixture
@@ -162,15 +172,16 @@ def test_the_audit_reads_what_is_stored(site, compression, bundle):
     full = [line for line in report.lines if line.place.endswith("F")]
     assert sum(line.verified for line in full) > 1000
     (backup,) = [path for path in stanza.backups() if path.name.endswith("F")]
-    stored = backup / "bundle/1"
-    if not bundle:
-        ending = "" if compression == "none" else f".{compression}"
-        stored = backup / f"pg_data/{relation}{ending}"
-    content = stored.read_bytes()
-    stored.write_bytes(content[:20] + bytes(60) + content[80:])
+    manifest = read_manifest(backup)
+    assert isinstance(manifest, Manifest)
+    _, name, stored = manifest.stored(f"pg_data/{relation}")
+    assert name.parts[0] == ("bundle" if bundle else "pg_data")
+    at = 20 + (stored.part[0] if stored.part else 0)
+    content = (backup / name).read_bytes()
+    (backup / name).write_bytes(content[:at] + bytes(60) + content[at + 60 :])
     found = site.audit(data, stanza.repository).findings
     assert found
-    assert {finding.file for finding in found} == {stored}
+    assert {finding.file for finding in found} == {backup / name}
 
 
 @pytest.mark.slow
@@ -198,8 +209,11 @@ def test_what_the_page_says_of_each_setting(stanza):
     # By a bit that is random in ciphertext.
     assert any(message in shown for message in HEADER_MESSAGES), shown
     stanza.configuration.write_text(text.replace("checksum-page=n", ""))
-    shown = stanza.run("backup", "--type=full")
-    assert shown.count("WARN: invalid page checksum") > 500
+    # Before 2.57, some builds end by a segmentation fault when they write that warning.
+    may_crash = version() < (2, 57)
+    shown = stanza.run("backup", "--type=full", exit_code=None if may_crash else 0)
+    warned = shown.count("WARN: invalid page checksum") > 500
+    assert warned or (may_crash and not list(stanza.repository.glob("backup/main/*F/*.manifest")))
     stanza.configuration.write_text(text)
     shown = stanza.run("verify", exit_code=None)
     assert any(message in shown for message in HEADER_MESSAGES), shown

@@ -64,7 +64,8 @@ def tool_settings(
             {"archive-header-check": "n", "checksum-page": "n"},
             {
                 "archive-header-check": "archive-push would refuse WAL that is ciphertext",
-                "checksum-page": "backups would warn of every page; tde pg audit verifies them",
+                "checksum-page": "backups would warn of every page, before 2.57 even crash; "
+                "tde pg audit verifies pages",
             },
         )
     if bin_directory is None:
