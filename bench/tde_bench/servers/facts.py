@@ -50,6 +50,7 @@ _LOCAL_SETTINGS = frozenset(
         "data_directory",
         "external_pid_file",
         "hba_file",
+        "hosts_file",
         "ident_file",
         "log_directory",
         "port",
