@@ -61,7 +61,8 @@ def test_a_server_starts_with_closed_standard_descriptors(
     secret.write_bytes(PASSPHRASE)
     secret.chmod(0o600)
     file = ["--passphrase-file", secret]
-    tde("pg", "init", "-D", data, "-k", keystore, *file, "--", "--no-sync")
+    bindir = ["--bindir", any_binaries.bindir]
+    tde("pg", "init", "-D", data, "-k", keystore, *file, *bindir, "--", "--no-sync")
     program = Path(sys.executable).with_name("tde")
     for closed in ("<&-", "<&- >&-", "<&- >&- 2>&-"):
         command = f"{program} pg start -D {data} --passphrase-file {secret} -o '{SERVER_OPTIONS}' "

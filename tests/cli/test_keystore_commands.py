@@ -171,13 +171,22 @@ def test_an_openssl_without_algorithms_gives_one_line(
     arguments = ["keystore", *verb.split(), "-k", str(path)]
     if verb in ("create", "auto-open enable"):
         arguments += ["--passphrase-file", str(passphrase_file)]
-    result = subprocess.run(
-        [sys.executable, "-c", "from tde.cli.app import main; main()", *arguments],
-        env={**os.environ, "OPENSSL_CONF": str(configuration)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *words],
+            env={**os.environ, "OPENSSL_CONF": str(configuration)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    result = run("from tde.cli.app import main; main()", *arguments)
+    # These take nothing but digests, and from Python 3.14 on it has its own in place of OpenSSL's.
+    needs_more = verb in ("create", "auto-open enable")
+    if not needs_more and run("import hashlib; hashlib.sha256(b'')").returncode == 0:
+        assert result.returncode == 0, result.stderr
+        return
     assert result.returncode in (1, 5)
     error, hint = result.stderr.splitlines()
     assert error.startswith("tde: error: OpenSSL ")
