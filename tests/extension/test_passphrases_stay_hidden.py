@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from tde.postgres.extension.building import server_paths
 from tde.postgres.facts import MAJOR_VERSIONS
 from tests.extension.conftest import SqlCluster, make_sql_cluster
 from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.process_memory import written_memory
 from tests.replication.test_keys_on_standbys import wait_for
 
 MARK = "Zq7mark"
@@ -319,18 +319,8 @@ def test_a_connection_for_replication_is_hidden_too(made):
 
 def in_memory_of(pid: int, secret: bytes) -> int:
     """Count a secret in what a process has written to, shared memory included."""
-    found = 0
-    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in maps:
-            place, rights, *_ = line.split()
-            start, end = (int(number, 16) for number in place.split("-"))
-            # Memory of keys cannot be read at all.
-            with contextlib.suppress(OSError):
-                if rights.startswith("rw") and end - start < 1 << 28:
-                    memory.seek(start)
-                    found += memory.read(end - start).count(secret)
-    return found
+    # Memory of keys cannot be read at all.
+    return sum(piece.count(secret) for piece in written_memory(pid, largest=1 << 28))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can read a server's memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tde.errors import KeystoreError
 from tde.keystore import Keystore
 from tde.keystore.crypto import passing_process
+from tests import process_memory
 from tests.keystore.cheap_passphrase import CHEAP_KDF
 from tests.terminal import run_on_terminal
 
@@ -32,22 +34,9 @@ subprocess.run([sys.executable, searcher, str(os.getpid()), needle], check=True)
 SEARCHER = """
 import sys
 process, needle = sys.argv[1], open(sys.argv[2], "rb").read()
-found = regions = 0
-with open(f"/proc/{process}/maps") as maps, open(f"/proc/{process}/mem", "rb", 0) as memory:
-    for line in maps:
-        place, rights = line.split()[:2]
-        begin, end = (int(number, 16) for number in place.split("-"))
-        if "w" not in rights:
-            continue
-        try:
-            memory.seek(begin)
-            content = memory.read(end - begin)
-        except OSError:
-            continue
-        regions += 1
-        found += content.count(needle)
-assert regions > 10, regions
-print(f"found {found} times")
+counts = [piece.count(needle) for piece in written_memory(int(process))]
+assert len(counts) > 10, len(counts)
+print(f"found {sum(counts)} times")
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at the memory")
@@ -57,7 +46,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at
 def place(tmp_path: Path) -> Path:
     """A directory with a keystore, its passphrase, a wrong one, and what is looked for."""
     Keystore.create(tmp_path / "keystore", PASSPHRASE, kdf=CHEAP_KDF).close()
-    (tmp_path / "searcher").write_text(SEARCHER)
+    (tmp_path / "searcher").write_text(f"{inspect.getsource(process_memory)}\n{SEARCHER}")
     # A piece: the one that is wrong shares it.
     for name, content in (("right", PASSPHRASE), ("wrong", WRONG), ("needle", PASSPHRASE[:18])):
         (tmp_path / name).touch(mode=0o600)

@@ -9,11 +9,11 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from tde import PageCipher, PageError, RelationIdentity, _core
+from tests.process_memory import written_memory
 
 KEY = bytes(range(100, 164))
 IDENTITY = RelationIdentity(5, 16384)
@@ -93,19 +93,6 @@ wait(b"shut\\n")
 """
 
 
-def memory_of(pid: int) -> bytes:
-    pieces = []
-    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
-        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            span, flags, *_, name = [*line.split(None, 5), ""][:7]
-            if not flags.startswith("rw") or name.startswith("[v"):
-                continue
-            start, end = (int(edge, 16) for edge in span.split("-"))
-            memory.seek(start)
-            pieces.append(memory.read(end - start))
-    return b"".join(pieces)
-
-
 def test_closing_wipes_the_key_from_memory() -> None:
     key = hashlib.sha512(b"a key that is nowhere else").digest()
     with subprocess.Popen(
@@ -116,10 +103,11 @@ def test_closing_wipes_the_key_from_memory() -> None:
         child.stdin.write(key)
         assert child.stdout.read(5) == b"open\n"
         # Round keys begin with the key itself, so half a key finds copies and schedules.
-        assert memory_of(child.pid).count(key[:32]) >= 2, "the search itself does not work"
+        memory = b"".join(written_memory(child.pid))
+        assert memory.count(key[:32]) >= 2, "the search itself does not work"
         child.stdin.write(b"\n")
         assert child.stdout.read(5) == b"shut\n"
-        memory = memory_of(child.pid)
+        memory = b"".join(written_memory(child.pid))
         child.stdin.write(b"\n")
     assert child.returncode == 0
     for at in range(0, 64, 16):
