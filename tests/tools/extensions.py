@@ -166,10 +166,10 @@ ACCESS_METHODS_AND_TYPES = (
         "pgmp", "pgmp", _where("z < 7"), _indexed("z", "mpz", "n::text::mpz", "btree (z)"),
     ),
     Extension(
-        "age", "age", "SELECT count(*) FROM g.\"P\"",
-        ["LOAD 'age'; SET search_path = ag_catalog, public; SELECT create_graph('g')",
+        "age", "age", "SELECT count(*) FROM graph.\"P\"",
+        ["LOAD 'age'; SET search_path = ag_catalog, public; SELECT create_graph('graph')",
          "LOAD 'age'; SET search_path = ag_catalog, public; "
-         "SELECT * FROM cypher('g', $$UNWIND range(1, 50) AS n CREATE (:P {{n: n}})$$) "
+         "SELECT * FROM cypher('graph', $$UNWIND range(1, 50) AS n CREATE (:P {{n: n}})$$) "
          "AS (a agtype)"],
     ),
     Extension("orafce", "orafce", _where("v = 'a7'"),

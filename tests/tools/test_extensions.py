@@ -101,7 +101,7 @@ def allow_output_plugins(made: RunningCluster) -> None:
     """Allow plugins to roles that replicate, where a server asks for that."""
     setting = "output_plugin_libraries"
     if made.query("SELECT 1 FROM pg_settings WHERE name = %s", (setting,)):
-        made.query(f"ALTER SYSTEM SET {setting} = wal2json, pglogical_output")
+        made.query(f"ALTER SYSTEM SET {setting} = wal2json, pglogical_output, pg_squeeze")
         made.query("SELECT pg_reload_conf()")
 
 
