@@ -30,6 +30,8 @@ def options_for(extensions: list[Extension]) -> dict[str, str]:
         "shared_preload_libraries": ",".join(libraries),
         "wal_level": "logical",
         "max_worker_processes": "40",
+        # Without sequential scans plans look so costly that each of them would be compiled.
+        "jit": "off",
         **settings,
     }
 
@@ -115,7 +117,17 @@ def decode(made: RunningCluster) -> None:
 
 
 def subscribe(made: RunningCluster) -> None:
-    """Replicate a table into a second database."""
+    """Replicate a table into a second database.
+
+    When a node is made, pglogical's supervisor starts a process in each database. What is told to
+    it before it is through gets lost, and it looks again after three minutes.
+    """
+    through = (
+        "SELECT count(*) FILTER (WHERE datname = 'pglogical' AND backend_type ~ 'manager'), "
+        "count(*) FILTER (WHERE xact_start IS NOT NULL AND backend_type ~ 'supervisor') "
+        "FROM pg_stat_activity WHERE backend_type ~ '^pglogical '"
+    )
+    wait_for("pglogical's supervisor", lambda: made.query(through) == [(1, 0)])
     made.query("CREATE DATABASE subscriber")
     made.query("CREATE EXTENSION pglogical", dbname="subscriber")
     made.query("CREATE TABLE kept (n int PRIMARY KEY, t text)", dbname="subscriber")
