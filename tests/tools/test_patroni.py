@@ -119,6 +119,12 @@ class Pair:
         self.processes[node].wait(60)
         psutil.Process(postmaster).kill()
 
+    def all_run(self) -> bool:
+        """Say what a program said that has ended by itself; Patroni's is what it lacks."""
+        for name, process in self.processes.items():
+            assert process.poll() is None, self.log(name).read_text()
+        return True
+
     def control(self, *command: str) -> str:
         return self.site.tool("patronictl", "-c", self.configuration("one"), *command)
 
@@ -174,7 +180,7 @@ def started_pair(site: Site) -> Iterator[Pair]:
         for node in NODES:
             pair.configure(node)
             pair.start(node)
-        wait_for("both nodes", pair.is_whole, 180)
+        wait_for("both nodes", lambda: pair.all_run() and pair.is_whole(), 180)
         yield pair
     finally:
         for name, process in sorted(pair.processes.items(), reverse=True):
