@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import threading
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tde.errors import TdeError
-from tde.postgres import run_program
+from tde.postgres import audit, run_program
 from tests.postgres.canaries import CANARY, files_with, settle
 from tests.postgres.cluster_copies import make_directory
 from tests.postgres.crashes.file_rewrites import (
@@ -151,6 +152,7 @@ def check_structure(cluster) -> None:
     """Compare every index with its table, with pg_amcheck if the installation has it."""
     available = cluster.query("SELECT 1 FROM pg_available_extensions WHERE name = 'amcheck'")
     if not available:
+        cluster.cluster.stop()
         check_pages(cluster)
         return
     parameters = cluster.cluster.connection_parameters()
@@ -168,8 +170,12 @@ def check_structure(cluster) -> None:
 
 
 def check_pages(cluster) -> None:
-    """Verify the checksum of every page of a server that is then stopped."""
-    cluster.cluster.stop()
+    """Verify the checksum of every page of a server that is stopped.
+
+    Recovery writes free space maps without a full image in WAL: a page of one may stay torn, which
+    the server replaces by an empty one when it reads it. For pg_checksums that is a wrong checksum.
+    The audit knows such a page: its beginning decrypts, which that of noise does not.
+    """
     drop_half_blocks(cluster.data_directory)
     run = run_program(
         cluster.cluster.binaries,
@@ -178,7 +184,13 @@ def check_pages(cluster) -> None:
         keystore=cluster.keystore,
         os_user=cluster.cluster.os_user,
     )
-    assert run.returncode == 0, run.stdout + run.stderr
+    wrong = re.findall(r'verification failed in file "(.*)", block \d+:', run.stderr)
+    if wrong and all(re.search(r"_fsm(\.\d+)?$", file) for file in wrong):
+        assert len(wrong) == len(run.stderr.splitlines()), run.stderr
+        findings = audit(cluster.cluster, cluster.keystore).findings
+        assert not findings, [f"{finding.file}: {finding.problem}" for finding in findings]
+    else:
+        assert run.returncode == 0, run.stdout + run.stderr
 
 
 def drop_half_blocks(data_directory: Path) -> None:
@@ -217,6 +229,32 @@ def run_rounds(cluster, directory, rounds: int) -> None:
         cluster.start(timeout=START_TIMEOUT)
     settle(cluster)
     assert files_with(CANARY, cluster.data_directory, directory) == []
+    cluster.cluster.stop()
+    check_pages(cluster)
+
+
+def test_a_torn_page_is_passed_over_in_a_free_space_map_only(
+    any_binaries, encrypted_cluster_factory
+):
+    cluster = encrypted_cluster_factory(any_binaries)
+    cluster.query("CREATE TABLE t AS SELECT n FROM generate_series(1, 10000) n")
+    cluster.query("VACUUM t")
+    place = cluster.query("SELECT pg_relation_filepath('t')")[0][0]
+    cluster.cluster.stop()
+    for name, start, passes in (
+        (f"{place}_fsm", BLOCK // 2, True),
+        (f"{place}_fsm", 0, False),
+        (place, BLOCK // 2, False),
+    ):
+        path = cluster.data_directory / name
+        content = path.read_bytes()
+        with path.open("r+b") as file:  # Its owner stays who it was.
+            file.seek(start)
+            file.write(random.Random(SEED).randbytes(BLOCK - start))
+        with contextlib.nullcontext() if passes else pytest.raises(AssertionError, match=name):
+            check_pages(cluster)
+        with path.open("r+b") as file:
+            file.write(content)
     check_pages(cluster)
 
 
