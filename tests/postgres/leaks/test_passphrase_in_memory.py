@@ -33,7 +33,8 @@ def test_no_process_of_a_server_has_it(
         found = subprocess.run(words, capture_output=True, text=True)
         if found.returncode != 0:
             # A session, or a worker of autovacuum, has ended meanwhile; nothing else may fail.
-            process.wait(timeout=10)
+            _, alive = psutil.wait_procs([process], timeout=60)
+            assert not alive, found.stderr
             continue
         assert found.stdout == "found 0 times\n", process.cmdline()
         searched += 1
