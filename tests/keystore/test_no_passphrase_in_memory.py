@@ -31,12 +31,13 @@ except SystemExit as end:
     pass
 subprocess.run([sys.executable, searcher, str(os.getpid()), needle], check=True)
 """
-SEARCHER = """
+# A program: it begins with what reads the memory.
+SEARCHER = f"""{inspect.getsource(process_memory)}
 import sys
 process, needle = sys.argv[1], open(sys.argv[2], "rb").read()
 counts = [piece.count(needle) for piece in written_memory(int(process))]
 assert len(counts) > 10, len(counts)
-print(f"found {sum(counts)} times")
+print(f"found {{sum(counts)}} times")
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at the memory")
@@ -46,7 +47,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at
 def place(tmp_path: Path) -> Path:
     """A directory with a keystore, its passphrase, a wrong one, and what is looked for."""
     Keystore.create(tmp_path / "keystore", PASSPHRASE, kdf=CHEAP_KDF).close()
-    (tmp_path / "searcher").write_text(f"{inspect.getsource(process_memory)}\n{SEARCHER}")
+    (tmp_path / "searcher").write_text(SEARCHER)
     # A piece: the one that is wrong shares it.
     for name, content in (("right", PASSPHRASE), ("wrong", WRONG), ("needle", PASSPHRASE[:18])):
         (tmp_path / name).touch(mode=0o600)
