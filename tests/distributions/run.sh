@@ -87,6 +87,8 @@ END
 }
 
 mount_all() {
+    # A mount point, or nobody in the chroot could have mounts of their own.
+    mount --bind "$root" "$root"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
     mount --rbind /sys "$root/sys"
