@@ -44,7 +44,7 @@ COLUMNS = (
         "failover",
         "Patroni, repmgr",
         ["-m", "slow or not slow", f"{_TOOLS}/test_patroni.py", f"{_TOOLS}/test_repmgr.py"],
-        packages=["patroni", "etcd-server", "postgresql-{major}-repmgr"],
+        packages=["patroni", "python3-etcd", "etcd-server", "postgresql-{major}-repmgr"],
     ),
     Column("extensions", "extensions", ["-m", "slow or not slow", f"{_TOOLS}/test_extensions.py"]),
     Column(
