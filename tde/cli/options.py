@@ -144,7 +144,7 @@ def require_keystore(path: Path | None) -> Path:
     return path
 
 
-_OPENING_OPTIONS: dict[str, Any] = {
+OPENING_OPTIONS: dict[str, Any] = {
     "passphrase_file": PassphraseFileOption,
     "passphrase_fd": PassphraseFdOption,
     "passphrase_command": PassphraseCommandOption,
@@ -166,12 +166,12 @@ def opens_keystore(command: Callable[..., None]) -> Callable[..., None]:
             continue
         parameters += [
             inspect.Parameter(name, parameter.kind, default=None, annotation=annotation)
-            for name, annotation in _OPENING_OPTIONS.items()
+            for name, annotation in OPENING_OPTIONS.items()
         ]
 
     @wraps(command)
     def with_source(**arguments: Any) -> None:
-        file, fd, line, provider, shares = (arguments.pop(name) for name in _OPENING_OPTIONS)
+        file, fd, line, provider, shares = (arguments.pop(name) for name in OPENING_OPTIONS)
         source = PassphraseSource(
             file, fd, line, provider=provider, share_files=tuple(shares or ())
         )

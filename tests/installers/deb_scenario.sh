@@ -79,12 +79,25 @@ test "$(as_postgres 'SELECT count(*) FROM t')" = 2
 tde pg register $major --keystore $keystore
 pg_ctlcluster $major main restart
 test "$(as_postgres 'SELECT count(*) FROM t')" = 2
+# A cluster that was dropped leaves its programs, which the next upgrade removes.
+pg_createcluster $major dropped
+tde keystore create --keystore $keystore-of-dropped --passphrase-file /root/passphrase
+tde pg encrypt -D /var/lib/postgresql/$major/dropped --keystore $keystore-of-dropped \
+    --passphrase-file /root/passphrase
+tde keystore auto-open enable --keystore $keystore-of-dropped --passphrase-file /root/passphrase
+tde pg register $major/dropped
+pg_dropcluster $major dropped
+test -e /var/lib/tde/bin/$major-dropped
+apt-get install -qy --reinstall /tmp/tde.deb | grep "$major/dropped was dropped"
+test ! -e /var/lib/tde/bin/$major-dropped
 
 # Removal says what no longer starts, gives PostgreSQL its programs back, and keeps data and
 # keystore. A server that runs goes on until it is stopped, and what it writes is ciphertext.
 before=$(sha256sum $keystore/keystore.json)
 apt-get purge -qy tde 2>&1 | tee /tmp/purged
 grep "neither pg_ctlcluster nor systemd starts them: $major/main" /tmp/purged
+grep 'decrypt each with its server stopped' /tmp/purged
+fails grep 'tde pg register' /tmp/purged
 grep 'Encrypted clusters and keystores are still there' /tmp/purged
 test ! -e /usr/lib/tde
 test ! -e /var/lib/tde

@@ -22,7 +22,7 @@ from tde.cli.options import (
     opens_keystore,
     require_keystore,
 )
-from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair, service
+from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair, service, unit
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
@@ -324,6 +324,7 @@ def execute(
 
 install_bin.register(app)
 service.register(app)
+unit.register(app)
 audit.register(app)
 doctor.register(app)
 accept.register(app)

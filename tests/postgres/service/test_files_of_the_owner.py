@@ -17,7 +17,9 @@ from tde.postgres.cluster.marker import Marker
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.binaries import STAND_IN_SETTINGS
 from tde.postgres.server.debian_layout import DebianCluster
-from tde.postgres.service import diversion, registration
+from tde.postgres.service import diversion, pg_ctl_options, registration
+from tde.postgres.service.pg_ctl_options import OPTIONS_FILE, PgCtlOptions
+from tde.postgres.service.places import default_directory
 from tde.postgres.service.registration import registered_programs, unregister_cluster
 from tests.postgres.service.debian import Site
 
@@ -52,7 +54,7 @@ def own_stand_ins(cluster, os_user) -> Path:
 
 
 def _name_server(cluster: DebianCluster, uid: int, words: str) -> Path:
-    options = cluster.directory / registration.OPTIONS_FILE
+    options = cluster.directory / OPTIONS_FILE
     options.write_text(f"pg_ctl_options = '{words}'\n")
     os.chown(options, uid, -1)
     return options
@@ -62,9 +64,9 @@ def test_no_copy_of_a_file_of_roots_is_made(cluster, tmp_path, monkeypatch):
     secret = tmp_path / "shadow"
     secret.write_text(SECRET)
     secret.chmod(0o600)
-    options = cluster.directory / registration.OPTIONS_FILE
+    options = cluster.directory / OPTIONS_FILE
     options.symlink_to(secret)
-    monkeypatch.setattr(registration, "is_bin_directory", lambda directory: True)
+    monkeypatch.setattr(pg_ctl_options, "is_bin_directory", lambda directory: True)
     with pytest.raises(DataDirectoryError, match="is a link"):
         unregister_cluster(cluster)
     assert options.is_symlink()
@@ -72,7 +74,7 @@ def test_no_copy_of_a_file_of_roots_is_made(cluster, tmp_path, monkeypatch):
 
 
 def test_a_pipe_does_not_stop_root(cluster, os_user):
-    pipe = cluster.directory / registration.OPTIONS_FILE
+    pipe = cluster.directory / OPTIONS_FILE
     os.mkfifo(pipe)
     os.chown(pipe, os_user.uid, os_user.gid)
     with pytest.raises(DataDirectoryError, match="not a regular file"):
@@ -85,11 +87,11 @@ def test_root_puts_stand_ins_where_the_owner_has_no_say(
     """Root writes and changes modes there, and the owner may put a link in the place meanwhile."""
     Marker(uuid4(), Path("/srv/other"), Scope.CLUSTER).write(cluster.data_directory, None)
     asked: list[dict[str, object]] = []
-    register: Callable[..., None] = lambda cluster, **more: asked.append(more)  # noqa: E731
-    monkeypatch.setattr(diversion, "register_cluster", register)
+    register: Callable[..., None] = lambda *cluster, **more: asked.append(more)  # noqa: E731
+    monkeypatch.setattr(registration, "register_cluster", register)
     assert registered_programs(cluster) == own_stand_ins
     assert diversion._settle_clusters(15, uuid4()) == ()
-    assert [more.get("directory") for more in asked] == [None]
+    assert [more["directory"] for more in asked] == [default_directory(cluster)]
 
 
 @pytest.mark.parametrize(
@@ -103,5 +105,5 @@ def test_root_puts_stand_ins_where_the_owner_has_no_say(
 def test_every_server_program_is_taken_out(cluster, os_user, words: str, left: str):
     """pg_ctl goes by the last one, and one that stays alone is a word that it refuses."""
     options = _name_server(cluster, os_user.uid, words)
-    registration._Options.of(cluster).without_server().write()
+    PgCtlOptions.of(cluster.directory).without_server().write()
     assert options.read_text() == f"pg_ctl_options = '{left}'\n"
