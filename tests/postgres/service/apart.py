@@ -105,6 +105,13 @@ def create_cluster(name: str = "main") -> None:
     assert re.search(r"^listen_addresses = ' '", settings, re.MULTILINE)
 
 
+def forget_what_the_new_version_refuses(*databases: str) -> None:
+    """Where a wheel stands for it, and is of an earlier release than the old version."""
+    for database in databases:
+        reset = "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions IS NOT NULL"
+        sql(OLD_MAJOR, reset, database)
+
+
 def enter_directories(place: Path) -> None:
     stock = [PACKAGES / str(OLD_MAJOR)]
     wheel = None

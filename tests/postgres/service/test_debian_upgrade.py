@@ -21,6 +21,7 @@ from tests.postgres.service.apart import (
     PROGRAMS,
     create_cluster,
     enter_directories,
+    forget_what_the_new_version_refuses,
     needs_mounts,
     run,
     run_apart,
@@ -73,10 +74,8 @@ def encrypt_and_run() -> None:
     assert program.read_bytes() == content
     run("pg_ctlcluster", OLD_MAJOR, "main", "restart")
     assert sql(OLD_MAJOR, "SELECT h -> 'a', length(digest('x', 'sha256')) FROM h") == "1|32"
-    # What the version to come does not bring, or, from a release before that of the old, refuses.
-    for database in ("postgres", "shop", "template1"):
-        reset = "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions IS NOT NULL"
-        sql(OLD_MAJOR, reset, database)
+    forget_what_the_new_version_refuses("postgres", "shop", "template1")
+    # What the version to come does not bring.
     sql(OLD_MAJOR, "DROP TABLE h; DROP EXTENSION pgcrypto; DROP EXTENSION hstore")
     sql(OLD_MAJOR, "DROP EXTENSION amcheck")
 
