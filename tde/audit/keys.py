@@ -13,7 +13,7 @@ from tde.closing import Closing
 from tde.errors import KeyMapError, KeyMissingError
 from tde.keystore import KeyOwner, Keystore
 from tde.keystore.crypto.secret import wipe
-from tde.keystore.store.layout import list_owners
+from tde.keystore.store.reading import list_owners
 from tde.keystore.store.record import OwnerKind
 from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, MapEntry
 

@@ -72,7 +72,7 @@ def create(
     from tde.keystore import Keystore
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.providers.passphrase_source import read_passphrase
-    from tde.keystore.store.layout import check_place
+    from tde.keystore.store.creation import check_place
     from tde.postgres.server.os_user import require_reachable, server_os_user
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)

@@ -211,7 +211,8 @@ def _tell_of_backups(opened: Keystore, needed: list[NeededKeys]) -> None:
 
 def _is_damaged(directory: Path) -> bool:
     from tde.errors import KdfParametersError, KeystoreDamagedError, KeystoreVersionError
-    from tde.keystore.store.layout import keys_path, read_document
+    from tde.keystore.store.layout import keys_path
+    from tde.keystore.store.reading import read_document
 
     try:
         read_document(directory.resolve())

@@ -115,7 +115,7 @@ def passphrase(
     from tde.keystore import can_open_automatically, change_passphrase, inspect_keystore
     from tde.keystore.crypto.secret import wipe
     from tde.keystore.providers.passphrase_source import read_passphrase
-    from tde.keystore.store.layout import read_document
+    from tde.keystore.store.reading import read_document
 
     source = PassphraseSource(passphrase_file, passphrase_fd, passphrase_command)
     new_source = PassphraseSource(

@@ -111,7 +111,7 @@ def open_ciphers(
         KeystoreError: a key is missing or damaged.
     """
     from tde.keystore import KeyOwner
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
     from tde.keystore.store.record import OwnerKind
 
     ciphers: dict[CipherName, PageCipher] = {}

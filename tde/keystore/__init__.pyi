@@ -1,9 +1,9 @@
-from tde.keystore.copies import (
-    KeystoreContent as KeystoreContent,
-    add_missing_keys as add_missing_keys,
+from tde.keystore.copies.adding import add_missing_keys as add_missing_keys
+from tde.keystore.copies.backup import (
     back_up_keystore as back_up_keystore,
     restore_keystore as restore_keystore,
 )
+from tde.keystore.copies.content import KeystoreContent as KeystoreContent
 from tde.keystore.crypto.kdf import KdfParameters as KdfParameters
 from tde.keystore.envelopes import (
     EnvelopeInfo as EnvelopeInfo,

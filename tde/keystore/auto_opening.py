@@ -31,8 +31,9 @@ from tde.keystore.providers.auto_open import (
     disable_auto_open,
 )
 from tde.keystore.providers.wrapper import make_provider
+from tde.keystore.store.contents import list_envelopes
 from tde.keystore.store.files import require_writable
-from tde.keystore.store.layout import list_envelopes, read_document
+from tde.keystore.store.reading import read_document
 from tde.printable import printable
 
 NAME = "auto-open"

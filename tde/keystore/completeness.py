@@ -13,7 +13,9 @@ from pathlib import Path
 from tde.errors import KeystoreError
 from tde.keystore.lifecycle import events
 from tde.keystore.log.reading import KeyLog, read_key_log
-from tde.keystore.store.layout import OF_EVERY_CLUSTER, companions, owner_of_file
+from tde.keystore.store.contents import companions
+from tde.keystore.store.names import owner_of_file
+from tde.keystore.store.reading import OF_EVERY_CLUSTER
 from tde.keystore.store.record import KeyOwner
 
 _CREATED, _ADDED, _DISCARDED = events.CREATE, events.ADD, events.DISCARD

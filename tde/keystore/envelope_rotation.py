@@ -22,9 +22,10 @@ from tde.keystore.providers.envelope_provider import (
     open_envelope,
     unwrap_kek,
 )
+from tde.keystore.store.contents import is_remains, list_envelopes
 from tde.keystore.store.envelope import Envelope, read_envelope, remove_envelope_command
 from tde.keystore.store.files import sync_directory
-from tde.keystore.store.layout import envelope_path, is_remains, list_envelopes, unlock_path
+from tde.keystore.store.layout import envelope_path, unlock_path
 
 
 def rotated_envelopes(old: Keystore, rotated: Keystore) -> dict[Path, bytes]:

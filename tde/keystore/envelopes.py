@@ -44,6 +44,8 @@ from tde.keystore.providers.envelope_provider import (
     unwrap_kek,
 )
 from tde.keystore.providers.wrapper import KekProvider
+from tde.keystore.store.contents import is_envelope_name, list_envelopes
+from tde.keystore.store.creation import prepare_unlock_directory
 from tde.keystore.store.envelope import (
     KEK_BYTES,
     Envelope,
@@ -53,14 +55,8 @@ from tde.keystore.store.envelope import (
     remove_envelope_command,
 )
 from tde.keystore.store.files import exclusive_lock, sync_directory, write_all_atomically
-from tde.keystore.store.layout import (
-    envelope_path,
-    is_envelope_name,
-    list_envelopes,
-    prepare_unlock_directory,
-    read_document,
-    unlock_path,
-)
+from tde.keystore.store.layout import envelope_path, unlock_path
+from tde.keystore.store.reading import read_document
 
 _warnings = logging.getLogger("tde.keystore")
 ALL = "all"

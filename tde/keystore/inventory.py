@@ -8,7 +8,7 @@ from tde.algorithms import Algorithm
 from tde.errors import KeystoreClosedError, KeystoreError
 from tde.keystore.crypto.secret import SecretBuffer
 from tde.keystore.keystore import Keystore
-from tde.keystore.store.layout import RecordReader, list_owners
+from tde.keystore.store.reading import RecordReader, list_owners
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord
 
 

@@ -28,18 +28,16 @@ from tde.keystore.providers.auto_open import (
 from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.providers.passphrase_form import check_new_passphrase
 from tde.keystore.providers.provider import MasterKeyProvider
-from tde.keystore.store.document import KeystoreHeader
-from tde.keystore.store.files import exclusive_lock, write_atomically
-from tde.keystore.store.layout import (
+from tde.keystore.store.creation import (
     check_place,
-    document_path,
-    list_owners,
     prepare_directory,
     prepare_keys_directory,
-    read_document,
-    record_path,
     refuse_foreign_content,
 )
+from tde.keystore.store.document import KeystoreHeader
+from tde.keystore.store.files import exclusive_lock, write_atomically
+from tde.keystore.store.layout import document_path, record_path
+from tde.keystore.store.reading import list_owners, read_document
 from tde.keystore.store.record import KeyOwner, OwnerKind
 
 MASTER_KEY_BYTES = 32

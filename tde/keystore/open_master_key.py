@@ -38,13 +38,13 @@ from tde.keystore.store.envelope import (
     make_envelope,
 )
 from tde.keystore.store.files import is_read_only
-from tde.keystore.store.layout import (
+from tde.keystore.store.layout import record_path
+from tde.keystore.store.reading import (
     another_master_key,
     check_belongs,
     find_record,
     list_owners,
     read_document,
-    record_path,
     require_no_rotation,
 )
 from tde.keystore.store.record import PAYLOAD_BYTES, KeyOwner, KeyRecord, RecordHeader

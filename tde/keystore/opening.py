@@ -238,7 +238,7 @@ def _open_unattended(directory: Path, failed: list[str], *, for_server: bool) ->
 
 def _unattended_ways(directory: Path, failed: list[str]) -> list[tuple[str, str]]:
     """Return name and level of the providers for unattended starts."""
-    from tde.keystore.store.layout import list_envelopes
+    from tde.keystore.store.contents import list_envelopes
 
     try:
         if not list_envelopes(directory):

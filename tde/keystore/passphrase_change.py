@@ -20,7 +20,8 @@ from tde.keystore.providers.passphrase import PassphraseProvider
 from tde.keystore.providers.passphrase_form import check_new_passphrase
 from tde.keystore.providers.provider import MasterKeyProvider
 from tde.keystore.store.files import exclusive_lock, write_atomically
-from tde.keystore.store.layout import document_path, find_record, list_owners, read_document
+from tde.keystore.store.layout import document_path
+from tde.keystore.store.reading import find_record, list_owners, read_document
 from tde.keystore.store.record import PAYLOAD_BYTES
 
 

@@ -37,6 +37,8 @@ from tde.keystore.log.reading import ROTATION_EVENT, sealed_secret
 from tde.keystore.log.writing import telling_of_failures
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path, read_auto_open
 from tde.keystore.providers.passphrase import PassphraseProvider
+from tde.keystore.store.contents import being_destroyed, is_remains
+from tde.keystore.store.creation import prepare_directory
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import (
     exclusive_lock,
@@ -45,18 +47,13 @@ from tde.keystore.store.files import (
     write_atomically,
 )
 from tde.keystore.store.layout import (
-    RecordReader,
-    being_destroyed,
     document_path,
-    is_remains,
     keys_path,
-    list_owners,
     new_auto_open_path,
     new_keys_path,
     old_keys_path,
-    prepare_directory,
-    read_document,
 )
+from tde.keystore.store.reading import RecordReader, list_owners, read_document
 from tde.keystore.store.record import PAYLOAD_BYTES
 
 Tell = Callable[[Keystore], None]

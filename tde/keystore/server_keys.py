@@ -12,12 +12,8 @@ from uuid import UUID
 from tde.errors import KeystoreDamagedError, KeystoreError, KeystoreExistsError
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.files import exclusive_lock, write_atomically
-from tde.keystore.store.layout import (
-    check_belongs,
-    read_document,
-    record_path,
-    require_no_rotation,
-)
+from tde.keystore.store.layout import record_path
+from tde.keystore.store.reading import check_belongs, read_document, require_no_rotation
 from tde.keystore.store.record import KeyRecord, OwnerKind, parse_record
 
 

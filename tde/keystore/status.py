@@ -10,14 +10,14 @@ from uuid import UUID
 from tde.algorithms import Algorithm
 from tde.keystore.crypto.kdf import KdfParameters
 from tde.keystore.providers.auto_open import can_open_automatically
-from tde.keystore.store.layout import (
+from tde.keystore.store.contents import list_envelopes
+from tde.keystore.store.layout import record_path
+from tde.keystore.store.reading import (
     RecordReader,
     check_belongs,
     left_of_rotation,
-    list_envelopes,
     list_owners,
     read_document,
-    record_path,
 )
 from tde.keystore.store.record import KeyOwner
 

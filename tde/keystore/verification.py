@@ -18,19 +18,15 @@ from tde.keystore.lifecycle.states import put_back_problem
 from tde.keystore.log.entry import log_path
 from tde.keystore.log.reading import KeyLog, read_key_log
 from tde.keystore.providers.auto_open import AutoOpenProvider, auto_open_path
+from tde.keystore.store.contents import being_destroyed, foreign_files, remains
 from tde.keystore.store.files import LOCK_NAME
-from tde.keystore.store.layout import (
+from tde.keystore.store.layout import document_path, record_path, unlock_path
+from tde.keystore.store.reading import (
     RecordReader,
-    being_destroyed,
     check_belongs,
-    document_path,
-    foreign_files,
     left_of_rotation,
     list_owners,
     read_document,
-    record_path,
-    remains,
-    unlock_path,
 )
 from tde.keystore.store.record import KeyOwner
 from tde.keystore.store.remedies import bring_key, destroy_again

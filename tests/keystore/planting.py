@@ -18,7 +18,7 @@ from tde.keystore.store.envelope import (
     kek_context,
     make_envelope,
 )
-from tde.keystore.store.layout import read_document
+from tde.keystore.store.reading import read_document
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
 

@@ -16,8 +16,8 @@ from tde.keystore import Keystore
 from tde.keystore.envelopes import accept_envelope, add_envelope
 from tde.keystore.providers import acceptance
 from tde.keystore.providers.acceptance import accept, is_accepted, withdraw
+from tde.keystore.store.contents import list_envelopes
 from tde.keystore.store.envelope import EnvelopeHeader
-from tde.keystore.store.layout import list_envelopes
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 KEYSTORE = uuid4()

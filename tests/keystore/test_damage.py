@@ -20,7 +20,7 @@ from tde.errors import (
     WrongPassphraseError,
 )
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
-from tde.keystore.store.layout import read_document
+from tde.keystore.store.reading import read_document
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 WAL = KeyOwner.wal()

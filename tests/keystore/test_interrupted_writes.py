@@ -17,7 +17,7 @@ import pytest
 from tde.algorithms import Algorithm
 from tde.errors import KeystoreBusyError, KeystoreError, KeystoreExistsError
 from tde.keystore import KeyOwner, Keystore, inspect_keystore
-from tde.keystore.store import files, layout
+from tde.keystore.store import creation, files
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
 
 WAL = KeyOwner.wal()
@@ -48,7 +48,7 @@ class Tripwire:
             (os, "write"),
             (os, "ftruncate"),
             (files, "sync_directory"),
-            (layout, "make_private_directory"),
+            (creation, "make_private_directory"),
         ):
             monkeypatch.setattr(owner, name, self._watch(getattr(owner, name)))
 

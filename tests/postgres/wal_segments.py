@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tde.algorithms import Algorithm
 from tde.keystore import Keystore
-from tde.keystore.store.layout import list_owners
+from tde.keystore.store.reading import list_owners
 from tde.keystore.store.record import OwnerKind
 from tde.page.codec import PageCipher
 from tde.page.identity import WalIdentity

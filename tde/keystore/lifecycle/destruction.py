@@ -35,7 +35,8 @@ from tde.keystore.store.files import (
     sync_directory,
     temporary_path,
 )
-from tde.keystore.store.layout import RecordReader, destroying_path, keys_path, record_path
+from tde.keystore.store.layout import destroying_path, keys_path, record_path
+from tde.keystore.store.reading import RecordReader
 from tde.keystore.store.record import NAMED_RECORD_BYTES, KeyOwner, OwnerKind, parse_record
 from tde.whole_writes import write_all
 

@@ -17,7 +17,7 @@ from tde.keystore.log.entry import LogEntry
 from tde.keystore.log.reading import read_entries_of
 from tde.keystore.log.writing import write_entry_if_possible
 from tde.keystore.open_master_key import OpenMasterKey
-from tde.keystore.store.layout import RecordReader
+from tde.keystore.store.reading import RecordReader
 from tde.keystore.store.record import KeyOwner
 
 CREATE = "create key"

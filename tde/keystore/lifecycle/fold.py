@@ -19,7 +19,7 @@ from tde.keystore.lifecycle.events import Place
 from tde.keystore.lifecycle.limits import AgeLimits
 from tde.keystore.lifecycle.states import Fact, KeyLife, KeyState, KeyUse, LifeEvent
 from tde.keystore.log.entry import LogEntry
-from tde.keystore.store.layout import owner_of_file
+from tde.keystore.store.names import owner_of_file
 from tde.keystore.store.record import KeyOwner, OwnerKind
 
 _NEVER_TOLD = "unknown: the key log does not tell of it"

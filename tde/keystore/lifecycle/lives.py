@@ -13,8 +13,9 @@ from tde.keystore.lifecycle.states import Fact, KeystoreLife, KeyUse, KnownPlace
 from tde.keystore.log.entry import LogEntry
 from tde.keystore.log.reading import ROTATION_EVENT, KeyLog, read_key_log
 from tde.keystore.open_master_key import OpenMasterKey
+from tde.keystore.store.contents import being_destroyed
 from tde.keystore.store.document import KeystoreHeader
-from tde.keystore.store.layout import RecordReader, being_destroyed, list_owners, read_document
+from tde.keystore.store.reading import RecordReader, list_owners, read_document
 from tde.keystore.store.record import KeyOwner
 
 _OF_PLACES = (events.ACTIVATE, events.SERVE, events.BACKUP, events.FORGET)

@@ -23,7 +23,8 @@ from tde.keystore.lifecycle import events
 from tde.keystore.log.entry import LogEntry
 from tde.keystore.log.reading import KeyLog, log_secret_of, read_key_log
 from tde.keystore.open_master_key import OpenMasterKey
-from tde.keystore.store.layout import destroying_path, owner_of_file, record_path
+from tde.keystore.store.layout import destroying_path, record_path
+from tde.keystore.store.names import owner_of_file
 
 FORMAT = "tde-destruction-receipt"
 VERSION = 1

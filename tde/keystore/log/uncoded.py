@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tde.keystore.store.layout import owner_of_file
+from tde.keystore.store.names import owner_of_file
 from tde.keystore.store.record import OwnerKind
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from tde.keystore.crypto.wrapping import UnwrapError, Wrapped, new_nonce, unwrap
 from tde.keystore.log.writing import write_entry
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.files import exclusive_lock, read_private_file, sync_directory
-from tde.keystore.store.layout import AUTO_OPEN_NAME, new_auto_open_path, read_document
+from tde.keystore.store.layout import AUTO_OPEN_NAME, new_auto_open_path
+from tde.keystore.store.reading import read_document
 
 RECORD_BYTES = 136
 MAGIC = b"TDEAUTO\x01"

@@ -25,6 +25,7 @@ from tde.keystore.providers.acceptance import require_accepted
 from tde.keystore.providers.apart import as_owner, unwrap_apart
 from tde.keystore.providers.keyring import forget_key, keep_key, kept_key
 from tde.keystore.providers.wrapper import KekProvider, make_provider, provider_class
+from tde.keystore.store.contents import list_envelopes
 from tde.keystore.store.document import KeystoreDocument
 from tde.keystore.store.envelope import (
     KEK_BYTES,
@@ -35,7 +36,7 @@ from tde.keystore.store.envelope import (
     read_envelope,
     remove_envelope_command,
 )
-from tde.keystore.store.layout import envelope_path, list_envelopes
+from tde.keystore.store.layout import envelope_path
 
 _warnings = logging.getLogger("tde.keystore")
 

@@ -23,9 +23,10 @@ from uuid import UUID
 
 from tde.errors import KeystoreDamagedError, KeystoreVersionError
 from tde.keystore.crypto.wrapping import NONCE_BYTES, TAG_BYTES, Wrapped
+from tde.keystore.store.contents import is_envelope_name
 from tde.keystore.store.document import canonical, checksum
 from tde.keystore.store.files import check_private_directory, read_private_file
-from tde.keystore.store.layout import envelope_path, is_envelope_name, unlock_path
+from tde.keystore.store.layout import envelope_path, unlock_path
 
 FORMAT = "tde-unlock"
 LABEL = b"tde unlock"

@@ -373,3 +373,16 @@ def _no_access(path: Path | str) -> KeystorePermissionError:
         f"no permission to use {path}",
         remedy="Run this as the owner of the keystore or as root.",
     )
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse what is there and no directory, which may be a link to another user's.
+
+    Raises:
+        KeystorePermissionError: it is.
+    """
+    if os.path.lexists(path) and not stat.S_ISDIR(path.lstat().st_mode):
+        raise KeystorePermissionError(
+            f"{path} is not a directory, or only a link to one",
+            remedy=f"Remove it and repeat the command: rm {path}",
+        ) from None

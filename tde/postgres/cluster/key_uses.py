@@ -208,7 +208,7 @@ def _of_wal(
 ) -> Iterator[KeyUse]:
     """Yield the keys that the map names, and those that segments have."""
     from tde.keystore import KeyOwner, KeyUse
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     later = {owner.key_id: owner for owner in list_owners(keystore)}
     segments: Mapping[KeyOwner, list[Path]] = {}

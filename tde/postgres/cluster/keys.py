@@ -86,7 +86,7 @@ def require_cluster_keys(keystore: Keystore, data_directory: Path) -> None:
         KeystoreError: a record is damaged or belongs to another keystore.
     """
     from tde.keystore import KeyOwner
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     require_open(keystore)
     owners = list_owners(keystore.path)

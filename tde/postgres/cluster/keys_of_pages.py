@@ -90,7 +90,7 @@ def _candidates(
     keystore: Keystore, oid: int
 ) -> Iterator[tuple[KeyOwner, tuple[Algorithm, bytearray] | None]]:
     from tde.keystore import KeyOwner
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     with suppress(KeystoreError):
         yield KeyOwner.other_tablespaces(), keystore.derived_key(oid)

@@ -84,7 +84,7 @@ def check_keystore_files(path: Path, keystore: Keystore | None) -> list[CheckedF
 
 
 def _check_accepted_lines(path: Path, keystore: Keystore | None) -> Iterator[CheckedFile]:
-    from tde.keystore.store.layout import companions
+    from tde.keystore.store.contents import companions
     from tde.keystore.verification import CheckedFile
 
     what = "accepted lines of a cluster's configuration"
@@ -182,7 +182,7 @@ def _of_every_cluster(marker: Marker, keystore: Keystore, keymap: KeyMap) -> Ite
 
 def _of_wal(keystore: Keystore, keymap: KeyMap) -> Iterator[NeededKey]:
     """Yield the keys of WAL that came after the first; the map does not know their numbers."""
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     owners = {owner.key_id: owner for owner in list_owners(keystore.path)}
     for key_id in keymap.all_wal_keys:

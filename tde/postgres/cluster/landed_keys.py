@@ -79,7 +79,7 @@ def landed_entries(data_directory: Path, keystore_path: Path) -> list[MapEntry]:
     earlier life of the cluster, which was decrypted, may name keys: those say nothing.
     """
     from tde.keystore import KeyOwner
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     owners = set(list_owners(keystore_path))
     entries = []

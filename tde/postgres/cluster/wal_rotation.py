@@ -79,7 +79,7 @@ def _tell(keystore: Keystore, before: UUID | None, owner: KeyOwner, directory: P
         before: the id of that one; ``None`` for the first key.
     """
     from tde.keystore import KeyOwner
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     replaced = [one for one in list_owners(keystore.path) if before and one.key_id == before]
     reasons = dict.fromkeys(replaced or [KeyOwner.wal()], "WAL was rotated")

@@ -152,7 +152,7 @@ def _ciphers(keystore: Keystore) -> Iterator[dict[KeyOwner, PageCipher]]:
 
 def _wal_owners(keystore: Keystore) -> list[KeyOwner]:
     from tde.keystore import OwnerKind
-    from tde.keystore.store.layout import list_owners
+    from tde.keystore.store.reading import list_owners
 
     kinds = (OwnerKind.WAL, OwnerKind.LATER_WAL)
     return [owner for owner in list_owners(keystore.path) if owner.kind in kinds]

@@ -97,7 +97,7 @@ def require_interposed(output: str) -> None:
 def _foreign_key(file: Path) -> KeystoreError:
     """Return the error about a key file with another master key than the server was given."""
     from tde.keystore.store.files import read_private_file
-    from tde.keystore.store.layout import read_document
+    from tde.keystore.store.reading import read_document
     from tde.keystore.store.record import NAMED_RECORD_BYTES, parse_record
     from tde.keystore.store.remedies import replace_key
 

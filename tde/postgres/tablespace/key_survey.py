@@ -78,7 +78,7 @@ def _tell_of_unused(
         existing: of :func:`_names_of_tablespaces`.
     """
     from tde.keystore.lifecycle.events import deactivate_keys, told_active
-    from tde.keystore.store.layout import owner_of_file
+    from tde.keystore.store.names import owner_of_file
 
     writing = {use.owner for use in look.uses if use.new_data}
     named = {entry.owner for entry in look.keymap.history if not entry.source.is_of_wal}

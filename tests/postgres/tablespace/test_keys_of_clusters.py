@@ -12,7 +12,7 @@ from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, KeyMissingError, TdeError
 from tde.keystore import KeyLife, KeyOwner, KeyState, Keystore, read_lives
 from tde.keystore.lifecycle.changes import forget_place, set_age_limit
-from tde.keystore.store.layout import owner_of_file
+from tde.keystore.store.names import owner_of_file
 from tde.postgres import (
     create_tablespace,
     decrypt_cluster,
