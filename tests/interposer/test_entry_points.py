@@ -314,7 +314,7 @@ def test_keys_are_never_taken_for_others(tmp_path: Path) -> None:
     program = build_program(
         tmp_path,
         "key_slots.c",
-        *("interpose/keys/memory.c", "interpose/keys/slots.c"),
+        *("interpose/keys/memory.c", "interpose/keys/slot_memory.c", "interpose/keys/slots.c"),
         *("interpose/libc/report.c", "interpose/libc/symbols.c"),
         *("crypto/primitives.c", "crypto/cipher.c", "crypto/xts.c"),
         options=("-DTDE_KEYS_SLOTS=34u", "-DTDE_KEYS_LATER_WALS=2u", "-lcrypto"),
