@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from tde.audit.findings import not_judged_finding
 from tde.audit.inventory import AuditedFile, Content, Place, classify, tool_rule
 from tde.audit.report import Finding, FindingKind
-from tde.audit.unpacking import Compression
+from tde.audit.unpacking import Compression, open_stored
 from tde.errors import DataDirectoryError
 
 _LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
@@ -31,7 +32,13 @@ _COMPRESSION = {
     "lz4": Compression.LZ4,
     "zst": Compression.ZSTD,
 }
+_LISTS_OF_STANZA = {
+    "backup": ("backup.info", "backup.info.copy", "backup.history", "latest"),
+    "archive": ("archive.info", "archive.info.copy"),
+}
+_LONGEST_LIST = 1 << 30  # Bytes; a manifest has 200 for each file.
 _WITH_ITS_OWN_TOOL = "Restore it with pgbackrest restore, and audit that with --backup."
+_LOOK = "pgBackRest has not put it there, or was broken off: look at it, and remove it."
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,23 @@ class Stanza:
         """Return the directories of its archives, with the server's major version."""
         found = ((path, _ARCHIVE_ID.fullmatch(path.name)) for path in _directories(self.archive))
         return [(path, int(match[1])) for path, match in found if match]
+
+    def strays(self) -> list[Finding]:
+        """Return what lies beside its backups and archives, which no list names."""
+        known = set(self.backups()) | {path for path, _ in self.archives()}
+        known |= {self.backup / name for name in _LISTS_OF_STANZA["backup"]}
+        known |= {self.archive / name for name in _LISTS_OF_STANZA["archive"]}
+        return [
+            not_judged_finding(path, "is not in any list of pgBackRest, and was not judged", _LOOK)
+            for directory in (self.backup, self.archive)
+            if directory.is_dir()
+            for path in sorted(directory.iterdir())
+            if path not in known and not _is_empty(path)
+        ]
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def is_repository(directory: Path) -> bool:
@@ -88,9 +112,12 @@ def _stanza(repository: Path, name: str) -> Stanza:
         content = _list_of(info)
         encrypted = encrypted or content.startswith(_ENCRYPTED)
         if not content.startswith(_ENCRYPTED):
-            history = parse(content, info).get("db:history", {}).values()
-            # In archive.info the identifier is called db-id.
-            systems |= {int(entry.get("db-system-id", entry.get("db-id", 0))) for entry in history}
+            with usable_list(info):
+                history = parse(content, info).get("db:history", {}).values()
+                # In archive.info the identifier is called db-id.
+                systems |= {
+                    int(entry.get("db-system-id", entry.get("db-id", 0))) for entry in history
+                }
     return Stanza(name, backup, archive, frozenset(systems), encrypted)
 
 
@@ -98,8 +125,36 @@ def _list_of(path: Path) -> bytes:
     """Return a list or its copy, of which one is whole; nothing when there is none."""
     for file in (path, path.with_name(f"{path.name}.copy")):
         if file.exists():
-            return file.read_bytes()
+            return _content_of(file)
     return b""
+
+
+def _content_of(path: Path) -> bytes:
+    with open_stored(path) as file:
+        content = file.read(_LONGEST_LIST + 1)
+    if len(content) > _LONGEST_LIST:
+        raise _unusable(path, "it is too long")
+    return content
+
+
+@contextmanager
+def usable_list(path: Path) -> Iterator[None]:
+    """Say which list is damaged, where what was read of it is not what pgBackRest writes.
+
+    Raises:
+        DataDirectoryError: it is.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise _unusable(path, str(error)) from error
+
+
+def _unusable(path: Path, why: str) -> DataDirectoryError:
+    return DataDirectoryError(
+        f"{path} is no list of pgBackRest: {why}",
+        remedy="Look at it with pgbackrest info; name a whole repository.",
+    )
 
 
 def _directories(path: Path) -> list[Path]:
@@ -116,7 +171,7 @@ def parse(content: bytes, path: Path) -> dict[str, dict[str, Any]]:
     """
     sections: dict[str, dict[str, Any]] = {}
     section: dict[str, Any] = {}
-    try:
+    with usable_list(path):
         for line in content.decode("utf-8", "surrogateescape").split("\n"):
             if line.startswith("["):
                 section = sections.setdefault(line[1:].removesuffix("]"), {})
@@ -125,11 +180,6 @@ def parse(content: bytes, path: Path) -> dict[str, dict[str, Any]]:
                 mark = "={" if "={" in line else "="
                 name, _, value = line.partition(mark)
                 section[name] = json.loads(mark[1:] + value)
-    except ValueError as error:
-        raise DataDirectoryError(
-            f"{path} is no list of pgBackRest: {error}",
-            remedy="Look at it with pgbackrest info; name a whole repository.",
-        ) from error
     return sections
 
 
@@ -149,10 +199,19 @@ class Manifest:
         """Return the backup that has the bytes of a file, where in it, and how they are stored.
 
         Raises:
-            KeyError: it is not listed, or how it is compressed is not known.
+            DataDirectoryError: it is not listed, or not as pgBackRest does it.
         """
+        with usable_list(self.directory / "backup.manifest"):
+            return self._stored(name)
+
+    def _stored(self, name: str) -> tuple[str, Path, Content]:
         entry = self.files[name]
         label = str(entry.get("reference", self.directory.name))
+        # Who may write the list could have others' files read, and what is a file of this backup.
+        if "reference" in entry and not _LABEL.fullmatch(label):
+            raise ValueError(f"{label!r} is no backup")
+        if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
+            raise ValueError(f"{name!r} is no file of a backup")
         compression = _COMPRESSION[self.sections["backup:option"]["option-compress-type"]]
         size, sha1 = int(entry["size"]), str(entry.get("checksum", ""))
         if "bni" not in entry:
@@ -163,7 +222,9 @@ class Manifest:
         if raw and compression is Compression.GZIP:
             compression = Compression.DEFLATE
         part = (int(entry.get("bno", 0)), int(entry.get("repo-size", size)))
-        return label, Path("bundle", str(entry["bni"])), Content(compression, part, size, sha1)
+        if min(part) < 0:
+            raise ValueError(f"{name} has a place in a bundle that cannot be")
+        return label, Path("bundle", str(int(entry["bni"]))), Content(compression, part, size, sha1)
 
 
 def read_manifest(directory: Path) -> Manifest | Finding:
@@ -180,7 +241,7 @@ def read_manifest(directory: Path) -> Manifest | Finding:
             "has no backup.manifest, so what is in it was not judged",
             "It is being made, or was broken off: let pgbackrest expire remove it, or repeat.",
         )
-    content = path.read_bytes()
+    content = _content_of(path)
     if content.startswith(_ENCRYPTED):
         return encrypted_finding(directory)
     return Manifest(directory, parse(content, path))
@@ -206,6 +267,11 @@ def list_backup(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
     manifest = read_manifest(place.root)
     if isinstance(manifest, Finding):
         return [], [manifest]
+    with usable_list(place.root / "backup.manifest"):
+        return _list_files(place, manifest)
+
+
+def _list_files(place: Place, manifest: Manifest) -> tuple[list[AuditedFile], list[Finding]]:
     files: list[AuditedFile] = []
     findings: list[Finding] = []
     blocks = 0
@@ -268,7 +334,7 @@ def _stray(path: Path) -> Finding:
         FindingKind.UNKNOWN_FILE,
         path,
         f"{path} is not in backup.manifest, and was not judged",
-        "pgBackRest has not put it there, or was broken off: look at it, and remove it.",
+        _LOOK,
     )
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tde.audit.findings import not_judged_finding
+from tde.audit.report import Finding
 from tde.audit.tar import TarArchive
 from tde.audit.unpacking import ENDINGS, Compression
 
 _TAR = re.compile(rf"(base|pg_wal|[1-9]\d*)\.tar(?:\.({ENDINGS}))?")
 _ARCHIVES = ("wals", "streaming", "incoming", "errors")
+_OF_SERVER = (*_ARCHIVES, "base", "meta", "identity.json")
+_OF_BACKUP = ("data", "backup.info", "annotations")
 _PREFIXES = {"base": "", "pg_wal": "pg_wal/"}
 
 
@@ -51,3 +55,26 @@ def tars_of(directory: Path) -> tuple[TarArchive, ...]:
             prefix = _PREFIXES.get(match[1], f"pg_tblspc/{match[1]}/")
             found.append(TarArchive(path, Compression(match[2] or ""), prefix))
     return tuple(found) if any(tar.prefix == "" for tar in found) else ()
+
+
+def strays_of(server: Path) -> tuple[list[Finding], list[Finding]]:
+    """Return what lies between the backups of a server, and what beside them and its WAL."""
+    between = [path for path in (server / "base").iterdir() if not path.is_dir()]
+    for backup in backups_of(server):
+        known = {backup / name for name in _OF_BACKUP}
+        known |= {directory for _, directory in tablespaces_of(backup)}
+        if data_of(backup) is not None:
+            between += [path for path in backup.iterdir() if path not in known]
+    beside = [path for path in server.iterdir() if path.name not in _OF_SERVER]
+    return _strays(between), _strays(beside)
+
+
+def _strays(paths: list[Path]) -> list[Finding]:
+    return [
+        not_judged_finding(
+            path,
+            "is not one of Barman's, and was not judged",
+            "Look at what it is, and move it out of Barman's directory.",
+        )
+        for path in sorted(paths)
+    ]

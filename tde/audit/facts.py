@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tde.audit.backrest import Manifest
+from tde.audit.backrest import Manifest, usable_list
 from tde.audit.tar import TarArchive, open_tar
 from tde.audit.unpacking import DamagedContent, Readable, unpacked
 from tde.errors import DataDirectoryError
@@ -67,8 +67,9 @@ def facts_of_manifest(manifest: Manifest, stack: ExitStack) -> Path:
                 with unpacked(path, content.compression, content.part) as stream:
                     store(name, stream)
 
-    targets = manifest.sections.get("backup:target", {})
-    oids = [int(name.split("/")[1]) for name in targets if name.startswith("pg_tblspc/")]
+    with usable_list(manifest.directory / "backup.manifest"):
+        targets = manifest.sections.get("backup:target", {})
+        oids = [int(name.split("/")[1]) for name in targets if name.startswith("pg_tblspc/")]
     return _facts(manifest.directory, stack, copy, oids)
 
 
@@ -85,7 +86,7 @@ def _facts(
     problem = ""
     try:
         copy(store)
-    except (DamagedContent, FileNotFoundError, KeyError) as error:
+    except (DamagedContent, FileNotFoundError) as error:
         problem = f": {error}"
     if problem or not all((directory / name).exists() for name in _REQUIRED):
         raise DataDirectoryError(

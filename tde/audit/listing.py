@@ -17,7 +17,7 @@ def list_place(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
     if place.layout is Layout.BACKREST:
         try:
             return list_backup(place)
-        except (KeyError, OSError, TdeError) as error:
+        except (OSError, TdeError) as error:
             problem = f"was not judged: its list cannot be used ({error})"
             remedy = "Restore the backup with pgbackrest restore, and audit that with --backup."
             return [], [not_judged_finding(place.root, problem, remedy)]

@@ -96,6 +96,9 @@ class Places:
             for stanza in backrest.stanzas(root):
                 self._add_stanza(stanza)
         elif barman.is_server(root):
+            findings, warnings = barman.strays_of(root)
+            self.findings += findings
+            self.warnings += warnings
             for backup in barman.backups_of(root):
                 self._add_part(backup)
             for archive in barman.archives_of(root):
@@ -153,6 +156,7 @@ class Places:
                 )
             )
             return
+        self.findings += stanza.strays()
         for backup in stanza.backups():
             self._add_part(backup)
         for archive, major in stanza.archives():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tde.audit.inventory import AuditedFile, Content
 from tde.audit.reading import Judge
-from tde.audit.unpacking import DamagedContent, Readable
+from tde.audit.unpacking import ContentEndsEarly, DamagedContent, Readable
 
 
 class StreamedFile:
@@ -37,7 +37,7 @@ class StreamedFile:
                 view[done : done + len(piece)] = piece
                 done += len(piece)
         except DamagedContent as error:
-            if not self._content.may_end_early:
+            if not (self._content.may_end_early and isinstance(error, ContentEndsEarly)):
                 self.damage = (
                     f"is damaged behind byte {self._length + done} of what it holds ({error})"
                 )

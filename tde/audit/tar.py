@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tde.audit.unpacking import Compression, DamagedContent, Unpacked, unpacked
+from tde.audit.unpacking import Compression, ContentEndsEarly, DamagedContent, Unpacked, unpacked
 
 _RECORD = tarfile.BLOCKSIZE
 _CHUNK = 1 << 16
@@ -63,7 +63,7 @@ class MemberStream:
         """
         content = self._archive.read(min(count, self.left))
         if self.left and not content:
-            raise DamagedContent("the archive ends early")
+            raise ContentEndsEarly("the archive ends early")
         self.left -= len(content)
         return content
 
@@ -93,12 +93,16 @@ def _members(tar: TarArchive, stream: Unpacked) -> Iterator[tuple[Member, Member
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise DamagedContent(f"no header of a member at byte {position - _RECORD}") from error
+        if info.size < 0:
+            raise DamagedContent(f"the member at byte {position - _RECORD} has {info.size} bytes")
         if info.type in _FILES:
             content = MemberStream(stream, info.size)
             name = tar.prefix + info.name.removeprefix("./")
             yield Member(name, info.size, position), content
             padding = -info.size % _RECORD
-            stream.skip(content.left + padding)
+            stream.skip(content.left)
+            if any(_exactly(stream, padding)):
+                raise DamagedContent(f"there is something behind the end of {info.name}")
             position += info.size + padding
         elif info.type not in _OTHERS:
             raise DamagedContent(
@@ -113,7 +117,7 @@ def _exactly(stream: Unpacked, count: int) -> bytes:
     while len(content) < count:
         piece = stream.read(count - len(content))
         if not piece:
-            raise DamagedContent("the archive has no end")
+            raise ContentEndsEarly("the archive has no end")
         content += piece
     return content
 

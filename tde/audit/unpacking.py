@@ -7,12 +7,14 @@ they say of damage becomes one error, so that nobody takes half a file for a who
 from __future__ import annotations
 
 import bz2
-import gzip
+import errno
 import io
 import lzma
+import os
 import re
+import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 _LARGEST_WINDOW = 1 << 27  # Bytes: what zstd itself accepts unasked.
 _INPUT = 1 << 17  # Bytes read at once.
+_GZIP = 16 + zlib.MAX_WBITS  # What zlib calls a stream with a header and a checksum.
 
 
 class Compression(Enum):
@@ -51,13 +54,33 @@ class DamagedContent(Exception):
     """The bytes are not what the compressor has written, or end too early."""
 
 
+class ContentEndsEarly(DamagedContent):
+    """What there is, is good, but there should be more: it is being made, or was cut off."""
+
+
+def open_stored(path: Path) -> BinaryIO:
+    """Open a file of a backup or archive, which somebody else may have put there.
+
+    A pipe would be waited for, and a device has no end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
 def compression_of(path: Path) -> Compression:
     """Tell by its first bytes how a file is compressed.
 
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_stored(path) as file:
         start = file.read(max(map(len, _MAGIC)))
     found = (kind for magic, kind in _MAGIC.items() if start.startswith(magic))
     return next(found, Compression.NONE)
@@ -75,7 +98,7 @@ def unpacked(
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_stored(path) as file:
         source: BinaryIO = file
         if part is not None:
             file.seek(part[0])
@@ -95,7 +118,7 @@ class Unpacked:
 
     def __init__(self, stream: BinaryIO, errors: tuple[type[Exception], ...] = ()) -> None:
         self._stream = stream
-        self._errors: tuple[type[Exception], ...] = (EOFError, *errors)
+        self._errors = errors
 
     def read(self, count: int) -> bytes:
         """Return the next bytes, at most so many; none at the end.
@@ -106,6 +129,8 @@ class Unpacked:
         """
         try:
             return self._stream.read(count)
+        except EOFError as error:
+            raise ContentEndsEarly(str(error)) from error
         except self._errors as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # Of the disk: decompressors have no numbers for their errors.
@@ -143,12 +168,27 @@ class _Part(io.RawIOBase):
         return len(content)
 
 
-class _RawDeflate(io.RawIOBase):
-    """A stream of deflate without a header, as pgBackRest has it in bundles."""
+class _Machine(Protocol):
+    """A decompressor of one stream, as Python's modules have them."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    eof: bool
+    unused_data: bytes | None
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Streams(io.RawIOBase):
+    """Streams that stand one behind another, which decompressors take for one.
+
+    Python's own file objects lose what they have unpacked in front of the place where a file ends
+    early, and those of bzip2 and xz pass over what stands behind the last stream.
+    """
+
+    def __init__(self, source: BinaryIO, make: Callable[[], _Machine]) -> None:
         self._source = source
-        self._machine = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._make = make
+        self._machine = make()
+        self._packed = b""
 
     def readable(self) -> bool:
         return True
@@ -156,13 +196,28 @@ class _RawDeflate(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer)
         content = b""
-        while not content and not self._machine.eof:
-            fresh = self._machine.unconsumed_tail or self._source.read(_INPUT)
-            if not fresh:
+        while len(view) and not content:  # zlib takes a limit of 0 for none.
+            if self._machine.eof:
+                if not (packed := self._behind(self._machine.unused_data or b"")):
+                    return 0
+                self._packed = packed
+                self._machine = self._make()
+            # Some keep what they have not unpacked yet, and some give it back.
+            kept = getattr(self._machine, "needs_input", True) is False
+            fresh = b"" if kept else self._packed or self._source.read(_INPUT)
+            if not fresh and not kept:
                 raise EOFError("the compressed data ends early")
             content = self._machine.decompress(fresh, len(view))
+            self._packed = getattr(self._machine, "unconsumed_tail", b"")
         view[: len(content)] = content
         return len(content)
+
+    def _behind(self, packed: bytes) -> bytes:
+        """Return what stands behind a stream, but for zeros, with which some fill up blocks."""
+        while not (left := packed.lstrip(b"\0")):
+            if not (packed := self._source.read(_INPUT)):
+                break
+        return left
 
 
 def _decompressed(
@@ -170,15 +225,17 @@ def _decompressed(
 ) -> tuple[BinaryIO, tuple[type[Exception], ...]]:
     """Return a decompressor's stream, and the errors by which it speaks of damage."""
     if compression is Compression.GZIP:
-        return cast(BinaryIO, gzip.GzipFile(fileobj=source)), (gzip.BadGzipFile, zlib.error)
+        return _streams(source, lambda: zlib.decompressobj(_GZIP)), (zlib.error,)
+    if compression is Compression.DEFLATE:
+        return _streams(source, lambda: zlib.decompressobj(-zlib.MAX_WBITS)), (zlib.error,)
     if compression is Compression.BZIP2:
-        return cast(BinaryIO, bz2.BZ2File(source)), (OSError, ValueError)
+        return _streams(source, bz2.BZ2Decompressor), (OSError, ValueError)
     if compression is Compression.XZ:
-        return cast(BinaryIO, lzma.LZMAFile(source)), (lzma.LZMAError,)
+        return _streams(source, lzma.LZMADecompressor), (lzma.LZMAError,)
     if compression is Compression.LZ4:
         import lz4.frame
 
-        return cast(BinaryIO, lz4.frame.LZ4FrameFile(source)), (RuntimeError,)
+        return _streams(source, lz4.frame.LZ4FrameDecompressor), (RuntimeError,)
     if compression is Compression.ZSTD:
         import zstandard
 
@@ -187,6 +244,8 @@ def _decompressed(
             source, read_size=_INPUT, read_across_frames=True, closefd=False
         )
         return cast(BinaryIO, reader), (zstandard.ZstdError,)
-    if compression is Compression.DEFLATE:
-        return cast(BinaryIO, io.BufferedReader(_RawDeflate(source), _INPUT)), (zlib.error,)
     return source, ()
+
+
+def _streams(source: BinaryIO, make: Callable[[], Any]) -> BinaryIO:
+    return cast(BinaryIO, _Streams(source, make))
