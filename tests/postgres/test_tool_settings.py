@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
 
 from tde.cli.app import app
 from tde.errors import ConfigurationFileError
+from tde.postgres.cluster import tool_settings as tool_settings_module
 from tde.postgres.cluster.tool_settings import BackupTool, add_settings, tool_settings
 
 OLD = """\
@@ -81,3 +84,49 @@ def test_the_command(tmp_path):
     failed = run.invoke(app, command)
     assert failed.exit_code == 1
     assert "its directory must exist" in failed.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is who is misled")
+def test_root_changes_no_other_file_by_a_link(tmp_path, os_user_tmp_path, os_user):
+    """The directory belongs to the tool's user, who links the file to one of root's."""
+    secret = tmp_path / "shadow"
+    secret.write_text("root:secret\n")
+    secret.chmod(0o600)
+    file = os_user_tmp_path / "pgbackrest.conf"
+    file.symlink_to(secret)
+    with pytest.raises(ConfigurationFileError):
+        add_settings(file, tool_settings(BackupTool.PGBACKREST, None))
+    assert secret.read_text() == "root:secret\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is who is misled")
+def test_root_copies_no_file_for_who_exchanges_it(
+    tmp_path, os_user_tmp_path, os_user, monkeypatch: pytest.MonkeyPatch
+):
+    """Between the look and the write the link becomes a file of the user's."""
+    secret = tmp_path / "shadow"
+    secret.write_text("root:secret\n")
+    secret.chmod(0o600)
+    file = os_user_tmp_path / "pgbackrest.conf"
+    file.symlink_to(secret)
+    real = tool_settings_module._missing
+
+    def exchange(*words):
+        file.unlink()
+        file.touch()
+        os.chown(file, os_user.uid, os_user.gid)
+        return real(*words)
+
+    monkeypatch.setattr(tool_settings_module, "_missing", exchange)
+    with suppress(ConfigurationFileError):
+        add_settings(file, tool_settings(BackupTool.PGBACKREST, None))
+    assert "secret" not in (file.read_text() if not file.is_symlink() else "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root works for another")
+def test_a_file_in_a_directory_of_the_tools_user_is_changed(os_user_tmp_path, os_user):
+    file = os_user_tmp_path / "pgbackrest.conf"
+    file.write_text(OLD)
+    os.chown(file, os_user.uid, os_user.gid)
+    assert add_settings(file, tool_settings(BackupTool.PGBACKREST, None)) == LINES
+    assert file.stat().st_uid == os_user.uid

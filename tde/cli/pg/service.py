@@ -279,8 +279,8 @@ def _unregister_everything() -> None:
     for cluster in debian_clusters():
         try:
             directory = unregister_one(cluster)
-        except TdeError as error:
-            failed.append(error)
+        except (OSError, TdeError) as error:
+            failed.append(TdeError(f"{cluster}: {error}", remedy=getattr(error, "remedy", "")))
             continue
         if directory is not None:
             _say(f"{cluster} is no longer registered.", *_kept(directory))

@@ -30,7 +30,11 @@ from tde.postgres.server.binaries import STAND_IN_SETTINGS, PostgresBinaries
 from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, require_reachable, run_as
-from tde.postgres.server.reachable import reachable_binaries, replace_readable_file
+from tde.postgres.server.reachable import (
+    is_unfinished,
+    reachable_binaries,
+    replace_readable_file,
+)
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -205,12 +209,26 @@ def is_bin_directory(directory: Path) -> bool:
     return (directory / STAND_IN_SETTINGS).is_file()
 
 
+def remove_bin_directory(directory: Path) -> None:
+    """Remove a directory that nobody else can write to; repeat it when it was interrupted.
+
+    What tells that it is tde's goes last, so what is left of it can be removed or made whole.
+    """
+    with suppress(FileNotFoundError):
+        for path in directory.iterdir():
+            if path.name != STAND_IN_SETTINGS:
+                path.unlink()
+        (directory / STAND_IN_SETTINGS).unlink(missing_ok=True)
+        directory.rmdir()
+
+
 def _require_ours(directory: Path) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
         raise TdeError(f"{directory} exists and is not a directory")
-    entries = list(directory.iterdir())
+    # The first file that is written may have been interrupted, before it had its name.
+    entries = [path for path in directory.iterdir() if not is_unfinished(path)]
     ours = is_bin_directory(directory) or all(entry.is_symlink() for entry in entries)
     if entries and not ours:
         raise TdeError(
@@ -275,6 +293,10 @@ def _write_settings(
         "major": binaries.major,
         "checksums": "yes" if checksums else "no",
     }
+    for name, value in settings.items():
+        if "\n" in str(value):
+            # A second line would be another setting, and the server's user may name a keystore.
+            raise TdeError(f"{str(value)!r} ({name}) has a line break, and programs cannot use it")
     _write(directory / STAND_IN_SETTINGS, "".join(f"{k}={v}\n" for k, v in settings.items()))
     _write(directory / MARKER_FILE, Marker(keystore.uuid, keystore.path, scope).text())
 

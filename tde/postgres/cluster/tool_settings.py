@@ -14,6 +14,9 @@ from enum import Enum
 from pathlib import Path
 
 from tde.errors import ConfigurationFileError
+from tde.ownership import is_out_of_reach
+from tde.postgres.server.file_user import files_as
+from tde.postgres.server.os_user import OsUser, user_of_files
 from tde.postgres.server.owned_files import sync_directory, temporary_name
 
 _SECTION = re.compile(r"\[(?P<name>[^\]]+)\]\s*")
@@ -90,7 +93,9 @@ def require_addable(file: Path | None, settings: ToolSettings) -> None:
         ConfigurationFileError: the section says otherwise, or the file cannot be read.
     """
     if file is not None:
-        _missing(_read(file), file, settings)
+        real = file.resolve()
+        with files_as(_who_may_exchange(file, real)):
+            _missing(_read(real), file, settings)
 
 
 def add_settings(file: Path, settings: ToolSettings) -> list[str]:
@@ -102,14 +107,36 @@ def add_settings(file: Path, settings: ToolSettings) -> list[str]:
     Raises:
         ConfigurationFileError: the section says otherwise, or the file cannot be written.
     """
-    old = _read(file)
-    missing = _missing(old, file, settings)
-    if missing:
-        try:
-            _replace(file.resolve(), _with_lines(old, settings.section, missing))
-        except OSError as error:
-            raise _unusable(file, error) from error
+    real = file.resolve()
+    with files_as(_who_may_exchange(file, real)):
+        old = _read(real)
+        missing = _missing(old, file, settings)
+        if missing:
+            try:
+                _replace(real, _with_lines(old, settings.section, missing))
+            except OSError as error:
+                raise _unusable(file, error) from error
     return missing
+
+
+def _who_may_exchange(file: Path, real: Path) -> OsUser | None:
+    """Return with whose rights root reads and writes a file: in a directory of another, his.
+
+    He could exchange the file for a link, and have root change another, or make a copy for him.
+
+    Raises:
+        ConfigurationFileError: it is not clear whose these would be.
+    """
+    places = [path for path in (file.absolute().parent, real.parent) if path.exists()]
+    if os.geteuid() != 0 or all(map(is_out_of_reach, places)):
+        return None
+    for place in places:
+        if (owner := user_of_files(place)) is not None:
+            return owner
+    raise ConfigurationFileError(
+        f"{file} is not changed by root: others than root control a part of its path",
+        remedy="Run this as the user whose file it is, or write the lines yourself.",
+    )
 
 
 def _read(file: Path) -> str:

@@ -24,6 +24,7 @@ from tde.postgres.server.os_user import OsUser, can_access, run_as
 _SYSTEM_CACHE = Path("/var/cache/tde")
 # Wheels keep the libraries that their programs are linked with beside the package.
 _WHEEL_LIBRARIES = ".libs"
+_UNFINISHED = ".tde-unfinished-"
 
 
 def reachable_interposer(os_user: OsUser | None) -> Path:
@@ -127,7 +128,7 @@ def replace_readable_file(target: Path, content: bytes, mode: int = 0o644) -> No
     """
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     target.parent.chmod(0o755)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+    with tempfile.NamedTemporaryFile(prefix=_UNFINISHED, dir=target.parent, delete=False) as file:
         work = Path(file.name)
         try:
             file.write(content)
@@ -139,6 +140,11 @@ def replace_readable_file(target: Path, content: bytes, mode: int = 0o644) -> No
             work.unlink(missing_ok=True)
             raise
     _sync(target.parent)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Tell whether a file was left by :func:`replace_readable_file` when that was interrupted."""
+    return path.name.startswith(_UNFINISHED) and path.is_file() and not path.is_symlink()
 
 
 def _copy_atomically(source: Path, target: Path) -> None:

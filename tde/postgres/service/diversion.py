@@ -8,6 +8,7 @@ missing at any moment: a name is exchanged by one rename.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from tde.postgres.cluster.bin_directory import (
     PROGRAMS_WITH_KEYS,
     BinDirectory,
     install_bin_directory,
+    remove_bin_directory,
 )
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.cluster.scope import Scope
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from tde.keystore import Keystore
 
 _STOCK = "tde-stock"  # Beside PostgreSQL's own bin.
+_DPKG_LOCK = Path("/var/lib/dpkg/lock-frontend")
 _NEW = ".tde-new"  # Behind the name of a link or file that is about to take a place.
 
 
@@ -91,6 +94,9 @@ class _Places:
         used = Path(PROGRAMS_OF_VERSION.format(major))
         return cls(used, used.parent / _STOCK, PLACE_OF_ROOT / str(major))
 
+    def has_stand_in(self, program: Path) -> bool:
+        return program.is_symlink() and program.readlink().parent == self.stand_ins
+
 
 def divert_programs(
     major: int,
@@ -115,20 +121,23 @@ def divert_programs(
     """
     places = _Places.of(major)
     _require_possible(places, major)
-    names = _keep_stock(places)
-    made = install_bin_directory(
-        places.stand_ins,
-        find_binaries(places.stock, major=major),
-        server_os_user(None),
-        keystore=keystore,
-        algorithm=algorithm,
-        scope=scope,
-    )
-    # After a power cut a program must not be without the one name while it lacks the other.
-    sync_directory(places.stock)
-    for name in names:
-        with _taking(places.used / name) as new:
-            new.symlink_to(made.path / name)
+    with _no_packages_installed():
+        names = _keep_stock(places)
+        made = install_bin_directory(
+            places.stand_ins,
+            find_binaries(places.stock, major=major),
+            server_os_user(None),
+            keystore=keystore,
+            algorithm=algorithm,
+            scope=scope,
+        )
+        # After a power cut a program must not be without the one name while it lacks the other.
+        sync_directory(places.stock)
+        for name in names:
+            # The two together: in between, an upgrade would leave the name to the old program.
+            _divert("--add", places.used / name, "--divert", places.stock / name)
+            with _taking(places.used / name) as new:
+                new.symlink_to(made.path / name)
     return Diversion(major, made, _settle_clusters(major, keystore.uuid))
 
 
@@ -149,20 +158,14 @@ def undivert_programs(major: int) -> bool:
         return False
     _require_possible(places, major)
     for cluster in _clusters_of(major):
-        with suppress(TdeError):  # Which restore_clusters meets again, and can tell.
+        with suppress(OSError, TdeError):  # Which restore_clusters meets again, and can tell.
             _let_wait(cluster)
-    for name in PROGRAMS_WITH_KEYS:
-        stock, used = places.stock / name, places.used / name
-        if stock.exists():
-            _give_name(stock, used)
-        elif used.is_symlink():
-            used.unlink()  # The package is gone.
-        else:
-            continue
-        _divert("--remove", used)
-    sync_directory(places.used)
-    shutil.rmtree(places.stock)
-    shutil.rmtree(places.stand_ins, ignore_errors=True)
+    with _no_packages_installed():
+        for name in PROGRAMS_WITH_KEYS:
+            _give_back(places, name)
+        sync_directory(places.used)
+        shutil.rmtree(places.stock)
+        remove_bin_directory(places.stand_ins)
     return True
 
 
@@ -180,13 +183,11 @@ def restore_clusters(major: int) -> Restored:
                 registered.append(cluster)
             elif _is_encrypted(cluster) and registered_programs(cluster) is None:
                 left.append(cluster)
-        except TdeError as error:
+        except (OSError, TdeError) as error:
             left.append(cluster)
-            failed.append(
-                TdeError(
-                    f"{cluster} is not registered by itself again: {error}", remedy=error.remedy
-                )
-            )
+            remedy = error.remedy if isinstance(error, TdeError) else ""
+            what = f"{cluster} is not registered by itself again: {error}"
+            failed.append(TdeError(what, remedy=remedy))
     return Restored(tuple(registered), tuple(left), tuple(failed))
 
 
@@ -212,7 +213,10 @@ def encrypted_clusters() -> list[DebianCluster]:
 
 
 def _is_encrypted(cluster: DebianCluster) -> bool:
-    return read_marker(cluster.data_directory) is not None
+    try:
+        return read_marker(cluster.data_directory) is not None
+    except (OSError, TdeError):
+        return True  # There is a marker. Its owner may have made it so; others' count all the same.
 
 
 def _clusters_of(major: int) -> list[DebianCluster]:
@@ -257,7 +261,11 @@ def _require_possible(places: _Places, major: int) -> None:
 
 
 def _keep_stock(places: _Places) -> list[str]:
-    """Put PostgreSQL's own programs, all of them, into their directory; return those diverted."""
+    """Give PostgreSQL's own programs, all of them, other names; return those to be diverted.
+
+    What was interrupted once may be repeated after an upgrade of the package, which has put its
+    program where dpkg thought that it belonged: there, and nowhere else, is the newest one.
+    """
     places.stock.mkdir(parents=True, exist_ok=True)
     names = []
     for program in sorted(places.used.iterdir()):
@@ -266,12 +274,24 @@ def _keep_stock(places: _Places) -> list[str]:
             program.unlink()  # Of an exchange that was interrupted.
         elif program.name in PROGRAMS_WITH_KEYS:
             names.append(program.name)
-            _divert("--add", program, "--divert", kept)
-            if not (program.is_symlink() and program.readlink().parent == places.stand_ins):
+            is_newest = not (_is_diverted(program, kept) and os.path.lexists(kept))
+            if is_newest and not places.has_stand_in(program):
                 _give_name(program, kept)
         elif not os.path.lexists(kept):
             kept.symlink_to(Path("../bin") / program.name)
     return names
+
+
+def _give_back(places: _Places, name: str) -> None:
+    """Give a program its name back, unless that was done before this was interrupted."""
+    stock, used = places.stock / name, places.used / name
+    diverted = _is_diverted(used, stock)
+    if (diverted or places.has_stand_in(used)) and os.path.lexists(stock):
+        _give_name(stock, used)
+    elif places.has_stand_in(used):
+        used.unlink()  # The package is gone.
+    if diverted:
+        _divert("--remove", used)
 
 
 def _give_name(program: Path, place: Path) -> None:
@@ -293,8 +313,7 @@ def _taking(place: Path) -> Iterator[Path]:
 
 
 def _divert(verb: str, path: Path, *more: str | Path) -> None:
-    command = ["dpkg-divert", "--quiet", "--local", "--no-rename", *map(str, more), verb, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _dpkg_divert("--quiet", "--local", "--no-rename", *more, verb, path)
     if done.returncode != 0:
         raise TdeError(
             f"dpkg-divert did not take {path}: {done.stderr.strip()}",
@@ -302,23 +321,71 @@ def _divert(verb: str, path: Path, *more: str | Path) -> None:
         )
 
 
+def _is_diverted(path: Path, to: Path) -> bool:
+    """Tell whether dpkg puts a package's file elsewhere."""
+    return _dpkg_divert("--truename", path).stdout.strip() == str(to)
+
+
+def _dpkg_divert(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ["dpkg-divert", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def _no_packages_installed() -> Iterator[None]:
+    """Keep dpkg from exchanging the programs meanwhile, as it keeps a second one of itself.
+
+    A script of a package is run by it, and is all that happens then.
+    """
+    if "DPKG_MAINTSCRIPT_PACKAGE" in os.environ:
+        yield
+        return
+    with _DPKG_LOCK.open("ab") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TdeError(
+                "packages are being installed or removed, perhaps PostgreSQL's",
+                remedy=f"Repeat the command when that is done: fuser -v {_DPKG_LOCK}",
+            ) from error
+        yield
+
+
 def _settle_clusters(major: int, keystore_uuid: UUID) -> tuple[DebianCluster, ...]:
-    """Adapt clusters that were registered by themselves; return those for which that ends."""
-    ended = []
+    """Adapt clusters that were registered by themselves; return those for which that ends.
+
+    Raises:
+        TdeError: it could not be done for one; all the others are adapted.
+    """
+    ended, failed = [], []
     for cluster in _clusters_of(major):
-        if registered_programs(cluster) is None:
-            continue
-        record = find_record(cluster)
-        if record is not None and record.bindir is not None:
-            continue  # Another PostgreSQL starts it, as before.
-        marker = read_marker(cluster.data_directory)
-        if marker is None:
-            unregister_cluster(cluster)
-        elif marker.keystore_uuid == keystore_uuid:
-            take_over_cluster(cluster)
-            ended.append(cluster)
-        else:
-            # Its stand-ins look for PostgreSQL's own where those are no more. New ones go where
-            # root wanted them: the server's user, who may write pg_ctl.conf, chooses no place.
-            register_again(record or default_record(cluster), cluster)
+        try:
+            if _settle(cluster, keystore_uuid):
+                ended.append(cluster)
+        except (OSError, TdeError) as error:
+            # Its owner, or an accident, must not leave those of others without a server.
+            failed.append(f"{cluster}: {error}")
+    if failed:
+        raise TdeError(
+            f"PostgreSQL {major} is registered, but not all of its clusters: {'; '.join(failed)}",
+            remedy="Mend what is said of each, then repeat the command.",
+        )
     return tuple(ended)
+
+
+def _settle(cluster: DebianCluster, keystore_uuid: UUID) -> bool:
+    """Adapt a cluster, if it was registered by itself; tell whether that ends."""
+    record = find_record(cluster)
+    if registered_programs(cluster) is None or (record is not None and record.bindir is not None):
+        return False  # Of the latter another PostgreSQL starts it, as before.
+    marker = read_marker(cluster.data_directory)
+    if marker is None:
+        unregister_cluster(cluster)
+        return False
+    if marker.keystore_uuid == keystore_uuid:
+        take_over_cluster(cluster)
+        return True
+    # Its stand-ins look for PostgreSQL's own where those are no more. New ones go where root
+    # wanted them: the server's user, who may write pg_ctl.conf, chooses no place.
+    register_again(record or default_record(cluster), cluster)
+    return False

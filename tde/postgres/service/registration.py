@@ -19,6 +19,7 @@ from tde.postgres.cluster.bin_directory import (
     install_bin_directory,
     is_bin_directory,
     refresh_bin_directory,
+    remove_bin_directory,
 )
 from tde.postgres.cluster.guard import ensure_guards
 from tde.postgres.cluster.marker import Marker, read_marker
@@ -164,8 +165,8 @@ def _take_back(cluster: DebianCluster) -> Path | None:
     if directory is None:
         return None
     PgCtlOptions.of(cluster.directory).without_server().write()
-    if directory == default_directory(cluster) and directory.exists():
-        shutil.rmtree(directory)
+    if directory == default_directory(cluster):
+        remove_bin_directory(directory)
     return directory
 
 

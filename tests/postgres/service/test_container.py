@@ -130,3 +130,18 @@ def test_the_examples_name_what_there_is():
     assert "tde-entrypoint.sh" in dockerfile
     for script in ("tde-entrypoint.sh", "replication.sh"):
         subprocess.run(["sh", "-n", EXAMPLES / script], check=True)
+
+
+def test_the_password_of_the_standby_is_in_no_argument(tmp_path):
+    """Everybody who sees the processes of the container's host sees their arguments."""
+    script = (EXAMPLES / "replication.sh").read_text().replace("/run/secrets", str(tmp_path))
+    (tmp_path / "replication").write_text("a secret of the standby")
+    psql = tmp_path / "psql"
+    psql.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/arguments; cat >{tmp_path}/input')
+    psql.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGDATA": str(tmp_path)}
+    subprocess.run(["sh", "-c", script], env=environment, check=True)
+    assert "secret" not in (tmp_path / "arguments").read_text()
+    assert f"`cat {tmp_path}/replication`" in (tmp_path / "input").read_text()
+    (tmp_path / "replication").unlink()
+    assert subprocess.run(["sh", "-c", script], env=environment).returncode == 1

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tde.errors import DataDirectoryError
+from tde.errors import DataDirectoryError, TdeError
+from tde.postgres.cluster.bin_directory import install_bin_directory, remove_bin_directory
 from tde.postgres.cluster.marker import Marker
 from tde.postgres.cluster.scope import Scope
-from tde.postgres.server.binaries import STAND_IN_SETTINGS
+from tde.postgres.server.binaries import STAND_IN_SETTINGS, list_binaries
 from tde.postgres.server.debian_layout import DebianCluster
 from tde.postgres.service import diversion, pg_ctl_options, registration
 from tde.postgres.service.pg_ctl_options import OPTIONS_FILE, PgCtlOptions
@@ -107,3 +112,68 @@ def test_every_server_program_is_taken_out(cluster, os_user, words: str, left: s
     options = _name_server(cluster, os_user.uid, words)
     PgCtlOptions.of(cluster.directory).without_server().write()
     assert options.read_text() == f"pg_ctl_options = '{left}'\n"
+
+
+def test_one_owner_leaves_no_cluster_of_others_without_a_server(
+    cluster, own_stand_ins, os_user, monkeypatch: pytest.MonkeyPatch
+):
+    """Clusters are adapted in the order of their names, and may belong to several users."""
+    hostile = cluster.directory.with_name("a")
+    data = cluster.data_directory.with_name("a")
+    for made in (hostile, data):
+        made.mkdir()
+        os.chown(made, os_user.uid, os_user.gid)
+    (hostile / "postgresql.conf").write_text(f"data_directory = '{data}'\n")
+    pipe = hostile / registration.OPTIONS_FILE
+    os.mkfifo(pipe)
+    os.chown(pipe, os_user.uid, os_user.gid)
+    Marker(uuid4(), Path("/srv/other"), Scope.CLUSTER).write(cluster.data_directory, None)
+    asked: list[DebianCluster] = []
+    monkeypatch.setattr(diversion, "register_cluster", asked.append)
+    with pytest.raises(TdeError, match=r"15/a: .*not a regular file"):
+        diversion._settle_clusters(15, uuid4())
+    assert asked == [cluster]
+    os.mkfifo(data / "tde.json")
+    assert diversion.encrypted_clusters() == [
+        replace(cluster, name="a", directory=hostile, data_directory=data),
+        cluster,
+    ]
+
+
+def test_the_name_of_a_keystore_is_no_setting_of_roots(keystore_factory, os_user_tmp_path, os_user):
+    """The marker that names the keystore is the server user's, and so is what `bindir` then was."""
+    keystore = keystore_factory("ks\nbindir=other")
+    keystore.enable_auto_open()
+    with pytest.raises(TdeError, match="line break"):
+        install_bin_directory(
+            os_user_tmp_path / "bin", list_binaries()[0], os_user, keystore=keystore
+        )
+    assert not (os_user_tmp_path / "bin" / STAND_IN_SETTINGS).exists()
+
+
+@pytest.mark.parametrize("step", range(1, 30, 4))
+def test_what_an_interrupted_removal_has_left_is_in_nobodys_way(
+    keystore_factory, os_user_tmp_path, os_user, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    directory = os_user_tmp_path / "bin"
+    install = partial(
+        install_bin_directory, directory, list_binaries()[0], os_user, keystore=keystore
+    )
+    install()
+    real, steps = os.unlink, iter(range(step))
+
+    def unlink(*words: Any, **more: Any) -> None:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        real(*words, **more)
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(os, "unlink", unlink)
+        remove_bin_directory(directory)
+    assert "postgres" in install().with_keys
+    for path in directory.iterdir():
+        path.unlink()
+    (directory / ".tde-unfinished-x").write_bytes(b"half of a file")
+    assert "postgres" in install().with_keys
