@@ -130,3 +130,7 @@ def test_a_file_in_a_directory_of_the_tools_user_is_changed(os_user_tmp_path, os
     os.chown(file, os_user.uid, os_user.gid)
     assert add_settings(file, tool_settings(BackupTool.PGBACKREST, None)) == LINES
     assert file.stat().st_uid == os_user.uid
+    # So is one that root has put there, and that its user may read.
+    file.unlink()
+    file.write_text(OLD)
+    assert add_settings(file, tool_settings(BackupTool.PGBACKREST, None)) == LINES

@@ -203,7 +203,9 @@ def _replace(path: Path, text: str) -> None:
         descriptor = os.open(temporary, flags, 0o600 if status else 0o644)
         with os.fdopen(descriptor, "w", errors="surrogateescape") as file:
             if status is not None:
-                os.fchown(descriptor, status.st_uid, status.st_gid)
+                # With another's rights it becomes his, who could have replaced it anyway.
+                with suppress(PermissionError):
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
                 os.fchmod(descriptor, status.st_mode & 0o7777)
             file.write(text)
             file.flush()
