@@ -129,7 +129,7 @@ def test_one_owner_leaves_no_cluster_of_others_without_a_server(
     os.chown(pipe, os_user.uid, os_user.gid)
     Marker(uuid4(), Path("/srv/other"), Scope.CLUSTER).write(cluster.data_directory, None)
     asked: list[DebianCluster] = []
-    monkeypatch.setattr(diversion, "register_cluster", asked.append)
+    monkeypatch.setattr(diversion, "register_again", lambda _record, one: asked.append(one))
     with pytest.raises(TdeError, match=r"15/a: .*not a regular file"):
         diversion._settle_clusters(15, uuid4())
     assert asked == [cluster]
