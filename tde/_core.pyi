@@ -229,4 +229,17 @@ def find_bytes(data: Buffer, needle: Buffer, start: int, /) -> int:
     """Return the offset of ``needle`` from ``start`` on, or -1."""
 
 def openssl_version() -> str:
-    """Return the version text of the OpenSSL library in use."""
+    """Return the version text of the OpenSSL library that encrypts pages."""
+
+def linked_openssl_version() -> str:
+    """Return the version text of the OpenSSL library that does all else."""
+
+def libcrypto_would_gain() -> bool:
+    """Tell whether a newer OpenSSL would encrypt pages faster here; not where FIPS is demanded."""
+
+def choose_libcrypto(path: str | os.PathLike[str], /) -> str | None:
+    """Encrypt pages with another OpenSSL library; return what is wrong with it, if anything.
+
+    It is asked for published results first, and for the same as the library that is linked.
+    Ciphers that were made before stay with theirs.
+    """

@@ -41,8 +41,8 @@ struct tde_cipher *tde_crypto_cipher_new(int algorithm, const uint8_t *key)
     cipher = calloc(1, sizeof *cipher);
     if (cipher == NULL)
         return NULL;
-    cipher->encrypt = tde_crypto_xts_new(name, key, size, true);
-    cipher->decrypt = tde_crypto_xts_new(name, key, size, false);
+    cipher->encrypt = tde_crypto_xts_new(tde_crypto_library(), name, key, size, true);
+    cipher->decrypt = tde_crypto_xts_new(tde_crypto_library(), name, key, size, false);
     if (cipher->encrypt == NULL || cipher->decrypt == NULL) {
         tde_crypto_cipher_free(cipher);
         return NULL;

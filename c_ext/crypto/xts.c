@@ -11,16 +11,13 @@
 
 #include "crypto/sizes.h"
 
-#include <openssl/core_dispatch.h>
-#include <openssl/evp.h>
-#include <openssl/provider.h>
-
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 struct tde_xts {
-    EVP_CIPHER *kind; /* Keeps the provider loaded. */
+    const struct tde_library *library; /* Only its functions may have what it has made. */
+    EVP_CIPHER *kind;                  /* Keeps the provider loaded. */
     void *context;    /* the provider's, with the scheduled key in it */
     OSSL_FUNC_cipher_freectx_fn *free_context;
     OSSL_FUNC_cipher_encrypt_init_fn *init; /* decrypt_init has the same type */
@@ -65,11 +62,11 @@ static OSSL_FUNC_cipher_newctx_fn *find_functions(struct tde_xts *xts,
 
 static int make_context(struct tde_xts *xts, const char *name, bool encrypt)
 {
-    const OSSL_PROVIDER *provider = EVP_CIPHER_get0_provider(xts->kind);
+    const OSSL_PROVIDER *provider = xts->library->provider(xts->kind);
     OSSL_FUNC_cipher_newctx_fn *new_context = NULL;
     int no_store = 0;
     const OSSL_ALGORITHM *algorithms =
-        OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_store);
+        xts->library->query(provider, OSSL_OP_CIPHER, &no_store);
 
     for (const OSSL_ALGORITHM *at = algorithms; at != NULL && at->algorithm_names != NULL; at++) {
         if (has_name(at->algorithm_names, name)) {
@@ -77,20 +74,21 @@ static int make_context(struct tde_xts *xts, const char *name, bool encrypt)
             break;
         }
     }
-    OSSL_PROVIDER_unquery_operation(provider, OSSL_OP_CIPHER, algorithms);
+    xts->library->unquery(provider, OSSL_OP_CIPHER, algorithms);
     if (new_context != NULL)
-        xts->context = new_context(OSSL_PROVIDER_get0_provider_ctx(provider));
+        xts->context = new_context(xts->library->provider_context(provider));
     return xts->context != NULL ? 0 : -1;
 }
 
-struct tde_xts *tde_crypto_xts_new(const char *name, const uint8_t *key, size_t key_size,
-                                   bool encrypt)
+struct tde_xts *tde_crypto_xts_new(const struct tde_library *library, const char *name,
+                                   const uint8_t *key, size_t key_size, bool encrypt)
 {
     struct tde_xts *xts = calloc(1, sizeof *xts);
 
     if (xts == NULL)
         return NULL;
-    xts->kind = EVP_CIPHER_fetch(NULL, name, NULL);
+    xts->library = library;
+    xts->kind = library->fetch(library->context, name, NULL);
     /* The key is scheduled once here; each data unit afterwards only sets its tweak. */
     if (xts->kind == NULL || make_context(xts, name, encrypt) != 0 ||
         xts->init(xts->context, key, key_size, NULL, 0, NULL) != 1) {
@@ -106,7 +104,7 @@ void tde_crypto_xts_free(struct tde_xts *xts)
         return;
     if (xts->context != NULL)
         xts->free_context(xts->context); /* It wipes the key schedule. */
-    EVP_CIPHER_free(xts->kind);
+    xts->library->free(xts->kind);
     free(xts);
 }
 

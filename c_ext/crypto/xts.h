@@ -8,11 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "crypto/library.h"
+
 struct tde_xts;
 
-/* NAME is OpenSSL's, for example "AES-256-XTS".  NULL when OpenSSL refuses. */
-struct tde_xts *tde_crypto_xts_new(const char *name, const uint8_t *key, size_t key_size,
-                                   bool encrypt);
+/* NAME is OpenSSL's, for example "AES-256-XTS".  NULL when LIBRARY refuses. */
+struct tde_xts *tde_crypto_xts_new(const struct tde_library *library, const char *name,
+                                   const uint8_t *key, size_t key_size, bool encrypt);
 void tde_crypto_xts_free(struct tde_xts *xts);
 
 /* One data unit under the 16-byte TWEAK; DST may equal SRC.  0, or -1 when OpenSSL refuses. */

@@ -13,6 +13,7 @@
 #include "interpose/policy/handover.h"
 #include "interpose/policy/harm.h"
 #include "interpose/policy/keystore.h"
+#include "interpose/policy/library.h"
 #include "interpose/policy/rewind.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
@@ -27,6 +28,7 @@ static const char *open_keystore(int fd)
 
     if (tde_policy_role() == TDE_ROLE_SERVER && !tde_policy_walsender_is_supported())
         return "this server hides symbols that PostgreSQL exports to extensions";
+    tde_policy_library_choose();
     problem = tde_keys_open(fd);
     if (problem == NULL) {
         tde_policy_keystore_note(fd);

@@ -3,6 +3,7 @@
  */
 #include "python/module.h"
 
+#include "crypto/library.h"
 #include "format/identity.h"
 #include "format/plain.h"
 #include "python/audit.h"
@@ -126,7 +127,32 @@ static PyObject *make_tweak(PyObject *module, PyObject *args)
 
 static PyObject *openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    return PyUnicode_FromString(OpenSSL_version(OPENSSL_VERSION));
+    return PyUnicode_FromString(tde_crypto_library()->version(OPENSSL_VERSION));
+}
+
+static PyObject *linked_openssl_version(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyUnicode_FromString(tde_crypto_library_linked()->version(OPENSSL_VERSION));
+}
+
+static PyObject *libcrypto_would_gain(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(tde_crypto_library_would_gain());
+}
+
+/* (path) -> what is wrong with the library, or None */
+static PyObject *choose_libcrypto(PyObject *Py_UNUSED(module), PyObject *path)
+{
+    const char *problem;
+    PyObject *bytes;
+
+    if (!PyUnicode_FSConverter(path, &bytes))
+        return NULL;
+    problem = tde_crypto_library_choose(PyBytes_AS_STRING(bytes));
+    Py_DECREF(bytes);
+    if (problem == NULL)
+        Py_RETURN_NONE;
+    return PyUnicode_DecodeFSDefault(problem);
 }
 
 static PyMethodDef functions[] = {
@@ -160,7 +186,13 @@ static PyMethodDef functions[] = {
     {"find_bytes", tde_python_find_bytes, METH_VARARGS,
      PyDoc_STR("Find bytes in a buffer, as bytes.find() does.")},
     {"openssl_version", openssl_version, METH_NOARGS,
-     PyDoc_STR("Return the version text of the OpenSSL library in use.")},
+     PyDoc_STR("Return the version text of the OpenSSL library that encrypts pages.")},
+    {"linked_openssl_version", linked_openssl_version, METH_NOARGS,
+     PyDoc_STR("Return the version text of the OpenSSL library that does all else.")},
+    {"libcrypto_would_gain", libcrypto_would_gain, METH_NOARGS,
+     PyDoc_STR("Tell whether a newer OpenSSL would encrypt pages faster here.")},
+    {"choose_libcrypto", choose_libcrypto, METH_O,
+     PyDoc_STR("Encrypt pages with another OpenSSL library.")},
     {NULL, NULL, 0, NULL},
 };
 

@@ -15,6 +15,7 @@ from tde.keystore import KeyOwner, Keystore
 from tde.keystore.crypto.secret import wipe
 from tde.keystore.store.reading import list_owners
 from tde.keystore.store.record import OwnerKind
+from tde.page.libcrypto import make_cipher
 from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, MapEntry
 
 
@@ -127,6 +128,6 @@ def _protection_of_wal(keystore: Keystore) -> Protection:
 
 def _protection(algorithm: Algorithm, key: bytearray) -> Protection:
     try:
-        return Protection(algorithm, _core.Cipher(algorithm.value, key))
+        return Protection(algorithm, make_cipher(algorithm.value, key))
     finally:
         wipe(key)

@@ -28,6 +28,7 @@ from tde.convert.transfers import read_at, write_at
 from tde.errors import ClusterKeystoreError, ConversionError, DamagedPagesError, ProgramError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import RelationIdentity
+from tde.page.libcrypto import make_cipher
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.keymap import map_key
 from tde.postgres.cluster.keys import require_open
@@ -301,7 +302,7 @@ class _Repair:
         self, key: _Key, pages: bytes, identity: tuple[int, int, int, int, int], first: int
     ) -> int:
         """Return how many pages, as repaired, have a checksum that is wrong."""
-        cipher = _core.Cipher(key.algorithm.value, key.key)
+        cipher = make_cipher(key.algorithm.value, key.key)
         try:
             verdicts = cipher.audit_pages(pages, identity, first, True)
         finally:

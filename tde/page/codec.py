@@ -9,6 +9,7 @@ from tde.algorithms import Algorithm
 from tde.closing import Closing
 from tde.errors import IdentityError, PageError
 from tde.page.identity import PageIdentity
+from tde.page.libcrypto import make_cipher
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -48,7 +49,7 @@ class PageCipher(Closing):
 
     def __init__(self, key: Buffer, algorithm: Algorithm | str = Algorithm.AES256) -> None:
         self._algorithm = _to_algorithm(algorithm)
-        self._core = _core.Cipher(self._algorithm.value, key)
+        self._core = make_cipher(self._algorithm.value, key)
 
     @property
     def algorithm(self) -> Algorithm:

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "crypto/library.h"
 #include "crypto/primitives.h"
 #include "interpose/keys/slots.h"
 #include "interpose/keys/withheld.h"
@@ -125,8 +126,7 @@ static void describe(struct tde_status *made)
     const char *capabilities = getenv("OPENSSL_ia32cap");
     char path[PATH_MAX];
     Dl_info library;
-    void *function = dlsym(RTLD_DEFAULT, "EVP_CIPHER_fetch");
-
+    void *function;
     const struct tde_keys_scope *keys = tde_keys_scope();
 
     made->pid = (uint64_t)getpid();
@@ -136,7 +136,8 @@ static void describe(struct tde_status *made)
     made->bytes_before_stripes = offsetof(struct tde_status, stripe);
     if (tde_libc_descriptor_path(STDERR_FILENO, path) > 0)
         snprintf(made->standard_error, sizeof made->standard_error, "%s", path);
-    if (function != NULL && dladdr(function, &library) != 0 && library.dli_fname != NULL)
+    memcpy(&function, &tde_crypto_library()->fetch, sizeof function);
+    if (dladdr(function, &library) != 0 && library.dli_fname != NULL)
         snprintf(made->libcrypto, sizeof made->libcrypto, "%s", library.dli_fname);
     memcpy(made->keystore, keys->scope.keystore, sizeof made->keystore);
     memcpy(made->exchange_key, keys->reader.exchange.open, sizeof made->exchange_key);

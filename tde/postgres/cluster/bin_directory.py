@@ -31,7 +31,9 @@ from tde.postgres.server.build import require_supported_build
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, require_reachable, run_as
 from tde.postgres.server.reachable import (
+    LIBCRYPTO_NAME,
     is_unfinished,
+    library_to_bring,
     reachable_binaries,
     replace_readable_file,
 )
@@ -310,6 +312,11 @@ def _write_texts(directory: Path) -> None:
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
     _write(directory / _LOG_TEXT, LOG_SECTION)
     replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
+    libcrypto = library_to_bring()
+    if libcrypto is not None:
+        replace_readable_file(directory / LIBCRYPTO_NAME, libcrypto)
+    else:
+        (directory / LIBCRYPTO_NAME).unlink(missing_ok=True)
 
 
 def _is_stood_in(program: Path) -> bool:

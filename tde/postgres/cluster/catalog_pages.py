@@ -19,6 +19,7 @@ from tde.closing import Closing
 from tde.errors import DamagedPagesError
 from tde.page.codec import PAGE_SIZE
 from tde.page.identity import FileIdentity
+from tde.page.libcrypto import make_cipher
 from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key, read_map
 from tde.postgres.cluster.keys_of_pages import NEWER_MAP_REMEDY, key_of_pages
 from tde.postgres.facts import CHECKSUM_BYTES, FIRST_NORMAL_OID
@@ -173,7 +174,7 @@ class _Ciphers(Closing):
             if found is not None:
                 algorithm, key = found
                 try:
-                    self._made[oid] = _core.Cipher(algorithm.value, key)
+                    self._made[oid] = make_cipher(algorithm.value, key)
                 finally:
                     wipe(key)
         return self._made[oid]

@@ -9,6 +9,7 @@ path the dynamic loader cannot express: LD_PRELOAD separates its entries with co
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
@@ -17,9 +18,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from tde.errors import UnreachablePathError
+from tde.page.libcrypto import VARIABLE as LIBCRYPTO_VARIABLE, find_libcrypto
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, can_access, run_as
+
+LIBCRYPTO_NAME = "libcrypto-for-pages.so.3"
+"""What the interposer loads from its own directory (c_ext/interpose/policy/library.h)."""
+
+log = logging.getLogger(__name__)
 
 _SYSTEM_CACHE = Path("/var/cache/tde")
 # Wheels keep the libraries that their programs are linked with beside the package.
@@ -35,14 +42,19 @@ def reachable_interposer(os_user: OsUser | None) -> Path:
         UnreachablePathError: no usable copy can be made.
     """
     original = find_interposer()
-    if _is_loadable(original) and can_access(os_user, original, "-r"):
+    libcrypto = library_to_bring()
+    is_reachable = _is_loadable(original) and can_access(os_user, original, "-r")
+    if is_reachable and libcrypto is None:
         return original
-    content = original.read_bytes()
-    digest = hashlib.sha256(content)
-    copy = _cache_directory() / f"interposer-{digest.hexdigest()[:16]}" / INTERPOSER_NAME
+    contents = {INTERPOSER_NAME: original.read_bytes()}
+    if libcrypto is not None:
+        contents[LIBCRYPTO_NAME] = libcrypto
+    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:16]
+    copy = _cache_directory() / f"interposer-{digest}" / INTERPOSER_NAME
     # The loader only warns about a damaged library, so a copy is compared at every use.
-    if _digest(copy) != digest.digest():
-        replace_readable_file(copy, content)
+    for name, content in contents.items():
+        if _content(copy.with_name(name)) != content:
+            replace_readable_file(copy.with_name(name), content)
     if not _is_loadable(copy) or not can_access(os_user, copy, "-r"):
         raise UnreachablePathError(
             f"the server's user cannot load {copy}",
@@ -85,10 +97,24 @@ def reachable_binaries(binaries: PostgresBinaries, os_user: OsUser | None) -> Po
     return replace(binaries, bindir=bindir)
 
 
-def _digest(path: Path) -> bytes | None:
-    """Return the SHA-256 of a file, or None when there is none."""
+def library_to_bring() -> bytes | None:
+    """Return the libcrypto that belongs beside a copy of the interposer, None for none.
+
+    A server looks for it there, because it is told nothing else that a restart would not lose.
+    """
+    if os.environ.get(LIBCRYPTO_VARIABLE):
+        return None  # The server reads the variable itself.
+    found = find_libcrypto()
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        return None if found is None else found.read_bytes()
+    except OSError as error:
+        log.warning("%s cannot be read: %s; the system's OpenSSL encrypts", found, error.strerror)
+        return None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         return None
 
