@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tde import _core
 from tde.doctor.examined import Examined
 from tde.errors import TdeError, UnsupportedServerError
-from tde.machine.verdict import Outcome, ok, problem, unknown, warning
+from tde.machine.verdict import Outcome, ok, problem
 from tde.postgres.server.build import require_supported_pages
 from tde.postgres.server.interposer import INTERPOSER_NAME, find_interposer
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.reachable import reachable_interposer
 from tde.postgres.server.symbols import require_interposable
-
-_VERSION = re.compile(rb"OpenSSL (\d+)\.\d+\.\d+[^\0]{0,40}\d{4}\0")
-_OLDEST_OPENSSL = 3
 
 
 def check_installation(examined: Examined) -> Iterator[Outcome]:
@@ -67,62 +62,6 @@ def check_preload(examined: Examined) -> Iterator[Outcome]:
         f"and for a library of another architecture or on a file system that is mounted noexec: "
         f"install tde where programs may run ({interposer}).",
     )
-
-
-def check_openssl(examined: Examined) -> Iterator[Outcome]:
-    """Tell which OpenSSL tde and the server use."""
-    own = _core.openssl_version()
-    library = _library_of_server(examined)
-    if library is None:
-        yield _version_outcome("tde uses", own)
-        yield unknown(
-            "the libcrypto that the server loads was not found", "See the line Interposer."
-        )
-        return
-    match = _VERSION.search(library.read_bytes())
-    servers = "" if match is None else match[0].rstrip(b"\0").decode(errors="replace")
-    if servers == own:
-        yield _version_outcome("tde and the server use", own)
-        return
-    yield _version_outcome("tde uses", own)
-    if servers:
-        yield _version_outcome("the server uses", f"{servers} ({library})")
-    else:
-        yield unknown(f"{library} does not tell its version", "Look at the package it is from.")
-
-
-def _version_outcome(who_uses: str, version: str) -> Outcome:
-    match = re.match(r"OpenSSL (\d+)\.", version)
-    if match is None:
-        return unknown(f"{who_uses} {version}", "Use OpenSSL 3.")
-    if int(match[1]) < _OLDEST_OPENSSL:
-        return warning(f"{who_uses} {version}", "Install OpenSSL 3 and reinstall tde.")
-    return ok(f"{who_uses} {version}")
-
-
-def _mapped_files(examined: Examined) -> list[str]:
-    """Return the files in the running server's memory; empty when none runs, or it is closed.
-
-    A server with keys is closed to its own user too.
-    """
-    if examined.pid is None:
-        return []
-    try:
-        maps = examined.machine.process_text(examined.pid, "maps").splitlines()
-    except PermissionError:
-        return []
-    return [line.split(maxsplit=5)[5] for line in maps if len(line.split(maxsplit=5)) == 6]
-
-
-def _library_of_server(examined: Examined) -> Path | None:
-    """Return the libcrypto that the running server has mapped, or that a start would load."""
-    paths = _mapped_files(examined)
-    if not paths:
-        paths, _ = _objects_of(examined, reachable_interposer(examined.os_user))
-    for path in paths:
-        if Path(path).name.startswith("libcrypto") and Path(path).is_file():
-            return Path(path)
-    return None
 
 
 def _objects_of(examined: Examined, interposer: Path) -> tuple[list[str], list[str]]:

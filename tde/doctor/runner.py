@@ -9,7 +9,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from tde.doctor import archiving, clusters, keystores, leftovers, programs
+from tde.doctor import archiving, clusters, keystores, leftovers, libcrypto, programs
 from tde.doctor.archiver import ask_for_archiver
 from tde.doctor.examined import AS_OWNER, Examined
 from tde.doctor.report import DoctorReport, Finding, Group
@@ -64,7 +64,7 @@ CHECKS = (
             ("file_calls", "File calls", programs.check_file_calls),
             ("page_sizes", "Page sizes", programs.check_page_sizes),
             ("preload", "Interposer", programs.check_preload),
-            ("openssl", "OpenSSL", programs.check_openssl),
+            ("openssl", "OpenSSL", libcrypto.check_openssl),
         )
     ),
     Check("access", "Access", Group.CLUSTER, clusters.check_access),

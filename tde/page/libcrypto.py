@@ -44,10 +44,18 @@ def find_libcrypto() -> Path | None:
         spec = importlib.util.find_spec(module)
         if spec is None or spec.origin is None:
             continue
-        beside = Path(spec.origin).parent.with_name(libraries)
-        for path in sorted(beside.glob("libcrypto*.so.*")):
+        for path in _libraries(Path(spec.origin).parent.with_name(libraries)):
             return path
     return None
+
+
+def _libraries(directory: Path) -> list[Path]:
+    """Return the libcryptos in a directory; none where this user may not look."""
+    try:
+        found = sorted(directory.glob("libcrypto*.so.*"))
+    except OSError:
+        return []
+    return [path for path in found if os.access(path, os.R_OK)]
 
 
 def choose_libcrypto() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tde import _core
-from tde.doctor.programs import loaded_objects
+from tde.doctor.libcrypto import libcrypto_of_server
 from tde.machine.process_files import read_process_file
 from tde.ownership import is_out_of_reach
+from tde.page.libcrypto import choose_libcrypto
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.published import read_published_status
-from tde.postgres.server.reachable import reachable_interposer
 from tde.report.model import Library
 
 _FIPS = "fips"  # The name under which OpenSSL's own FIPS provider is loaded.
@@ -48,13 +48,10 @@ def _of_server(cluster: Cluster) -> Library:
 
 
 def _library_of_start(cluster: Cluster) -> str:
-    program = cluster.binaries.program("postgres")
-    interposer = reachable_interposer(cluster.os_user)
-    paths, _ = loaded_objects(program, cluster.os_user, interposer)
-    for path in paths:
-        if Path(path).name.startswith("libcrypto"):
-            return path
-    raise FileNotFoundError(f"the loader finds no libcrypto for {program}")
+    path = libcrypto_of_server(None, cluster.binaries, cluster.os_user)
+    if path is None:
+        raise FileNotFoundError(f"the loader finds no libcrypto for {cluster.binaries.bindir}")
+    return str(path)
 
 
 def _environment_of(pid: int) -> tuple[dict[str, str], str]:
@@ -121,6 +118,7 @@ def _library(used_by: str, found: Mapping[str, Any], path: str, note: str) -> Li
 
 def _of_core() -> Library:
     """Return the libcrypto of the audit and of conversions; the process has several mapped."""
+    choose_libcrypto()
     version = _core.openssl_version()
     used_by = "the audit and conversions (AES-XTS)"
     maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()

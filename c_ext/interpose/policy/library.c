@@ -40,6 +40,8 @@ void tde_policy_library_choose(void)
     if (wanted != NULL && *wanted != '\0') {
         if (snprintf(path, sizeof path, "%s", wanted) >= (int)sizeof path)
             return;
+        /* What the server starts is another program, perhaps years after this file is gone. */
+        unsetenv(TDE_LIBCRYPTO_VARIABLE);
     } else if (!tde_crypto_library_would_gain() || !find_beside(path)) {
         return;
     }

@@ -24,12 +24,13 @@ from tde.errors import (
     ServerStopError,
 )
 from tde.machine.own_process import LockedPages
+from tde.page.libcrypto import VARIABLE as LIBCRYPTO_VARIABLE
 from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.interposer import is_interposed, require_interposed
 from tde.postgres.server.logs_of_start import LogsOfStart
 from tde.postgres.server.os_user import OsUser, run_as
 from tde.postgres.server.pidfile import read_postmaster_file
-from tde.postgres.server.reachable import reachable_interposer
+from tde.postgres.server.reachable import reachable_interposer, reachable_libcrypto
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -74,6 +75,9 @@ def program_environment(
     if keystore is None:
         yield ProgramEnvironment(variables)
         return
+    libcrypto = reachable_libcrypto(os_user)
+    if libcrypto is not None:
+        variables[LIBCRYPTO_VARIABLE] = str(libcrypto)
     preload = [str(reachable_interposer(os_user))]
     if variables.get("LD_PRELOAD"):
         preload.append(variables["LD_PRELOAD"])

@@ -42,25 +42,41 @@ def reachable_interposer(os_user: OsUser | None) -> Path:
         UnreachablePathError: no usable copy can be made.
     """
     original = find_interposer()
-    libcrypto = library_to_bring()
-    is_reachable = _is_loadable(original) and can_access(os_user, original, "-r")
-    if is_reachable and libcrypto is None:
+    if _is_loadable(original) and can_access(os_user, original, "-r"):
         return original
-    contents = {INTERPOSER_NAME: original.read_bytes()}
-    if libcrypto is not None:
-        contents[LIBCRYPTO_NAME] = libcrypto
-    digest = hashlib.sha256(b"".join(contents.values())).hexdigest()[:16]
-    copy = _cache_directory() / f"interposer-{digest}" / INTERPOSER_NAME
+    content = original.read_bytes()
+    digest = hashlib.sha256(content)
+    copy = _cache_directory() / f"interposer-{digest.hexdigest()[:16]}" / INTERPOSER_NAME
     # The loader only warns about a damaged library, so a copy is compared at every use.
-    for name, content in contents.items():
-        if _content(copy.with_name(name)) != content:
-            replace_readable_file(copy.with_name(name), content)
+    if _digest(copy) != digest.digest():
+        replace_readable_file(copy, content)
     if not _is_loadable(copy) or not can_access(os_user, copy, "-r"):
         raise UnreachablePathError(
             f"the server's user cannot load {copy}",
             remedy=f"Make {copy.parent} readable, or install tde below /opt or /usr/local.",
         )
     return copy
+
+
+def reachable_libcrypto(os_user: OsUser | None) -> Path | None:
+    """Return the libcrypto that the server's user should encrypt pages with.
+
+    ``None`` for the one that the server finds by itself: the system's, or what ``TDE_LIBCRYPTO``
+    names. A faster one is worth a warning and no failed start.
+    """
+    original = None if os.environ.get(LIBCRYPTO_VARIABLE) else find_libcrypto()
+    if original is None or can_access(os_user, original, "-r"):
+        return original
+    try:
+        content = original.read_bytes()
+        digest = hashlib.sha256(content)
+        copy = _cache_directory() / f"libcrypto-{digest.hexdigest()[:16]}" / LIBCRYPTO_NAME
+        if _digest(copy) != digest.digest():
+            replace_readable_file(copy, content)
+    except (OSError, UnreachablePathError) as error:
+        log.warning("%s cannot be copied (%s): the system's OpenSSL encrypts", original, error)
+        return None
+    return copy if can_access(os_user, copy, "-r") else None
 
 
 def reachable_binaries(binaries: PostgresBinaries, os_user: OsUser | None) -> PostgresBinaries:
@@ -97,24 +113,10 @@ def reachable_binaries(binaries: PostgresBinaries, os_user: OsUser | None) -> Po
     return replace(binaries, bindir=bindir)
 
 
-def library_to_bring() -> bytes | None:
-    """Return the libcrypto that belongs beside a copy of the interposer, None for none.
-
-    A server looks for it there, because it is told nothing else that a restart would not lose.
-    """
-    if os.environ.get(LIBCRYPTO_VARIABLE):
-        return None  # The server reads the variable itself.
-    found = find_libcrypto()
+def _digest(path: Path) -> bytes | None:
+    """Return the SHA-256 of a file, or None when there is none."""
     try:
-        return None if found is None else found.read_bytes()
-    except OSError as error:
-        log.warning("%s cannot be read: %s; the system's OpenSSL encrypts", found, error.strerror)
-        return None
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
+        return hashlib.sha256(path.read_bytes()).digest()
     except FileNotFoundError:
         return None
 
