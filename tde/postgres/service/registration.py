@@ -238,8 +238,12 @@ def _bindir_of_another(bindir: Path | None, major: int) -> Path | None:
 
 
 def _remove_own(programs: Path) -> bool:
-    """Remove a directory of stand-ins that is written down, where only this user makes any."""
-    is_own = programs.parent == own_place() and is_bin_directory(programs)
+    """Remove a cluster's stand-ins that are written down, where only this user makes any.
+
+    Those of a whole version have its number for a name, and may have been named with --bin.
+    """
+    is_own = programs.parent == own_place() and not programs.name.isdecimal()
+    is_own = is_own and is_bin_directory(programs)
     if is_own:
         shutil.rmtree(programs)
     return is_own

@@ -177,3 +177,14 @@ def test_what_an_interrupted_removal_has_left_is_in_nobodys_way(
         path.unlink()
     (directory / ".tde-unfinished-x").write_bytes(b"half of a file")
     assert "postgres" in install().with_keys
+
+
+def test_the_programs_of_a_version_are_nobodys_leftovers(tmp_path: Path, monkeypatch) -> None:
+    """A cluster may be registered with --bin and the directory of its whole version."""
+    monkeypatch.setattr(registration, "own_place", lambda: tmp_path)
+    for name, is_removed in (("15", False), ("15-main", True)):
+        programs = tmp_path / name
+        programs.mkdir()
+        (programs / STAND_IN_SETTINGS).touch()
+        assert registration._remove_own(programs) == is_removed
+        assert programs.exists() != is_removed
