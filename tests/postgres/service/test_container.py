@@ -59,7 +59,7 @@ def _server(container: subprocess.Popen[bytes], log: Path) -> psutil.Process:
 
 def inside(server: psutil.Process, *command: object) -> str:
     """Run a program in the container, as `docker exec -u postgres` does."""
-    enter = ["nsenter", f"--target={server.pid}", "--mount", "--pid"]
+    enter = ["nsenter", f"--target={server.pid}", "--mount", "--root", "--pid"]
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
     done = subprocess.run(
         [*enter, *user, *map(str, command)], capture_output=True, text=True, timeout=60
