@@ -81,9 +81,16 @@ def release_of(binaries: PostgresBinaries) -> str:
         return "wheel"
     lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     facts = dict(line.split("=", 1) for line in lines if "=" in line)
-    # What is not yet released has no number.
-    number = facts.get("VERSION_ID") or facts.get("VERSION_CODENAME", "")
+    # What is not yet released has no number; sid calls itself by the name of the next release.
+    number = facts.get("VERSION_ID", '"sid"')
     return " ".join(word.strip('"') for word in (facts["NAME"].split()[0], number))
+
+
+def server_of(binaries: PostgresBinaries) -> str:
+    """Return what a server calls itself, for example ``15.20`` or ``19rc1``."""
+    command = [binaries.program("postgres"), "--version"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return said.split(") ", 1)[1].split()[0]
 
 
 def update_list() -> None:
@@ -181,7 +188,7 @@ def main() -> int:
                 continue
             if is_packaged(binaries):
                 install(packages_of(column, major))
-            cell = Cell(column.key, major, binaries.version_text, release_of(binaries))
+            cell = Cell(column.key, major, server_of(binaries), release_of(binaries))
             say(run(column, [major], cell))
             failed |= bool(cell.failed)
     if UPGRADES.key in chosen:
