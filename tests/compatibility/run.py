@@ -88,9 +88,9 @@ def release_of(binaries: PostgresBinaries) -> str:
 
 def server_of(binaries: PostgresBinaries) -> str:
     """Return what a server calls itself, for example ``15.20`` or ``19rc1``."""
-    command = [binaries.program("postgres"), "--version"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return said.split(") ", 1)[1].split()[0]
+    command = [str(binaries.program("postgres")), "--version"]
+    said: str = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return str(said.split(") ", 1)[1].split()[0])
 
 
 def update_list() -> None:

@@ -42,6 +42,19 @@ def _versions() -> tuple[int, int]:
 OLD_MAJOR, NEW_MAJOR = _versions()
 OLD, NEW = (Path(f"/var/lib/postgresql/{major}/main") for major in (OLD_MAJOR, NEW_MAJOR))
 PROGRAMS = PACKAGES / str(OLD_MAJOR) / "bin"
+# A link to `postgres`, which 16 and later do not have.
+POSTMASTERS = tuple(path.name for path in PROGRAMS.glob("postmaster"))
+
+
+def _upgradecluster() -> tuple[str, ...]:
+    """Return the program, which from trixie on compares the packages of both versions."""
+    script = Path("/usr/bin/pg_upgradecluster")
+    is_wheel = not (PACKAGES / str(NEW_MAJOR)).exists()
+    knows = script.exists() and "force-packages" in script.read_text()
+    return (script.name, "--force-packages") if is_wheel and knows else (script.name,)
+
+
+UPGRADECLUSTER = _upgradecluster()
 
 needs_mounts = pytest.mark.skipif(
     not (is_installed() and can_unshare() and OLD_MAJOR),
@@ -88,6 +101,7 @@ def type_page(heading: str) -> str:
     shown = ""
     for line in commands("debian.md", heading):
         line = re.sub(r"\b1[57]\b", lambda found: of_the_page[found[0]], line)
+        line = line.replace(UPGRADECLUSTER[0], " ".join(UPGRADECLUSTER))
         output, exit_code = run_on_terminal(
             ["bash", "-c", line], answers, {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"}
         )

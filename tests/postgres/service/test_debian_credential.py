@@ -13,6 +13,7 @@ from tests.postgres.service.apart import (
     NEW_MAJOR,
     OLD,
     OLD_MAJOR,
+    UPGRADECLUSTER,
     create_cluster,
     enter_directories,
     forget_what_the_new_version_refuses,
@@ -90,7 +91,7 @@ def by_the_page() -> None:
     register_versions()
     run("rm", "-r", IN_MEMORY)
     # Without the secret the first program is refused. The old cluster is as it was, but stopped.
-    upgrade = ("pg_upgradecluster", "-m", "upgrade", "-v", NEW_MAJOR, OLD_MAJOR, "main")
+    upgrade = (*UPGRADECLUSTER, "-m", "upgrade", "-v", NEW_MAJOR, OLD_MAJOR, "main")
     shown = run(*upgrade, exit_code=1)
     assert "there is no credential tde" in shown, shown
     run("systemctl", "start", f"postgresql@{OLD_MAJOR}-main")
@@ -107,7 +108,7 @@ def by_dump() -> None:
     old, new = (DROP_INS / f"postgresql@{one}-main.service.d" for one in (OLD_MAJOR, NEW_MAJOR))
     run("cp", "-r", old, new)
     register_versions()
-    with_secret("pg_upgradecluster", "-v", NEW_MAJOR, OLD_MAJOR, "main")
+    with_secret(*UPGRADECLUSTER, "-v", NEW_MAJOR, OLD_MAJOR, "main")
     directory = CREDENTIALS / f"postgresql@{NEW_MAJOR}-main.service"
     environment_of(NEW_MAJOR).write_text(IN_ENVIRONMENT.format(directory))
     run("rm", "-r", IN_MEMORY)

@@ -18,7 +18,9 @@ from tests.postgres.service.apart import (
     NEW_MAJOR,
     OLD,
     OLD_MAJOR,
+    POSTMASTERS,
     PROGRAMS,
+    UPGRADECLUSTER,
     create_cluster,
     enter_directories,
     forget_what_the_new_version_refuses,
@@ -87,11 +89,12 @@ def upgrade(*options: str) -> None:
         assert f"{OLD_MAJOR}/main is no longer registered" in shown, shown
         run(*register, NEW_MAJOR, "-k", KEYSTORE)
         run("pg_ctlcluster", OLD_MAJOR, "main", "restart")
-        run("pg_upgradecluster", *options, "-v", NEW_MAJOR, OLD_MAJOR, "main")
+        run(*UPGRADECLUSTER, *options, "-v", NEW_MAJOR, OLD_MAJOR, "main")
     else:
         run("tde", "pg", "unregister", f"{OLD_MAJOR}/main")
         type_page("Another major version")
-    assert f"PostgreSQL) {OLD_MAJOR}" in run(PROGRAMS / "postmaster", "--version")
+    for name in POSTMASTERS:
+        assert f"PostgreSQL) {OLD_MAJOR}" in run(PROGRAMS / name, "--version")
     # Which ports they get depends on what else listens here.
     listed = [line.split() for line in run("pg_lsclusters", "-h").splitlines()]
     assert [(words[0], words[3]) for words in listed] == [
@@ -115,7 +118,8 @@ def decrypt() -> None:
     assert f"{OLD_MAJOR}/main is registered by itself again" in shown
     assert {program.name for program in PROGRAMS.iterdir()} == names
     assert all(program.exists() for program in PROGRAMS.iterdir())
-    assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
+    for name in POSTMASTERS:
+        assert (PROGRAMS / name).readlink() == Path("postgres")
     shown = run("tde", "pg", "unregister", "--all")
     assert f"PostgreSQL {NEW_MAJOR} has its own programs again" in shown
     assert f"neither pg_ctlcluster nor systemd starts them: {OLD_MAJOR}/main." in shown

@@ -19,6 +19,7 @@ from tde.postgres.service.diversion import divert_programs, undivert_programs
 from tests.postgres.service.apart import (
     KEYSTORE,
     OLD_MAJOR,
+    POSTMASTERS,
     PROGRAMS,
     enter_directories,
     needs_mounts,
@@ -30,7 +31,7 @@ pytestmark = needs_mounts
 
 STOCK = PROGRAMS.parent / "tde-stock"
 SHIPPED = ("initdb", "pg_ctl")
-NAMES = (*SHIPPED, "postgres", "postmaster")
+NAMES = (*SHIPPED, "postgres", *POSTMASTERS)
 CALLS = ("rename", "replace", "symlink", "link", "unlink", "mkdir", "rmdir")
 KILLED = 77
 EVERY = 11  # Steps; all of them take minutes.
@@ -126,7 +127,8 @@ def interrupted(place: Path, verb: str) -> None:
         assert content == dict.fromkeys(SHIPPED, b"2"), step
         assert all((PROGRAMS / name).exists() for name in NAMES), step
         if verb == "unregister":
-            assert (PROGRAMS / "postmaster").readlink() == Path("postgres")
+            for name in POSTMASTERS:
+                assert (PROGRAMS / name).readlink() == Path("postgres")
             assert "tde" not in Path("/var/lib/dpkg/diversions").read_text()
         for name, directory in PLACES.items():
             copied(place / "before" / name, directory)
