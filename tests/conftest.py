@@ -53,15 +53,6 @@ def place_of_acceptance() -> Iterator[Path]:
         del os.environ["TDE_ACCEPTED"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def place_of_registrations() -> Iterator[Path]:
-    """Keep what tests register out of what was registered on this machine."""
-    with tempfile.TemporaryDirectory(prefix="test-of-tde-registered-", dir="/tmp") as directory:
-        os.environ["TDE_REGISTERED"] = directory
-        yield Path(directory)
-        del os.environ["TDE_REGISTERED"]
-
-
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory that others may enter: the server's user, or the owner of a keystore of root's.

@@ -9,7 +9,6 @@ packages overwrite nothing of it.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -245,7 +244,7 @@ def _remove_own(programs: Path) -> bool:
     is_own = programs.parent == own_place() and not programs.name.isdecimal()
     is_own = is_own and is_bin_directory(programs)
     if is_own:
-        shutil.rmtree(programs)
+        remove_bin_directory(programs)
     return is_own
 
 
