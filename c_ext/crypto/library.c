@@ -63,10 +63,19 @@ static bool is_fast(unsigned int major, unsigned int minor)
     return major > FAST_MAJOR || (major == FAST_MAJOR && minor >= FAST_MINOR);
 }
 
+/* Where a configuration of OpenSSL takes AES-XTS away, it shall not come back by another way. */
+static bool has_cipher(void)
+{
+    EVP_CIPHER *found = EVP_CIPHER_fetch(NULL, "AES-256-XTS", NULL);
+
+    EVP_CIPHER_free(found);
+    return found != NULL;
+}
+
 bool tde_crypto_library_would_gain(void)
 {
     return has_wide_aes() && !is_fast(OPENSSL_version_major(), OPENSSL_version_minor()) &&
-           !demands_fips();
+           !demands_fips() && has_cipher();
 }
 
 /*

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import stat
 import sys
 from collections.abc import Callable
@@ -174,7 +175,8 @@ def test_a_command_that_hangs_is_ended_with_its_children(
     try:
         with pytest.raises(ProviderUnreachableError, match="has not answered in"):
             add_envelope(keystore, "cmd", "command", {**COPY, "wrap-command": hanging})
-        # Who would still write has gone: the end of the file is read, without waiting.
+        # Who would still write has gone, or is about to: the end of the file can be read.
+        assert select.select([reader], [], [], 60)[0] == [reader]
         assert os.read(reader, 1) == b""
     finally:
         os.close(reader)
