@@ -113,8 +113,9 @@ def type_page(heading: str) -> str:
 def create_cluster(name: str = "main") -> None:
     """Make a cluster without TCP, whose ports are those of other tests as well."""
     # An empty value would stand for PostgreSQL's own, which is localhost.
-    without_tcp = ("--pgoption", "listen_addresses= ")
-    run("pg_createcluster", *without_tcp, OLD_MAJOR, name, "--", "-k")
+    # The wheel's servers cannot encrypt connections, which Debian's do where they can.
+    options = ("--pgoption", "listen_addresses= ", "--pgoption", "ssl=off")
+    run("pg_createcluster", *options, OLD_MAJOR, name, "--", "-k")
     settings = Path(f"/etc/postgresql/{OLD_MAJOR}/{name}/postgresql.conf").read_text()
     assert re.search(r"^listen_addresses = ' '", settings, re.MULTILINE)
 
