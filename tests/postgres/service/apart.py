@@ -47,11 +47,10 @@ POSTMASTERS = tuple(path.name for path in PROGRAMS.glob("postmaster"))
 
 
 def _upgradecluster() -> tuple[str, ...]:
-    """Return the program, which from trixie on compares the packages of both versions."""
+    """Return the program. From trixie on it wants each package of the old version for the new."""
     script = Path("/usr/bin/pg_upgradecluster")
-    is_wheel = not (PACKAGES / str(NEW_MAJOR)).exists()
     knows = script.exists() and "force-packages" in script.read_text()
-    return (script.name, "--force-packages") if is_wheel and knows else (script.name,)
+    return (script.name, "--force-packages") if knows else (script.name,)
 
 
 UPGRADECLUSTER = _upgradecluster()
