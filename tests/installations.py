@@ -26,3 +26,8 @@ def tested_installations() -> dict[int, PostgresBinaries]:
     found = installations()
     wanted = [int(major) for major in os.environ.get("TESTED_SERVERS", "").split()] or list(found)
     return {major: found[major] for major in wanted if major in found}
+
+
+def is_packaged(binaries: PostgresBinaries) -> bool:
+    """Tell whether an installation came with a package of Debian's."""
+    return str(binaries.bindir).startswith("/usr/lib/postgresql/")

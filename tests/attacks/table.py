@@ -7,10 +7,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.junit import Result, read_report
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "attacks.md"
@@ -71,14 +72,10 @@ def run_tests(tests: Sequence[str], arguments: Sequence[str]) -> dict[str, Outco
         report = Path(directory) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
         subprocess.run([*command, *arguments, *tests], cwd=REPOSITORY, check=False)
-        for case in ElementTree.parse(report).iter("testcase"):
-            module = case.attrib["classname"].replace(".", "/")
-            name = case.attrib["name"].partition("[")[0]
-            outcome = outcomes[f"{module}.py::{name}"]
-            if case.find("failure") is not None or case.find("error") is not None:
-                outcome.failed += 1
-            elif case.find("skipped") is None:
-                outcome.passed += 1
+        for case in read_report(report):
+            outcome = outcomes[case.node_id.partition("[")[0]]
+            outcome.failed += case.result is Result.FAILED
+            outcome.passed += case.result is Result.PASSED
     return outcomes
 
 

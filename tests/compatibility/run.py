@@ -14,15 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tde.postgres import PostgresBinaries
 from tests.compatibility.columns import COLUMNS, UPGRADES, Column
-from tests.installations import installations, tested_installations
+from tests.installations import installations, is_packaged, tested_installations
+from tests.junit import Result, read_report
 from tests.tools.extensions import EXTENSIONS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,11 +69,6 @@ class Cell:
 def read_cells(directory: Path) -> Iterator[Cell]:
     for path in sorted(directory.glob("*.json")):
         yield Cell(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def is_packaged(binaries: PostgresBinaries) -> bool:
-    """Tell whether a server came with a package of Debian's."""
-    return str(binaries.bindir).startswith("/usr/lib/postgresql/")
 
 
 def release_of(binaries: PostgresBinaries) -> str:
@@ -143,29 +138,20 @@ def run(column: Column, majors: Sequence[int], cell: Cell) -> Cell:
     workers = ["-n", str(len(os.sched_getaffinity(0)) + 1)]
     environment = {**os.environ, "TESTED_SERVERS": " ".join(map(str, majors))}
     begun = time.monotonic()
-    with cloning_file_system() if column.apart else _nothing() as before:
+    place: AbstractContextManager[list[str]]
+    place = cloning_file_system() if column.apart else nullcontext([])
+    with place as before:
         command = [*before, *pytest, *workers, *column.arguments]
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=False)
     cell.seconds = round(time.monotonic() - begun, 1)
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}"
-        skipped = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            cell.failed.append(name)
-        elif skipped is not None:
-            cell.skipped.append(f"{name}: {skipped.attrib.get('message', '')}")
+    for case in read_report(report):
+        if case.result is Result.SKIPPED:
+            cell.skipped.append(f"{case.node_id}: {case.reason}")
         else:
-            cell.passed.append(name)
-        for fact in case.iter("property"):
-            if fact.attrib["name"] == "extensions":
-                cell.extensions = fact.attrib["value"].split()
+            (cell.failed if case.result is Result.FAILED else cell.passed).append(case.node_id)
+        cell.extensions += case.properties.get("extensions", "").split()
     cell.write()
     return cell
-
-
-@contextmanager
-def _nothing() -> Iterator[list[str]]:
-    yield []
 
 
 def say(cell: Cell) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tde.postgres.server.binaries import list_binaries
 from tde.postgres.server.os_user import current_user_name
+from tests import installations
 from tests.postgres.service.debian import Site, is_installed
 
 _MAJORS = [
-    found.major for found in list_binaries() if str(found.bindir).startswith("/usr/lib/postgresql/")
+    major
+    for major, found in installations.tested_installations().items()
+    if installations.is_packaged(found)
 ]
 
 pytestmark = pytest.mark.skipif(
