@@ -80,8 +80,8 @@ bool tde_crypto_library_would_gain(void)
 
 /*
  * The library's own symbols come first for it, or its calls would end in the one that is linked.
- * A sanitizer cannot stand in front of such a library; it is loaded without that there, because
- * its version of symbols differs all the same.
+ * A sanitizer refuses that; there it is loaded without, because the wheel's was linked with
+ * -Bsymbolic, so that its calls stay in it all the same.
  */
 static void *load(const char *path)
 {

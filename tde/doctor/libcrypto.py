@@ -65,18 +65,16 @@ def libcrypto_of_server(
     """Return the libcrypto with which a server encrypts pages, or would if it were started now."""
     published = None if pid is None else read_published_status(pid)
     if published is not None and published.libcrypto:
-        paths = [published.libcrypto]
-    elif os.environ.get(VARIABLE, SYSTEM) != SYSTEM:
-        paths = [os.environ[VARIABLE]]
-    else:
-        interposer = reachable_interposer(os_user)
-        paths, _ = loaded_objects(binaries.program("postgres"), os_user, interposer)
-        brought = reachable_libcrypto(os_user)
-        paths = paths if brought is None else [str(brought)]
-    for path in map(Path, paths):
-        if path.name.startswith("libcrypto") and path.is_file():
-            return path
-    return None
+        used = Path(published.libcrypto)
+        return used if used.is_file() else None
+    # What the variable names the server takes from there; all else is brought to it.
+    wanted = find_libcrypto() if os.environ.get(VARIABLE) else reachable_libcrypto(os_user)
+    if wanted is not None and wanted.is_file():
+        return wanted
+    interposer = reachable_interposer(os_user)
+    paths, _ = loaded_objects(binaries.program("postgres"), os_user, interposer)
+    linked = (path for path in map(Path, paths) if path.name.startswith("libcrypto"))
+    return next((path for path in linked if path.is_file()), None)
 
 
 def _version_outcome(who_uses: str, version: str) -> Outcome:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from tde.algorithms import Algorithm
 from tde.errors import ClusterKeystoreError, InterposerError, KeystoreMissingError, TdeError
 from tde.ownership import create_parents
-from tde.page.libcrypto import find_libcrypto
 from tde.postgres.cluster.guard import GUARD_SECTION
 from tde.postgres.cluster.keys import create_initial_keys
 from tde.postgres.cluster.keystore_place import require_keystore_access
@@ -35,6 +34,7 @@ from tde.postgres.server.reachable import (
     LIBCRYPTO_NAME,
     is_unfinished,
     reachable_binaries,
+    read_libcrypto,
     replace_readable_file,
 )
 
@@ -312,9 +312,9 @@ def _write_texts(directory: Path) -> None:
     _write(directory / _GUARD_TEXT, GUARD_SECTION)
     _write(directory / _LOG_TEXT, LOG_SECTION)
     replace_readable_file(directory / INTERPOSER_NAME, find_interposer().read_bytes())
-    libcrypto = find_libcrypto()
+    libcrypto = read_libcrypto()
     if libcrypto is not None:
-        replace_readable_file(directory / LIBCRYPTO_NAME, libcrypto.read_bytes())
+        replace_readable_file(directory / LIBCRYPTO_NAME, libcrypto)
     else:
         (directory / LIBCRYPTO_NAME).unlink(missing_ok=True)
 

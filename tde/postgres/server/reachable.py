@@ -67,9 +67,11 @@ def reachable_libcrypto(os_user: OsUser | None) -> Path | None:
     original = None if os.environ.get(LIBCRYPTO_VARIABLE) else find_libcrypto()
     if original is None or can_access(os_user, original, "-r"):
         return original
+    content = read_libcrypto()
+    if content is None:
+        return None
+    digest = hashlib.sha256(content)
     try:
-        content = original.read_bytes()
-        digest = hashlib.sha256(content)
         copy = _cache_directory() / f"libcrypto-{digest.hexdigest()[:16]}" / LIBCRYPTO_NAME
         if _digest(copy) != digest.digest():
             replace_readable_file(copy, content)
@@ -77,6 +79,19 @@ def reachable_libcrypto(os_user: OsUser | None) -> Path | None:
         log.warning("%s cannot be copied (%s): the system's OpenSSL encrypts", original, error)
         return None
     return copy if can_access(os_user, copy, "-r") else None
+
+
+def read_libcrypto() -> bytes | None:
+    """Return the libcrypto of which programs get a copy; ``None`` for the system's.
+
+    That one serves where the other cannot be read, which is said and stops nothing.
+    """
+    original = find_libcrypto()
+    try:
+        return None if original is None else original.read_bytes()
+    except OSError as error:
+        log.warning("%s cannot be read (%s): the system's OpenSSL encrypts", original, error)
+        return None
 
 
 def reachable_binaries(binaries: PostgresBinaries, os_user: OsUser | None) -> PostgresBinaries:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 from pathlib import Path
 
 import pytest
 
 from tde import _core
+from tde.doctor import doctor
 from tde.page import libcrypto
+from tde.postgres import install_bin_directory
 from tde.postgres.server.published import read_published_status
+from tde.postgres.server.reachable import LIBCRYPTO_NAME
 from tests.postgres.crashes.file_rewrites import kill_backend, wait_until_ready, wait_until_reaped
 
 ROWS = "SELECT count(*), md5(string_agg(x, '' ORDER BY n)) FROM t"
@@ -81,3 +85,51 @@ def test_a_running_server_does_not_need_the_file(
     assert len(said) == 1
     assert f"WARNING: the library {copy} cannot encrypt pages" in said[0]
     assert is_of_system(made)
+
+
+@gains
+def test_programs_have_a_copy_unless_there_is_none_to_be_had(
+    keystore_factory, any_binaries, os_user_tmp_path, os_user, monkeypatch
+):
+    keystore = keystore_factory("ks")
+    keystore.enable_auto_open()
+    found = libcrypto.find_libcrypto()
+    assert found is not None
+    content = found.read_bytes()
+    copy = os_user_tmp_path / "bin" / LIBCRYPTO_NAME
+    for named, copied in (("", True), ("system", False), (str(found), True), ("/missing", False)):
+        monkeypatch.setenv(libcrypto.VARIABLE, named)
+        install_bin_directory(os_user_tmp_path / "bin", any_binaries, os_user, keystore=keystore)
+        assert copy.exists() == copied, named
+        assert not copied or copy.read_bytes() == content
+
+
+def libcrypto_version(path: Path) -> str:
+    function = ctypes.CDLL(str(path)).OpenSSL_version
+    function.restype = ctypes.c_char_p
+    text: bytes = function(0)
+    return text.decode()
+
+
+@gains
+def test_the_doctor_says_which_one_encrypts(
+    encrypted_cluster_factory, any_binaries, os_user_tmp_path, monkeypatch
+):
+    made = encrypted_cluster_factory(any_binaries, start=False)
+    found = libcrypto.find_libcrypto()
+    assert found is not None
+    named = os_user_tmp_path / "another.so"
+    named.write_bytes(found.read_bytes())
+    for wanted, server in (
+        ("", libcrypto_version(found)),
+        (str(named), libcrypto_version(found)),
+        ("/missing", _core.linked_openssl_version()),
+        ("system", _core.linked_openssl_version()),
+    ):
+        monkeypatch.setenv(libcrypto.VARIABLE, wanted)
+        report = doctor(made.data_directory, any_binaries, keystore=made.keystore.path)
+        details = [finding.detail for finding in report.named("openssl")]
+        assert f"tde uses {_core.linked_openssl_version()}" in details
+        assert any("GB/s with AES-256" in detail for detail in details)
+        (last,) = [detail for detail in details if detail.startswith("a server would encrypt")]
+        assert server in last, wanted
