@@ -87,6 +87,7 @@ def test_a_pair_is_rekeyed_node_by_node(pair, monkeypatch):
     primary.cluster.stop()
     standby.query("SELECT pg_promote()")
     wait_for(lambda: standby.query("SELECT pg_is_in_recovery()") == [(False,)])
+    standby.query("CHECKPOINT")  # Before 16, pg_rewind sees the new timeline only after that.
     standby.query("INSERT INTO d SELECT generate_series(1, 500)")
     primary.start(OPTIONS)
     primary.query("INSERT INTO d VALUES (-1)")  # So that there is something to rewind.
