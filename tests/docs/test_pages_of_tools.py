@@ -78,7 +78,7 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
     assert [line for line in shown.splitlines() if line in (header, pages)] == [header, pages]
     assert archiving(reader) <= {"ok", "problem"}  # It has failed until now.
     create, *rest = [typed(line) for line in commands(page, "Back up")]
-    shown = reader.type(create, exit_codes=(0, 27, 28, 58))
+    shown = reader.type(create, exit_codes=(0, 27, 28, 56, 58))
     if "unexpected control version" in shown or "unable to find" in shown:
         pytest.skip("this pgBackRest does not know this version of PostgreSQL")
     check, full, *others = rest
@@ -104,6 +104,8 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
 def test_barman(reader, encrypted_cluster_factory, any_binaries):
     require_tools("barman")
     page = "barman.md"
+    # Where several versions are installed, the one that PATH names is that of the cluster.
+    reader.environment["PATH"] = f"{any_binaries.bindir}:{reader.environment['PATH']}"
     *configuration, add, prefix, compression = commands(page, "Settings")
     cluster = encrypted_cluster_factory(any_binaries, name="pg/main", start=False)
     configure(cluster, SETTINGS)

@@ -117,10 +117,10 @@ def test_doctor_names_the_line_and_its_remedy_works(made, tde):
 
 
 def test_a_start_by_hand_names_the_line_and_accepts_it(made, tde):
-    configure(made, [THEFT, "shared_preload_libraries = 'auto_explain'"])
+    configure(made, [THEFT, "shared_preload_libraries = 'plpgsql'"])
     shown = start_by_hand(made)
     assert "archive_command" in shown
-    assert "auto_explain" in shown
+    assert "plpgsql" in shown
     assert new_lines(tde) == []
     assert "archive_command" not in tde("restart").stderr
     # Another value is another line, wherever it stands.

