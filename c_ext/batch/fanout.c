@@ -57,7 +57,9 @@ static int work(const struct tde_batch *batch, struct tde_cipher *cipher, size_t
     size_t offset = start * TDE_BLOCK_SIZE;
 
     return batch->work(cipher, &batch->id, batch->first + start, batch->src + offset,
-                       batch->dst + offset, count);
+                       batch->dst + offset, count) < 0
+               ? -1
+               : 0;
 }
 
 static size_t blocks_per_turn(size_t left, size_t size)

@@ -4,13 +4,15 @@
 #ifndef TDE_BATCH_FANOUT_H
 #define TDE_BATCH_FANOUT_H
 
+#include <sys/types.h>
+
 #include "batch/pool.h"
 #include "crypto/cipher.h"
 #include "format/identity.h"
 
-typedef int (*tde_block_function)(struct tde_cipher *cipher, const struct tde_identity *id,
-                                  uint64_t first, const uint8_t *src, uint8_t *dst,
-                                  size_t count);
+typedef ssize_t (*tde_block_function)(struct tde_cipher *cipher, const struct tde_identity *id,
+                                      uint64_t first, const uint8_t *src, uint8_t *dst,
+                                      size_t count);
 
 struct tde_batch {
     tde_block_function work; /* tde_format_encrypt_blocks or tde_format_decrypt_blocks */

@@ -22,36 +22,42 @@ void tde_format_clear_unwritten(uint8_t *plain, unsigned unwritten)
             memset(plain + sector * TDE_SECTOR_SIZE, 0, TDE_SECTOR_SIZE);
 }
 
-int tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
+ssize_t tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                                  uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
+    ssize_t ciphered = 0;
 
     for (size_t i = 0; i < count; i++, src += TDE_BLOCK_SIZE, dst += TDE_BLOCK_SIZE) {
         if (tde_crypto_is_zero(src, TDE_BLOCK_SIZE)) {
             if (dst != src)
                 memset(dst, 0, TDE_BLOCK_SIZE);
-        } else if (tde_format_tweak(id, first + i, tweak) != 0 ||
-                   tde_crypto_encrypt(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0) {
-            return -1;
+            continue;
         }
+        if (tde_format_tweak(id, first + i, tweak) != 0 ||
+            tde_crypto_encrypt(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0)
+            return -1;
+        ciphered++;
     }
-    return 0;
+    return ciphered;
 }
 
-int tde_format_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
+ssize_t tde_format_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                                  uint64_t first, const uint8_t *src, uint8_t *dst, size_t count)
 {
     uint8_t tweak[TDE_TWEAK_SIZE];
+    ssize_t ciphered = 0;
 
     for (size_t i = 0; i < count; i++, src += TDE_BLOCK_SIZE, dst += TDE_BLOCK_SIZE) {
         unsigned unwritten = tde_format_unwritten_sectors(src, TDE_BLOCK_SIZE);
 
-        if (unwritten != TDE_BLOCK_ALL_SECTORS &&
-            (tde_format_tweak(id, first + i, tweak) != 0 ||
-             tde_crypto_decrypt(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0))
-            return -1;
+        if (unwritten != TDE_BLOCK_ALL_SECTORS) {
+            if (tde_format_tweak(id, first + i, tweak) != 0 ||
+                tde_crypto_decrypt(cipher, tweak, src, dst, TDE_BLOCK_SIZE) != 0)
+                return -1;
+            ciphered++;
+        }
         tde_format_clear_unwritten(dst, unwritten);
     }
-    return 0;
+    return ciphered;
 }

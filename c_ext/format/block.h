@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "crypto/cipher.h"
 #include "format/identity.h"
@@ -27,12 +28,12 @@ void tde_format_clear_unwritten(uint8_t *plain, unsigned unwritten);
 /*
  * COUNT whole blocks, the first of them block FIRST of the file ID, with the rule that
  * a block of zeros stays a block of zeros, and when they are decrypted, sectors of zeros within a
- * block are zeros as well.  DST may equal SRC.  0, or -1 when OpenSSL refuses
- * or a block number does not fit the identity.
+ * block are zeros as well.  DST may equal SRC.  How many went through the cipher, or -1 when OpenSSL
+ * refuses or a block number does not fit the identity.
  */
-int tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
-int tde_format_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
-                              uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
+ssize_t tde_format_encrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                                  uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
+ssize_t tde_format_decrypt_blocks(struct tde_cipher *cipher, const struct tde_identity *id,
+                                  uint64_t first, const uint8_t *src, uint8_t *dst, size_t count);
 
 #endif

@@ -158,6 +158,18 @@ def test_open_fails_as_on_a_plain_file(disks: Disks, file: str, error: int) -> N
 
 
 @every_file
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM, errno.EINVAL], ids=name_of)
+def test_files_are_opened_where_the_kernel_cannot_tell_of_links(
+    disks: Disks, file: str, error: int
+) -> None:
+    """Kernels before 5.6 have no openat2, and seccomp profiles of their time forbid it."""
+    lines = [*CONTENT, ON, f"open 1 {file} rw", "pread 1 9 0"]
+    disks.encrypted.faults.fail(Call.OPEN, file, error)
+    assert disks.run(disks.encrypted, file, lines) == disks.run(disks.plain, file, lines)
+    assert disks.encrypted.faults.hits == 1
+
+
+@every_file
 @pytest.mark.parametrize("at_most", [1, 15, 16, 100, 4096, 8191, 8192, 8193, 20000])
 def test_short_writes_are_completed(disks: Disks, file: str, at_most: int) -> None:
     """The interposer writes on, so the program sees neither the cut nor part of a block."""

@@ -7,8 +7,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-#define DIRECT_IO_ALIGNMENT 4096u
-
 static __thread struct tde_buffers *buffers;
 static pthread_key_t buffers_key;
 static pthread_once_t buffers_once = PTHREAD_ONCE_INIT;
@@ -29,7 +27,7 @@ struct tde_buffers *tde_blocks_buffers(void)
     if (buffers != NULL)
         return buffers;
     pthread_once(&buffers_once, make_buffers_key);
-    buffers = aligned_alloc(DIRECT_IO_ALIGNMENT, sizeof *buffers);
+    buffers = aligned_alloc(TDE_DIRECT_IO_ALIGNMENT, sizeof *buffers);
     if (buffers == NULL)
         errno = ENOMEM;
     else

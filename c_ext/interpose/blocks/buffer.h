@@ -12,6 +12,9 @@
 #define TDE_BOUNCE_UNITS 16u
 #define TDE_BOUNCE_SIZE (TDE_BOUNCE_UNITS * TDE_BLOCK_SIZE)
 
+/* What O_DIRECT asks of memory. */
+#define TDE_DIRECT_IO_ALIGNMENT 4096u
+
 /* Aligned for O_DIRECT. */
 struct tde_buffers {
     uint8_t bounce[TDE_BOUNCE_SIZE];

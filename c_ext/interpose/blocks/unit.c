@@ -109,27 +109,18 @@ int tde_blocks_decode_unit(const struct tde_file *file, uint64_t unit, const uin
     return 0;
 }
 
-/* The bytes that went through the cipher; zeros did not, and are zeros on both sides of it. */
-static size_t ciphered(const uint8_t *blocks, size_t count)
-{
-    size_t bytes = 0;
-
-    for (size_t i = 0; i < count; i++)
-        if (!tde_crypto_is_zero(blocks + i * TDE_BLOCK_SIZE, TDE_BLOCK_SIZE))
-            bytes += TDE_BLOCK_SIZE;
-    return bytes;
-}
-
 int tde_blocks_encode_units(const struct tde_file *file, uint64_t first, const uint8_t *src,
                             uint8_t *dst, size_t count)
 {
     struct tde_cipher *cipher = tde_keys_cipher(file->key);
+    ssize_t ciphered;
 
     if (cipher == NULL)
         return -1;
-    if (tde_format_encrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
+    ciphered = tde_format_encrypt_blocks(cipher, &file->id, first, src, dst, count);
+    if (ciphered < 0)
         return failed(EIO);
-    tde_blocks_count_encrypted(file, ciphered(dst, count));
+    tde_blocks_count_encrypted(file, (size_t)ciphered * TDE_BLOCK_SIZE);
     return 0;
 }
 
@@ -137,11 +128,13 @@ int tde_blocks_decode_units(const struct tde_file *file, uint64_t first, const u
                             uint8_t *dst, size_t count)
 {
     struct tde_cipher *cipher = tde_keys_cipher(file->key);
+    ssize_t ciphered;
 
     if (cipher == NULL)
         return -1;
-    if (tde_format_decrypt_blocks(cipher, &file->id, first, src, dst, count) != 0)
+    ciphered = tde_format_decrypt_blocks(cipher, &file->id, first, src, dst, count);
+    if (ciphered < 0)
         return failed(EIO);
-    tde_blocks_count_decrypted(file, ciphered(dst, count));
+    tde_blocks_count_decrypted(file, (size_t)ciphered * TDE_BLOCK_SIZE);
     return 0;
 }

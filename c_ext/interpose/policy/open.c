@@ -17,9 +17,11 @@
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
+#include "interpose/libc/without_links.h"
 #include "interpose/policy/cluster.h"
 #include "interpose/policy/harm.h"
 #include "interpose/policy/messages.h"
+#include "interpose/policy/place.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/segment.h"
 #include "interpose/policy/unknown.h"
@@ -186,12 +188,30 @@ int tde_policy_describe(int dirfd, const char *path, int flags, struct tde_file 
     return 0;
 }
 
+/*
+ * A relation's file, WAL's or a temporary one, plainly below the data directory: without links and
+ * other mounts on its path it is not in the keystore.  That one call of the kernel is all that most
+ * files need; to compare the keystore with where a path leads takes five.
+ */
+static bool may_be_without_links(enum tde_file_class file_class, int dirfd, const char *path)
+{
+    static const char tablespaces[] = "pg_tblspc/"; /* A link is there always. */
+
+    return tde_policy_role() == TDE_ROLE_SERVER && file_class != TDE_CLASS_PLAIN &&
+           tde_policy_place_is_below(dirfd, path) &&
+           strncmp(path, tablespaces, sizeof tablespaces - 1) != 0;
+}
+
 /* As openat, but the keystore is neither changed nor opened to be written. */
-static int open_harmless(int dirfd, const char *path, int flags, mode_t mode)
+static int open_harmless(enum tde_file_class file_class, int dirfd, const char *path, int flags,
+                         mode_t mode)
 {
     bool makes = tde_policy_unknown_makes(flags);
     int fd;
 
+    if (may_be_without_links(file_class, dirfd, path) &&
+        tde_libc_open_without_links(path, flags, mode, &fd))
+        return fd;
     if (makes && tde_policy_harm_refuses(dirfd, path, (flags & O_NOFOLLOW) == 0))
         return -1;
     fd = tde_libc()->openat(dirfd, path, flags, mode);
@@ -208,7 +228,7 @@ static int open_harmless(int dirfd, const char *path, int flags, mode_t mode)
 static int open_control(int dirfd, const char *path, int flags, mode_t mode,
                         const struct tde_file *file)
 {
-    int fd = open_harmless(dirfd, path, flags, mode);
+    int fd = open_harmless(TDE_CLASS_PLAIN, dirfd, path, flags, mode);
     int error = fd < 0 ? 0 : tde_files_set(fd, file);
 
     if (error == 0)
@@ -242,7 +262,7 @@ int tde_policy_open_at(int dirfd, const char *path, int flags, mode_t mode)
         flags &= ~O_APPEND; /* The kernel would append what replaces part of a block. */
         file.append = true;
     }
-    fd = open_harmless(dirfd, path, flags, mode);
+    fd = open_harmless(file.id.file_class, dirfd, path, flags, mode);
     if (fd < 0)
         return fd;
     if (!file.encrypted) {
