@@ -16,7 +16,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life reference trixie sid \
+.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life io-traces reference trixie sid \
 	compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
 
 help: ## List the targets
@@ -43,6 +43,9 @@ build: setup ## Compile the C core again where it changed
 
 bench: setup ## Measure OLTP with and without AES-256
 	$(BIN)/tde-bench oltp --aes 256
+
+io-traces: setup ## Record the calls that tde-bench io makes again (strace, root; IO_TRACES_ARGS="--bindir DIR")
+	$(BIN)/python -m tde_bench.io.record $(IO_TRACES_ARGS) bench/tde_bench/io/traces
 
 reference: setup ## Everything in results/, measured again (1.5 hours, on an idle machine)
 	$(BIN)/python bench/reference.py $(REFERENCE) $(REFERENCE_ARGS)

@@ -13,8 +13,8 @@ from tde_bench.errors import BenchError
 # processor's capabilities as OpenSSL sees them.
 CAPABILITIES = "OPENSSL_ia32cap"
 SOFTWARE_AES = {CAPABILITIES: "~0x200000200000000"}
-# Clears nothing, whatever the environment of the benchmark says. The second part is needed: where it
-# is missing, OpenSSL takes it for zero, and with it VAES and AVX-512 for missing.
+# Clears nothing, whatever the environment of the benchmark says. The second part is needed: where
+# it is missing, OpenSSL takes it for zero, and with it VAES and AVX-512 for missing.
 HARDWARE_AES = {CAPABILITIES: "~0x0:~0x0"}
 
 

@@ -14,8 +14,13 @@ HEADERS = sorted(C_EXT.rglob("*.h"))
 SOURCES = sorted(C_EXT.rglob("*.c"))
 
 # Programs of `tde pg install-bin` export the first, and interposers of other versions look for it;
-# the interposer exports the other, and the SQL extension looks for it.
-PUBLIC = {"tde_stand_in", "tde_io_status_v1"}
+# the interposer exports the second, and the SQL extension looks for it; the others are a server's,
+# which one program plays.
+PUBLIC = {
+    *("tde_stand_in", "tde_io_status_v1"),
+    *("MyWalSnd", "am_db_walsender", "debug_query_string", "MyBackendType"),
+    *("GetBackendTypeDesc", "GetConfigOption"),
+}
 # Headers with which nothing can be allocated, read or written.
 PURE = {"stdbool.h", "stddef.h", "stdint.h", "string.h", "sys/types.h"}
 

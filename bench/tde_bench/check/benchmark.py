@@ -11,6 +11,7 @@ from pathlib import Path
 from tde import Algorithm, _core
 from tde.postgres import find_binaries
 from tde_bench.check.quantities import CheckRun
+from tde_bench.check.replays import Replays, replay_units
 from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison
 from tde_bench.check.works import (
@@ -23,6 +24,7 @@ from tde_bench.check.works import (
 )
 from tde_bench.configurations import Configuration, ephemeral
 from tde_bench.errors import BenchError
+from tde_bench.io.player import player_directory
 from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
 from tde_bench.measure.machine import check_steal
 from tde_bench.measure.observer import Observer
@@ -70,6 +72,7 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
         configurations = ephemeral([Algorithm.AES256])
         units = {work.name: (f"{work.label} ÷ openssl", "byte") for work in cipher_works()}
         units |= {work.name: (f"{work.label} ÷ plain", work.unit) for work in server_works()}
+        units |= replay_units()
         result = CheckResult(
             parameters={**asdict(parameters), "shared_buffers": _SHARED_BUFFERS},
             labels={configuration.name: configuration.label for configuration in configurations},
@@ -100,6 +103,8 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
 
     def _measure_all(self, plain: Server, encrypted: Server, openssl: Path) -> None:
         with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(player_directory())
+            replays = stack.enter_context(Replays(folder))
             turns = []
             for server in (plain, encrypted):
                 turns.append(_Turn(server, self._set_up(server)))
@@ -108,6 +113,8 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
             started, stolen = time.monotonic(), steal_seconds()
             for number in range(self._parameters.rounds):
                 self._round(number, turns[0], turns[1], openssl)
+                self._observer.step(f"round {number + 1}: recorded calls")
+                self.result.runs.extend(replays.round(number))
                 self._save(self.result)
             check_steal(self.result, steal_seconds() - stolen, time.monotonic() - started)
 

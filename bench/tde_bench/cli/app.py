@@ -10,7 +10,7 @@ import typer
 from tde.console.errors import reporting_errors
 from tde.machine.own_process import fill_standard_descriptors
 from tde.version import __version__
-from tde_bench.cli import batch, check, compare, oltp, pages, report
+from tde_bench.cli import batch, check, compare, io, oltp, pages, report
 from tde_bench.cli.failures import plain_errors
 from tde_bench.errors import NotMeasuredError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 oltp.register(app)
 batch.register(app)
 pages.register(app)
+io.register(app)
 compare.register(app)
 report.register(app)
 check.register(app)

@@ -14,13 +14,14 @@ from tde_bench.check.results import CheckResult
 from tde_bench.check.verdict import Comparison
 from tde_bench.compare.results import CompareResult, read_compare
 from tde_bench.errors import BenchError
+from tde_bench.io.results import IoResult, IoRun
 from tde_bench.measure.cipher_speed import CipherSpeed
 from tde_bench.measure.result import shared_fields
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, read_oltp
 from tde_bench.pages.results import PagesResult, PagesRun
 
-Result = OltpResult | BatchResult | PagesResult | CheckResult | CompareResult
+Result = OltpResult | BatchResult | PagesResult | IoResult | CheckResult | CompareResult
 
 
 def read_result(path: Path) -> Result:
@@ -62,6 +63,11 @@ def _read_pages(document: Mapping[str, Any]) -> PagesResult:
     return PagesResult(**shared_fields(document), runs=runs)
 
 
+def _read_io(document: Mapping[str, Any]) -> IoResult:
+    runs = [IoRun(**_known(IoRun, run)) for run in document["runs"]]
+    return IoResult(**shared_fields(document), runs=runs)
+
+
 def _read_check(document: Mapping[str, Any]) -> CheckResult:
     units = {q["name"]: (q["label"], q["unit"]) for q in document["quantities"]}
     runs = [CheckRun(**_known(CheckRun, run)) for run in document["runs"]]
@@ -85,6 +91,7 @@ _READERS: dict[tuple[str, int], Any] = {
     ("tde-bench/oltp", 3): read_oltp,
     ("tde-bench/batch", 1): _read_batch,
     ("tde-bench/pages", 1): _read_pages,
+    ("tde-bench/io", 1): _read_io,
     ("tde-bench/check", 1): _read_check,
     ("tde-bench/check", 2): _read_check,
     ("tde-bench/compare", 1): read_compare,

@@ -14,6 +14,8 @@ from tde_bench.check.results import CheckResult
 from tde_bench.check.tables import conclusion, explanation, findings_table, quantities_table
 from tde_bench.compare.results import CompareResult
 from tde_bench.compare.tables import compare_table, remarks
+from tde_bench.io.results import IoResult
+from tde_bench.io.tables import explanation as io_explanation, io_table, verdicts as io_verdicts
 from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, Point, Summary
@@ -254,6 +256,20 @@ def _pages(result: PagesResult, section: Section) -> None:
         section.charts.append(lines(heading, data, x_label="pages", log_y=True))
 
 
+def _io(result: IoResult, section: Section) -> None:
+    costs = result.classes()
+    section.sentences += io_verdicts(result)
+    section.sentences.append(io_explanation(result))
+    names = list(dict.fromkeys(cost.configuration for cost in costs))
+    for name, colour in zip(names, colours(names), strict=True):
+        section.tables.append(from_rich(io_table(result, name, costs)))
+        own = [c for c in costs if c.configuration == name and c.ratio is not None]
+        data = [Bar(c.label, c.ratio, colour, c.low, c.high) for c in own if c.ratio is not None]
+        if data:
+            heading = f"{result.labels[name]}: time added to a page, the cipher alone = 1"
+            section.charts.append(bars(heading, data, number="{:.2f}"))
+
+
 def _check(result: CheckResult, section: Section) -> None:
     findings = result.findings()
     if result.comparison is None or not findings:
@@ -275,6 +291,7 @@ _KINDS: dict[type[Any], tuple[str, Any]] = {
     OltpResult: ("OLTP", _oltp),
     BatchResult: ("Batch", _batch),
     PagesResult: ("The page cipher alone", _pages),
+    IoResult: ("Recorded file I/O", _io),
     CheckResult: ("Check", _check),
     CompareResult: ("Peers", _compare),
 }
