@@ -61,6 +61,10 @@ class OltpParameters(Parameters):
             changes["clients"] = (16,)
         elif name is WorkloadName.WAL_INSERT:
             changes["scale"] = (1,)
+        elif name is WorkloadName.MANY_RELATIONS:
+            changes["scale"] = (1,) if quick else (20,)
+        elif name is WorkloadName.PARTITIONS:
+            changes["scale"] = (1,) if quick else (2,)
         chosen = dataclasses.replace(chosen, **changes)
         sweep = dataclasses.replace(chosen, **only_given(given))
         if sweep.points > 1 and not quick:

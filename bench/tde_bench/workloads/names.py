@@ -14,3 +14,6 @@ class WorkloadName(str, enum.Enum):
     RANDOM_UPDATE = "random-update"
     WAL_INSERT = "wal-insert"
     TPCC = "tpcc"
+    CONNECT = "connect"
+    MANY_RELATIONS = "many-relations"
+    PARTITIONS = "partitions"

@@ -18,7 +18,11 @@ from tde_bench.measure.statistics import Values
 _PROGRESS = re.compile(r"^progress: ([\d.]+) s, ([\d.]+) tps")
 _TRANSACTIONS = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: (\d+)", re.MULTILINE)
-_TPS = re.compile(r"^tps = ([\d.]+) \(without initial connection time\)", re.MULTILINE)
+# With a connection for each transaction it is the other one.
+_TPS = re.compile(
+    r"^tps = ([\d.]+) \((?:without initial connection time|including reconnection times)\)",
+    re.MULTILINE,
+)
 
 # What pgbench writes in place of a latency: for a transaction that --rate made it skip, and for
 # one that ended with an error.

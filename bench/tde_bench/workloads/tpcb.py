@@ -38,6 +38,13 @@ class SelectOnly(TpcB):
         require_consistent(read_sums(connection), label=label, at_least=0)
 
 
+class Connect(SelectOnly):
+    """A new session for each account that is read."""
+
+    title: ClassVar[str] = "a connection for each transaction"
+    arguments: ClassVar[Sequence[str]] = ("--builtin=select-only", "--connect")
+
+
 class SimpleUpdate(TpcB):
     """TPC-B without the branches and tellers for whose few rows sessions wait."""
 
