@@ -49,10 +49,11 @@ REPAIR_NO_PAGE: int
 class Cipher:
     """One XTS key and a pool of OpenSSL contexts; threads may share it.
 
-    Raises KeyLengthError or PageError when ``key`` does not fit the algorithm code.
+    It works with the library that was chosen for pages, or with the linked one where that is asked
+    for.  Raises KeyLengthError or PageError when ``key`` does not fit the algorithm code.
     """
 
-    def __new__(cls, algorithm: int, key: Buffer) -> Cipher: ...
+    def __new__(cls, algorithm: int, key: Buffer, *, linked: bool = False) -> Cipher: ...
     @property
     def algorithm(self) -> int: ...
     @property

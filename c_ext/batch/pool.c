@@ -14,6 +14,7 @@
 
 struct tde_pool {
     pthread_mutex_t lock;
+    const struct tde_library *library;
     int algorithm;
     bool closed;
     uint8_t key[TDE_MAX_KEY_SIZE];
@@ -21,20 +22,22 @@ struct tde_pool {
     struct tde_cipher *idle[TDE_MAX_THREADS];
 };
 
-struct tde_pool *tde_batch_pool_new(int algorithm, const uint8_t *key)
+struct tde_pool *tde_batch_pool_new(const struct tde_library *library, int algorithm,
+                                    const uint8_t *key)
 {
     struct tde_pool *pool = calloc(1, sizeof *pool);
 
     if (pool == NULL)
         return NULL;
     /* The first cipher is made at once, so that a key that OpenSSL refuses is refused here. */
-    pool->idle[0] = tde_crypto_cipher_new(algorithm, key);
+    pool->idle[0] = tde_crypto_cipher_new_of(library, algorithm, key);
     if (pool->idle[0] == NULL || pthread_mutex_init(&pool->lock, NULL) != 0) {
         tde_crypto_cipher_free(pool->idle[0]);
         free(pool);
         return NULL;
     }
     pool->idle_count = 1;
+    pool->library = library;
     pool->algorithm = algorithm;
     memcpy(pool->key, key, tde_crypto_key_size(algorithm));
     return pool;
@@ -89,8 +92,9 @@ static enum tde_pool_status take_out(struct tde_pool *pool, struct tde_cipher **
     if (pool->closed)
         return TDE_POOL_CLOSED;
     for (size_t i = 0; i < size; i++) {
-        team[i] = pool->idle_count > 0 ? pool->idle[--pool->idle_count]
-                                       : tde_crypto_cipher_new(pool->algorithm, pool->key);
+        team[i] = pool->idle_count > 0
+                      ? pool->idle[--pool->idle_count]
+                      : tde_crypto_cipher_new_of(pool->library, pool->algorithm, pool->key);
         if (team[i] == NULL) {
             put_back(pool, team, i);
             return TDE_POOL_REFUSED;

@@ -11,6 +11,7 @@
 
 #define TDE_MAX_THREADS 64u
 
+struct tde_library;
 struct tde_pool;
 
 enum tde_pool_status {
@@ -19,8 +20,12 @@ enum tde_pool_status {
     TDE_POOL_REFUSED, /* OpenSSL made no cipher: out of memory, or its policy forbids AES-XTS. */
 };
 
-/* KEY has tde_crypto_key_size(ALGORITHM) bytes and is copied.  NULL when OpenSSL refuses. */
-struct tde_pool *tde_batch_pool_new(int algorithm, const uint8_t *key);
+/*
+ * KEY has tde_crypto_key_size(ALGORITHM) bytes and is copied.  All ciphers are those of LIBRARY,
+ * also the ones that are made after another was chosen.  NULL when OpenSSL refuses.
+ */
+struct tde_pool *tde_batch_pool_new(const struct tde_library *library, int algorithm,
+                                    const uint8_t *key);
 
 /* Wipe the key; ciphers that are in use are freed when they come back. */
 void tde_batch_pool_close(struct tde_pool *pool);

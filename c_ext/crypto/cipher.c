@@ -31,6 +31,12 @@ size_t tde_crypto_key_size(int algorithm)
 
 struct tde_cipher *tde_crypto_cipher_new(int algorithm, const uint8_t *key)
 {
+    return tde_crypto_cipher_new_of(tde_crypto_library(), algorithm, key);
+}
+
+struct tde_cipher *tde_crypto_cipher_new_of(const struct tde_library *library, int algorithm,
+                                            const uint8_t *key)
+{
     size_t size = tde_crypto_key_size(algorithm);
     const char *name = algorithm == TDE_ALGORITHM_AES128 ? "AES-128-XTS" : "AES-256-XTS";
     struct tde_cipher *cipher;
@@ -41,8 +47,8 @@ struct tde_cipher *tde_crypto_cipher_new(int algorithm, const uint8_t *key)
     cipher = calloc(1, sizeof *cipher);
     if (cipher == NULL)
         return NULL;
-    cipher->encrypt = tde_crypto_xts_new(tde_crypto_library(), name, key, size, true);
-    cipher->decrypt = tde_crypto_xts_new(tde_crypto_library(), name, key, size, false);
+    cipher->encrypt = tde_crypto_xts_new(library, name, key, size, true);
+    cipher->decrypt = tde_crypto_xts_new(library, name, key, size, false);
     if (cipher->encrypt == NULL || cipher->decrypt == NULL) {
         tde_crypto_cipher_free(cipher);
         return NULL;

@@ -22,12 +22,17 @@ enum tde_algorithm {
 };
 
 struct tde_cipher;
+struct tde_library;
 
 /* Both halves of an XTS key: 32 bytes for AES-128, 64 for AES-256; 0 for anything else. */
 size_t tde_crypto_key_size(int algorithm);
 
 /* NULL when the algorithm is unknown, the halves of the key are equal, or memory is short. */
 struct tde_cipher *tde_crypto_cipher_new(int algorithm, const uint8_t *key);
+
+/* The same with the XTS of LIBRARY, whichever was chosen. */
+struct tde_cipher *tde_crypto_cipher_new_of(const struct tde_library *library, int algorithm,
+                                            const uint8_t *key);
 
 /*
  * Let CIPHER also mask the last partial AES block of a file (docs/format.md, section 5).

@@ -6,6 +6,7 @@
 #include "batch/fanout.h"
 #include "batch/pool.h"
 #include "crypto/cipher.h"
+#include "crypto/library.h"
 #include "crypto/primitives.h"
 #include "format/block.h"
 #include "format/identity.h"
@@ -30,8 +31,8 @@ struct tde_pool *tde_python_cipher_pool(PyObject *cipher)
     return ((CipherObject *)cipher)->pool;
 }
 
-/* Check KEY and give SELF a pool that holds a copy of it. */
-static int set_key(CipherObject *self, const Py_buffer *key)
+/* Check KEY and give SELF a pool of LIBRARY that holds a copy of it. */
+static int set_key(CipherObject *self, const struct tde_library *library, const Py_buffer *key)
 {
     struct tde_python_state *state = state_of(self);
     size_t expected = tde_crypto_key_size(self->algorithm);
@@ -45,7 +46,7 @@ static int set_key(CipherObject *self, const Py_buffer *key)
                      key->len);
         return -1;
     }
-    self->pool = tde_batch_pool_new(self->algorithm, key->buf);
+    self->pool = tde_batch_pool_new(library, self->algorithm, key->buf);
     if (self->pool == NULL) {
         PyErr_SetString(state->page_error,
                         memcmp(key->buf, (char *)key->buf + expected / 2, expected / 2) == 0
@@ -58,19 +59,20 @@ static int set_key(CipherObject *self, const Py_buffer *key)
 
 static PyObject *cipher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"algorithm", "key", NULL};
+    static char *names[] = {"algorithm", "key", "linked", NULL};
     CipherObject *self = (CipherObject *)type->tp_alloc(type, 0);
     Py_buffer key;
+    int linked = 0;
     int result;
 
     if (self == NULL)
         return NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iy*:Cipher", names, &self->algorithm,
-                                     &key)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "iy*|$p:Cipher", names, &self->algorithm,
+                                     &key, &linked)) {
         Py_DECREF(self);
         return NULL;
     }
-    result = set_key(self, &key);
+    result = set_key(self, linked ? tde_crypto_library_linked() : tde_crypto_library(), &key);
     PyBuffer_Release(&key);
     if (result != 0)
         Py_CLEAR(self);

@@ -17,11 +17,10 @@ from tde.page.codec import PAGE_SIZE, PageCipher
 from tde.page.identity import RelationIdentity
 from tde.page.libcrypto import SYSTEM, VARIABLE, choose_libcrypto, find_libcrypto
 from tde.postgres.server.binaries import PostgresBinaries
+from tde.postgres.server.library_in_use import LibraryInUse, library_in_use, version_in
 from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.published import read_published_status
 from tde.postgres.server.reachable import reachable_interposer, reachable_libcrypto
 
-_VERSION = re.compile(rb"OpenSSL (\d+)\.\d+\.\d+[^\0]{0,40}\d{4}\0")
 _OLDEST_OPENSSL = 3
 _PAGES = 128
 _ROUNDS = 20
@@ -43,30 +42,30 @@ def check_openssl(examined: Examined) -> Iterator[Outcome]:
 
 
 def _of_server(examined: Examined, known: set[str]) -> Iterator[Outcome]:
-    library = libcrypto_of_server(examined.pid, examined.binaries, examined.os_user)
-    if library is None:
+    used = None if examined.pid is None else library_in_use(examined.pid)
+    who = "the server encrypts with"
+    if used is None:
+        used = _library_of_start(examined.binaries, examined.os_user)
+        who = "a server would encrypt with"
+    if used is None:
         yield unknown(
             "the libcrypto that the server loads was not found", "See the line Interposer."
         )
         return
-    match = _VERSION.search(library.read_bytes())
-    if match is None:
+    library, version = used.path, used.version
+    if not version:
         yield unknown(f"{library} does not tell its version", "Look at the package it is from.")
         return
-    version = match[0].rstrip(b"\0").decode(errors="replace")
-    runs = examined.pid is not None and examined.is_encrypted
-    who = "the server encrypts with" if runs else "a server would encrypt with"
     yield _version_outcome(who, version if version in known else f"{version} ({library})")
 
 
-def libcrypto_of_server(
-    pid: int | None, binaries: PostgresBinaries, os_user: OsUser | None
-) -> Path | None:
-    """Return the libcrypto with which a server encrypts pages, or would if it were started now."""
-    published = None if pid is None else read_published_status(pid)
-    if published is not None and published.libcrypto:
-        used = Path(published.libcrypto)
-        return used if used.is_file() else None
+def _library_of_start(binaries: PostgresBinaries, os_user: OsUser | None) -> LibraryInUse | None:
+    path = libcrypto_of_start(binaries, os_user)
+    return None if path is None else LibraryInUse(path, version_in(path))
+
+
+def libcrypto_of_start(binaries: PostgresBinaries, os_user: OsUser | None) -> Path | None:
+    """Return the libcrypto with which a server would encrypt pages if it were started now."""
     # What the variable names the server takes from there; all else is brought to it.
     wanted = find_libcrypto() if os.environ.get(VARIABLE) else reachable_libcrypto(os_user)
     if wanted is not None and wanted.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tde import _core
-from tde.doctor.libcrypto import libcrypto_of_server
+from tde.doctor.libcrypto import libcrypto_of_start
 from tde.machine.process_files import read_process_file
 from tde.ownership import is_out_of_reach
 from tde.page.libcrypto import choose_libcrypto
@@ -48,7 +48,7 @@ def _of_server(cluster: Cluster) -> Library:
 
 
 def _library_of_start(cluster: Cluster) -> str:
-    path = libcrypto_of_server(None, cluster.binaries, cluster.os_user)
+    path = libcrypto_of_start(cluster.binaries, cluster.os_user)
     if path is None:
         raise FileNotFoundError(f"the loader finds no libcrypto for {cluster.binaries.bindir}")
     return str(path)

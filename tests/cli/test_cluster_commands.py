@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,11 @@ def test_a_cluster_is_made_used_and_stopped_by_commands(
     status = json.loads(tde("pg", "status", "-D", data, "--json").stdout)
     assert status["interposed"] is True
     assert status["protections"]["WAL"] == "AES-256-XTS"
-    assert "the server encrypts" in tde("pg", "status", "-D", data).stdout
+    shown = tde("pg", "status", "-D", data).stdout
+    assert "the server encrypts" in shown
+    assert Path(status["libcrypto"]).is_file()
+    assert re.fullmatch(r"OpenSSL \d+\.\d+\.\d+.*", status["libcrypto_version"])
+    assert f"{status['libcrypto_version']} (" in " ".join(shown.split())
 
     answer = tde("psql", "-D", data, "--", "-Atc", "SHOW data_checksums")
     assert answer.stdout == "on\n"
@@ -110,7 +115,8 @@ def test_a_cluster_is_made_used_and_stopped_by_commands(
     tde("pg", "restart", "-D", data, *passphrase)
     assert json.loads(tde("pg", "status", "-D", data, "--json").stdout)["port"] == 54399
     tde("pg", "stop", "-D", data, "-m", "smart")
-    tde("pg", "status", "-D", data, exit_code=3)
+    stopped = json.loads(tde("pg", "status", "-D", data, "--json", exit_code=3).stdout)
+    assert (stopped["libcrypto"], stopped["libcrypto_version"]) == (None, None)
 
 
 def test_exec_gives_programs_the_keys(tde, encrypted_cluster_factory, binaries):

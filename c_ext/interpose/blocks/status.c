@@ -139,6 +139,8 @@ static void describe(struct tde_status *made)
     memcpy(&function, &tde_crypto_library()->fetch, sizeof function);
     if (dladdr(function, &library) != 0 && library.dli_fname != NULL)
         snprintf(made->libcrypto, sizeof made->libcrypto, "%s", library.dli_fname);
+    snprintf(made->libcrypto_version, sizeof made->libcrypto_version, "%s",
+             tde_crypto_library()->version(OPENSSL_VERSION));
     memcpy(made->keystore, keys->scope.keystore, sizeof made->keystore);
     memcpy(made->exchange_key, keys->reader.exchange.open, sizeof made->exchange_key);
     memcpy(made->master_key_id, keys->scope.master_key_id, sizeof made->master_key_id);

@@ -21,6 +21,7 @@
 #define TDE_STATUS_PATH 4096u
 #define TDE_STATUS_PROBLEM 128u
 #define TDE_STATUS_LOCKED 62u /* as many as are published */
+#define TDE_STATUS_VERSION 64u
 
 struct tde_status {
     _Atomic uint64_t magic; /* written last */
@@ -47,6 +48,7 @@ struct tde_status {
     uint32_t locked[TDE_STATUS_LOCKED];        /* tablespaces; 0 in the places that are free */
     uint32_t reserved;
     uint64_t wal_key_from;                     /* the segment that it counts from */
+    char libcrypto_version[TDE_STATUS_VERSION]; /* of what is loaded; the file may be newer */
     _Atomic uint64_t stripe[TDE_STATUS_STRIPES][TDE_STATUS_WORDS];
 };
 

@@ -11,6 +11,7 @@ from tde.postgres.cluster.accepted_lines import accept_hint
 from tde.postgres.cluster.status import ClusterStatus
 from tde.postgres.server.counters import IoCounters
 from tde.postgres.tablespace.plain_copies import PlainCopies
+from tde.printable import printable
 
 _MEBIBYTE = 1 << 20
 _COPIES_SHOWN = 5
@@ -57,6 +58,9 @@ def _encryption(status: ClusterStatus) -> str:
 
 
 def _add_encryption_rows(facts: Table, status: ClusterStatus) -> None:
+    if status.libcrypto is not None:
+        library = f"{status.libcrypto_version or 'unknown version'} ({status.libcrypto})"
+        facts.add_row("Encrypts with", Text(printable(library)))
     facts.add_row("Keystore", Text(f"{status.keystore} ({status.keystore_uuid})"))
     if status.keystore_problem:
         facts.add_row("", Text(status.keystore_problem, "bold red"))

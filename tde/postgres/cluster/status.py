@@ -22,6 +22,7 @@ from tde.postgres.server.binaries import PostgresBinaries
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.counters import IoCounters, io_counters
 from tde.postgres.server.interposer import is_interposed
+from tde.postgres.server.library_in_use import library_in_use
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
 from tde.postgres.server.published import read_published_status
@@ -58,6 +59,9 @@ class ClusterStatus:
         closed: whether sessions use only the built-in tablespaces until the keystore is opened.
         locked: OIDs of tablespaces that no session may use.
         auto_open: in which ways the keystore opens by itself, in words; empty when in none.
+        libcrypto: the library that encrypts in the running server; ``None`` where it tells of none.
+        libcrypto_version: what that library says of itself, for example
+            ``OpenSSL 3.5.8 25 Aug 2026``.
     """
 
     data_directory: Path
@@ -84,6 +88,8 @@ class ClusterStatus:
     closed: bool = False
     locked: list[int] = field(default_factory=list)
     auto_open: list[str] = field(default_factory=list)
+    libcrypto: Path | None = None
+    libcrypto_version: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as values that the json module can write."""
@@ -91,6 +97,7 @@ class ClusterStatus:
         document["data_directory"] = str(self.data_directory)
         document["key_ages"] = [finding.as_json() for finding in self.key_ages]
         document["keystore"] = None if self.keystore is None else str(self.keystore)
+        document["libcrypto"] = None if self.libcrypto is None else str(self.libcrypto)
         return document
 
 
@@ -129,6 +136,7 @@ def read_cluster_status(
         left_journal=left_journal(data_directory),
         counters=io_counters(running.pid) if running else None,
         **(withheld(running.pid) if running else {}),
+        **(_library_fields(running.pid) if running else {}),
         **_keystore_fields(data_directory, marker, keystore),
     )
 
@@ -166,6 +174,16 @@ def withheld(pid: int) -> dict[str, Any]:
     if published is None or published.keys is None:
         return {}
     return {"closed": published.keys.closed, "locked": list(published.keys.locked)}
+
+
+def _library_fields(pid: int) -> dict[str, Any]:
+    try:
+        used = library_in_use(pid)
+    except OSError:
+        return {}
+    if used is None:
+        return {}
+    return {"libcrypto": used.path, "libcrypto_version": used.version or None}
 
 
 def _new_lines(directory: Path, keystore: Path) -> list[str]:

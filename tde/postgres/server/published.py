@@ -29,6 +29,8 @@ _MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
 # The id of the WAL key, whether the keystore is closed, tablespaces that are locked, and the
 # segment from which on WAL has its key. Servers of earlier releases do not have that either.
 _CHANGES = struct.Struct("=16s63I4xQ")
+# The version of the libcrypto that encrypts. Servers of earlier releases do not have that either.
+_LIBRARY = struct.Struct("=64s")
 _LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
@@ -73,11 +75,12 @@ class PublishedStatus:
     Attributes:
         directory: device and inode of the working directory.
         standard_error: what the server was started to log to; empty when it is closed.
-        libcrypto: the library that encrypts.
+        libcrypto: the library that encrypts; the file may have been replaced or removed since.
         openssl_ia32cap: the variable of that name in the server's environment; empty when unset.
         words_per_stripe: how many counters a process has.
         stripes: the counters of all processes, 64-bit integers in the machine's order.
         keys: ``None`` for a server that an earlier release has started.
+        libcrypto_version: what that library says of itself; empty for such a server.
     """
 
     directory: tuple[int, int]
@@ -87,6 +90,7 @@ class PublishedStatus:
     words_per_stripe: int
     stripes: bytes
     keys: KeysOfServer | None = None
+    libcrypto_version: str = ""
 
 
 def published_servers() -> list[int]:
@@ -168,8 +172,23 @@ def parse_published_status(
     has_keys = before >= _LAYOUT.size + _MESSAGES.size
     keys = _keys(content[:before], path, started) if has_keys else None
     return PublishedStatus(
-        (device, inode), error, libcrypto, capabilities, words, content[before:end], keys
+        (device, inode),
+        error,
+        libcrypto,
+        capabilities,
+        words,
+        content[before:end],
+        keys,
+        _libcrypto_version(content[:before]),
     )
+
+
+def _libcrypto_version(content: bytes) -> str:
+    at = _LAYOUT.size + _MESSAGES.size + _CHANGES.size
+    if len(content) < at + _LIBRARY.size:
+        return ""
+    (text,) = _LIBRARY.unpack_from(content, at)
+    return os.fsdecode(text.split(b"\0", 1)[0])
 
 
 def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:

@@ -70,6 +70,13 @@ def test_a_running_server_does_not_need_the_file(
     assert used(made) == str(copy)
     copy.unlink()
     made.query("CREATE TABLE t AS SELECT n, 'x' AS x FROM generate_series(1, 5000) n")
+    # Nor do those who tell which one it is.
+    version = libcrypto_version(found)
+    report = doctor(made.data_directory, any_binaries, keystore=made.keystore.path)
+    assert f"the server encrypts with {version}" in {f.detail for f in report.named("openssl")}
+    status = made.cluster.status()
+    assert (status.libcrypto, status.libcrypto_version) == (copy, version)
+    assert status.as_json()["libcrypto"] == str(copy)
     before = made.query(ROWS)
     # All processes are new ones after that, but the postmaster.
     wait_until_reaped(kill_backend(made.cluster.pid, random.Random(1)))

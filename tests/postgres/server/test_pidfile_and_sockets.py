@@ -111,6 +111,21 @@ def test_counters_are_summed_over_stripes():
     assert found - IoCounters(1, 2, 3, 4, 5, 6) == IoCounters(10, 20, 30, 40, 50, 60)
 
 
+def test_the_version_of_the_library_is_told_since_servers_tell_it():
+    area = status_file([[1] * 8])
+    without = parse_published_status(area, 4711, 99, STATUS)
+    assert without is not None
+    assert without.libcrypto_version == ""
+    more = 16 + 32 + 16 + 8 + 128 + 4104 + 32 + 16 + 63 * 4 + 4 + 8  # Keys and what is withheld.
+    version = b"OpenSSL 3.5.8 25 Aug 2026".ljust(64, b"\0")
+    header = struct.pack("=8Q", MAGIC, 4711, 99, 5, 6, 1, 8, 64 + len(TEXTS) + more + 64)
+    told = header + TEXTS + bytes(more) + version + struct.pack("=8Q", *[1] * 8)
+    found = parse_published_status(told, 4711, 99, STATUS)
+    assert found is not None
+    assert found.libcrypto_version == "OpenSSL 3.5.8 25 Aug 2026"
+    assert sum_counters(found) == IoCounters(1, 1, 1, 1, 1, 1)
+
+
 def test_a_status_that_is_not_understood_or_of_another_process_counts_as_none():
     area = status_file([[1] * 8])
     assert parse_published_status(b"", 4711, 99, STATUS) is None
