@@ -8,9 +8,9 @@
  */
 #include "format/identity.h"
 
-#include "format/bytes.h"
 #include "format/constants.h"
 
+#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -307,6 +307,20 @@ bool tde_format_parse_tablespace_link(const char *path, uint32_t *oid)
     return is_number(&parts.at[0], oid) && *oid != 0 && equals(&parts.at[1], "pg_tblspc");
 }
 
+typedef uint64_t both_halves __attribute__((vector_size(TDE_TWEAK_SIZE)));
+
+/*
+ * At once, because the cipher reads it at once: a processor passes a value on from a store to a
+ * load only when one store holds all of it, and else waits until it is in the cache: 10 ns of the
+ * 320 that AES-256 takes for a page.
+ */
+static void store(uint8_t tweak[TDE_TWEAK_SIZE], uint64_t high, uint64_t low)
+{
+    both_halves whole = {htobe64(high), htobe64(low)};
+
+    memcpy(tweak, &whole, sizeof whole);
+}
+
 /*
  * Within one key no two blocks share a tweak: the words and the block number are
  * PostgreSQL's own unique name of the block, and the class in the last byte keeps
@@ -317,30 +331,26 @@ int tde_format_tweak(const struct tde_identity *id, uint64_t block,
                      uint8_t tweak[TDE_TWEAK_SIZE])
 {
     uint64_t number = id->first_block + block;
+    uint64_t low;
 
     if (block > UINT32_MAX || number > UINT32_MAX ||
         (id->file_class == TDE_CLASS_WAL && number >= 1u << 24))
         return -1;
-    tde_format_store_be32(tweak, id->word[0]);
-    tde_format_store_be32(tweak + 4, id->word[1]);
     switch (id->file_class) {
     case TDE_CLASS_WAL:
-        tde_format_store_be32(tweak + 8, id->word[2]);
-        tde_format_store_be32(tweak + 12, (uint32_t)number << 8);
+        low = (uint64_t)id->word[2] << 32 | number << 8;
         break;
     case TDE_CLASS_EPHEMERAL:
-        tde_format_store_be32(tweak + 8, (uint32_t)number);
-        tde_format_store_be32(tweak + 12, id->word[2] & 0xFFFFFF00u);
+        low = number << 32 | (id->word[2] & 0xFFFFFF00u);
         break;
     case TDE_CLASS_RELATION:
     case TDE_CLASS_TEMP_RELATION:
-        tde_format_store_be32(tweak + 8, (uint32_t)number);
-        tde_format_store_be32(tweak + 12, (uint32_t)id->fork << 24 | TDE_FORMAT_VERSION << 8);
+        low = number << 32 | (uint32_t)id->fork << 24 | TDE_FORMAT_VERSION << 8;
         break;
     case TDE_CLASS_PLAIN:
     default:
         return -1;
     }
-    tweak[15] = (uint8_t)id->file_class;
+    store(tweak, (uint64_t)id->word[0] << 32 | id->word[1], low | (uint8_t)id->file_class);
     return 0;
 }
