@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from tde.algorithms import Algorithm
 from tde_bench.errors import BenchError
 
+CAPABILITIES = "OPENSSL_ia32cap"
+# A word that is left out counts as zero, and with the second one VAES and AVX-512 would be gone:
+# OpenSSL 3.5 has five words, and ignores none.
+_OTHER_WORDS = ":~0x0" * 4
 # Clears AES-NI and PCLMULQDQ, and with AES-NI all that OpenSSL builds upon it (VAES), in the
 # processor's capabilities as OpenSSL sees them.
-CAPABILITIES = "OPENSSL_ia32cap"
-SOFTWARE_AES = {CAPABILITIES: "~0x200000200000000"}
-# Clears nothing, whatever the environment of the benchmark says. The second part is needed: where
-# it is missing, OpenSSL takes it for zero, and with it VAES and AVX-512 for missing.
-HARDWARE_AES = {CAPABILITIES: "~0x0:~0x0"}
+SOFTWARE_AES = {CAPABILITIES: f"~0x200000200000000{_OTHER_WORDS}"}
+# Clears nothing, whatever the environment of the benchmark says.
+HARDWARE_AES = {CAPABILITIES: f"~0x0{_OTHER_WORDS}"}
 
 
 @dataclass(frozen=True)

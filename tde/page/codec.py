@@ -172,6 +172,14 @@ class PageCipher(Closing):
         raise TypeError("a PageCipher cannot be copied or pickled: it holds a key")
 
 
+def linked_page_cipher(key: Buffer, algorithm: Algorithm) -> PageCipher:
+    """Return a cipher of the system's library whichever was chosen, to measure it beside that."""
+    cipher = PageCipher(key, algorithm)
+    cipher._core.close()
+    cipher._core = make_cipher(algorithm.value, key, linked=True)
+    return cipher
+
+
 def _to_algorithm(algorithm: Algorithm | str) -> Algorithm:
     if isinstance(algorithm, Algorithm):
         return algorithm

@@ -72,7 +72,11 @@ def choose_libcrypto() -> None:
         log.warning("%s cannot encrypt pages: %s; %s does, more slowly", path, problem, used)
 
 
-def make_cipher(algorithm: int, key: Buffer) -> _core.Cipher:
-    """Return a cipher of the core, which works with the library that was chosen."""
+def make_cipher(algorithm: int, key: Buffer, *, linked: bool = False) -> _core.Cipher:
+    """Return a cipher of the core, which works with the library that was chosen.
+
+    Args:
+        linked: work with the system's library whichever was chosen, to measure it beside the other.
+    """
     choose_libcrypto()
-    return _core.Cipher(algorithm, key)
+    return _core.Cipher(algorithm, key, linked=linked)

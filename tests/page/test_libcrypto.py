@@ -165,3 +165,52 @@ def test_where_fips_is_demanded_the_systems_is_used(tmp_path):
         env={**os.environ, "OPENSSL_CONF": str(configuration)},
     )  # fmt: skip
     assert done.stdout == "False\n"
+
+
+COUNTING = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+int queries;
+const void *OSSL_PROVIDER_query_operation(const void *provider, int operation, int *no_cache)
+{
+    const void *(*real)(const void *, int, int *);
+    *(void **)&real = dlsym(RTLD_NEXT, "OSSL_PROVIDER_query_operation");
+    queries++;
+    return real(provider, operation, no_cache);
+}
+"""
+
+
+@gains
+def test_a_cipher_of_the_linked_library_stays_one(tmp_path):
+    """What is preloaded sees only what the core asks of the library that it is linked with."""
+    (tmp_path / "counting.c").write_text(COUNTING)
+    counting = tmp_path / "libcounting.so"
+    command = ["gcc", "-shared", "-fPIC", "-w", "-o", counting, tmp_path / "counting.c"]
+    subprocess.run([*command, "-Wl,--no-as-needed", "-lcrypto", "-ldl"], check=True)
+    before = f"""
+import ctypes
+from tde.algorithms import Algorithm
+from tde.page.codec import linked_page_cipher
+from tde.page.libcrypto import choose_libcrypto
+queries = ctypes.c_int.in_dll(ctypes.CDLL({str(counting)!r}), "queries")
+fork, key, pages = RelationIdentity(5, 16384), bytes(range(64)), os.urandom(256 * 8192)
+early = PageCipher.__new__(PageCipher)
+early._algorithm, early._core = Algorithm.AES256, _core.Cipher(2, key)
+choose_libcrypto()
+assert _core.openssl_version() != _core.linked_openssl_version()
+asked = []
+def ask(cipher):
+    before = queries.value
+    made = cipher().encrypt_pages(pages, identity=fork, threads=4)
+    asked.append(queries.value - before)
+    return made
+linked = linked_page_cipher(key, Algorithm.AES256)
+chosen = PageCipher(key)
+assert ask(lambda: linked) == ask(lambda: chosen) == ask(lambda: early)
+ask(lambda: PageCipher(key))
+ask(lambda: linked_page_cipher(key, Algorithm.AES256))
+# Four threads take three ciphers more, in two directions each.
+assert asked == [6, 0, 6, 0, 8], asked
+"""
+    run(before, LD_PRELOAD=str(counting))

@@ -20,7 +20,11 @@ from tde_bench.measure.observer import Observer
 from tde_bench.measure.parameters import Parameters
 from tde_bench.measure.schedule import Slot, rotated
 from tde_bench.servers.benchmark import ServerBenchmark
-from tde_bench.servers.description import compare_settings, describe_server
+from tde_bench.servers.description import (
+    compare_settings,
+    describe_server,
+    encrypting_libraries,
+)
 from tde_bench.servers.ephemeral import EphemeralServer, ephemeral_settings
 from tde_bench.servers.running import Place
 from tde_bench.servers.server import Server
@@ -97,9 +101,8 @@ class BatchBenchmark(ServerBenchmark[BatchResult]):
             self._observer.step("writing the file to load")
             write_data(targets[0], self._parameters.scale)
             for number in range(self._parameters.rounds):
-                self.result.speeds += measure_speeds(
-                    self._configurations, number, self.result, self._observer
-                )
+                libraries = encrypting_libraries(servers)
+                self.result.speeds += measure_speeds(libraries, number, self.result, self._observer)
                 self._round(number, targets)
         check_steal(
             self.result,

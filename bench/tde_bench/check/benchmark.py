@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tde import Algorithm, _core
+from tde import Algorithm
 from tde.postgres import find_binaries
 from tde_bench.check.quantities import CheckRun
 from tde_bench.check.replays import Replays, replay_units
@@ -25,7 +25,13 @@ from tde_bench.check.works import (
 from tde_bench.configurations import Configuration, ephemeral
 from tde_bench.errors import BenchError
 from tde_bench.io.player import player_directory
-from tde_bench.measure.cipher_speed import check_version, find_openssl, measure_speed
+from tde_bench.measure.cipher_speed import measure_speed, note_program
+from tde_bench.measure.libraries import (
+    SpeedProgram,
+    find_openssl,
+    speed_program,
+    used_library,
+)
 from tde_bench.measure.machine import check_steal
 from tde_bench.measure.observer import Observer
 from tde_bench.measure.parameters import Parameters
@@ -85,7 +91,8 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
         """Run everything; :attr:`result` holds what was measured, also after an exception.
 
         Raises:
-            BenchError: when the run cannot start or encryption is not on.
+            BenchError: when the run cannot start, encryption is not on, or ``openssl speed`` does
+                not work with the library that encrypts pages.
             KeyboardInterrupt: after an interruption, once servers and files are gone.
         """
         openssl = find_openssl()
@@ -96,12 +103,12 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
             )
         settings = {**ephemeral_settings(_SHARED_BUFFERS), **_SETTINGS}
         place = Place(directory, find_binaries(bindir), settings, keep=False)
-        with self._recorded():
-            check_version(openssl, self.result, {"the page core": _core.openssl_version()})
+        with self._recorded(), speed_program(openssl, used_library()) as program:
+            note_program(self.result, program)
             with self._running(place) as (plain, encrypted):
-                self._measure_all(plain, encrypted, openssl)
+                self._measure_all(plain, encrypted, program)
 
-    def _measure_all(self, plain: Server, encrypted: Server, openssl: Path) -> None:
+    def _measure_all(self, plain: Server, encrypted: Server, program: SpeedProgram) -> None:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(player_directory())
             replays = stack.enter_context(Replays(folder))
@@ -112,7 +119,7 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
             self.result.warn_of_other_environment()
             started, stolen = time.monotonic(), steal_seconds()
             for number in range(self._parameters.rounds):
-                self._round(number, turns[0], turns[1], openssl)
+                self._round(number, turns[0], turns[1], program)
                 self._observer.step(f"round {number + 1}: recorded calls")
                 self.result.runs.extend(replays.round(number))
                 self._save(self.result)
@@ -132,12 +139,12 @@ class CheckBenchmark(ServerBenchmark[CheckResult]):
         describe_server(self.result, server, self._canaries[server.configuration.name])
         return connection
 
-    def _round(self, number: int, plain: _Turn, encrypted: _Turn, openssl: Path) -> None:
+    def _round(self, number: int, plain: _Turn, encrypted: _Turn, program: SpeedProgram) -> None:
         title = f"round {number + 1}/{self._parameters.rounds}"
         for algorithm in Algorithm:
             works = [work for work in cipher_works() if work.algorithm is algorithm]
             self._observer.load_started(f"{title}, {algorithm.label}", len(works))
-            self.result.runs.extend(_cipher_runs(works, algorithm, openssl, number))
+            self.result.runs.extend(_cipher_runs(works, algorithm, program, number))
             self._observer.load_finished(None)
         for work in server_works():
             self._observer.load_started(f"{title}, {work.label}", 1)
@@ -172,13 +179,13 @@ def _server_run(work: ServerWork, number: int, plain: _Turn, encrypted: _Turn) -
 
 
 def _cipher_runs(
-    works: list[CipherWork], algorithm: Algorithm, openssl: Path, number: int
+    works: list[CipherWork], algorithm: Algorithm, program: SpeedProgram, number: int
 ) -> list[CheckRun]:
     """Run the core before and after ``openssl speed``, which measures both directions."""
     first = [1 / work.bytes_per_second() for work in works]
     # The core works in this process; openssl must have the same CPU's instructions.
     same_cpu = Configuration("openssl", "openssl speed", algorithm, software=None)
-    speed = measure_speed(openssl, same_cpu, number)
+    speed = measure_speed(program, same_cpu, number)
     runs = []
     for work, before in zip(works, first, strict=True):
         after = 1 / work.bytes_per_second()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tde_bench.measure.libraries import release_of, release_used
+
 # What is compared, as it is called in a sentence, in the order of the warnings.
 Environment = dict[str, str]
 
@@ -25,7 +27,9 @@ def environment_of(document: Mapping[str, Any]) -> Environment:
         "list of the CPU's AES and vector instructions": ", ".join(cpu.get("flags") or []),
         "PostgreSQL": str(server.get("server_version") or "").partition(".")[0],
         # The date behind the version differs between builds of the same release.
-        "OpenSSL": " ".join(openssl.split()[:2]),
+        "OpenSSL": release_of(openssl),
+        # The page core is divided by what this one can do.
+        "OpenSSL of openssl speed": release_used(str(metadata.get("openssl_program") or "")),
     }
     return {name: value for name, value in found.items() if value}
 

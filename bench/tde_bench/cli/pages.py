@@ -32,7 +32,7 @@ _EPILOG = examples(
 BackendOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="tde, cryptography, pycryptodome or pycryptodome-software; may be repeated. "
+        help="tde, cryptography, mbedtls, pycryptodome or pycryptodome-software; may be repeated. "
         "Default: all."
     ),
 ]
@@ -41,7 +41,8 @@ PagesOption = Annotated[
     typer.Option(
         min=1,
         max=65536,
-        help="Pages of 8 KiB per batch; may be repeated. Default: 1, 16, 128, 512; quick: 1, 128.",
+        help="Pages of 8 KiB per batch; may be repeated. "
+        "Default: 1, 16, 128, 512, 2048; quick: 1, 128.",
     ),
 ]
 ThreadsOption = Annotated[
@@ -79,7 +80,8 @@ def pages(
 ) -> None:
     """Measure the page cipher alone: backends, batch sizes and threads, next to openssl speed.
 
-    All backends must first give the same ciphertext. Needs no server.
+    Where a second libcrypto encrypts pages, the system's is measured beside it. All backends must
+    first give the same ciphertext. Needs no server.
     """
     check_outputs([json_file, csv_file, chart_file], [chart_file])
     # Imported here, because pandas and SciPy take a second that `--help` should not wait for.

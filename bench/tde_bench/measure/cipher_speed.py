@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,14 @@ from tde.algorithms import Algorithm
 from tde.page.codec import PAGE_SIZE
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
+from tde_bench.measure.libraries import (
+    Library,
+    SpeedProgram,
+    find_openssl,
+    library_of_release,
+    speed_program,
+    used_library,
+)
 from tde_bench.measure.observer import Observer
 from tde_bench.measure.result import BenchmarkResult
 from tde_bench.measure.statistics import median_or_none
@@ -43,39 +51,44 @@ class CipherSpeed:
     decrypt_bytes_per_second: float
 
 
-def find_openssl() -> Path | None:
-    """Return the openssl program, None when the machine has none."""
-    found = shutil.which("openssl")
-    return None if found is None else Path(found)
-
-
 def measure_speeds(
-    configurations: Iterable[Configuration],
+    versions: Mapping[Configuration, str | None],
     round_number: int,
     result: BenchmarkResult,
     observer: Observer,
 ) -> list[CipherSpeed]:
-    """Measure the cipher of every encrypted configuration.
+    """Measure the cipher of every encrypted configuration, with the library of its server.
 
     Without a usable ``openssl`` program only the limit is missing, which is a warning.
+
+    Args:
+        versions: what the libcrypto that encrypts in each server says of itself.
     """
-    encrypted = [c for c in configurations if c.algorithm is not None]
+    encrypted = [c for c in versions if c.algorithm is not None]
     openssl = find_openssl()
     if openssl is None and encrypted:
         result.warn("There is no openssl program, so the limit cannot be computed.")
     if openssl is None or not encrypted:
         return []
     speeds = []
-    try:
-        for configuration in encrypted:
-            observer.step(f"openssl speed, {configuration.label}")
-            speeds.append(measure_speed(openssl, configuration, round_number))
-    except BenchError as error:
-        result.warn(f"The limit cannot be computed from all rounds: {error}")
+    for configuration in encrypted:
+        observer.step(f"openssl speed, {configuration.label}")
+        try:
+            library = _library(versions[configuration])
+            with speed_program(openssl, library) as program:
+                note_program(result, program)
+                speeds.append(measure_speed(program, configuration, round_number))
+        except BenchError as error:
+            result.warn(
+                f"{configuration.label}: the limit cannot be computed from all rounds: {error}"
+            )
     _check_software(encrypted, speeds, result)
-    libraries = {c.label: str(result.facts.get(c.name, {}).get("openssl") or "") for c in encrypted}
-    check_version(openssl, result, libraries)
     return speeds
+
+
+def _library(version: str | None) -> Library:
+    """Return the library of a server; a server elsewhere is taken to have that of this process."""
+    return library_of_release(version) if version else used_library()
 
 
 def _check_software(
@@ -93,22 +106,35 @@ def _check_software(
             )
 
 
-def check_version(openssl: Path, result: BenchmarkResult, libraries: Mapping[str, str]) -> None:
-    """Note the program's version; warn when what it is the limit of uses another OpenSSL.
+def note_program(result: BenchmarkResult, program: SpeedProgram) -> None:
+    """Note in the metadata what the limit was measured with; several in the order of their use."""
+    known = result.metadata.get("openssl_program", "")
+    if program.version not in known.split("; "):
+        result.metadata["openssl_program"] = f"{known}; {program.version}".removeprefix("; ")
 
-    Args:
-        libraries: the version text of the libcrypto of each that encrypts, by its label.
+
+def open_program(
+    openssl: Path | None, library: Library, result: BenchmarkResult, stack: ExitStack
+) -> SpeedProgram | None:
+    """Make ``openssl speed`` work with a library until the stack ends, and note it.
+
+    Returns ``None`` where that is not possible; then there is no limit, which is a warning.
     """
-    completed = subprocess.run([openssl, "version"], capture_output=True, text=True, check=False)
-    result.metadata["openssl_program"] = program = completed.stdout.strip()
-    # "OpenSSL 3.0.17 1 Jul 2025 (Library: ...)": the date may differ between builds of a version.
-    version = program.split()[:2]
-    for label, library in libraries.items():
-        if version and library and library.split()[:2] != version:
-            result.warn(f"{label} uses {library}, but the limit was measured with {program}.")
+    if openssl is None:
+        result.warn("There is no openssl program, so the limit is not known.")
+        return None
+    try:
+        program = stack.enter_context(speed_program(openssl, library))
+    except BenchError as error:
+        result.warn(f"The limit of {library.version} is not known: {error}.")
+        return None
+    note_program(result, program)
+    return program
 
 
-def measure_speed(openssl: Path, configuration: Configuration, round_number: int) -> CipherSpeed:
+def measure_speed(
+    program: SpeedProgram, configuration: Configuration, round_number: int
+) -> CipherSpeed:
     """Run ``openssl speed`` for one second in each direction, as the server would encrypt.
 
     Raises:
@@ -117,12 +143,12 @@ def measure_speed(openssl: Path, configuration: Configuration, round_number: int
     algorithm = configuration.algorithm
     if algorithm is None:
         raise ValueError(f"{configuration.label} has no cipher")
-    environment = {**os.environ, **configuration.environment}
+    environment = {**os.environ, **configuration.environment, **program.environment}
     return CipherSpeed(
         round_number,
         configuration.name,
-        _run(openssl, algorithm, environment, decrypt=False),
-        _run(openssl, algorithm, environment, decrypt=True),
+        _run(program.path, algorithm, environment, decrypt=False),
+        _run(program.path, algorithm, environment, decrypt=True),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import importlib.metadata
 import os
@@ -16,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from tde import _core
-from tde.postgres.server.published import read_published_status
+from tde.postgres.server.library_in_use import library_in_use, version_in
+from tde_bench.measure.libraries import used_library
 
 # Filesystems in memory: I/O there costs nothing, so encryption looks more expensive than it is.
 MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
@@ -94,31 +93,27 @@ def openssl_version(server_pid: int | None) -> str:
     """Return the version of the libcrypto that a server has mapped.
 
     That is the library that encrypts. When there is no server or it has mapped none, the answer is
-    that of the page core.
+    that of the page core. No library is loaded for that: its file is what the server's user says.
     """
     if server_pid is not None:
         with contextlib.suppress(OSError):
-            published = read_published_status(server_pid)
-            if published is not None and published.libcrypto:
-                return _library_version(published.libcrypto)
+            if (used := library_in_use(server_pid)) is not None:
+                return used.version or f"unknown ({used.path})"
         try:
             maps = Path(f"/proc/{server_pid}/maps").read_text(encoding="utf-8")
         except OSError:
             maps = ""
         if match := re.search(r"(/\S*libcrypto[^/\s]*)$", maps, re.MULTILINE):
             return _library_version(match[1])
-    return _core.openssl_version()
+    return used_library().version
 
 
 def _library_version(path: str) -> str:
-    """Ask a libcrypto for its version text."""
-    try:
-        version = ctypes.CDLL(path).OpenSSL_version
-    except (OSError, AttributeError):
-        return f"unknown ({path})"
-    version.restype = ctypes.c_char_p
-    text: bytes = version(0)
-    return text.decode()
+    """Return the version text in a libcrypto."""
+    with contextlib.suppress(OSError):
+        if version := version_in(Path(path)):
+            return version
+    return f"unknown ({path})"
 
 
 def tde_version() -> str:

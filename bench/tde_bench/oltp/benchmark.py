@@ -19,7 +19,12 @@ from tde_bench.oltp.results import OltpResult, OltpRun, Point
 from tde_bench.oltp.sliced_turn import SlicedTurn
 from tde_bench.servers.benchmark import ServerBenchmark
 from tde_bench.servers.database import write_checkpoint
-from tde_bench.servers.description import compare_settings, describe_server, disown_shared_servers
+from tde_bench.servers.description import (
+    compare_settings,
+    describe_server,
+    disown_shared_servers,
+    encrypting_libraries,
+)
 from tde_bench.servers.ephemeral import ephemeral_settings
 from tde_bench.servers.running import Place
 from tde_bench.workloads.base import Driver, Load
@@ -97,9 +102,8 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
             rotated_rounds(drivers, self._parameters.rounds), key=lambda slot: slot.round
         ):
             slots = list(group)
-            self.result.speeds += measure_speeds(
-                self._configurations, number, self.result, self._observer
-            )
+            libraries = encrypting_libraries([driver.server for driver in drivers])
+            self.result.speeds += measure_speeds(libraries, number, self.result, self._observer)
             for clients in self._parameters.clients:
                 self._measure_round(slots, Point(scale, clients))
 

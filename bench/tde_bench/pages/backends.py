@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tde import Algorithm, PageCipher, RelationIdentity, _core
-from tde.page.codec import PAGE_SIZE
+from tde.page.codec import PAGE_SIZE, linked_page_cipher
+from tde.page.libcrypto import SYSTEM
 
 PAGE_BYTES = PAGE_SIZE
 IDENTITY = RelationIdentity(database=5, relfilenumber=16384)
@@ -44,11 +45,13 @@ class Backend(ABC):
         name: what raw results and options call it.
         label: what people read.
         threaded: whether it can share a batch among threads.
+        library: which of the run's libcryptos it works with, by its name; empty for one of its own.
     """
 
     name: str
     label: str
     threaded = False
+    library = ""
 
     @abstractmethod
     def missing(self) -> str | None:
@@ -65,11 +68,20 @@ class Backend(ABC):
 
 
 class TdeCore(Backend):
-    """The product: one call for the batch, the key scheduled once."""
+    """The product: one call for the batch, the key scheduled once.
+
+    Args:
+        library: the name of the libcrypto it works with.
+        linked: whether that is the system's although another one was chosen.
+    """
 
     name = "tde"
     label = "tde._core"
     threaded = True
+
+    def __init__(self, library: str = SYSTEM, *, linked: bool = False) -> None:
+        self.library = library
+        self._make = linked_page_cipher if linked else PageCipher
 
     def missing(self) -> str | None:
         """None: it is part of this package."""
@@ -79,7 +91,7 @@ class TdeCore(Backend):
         self, algorithm: Algorithm, pages: Pages, out: Pages, *, decrypt: bool, threads: int
     ) -> Work:
         """Return the batch call of a cipher that lives as long as the function."""
-        cipher = PageCipher(key_of(algorithm), algorithm)
+        cipher = self._make(key_of(algorithm), algorithm)
         process = cipher.decrypt_pages if decrypt else cipher.encrypt_pages
         return lambda: process(pages, out, identity=IDENTITY, threads=threads)
 
@@ -113,7 +125,42 @@ class Pyca(Backend):
                 cipher = Cipher(aes, modes.XTS(tweak))
                 context = cipher.decryptor() if decrypt else cipher.encryptor()
                 at = slice(number * PAGE_BYTES, (number + 1) * PAGE_BYTES)
-                target[at] = context.update(source[at])
+                context.update_into(source[at], target[at])
+
+        return work
+
+
+class Mbedtls(Backend):
+    """The package python-mbedtls, with AES-XTS of Mbed TLS: a new cipher for every page.
+
+    As in cryptography, a cipher has one tweak for its whole life.
+    """
+
+    name = "mbedtls"
+    label = "python-mbedtls"
+
+    def missing(self) -> str | None:
+        """Say so when the package is not installed: the product does not need it."""
+        if find_spec("mbedtls") is None:
+            return "python-mbedtls is not installed (pip install python-mbedtls)"
+        return None
+
+    def prepare(
+        self, algorithm: Algorithm, pages: Pages, out: Pages, *, decrypt: bool, threads: int
+    ) -> Work:
+        """Return a loop over the pages."""
+        from mbedtls import cipher
+
+        key = key_of(algorithm)
+        tweaks = tweaks_of(len(pages) // PAGE_BYTES)
+        source, target = pages.data, out.data
+
+        def work() -> None:
+            for number, tweak in enumerate(tweaks):
+                aes: Any = cipher.AES.new(key, cipher.MODE_XTS, tweak)
+                process = aes.decrypt if decrypt else aes.encrypt
+                at = slice(number * PAGE_BYTES, (number + 1) * PAGE_BYTES)
+                target[at] = process(source[at])
 
         return work
 
@@ -203,6 +250,7 @@ def all_backends() -> list[Backend]:
     return [
         TdeCore(),
         Pyca(),
+        Mbedtls(),
         Pycryptodome(use_aesni=True),
         Pycryptodome(use_aesni=False),
     ]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
+from tde_bench.pages.results import LIMITS, MEMCPY, OPENSSL, PagesResult, PagesSummary
 from tde_bench.present.charts import write_figure
 from tde_bench.present.palette import GREY, INK, colours, plain_frame
 
@@ -55,15 +55,25 @@ def draw(result: PagesResult) -> Figure:
 
 
 def _of_one_core(axes: Axes, result: PagesResult, summaries: list[PagesSummary]) -> str:
-    """Draw the backends on one thread below their limits, by CPU time; return what that is."""
+    """Draw the backends on one thread below their limits, by CPU time; return what that is.
+
+    What works with another library than tde uses is dotted.
+    """
     for name, colour in _backends(result):
-        line = _line_of(summaries, name, threads=1)
-        speeds = [summary.bytes_per_second for summary in line]
-        _draw(axes, line, speeds, result.labels[name], color=colour, marker="o")
-    for summary in summaries:
-        if summary.backend == OPENSSL:
-            speed = summary.bytes_per_second / 1e9
-            axes.axhline(speed, color=INK, linewidth=1, label="openssl speed")
+        for library in _libraries(result, summaries, name):
+            line = _line_of(summaries, name, library, threads=1)
+            speeds = [summary.bytes_per_second for summary in line]
+            look = {"color": colour, "marker": "o", "linestyle": _style(result, library)}
+            _draw(axes, line, speeds, result.label_of(name, library), **look)
+    for library in _libraries(result, summaries, OPENSSL):
+        (limit,) = (s for s in summaries if (s.backend, s.library) == (OPENSSL, library))
+        axes.axhline(
+            limit.bytes_per_second / 1e9,
+            color=INK,
+            linewidth=1,
+            linestyle=_style(result, library),
+            label=result.label_of(OPENSSL, library),
+        )
     copies = [summary for summary in summaries if summary.backend == MEMCPY]
     speeds = [summary.bytes_per_second for summary in copies]
     _draw(axes, copies, speeds, "memcpy", color=GREY, linestyle="--", linewidth=1)
@@ -76,11 +86,12 @@ def _of_one_core(axes: Axes, result: PagesResult, summaries: list[PagesSummary])
 def _by_the_clock(axes: Axes, result: PagesResult, summaries: list[PagesSummary]) -> str:
     """Draw one thread and several, of the backends that were measured so; return what that is."""
     for name, colour in _backends(result):
-        numbers = sorted({s.threads for s in summaries if s.backend == name})
+        own = [s for s in summaries if (s.backend, s.library) == (name, result.used_library)]
+        numbers = sorted({summary.threads for summary in own})
         for threads in numbers if len(numbers) > 1 else ():
             known = [
                 (summary, summary.elapsed_bytes_per_second)
-                for summary in _line_of(summaries, name, threads)
+                for summary in _line_of(summaries, name, result.used_library, threads)
                 if summary.elapsed_bytes_per_second is not None
             ]
             words = f"{threads} threads" if threads > 1 else "1 thread"
@@ -99,14 +110,25 @@ def _by_the_clock(axes: Axes, result: PagesResult, summaries: list[PagesSummary]
 
 def _backends(result: PagesResult) -> list[tuple[str, str]]:
     """Return what is no limit, each with its colour."""
-    names = [name for name in result.labels if name not in (OPENSSL, MEMCPY)]
+    names = [name for name in result.labels if name not in LIMITS]
     return list(zip(names, colours(names), strict=True))
 
 
-def _line_of(summaries: list[PagesSummary], name: str, threads: int) -> list[PagesSummary]:
-    return [
-        s for s in summaries if s.backend == name and s.place == "in place" and s.threads == threads
-    ]
+def _libraries(result: PagesResult, summaries: list[PagesSummary], name: str) -> list[str]:
+    """Return those that a backend was measured with, the one that tde uses first."""
+    known = {summary.library for summary in summaries if summary.backend == name}
+    return [library for library in result.library_order if library in known]
+
+
+def _style(result: PagesResult, library: str) -> str:
+    return "-" if library in ("", result.used_library) else ":"
+
+
+def _line_of(
+    summaries: list[PagesSummary], name: str, library: str, threads: int
+) -> list[PagesSummary]:
+    wanted = (name, library, "in place", threads)
+    return [s for s in summaries if (s.backend, s.library, s.place, s.threads) == wanted]
 
 
 def _draw(

@@ -18,7 +18,8 @@ _COLOURS = {
     "aes128-software": "#E69F00",
     "aes256-software": "#D55E00",
 }
-_OTHER_COLOURS = ("#009E73", "#CC79A7", "#F0E442", "#000000")
+# The last ones are for charts that have no configurations of their own.
+_OTHER_COLOURS = ("#009E73", "#CC79A7", "#F0E442", "#000000", "#56B4E9", "#D55E00")
 DARK_COLOURS = frozenset({"#0072B2", "#009E73", "#D55E00", "#000000"})
 INK = "#222222"
 GREY = "#555555"

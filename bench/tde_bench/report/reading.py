@@ -19,7 +19,7 @@ from tde_bench.measure.cipher_speed import CipherSpeed
 from tde_bench.measure.result import shared_fields
 from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, read_oltp
-from tde_bench.pages.results import PagesResult, PagesRun
+from tde_bench.pages.results import PagesResult, read_pages
 
 Result = OltpResult | BatchResult | PagesResult | IoResult | CheckResult | CompareResult
 
@@ -58,11 +58,6 @@ def _read_batch(document: Mapping[str, Any]) -> BatchResult:
     )
 
 
-def _read_pages(document: Mapping[str, Any]) -> PagesResult:
-    runs = [PagesRun(**_known(PagesRun, run)) for run in document["runs"]]
-    return PagesResult(**shared_fields(document), runs=runs)
-
-
 def _read_io(document: Mapping[str, Any]) -> IoResult:
     runs = [IoRun(**_known(IoRun, run)) for run in document["runs"]]
     return IoResult(**shared_fields(document), runs=runs)
@@ -90,7 +85,8 @@ _READERS: dict[tuple[str, int], Any] = {
     ("tde-bench/oltp", 2): read_oltp,
     ("tde-bench/oltp", 3): read_oltp,
     ("tde-bench/batch", 1): _read_batch,
-    ("tde-bench/pages", 1): _read_pages,
+    ("tde-bench/pages", 1): read_pages,
+    ("tde-bench/pages", 2): read_pages,
     ("tde-bench/io", 1): _read_io,
     ("tde-bench/check", 1): _read_check,
     ("tde-bench/check", 2): _read_check,

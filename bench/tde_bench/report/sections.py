@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,8 +22,9 @@ from tde_bench.measure.statistics import Estimate
 from tde_bench.oltp.results import OltpResult, Point, Summary
 from tde_bench.oltp.tables import oltp_table, sweep_table, title
 from tde_bench.oltp.verdicts import verdicts
-from tde_bench.pages.results import OPENSSL, PagesResult
-from tde_bench.pages.tables import pages_table, verdicts as pages_verdicts
+from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesSummary
+from tde_bench.pages.tables import pages_table
+from tde_bench.pages.verdicts import verdicts as pages_verdicts
 from tde_bench.present.palette import INK, colours
 from tde_bench.report.charts import Bar, Chart, Line, bar_of, bars, grouped, lines
 
@@ -108,7 +110,7 @@ def machine_rows(result: BenchmarkResult) -> list[tuple[str, str]]:
         ("Kernel", str(metadata.get("kernel", ""))),
         ("Filesystem", f"{filesystem['type']} on {filesystem['device']}" if filesystem else ""),
         ("PostgreSQL", str(facts.get("server_version", ""))),
-        ("OpenSSL", str(facts.get("openssl") or metadata.get("openssl", ""))),
+        ("OpenSSL", _openssl(result)),
         ("openssl speed", str(metadata.get("openssl_program", ""))),
         ("OpenSSL of cryptography", str(metadata.get("cryptography_openssl", ""))),
         ("tde", f"{metadata.get('tde', '')}, commit {metadata.get('commit') or 'unknown'}"),
@@ -116,6 +118,20 @@ def machine_rows(result: BenchmarkResult) -> list[tuple[str, str]]:
         ("Parameters", ", ".join(f"{k} {v}" for k, v in result.parameters.items())),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _openssl(result: BenchmarkResult) -> str:
+    """Return which libraries worked, and for whom where there were several."""
+    if isinstance(result, PagesResult) and len(result.libraries) > 1:
+        system, used = list(result.libraries.values())
+        return f"{used}; the system's: {system}"
+    users: dict[str, list[str]] = {}
+    for name, label in result.labels.items():
+        if version := result.facts.get(name, {}).get("openssl"):
+            users.setdefault(str(version), []).append(label)
+    if len(users) > 1:
+        return "; ".join(f"{version} ({', '.join(who)})" for version, who in users.items())
+    return next(iter(users), str(result.metadata.get("openssl", "")))
 
 
 def _oltp(result: OltpResult, section: Section) -> None:
@@ -225,35 +241,42 @@ def _batch(result: BatchResult, section: Section) -> None:
 
 def _pages(result: PagesResult, section: Section) -> None:
     summaries = result.summaries()
-    section.sentences += pages_verdicts(summaries)
+    section.sentences += pages_verdicts(result, summaries)
     for algorithm in dict.fromkeys(summary.algorithm for summary in summaries):
         own = [summary for summary in summaries if summary.algorithm == algorithm]
         section.tables.append(from_rich(pages_table(result, algorithm, own)))
-        names = [name for name in result.labels if name != OPENSSL]
-        data = []
-        for name, colour in zip(names, colours(names), strict=True):
-            line = [
-                s
-                for s in own
-                if s.backend == name
-                and s.direction == "encrypt"
-                and s.threads == 1
-                and (s.place == "in place" or name == "memcpy")
-            ]
-            speeds = [s.bytes_per_second / 1e9 for s in line]
-            if line:
-                x = [float(s.pages) for s in line]
-                data.append(Line(result.labels[name], colour, x, speeds))
-        limit = [s for s in own if s.backend == OPENSSL and s.direction == "encrypt"]
-        if limit and data:
-            ends = [
-                min(x for line in data for x in line.x),
-                max(x for line in data for x in line.x),
-            ]
-            speed = limit[0].bytes_per_second / 1e9
-            data.append(Line("openssl speed", INK, ends, [speed, speed], style="--"))
+        data = _lines_of_pages(result, own)
         heading = f"{algorithm}: GB/s of one core over pages per batch"
         section.charts.append(lines(heading, data, x_label="pages", log_y=True))
+
+
+def _lines_of_pages(result: PagesResult, summaries: list[PagesSummary]) -> list[Line]:
+    """Return the backends on one core, then the limits; a library that tde does not use: dotted."""
+    names = [name for name in result.labels if name != OPENSSL]
+    styles = dict.fromkeys(result.library_order, ":") | {result.used_library: "-", "": "-"}
+    data = []
+    for (name, colour), library in itertools.product(
+        zip(names, colours(names), strict=True), result.library_order
+    ):
+        line = [
+            s
+            for s in summaries
+            if (s.backend, s.library, s.direction, s.threads) == (name, library, "encrypt", 1)
+            and (s.place == "in place" or name == MEMCPY)
+        ]
+        if line:
+            x = [float(s.pages) for s in line]
+            speeds = [s.bytes_per_second / 1e9 for s in line]
+            label = result.label_of(name, library)
+            data.append(Line(label, colour, x, speeds, style=styles[library]))
+    ends = [x for line in data for x in line.x]
+    for limit in summaries:
+        if (limit.backend, limit.direction) == (OPENSSL, "encrypt") and ends:
+            speed = limit.bytes_per_second / 1e9
+            style = "--" if limit.library == result.used_library else ":"
+            label = result.label_of(OPENSSL, limit.library)
+            data.append(Line(label, INK, [min(ends), max(ends)], [speed, speed], style=style))
+    return data
 
 
 def _io(result: IoResult, section: Section) -> None:

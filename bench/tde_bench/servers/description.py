@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from tde_bench.configurations import Configuration
 from tde_bench.measure import metadata
 from tde_bench.measure.result import BenchmarkResult
 from tde_bench.servers import facts
@@ -62,6 +63,15 @@ def describe_server(
         # Of a server elsewhere it is not known.
         "openssl": None if pid is None else metadata.openssl_version(pid),
         "settings": settings,
+    }
+
+
+def encrypting_libraries(servers: Sequence[Server]) -> dict[Configuration, str | None]:
+    """Return what the libcrypto of each server says of itself; None for servers elsewhere."""
+    pids = {server.configuration: server.postmaster_pid for server in servers}
+    return {
+        configuration: None if pid is None else metadata.openssl_version(pid)
+        for configuration, pid in pids.items()
     }
 
 

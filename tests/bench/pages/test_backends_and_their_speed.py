@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tde_bench import cli
 from tde_bench.errors import BenchError
+from tde_bench.measure.libraries import known_libraries
 from tde_bench.pages import benchmark
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, Work, all_backends
 from tde_bench.pages.benchmark import random_pages, require_same_bytes
@@ -17,6 +18,7 @@ from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesRun
 from typer.testing import CliRunner
 
 from tde import Algorithm, _core
+from tde.page.libcrypto import SYSTEM
 
 KEYS = {Algorithm.AES128: 32, Algorithm.AES256: 64}
 
@@ -59,9 +61,17 @@ def _result(runs: list[PagesRun]) -> PagesResult:
     return PagesResult(parameters={"seed": 1}, labels=labels, runs=runs)
 
 
-def _run(number: int, backend: str, moved: int, seconds: float | None, threads: int) -> PagesRun:
+def _run(
+    number: int,
+    backend: str,
+    moved: int,
+    seconds: float | None,
+    threads: int,
+    library: str = SYSTEM,
+) -> PagesRun:
     return PagesRun(
         backend=backend,
+        library=library if backend in ("tde", OPENSSL) else "",
         algorithm="AES-256-XTS",
         direction="encrypt",
         pages=1 if backend == OPENSSL else 128,
@@ -104,12 +114,18 @@ def test_command(tmp_path: Path) -> None:
     code, output, file = _invoke(tmp_path, f"--chart={chart}", f"--csv={table}")
     assert code == 0, output
     document = json.loads(file.read_text())
-    assert document["schema"] == {"name": "tde-bench/pages", "version": 1}
+    assert document["schema"] == {"name": "tde-bench/pages", "version": 2}
     assert document["status"] == "complete"
     measured = {run["backend"] for run in document["runs"]}
     assert measured == {backend.name for backend in all_backends()} | {OPENSSL, MEMCPY}
     own = [s for s in document["summary"] if s["backend"] == "tde" and s["threads"] == 1]
     assert all(0 < summary["fraction"]["median"] < 2 for summary in own)
+    libraries = {library["name"] for library in document["libraries"]}
+    for name in ("tde", OPENSSL):
+        assert {run["library"] for run in document["runs"] if run["backend"] == name} == libraries
+    assert libraries == set(known_libraries())
+    assert "Target, AES-256-XTS" not in output  # Two pages are less than 1 MiB.
+    assert "head of cryptography in" in output
     assert chart.stat().st_size > 1000
     assert len(table.read_text().splitlines()) == 1 + len(document["runs"])
 
@@ -125,8 +141,9 @@ def test_interruption_keeps_the_rounds_before_it(
     ) -> tuple[int, float, float]:
         nonlocal calls
         calls += 1
-        # One batch size has one case of memcpy and eight of tde per round.
-        if calls == 12:
+        # One batch size has one case of memcpy and eight of tde per round; four more with a second
+        # library.
+        if calls == 9 * 1 + 4 * (len(known_libraries()) - 1) + 3:
             raise KeyboardInterrupt
         return original(work, size, seconds, threads=threads)
 

@@ -7,16 +7,16 @@ xdist, which disables benchmarks, it only checks that the result can be decrypte
 
 from __future__ import annotations
 
-import re
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from tde_bench.configurations import Configuration
+from tde_bench.measure.cipher_speed import measure_speed
+from tde_bench.measure.libraries import find_openssl, speed_program, used_library
 
 from tde import Algorithm, PageCipher, RelationIdentity
 
@@ -24,17 +24,17 @@ PAGES = 512  # 4 MiB
 SIZE = PAGES * 8192
 IDENTITY = RelationIdentity(5, 16384)
 ROUNDS = 5
-OPENSSL = shutil.which("openssl")
+OPENSSL = find_openssl()
 
 
-def openssl_speed(algorithm: Algorithm) -> float:
+def openssl_speed(algorithm: Algorithm, direction: str) -> float:
     """Return bytes per second of ``openssl speed``, which works on one hot 8 KiB buffer."""
-    name = algorithm.label.lower()
-    command = ["openssl", "speed", "-evp", name, "-bytes", "8192", "-seconds", "1"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = re.search(rf"^{name}\s+([\d.]+)k", done.stdout, re.IGNORECASE | re.MULTILINE)
-    assert found is not None, done.stdout
-    return float(found[1]) * 1000
+    assert OPENSSL is not None
+    configuration = Configuration("openssl", "openssl speed", algorithm, software=None)
+    with speed_program(OPENSSL, used_library()) as program:
+        speed = measure_speed(program, configuration, 0)
+    decrypts = direction == "decrypt"
+    return speed.decrypt_bytes_per_second if decrypts else speed.encrypt_bytes_per_second
 
 
 def own_speed(work: Callable[[], object]) -> float:
@@ -50,9 +50,10 @@ def own_speed(work: Callable[[], object]) -> float:
     return count * SIZE / elapsed
 
 
-def fraction_of_openssl(algorithm: Algorithm, work: Callable[[], object]) -> float:
+def fraction_of_openssl(algorithm: Algorithm, direction: str, work: Callable[[], object]) -> float:
     """Return the median of paired, interleaved ratios, which a drifting clock does not skew."""
-    return statistics.median(own_speed(work) / openssl_speed(algorithm) for _ in range(ROUNDS))
+    pairs = ((own_speed(work), openssl_speed(algorithm, direction)) for _ in range(ROUNDS))
+    return statistics.median(own / limit for own, limit in pairs)
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm), ids=lambda algorithm: algorithm.name)
@@ -82,7 +83,7 @@ def test_speed_of_4_mib(
         return
     benchmark.pedantic(work, rounds=200, warmup_rounds=20)  # type: ignore[no-untyped-call]
     if OPENSSL is not None:
-        fraction = fraction_of_openssl(algorithm, work)
+        fraction = fraction_of_openssl(algorithm, direction, work)
         benchmark.extra_info["fraction_of_openssl_speed"] = fraction
         with capsys.disabled():
             print(f"\n{direction} {place} {algorithm.label}: {fraction:.3f} of openssl speed")

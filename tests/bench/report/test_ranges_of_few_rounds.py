@@ -55,7 +55,8 @@ def batch_of(rounds: int) -> BatchResult:
 def pages_of(rounds: int) -> PagesResult:
     def run(number: int, backend: str, threads: int) -> PagesRun:
         seconds = None if backend == OPENSSL else 0.5 / threads
-        case = (backend, "AES-256-XTS", "encrypt", 128, "in place", threads)
+        library = "system" if backend in (OPENSSL, "tde") else ""
+        case = (backend, library, "AES-256-XTS", "encrypt", 128, "in place", threads)
         return PagesRun(*case, number, 0, 1 << 30, seconds, 0.4)
 
     cases = [(OPENSSL, 1), (MEMCPY, 1), ("tde", 1), ("tde", 2), ("cryptography", 1)]
