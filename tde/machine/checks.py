@@ -21,6 +21,8 @@ _FILTER_OF_DATA = 0b0110_0011
 _DISCARDING = frozenset({"true", "false"})
 _IA32CAP = "OPENSSL_ia32cap"
 _AES_BIT = 1 << 57  # Of the first word of OPENSSL_ia32cap, see its manual page.
+# Of the second: AVX512F, -DQ, -BW and -VL, VAES and VPCLMULQDQ, all of which OpenSSL 3.5 asks for.
+_WIDE_AES_BITS = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31 | 1 << 41 | 1 << 42
 
 _log = logging.getLogger(__name__)
 
@@ -210,10 +212,12 @@ def _locked_kib(machine: MachineFiles, pid: int) -> int:
 
 def check_aes(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
     """Tell whether the processor has AES instructions and OpenSSL is allowed to use them."""
+    flags: set[str] = set()
     for line in machine.text("/proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):
-            if "aes" in value.split():
+            flags = set(value.split())
+            if "aes" in flags:
                 yield ok("the processor has AES instructions")
             else:
                 yield warning(
@@ -227,10 +231,12 @@ def check_aes(machine: MachineFiles, server: ServerProcess | None) -> Iterator[O
             "/proc/cpuinfo does not list the processor's features",
             "Look at the processor's manual, and measure with tde-bench.",
         )
-    yield from _masked_instructions(machine, server)
+    yield from _masked_instructions(machine, server, has_wide_aes={"vaes", "avx512f"} <= flags)
 
 
-def _masked_instructions(machine: MachineFiles, server: ServerProcess | None) -> Iterator[Outcome]:
+def _masked_instructions(
+    machine: MachineFiles, server: ServerProcess | None, *, has_wide_aes: bool
+) -> Iterator[Outcome]:
     values = [(_ia32cap(machine, "self"), "this environment")]
     if server is not None:
         told = server.openssl_ia32cap
@@ -242,12 +248,19 @@ def _masked_instructions(machine: MachineFiles, server: ServerProcess | None) ->
                 f"{who} forbids OpenSSL the AES instructions ({_IA32CAP}={value})",
                 f"Unset {_IA32CAP} and restart the server.",
             )
+        elif has_wide_aes and _masks_wide_aes(value):
+            yield warning(
+                f"{who} keeps VAES and AVX-512 from OpenSSL ({_IA32CAP}={value}): from 3.5 on it "
+                "is two to three times as slow without",
+                f"Unset {_IA32CAP} and restart the server, or append :~0x0:~0x0:~0x0:~0x0 to it.",
+            )
 
 
 def _ia32cap(machine: MachineFiles, process: int | str) -> str:
     for variable in machine.process_text(process, "environ").split("\0"):
         if variable.startswith(f"{_IA32CAP}="):
-            return variable.removeprefix(f"{_IA32CAP}=")
+            # OpenSSL takes a variable that is there, and empty, for zero: no instructions at all.
+            return variable.removeprefix(f"{_IA32CAP}=") or "0"
     return ""
 
 
@@ -257,6 +270,19 @@ def _masks_aes(value: str) -> bool:
         if first.startswith("~"):
             return bool(int(first[1:], 0) & _AES_BIT)
         return bool(first) and not int(first, 0) & _AES_BIT
+    except ValueError:
+        return False
+
+
+def _masks_wide_aes(value: str) -> bool:
+    """Tell whether the second word hides any of them; a word that is left out counts as zero."""
+    if not value:
+        return False
+    second = value.split(":")[1] if ":" in value else "0"
+    try:
+        if second.startswith("~"):
+            return bool(int(second[1:], 0) & _WIDE_AES_BITS)
+        return bool(~int(second or "0", 0) & _WIDE_AES_BITS)
     except ValueError:
         return False
 

@@ -193,12 +193,32 @@ def test_a_processor_without_aes(machine):
     [
         ("~0x200000200000000", {Verdict.OK, Verdict.WARNING}),
         ("0x1", {Verdict.OK, Verdict.WARNING}),
+        ("", {Verdict.OK, Verdict.WARNING}),
         ("~0x1", {Verdict.OK}),
         (":0x0", {Verdict.OK}),
     ],
 )
 def test_aes_that_the_environment_forbids(machine, value, verdicts):
     machine.write("proc/self/environ", f"PATH=/bin\0OPENSSL_ia32cap={value}\0")
+    assert machine.verdicts("aes") == verdicts
+
+
+@pytest.mark.parametrize(
+    ("value", "verdicts"),
+    [
+        ("~0x0", {Verdict.OK, Verdict.WARNING}),  # What is left out is zero.
+        ("~0x0:~0x20000000000", {Verdict.OK, Verdict.WARNING}),
+        (":0x0", {Verdict.OK, Verdict.WARNING}),
+        ("~0x0:", {Verdict.OK, Verdict.WARNING}),
+        ("~0x1:~0x0", {Verdict.OK}),
+        ("~0x1:0x405fc6f1bf07ab", {Verdict.OK}),
+    ],
+)
+def test_wide_aes_that_the_environment_forbids(machine, value, verdicts):
+    machine.write("proc/self/environ", f"PATH=/bin\0OPENSSL_ia32cap={value}\0")
+    machine.write("proc/cpuinfo", "flags : fpu aes\n")
+    assert machine.verdicts("aes") == {Verdict.OK}
+    machine.write("proc/cpuinfo", "flags : fpu aes avx512f vaes\n")
     assert machine.verdicts("aes") == verdicts
 
 

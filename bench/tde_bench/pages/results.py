@@ -108,12 +108,14 @@ class PagesResult(BenchmarkResult):
         return f"{label} {release_of(self.libraries[library]).removeprefix('OpenSSL ')}"
 
     def fastest_library(self, algorithm: str, direction: str) -> str | None:
-        """Return the library with the highest limit; None when no limit is known."""
+        """Return the library with the highest limit; None where the limit of any is not known."""
         speeds: dict[str, list[float]] = {}
         for run in self.runs:
             if (run.backend, run.algorithm, run.direction) == (OPENSSL, algorithm, direction):
                 speeds.setdefault(run.library, []).append(run.bytes / run.cpu_seconds)
-        return max(speeds, key=lambda name: float(np.median(speeds[name])), default=None)
+        if set(speeds) != set(self.libraries):
+            return None
+        return max(speeds, key=lambda name: float(np.median(speeds[name])))
 
     def frame(self) -> pd.DataFrame:
         """Return the raw samples as a table, in the order they were made."""

@@ -62,6 +62,7 @@ def _of_fastest(result: PagesResult, summaries: Sequence[PagesSummary]) -> list[
             key = (summary.algorithm, summary.direction)
             found.setdefault(key, []).append((summary, summary.of_fastest))
     lines = []
+    fastest = "the fastest libcrypto" if len(result.libraries) > 1 else "the one libcrypto measured"
     for (algorithm, direction), known in found.items():
         sizes = sorted(summary.pages // _MEBIBYTE_PAGES for summary, _ in known)
         library = result.fastest_library(algorithm, direction) or ""
@@ -69,10 +70,15 @@ def _of_fastest(result: PagesResult, summaries: Sequence[PagesSummary]) -> list[
         span = f"{sizes[0]} MiB" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} MiB"
         lines.append(
             f"Target, {algorithm} {direction}, {span} in place on one core: at least "
-            f"{TARGET} of the fastest libcrypto, {release_of(result.libraries.get(library, ''))}: "
+            f"{TARGET} of {fastest}, {release_of(result.libraries.get(library, ''))}: "
             f"{_answer([estimate for _, estimate in known])}. The least is {least.median:.3f} "
             f"({_spread(least)}), with {worst.pages} pages."
         )
+    if not found and any(summary.fraction is not None for summary in summaries):
+        limits = {summary.library for summary in summaries if summary.backend == OPENSSL}
+        missing = [text for name, text in result.libraries.items() if name not in limits]
+        if missing:
+            lines.append(f"Target: not answered, the limit of {missing[0]} is not known.")
     return lines
 
 

@@ -149,8 +149,9 @@ static void describe(struct tde_status *made)
     if (tde_format_message_prove(&keys->reader, made->pid, made->start_time,
                                  made->exchange_code) != 0)
         memset(made->exchange_key, 0, sizeof made->exchange_key); /* As where there is none. */
-    if (capabilities != NULL)
-        snprintf(made->openssl_ia32cap, sizeof made->openssl_ia32cap, "%s", capabilities);
+    if (capabilities != NULL) /* OpenSSL takes one that is empty for zero. */
+        snprintf(made->openssl_ia32cap, sizeof made->openssl_ia32cap, "%s",
+                 *capabilities == '\0' ? "0" : capabilities);
 }
 
 /* Space is taken at once: a store into a page that a full memory file system lacks is fatal. */

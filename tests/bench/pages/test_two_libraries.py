@@ -109,9 +109,20 @@ def test_a_library_that_is_not_the_fastest_misses_the_target() -> None:
     assert "OpenSSL 3.5.8: missed. The least is 0.330" in line
 
 
+@pytest.mark.parametrize("missing", LIMITS)
+def test_without_the_limit_of_each_the_target_is_not_answered(missing: str) -> None:
+    """The attack: work of the fast library looked like 2.9 of the only limit that was known."""
+    result = _result({SYSTEM: 0.99, SECOND: 0.96})
+    result.runs = [r for r in result.runs if (r.backend, r.library) != (OPENSSL, missing)]
+    expected = f"Target: not answered, the limit of {LIBRARIES[missing]} is not known."
+    assert _line(result, "Target") == expected
+    assert _of(result, missing, 128).fraction is None
+
+
 def test_where_there_is_one_library_nothing_is_said_of_two() -> None:
     result = _result({SYSTEM: 0.97}, {SYSTEM: LIBRARIES[SYSTEM]})
-    assert "OpenSSL 3.0.19: met. The least is 0.970" in _line(result, "Target, ")
+    line = _line(result, "Target, ")
+    assert "0.95 of the one libcrypto measured, OpenSSL 3.0.19: met. The least is 0.970" in line
     assert result.label_of("tde", SYSTEM) == "tde"
     labels = {str(line.get_label()) for line in chart.draw(result).axes[0].lines}
     assert labels == {"tde", "cryptography", "openssl speed"}
