@@ -1,5 +1,5 @@
 /*
- * format/bytes.h - numbers of 32 bits in the byte order of all of tde's own formats.
+ * format/bytes.h - numbers in the byte order of all of tde's own formats.
  */
 #ifndef TDE_FORMAT_BYTES_H
 #define TDE_FORMAT_BYTES_H
@@ -17,6 +17,16 @@ static inline void tde_format_store_be32(uint8_t *to, uint32_t value)
     to[1] = (uint8_t)(value >> 16);
     to[2] = (uint8_t)(value >> 8);
     to[3] = (uint8_t)value;
+}
+
+/* The number whose bytes in memory are those of VALUE in that order. */
+static inline uint64_t tde_format_be64(uint64_t value)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return __builtin_bswap64(value);
+#else
+    return value;
+#endif
 }
 
 #endif

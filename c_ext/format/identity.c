@@ -8,9 +8,9 @@
  */
 #include "format/identity.h"
 
+#include "format/bytes.h"
 #include "format/constants.h"
 
-#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -316,7 +316,7 @@ typedef uint64_t both_halves __attribute__((vector_size(TDE_TWEAK_SIZE)));
  */
 static void store(uint8_t tweak[TDE_TWEAK_SIZE], uint64_t high, uint64_t low)
 {
-    both_halves whole = {htobe64(high), htobe64(low)};
+    both_halves whole = {tde_format_be64(high), tde_format_be64(low)};
 
     memcpy(tweak, &whole, sizeof whole);
 }

@@ -216,34 +216,37 @@ static int run_on_buffers(CipherObject *self, struct tde_batch *batch,
 }
 
 /* (src, dst or None, identity, first block, threads) -> dst, or new bytes */
-static PyObject *process(CipherObject *self, PyObject *args, tde_block_function work)
+static PyObject *process(CipherObject *self, PyObject *const *args, Py_ssize_t count,
+                         tde_block_function work)
 {
     struct tde_batch batch = {.work = work};
     struct buffers buffers;
-    PyObject *src;
-    PyObject *dst;
     PyObject *result = NULL;
     uint32_t threads;
 
-    if (!PyArg_ParseTuple(args, "OOO&O&O&", &src, &dst, tde_python_convert_identity, &batch.id,
-                          tde_python_convert_uint64, &batch.first, tde_python_convert_uint32,
-                          &threads))
+    if (count != 5) {
+        PyErr_Format(PyExc_TypeError, "takes 5 arguments, not %zd", count);
         return NULL;
-    if (open_buffers(state_of(self), src, dst, &buffers) == 0 &&
+    }
+    if (!tde_python_convert_identity(args[2], &batch.id) ||
+        !tde_python_convert_uint64(args[3], &batch.first) ||
+        !tde_python_convert_uint32(args[4], &threads))
+        return NULL;
+    if (open_buffers(state_of(self), args[0], args[1], &buffers) == 0 &&
         run_on_buffers(self, &batch, &buffers, threads) == 0)
         result = Py_NewRef(buffers.out);
     release(&buffers);
     return result;
 }
 
-static PyObject *cipher_encrypt_blocks(CipherObject *self, PyObject *args)
+static PyObject *cipher_encrypt_blocks(CipherObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    return process(self, args, tde_format_encrypt_blocks);
+    return process(self, args, count, tde_format_encrypt_blocks);
 }
 
-static PyObject *cipher_decrypt_blocks(CipherObject *self, PyObject *args)
+static PyObject *cipher_decrypt_blocks(CipherObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    return process(self, args, tde_format_decrypt_blocks);
+    return process(self, args, count, tde_format_decrypt_blocks);
 }
 
 static PyObject *cipher_close(CipherObject *self, PyObject *Py_UNUSED(ignored))
@@ -269,9 +272,9 @@ static PyMethodDef methods[] = {
      PyDoc_STR("Judge the stored blocks of a WAL segment.")},
     {"find_segment", tde_python_find_segment, METH_VARARGS,
      PyDoc_STR("Find the segment that a block of a recycled one was written for.")},
-    {"encrypt_blocks", (PyCFunction)cipher_encrypt_blocks, METH_VARARGS,
+    {"encrypt_blocks", (PyCFunction)(void (*)(void))cipher_encrypt_blocks, METH_FASTCALL,
      PyDoc_STR("Encrypt whole pages; the GIL is released meanwhile.")},
-    {"decrypt_blocks", (PyCFunction)cipher_decrypt_blocks, METH_VARARGS,
+    {"decrypt_blocks", (PyCFunction)(void (*)(void))cipher_decrypt_blocks, METH_FASTCALL,
      PyDoc_STR("Decrypt whole pages; the GIL is released meanwhile.")},
     {"close", (PyCFunction)cipher_close, METH_NOARGS,
      PyDoc_STR("Wipe the key; further use raises PageError.")},

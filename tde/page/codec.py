@@ -112,8 +112,10 @@ class PageCipher(Closing):
             PageError: when ``out`` is read-only or overlaps ``pages``, a buffer is not
                 contiguous, ``threads`` is out of range, or the cipher is closed.
         """
-        arguments = _core_arguments(identity, first_block, threads)
-        return self._core.encrypt_blocks(pages, out, *arguments)
+        if not 0 <= first_block < _BLOCK_LIMIT or threads < 1:
+            _refuse(first_block, threads)
+        core = identity.to_core()
+        return self._core.encrypt_blocks(pages, out, core, first_block, threads)
 
     @overload
     def decrypt_pages(
@@ -151,8 +153,10 @@ class PageCipher(Closing):
         Arguments, result and errors are those of :meth:`encrypt_pages`.  A wrong key or
         identity is not noticed here: the result is then noise.
         """
-        arguments = _core_arguments(identity, first_block, threads)
-        return self._core.decrypt_blocks(pages, out, *arguments)
+        if not 0 <= first_block < _BLOCK_LIMIT or threads < 1:
+            _refuse(first_block, threads)
+        core = identity.to_core()
+        return self._core.decrypt_blocks(pages, out, core, first_block, threads)
 
     def close(self) -> None:
         """Wipe the key.  Calls that already run finish; later ones raise PageError."""
@@ -190,11 +194,8 @@ def _to_algorithm(algorithm: Algorithm | str) -> Algorithm:
         raise PageError(f"algorithm must be {known}, not {algorithm!r}") from None
 
 
-def _core_arguments(
-    identity: PageIdentity, first_block: int, threads: int
-) -> tuple[tuple[int, int, int, int, int], int, int]:
+def _refuse(first_block: int, threads: int) -> NoReturn:
+    """Say which of the two is out of range, apart from the calls that shall be fast."""
     if not 0 <= first_block < _BLOCK_LIMIT:
         raise IdentityError(f"first_block must be 0 to {_BLOCK_LIMIT - 1}, not {first_block}")
-    if threads < 1:
-        raise PageError(f"threads must be at least 1, not {threads}")
-    return identity.to_core(), first_block, threads
+    raise PageError(f"threads must be at least 1, not {threads}")

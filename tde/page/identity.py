@@ -15,6 +15,10 @@ from tde.errors import IdentityError
 
 _MAX_UINT32 = 0xFFFF_FFFF
 
+# Looked up once: a call for one page takes less than a microsecond.
+_RELATION = _core.CLASS_RELATION
+_TEMPORARY = _core.CLASS_TEMP_RELATION
+
 #: What :mod:`tde._core` calls an identity: file class, three words, fork.
 CoreIdentity = tuple[int, int, int, int, int]
 
@@ -60,8 +64,8 @@ class RelationIdentity:
 
     def to_core(self) -> CoreIdentity:
         """Return the tuple that :mod:`tde._core` takes."""
-        file_class = _core.CLASS_TEMP_RELATION if self.temporary else _core.CLASS_RELATION
-        return (file_class, self.database, self.relfilenumber, 0, int(self.fork))
+        file_class = _TEMPORARY if self.temporary else _RELATION
+        return (file_class, self.database, self.relfilenumber, 0, self.fork)
 
 
 @dataclass(frozen=True, slots=True)
