@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tde.postgres import find_binaries
@@ -45,6 +45,7 @@ class BatchParameters(Parameters):
     scale: int = 5
     rounds: int = 6
     shared_buffers: str = "16MB"
+    settings: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def quick(cls) -> BatchParameters:
@@ -83,7 +84,8 @@ class BatchBenchmark(ServerBenchmark[BatchResult]):
             BenchError: when the run cannot start or its results could not be trusted.
             KeyboardInterrupt: after an interruption, once servers and files are gone.
         """
-        settings = ephemeral_settings(self._parameters.shared_buffers)
+        parameters = self._parameters
+        settings = ephemeral_settings(parameters.shared_buffers) | parameters.settings
         place = Place(directory, find_binaries(bindir), settings, keep)
         with self._recorded(), self._running(place) as servers:
             self._measure_all(servers)

@@ -11,7 +11,12 @@ import typer
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
 from tde.console.output import console
-from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs
+from tde_bench.cli.option_checks import (
+    algorithms_of,
+    check_memory_size,
+    check_outputs,
+    settings_of,
+)
 from tde_bench.cli.options import (
     ChartFileOption,
     ComparedAesOption,
@@ -20,6 +25,7 @@ from tde_bench.cli.options import (
     JsonFileOption,
     KeepOption,
     ServerProgramsOption,
+    SettingOption,
 )
 from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
 
@@ -85,6 +91,7 @@ def batch(
     scale: BatchScaleOption = None,
     rounds: BatchRoundsOption = None,
     shared_buffers: BatchBuffersOption = None,
+    setting: SettingOption = None,
     bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     keep: KeepOption = False,
@@ -103,7 +110,10 @@ def batch(
     from tde_bench.batch.benchmark import BatchParameters
 
     parameters = (BatchParameters.quick() if quick else BatchParameters()).with_given(
-        scale=scale, rounds=rounds, shared_buffers=shared_buffers
+        scale=scale,
+        rounds=rounds,
+        shared_buffers=shared_buffers,
+        settings=settings_of(setting),
     )
     result, end = _run(
         _configurations(aes or [], cipher),

@@ -10,7 +10,13 @@ import typer
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
 from tde.console.output import console, error_console
-from tde_bench.cli.option_checks import algorithms_of, check_memory_size, check_outputs, numbers
+from tde_bench.cli.option_checks import (
+    algorithms_of,
+    check_memory_size,
+    check_outputs,
+    numbers,
+    settings_of,
+)
 from tde_bench.cli.options import (
     ChartFileOption,
     ClientsOption,
@@ -30,6 +36,7 @@ from tde_bench.cli.options import (
     ScaleOption,
     SeedOption,
     ServerProgramsOption,
+    SettingOption,
     SharedBuffersOption,
     SliceOption,
     WarmupOption,
@@ -81,6 +88,7 @@ def oltp(
     rounds: RoundsOption = None,
     warmup: WarmupOption = None,
     shared_buffers: SharedBuffersOption = None,
+    setting: SettingOption = None,
     bindir: ServerProgramsOption = None,
     directory: DirectoryOption = None,
     keep: KeepOption = False,
@@ -114,6 +122,7 @@ def oltp(
         warmup=warmup,
         shared_buffers=shared_buffers,
         seed=seed,
+        settings=settings_of(setting),
     )
     _check_parameters(parameters)
     result, end = _run(
@@ -165,6 +174,8 @@ def _check_parameters(parameters: OltpParameters) -> None:
     chosen = catalogue.workload(name)
     if not chosen.options_apply and (parameters.rate or parameters.protocol != "simple"):
         raise BenchError(f"--rate and --protocol are options of pgbench, which {name.value} lacks")
+    if not chosen.any_protocol and parameters.protocol != "simple":
+        raise BenchError(f"{name.value} has only the simple protocol")
     clients, scale = max(parameters.clients), min(parameters.scale)
     if name is WorkloadName.TPCB and clients > scale:
         error_console.print(

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import typer
+
 from tde.algorithms import Algorithm
 from tde.console.options import algorithm_of
 from tde_bench.errors import BenchError
@@ -86,3 +88,18 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     if len(found) != len(parts) or min(found) < 1 or len(set(found)) != len(found):
         raise BenchError(f"{option} {text} is not a list of numbers", remedy="Example: 1,4,16")
     return found
+
+
+def settings_of(given: Iterable[str] | None) -> dict[str, str]:
+    """Return the settings that ``--set`` names.
+
+    Raises:
+        BadParameter: one of them has no name.
+    """
+    settings = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"{text!r} is no NAME=VALUE", param_hint="--set")
+        settings[name.strip()] = value.strip()
+    return settings

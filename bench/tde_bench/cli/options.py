@@ -57,7 +57,8 @@ ScaleOption = Annotated[
     typer.Option(
         metavar="N[,N...]",
         help="pgbench scale, about 15 MB each. Default: 20; quick: 10. For tpcc: warehouses of "
-        "about 100 MB, 3 or 1. Several values make a sweep.",
+        "about 100 MB, 3 or 1; for many-relations and partitions: thousands, 20 and 2. Several "
+        "values make a sweep.",
     ),
 ]
 ClientsOption = Annotated[
@@ -109,6 +110,14 @@ SharedBuffersOption = Annotated[
     typer.Option(
         metavar="SIZE",
         help="shared_buffers of the ephemeral servers. Default: 32MB; quick: 16MB.",
+    ),
+]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting of all ephemeral servers, for example io_method=sync; may be repeated.",
     ),
 ]
 ServerProgramsOption = Annotated[

@@ -69,6 +69,7 @@ class OltpBenchmark(ServerBenchmark[OltpResult]):
         parameters = self._parameters
         pgbench = binaries.program("pgbench")
         settings = ephemeral_settings(parameters.shared_buffers, max(parameters.clients))
+        settings |= parameters.settings
         place = Place(directory, binaries, settings, keep)
         with self._recorded(), self._running(place) as servers:
             disown_shared_servers(self.result, servers)

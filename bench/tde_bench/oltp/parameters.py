@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tde_bench.measure.parameters import Parameters, only_given
@@ -29,6 +29,7 @@ class OltpParameters(Parameters):
         clients: the numbers of sessions to sweep over, usually one.
         duration: seconds of each configuration in each round.
         slice: seconds of them without a pause, before the next configuration takes over.
+        settings: of the ephemeral servers, beyond those that every run has.
     """
 
     workload: str = WorkloadName.TPCB.value
@@ -43,6 +44,7 @@ class OltpParameters(Parameters):
     warmup: int = 10
     shared_buffers: str = "32MB"
     seed: int = 1
+    settings: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def quick(cls) -> OltpParameters:

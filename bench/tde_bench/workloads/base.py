@@ -72,6 +72,7 @@ class Workload(ABC):
         tables: what is vacuumed before each turn.
         moves_pages: tells whether the data is meant to be larger than shared_buffers.
         options_apply: tells whether ``--protocol`` and ``--rate`` mean anything.
+        any_protocol: tells whether ``--protocol`` may be another than "simple".
     """
 
     title: ClassVar[str]
@@ -79,6 +80,7 @@ class Workload(ABC):
     tables: ClassVar[Sequence[str]]
     moves_pages: ClassVar[bool] = True
     options_apply: ClassVar[bool] = True
+    any_protocol: ClassVar[bool] = True
 
     @abstractmethod
     def set_up(self, driver: Driver, scale: int) -> None:

@@ -26,10 +26,23 @@ def _make_tables(driver: Driver, statement: str, count: int) -> None:
             execute(connection, f"DO $do$ BEGIN {body} END $do$")
 
 
+def _drop_tables(connection: Connection) -> None:
+    """Remove the tables of an earlier scale, as many at a time as a transaction may lock."""
+    some = (
+        f"SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('{_SCHEMA}')::oid "
+        f"LIMIT {_TABLES_PER_TRANSACTION}"
+    )
+    while fetch_value(connection, f"SELECT count(*) FROM ({some}) AS found"):
+        body = f"FOR t IN {some} LOOP EXECUTE format('DROP TABLE {_SCHEMA}.%I', t); END LOOP;"
+        execute(connection, f"DO $do$ DECLARE t name; BEGIN {body} END $do$")
+    execute(connection, f"DROP SCHEMA IF EXISTS {_SCHEMA}")
+
+
 class ManyRelations(PgbenchWorkload):
     """One of thousands of tables is read in each transaction; the scale counts thousands."""
 
     title: ClassVar[str] = "select-only on many relations"
+    any_protocol: ClassVar[bool] = False  # A parameter cannot be part of a name.
     scale_unit: ClassVar[str] = "thousand relations"
     tables: ClassVar[Sequence[str]] = ()
     moves_pages: ClassVar[bool] = False
@@ -38,6 +51,7 @@ class ManyRelations(PgbenchWorkload):
     def set_up(self, driver: Driver, scale: int) -> None:
         """Create the tables with a row each."""
         with contextlib.closing(driver.server.connect()) as connection:
+            _drop_tables(connection)
             execute(connection, f"CREATE SCHEMA {_SCHEMA}")
         statement = f"CREATE TABLE {_SCHEMA}.t%1$s AS SELECT 1 AS id, %1$s AS n"
         _make_tables(driver, statement, scale * _PER_SCALE)
@@ -73,6 +87,7 @@ class Partitions(PgbenchWorkload):
         """Create the table with a row in each partition."""
         count = scale * _PER_SCALE
         with contextlib.closing(driver.server.connect()) as connection:
+            execute(connection, f"DROP TABLE IF EXISTS {_PARTITIONED}")
             execute(connection, f"CREATE TABLE {_PARTITIONED} (n integer) PARTITION BY LIST (n)")
         statement = (
             f"CREATE TABLE {_PARTITIONED}_%1$s PARTITION OF {_PARTITIONED} FOR VALUES IN (%1$s)"

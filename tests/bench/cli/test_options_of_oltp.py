@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from tde_bench import cli
 from tde_bench.cli import oltp as oltp_command
-from tde_bench.cli.option_checks import check_outputs, numbers
+from tde_bench.cli.option_checks import check_outputs, numbers, settings_of
 from tde_bench.errors import BenchError
 from tde_bench.oltp.parameters import OltpParameters
 from tde_bench.workloads.names import WorkloadName
@@ -29,7 +30,11 @@ def _shown(parameters: OltpParameters, field: str) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(OltpParameters)])
+# There are none unless they are given.
+FIELDS = [f.name for f in dataclasses.fields(OltpParameters) if f.name != "settings"]
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_help_states_the_defaults_in_use(help_text: str, field: str) -> None:
     """The defaults depend on --quick, so the help spells them out; it must not go stale."""
     full, quick = (_shown(p, field) for p in (OltpParameters(), OltpParameters.quick()))
@@ -136,3 +141,20 @@ def test_checking_an_output_leaves_nothing_and_changes_nothing(tmp_path: Path) -
     check_outputs([old, tmp_path / "new.json", None], [])
     assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
     assert old.read_text() == "kept"
+
+
+def test_settings_of_the_servers() -> None:
+    assert settings_of(["io_method=sync", "work_mem = 1MB"]) == {
+        "io_method": "sync",
+        "work_mem": "1MB",
+    }
+    for wrong in ("io_method", "=sync"):
+        with pytest.raises(typer.BadParameter, match="is no NAME=VALUE"):
+            settings_of([wrong])
+
+
+def test_a_workload_without_other_protocols_says_so() -> None:
+    arguments = ["oltp", "--workload=many-relations", "--protocol=prepared"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(result.exception, BenchError)
+    assert "has only the simple protocol" in str(result.exception)

@@ -49,6 +49,9 @@ _DAMAGE = {
     WorkloadName.SIMPLE_UPDATE: "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 1",
     WorkloadName.RANDOM_UPDATE: "UPDATE pgbench_accounts SET abalance = -100000000 WHERE aid = 1",
     WorkloadName.WAL_INSERT: "DELETE FROM tde_bench_inserts",
+    WorkloadName.CONNECT: "UPDATE pgbench_accounts SET abalance = 1 WHERE aid = 1",
+    WorkloadName.MANY_RELATIONS: "UPDATE tde_bench_many.t999 SET n = 0",
+    WorkloadName.PARTITIONS: "DELETE FROM tde_bench_parts WHERE n = 7",
     WorkloadName.TPCC: "DELETE FROM order_line WHERE ol_o_id = 3000 AND ol_d_id = 7",
 }
 
