@@ -63,7 +63,8 @@ class Player(Closing):
         self._data.mkdir(parents=True)
         # The interposer knows a server by the name of its program.
         program = folder / "postgres"
-        shutil.copy2(str(importlib.resources.files("tde").joinpath(_PROGRAM)), program)
+        shutil.copyfile(str(importlib.resources.files("tde").joinpath(_PROGRAM)), program)
+        program.chmod(0o700)
         variables = {**os.environ, **environment, VARIABLE: str(libcrypto or SYSTEM)}
         descriptors: Sequence[int] = ()
         with ExitStack() as keys:
