@@ -104,6 +104,17 @@ static bool publish(uint32_t number)
     return false;
 }
 
+/*
+ * Whoever still has the number of this slot must not get another key.  The fence keeps what is
+ * stored into the slot behind the new generation: a 64-bit ARM of before LSE adds with a pair of
+ * instructions that orders what was before it, and lets later stores overtake it.
+ */
+static void begin_generation(struct tde_keys_slot *slot)
+{
+    atomic_fetch_add(&slot->generation, 1);
+    atomic_thread_fence(memory_order_release);
+}
+
 /* An unused slot, else one whose tablespace was dropped; TDE_KEYS_SLOTS when there is none. */
 static uint32_t claim(void)
 {
@@ -121,8 +132,8 @@ static uint32_t claim(void)
                 continue;
             if (pass == 0)
                 atomic_store(&tde_keys_directory->hint, i + 1);
-            else /* Whoever still has the number of this slot must not get another key. */
-                atomic_fetch_add(&tde_keys_ring->slots[i].generation, 1);
+            else
+                begin_generation(&tde_keys_ring->slots[i]);
             return i;
         }
     }
