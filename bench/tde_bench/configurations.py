@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tde.algorithms import Algorithm
+from tde.machine.capabilities import OWN
 from tde_bench.errors import BenchError
 
-CAPABILITIES = "OPENSSL_ia32cap"
-# A word that is left out counts as zero, and with the second one VAES and AVX-512 would be gone:
-# OpenSSL 3.5 has five words, and ignores none.
-_OTHER_WORDS = ":~0x0" * 4
-# Clears AES-NI and PCLMULQDQ, and with AES-NI all that OpenSSL builds upon it (VAES), in the
-# processor's capabilities as OpenSSL sees them.
-SOFTWARE_AES = {CAPABILITIES: f"~0x200000200000000{_OTHER_WORDS}"}
-# Clears nothing, whatever the environment of the benchmark says.
-HARDWARE_AES = {CAPABILITIES: f"~0x0{_OTHER_WORDS}"}
+# Clears the AES instructions and the multiplication without carry, and with them all that OpenSSL
+# builds upon them (VAES), in the processor's capabilities as OpenSSL sees them.
+SOFTWARE_AES = {OWN.variable: OWN.without_aes}
+# Clears nothing, whatever the environment of the benchmark says, where there is a value for that.
+HARDWARE_AES = {OWN.variable: OWN.with_all} if OWN.can_clear else {}
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,12 @@ _OWN_NAMES = frozenset(
 
 
 def ephemeral(algorithms: Iterable[Algorithm]) -> list[Configuration]:
-    """Return the plain configuration, the baseline, and one per algorithm."""
+    """Return the plain configuration, the baseline, and one per algorithm.
+
+    Raises:
+        BenchError: as :func:`require_all_instructions`.
+    """
+    require_all_instructions()
     sizes = sorted({algorithm.aes_bits for algorithm in algorithms})
     encrypted = [
         Configuration(f"aes{size}", f"AES-{size}", Algorithm.from_bits(size)) for size in sizes
@@ -73,15 +76,34 @@ def ephemeral(algorithms: Iterable[Algorithm]) -> list[Configuration]:
 
 
 def software_and_hardware(algorithms: Iterable[Algorithm]) -> list[Configuration]:
-    """Return the bars of the batch chart: plain, then each algorithm without and with AES-NI."""
+    """Return the bars of the batch chart: plain, then each algorithm without and with AES-NI.
+
+    Raises:
+        BenchError: as :func:`require_all_instructions`.
+    """
+    require_all_instructions()
     bars = [NO_ENCRYPTION]
     for size in sorted({algorithm.aes_bits for algorithm in algorithms}):
         algorithm = Algorithm.from_bits(size)
         bars.append(
             Configuration(f"aes{size}-software", f"AES-{size} software", algorithm, software=True)
         )
-        bars.append(Configuration(f"aes{size}", f"AES-{size} AES-NI", algorithm))
+        bars.append(Configuration(f"aes{size}", f"AES-{size} {OWN.instructions}", algorithm))
     return bars
+
+
+def require_all_instructions() -> None:
+    """Refuse what the environment keeps from OpenSSL, where no value of a server's gives it back.
+
+    Raises:
+        BenchError: the variable is set, on 64-bit ARM.
+    """
+    if not OWN.can_clear and OWN.variable in os.environ:
+        raise BenchError(
+            f"{OWN.variable} is set, so OpenSSL would see less than the processor has",
+            remedy=f"Unset it: tde-bench itself sets {OWN.variable}={OWN.without_aes} for servers "
+            "that do without AES instructions.",
+        )
 
 
 def existing(specifications: Iterable[str]) -> list[Configuration]:

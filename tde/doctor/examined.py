@@ -67,7 +67,7 @@ class Examined:
             self.pid,
             self.is_encrypted,
             private=forbids_access(self.pid),
-            openssl_ia32cap=None if published is None else published.openssl_ia32cap,
+            openssl_capabilities=None if published is None else published.openssl_capabilities,
         )
 
     @property

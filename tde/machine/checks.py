@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from tde.machine import capabilities
 from tde.machine.kernel_files import MachineFiles, read_limit
 from tde.machine.storage import Storage, device_name, device_storage, file_storage, unescape
 from tde.machine.verdict import Outcome, Verdict, ok, outcomes_of, problem, unknown, warning
 
-# What the interposer locks: 32,768 slots for keys, in whole pages (c_ext/interpose/keys/slots.c).
-KEY_RING_BYTES = 3208 * 1024
+# What the interposer locks: slots for keys (struct tde_keys_ring) in whole pages, which have 4, 16
+# or 64 KiB on 64-bit ARM.
+KEY_RING_STRUCTURE = 3_307_340
+KEY_RING_BYTES = -(-KEY_RING_STRUCTURE // mmap.PAGESIZE) * mmap.PAGESIZE
 
 # Kinds of memory in coredump_filter that hold pages, rows or key schedules: private and shared
 # anonymous memory, also in huge pages.
 _FILTER_OF_DATA = 0b0110_0011
 _DISCARDING = frozenset({"true", "false"})
-_IA32CAP = "OPENSSL_ia32cap"
-_AES_BIT = 1 << 57  # Of the first word of OPENSSL_ia32cap, see its manual page.
-# Of the second: AVX512F, -DQ, -BW and -VL, VAES and VPCLMULQDQ, all of which OpenSSL 3.5 asks for.
-_WIDE_AES_BITS = 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31 | 1 << 41 | 1 << 42
 
 _log = logging.getLogger(__name__)
 
@@ -36,14 +36,15 @@ class ServerProcess:
         encrypted: whether its cluster is encrypted, so that it has keys in its memory.
         private: whether it has closed its memory to others and forbidden core dumps, as the
             interposer does.
-        openssl_ia32cap: that variable in its environment, where it tells it; ``None`` when the
-            environment has to be read.
+        openssl_capabilities: the variable that can forbid OpenSSL the AES instructions, in its
+            environment, where it tells it (empty when unset); ``None`` when the environment has
+            to be read.
     """
 
     pid: int
     encrypted: bool
     private: bool = False
-    openssl_ia32cap: str | None = None
+    openssl_capabilities: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,54 +238,31 @@ def check_aes(machine: MachineFiles, server: ServerProcess | None) -> Iterator[O
 def _masked_instructions(
     machine: MachineFiles, server: ServerProcess | None, *, has_wide_aes: bool
 ) -> Iterator[Outcome]:
-    values = [(_ia32cap(machine, "self"), "this environment")]
+    name = capabilities.OWN.variable
+    values = [(_variable(machine, "self", name), "this environment")]
     if server is not None:
-        told = server.openssl_ia32cap
-        value = _ia32cap(machine, server.pid) if told is None else told
+        told = server.openssl_capabilities
+        value = _variable(machine, server.pid, name) if told is None else told or None
         values.append((value, "the running server's environment"))
     for value, who in values:
-        if _masks_aes(value):
+        if capabilities.OWN.forbids_aes(value):
             yield warning(
-                f"{who} forbids OpenSSL the AES instructions ({_IA32CAP}={value})",
-                f"Unset {_IA32CAP} and restart the server.",
+                f"{who} forbids OpenSSL the AES instructions ({name}={value})",
+                f"Unset {name} and restart the server.",
             )
-        elif has_wide_aes and _masks_wide_aes(value):
+        elif has_wide_aes and capabilities.OWN.forbids_wide_aes(value):
             yield warning(
-                f"{who} keeps VAES and AVX-512 from OpenSSL ({_IA32CAP}={value}): from 3.5 on it "
+                f"{who} keeps VAES and AVX-512 from OpenSSL ({name}={value}): from 3.5 on it "
                 "is two to three times as slow without",
-                f"Unset {_IA32CAP} and restart the server, or append :~0x0:~0x0:~0x0:~0x0 to it.",
+                f"Unset {name} and restart the server, or append :~0x0:~0x0:~0x0:~0x0 to it.",
             )
 
 
-def _ia32cap(machine: MachineFiles, process: int | str) -> str:
+def _variable(machine: MachineFiles, process: int | str, name: str) -> str | None:
     for variable in machine.process_text(process, "environ").split("\0"):
-        if variable.startswith(f"{_IA32CAP}="):
-            # OpenSSL takes a variable that is there, and empty, for zero: no instructions at all.
-            return variable.removeprefix(f"{_IA32CAP}=") or "0"
-    return ""
-
-
-def _masks_aes(value: str) -> bool:
-    first = value.split(":")[0]
-    try:
-        if first.startswith("~"):
-            return bool(int(first[1:], 0) & _AES_BIT)
-        return bool(first) and not int(first, 0) & _AES_BIT
-    except ValueError:
-        return False
-
-
-def _masks_wide_aes(value: str) -> bool:
-    """Tell whether the second word hides any of them; a word that is left out counts as zero."""
-    if not value:
-        return False
-    second = value.split(":")[1] if ":" in value else "0"
-    try:
-        if second.startswith("~"):
-            return bool(int(second[1:], 0) & _WIDE_AES_BITS)
-        return bool(~int(second or "0", 0) & _WIDE_AES_BITS)
-    except ValueError:
-        return False
+        if variable.startswith(f"{name}="):
+            return variable.removeprefix(f"{name}=")
+    return None
 
 
 MACHINE_CHECKS = (

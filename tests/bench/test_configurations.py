@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 
 import pytest
+from tde_bench import configurations
 from tde_bench.configurations import (
     Configuration,
     ephemeral,
@@ -16,6 +18,7 @@ from tde_bench.configurations import (
 from tde_bench.errors import BenchError
 
 from tde.algorithms import Algorithm
+from tde.machine.capabilities import ARM, OWN
 
 
 def test_the_plain_configuration_comes_first() -> None:
@@ -60,7 +63,7 @@ def test_every_bar_says_what_openssl_may_use() -> None:
     everything = _capabilities({})
     # A word that is left out counts as zero, and hides AVX2, VAES and AVX-512.
     assert hardware == everything
-    assert software.split(":")[1] == everything.split(":")[1]
+    assert software.split(":")[1:] == everything.split(":")[1:]
     assert software != everything
     assert Configuration("mine", "mine", software=None).environment == {}
 
@@ -91,3 +94,16 @@ def test_labels_of_what_the_benchmark_makes_are_refused(label: str) -> None:
 def test_equal_labels_are_refused() -> None:
     with pytest.raises(BenchError, match="same label"):
         existing(["host=/a=x", "host=/b=x"])
+
+
+@pytest.mark.parametrize("choose", [ephemeral, software_and_hardware])
+def test_what_no_value_takes_back_is_refused(
+    choose: Callable[..., list[Configuration]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ARM a value stands for the whole processor, and none means "as it is"."""
+    monkeypatch.setattr(configurations, "OWN", ARM)
+    monkeypatch.delenv(ARM.variable, raising=False)
+    assert choose([Algorithm.AES256])
+    monkeypatch.setenv(ARM.variable, "0")
+    with pytest.raises(BenchError, match="OPENSSL_armcap is set"):
+        choose([Algorithm.AES256])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tde.doctor import MachineFiles, Verdict
-from tde.machine.checks import KEY_RING_BYTES, ServerProcess, check_core_dumps
+from tde.machine.capabilities import capabilities_of
+from tde.machine.checks import KEY_RING_BYTES, ServerProcess, check_aes, check_core_dumps
 from tests.doctor.machine_tree import UNLIMITED, Machine
 
 # One that was started without keys, or by an older tde.
@@ -189,18 +190,41 @@ def test_a_processor_without_aes(machine):
 
 
 @pytest.mark.parametrize(
-    ("value", "verdicts"),
+    ("machine_name", "value", "forbidden"),
     [
-        ("~0x200000200000000", {Verdict.OK, Verdict.WARNING}),
-        ("0x1", {Verdict.OK, Verdict.WARNING}),
-        ("", {Verdict.OK, Verdict.WARNING}),
-        ("~0x1", {Verdict.OK}),
-        (":0x0", {Verdict.OK}),
+        ("x86_64", "~0x200000200000000", True),
+        ("x86_64", "0x1", True),
+        ("x86_64", "", True),  # A zero, for OpenSSL.
+        ("x86_64", "~0x1", False),
+        ("x86_64", "~010000000000000000000", True),  # Octal.
+        ("x86_64", "~ what?", False),
+        ("x86_64", ":0x0", False),
+        # What has no such bit there: the number is all that OpenSSL knows of the processor.
+        ("aarch64", "1", True),
+        ("aarch64", "0", True),
+        ("aarch64", "", True),
+        ("aarch64", "~0x0", True),
+        ("aarch64", "0x7d", False),
     ],
 )
-def test_aes_that_the_environment_forbids(machine, value, verdicts):
-    machine.write("proc/self/environ", f"PATH=/bin\0OPENSSL_ia32cap={value}\0")
-    assert machine.verdicts("aes") == verdicts
+def test_aes_that_the_environment_forbids(machine, machine_name, value, forbidden, monkeypatch):
+    own = capabilities_of(machine_name)
+    monkeypatch.setattr("tde.machine.capabilities.OWN", own)
+    machine.write("proc/self/environ", f"PATH=/bin\0{own.variable}={value}\0")
+    assert machine.verdicts("aes") == {Verdict.OK} | ({Verdict.WARNING} if forbidden else set())
+
+
+def test_the_variable_of_another_architecture_says_nothing(machine, monkeypatch):
+    machine.write("proc/self/environ", "OPENSSL_armcap=0\0")
+    monkeypatch.setattr("tde.machine.capabilities.OWN", capabilities_of("x86_64"))
+    assert machine.verdicts("aes") == {Verdict.OK}
+
+
+@pytest.mark.parametrize(("told", "forbidden"), [("", False), ("0", True)])
+def test_aes_that_a_server_has_published_as_forbidden(machine, told, forbidden):
+    server = ServerProcess(4711, encrypted=True, openssl_capabilities=told)
+    found = check_aes(MachineFiles(machine.root), server)
+    assert any(outcome.verdict is Verdict.WARNING for outcome in found) == forbidden
 
 
 @pytest.mark.parametrize(

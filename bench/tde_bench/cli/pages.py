@@ -10,6 +10,7 @@ import typer
 from tde.algorithms import Algorithm
 from tde.console.apps import examples
 from tde.console.output import console
+from tde.machine.capabilities import OWN
 from tde_bench.cli.option_checks import algorithms_of, check_outputs
 from tde_bench.cli.options import ChartFileOption, ComparedAesOption, CsvFileOption, JsonFileOption
 from tde_bench.cli.runs import End, progress_and_saving, show_and_end, what_ended, write_files
@@ -26,7 +27,7 @@ _EPILOG = examples(
     "# Only the product, AES-256, batches of 1 and 8 MiB:",
     "tde-bench pages --backend tde --aes 256 --pages 128 --pages 1024",
     "# Without the CPU's AES instructions, for the product and its limit:",
-    "OPENSSL_ia32cap=~0x200000200000000 tde-bench pages --backend tde",
+    f"{OWN.variable}={OWN.without_aes} tde-bench pages --backend tde",
 )
 
 BackendOption = Annotated[

@@ -18,6 +18,7 @@ from tde_bench.configurations import (
     PGCRYPTO,
     Configuration,
     existing as existing_servers,
+    require_all_instructions,
 )
 
 
@@ -38,7 +39,12 @@ class Peer:
 def all_peers(
     algorithms: Sequence[Algorithm], dsns: Sequence[str], binaries: PostgresBinaries
 ) -> list[Peer]:
-    """Return every peer, the plain server first, with the reasons of those that cannot run."""
+    """Return every peer, the plain server first, with the reasons of those that cannot run.
+
+    Raises:
+        BenchError: as :func:`require_all_instructions`.
+    """
+    require_all_instructions()
     peers = [Peer(NO_ENCRYPTION)]
     for algorithm in algorithms:
         bits = algorithm.aes_bits

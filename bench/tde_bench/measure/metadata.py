@@ -70,23 +70,33 @@ def collect(directory: Path | None) -> dict[str, Any]:
     }
 
 
-def cpu() -> dict[str, Any]:
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Return model, number of CPUs, and whether they have AES instructions.
 
-    ``flags`` holds those that decide how OpenSSL encrypts: AES-NI, its vector form, AVX.
+    ``flags`` holds those that decide how OpenSSL encrypts: the AES instructions, their vector form,
+    and the vector registers.
     """
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     # x86 calls the list "flags", ARM calls it "Features"; both name the extension "aes".
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     flags = set(found[1].split()) if found else set()
     relevant = {"aes", "vaes", "pclmulqdq", "vpclmulqdq", "avx", "avx2", "avx512f"}
+    relevant |= {"asimd", "pmull", "sha3", "sve", "sve2", "sveaes"}
     return {
-        "model": model[1] if model else platform.processor() or platform.machine(),
+        "model": model[1] if model else _model_by_number(text),
         "count": os.cpu_count(),
         "aes_instructions": "aes" in flags,
         "flags": sorted(flags & relevant),
     }
+
+
+def _model_by_number(text: str) -> str:
+    """Return what 64-bit ARM tells of its model: the numbers of its maker and of the part."""
+    found = dict(re.findall(r"^CPU (implementer|part)\s*:\s*(\S+)$", text, re.MULTILINE))
+    numbers = ", ".join(f"{name} {number}" for name, number in sorted(found.items()))
+    machine = platform.processor() or platform.machine()
+    return f"{machine} ({numbers})" if numbers else machine
 
 
 def openssl_version(server_pid: int | None) -> str:

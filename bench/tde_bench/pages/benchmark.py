@@ -14,7 +14,8 @@ import numpy as np
 from cryptography.hazmat.backends.openssl import backend as cryptography_backend
 
 from tde import Algorithm, _core
-from tde_bench.configurations import CAPABILITIES, Configuration
+from tde.machine.capabilities import OWN
+from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
 from tde_bench.measure.benchmark import Benchmark
 from tde_bench.measure.cipher_speed import measure_speed, open_program
@@ -123,8 +124,8 @@ class PagesBenchmark(Benchmark[PagesResult]):
             self.result.metadata["cryptography_openssl"] = (
                 cryptography_backend.openssl_version_text()
             )
-            if (masked := os.environ.get(CAPABILITIES)) is not None:
-                self.result.warn(f"{CAPABILITIES} is {masked}: OpenSSL sees less than the CPU has.")
+            if (masked := os.environ.get(OWN.variable)) is not None:
+                self.result.warn(f"{OWN.variable} is {masked}: OpenSSL sees less than the CPU has.")
             self._observer.step("comparing the backends' ciphertext")
             for algorithm in self._algorithms:
                 require_same_bytes([TdeCore(), *self._backends.values()], algorithm)

@@ -30,6 +30,13 @@
 #define STATUS_MAGIC 0x5444455354415431u /* "TDESTAT1" */
 #define START_TIME_FIELD 22
 
+/* tde/machine/capabilities.py reads it. */
+#ifdef __aarch64__
+#define OPENSSL_CAPABILITIES "OPENSSL_armcap"
+#else
+#define OPENSSL_CAPABILITIES "OPENSSL_ia32cap"
+#endif
+
 static struct tde_status *status;
 static char status_path[PATH_MAX];
 
@@ -123,7 +130,7 @@ static uint64_t start_time(void)
 
 static void describe(struct tde_status *made)
 {
-    const char *capabilities = getenv("OPENSSL_ia32cap");
+    const char *capabilities = getenv(OPENSSL_CAPABILITIES);
     char path[PATH_MAX];
     Dl_info library;
     void *function;
@@ -149,9 +156,9 @@ static void describe(struct tde_status *made)
     if (tde_format_message_prove(&keys->reader, made->pid, made->start_time,
                                  made->exchange_code) != 0)
         memset(made->exchange_key, 0, sizeof made->exchange_key); /* As where there is none. */
-    if (capabilities != NULL) /* OpenSSL takes one that is empty for zero. */
-        snprintf(made->openssl_ia32cap, sizeof made->openssl_ia32cap, "%s",
-                 *capabilities == '\0' ? "0" : capabilities);
+    if (capabilities != NULL) /* An empty one is a zero for OpenSSL, and here it means none. */
+        snprintf(made->openssl_capabilities, sizeof made->openssl_capabilities, "%s",
+                 capabilities[0] == '\0' ? "0" : capabilities);
 }
 
 /* Space is taken at once: a store into a page that a full memory file system lacks is fatal. */

@@ -34,7 +34,7 @@ struct tde_status {
     uint64_t bytes_before_stripes;
     char standard_error[TDE_STATUS_PATH]; /* the file that the server was started to log to */
     char libcrypto[TDE_STATUS_PATH];
-    char openssl_ia32cap[256]; /* as in the environment: it can forbid the AES instructions */
+    char openssl_capabilities[256]; /* the variable that can forbid OpenSSL the AES instructions */
     /* For messages to the running server (policy/messages.h). */
     uint8_t keystore[TDE_UUID_SIZE];
     uint8_t exchange_key[TDE_EXCHANGE_SIZE];   /* public */

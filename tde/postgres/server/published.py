@@ -31,6 +31,8 @@ _MESSAGES = struct.Struct(f"=16s32s16sQ128s{_PATH + 8}s32s")
 _CHANGES = struct.Struct("=16s63I4xQ")
 # The version of the libcrypto that encrypts. Servers of earlier releases do not have that either.
 _LIBRARY = struct.Struct("=64s")
+_SETTLED = _LAYOUT.size + _MESSAGES.size + _CHANGES.size + _LIBRARY.size  # Counters follow.
+_MOST_READINGS = 5  # Servers of earlier releases count where others have what settles.
 _LONGEST = 1 << 20  # Bytes; the server's user could make it as long as memory is large.
 
 
@@ -76,7 +78,8 @@ class PublishedStatus:
         directory: device and inode of the working directory.
         standard_error: what the server was started to log to; empty when it is closed.
         libcrypto: the library that encrypts; the file may have been replaced or removed since.
-        openssl_ia32cap: the variable of that name in the server's environment; empty when unset.
+        openssl_capabilities: the variable that can forbid OpenSSL the AES instructions, in the
+            server's environment (tde/machine/capabilities.py); empty when unset.
         words_per_stripe: how many counters a process has.
         stripes: the counters of all processes, 64-bit integers in the machine's order.
         keys: ``None`` for a server that an earlier release has started.
@@ -86,7 +89,7 @@ class PublishedStatus:
     directory: tuple[int, int]
     standard_error: str
     libcrypto: str
-    openssl_ia32cap: str
+    openssl_capabilities: str
     words_per_stripe: int
     stripes: bytes
     keys: KeysOfServer | None = None
@@ -121,7 +124,7 @@ def read_published_status(pid: int) -> PublishedStatus | None:
     try:
         owner, started = process_user(pid), start_time(pid)
         for path in _candidates(pid):
-            content = _read(path, owner)
+            content = _read_settled(path, owner)
             found = None if content is None else parse_published_status(content, pid, started, path)
             if found is not None:
                 return found
@@ -214,6 +217,21 @@ def _keys(content: bytes, path: Path, started: int) -> KeysOfServer:
         tuple(oid for oid in locked if oid),
         f"{wal_key_from >> 12:08X}{wal_key_from & 0xFFF:08X}",
     )
+
+
+def _read_settled(path: Path, owner: int) -> bytes | None:
+    """Read until two readings agree in all but the counters.
+
+    The server writes meanwhile. What it stores before a number is there when the number is, but a
+    processor other than x86 may have read it before the number.
+    """
+    content = _read(path, owner)
+    for _ in range(_MOST_READINGS):
+        again = _read(path, owner)
+        if content is None or again is None or again[:_SETTLED] == content[:_SETTLED]:
+            return again
+        content = again
+    return content
 
 
 def _read(path: Path, owner: int) -> bytes | None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tde.errors import DataDirectoryError, NoDataDirectoryError
-from tde.postgres.server import pidfile, start_settings
+from tde.postgres.server import pidfile, published, start_settings
 from tde.postgres.server.control import read_major_version
 from tde.postgres.server.counters import IoCounters, io_counters, sum_counters
 from tde.postgres.server.pidfile import read_postmaster_file, read_server_arguments
 from tde.postgres.server.program import program_arguments
-from tde.postgres.server.published import parse_published_status
+from tde.postgres.server.published import parse_published_status, read_published_status
 from tde.postgres.server.sockets import (
     SETTING,
     create_private_directory,
@@ -104,7 +104,7 @@ def test_counters_are_summed_over_stripes():
     published = parse_published_status(area, 4711, 99, STATUS)
     assert published is not None
     assert (published.directory, published.standard_error) == ((5, 6), "/srv/log")
-    assert (published.libcrypto, published.openssl_ia32cap) == ("/lib/libcrypto.so.3", "")
+    assert (published.libcrypto, published.openssl_capabilities) == ("/lib/libcrypto.so.3", "")
     found = sum_counters(published)
     assert found == IoCounters(11, 22, 33, 44, 55, 66)
     assert (found.bytes_encrypted, found.bytes_decrypted) == (99, 132)
@@ -124,6 +124,22 @@ def test_the_version_of_the_library_is_told_since_servers_tell_it():
     assert found is not None
     assert found.libcrypto_version == "OpenSSL 3.5.8 25 Aug 2026"
     assert sum_counters(found) == IoCounters(1, 1, 1, 1, 1, 1)
+
+
+def test_a_status_that_changes_is_read_until_it_settles(monkeypatch):
+    """On 64-bit ARM a reading may have a new number, and in front of it what was there before."""
+    old, new = status_file([[1] * 8]), status_file([[2] * 8])
+    mixed = old[:64] + b"/half".ljust(4096, b"\0") + new[64 + 4096 :]
+    readings = iter([mixed, new, status_file([[3] * 8])])
+    monkeypatch.setattr(published, "_read", lambda path, owner: next(readings))
+    monkeypatch.setattr(published, "_candidates", lambda pid: [STATUS])
+    monkeypatch.setattr(published, "process_user", lambda pid: 0)
+    monkeypatch.setattr(published, "start_time", lambda pid: 99)
+    # The three differ in counters, too, which lie behind all that an earlier release publishes.
+    monkeypatch.setattr(published, "_SETTLED", 64 + len(TEXTS))
+    found = read_published_status(4711)
+    assert found is not None
+    assert (found.standard_error, list(found.stripes[::8])) == ("/srv/log", [3] * 8)
 
 
 def test_a_status_that_is_not_understood_or_of_another_process_counts_as_none():
