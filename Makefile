@@ -17,6 +17,7 @@ C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
 .PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life io-traces reference trixie sid \
+	aarch64 compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
 	compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
 
 help: ## List the targets
@@ -78,6 +79,13 @@ trixie: ## All tests on Debian 13, in a chroot (root; an hour; DISTRIBUTION_ARGS
 sid: ## The same on Debian sid, with PostgreSQL 15 and 17 to 19
 trixie sid:
 	tests/distributions/run.sh $@ $(DISTRIBUTION_ARGS)
+
+aarch64: setup ## Build and test on 64-bit ARM, under QEMU in a chroot (root, debootstrap; two hours)
+	tests/distributions/run.sh aarch64 $(DISTRIBUTION_ARGS)
+	$(BIN)/python -m tests.emulation.table $(AARCH64_TABLE_ARGS)
+
+aarch64-here: setup ## What belongs to it, in the chroot or on a machine of that kind
+	$(BIN)/python -m tests.emulation.run $(AARCH64_ARGS)
 
 compatibility: setup ## The table of docs/compatibility.md, from runs on three releases of Debian (root; hours)
 	$(BIN)/python -m tests.compatibility.table $(COMPATIBILITY_ARGS)

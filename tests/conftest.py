@@ -30,6 +30,7 @@ from tde.postgres import Cluster, OsUser, PostgresBinaries, Scope, server_os_use
 from tde.postgres.server.interposer import find_interposer
 from tde.postgres.server.os_user import run_as
 from tde.postgres.server.sockets import private_directory, remove_private_directory
+from tests import emulation
 from tests.cluster_templates import ClusterTemplates, Wanted
 from tests.installations import installations, tested_installations
 from tests.keystore.cheap_passphrase import CHEAP_KDF, PASSPHRASE
@@ -92,10 +93,12 @@ _INSTALLATIONS = {"binaries", "binaries_older_slow", "any_binaries"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what depends on a version of PostgreSQL, for `make compatibility`."""
+    """Mark what depends on a version of PostgreSQL, and what emulation cannot run."""
     for item in items:
         if isinstance(item, pytest.Function) and not _INSTALLATIONS.isdisjoint(item.fixturenames):
             item.add_marker("on_server")
+        if (reason := emulation.why_not(item.nodeid)) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")
