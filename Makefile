@@ -17,8 +17,8 @@ C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
 .PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life io-traces reference trixie sid \
-	aarch64 compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
-	compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb wheel-test deb-test
+	aarch64 aarch64-here compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb \
+	wheel-test deb-test
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
