@@ -48,7 +48,6 @@ class Capabilities:
             return False  # The first word is left out, and so is as the processor says.
         return not _number(first) & self.aes
 
-
     def forbids_wide_aes(self, value: str | None) -> bool:
         """Tell whether OpenSSL does without VAES and AVX-512, which make 3.5 faster than 3.0.
 

@@ -18,7 +18,7 @@ from tde_bench.configurations import (
 from tde_bench.errors import BenchError
 
 from tde.algorithms import Algorithm
-from tde.machine.capabilities import ARM, OWN
+from tde.machine.capabilities import ARM
 
 
 def test_the_plain_configuration_comes_first() -> None:
