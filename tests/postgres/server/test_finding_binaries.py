@@ -81,6 +81,19 @@ def test_a_development_version_has_the_minor_number_0(tmp_path, monkeypatch):
     assert find_binaries().version == (18, 0)
 
 
+@pytest.mark.parametrize(
+    ("said", "version", "text"),
+    [
+        ("15.20 (Debian 15.20-0+deb12u1)", (15, 20), "15.20"),
+        ("19rc1 (Debian 19~rc1-1)", (19, 0), "19rc1"),
+        ("19devel", (19, 0), "19devel"),
+    ],
+)
+def test_a_version_is_called_what_the_server_calls_it(tmp_path, said, version, text):
+    found = find_binaries(make_installation(tmp_path, said))
+    assert (found.version, found.version_text) == (version, text)
+
+
 def test_nothing_found_says_what_is_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(make_installation(tmp_path, "16.1")))
     with pytest.raises(BinariesNotFoundError, match=r"PostgreSQL 15 was found .*16\.1"):
