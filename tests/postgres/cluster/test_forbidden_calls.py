@@ -14,7 +14,7 @@ import pytest
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.programs import Programs
 
-_NUMBERS = {"x86_64": {"statx": 332, "memfd_create": 319}}.get(platform.machine(), {})
+_NUMBERS = {"x86_64": {"statx": 332, "memfd_create": 319, "openat2": 437}}.get(platform.machine(), {})
 
 pytestmark = pytest.mark.skipif(not _NUMBERS, reason="the calls' numbers are not known here")
 
@@ -47,12 +47,13 @@ def start(made) -> list[object]:
     return [tde, "pg", "start", *where, "--passphrase-fd", 0, "-o", options]
 
 
-def test_a_server_works_where_statx_is_forbidden(
-    encrypted_cluster_factory, any_binaries, forbidding
+@pytest.mark.parametrize("call", ["statx", "openat2"])
+def test_a_server_works_where_a_call_is_forbidden(
+    encrypted_cluster_factory, any_binaries, forbidding, call
 ):
-    """It started, and ended in PANIC at its first write of WAL."""
+    """Without statx it started, and ended in PANIC at its first write of WAL."""
     made = encrypted_cluster_factory(any_binaries, start=False)
-    started = forbidding("statx", *start(made))
+    started = forbidding(call, *start(made))
     assert started.returncode == 0, started.stdout + started.stderr
     made.query("CREATE TABLE t AS SELECT n FROM generate_series(1, 10000) n")
     made.query("CHECKPOINT")
