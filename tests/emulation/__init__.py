@@ -50,6 +50,7 @@ AREAS = (
     ),
 )
 
+_SECRETS = "tests/keystore/test_crypto.py"
 _START = "tests/postgres/cluster/test_start_and_stop.py"
 _WORKERS = "tests/page/test_worker_threads.py::test_a_program_that_uses_workers_ends"
 
@@ -60,6 +61,8 @@ ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0"}
 UNABLE: Mapping[str, str] = {
     f"{_WORKERS}_without_an_error[fork with idle workers]": "QEMU has a thread of its own in each "
     "child, and the test counts threads",
+    f"{_SECRETS}::test_secret_memory_is_locked_and_kept_out_of_core_dumps": "QEMU makes up what a "
+    "program reads of its own memory, and leaves out what is locked",
     f"{_START}::test_an_encrypted_cluster_reports_what_protects_it": "QEMU tells a server another "
     "time of its start than /proc tells others, who then do not believe what it publishes",
 }
