@@ -14,7 +14,8 @@ import pytest
 from tests.keystore.cheap_passphrase import PASSPHRASE
 from tests.postgres.programs import Programs
 
-_NUMBERS = {"x86_64": {"statx": 332, "memfd_create": 319, "openat2": 437}}.get(platform.machine(), {})
+_X86 = {"statx": 332, "memfd_create": 319, "openat2": 437}
+_NUMBERS = {"x86_64": _X86}.get(platform.machine(), {})
 
 pytestmark = pytest.mark.skipif(not _NUMBERS, reason="the calls' numbers are not known here")
 
