@@ -21,7 +21,6 @@
 #include "replay/stream.h"
 
 #define MOST_STREAMS 64
-#define LONGEST_PATH "4095"
 
 static struct tde_replay_stream *streams[MOST_STREAMS];
 static unsigned int stream_count;
@@ -41,15 +40,15 @@ static int64_t load(const char *path)
 
 static int64_t answer(const char *line)
 {
-    char path[4096];
     unsigned int number;
     uint64_t count;
     uint64_t span;
     int algorithm;
     int decrypts;
 
-    if (sscanf(line, "load %" LONGEST_PATH "s", path) == 1)
-        return load(path);
+    /* The rest of the line: a directory may have a space in its name. */
+    if (strncmp(line, "load ", 5) == 0)
+        return load(line + 5);
     if (sscanf(line, "run %u", &number) == 1 && number < stream_count)
         return tde_replay_run(streams[number]);
     if (sscanf(line, "bare %u %d", &number, &algorithm) == 2 && number < stream_count)

@@ -57,7 +57,6 @@ class Player(Closing):
         libcrypto: Path | None,
         environment: Mapping[str, str],
     ) -> None:
-        self._stack = ExitStack()
         self._algorithm = algorithm
         self._data = folder / "data"
         self._data.mkdir(parents=True)
@@ -85,9 +84,11 @@ class Player(Closing):
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            # The keys have been read when it answers.
-            self._stack.callback(self._end)
-            self.cipher(decrypts=False, pages=1, span=1)
+            with ExitStack() as failing:
+                failing.callback(self._end)
+                # The keys have been read when it answers.
+                self.cipher(decrypts=False, pages=1, span=1)
+                self._stack = failing.pop_all()
 
     def load(self, stream: Stream, name: str) -> int:
         """Make the files of a stream, and return its number."""

@@ -94,21 +94,24 @@ class IoResult(BenchmarkResult):
 
     def classes(self) -> list[Cost]:
         """Return the cost of each class of files, of all traces together."""
+        frame = self.frame()
         return [
             cost
             for configuration in self._encrypted()
             for name in CLASSES
-            if (cost := self._cost(configuration, name, None)) is not None
+            if (cost := self._cost(frame, configuration, name)) is not None
         ]
 
     def streams(self) -> list[Cost]:
         """Return the cost of each class in each trace."""
+        whole = self.frame()
+        frames = [frame for _, frame in whole.groupby("trace", sort=False)]
         return [
             cost
             for configuration in self._encrypted()
             for name in CLASSES
-            for trace in dict.fromkeys(run.trace for run in self.runs if run.kind == REPLAY)
-            if (cost := self._cost(configuration, name, trace)) is not None
+            for frame in frames
+            if (cost := self._cost(frame, configuration, name)) is not None
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -123,12 +126,13 @@ class IoResult(BenchmarkResult):
     def _encrypted(self) -> list[str]:
         return [name for name in self.labels if name != self.baseline]
 
-    def _cost(self, configuration: str, stream: str, trace: str | None) -> Cost | None:
-        """Put the streams of a class together; None where there is nothing to tell."""
-        frame = self.frame()
+    def _cost(self, frame: pd.DataFrame, configuration: str, stream: str) -> Cost | None:
+        """Put the streams of a class together; None where there is nothing to tell.
+
+        Args:
+            frame: the runs of the traces that count.
+        """
         frame = frame[(frame["stream"] == stream) & (frame["kind"] != CIPHER)]
-        if trace is not None:
-            frame = frame[frame["trace"] == trace]
         if stream not in ("open", EXTENSION):
             frame = frame[frame["pages"] >= FEW_PAGES]
         whole = _sums(frame, configuration, self.baseline)

@@ -120,6 +120,8 @@ def two_pages() -> Stream:
 
 def test_calls_go_through_the_interposer_or_past_it(tmp_path: Path) -> None:
     stored = {}
+    # A directory that a user names may have a space in its name.
+    tmp_path = tmp_path / "my disk"
     for name, algorithm in (("plain", None), ("encrypted", Algorithm.AES256)):
         with Player(tmp_path / name, algorithm, None, {}) as player:
             number = player.load(two_pages(), "mine")
