@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.compatibility.columns import COLUMNS, UPGRADES
 from tests.compatibility.run import REPOSITORY, RESULTS, Cell, read_cells
+from tests.docs.pages import write_between
 
 PAGE = REPOSITORY / "docs" / "compatibility.md"
 BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
@@ -128,14 +129,6 @@ def _folded(lines: Iterable[str], width: int = 120) -> list[str]:
     return folded
 
 
-def write_page(text: str) -> None:
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} has no place for the table")
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make compatibility", description=__doc__)
     parser.add_argument("--write", action="store_true", help="only write the table")
@@ -149,7 +142,7 @@ def main() -> int:
         for chroot in CHROOTS:
             chroot.run(options.roots / f"tde-{chroot.suite}")
     cells = list(read_cells(RESULTS))
-    write_page(table(cells))
+    write_between(PAGE, BEGIN, END, table(cells))
     failed = [f"{cell.column} {cell.major}: {name}" for cell in cells for name in cell.failed]
     print("\n".join(failed) or "everything passed")
     return 1 if failed else 0

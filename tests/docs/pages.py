@@ -24,3 +24,12 @@ def indented(page: str, heading: str) -> list[str]:
 def settings_of(page: str, heading: str) -> list[str]:
     """Return the lines of a tool's configuration in one chapter, without names of sections."""
     return [line for line in commands(page, heading) if not line.startswith("[")]
+
+
+def write_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Put a text that a run has made between two marks of a page."""
+    before, begun, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise SystemExit(f"{page} has no place for the table")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

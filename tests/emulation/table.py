@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tests.docs.pages import write_between
 from tests.emulation import AREAS
 from tests.emulation.run import REPORTS, REPOSITORY
 from tests.junit import Case, Result, read_report
@@ -41,14 +42,6 @@ def _listed(reasons: Mapping[str, int]) -> Iterable[str]:
         yield from textwrap.wrap(text, 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def write_page(text: str) -> None:
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{PAGE} has no place for the table")
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make aarch64", description=__doc__)
     parser.add_argument(
@@ -56,7 +49,7 @@ def main() -> int:
     )
     reports = parser.parse_args().checkout / REPORTS
     cases = {area.key: _cases(reports / f"{area.key}.xml") for area in AREAS}
-    write_page(table(cases))
+    write_between(PAGE, BEGIN, END, table(cases))
     return 0
 
 
