@@ -87,11 +87,8 @@ void tde_crypto_cipher_free(struct tde_cipher *cipher)
     free(cipher);
 }
 
-/*
- * Data that is not zero nearly always shows it in its first bytes, so those are
- * looked at before memcmp compares the rest with itself, shifted.
- */
-bool tde_crypto_is_zero(const void *data, size_t length)
+/* The first bytes are looked at before memcmp compares the rest with itself, shifted. */
+bool tde_crypto_is_zero_throughout(const void *data, size_t length)
 {
     const uint8_t *bytes = data;
     size_t head = length < TDE_CIPHER_BLOCK ? length : TDE_CIPHER_BLOCK;

@@ -26,6 +26,18 @@ unsigned tde_format_unwritten_sectors(const uint8_t *stored, size_t length);
 void tde_format_clear_unwritten(uint8_t *plain, unsigned unwritten);
 
 /*
+ * Ask memory for a whole block, before it is looked at.  For one that comes alone and may be in no
+ * cache, as a block of shared buffers: the cipher would ask for a few lines and wait for them; side by
+ * side they are there 100 to 200 ns sooner, beside the 320 that AES-256 takes.
+ */
+static inline void tde_format_prefetch_block(const uint8_t *block)
+{
+    /* The cache lines of x86 and most of ARM; where they are larger, one is asked for again. */
+    for (size_t at = 0; at < TDE_BLOCK_SIZE; at += 64)
+        __builtin_prefetch(block + at);
+}
+
+/*
  * COUNT whole blocks, the first of them block FIRST of the file ID, with the rule that
  * a block of zeros stays a block of zeros, and when they are decrypted, sectors of zeros within a
  * block are zeros as well.  DST may equal SRC.  How many went through the cipher, or -1 when OpenSSL

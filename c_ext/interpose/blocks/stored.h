@@ -16,14 +16,14 @@ static inline size_t tde_blocks_smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static inline off_t tde_blocks_unit_start(off_t offset)
-{
-    return offset - offset % (off_t)TDE_BLOCK_SIZE;
-}
-
 static inline uint64_t tde_blocks_unit_number(off_t offset)
 {
     return (uint64_t)offset / TDE_BLOCK_SIZE;
+}
+
+static inline off_t tde_blocks_unit_start(off_t offset)
+{
+    return (off_t)tde_blocks_unit_number(offset) * (off_t)TDE_BLOCK_SIZE;
 }
 
 /*

@@ -35,21 +35,6 @@ bool tde_blocks_vector_is_whole(const struct iovec *iov, int count)
     return true;
 }
 
-uint8_t *tde_blocks_cursor_at(struct tde_cursor *cursor, size_t *length)
-{
-    while (cursor->count > 0 && cursor->skip == cursor->iov->iov_len) {
-        cursor->iov++;
-        cursor->count--;
-        cursor->skip = 0;
-    }
-    if (cursor->count == 0) {
-        *length = 0;
-        return NULL;
-    }
-    *length = cursor->iov->iov_len - cursor->skip;
-    return (uint8_t *)cursor->iov->iov_base + cursor->skip;
-}
-
 void tde_blocks_cursor_advance(struct tde_cursor *cursor, size_t length)
 {
     size_t here;

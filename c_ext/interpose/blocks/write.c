@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "crypto/cipher.h"
+#include "format/block.h"
 #include "interpose/blocks/range.h"
 #include "interpose/blocks/stored.h"
 #include "interpose/blocks/unit.h"
@@ -62,28 +63,35 @@ static bool is_zero(struct tde_cursor cursor, size_t length)
     return true;
 }
 
-/* Encrypt COUNT units of the vector into the bounce buffer, without changing the vector. */
+/* What is at the cursor is next. */
+static void prefetch(struct tde_cursor *cursor)
+{
+    size_t here;
+    const uint8_t *from = tde_blocks_cursor_at(cursor, &here);
+
+    if (here >= TDE_BLOCK_SIZE)
+        tde_format_prefetch_block(from);
+}
+
+/* Encrypt COUNT units of the vector into the bounce buffer. */
 static int encode_units(const struct tde_file *file, struct tde_cursor *cursor, uint64_t unit,
                         struct tde_buffers *buffers, size_t count)
 {
-    size_t done = 0;
-
-    while (done < count) {
+    for (size_t i = 0; i < count; i++) {
         size_t here;
         const uint8_t *from = tde_blocks_cursor_at(cursor, &here);
-        size_t units = tde_blocks_smaller(here / TDE_BLOCK_SIZE, count - done);
 
-        if (units == 0) {
+        if (here < TDE_BLOCK_SIZE) {
             tde_blocks_cursor_gather(cursor, buffers->gather, TDE_BLOCK_SIZE);
             from = buffers->gather;
-            units = 1;
         } else {
-            tde_blocks_cursor_advance(cursor, units * TDE_BLOCK_SIZE);
+            tde_blocks_cursor_advance(cursor, TDE_BLOCK_SIZE);
         }
-        if (tde_blocks_encode_units(file, unit + done, from,
-                                    buffers->bounce + done * TDE_BLOCK_SIZE, units) != 0)
+        if (i + 1 < count)
+            prefetch(cursor);
+        if (tde_blocks_encode_units(file, unit + i, from, buffers->bounce + i * TDE_BLOCK_SIZE,
+                                    1) != 0)
             return -1;
-        done += units;
     }
     return 0;
 }
@@ -102,6 +110,7 @@ static ssize_t write_whole(const struct tde_file *file, int fd, struct tde_curso
 
     if (buffers == NULL)
         return -1;
+    prefetch(cursor);
     if (is_zero(*cursor, length)) {
         tde_blocks_cursor_advance(cursor, length);
     } else {
@@ -141,12 +150,14 @@ ssize_t tde_blocks_pwritev(struct tde_file *file, int fd, const struct iovec *io
     struct tde_cursor cursor = {iov, count, 0};
     ssize_t total = tde_blocks_vector_length(iov, count);
     size_t done = 0;
+    bool reached;
 
     if (total < 0)
         return -1;
     if (offset < 0 || total == 0)
         return tde_libc()->pwritev(fd, iov, count, offset);
-    if (close_gap(file, fd, offset) != 0)
+    reached = tde_files_reach_includes(file, file->base + offset + total);
+    if (!reached && close_gap(file, fd, offset) != 0)
         return -1;
     while (done < (size_t)total) {
         off_t at = offset + (off_t)done;
@@ -166,6 +177,7 @@ ssize_t tde_blocks_pwritev(struct tde_file *file, int fd, const struct iovec *io
         }
         done += asked;
     }
-    tde_files_reach_note(file, file->base + offset + total, cuts);
+    if (!reached)
+        tde_files_reach_note(file, file->base + offset + total, cuts);
     return (ssize_t)done;
 }

@@ -34,6 +34,8 @@ struct made_cipher {
 };
 
 static __thread struct made_cipher **ciphers;
+/* The one that was asked for last, which the next read or write nearly always asks for again. */
+static __thread struct made_cipher last;
 static pthread_key_t ciphers_key;
 static pthread_once_t ciphers_once = PTHREAD_ONCE_INIT;
 
@@ -48,6 +50,7 @@ static void free_ciphers(void *table)
     }
     free(all);
     ciphers = NULL;
+    last.cipher = NULL;
 }
 
 static void make_ciphers_key(void)
@@ -78,14 +81,15 @@ static struct made_cipher *place_of(uint32_t slot)
     return *chunk == NULL ? NULL : &(*chunk)[slot % CHUNK_SLOTS];
 }
 
-static struct tde_cipher *make_cipher(struct made_cipher *to, tde_key_index index)
+/* 0, or -1 with errno; what TO held until then is freed only when there is another. */
+static int make_cipher(struct made_cipher *to, tde_key_index index)
 {
     struct tde_cipher *cipher;
     struct tde_key key;
 
     if (tde_keys_slots_read(index, &key) != 0) {
         errno = EIO; /* The tablespace was dropped long ago: its slot has another key by now. */
-        return NULL;
+        return -1;
     }
     cipher = tde_crypto_cipher_new(key.algorithm, key.bytes);
     tde_crypto_wipe(&key, sizeof key);
@@ -96,12 +100,12 @@ static struct tde_cipher *make_cipher(struct made_cipher *to, tde_key_index inde
     }
     if (cipher == NULL) {
         errno = ENOMEM;
-        return NULL;
+        return -1;
     }
     tde_crypto_cipher_free(to->cipher);
     to->cipher = cipher;
     to->index = index;
-    return cipher;
+    return 0;
 }
 
 struct tde_cipher *tde_keys_cipher(tde_key_index index)
@@ -109,6 +113,8 @@ struct tde_cipher *tde_keys_cipher(tde_key_index index)
     uint32_t slot = (uint32_t)(index & UINT32_MAX);
     struct made_cipher *made;
 
+    if (last.index == index && last.cipher != NULL)
+        return last.cipher;
     if (index < 0 || slot >= TDE_KEYS_SLOTS) {
         errno = EIO;
         return NULL;
@@ -118,9 +124,12 @@ struct tde_cipher *tde_keys_cipher(tde_key_index index)
         errno = ENOMEM;
         return NULL;
     }
-    if (made->cipher != NULL && made->index == index)
-        return made->cipher;
-    return make_cipher(made, index);
+    /* The cipher that this frees may be the last one, and then nobody gets it any more. */
+    last.cipher = NULL;
+    if ((made->cipher == NULL || made->index != index) && make_cipher(made, index) != 0)
+        return NULL;
+    last = *made;
+    return made->cipher;
 }
 
 static tde_key_index load_entry(const struct tde_keymap_entry *entry, bool reports)
