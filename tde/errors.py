@@ -224,5 +224,9 @@ class ExtensionError(PostgresError):
     """The SQL extension cannot be built or installed."""
 
 
+class ReplicationError(PostgresError):
+    """A server cannot become, or have, what another one follows."""
+
+
 class TablespaceError(PostgresError):
     """A tablespace cannot be created."""

@@ -9,7 +9,7 @@
  *     run NUMBER                        nanoseconds of all its calls
  *     bare NUMBER ALGORITHM             the same, with nothing but the cipher added
  *     cipher ALGORITHM DECRYPTS COUNT SPAN
- *                                       nanoseconds for so many pages, SPAN of them in turn
+ *                                       nanoseconds of CPU time for so many pages, SPAN of them in turn
  */
 #include <inttypes.h>
 #include <stdio.h>

@@ -29,7 +29,7 @@ int64_t tde_replay_run(struct tde_replay_stream *stream);
  */
 int64_t tde_replay_run_bare(struct tde_replay_stream *stream, int algorithm);
 
-/* The time of the cipher alone for COUNT pages, in place, one by one: SPAN of them in turn. */
+/* The CPU time of the cipher alone for COUNT pages, in place, one by one: SPAN of them in turn. */
 int64_t tde_replay_run_cipher(int algorithm, int decrypts, uint64_t count, uint64_t span);
 
 #endif

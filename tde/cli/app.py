@@ -22,6 +22,7 @@ COMMANDS = {
     "keystore": ("tde.cli.keystore", "Create, check and back up keystores; passphrases."),
     "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
     "tablespace": ("tde.cli.tablespace", "Encrypted tablespaces: create, move, rekey, lock."),
+    "replication": ("tde.cli.replication", "Standbys and the servers that they follow."),
     "wal": ("tde.cli.wal", "Give WAL another key."),
     "report": ("tde.cli.report", "A sealed report for auditors, and the proof of one."),
     "extension": ("tde.cli.extension", "The keystore in SQL: install the extension."),

@@ -20,6 +20,9 @@ from tests.postgres.cluster_copies import configure
 __all__ = ["pdf_libraries"]
 
 
+STANDBY = "/srv/pg/standby"
+
+
 def archive_all(reader: Reader) -> None:
     """Finish a segment and wait until it is in the archive.
 
@@ -137,28 +140,46 @@ def recovery_of(page: str) -> list[str]:
 
 def test_standby_failover_and_rewind(reader, main):
     page = "standbys.md"
-    standby = "/srv/pg/standby"
-    reader.type(*commands(page, "Make a standby"))
+    make_standby(reader, main)
     reader.query(MAIN, "INSERT INTO t VALUES ('streamed')")
-    reader.wait_until(standby, "SELECT count(*) FROM t", 1001)
+    reader.wait_until(STANDBY, "SELECT count(*) FROM t", 1001)
     reader.type(*commands(page, "Fail over"))
-    reader.query(standby, "INSERT INTO t VALUES ('of the new primary')")
+    reader.query(STANDBY, "INSERT INTO t VALUES ('of the new primary')")
     reader.type(*commands(page, "Bring the old primary back"))
     reader.wait_until(MAIN, "SELECT count(*) FROM t", 1002)
     assert reader.query(MAIN, "SELECT pg_is_in_recovery()") is True
 
 
+def test_switchover(reader, main):
+    make_standby(reader, main)
+    reader.query(MAIN, "INSERT INTO t VALUES ('the last one')")
+    assert "is the primary now" in reader.type(*commands("standbys.md", "Change roles"))
+    assert reader.query(STANDBY, "SELECT count(*) FROM t") == 1001
+    assert reader.query(MAIN, "SELECT pg_is_in_recovery()") is True
+
+
+def make_standby(reader, main) -> None:
+    """Make one as the page says, but for the line that is typed on another machine."""
+    reader.place("/srv/tde/keystore").symlink_to(main.keystore.path)
+    password = reader.place("/srv/tde/repli.password")
+    password.touch(mode=0o600)
+    password.write_text("of the role")
+    prepare, _, standby, status = commands("standbys.md", "Make a standby")
+    assert "the role repli" in reader.type(prepare)
+    assert "follows" in reader.type(standby)
+    assert "streaming" in reader.type(status)
+
+
 def test_the_nodes_of_a_pair_get_other_keys(reader, main):
     page = "standbys.md"
-    standby = "/srv/pg/standby"
-    reader.type(*commands(page, "Make a standby"))
+    make_standby(reader, main)
     stop, rekey, start, stop_old, promote, same_keys = commands(page, "Give the nodes other keys")
     reader.type(stop, rekey, start)
     reader.query(MAIN, "INSERT INTO t VALUES ('streamed')")
-    reader.wait_until(standby, "SELECT count(*) FROM t", 1001)
+    reader.wait_until(STANDBY, "SELECT count(*) FROM t", 1001)
     shown = reader.type(stop_old, promote, same_keys)
     assert "The rekeyed tablespaces have the keys of the other node." in shown
-    reader.wait_until(standby, "SELECT count(*) FROM t", 1001)
+    reader.wait_until(STANDBY, "SELECT count(*) FROM t", 1001)
 
 
 def test_keystore(reader):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 import shutil
 import subprocess
@@ -19,8 +18,8 @@ from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, pack_map
 from tde.postgres.server.interposer import find_interposer
 from tde_bench.errors import BenchError
 from tde_bench.io.trace import Stream
+from tde_bench.measure.bare_cipher import replay_program
 
-_PROGRAM = "tde_replay"
 _MEMORY = Path("/dev/shm")
 _SPACE = 1 << 30
 # The tablespaces that initdb makes.
@@ -62,7 +61,7 @@ class Player(Closing):
         self._data.mkdir(parents=True)
         # The interposer knows a server by the name of its program.
         program = folder / "postgres"
-        shutil.copyfile(str(importlib.resources.files("tde").joinpath(_PROGRAM)), program)
+        shutil.copyfile(replay_program(), program)
         program.chmod(0o700)
         variables = {**os.environ, **environment, VARIABLE: str(libcrypto or SYSTEM)}
         descriptors: Sequence[int] = ()

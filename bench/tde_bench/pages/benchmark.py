@@ -15,8 +15,10 @@ from cryptography.hazmat.backends.openssl import backend as cryptography_backend
 
 from tde import Algorithm, _core
 from tde.machine.capabilities import OWN
+from tde.page.libcrypto import SYSTEM
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
+from tde_bench.measure.bare_cipher import MOST_PAGES, BareCipher
 from tde_bench.measure.benchmark import Benchmark
 from tde_bench.measure.cipher_speed import measure_speed, open_program
 from tde_bench.measure.libraries import SpeedProgram, find_openssl, known_libraries
@@ -26,7 +28,15 @@ from tde_bench.measure.parameters import Parameters
 from tde_bench.measure.schedule import Slot
 from tde_bench.measure.usage import steal_seconds
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work
-from tde_bench.pages.results import MEMCPY, OPENSSL, TDE, PagesCase, PagesResult, PagesRun
+from tde_bench.pages.results import (
+    BARE,
+    MEMCPY,
+    OPENSSL,
+    TDE,
+    PagesCase,
+    PagesResult,
+    PagesRun,
+)
 
 IN_PLACE = "in place"
 OUT = "out"
@@ -77,10 +87,11 @@ class PagesBenchmark(Benchmark[PagesResult]):
         self._algorithms = algorithms
         self._libraries = known_libraries()
         self._programs: dict[str, SpeedProgram] = {}
+        self._bare: dict[str, BareCipher] = {}
         labels = {backend.name: backend.label for backend in backends}
         result = PagesResult(
             parameters={key: _plain(value) for key, value in asdict(parameters).items()},
-            labels={**labels, OPENSSL: "openssl speed", MEMCPY: "memcpy"},
+            labels={**labels, OPENSSL: "openssl speed", BARE: "cipher alone", MEMCPY: "memcpy"},
             libraries={name: library.version for name, library in self._libraries.items()},
         )
         super().__init__(result, observer, save)
@@ -126,6 +137,9 @@ class PagesBenchmark(Benchmark[PagesResult]):
             )
             if (masked := os.environ.get(OWN.variable)) is not None:
                 self.result.warn(f"{OWN.variable} is {masked}: OpenSSL sees less than the CPU has.")
+            for name, library in self._libraries.items():
+                path = None if name == SYSTEM else library.path
+                self._bare[name] = stack.enter_context(BareCipher(path))
             self._observer.step("comparing the backends' ciphertext")
             for algorithm in self._algorithms:
                 require_same_bytes([TdeCore(), *self._backends.values()], algorithm)
@@ -141,6 +155,9 @@ class PagesBenchmark(Benchmark[PagesResult]):
             yield PagesCase(OPENSSL, library, algorithm, ENCRYPT, 1, IN_PLACE, 1)
         for pages in self._parameters.pages:
             yield PagesCase(MEMCPY, "", algorithm, ENCRYPT, pages, OUT, 1)
+            if pages <= MOST_PAGES:
+                for library, way in itertools.product(self._libraries, (ENCRYPT, DECRYPT)):
+                    yield PagesCase(BARE, library, algorithm, way, pages, IN_PLACE, 1)
             for (name, library), backend in self._backends.items():
                 # How threads share a batch does not depend on the library.
                 shares = backend.threaded and library == self.result.used_library
@@ -170,6 +187,8 @@ class PagesBenchmark(Benchmark[PagesResult]):
         case = slot.item
         if case.backend == OPENSSL:
             return self._openssl_samples(slot, algorithm)
+        if case.backend == BARE:
+            return [self._bare_sample(slot, algorithm)]
         size = case.pages * PAGE_BYTES
         timing = time_work(
             self._work(case, algorithm), size, self._parameters.sample, threads=case.threads
@@ -185,6 +204,16 @@ class PagesBenchmark(Benchmark[PagesResult]):
             DECRYPT: speed.decrypt_bytes_per_second,
         }
         return [_make_run(slot, way, int(rate), None, 1.0) for way, rate in found.items()]
+
+    def _bare_sample(self, slot: Slot[PagesCase], algorithm: Algorithm) -> PagesRun:
+        case = slot.item
+        cipher = self._bare[case.library]
+        decrypts = case.direction == DECRYPT
+        # The first pass also brings memory into the caches, as the warm-up of other backends does.
+        once = cipher.cpu_seconds(algorithm, decrypts=decrypts, pages=case.pages, passes=1)
+        passes = max(1, round(self._parameters.sample / once))
+        spent = cipher.cpu_seconds(algorithm, decrypts=decrypts, pages=case.pages, passes=passes)
+        return _make_run(slot, case.direction, passes * case.pages * PAGE_BYTES, None, spent)
 
     def _work(self, case: PagesCase, algorithm: Algorithm) -> Work:
         pages = random_pages(case.pages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ from tde_bench.measure.statistics import Estimate, Values, median_estimate, medi
 
 SCHEMA = {"name": "tde-bench/pages", "version": 2}
 
-# The two limits, which are measured like backends.
+# Limits, measured like backends: on one hot page, on as many as a batch has, and without cipher.
 OPENSSL = "openssl"
+BARE = "bare"
 MEMCPY = "memcpy"
-LIMITS = (OPENSSL, MEMCPY)
+LIMITS = (OPENSSL, BARE, MEMCPY)
 TDE = "tde"
 
 _CASE = ("backend", "library", "algorithm", "direction", "pages", "place", "threads")
@@ -66,7 +67,8 @@ class PagesSummary(PagesCase):
         elapsed_bytes_per_second: of elapsed time; None where only CPU time is known.
         fraction: CPU speed relative to ``openssl speed`` in the same round: with the same library,
             and of others with the one that tde uses.
-        of_fastest: of the product, the same with the library that is fastest.
+        of_fastest: of the product, relative to the cipher alone of the fastest library on as many
+            pages in place; where that was not measured, to ``openssl speed`` with that library.
         scaling: elapsed speed relative to the same case on one thread in the same round.
     """
 
@@ -147,17 +149,12 @@ class PagesResult(BenchmarkResult):
         elapsed = case.threads > 1
         speed = float(own["speed" if elapsed else "cpu_speed"].median())
         fraction = of_fastest = scaling = None
-        if case.backend not in LIMITS:
-            fraction = _of_limit(frame, case, own, case.library or self.used_library)
+        if case.backend not in (OPENSSL, MEMCPY):
+            fraction = _of_hot_page(frame, case, own, case.library or self.used_library)
         if case.backend == TDE:
-            fastest = self.fastest_library(case.algorithm, case.direction)
-            of_fastest = None if fastest is None else _of_limit(frame, case, own, fastest)
+            of_fastest = self._of_fastest(frame, case, own)
         if elapsed:
-            alone = frame
-            for name in _CASE:
-                wanted = 1 if name == "threads" else getattr(case, name)
-                alone = alone[alone[name] == wanted]
-            scaling = _paired(own, alone, "speed")
+            scaling = _paired(own, _same_case(frame, replace(case, threads=1)), "speed")
         return PagesSummary(
             **asdict(case),
             rounds=len(own),
@@ -169,6 +166,18 @@ class PagesResult(BenchmarkResult):
             scaling=scaling,
         )
 
+    def _of_fastest(
+        self, frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame
+    ) -> Estimate | None:
+        fastest = self.fastest_library(case.algorithm, case.direction)
+        if fastest is None:
+            return None
+        bare = replace(case, backend=BARE, library=fastest)
+        alone = _same_case(frame, bare)
+        if alone.empty:
+            return _of_hot_page(frame, case, own, fastest)
+        return _paired(own, alone, "cpu_speed")
+
     def ahead_of(self, backend: str) -> list[tuple[PagesCase, Estimate]]:
         """Return how many times as fast the product is on one core, for each case of a backend."""
         frame = self.frame()
@@ -177,9 +186,7 @@ class PagesResult(BenchmarkResult):
         peers = frame[frame["backend"] == backend]
         for _, other in peers.groupby(list(_CASE), sort=False):
             case = _case(other)
-            own = frame[(frame["backend"] == TDE) & (frame["library"] == self.used_library)]
-            for name in _CASE[2:]:
-                own = own[own[name] == getattr(case, name)]
+            own = _same_case(frame, replace(case, backend=TDE, library=self.used_library))
             if (estimate := _paired(own, other, "cpu_speed")) is not None:
                 found.append((case, estimate))
         return found
@@ -197,7 +204,13 @@ def _case(own: pd.DataFrame) -> PagesCase:
     return PagesCase(**values)
 
 
-def _of_limit(
+def _same_case(frame: pd.DataFrame, case: PagesCase) -> pd.DataFrame:
+    for name in _CASE:
+        frame = frame[frame[name] == getattr(case, name)]
+    return frame
+
+
+def _of_hot_page(
     frame: pd.DataFrame, case: PagesCase, own: pd.DataFrame, library: str
 ) -> Estimate | None:
     """Return the CPU speed relative to ``openssl speed`` with that library."""

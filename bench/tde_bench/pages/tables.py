@@ -71,7 +71,8 @@ def _explanation(result: PagesResult) -> str:
         f"{_libraries(result)}.\n"
         "Decryption is in --json and --csv. GB/s are of CPU time. Of openssl: median of the "
         "ratios of CPU speed to that of `openssl speed` with the same library, which works on one "
-        "hot page, within each round; of others to that with the library of tde. Threads: how many "
+        "hot page, within each round; of others to that with the library of tde. Cipher alone: the "
+        "library's own functions on as many pages, called from C. Threads: how many "
         "times as fast by the clock as one thread."
     )
 

@@ -70,7 +70,8 @@ def _of_fastest(result: PagesResult, summaries: Sequence[PagesSummary]) -> list[
         span = f"{sizes[0]} MiB" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} MiB"
         lines.append(
             f"Target, {algorithm} {direction}, {span} in place on one core: at least "
-            f"{TARGET} of {fastest}, {release_of(result.libraries.get(library, ''))}: "
+            f"{TARGET} of {fastest}, {release_of(result.libraries.get(library, ''))}, on as many "
+            f"pages: "
             f"{_answer([estimate for _, estimate in known])}. The least is {least.median:.3f} "
             f"({_spread(least)}), with {worst.pages} pages."
         )

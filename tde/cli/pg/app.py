@@ -22,7 +22,18 @@ from tde.cli.options import (
     opens_keystore,
     require_keystore,
 )
-from tde.cli.pg import accept, audit, convert, doctor, install_bin, repair, service, unit
+from tde.cli.pg import (
+    accept,
+    audit,
+    convert,
+    doctor,
+    install_bin,
+    primary,
+    repair,
+    service,
+    standby,
+    unit,
+)
 from tde.cli.pg.doctor import AskingUsernameOption
 from tde.cli.pg.log_note import print_log_note
 from tde.console.apps import examples, new_app
@@ -330,6 +341,8 @@ doctor.register(app)
 accept.register(app)
 convert.register(app)
 repair.register(app)
+primary.register(app)
+standby.register(app)
 
 
 def _server_to_connect_to(

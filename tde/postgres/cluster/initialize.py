@@ -56,11 +56,11 @@ def initialize_cluster(
     options = initdb_options(initdb_args)
     require_creatable(data_directory, os_user, None if keystore is None else keystore.path)
     if keystore is None:
-        with _prepared_directory(data_directory, os_user):
+        with prepared_directory(data_directory, os_user):
             _run_initdb(data_directory, binaries, os_user, None, initdb_args)
         return
     require_supported_build(binaries, os_user)
-    with _prepared_directory(data_directory, os_user):
+    with prepared_directory(data_directory, os_user):
         created = create_initial_keys(keystore, scope, algorithm)
         try:
             tell_first_use(keystore, data_directory)
@@ -72,7 +72,7 @@ def initialize_cluster(
             accept_lines(data_directory, keystore, ())
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and "no-clean" not in options:
-                _remove_files(data_directory, os_user)
+                remove_files(data_directory, os_user)
             if _is_empty(data_directory):
                 keystore.discard_records(created)
             else:
@@ -102,7 +102,7 @@ def require_creatable(data_directory: Path, os_user: OsUser | None, keystore: Pa
 
 
 @contextmanager
-def _prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterator[None]:
+def prepared_directory(data_directory: Path, os_user: OsUser | None) -> Iterator[None]:
     """Create the data directory for the server's user; remove what was made when the body fails.
 
     Root has to do it for that user, who may not be allowed to write to the parent.
@@ -168,7 +168,7 @@ def _run_initdb(
         raise ProgramError("\n".join([f"initdb failed for {data_directory}", *output]))
 
 
-def _remove_files(data_directory: Path, os_user: OsUser | None) -> None:
+def remove_files(data_directory: Path, os_user: OsUser | None) -> None:
     """Remove what initdb and tde have made in the directory, which was empty and is locked.
 
     Here for an interruption after initdb's own end; before, initdb takes back what it has made.

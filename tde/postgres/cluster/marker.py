@@ -75,7 +75,7 @@ def read_marker(data_directory: Path) -> Marker | None:
     """
     path = data_directory / MARKER_FILE
     try:
-        document = json.loads(read_cluster_file(data_directory, MARKER_FILE).decode())
+        content = read_cluster_file(data_directory, MARKER_FILE)
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -83,7 +83,20 @@ def read_marker(data_directory: Path) -> Marker | None:
             f"{path} may not be read by {current_user_name()}",
             remedy="Run tde as the owner of the data directory, or as root.",
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    return parse_marker(content, path)
+
+
+def parse_marker(content: bytes, path: Path) -> Marker:
+    """Return the marker in ``content``; ``path`` names it in messages.
+
+    Raises:
+        DataDirectoryError: it cannot be used.
+    """
+    try:
+        document = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise _damaged(path, "it is not a tde cluster marker")

@@ -14,7 +14,7 @@ from tde_bench.measure.libraries import known_libraries
 from tde_bench.pages import benchmark
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, Work, all_backends
 from tde_bench.pages.benchmark import random_pages, require_same_bytes
-from tde_bench.pages.results import MEMCPY, OPENSSL, PagesResult, PagesRun
+from tde_bench.pages.results import BARE, MEMCPY, OPENSSL, PagesResult, PagesRun
 from typer.testing import CliRunner
 
 from tde import Algorithm, _core
@@ -117,11 +117,11 @@ def test_command(tmp_path: Path) -> None:
     assert document["schema"] == {"name": "tde-bench/pages", "version": 2}
     assert document["status"] == "complete"
     measured = {run["backend"] for run in document["runs"]}
-    assert measured == {backend.name for backend in all_backends()} | {OPENSSL, MEMCPY}
+    assert measured == {backend.name for backend in all_backends()} | {OPENSSL, BARE, MEMCPY}
     own = [s for s in document["summary"] if s["backend"] == "tde" and s["threads"] == 1]
     assert all(0 < summary["fraction"]["median"] < 2 for summary in own)
     libraries = {library["name"] for library in document["libraries"]}
-    for name in ("tde", OPENSSL):
+    for name in ("tde", OPENSSL, BARE):
         assert {run["library"] for run in document["runs"] if run["backend"] == name} == libraries
     assert libraries == set(known_libraries())
     assert "Target, AES-256-XTS" not in output  # Two pages are less than 1 MiB.

@@ -1,0 +1,1 @@
+"""Primaries and standbys: how one is made of another, and what they know of each other."""

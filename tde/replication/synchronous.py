@@ -1,0 +1,55 @@
+"""synchronous_standby_names of another server: one more standby, and only where that is plain."""
+
+from __future__ import annotations
+
+import re
+
+from tde.errors import ReplicationError
+from tde.replication.remote import RemoteServer
+
+_NAMES = "synchronous_standby_names"
+_PLAIN = re.compile(r"\s*|\s*\w+(\s*,\s*\w+)*\s*")
+_QUESTION = f"""
+SELECT json_build_object(
+    'names', current_setting('{_NAMES}'),
+    'may', has_function_privilege('pg_reload_conf()', 'execute') AND
+        CASE WHEN current_setting('server_version_num')::int < 150000
+        THEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+        ELSE has_parameter_privilege('{_NAMES}', 'ALTER SYSTEM') END)
+"""
+
+
+def names_with(server: RemoteServer, name: str) -> str | None:
+    """Return what the setting has to be for a standby to be synchronous; None if it is already.
+
+    Raises:
+        ReplicationError: the role may not set it, or what is there is no list of names.
+    """
+    found = server.ask(_QUESTION)
+    names = str(found["names"])
+    known = re.findall(r"\w+", names) if _PLAIN.fullmatch(names) else []
+    if name in known:
+        return None
+    on_primary = f"tde pg primary --sync {name} does it on that machine."
+    if not _PLAIN.fullmatch(names):
+        raise ReplicationError(
+            f"{_NAMES} of {server.name} is {names}: whether {name} belongs there is yours to say",
+            remedy=f"Leave out --sync, and add {name} there.",
+        )
+    if not found["may"]:
+        raise ReplicationError(
+            f"the role that connects to {server.name} may not change {_NAMES}",
+            remedy=f"Leave out --sync. {on_primary}",
+        )
+    # One of the list is waited for, the first that is connected.
+    return ", ".join([*known, name])
+
+
+def set_names(server: RemoteServer, names: str) -> None:
+    """Set it and have the server read it.
+
+    Raises:
+        ReplicationError: the server refuses.
+    """
+    server.tell(f"ALTER SYSTEM SET {_NAMES} = '{names}'")
+    server.ask("SELECT to_json(pg_reload_conf())")

@@ -1,0 +1,263 @@
+"""``tde pg standby``, ``promote``, ``rejoin``, ``switchover`` and ``tde replication status``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tde.algorithms import Algorithm
+from tde.postgres import create_tablespace
+from tests.conftest import RunningCluster
+from tests.postgres.cluster_copies import open_copy
+from tests.postgres.crashes.file_rewrites import kill_server
+from tests.replication.test_keys_on_standbys import wait_for, wait_until_replayed
+from tests.tools.test_patroni import free_ports
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+# The servers of a test have sockets of their own, and no TCP.
+QUIET = "-c listen_addresses="
+OPTIONS = {"wal_keep_size": "256MB"}
+
+
+@dataclass
+class Pair:
+    """A primary, and what makes and changes its standby."""
+
+    primary: RunningCluster
+    standby: RunningCluster
+    copy: Path
+    tde: Run
+
+    def make(self, *options: object, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run ``tde pg standby``."""
+        return self.tde(
+            *("pg", "standby", self.standby.data_directory, "--primary", conninfo(self.primary)),
+            *("--keystore", self.copy, "--bindir", self.primary.cluster.binaries.bindir),
+            *("--passphrase-fd", "0", "-o", QUIET, *options),
+            exit_code=exit_code,
+        )
+
+    def rejoin(self, node: RunningCluster, *options: object, exit_code: int = 0) -> Any:
+        """Run ``tde pg rejoin`` on one of the two."""
+        other = self.standby if node is self.primary else self.primary
+        return self.tde(
+            *("pg", "rejoin", "-D", node.data_directory, "--primary", conninfo(other)),
+            *("--passphrase-fd", "0", *options),
+            exit_code=exit_code,
+        )
+
+
+def conninfo(made: RunningCluster) -> str:
+    parameters = made.cluster.connection_parameters()
+    return " ".join(f"{key}={parameters[key]}" for key in ("host", "port", "user"))
+
+
+def slots(made: RunningCluster) -> list[Any]:
+    return made.query("SELECT slot_name, active FROM pg_replication_slots ORDER BY 1")
+
+
+def is_standby(made: RunningCluster) -> bool:
+    return bool(made.query("SELECT pg_is_in_recovery()")[0][0])
+
+
+def rows(made: RunningCluster) -> list[int]:
+    return [n for (n,) in made.query("SELECT n FROM t ORDER BY 1")]
+
+
+@pytest.fixture
+def pair(binaries, encrypted_cluster_factory, os_user_tmp_path, tde_command) -> Pair:
+    """A primary, a copy of its keystore, and the directory of a standby that is not there yet."""
+    primary = encrypted_cluster_factory(binaries, options=OPTIONS)
+    primary.query("CREATE TABLE t AS SELECT 1 AS n")
+    backup, copy = os_user_tmp_path / "backup", os_user_tmp_path / "copy"
+    tde_command("keystore", "backup", backup, "--keystore", primary.keystore.path)
+    tde_command("keystore", "restore", backup, "--keystore", copy)
+    directory = os_user_tmp_path / "standby"
+    standby = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
+    return Pair(primary, standby, copy, tde_command)
+
+
+def test_a_standby_takes_over_and_the_old_primary_follows(pair: Pair) -> None:
+    made = pair.make("--slot", "second", "--sync", "--name", "second")
+    assert "second" in made.stdout
+    assert "does not open by itself" in made.stderr
+    pair.primary.query("INSERT INTO t VALUES (2)")
+    wait_until_replayed(pair.primary, pair.standby)
+    assert rows(pair.standby) == [1, 2]
+    wait_for(lambda: slots(pair.primary) == [("second", True)])
+
+    shown = pair.tde("replication", "status", "-D", pair.primary.data_directory, "--json")
+    status = json.loads(shown.stdout)
+    assert [(one["name"], one["sync_state"]) for one in status["standbys"]] == [("second", "sync")]
+    assert status["is_well"]
+    followed = pair.tde("replication", "status", "-D", pair.standby.data_directory)
+    assert "A standby. It follows" in followed.stdout
+
+    kill_server(pair.primary.cluster.pid)
+    promoted = pair.tde("pg", "promote", "-D", pair.standby.data_directory)
+    assert "timeline 2" in promoted.stdout
+    pair.standby.query("INSERT INTO t VALUES (3)")
+
+    (pair.primary.data_directory / "standby.signal").touch()  # Of a start that has failed.
+    pair.rejoin(pair.primary, "--slot", "first")
+    assert is_standby(pair.primary)
+    wait_until_replayed(pair.standby, pair.primary)
+    assert rows(pair.primary) == [1, 2, 3]
+    wait_for(lambda: slots(pair.standby) == [("first", True)])
+
+
+def test_switching_there_and_back_loses_nothing(pair: Pair) -> None:
+    pair.make()
+    nodes = [pair.primary, pair.standby]
+    for number in range(2, 5):
+        old, new = nodes
+        old.query(f"INSERT INTO t VALUES ({number})")
+        pair.tde(
+            *("pg", "switchover", "-D", old.data_directory, "--to", conninfo(new)),
+            *("--passphrase-fd", "0"),
+        )
+        assert not is_standby(new)
+        assert is_standby(old)
+        assert rows(new) == [*range(1, number + 1)]
+        nodes.reverse()
+    wait_until_replayed(*nodes)
+    assert rows(nodes[1]) == [1, 2, 3, 4]
+
+
+def test_a_primary_is_made_again_and_what_it_had_is_kept(pair: Pair) -> None:
+    pair.make()
+    pair.tde("pg", "promote", "-D", pair.standby.data_directory)
+    pair.primary.query("INSERT INTO t VALUES (100)")  # Nobody gets this.
+    pair.standby.query("INSERT INTO t VALUES (2)")
+    pair.tde("pg", "stop", "-D", pair.primary.data_directory)
+    refused = pair.rejoin(pair.primary, "--primary", "host=/nowhere", exit_code=1)
+    assert "does not do what is asked" in refused.stderr
+    again = pair.rejoin(pair.primary, "--base-backup")
+    (aside,) = pair.primary.data_directory.parent.glob("*.before-*")
+    assert str(aside) in again.stdout.replace("\n", "")
+    wait_until_replayed(pair.standby, pair.primary)
+    assert rows(pair.primary) == [1, 2]
+
+
+def test_a_key_that_is_missing_is_named_before_anything_is_copied(
+    pair: Pair, os_user_tmp_path: Path
+) -> None:
+    """The accident: a base backup of hours, and then a standby that stops at its first start."""
+    location = os_user_tmp_path / "space"
+    create_tablespace(
+        pair.primary.cluster, pair.primary.keystore, "secret", location, Algorithm.AES256
+    )
+    refused = pair.make("--slot", "second", exit_code=5)
+    assert "lacks keys" in refused.stderr
+    assert "tablespace secret" in refused.stderr
+    assert not pair.standby.data_directory.exists()
+    assert slots(pair.primary) == []
+
+
+def test_what_fails_leaves_no_slot(pair: Pair, os_user_tmp_path: Path) -> None:
+    """The accident: a slot that nobody uses keeps WAL until the primary's disk is full."""
+    location = os_user_tmp_path / "space"
+    space = create_tablespace(
+        pair.primary.cluster, pair.primary.keystore, "secret", location, Algorithm.AES256
+    )
+    pair.tde(
+        *("keystore", "copy", pair.primary.keystore.path, pair.copy, "--passphrase-fd", "0"),
+    )
+    # Without a mapping the tablespace's directory is that of the primary.
+    refused = pair.make("--slot", "second", exit_code=1)
+    assert "pg_basebackup of" in refused.stderr
+    assert not pair.standby.data_directory.exists()
+    assert slots(pair.primary) == []
+    pair.make("--slot", "second", "-T", f"{space.location}={os_user_tmp_path / 'space2'}")
+    wait_for(lambda: slots(pair.primary) == [("second", True)])
+
+
+def test_another_keystore_is_refused(pair: Pair, keystore_factory) -> None:
+    other = keystore_factory("other")
+    refused = pair.make("--keystore", other.path, exit_code=5)
+    assert "is encrypted with" in refused.stderr
+    assert not pair.standby.data_directory.exists()
+
+
+def test_a_password_in_the_connection_string_is_refused(pair: Pair) -> None:
+    refused = pair.make("--primary", "host=/tmp password=secret", exit_code=1)
+    assert "everybody on the machine sees" in refused.stderr
+    assert "secret" not in refused.stderr
+
+
+def test_a_standby_of_a_plain_server(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path: Path, tde_command: Run
+) -> None:
+    primary = encrypted_cluster_factory.plain(any_binaries)
+    directory = os_user_tmp_path / "standby"
+    command = ("pg", "standby", directory, "--primary", conninfo(primary), "-o", QUIET)
+    tde_command(*command, "--bindir", any_binaries.bindir)
+    standby = open_copy(encrypted_cluster_factory, primary, directory, None)
+    assert is_standby(standby)
+
+
+def test_a_role_that_may_only_replicate_does_all_of_it(
+    binaries,
+    encrypted_cluster_factory,
+    os_user_tmp_path: Path,
+    os_user,
+    tde_command: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `tde pg primary` prepares is enough, over TCP and with a password, there and back."""
+    ports = free_ports(2)
+    tcp = [f"-c listen_addresses=127.0.0.1 -c port={port}" for port in ports]
+    options = {**OPTIONS, "listen_addresses": "127.0.0.1", "port": str(ports[0])}
+    primary = encrypted_cluster_factory(binaries, options=options)
+    primary.query("CREATE TABLE t AS SELECT 1 AS n")
+    primary.keystore.enable_auto_open()
+    secret, known = os_user_tmp_path / "secret", os_user_tmp_path / "pgpass"
+    secret.write_text("not a good one\n")
+    known.write_text("127.0.0.1:*:*:repli:not a good one\n")
+    for file in (secret, known):
+        file.chmod(0o600)
+    if os_user is not None:
+        os.chown(known, os_user.uid, os_user.gid)
+    monkeypatch.setenv("PGPASSFILE", str(known))
+    command = ("pg", "primary", "-D", primary.data_directory, "--from", "127.0.0.1/32")
+    done = tde_command(*command, "--password-file", secret, "--slot", "second")
+    assert "the role repli" in done.stdout
+    assert "not a good one" not in (Path(primary.data_directory) / "pg_hba.conf").read_text()
+    assert "Everything is there already" in tde_command(*command, "--slot", "second").stdout
+
+    directory = os_user_tmp_path / "standby"
+    upstream = [f"host=127.0.0.1 port={port} user=repli" for port in ports]
+    tde_command(
+        *("pg", "standby", directory, "--primary", upstream[0], "--slot", "second"),
+        *("--keystore", primary.keystore.path, "--bindir", binaries.bindir, "-o", tcp[1]),
+    )
+    standby = open_copy(encrypted_cluster_factory, primary, directory, primary.keystore)
+    kill_server(primary.cluster.pid)
+    tde_command("pg", "promote", "-D", directory)
+    standby.query("INSERT INTO t VALUES (2)")
+    tde_command("pg", "rejoin", "-D", primary.data_directory, "--primary", upstream[1])
+    wait_until_replayed(standby, primary)
+    assert rows(primary) == [1, 2]
+    # Commits wait for nobody, so a role like this is not enough to change that.
+    refused = tde_command(
+        *("pg", "standby", os_user_tmp_path / "third", "--primary", upstream[1], "--sync"),
+        *("--keystore", primary.keystore.path, "--bindir", binaries.bindir),
+        exit_code=1,
+    )
+    assert "may not change synchronous_standby_names" in refused.stderr
+
+
+def test_names_that_cannot_be_used_change_nothing(pair: Pair) -> None:
+    before = (pair.primary.data_directory / "pg_hba.conf").read_text()
+    for option in (("--role", "Repli ADMIN"), ("--from", "all"), ("--slot", "UPPER")):
+        pair.tde("pg", "primary", "-D", pair.primary.data_directory, *option, exit_code=1)
+    assert (pair.primary.data_directory / "pg_hba.conf").read_text() == before
+    assert pair.primary.query("SELECT count(*) FROM pg_roles WHERE rolreplication") == [(1,)]
