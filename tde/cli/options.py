@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -181,3 +182,13 @@ def opens_keystore(command: Callable[..., None]) -> Callable[..., None]:
     with_source.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_source.__annotations__ = {one.name: one.annotation for one in parameters}
     return with_source
+
+
+def words_of(options: str) -> list[str]:
+    """Return the words of --options, which are quoted as for a shell."""
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{options}: a quotation mark has no partner ({error})", param_hint="--options"
+        ) from error

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
 
 _LOOK_SECONDS = 0.2
+# What needs no quotes in synchronous_standby_names.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ def require_possible(cluster: Cluster, source: Source, options: StandbyOptions) 
             remedy=f"Name the directory of PostgreSQL {source.major} with --bindir.",
         )
     require_slot_name(options.slot)
+    if not _NAME.fullmatch(options.name):
+        raise ReplicationError(
+            f'"{options.name}" cannot be the name of a standby',
+            remedy="Such names have letters, digits and underscores.",
+        )
 
 
 def make_standby(

@@ -21,6 +21,7 @@ from tde.cli.options import (
     PgDataOption,
     opens_keystore,
     require_keystore,
+    words_of,
 )
 from tde.cli.pg import (
     accept,
@@ -29,6 +30,7 @@ from tde.cli.pg import (
     doctor,
     install_bin,
     primary,
+    rejoin,
     repair,
     service,
     standby,
@@ -186,7 +188,7 @@ def start(
     The keystore defaults to the one that the cluster was created with. Clusters without
     encryption can be started too.
     """
-    arguments = _words(options)
+    arguments = words_of(options)
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
     with open_cluster_keystore(cluster, keystore, source, for_server=True) as opened:
@@ -343,6 +345,7 @@ convert.register(app)
 repair.register(app)
 primary.register(app)
 standby.register(app)
+rejoin.register(app)
 
 
 def _server_to_connect_to(
@@ -367,16 +370,6 @@ def _server_to_connect_to(
 def _as_whom(cluster: Cluster) -> str:
     """Say for root who connects without a password; the server may know only its own user."""
     return "" if cluster.os_user is None else f", as {cluster.os_user.name}"
-
-
-def _words(options: str) -> list[str]:
-    """Return the words of --options, which are quoted as for a shell."""
-    try:
-        return shlex.split(options)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{options}: a quotation mark has no partner ({error})", param_hint="--options"
-        ) from error
 
 
 def _report_started(cluster: Cluster, log: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from tde.cli.options import (
     PgDataOption,
     UsernameOption,
     opens_keystore,
+    words_of,
 )
 from tde.console.apps import examples
 from tde.console.output import console, error_console
@@ -140,7 +140,7 @@ def standby(
     )
     from tde.replication.synchronous import names_with, set_names
 
-    arguments = _words(options)
+    arguments = words_of(options)
     found, cluster = _source_and_cluster(directory, primary, bindir, os_user)
     wanted = StandbyOptions(
         name or default_name(cluster.data_directory), slot, rate, tuple(mapping or ())
@@ -240,12 +240,3 @@ def _tell_whether_it_opens(keystore: Path | None) -> None:
 def _say(*lines: str) -> None:
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _words(options: str) -> list[str]:
-    try:
-        return shlex.split(options)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{options}: a quotation mark has no partner ({error})", param_hint="--options"
-        ) from error
