@@ -18,6 +18,7 @@ from tde.cli import (
     keystore_providers,
     keystore_rotation,
     keystore_sessions,
+    keystore_sync,
 )
 from tde.cli.keystore_keys import owner_name, print_columns
 from tde.cli.options import (
@@ -230,6 +231,7 @@ keystore_passphrase.register(app)
 keystore_rotation.register(app)
 keystore_sessions.register(app)
 keystore_copies.register(app)
+keystore_sync.register(app)
 keystore_log.register(app)
 keystore_providers.register(app)
 keystore_auto_open.register(app)

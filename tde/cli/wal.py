@@ -93,6 +93,6 @@ def _say_who_needs_it(keystore: Path) -> None:
     error_console.print(
         "[bold yellow]Back the keystore up again[/]: WAL that is archived from now on cannot be "
         f"read without {keystore}'s new key. Standbys that read the archive need it too: "
-        "tde keystore copy.",
+        "tde keystore sync.",
         soft_wrap=True,
     )

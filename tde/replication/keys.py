@@ -78,8 +78,8 @@ def require_keys_of_source(source: Source, keystore: Keystore) -> None:
         raise ClusterKeystoreError(
             f"the keystore {keystore.path} lacks keys that the server {source.server.name} uses: "
             f"that of {', that of '.join(missing)}",
-            remedy="Nothing was changed. Bring them: tde keystore backup there, scp, and here tde "
-            f"keystore copy THE_COPY {keystore.path}",
+            remedy="Nothing was changed. Bring them: there tde keystore sync THIS_MACHINE:"
+            f"{keystore.path}; or tde keystore backup there, scp, and here tde keystore copy",
         )
 
 

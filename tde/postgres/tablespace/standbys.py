@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # Not by cp: the standby's keystore may have a master key of its own.
 _BRING = (
-    "tde keystore copy FROM TO, where FROM is a copy of this keystore, brought there by tde "
-    "keystore backup and scp, and TO is the standby's"
+    "tde keystore sync HOST:DIR, where DIR is the standby's keystore on HOST; without ssh, bring a "
+    "tde keystore backup there and use tde keystore copy"
 )
 
 

@@ -225,13 +225,13 @@ def test_standbys_are_told_about_a_new_key(
     assert str(primary.keystore.path / "keys" / made.key_file) in notice
     assert "walreceiver" in notice
     # A file that was copied by hand would not open where a master key was rotated.
-    assert "tde keystore copy FROM TO" in notice
+    assert "tde keystore sync HOST:DIR" in notice
 
     # Who prepares the key is told the same then, and not again.
     create = ["tablespace", "create", "next", "-D", primary.data_directory, "--location"]
     create += [os_user_tmp_path / "next", "--passphrase-fd", "0"]
     prepared = tde_command(*create, "--prepare")
-    assert "tde keystore copy FROM TO" in prepared.stdout
+    assert "tde keystore sync HOST:DIR" in prepared.stdout
     key_id = prepared.stdout.split()[2]
     created = tde_command(*create, "--key", key_id)
     assert "Created tablespace next" in created.stdout
