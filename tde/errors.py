@@ -224,6 +224,10 @@ class ExtensionError(PostgresError):
     """The SQL extension cannot be built or installed."""
 
 
+class BackupError(PostgresError):
+    """A backup cannot be taken, is not what was taken, or cannot be restored."""
+
+
 class ReplicationError(PostgresError):
     """A server cannot become, or have, what another one follows."""
 

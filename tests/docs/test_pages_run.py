@@ -132,6 +132,16 @@ def test_back_up_and_restore(reader, main):
     assert files_with(CANARY, *map(reader.place, (MAIN, RESTORED, "/srv/archive"))) == []
 
 
+def test_a_sealed_backup(reader, main):
+    reader.place("/srv/tde/keystore").symlink_to(main.keystore.path)
+    take, verify = commands("backup-and-restore.md", "A backup with a seal")
+    assert "Sealed in" in reader.type(take)
+    assert "is what was taken on" in reader.type(verify)
+    archive = reader.place("/srv/backup/sealed/base.tar")
+    archive.write_bytes(archive.read_bytes() + bytes(512))
+    assert "is NOT what was taken" in reader.type(verify, exit_codes=(1,))
+
+
 def recovery_of(page: str) -> list[str]:
     """Return the commands of a recovery, without the setting for compressed archives."""
     lines = commands(page, "Recover to a point in time")

@@ -26,6 +26,7 @@ from tde.cli.options import (
 from tde.cli.pg import (
     accept,
     audit,
+    backup,
     convert,
     doctor,
     install_bin,
@@ -338,6 +339,7 @@ def execute(
 install_bin.register(app)
 service.register(app)
 unit.register(app)
+backup.register(app)
 audit.register(app)
 doctor.register(app)
 accept.register(app)

@@ -1,0 +1,107 @@
+"""The seal of a base backup: what it was when it was taken, under a key of the cluster's.
+
+A manifest of pg_basebackup has a checksum of itself, which anybody can make anew. The seal has the
+hash of the manifest, of the WAL beside it and of archives, and a code that only the keystore can
+make. It lies beside the backup and not in it: PostgreSQL's own pg_verifybackup objects to files
+that no manifest names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tde.errors import BackupError
+
+LABEL = b"tde backup seal"
+
+_FORMAT = {"name": "tde-backup-seal", "version": 1}
+_LARGEST = 64 << 20  # Bytes; each segment of WAL has a line.
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a backup was when it was taken.
+
+    Attributes:
+        keystore_uuid: of the keystore that has its keys, in hexadecimal.
+        keys: files of the keys that it needs, as they are named in the keystore.
+        system_identifier: of the cluster.
+        server_version: as the server calls it.
+        form: ``tar`` or ``plain``.
+        began, ended: in UTC, as ISO 8601.
+        files: by path in the backup, the SHA-256 of what the manifest does not tell: the manifest
+            itself, WAL, and archives as they lie there.
+    """
+
+    keystore_uuid: str
+    keys: tuple[str, ...]
+    system_identifier: int
+    server_version: str
+    form: str
+    began: str
+    ended: str
+    files: Mapping[str, str]
+
+    def pack(self, key: bytes) -> bytes:
+        """Return the content of the file."""
+        document = {"format": _FORMAT, **asdict(self), "keys": list(self.keys)}
+        return json.dumps({**document, "code": _code(document, key)}, indent=1).encode() + b"\n"
+
+
+def seal_path(backup: Path) -> Path:
+    """Return where the seal of a backup is: beside it, with its name."""
+    return backup.with_name(f"{backup.name}.seal.json")
+
+
+def read_seal(path: Path, key: bytes) -> Seal:
+    """Return a seal whose code is right.
+
+    Args:
+        key: the keystore's, for the label.
+
+    Raises:
+        BackupError: it is missing, damaged or was altered, or is another cluster's.
+    """
+    document = read_unproven(path)
+    code = document.pop("code", None)
+    if not isinstance(code, str) or not hmac.compare_digest(code, _code(document, key)):
+        raise BackupError(
+            f"the seal {path} was altered, or is not of a cluster with this keystore",
+            remedy="Do not restore this backup before you know why.",
+        )
+    document.pop("format")
+    return Seal(**{**document, "keys": tuple(document["keys"])})
+
+
+def read_unproven(path: Path) -> dict[str, Any]:
+    """Return what a seal says, as long as nobody believes it: which keystore to look for.
+
+    Raises:
+        BackupError: it is missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(_LARGEST))
+    except FileNotFoundError as error:
+        raise BackupError(
+            f"the backup has no seal: there is no {path}",
+            remedy="tde pg backup makes one. Of a backup without, tde pg audit --backup says "
+            "whether it is ciphertext, and pg_verifybackup whether it is as the manifest says.",
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BackupError(f"the seal {path} cannot be read: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise BackupError(f"{path} is no seal of a backup that this tde knows")
+    return document
+
+
+def _code(document: Mapping[str, Any], key: bytes) -> str:
+    """Return the code of a document, whose order and spaces do not count."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

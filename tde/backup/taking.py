@@ -1,0 +1,173 @@
+"""Taking a base backup of a running server and sealing it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.backup.seal import LABEL, Seal, seal_path
+from tde.errors import BackupError, ProgramError
+from tde.postgres.cluster.incremental_backups import require_same_keys_since
+from tde.postgres.cluster.initialize import prepared_directory, remove_files
+from tde.postgres.cluster.keymap import map_key, read_map
+from tde.postgres.cluster.links import tablespace_oids
+from tde.postgres.cluster.scope import Scope
+from tde.postgres.facts import BUILT_IN_TABLESPACES
+from tde.postgres.server.control import read_control_data
+from tde.postgres.server.owned_files import write_owned_file
+from tde.postgres.server.program import run_program
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+    from tde.postgres.cluster.cluster import Cluster
+
+MANIFEST = "backup_manifest"
+TAR = "tar"
+PLAIN = "plain"
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class BackupOptions:
+    """How a backup is taken.
+
+    Attributes:
+        form: ``tar`` or ``plain``.
+        incremental: the manifest of the backup before; None for a full one.
+        rate: as of pg_basebackup, for example ``50M``; empty for as fast as it goes.
+        mapping: of tablespaces in a plain backup, OLD=NEW.
+    """
+
+    form: str = TAR
+    incremental: Path | None = None
+    rate: str = ""
+    mapping: Sequence[str] = ()
+
+
+def take_backup(
+    cluster: Cluster, keystore: Keystore, destination: Path, options: BackupOptions
+) -> Seal:
+    """Take a base backup into a new or empty directory, and seal it beside.
+
+    What pg_basebackup says of its progress goes where this process's own output goes.
+
+    Raises:
+        ServerNotRunningError: there is no server.
+        BackupError: there is a seal already.
+        DataDirectoryError: the directory is not empty.
+        ClusterKeystoreError: an incremental backup could not be combined.
+        ProgramError: pg_basebackup has failed; nothing of it is left.
+    """
+    arguments = _arguments(cluster, destination, options)
+    require_same_keys_since(cluster, arguments)
+    if seal_path(destination).exists():
+        raise BackupError(f"there is a seal already: {seal_path(destination)}")
+    began = _now()
+    with prepared_directory(destination, cluster.os_user):
+        try:
+            done = run_program(
+                cluster.binaries,
+                "pg_basebackup",
+                arguments,
+                keystore=keystore,
+                os_user=cluster.os_user,
+                capture=False,
+            )
+            if done.returncode != 0:
+                raise ProgramError(
+                    f"pg_basebackup has failed, with status {done.returncode}",
+                    remedy="What it has made is removed. See what it says above, and the server's "
+                    "log.",
+                )
+            made = _seal(cluster, keystore, destination, options.form, began)
+            content = made.pack(keystore.authentication_key(LABEL))
+            write_owned_file(seal_path(destination), content, cluster.os_user)
+        except BaseException:
+            # Half a backup looks like a whole one to whoever finds it.
+            remove_files(destination, cluster.os_user)
+            with suppress(OSError):
+                seal_path(destination).unlink()
+            raise
+    return made
+
+
+def needed_keys(cluster: Cluster, keystore: Keystore) -> list[str]:
+    """Return the files of all keys that a backup of a cluster needs now.
+
+    Raises:
+        KeyMapError: the key map cannot be used.
+    """
+    from tde.keystore import KeyOwner
+    from tde.keystore.store.reading import list_owners
+
+    keymap = read_map(cluster.data_directory, keystore.uuid, map_key(keystore))
+    owners = {KeyOwner.wal()}
+    marker = cluster.marker
+    if marker is not None and marker.scope is Scope.CLUSTER:
+        owners.add(KeyOwner.other_tablespaces())
+    for oid in (*BUILT_IN_TABLESPACES, *tablespace_oids(cluster.data_directory)):
+        entry = keymap.find(oid)
+        if entry is not None:
+            owners.add(entry.owner)
+    later = set(keymap.all_wal_keys)
+    owners.update(owner for owner in list_owners(keystore.path) if owner.key_id in later)
+    return sorted(owner.file_name for owner in owners)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def unlisted_files(backup: Path, form: str) -> Iterator[Path]:
+    """Yield the files of a backup that its manifest does not tell of."""
+    yield backup / MANIFEST
+    if form == TAR:
+        yield from sorted(path for path in backup.iterdir() if path.name != MANIFEST)
+    else:
+        yield from sorted(path for path in (backup / "pg_wal").rglob("*") if path.is_file())
+
+
+def _arguments(cluster: Cluster, destination: Path, options: BackupOptions) -> list[str]:
+    parameters = cluster.connection_parameters()
+    arguments = ["-D", str(destination), "-X", "stream", "-c", "fast", "-P", "-w"]
+    arguments += ["-h", str(parameters["host"]), "-p", str(parameters["port"])]
+    arguments += ["-U", str(parameters["user"]), "--manifest-checksums=SHA256"]
+    arguments += ["-F", options.form]
+    if options.rate:
+        arguments += ["-r", options.rate]
+    if options.incremental is not None:
+        arguments += [f"--incremental={options.incremental}"]
+    for pair in options.mapping:
+        arguments += ["-T", pair]
+    return arguments
+
+
+def _seal(cluster: Cluster, keystore: Keystore, backup: Path, form: str, began: str) -> Seal:
+    control = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
+    return Seal(
+        keystore_uuid=keystore.uuid.hex,
+        keys=tuple(needed_keys(cluster, keystore)),
+        system_identifier=control.system_identifier,
+        server_version=cluster.binaries.version_text,
+        form=form,
+        began=began,
+        ended=_now(),
+        files={
+            str(path.relative_to(backup)): hash_file(path) for path in unlisted_files(backup, form)
+        },
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,173 @@
+"""Is a backup what it was when it was taken, and are its keys at hand?
+
+The seal proves the manifest, the WAL and the archives; the manifest tells what each other file was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tde.backup.seal import LABEL, Seal, read_seal, read_unproven, seal_path
+from tde.backup.taking import MANIFEST, PLAIN, unlisted_files
+from tde.errors import BackupError, ClusterKeystoreError
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class BackupCheck:
+    """What was found.
+
+    Attributes:
+        seal: what the backup was.
+        problems: what is not so any more, in words; none where all is well.
+        missing_keys: files of keys that the keystore lacks.
+        files: how many were compared.
+        bytes: of these.
+    """
+
+    seal: Seal
+    problems: tuple[str, ...]
+    missing_keys: tuple[str, ...]
+    files: int
+    bytes: int
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it can be restored with this keystore, and is what was taken."""
+        return not self.problems and not self.missing_keys
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document that ``--json`` prints."""
+        return {**asdict(self), "is_good": self.is_good}
+
+
+def verify_backup(
+    backup: Path,
+    keystore: Keystore,
+    *,
+    seal: Path | None = None,
+    tell: Callable[[int], None] = lambda _: None,
+) -> BackupCheck:
+    """Compare every file of a backup with what was sealed.
+
+    Args:
+        keystore: open.
+        seal: where the seal is; beside the backup when ``None``.
+        tell: is told of the bytes that were read since it was told last.
+
+    Raises:
+        BackupError: there is no seal, or it was altered.
+        ClusterKeystoreError: it is of another keystore.
+        OSError: the backup cannot be read.
+    """
+    from tde.keystore.store.reading import list_owners
+
+    path = seal or seal_path(backup)
+    require_keystore_of(path, keystore.uuid.hex)
+    found = read_seal(path, keystore.authentication_key(LABEL))
+    reader = _Reader(tell)
+    problems = list(_sealed_files(backup, found, reader))
+    if not problems and found.form == PLAIN:
+        problems += _files_of_manifest(backup, reader)
+    present = {owner.file_name for owner in list_owners(keystore.path)}
+    return BackupCheck(
+        seal=found,
+        problems=tuple(problems),
+        missing_keys=tuple(name for name in found.keys if name not in present),
+        files=reader.files,
+        bytes=reader.bytes,
+    )
+
+
+def require_keystore_of(seal: Path, keystore_uuid: str) -> None:
+    """Check, before a passphrase is typed, that a keystore is the one of a backup.
+
+    Raises:
+        BackupError: there is no seal, or it cannot be read.
+        ClusterKeystoreError: it is another one.
+    """
+    wanted = read_unproven(seal).get("keystore_uuid")
+    if wanted != keystore_uuid:
+        raise ClusterKeystoreError(
+            f"the backup needs a copy of the keystore {wanted}, and this is {keystore_uuid}",
+            remedy="Name that keystore with --keystore.",
+        )
+
+
+class _Reader:
+    """Hashes files, and counts them."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self.files = 0
+        self.bytes = 0
+
+    def hash(self, path: Path, algorithm: str = "sha256") -> str:
+        found = hashlib.new(algorithm)
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                found.update(chunk)
+                self.bytes += len(chunk)
+                self._tell(len(chunk))
+        self.files += 1
+        return found.hexdigest()
+
+
+def _sealed_files(backup: Path, seal: Seal, reader: _Reader) -> Iterator[str]:
+    """Yield what is wrong with files that the seal tells of."""
+    present = {str(path.relative_to(backup)) for path in unlisted_files(backup, seal.form)}
+    for name, code in seal.files.items():
+        path = backup / name
+        if not path.is_file() or path.is_symlink():
+            yield f"{name} is missing"
+        elif reader.hash(path) != code:
+            yield f"{name} was altered"
+    for name in sorted(present - set(seal.files)):
+        yield f"{name} was added"
+
+
+def _files_of_manifest(backup: Path, reader: _Reader) -> Iterator[str]:
+    """Yield what is wrong with the files of a plain backup, whose manifest is proven."""
+    listed = {}
+    for file in json.loads((backup / MANIFEST).read_bytes())["Files"]:
+        name = _name_of(file)
+        listed[name] = file
+        path = backup / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif path.stat().st_size != file["Size"]:
+            yield f"{name} has {path.stat().st_size} bytes instead of {file['Size']}"
+        elif reader.hash(path, "sha256") != file["Checksum"]:
+            yield f"{name} was altered"
+    for name in _names_in(backup):
+        if name not in listed and name != MANIFEST:
+            yield f"{name} was added"
+
+
+def _name_of(file: dict[str, Any]) -> str:
+    """Return a path of a manifest; one that is no UTF-8 stands there in hexadecimal."""
+    if "Encoded-Path" in file:
+        return os.fsdecode(bytes.fromhex(file["Encoded-Path"]))
+    if file.get("Checksum-Algorithm") != "SHA256":
+        raise BackupError(f"the manifest has no SHA-256 of {file.get('Path')}")
+    return str(file["Path"])
+
+
+def _names_in(backup: Path) -> Iterator[str]:
+    """Yield the files of a data directory and of its tablespaces, but for WAL."""
+    for directory, subdirectories, files in os.walk(backup, followlinks=True):
+        at = Path(directory)
+        if at == backup and "pg_wal" in subdirectories:
+            subdirectories.remove("pg_wal")
+        for name in files:
+            yield str((at / name).relative_to(backup))

@@ -1,0 +1,187 @@
+"""``tde pg backup`` and ``verify-backup``: sealed base backups."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from tde.cli.options import (
+    BindirOption,
+    JsonOption,
+    KeystoreOption,
+    OsUserOption,
+    PgDataOption,
+    opens_keystore,
+    require_keystore,
+)
+from tde.console.apps import examples
+from tde.console.output import console, error_console, print_json
+from tde.console.signals import ended_as_by_ctrl_c
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
+from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
+
+if TYPE_CHECKING:
+    from tde.backup.verifying import BackupCheck
+
+_OF_PLAIN = "Take backups of a plain server with PostgreSQL's own pg_basebackup."
+
+
+class Form(str, Enum):
+    """The values of ``--format``, which pg_basebackup defines."""
+
+    tar = "tar"
+    plain = "plain"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to a group."""
+    app.command(
+        epilog=examples(
+            "tde pg backup /srv/backup/monday -D /srv/pg/main",
+            "tde pg backup /srv/backup/monday -D /srv/pg/main --format plain --max-rate 50M",
+            "# What has changed since then, from PostgreSQL 17 on:",
+            "tde pg backup /srv/backup/tuesday -D /srv/pg/main "
+            "--incremental /srv/backup/monday/backup_manifest",
+        )
+    )(backup)
+    app.command(
+        "verify-backup",
+        epilog=examples(
+            "tde pg verify-backup /srv/backup/monday --keystore /etc/tde/main",
+            "tde pg verify-backup /srv/backup/monday -k /etc/tde/main --json | jq .problems",
+        ),
+    )(verify)
+
+
+@opens_keystore
+def backup(
+    destination: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where it goes: a directory, new or empty.")
+    ],
+    pgdata: PgDataOption,
+    form: Annotated[Form, typer.Option("--format", "-F", help="How it lies there.")] = Form.tar,
+    incremental: Annotated[
+        Path | None,
+        typer.Option(
+            "--incremental",
+            metavar="MANIFEST",
+            help="Only what has changed since the backup that has this manifest (PostgreSQL 17).",
+        ),
+    ] = None,
+    rate: Annotated[
+        str, typer.Option("--max-rate", "-r", metavar="RATE", help="For example 50M a second.")
+    ] = "",
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tablespace-mapping",
+            "-T",
+            metavar="OLD=NEW",
+            help="With --format plain: where the tablespace in OLD goes; may be given often.",
+        ),
+    ] = None,
+    keystore: KeystoreOption = None,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+    source: PassphraseSource = PROMPT,
+) -> None:
+    """Take a base backup of a running server, with its WAL, and seal it.
+
+    The backup is ciphertext. The seal beside it (DIR.seal.json) has a code that only the keystore
+    can make: tde pg verify-backup tells a backup that was altered from one that was not, and which
+    keys it needs. What fails or is interrupted leaves nothing behind.
+    """
+    from tde.backup.seal import seal_path
+    from tde.backup.taking import BackupOptions, take_backup
+
+    options = BackupOptions(
+        form.value,
+        None if incremental is None else incremental.absolute(),
+        rate,
+        tuple(mapping or ()),
+    )
+    cluster = find_cluster(pgdata, bindir, os_user)
+    cluster.connection_parameters()  # No passphrase is asked for when no server runs.
+    target = destination.absolute()
+    with (
+        encrypted_cluster_keystore(
+            cluster, keystore, source, remedy=_OF_PLAIN, for_server=True
+        ) as opened,
+        ended_as_by_ctrl_c(),
+    ):
+        seal = take_backup(cluster, opened, target, options)
+    _say(
+        f"Backed up {cluster.data_directory} (PostgreSQL {seal.server_version}) to {target}",
+        f"Sealed in {seal_path(target)}; it needs {len(seal.keys)} keys of the keystore "
+        f"{seal.keystore_uuid}: back that up too, apart from it",
+    )
+
+
+@opens_keystore
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The backup.")],
+    keystore: KeystoreOption = None,
+    seal: Annotated[
+        Path | None,
+        typer.Option("--seal", metavar="FILE", help="Its seal. Default: DIR.seal.json."),
+    ] = None,
+    as_json: JsonOption = False,
+    source: PassphraseSource = PROMPT,
+) -> None:
+    """Compare every byte of a backup with what was sealed, and its keys with a keystore.
+
+    Exit code 0: it is what was taken, and the keystore has its keys; 1: it is not, or there is no
+    seal; 5: the keystore is another one, or lacks keys.
+    """
+    from tde.backup.seal import seal_path
+    from tde.backup.verifying import require_keystore_of, verify_backup
+    from tde.keystore import keystore_uuid
+
+    path = require_keystore(keystore)
+    backup_directory = directory.absolute()
+    file = seal or seal_path(backup_directory)
+    require_keystore_of(file, keystore_uuid(path).hex)
+    with open_keystore(path, source, for_server=True) as opened, _progress() as progress:
+        task = progress.add_task("", total=None)
+        found = verify_backup(
+            backup_directory, opened, seal=file, tell=lambda count: progress.advance(task, count)
+        )
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print(backup_directory, path, found)
+    if found.problems:
+        raise typer.Exit(1)
+    if found.missing_keys:
+        raise typer.Exit(5)
+
+
+def _progress() -> Progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=error_console, transient=True)
+
+
+def _print(directory: Path, keystore: Path, found: BackupCheck) -> None:
+    for problem in found.problems:
+        _say(f"{directory}/{problem}")
+    for name in found.missing_keys:
+        _say(f"{keystore} lacks the key {name}")
+    if found.problems:
+        _say("This backup is NOT what was taken: do not restore it before you know why.")
+    elif found.missing_keys:
+        _say("The backup is what was taken; its data cannot be read without these keys.")
+    else:
+        _say(
+            f"{directory} is what was taken on {found.seal.began}: {found.files} files, "
+            f"{found.bytes / 1e6:,.1f} MB; {keystore} has all {len(found.seal.keys)} keys."
+        )
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
