@@ -34,6 +34,7 @@ class Seal:
         system_identifier: of the cluster.
         server_version: as the server calls it.
         form: ``tar`` or ``plain``.
+        is_incremental: whether it needs the backups before it.
         began, ended: in UTC, as ISO 8601.
         files: by path in the backup, the SHA-256 of what the manifest does not tell: the manifest
             itself, WAL, and archives as they lie there.
@@ -44,6 +45,7 @@ class Seal:
     system_identifier: int
     server_version: str
     form: str
+    is_incremental: bool
     began: str
     ended: str
     files: Mapping[str, str]

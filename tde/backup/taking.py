@@ -85,7 +85,7 @@ def take_backup(
                     remedy="What it has made is removed. See what it says above, and the server's "
                     "log.",
                 )
-            made = _seal(cluster, keystore, destination, options.form, began)
+            made = _seal(cluster, keystore, destination, options, began)
             content = made.pack(keystore.authentication_key(LABEL))
             write_owned_file(seal_path(destination), content, cluster.os_user)
         except BaseException:
@@ -153,19 +153,21 @@ def _arguments(cluster: Cluster, destination: Path, options: BackupOptions) -> l
     return arguments
 
 
-def _seal(cluster: Cluster, keystore: Keystore, backup: Path, form: str, began: str) -> Seal:
+def _seal(
+    cluster: Cluster, keystore: Keystore, backup: Path, options: BackupOptions, began: str
+) -> Seal:
     control = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
+    unlisted = unlisted_files(backup, options.form)
     return Seal(
         keystore_uuid=keystore.uuid.hex,
         keys=tuple(needed_keys(cluster, keystore)),
         system_identifier=control.system_identifier,
         server_version=cluster.binaries.version_text,
-        form=form,
+        form=options.form,
+        is_incremental=options.incremental is not None,
         began=began,
         ended=_now(),
-        files={
-            str(path.relative_to(backup)): hash_file(path) for path in unlisted_files(backup, form)
-        },
+        files={str(path.relative_to(backup)): hash_file(path) for path in unlisted},
     )
 
 

@@ -4,60 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tde.algorithms import Algorithm
-from tde.postgres import create_tablespace
+from tests.backup.conftest import Run
 from tests.postgres.canaries import CANARY, files_with
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def made(binaries_older_slow, encrypted_cluster_factory, os_user_tmp_path):
-    """A server with a tablespace that has a key of its own."""
-    options = {"summarize_wal": "on"} if binaries_older_slow.major >= 17 else {}
-    cluster = encrypted_cluster_factory(binaries_older_slow, options=options)
-    create_tablespace(
-        cluster.cluster, cluster.keystore, "secret", os_user_tmp_path / "space", Algorithm.AES256
-    )
-    cluster.query(
-        "CREATE TABLE t TABLESPACE secret AS "
-        f"SELECT '{CANARY.decode()}'::text FROM generate_series(1, 100)"
-    )
-    return cluster
-
-
-@pytest.fixture
-def take(made, os_user_tmp_path: Path, tde_command: Run) -> Callable[..., Path]:
-    """Take a backup and return its directory."""
-
-    def run(*options: object, name: str = "backup") -> Path:
-        directory = os_user_tmp_path / name
-        command = ("pg", "backup", directory, "-D", made.data_directory, "--passphrase-fd", "0")
-        tde_command(*command, *options)
-        return directory
-
-    return run
-
-
-@pytest.fixture
-def verify(made, tde_command: Run) -> Callable[..., Any]:
-    """Verify a backup and return what was found."""
-
-    def run(directory: Path, *options: object, exit_code: int = 0) -> Any:
-        command = ("pg", "verify-backup", directory, "-k", made.keystore.path)
-        shown = tde_command(
-            *command, "--json", "--passphrase-fd", "0", *options, exit_code=exit_code
-        )
-        return json.loads(shown.stdout)
-
-    return run
 
 
 def test_what_was_taken_is_proven(made, take, verify, tde_command: Run) -> None:
@@ -133,13 +85,19 @@ def test_a_key_that_is_missing_is_named(made, take, tde_command: Run) -> None:
     assert f"lacks the key {key.name}" in shown.stdout
 
 
-def test_incremental_backups_are_sealed_too(made, take, verify) -> None:
+def test_incremental_backups_are_sealed_too(made, take, verify, tde_command: Run) -> None:
     if made.cluster.binaries.major < 17:
         pytest.skip("incremental backups came with PostgreSQL 17")
     first = take()
     made.query("INSERT INTO t VALUES ('more')")
     second = take("--incremental", first / "backup_manifest", name="second")
     assert verify(second)["is_good"]
+    refused = tde_command(
+        *("pg", "restore", second, "-D", second.with_name("restored"), "--passphrase-fd", "0"),
+        *("-k", made.keystore.path),
+        exit_code=1,
+    )
+    assert "by itself it is no cluster" in refused.stderr
     assert (second / "base.tar").stat().st_size < (first / "base.tar").stat().st_size
 
 

@@ -134,9 +134,11 @@ def test_back_up_and_restore(reader, main):
 
 def test_a_sealed_backup(reader, main):
     reader.place("/srv/tde/keystore").symlink_to(main.keystore.path)
-    take, verify = commands("backup-and-restore.md", "A backup with a seal")
+    take, verify, restore, start = commands("backup-and-restore.md", "A backup with a seal")
     assert "Sealed in" in reader.type(take)
     assert "is what was taken on" in reader.type(verify)
+    assert "Restored the backup" in reader.type(restore, start)
+    assert reader.query(RESTORED, "SELECT count(*) FROM t") == 1000
     archive = reader.place("/srv/backup/sealed/base.tar")
     archive.write_bytes(archive.read_bytes() + bytes(512))
     assert "is NOT what was taken" in reader.type(verify, exit_codes=(1,))

@@ -33,6 +33,7 @@ from tde.cli.pg import (
     primary,
     rejoin,
     repair,
+    restore,
     service,
     standby,
     unit,
@@ -340,6 +341,7 @@ install_bin.register(app)
 service.register(app)
 unit.register(app)
 backup.register(app)
+restore.register(app)
 audit.register(app)
 doctor.register(app)
 accept.register(app)

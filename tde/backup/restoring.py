@@ -1,0 +1,187 @@
+"""Making a cluster of a backup: keys first, then files, then what recovery needs to know."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.backup.seal import Seal
+from tde.backup.taking import MANIFEST, TAR
+from tde.errors import BackupError, DataDirectoryError, ProgramError
+from tde.postgres.cluster.initialize import prepared_directory, remove_files
+from tde.postgres.cluster.links import restored_tablespaces
+from tde.postgres.cluster.marker import read_marker
+from tde.postgres.server.config_files import AUTOMATIC_FILE
+from tde.postgres.server.os_user import run_as
+from tde.postgres.server.owned_files import append_to_file, write_owned_file
+
+if TYPE_CHECKING:
+    from tde.postgres.cluster.cluster import Cluster
+
+_TABLESPACE_MAP = "tablespace_map"
+_OID_ARCHIVE = re.compile(r"([0-9]+)\.tar")
+#: What recovery may end at, by the names of PostgreSQL's settings.
+TARGETS = ("time", "lsn", "xid", "name")
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """Where a backup goes, and how far recovery goes.
+
+    Attributes:
+        mapping: where tablespaces go, by where they were.
+        restore_command: that fetches archived WAL; empty for the backup's own end.
+        targets: settings of recovery_target_*, by their endings; none for the end of the archive.
+        archives: whether the restored server archives WAL as the original does.
+    """
+
+    mapping: Mapping[Path, Path] = field(default_factory=dict)
+    restore_command: str = ""
+    targets: Mapping[str, str] = field(default_factory=dict)
+    archives: bool = False
+
+
+def command_for(archive: Path) -> str:
+    """Return the restore_command for a directory of archived segments."""
+    place = str(archive).replace("%", "%%")
+    return f"cp {shlex.quote(f'{place}/%f')} %p"
+
+
+def restore_backup(
+    backup: Path, cluster: Cluster, seal: Seal, keystore: Path, options: RestoreOptions
+) -> None:
+    """Unpack or copy a backup that was verified into the directory of a cluster, left stopped.
+
+    Args:
+        cluster: the new one; its directory is made, or empty.
+        keystore: the directory of the keystore, which the cluster remembers.
+
+    Raises:
+        BackupError: a tablespace has no place, or the options contradict each other.
+        DataDirectoryError: a directory is not empty.
+        ProgramError: tar or cp has failed; what was made is removed.
+    """
+    _require_sound(options)
+    if seal.is_incremental:
+        raise BackupError(
+            f"{backup} is incremental: by itself it is no cluster",
+            remedy="Unpack it and those before it, and combine them: tde pg exec pg_combinebackup.",
+        )
+    directory = cluster.data_directory
+    places: list[Path] = []
+    with prepared_directory(directory, cluster.os_user):
+        try:
+            if seal.form == TAR:
+                _unpack(backup, cluster, options, places)
+            else:
+                _copy(backup, cluster)
+            _configure(cluster, options)
+            marker = read_marker(directory)
+            if marker is not None:
+                replace(marker, keystore=keystore.resolve()).write(directory, cluster.os_user)
+        except BaseException:
+            for place in (*places, directory):
+                remove_files(place, cluster.os_user)
+            raise
+
+
+def _require_sound(options: RestoreOptions) -> None:
+    if len(options.targets) > 1:
+        raise BackupError(
+            f"recovery can end at one target, and {len(options.targets)} were given",
+            remedy="Name one of --target-time, --target-lsn, --target-xid and --target-name.",
+        )
+    if options.targets and not options.restore_command:
+        raise BackupError(
+            "a target needs the WAL that leads to it",
+            remedy="Name the archive with --archive, or --restore-command.",
+        )
+
+
+def _unpack(backup: Path, cluster: Cluster, options: RestoreOptions, places: list[Path]) -> None:
+    directory = cluster.data_directory
+    _run_tar(cluster, backup / "base.tar", directory)
+    was = restored_tablespaces(directory)
+    now = {}
+    for oid, archive in _archives(backup):
+        if oid not in was:
+            raise BackupError(f"{archive.name} is of a tablespace that the backup does not know")
+        now[oid] = place = options.mapping.get(was[oid], was[oid])
+        with prepared_directory(place, cluster.os_user):
+            places.append(place)
+            _run_tar(cluster, archive, place)
+    if left := sorted(set(was) - set(now)):
+        raise BackupError(f"the backup lacks the archives of tablespaces {left}")
+    if now:
+        lines = "".join(f"{oid} {_escaped(place)}\n" for oid, place in sorted(now.items()))
+        write_owned_file(directory / _TABLESPACE_MAP, lines, cluster.os_user)
+    _run_tar(cluster, backup / "pg_wal.tar", directory / "pg_wal")
+
+
+def _archives(backup: Path) -> Iterator[tuple[int, Path]]:
+    for path in sorted(backup.iterdir()):
+        if found := _OID_ARCHIVE.fullmatch(path.name):
+            yield int(found[1]), path
+
+
+def _escaped(path: Path) -> str:
+    """As do_pg_backup_start writes it: a backslash before newlines and backslashes."""
+    return re.sub(r"([\\\n\r])", r"\\\1", str(path))
+
+
+def _run_tar(cluster: Cluster, archive: Path, directory: Path) -> None:
+    """Unpack as the server's user: a link in an archive leads root nowhere."""
+    with archive.open("rb") as stream:
+        # Opened here: the archive may be in a place that the server's user cannot look into.
+        unpack = 'exec tar -x -f - -C "$1" <&"$0"'
+        command = ["sh", "-c", unpack, str(stream.fileno()), str(directory)]
+        _run(cluster, command, (stream.fileno(),), archive)
+
+
+def _copy(backup: Path, cluster: Cluster) -> None:
+    tablespaces = backup / "pg_tblspc"
+    if tablespaces.is_dir() and any(tablespaces.iterdir()):
+        raise BackupError(
+            f"{backup} is a plain backup with tablespaces, whose links lead to the backup's own",
+            remedy="Copy it by hand, and change the links in pg_tblspc. Backups in tar format are "
+            "restored with their tablespaces.",
+        )
+    command = ["cp", "-a", "--reflink=auto", f"{backup}/.", str(cluster.data_directory)]
+    _run(cluster, command, (), backup)
+
+
+def _run(cluster: Cluster, command: Sequence[str], fds: tuple[int, ...], what: Path) -> None:
+    done = run_as(cluster.os_user, command, pass_fds=fds)
+    if done.returncode != 0:
+        raise ProgramError(
+            f"{what} could not be restored: {done.stderr.strip()}",
+            remedy="What was made is removed. The server's user must be able to read the backup.",
+        )
+
+
+def _configure(cluster: Cluster, options: RestoreOptions) -> None:
+    directory = cluster.data_directory
+    (directory / MANIFEST).unlink(missing_ok=True)
+    settings = {}
+    if not options.archives:
+        # A copy beside the original would write into its archive.
+        settings["archive_mode"] = "off"
+    if options.restore_command:
+        settings["restore_command"] = options.restore_command
+        settings["recovery_target_action"] = "promote"
+        settings |= {f"recovery_target_{name}": value for name, value in options.targets.items()}
+    if not (directory / AUTOMATIC_FILE).exists():
+        raise DataDirectoryError(f"the backup has no {AUTOMATIC_FILE}: it is no data directory")
+    lines = "".join(f"{name} = {_quoted(value)}\n" for name, value in settings.items())
+    append_to_file(directory / AUTOMATIC_FILE, lines, cluster.os_user)
+    if options.restore_command:
+        write_owned_file(directory / "recovery.signal", "", cluster.os_user)
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"

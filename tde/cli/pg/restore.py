@@ -1,0 +1,139 @@
+"""``tde pg restore``: a cluster of a sealed backup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tde.cli.options import (
+    BindirOption,
+    KeystoreOption,
+    OsUserOption,
+    PgDataOption,
+    opens_keystore,
+    require_keystore,
+)
+from tde.console.apps import examples
+from tde.console.output import console
+from tde.console.signals import ended_as_by_ctrl_c
+from tde.errors import BackupError, ClusterKeystoreError
+from tde.keystore.opening import open_keystore
+from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to a group."""
+    app.command(
+        epilog=examples(
+            "tde pg restore /srv/backup/monday -D /srv/pg/restored --keystore /etc/tde/main",
+            "# As it was at a moment:",
+            "tde pg restore /srv/backup/monday -D /srv/pg/restored -k /etc/tde/main "
+            "--archive /srv/archive --target-time '2026-11-28 03:00'",
+        )
+    )(restore)
+
+
+@opens_keystore
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="Of tde pg backup.")],
+    pgdata: PgDataOption,
+    keystore: KeystoreOption = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tablespace-mapping",
+            "-T",
+            metavar="OLD=NEW",
+            help="Put the tablespace that was in OLD into NEW; may be given often. Default: where "
+            "it was.",
+        ),
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option("--archive", metavar="DIR", help="Replay the WAL that is archived there."),
+    ] = None,
+    restore_command: Annotated[
+        str,
+        typer.Option(
+            "--restore-command", metavar="COMMAND", help="What fetches archived WAL instead."
+        ),
+    ] = "",
+    target_time: Annotated[
+        str, typer.Option("--target-time", metavar="TIME", help="Recover until then.")
+    ] = "",
+    target_lsn: Annotated[
+        str, typer.Option("--target-lsn", metavar="LSN", help="Recover until this position.")
+    ] = "",
+    target_xid: Annotated[
+        str, typer.Option("--target-xid", metavar="XID", help="Recover until this transaction.")
+    ] = "",
+    target_name: Annotated[
+        str, typer.Option("--target-name", metavar="NAME", help="Recover until this restore point.")
+    ] = "",
+    archives: Annotated[
+        bool,
+        typer.Option(
+            "--archiving/--no-archiving",
+            help="Archive WAL as the original does: for a server that takes its place.",
+        ),
+    ] = False,
+    bindir: BindirOption = None,
+    os_user: OsUserOption = None,
+    source: PassphraseSource = PROMPT,
+) -> None:
+    """Make a cluster of a sealed backup: verify it, check its keys, unpack it, prepare recovery.
+
+    The server is left stopped. Nothing is made of a backup that was altered, or whose keys the
+    keystore lacks. Until it takes the place of the original it archives nothing: --archiving, or
+    remove archive_mode from postgresql.auto.conf.
+    """
+    from tde.backup.restoring import RestoreOptions, command_for, restore_backup
+    from tde.backup.seal import seal_path
+    from tde.backup.verifying import require_keystore_of, verify_backup
+    from tde.keystore import keystore_uuid
+    from tde.postgres.cluster.access import find_cluster
+
+    path = require_keystore(keystore)
+    directory = backup.absolute()
+    if archive is not None and restore_command:
+        raise typer.BadParameter("--archive and --restore-command say the same thing: name one")
+    command = restore_command if archive is None else command_for(archive.absolute())
+    targets = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
+    options = RestoreOptions(
+        dict(_pair(text) for text in mapping or ()),
+        command,
+        {name: value for name, value in targets.items() if value},
+        archives,
+    )
+    require_keystore_of(seal_path(directory), keystore_uuid(path).hex)
+    cluster = find_cluster(pgdata, bindir, os_user)
+    with open_keystore(path, source, for_server=True) as opened:
+        found = verify_backup(directory, opened)
+    if found.problems:
+        raise BackupError(
+            f"{directory} is not what was taken: {'; '.join(found.problems[:5])}",
+            remedy="Nothing was restored. tde pg verify-backup names everything.",
+        )
+    if found.missing_keys:
+        raise ClusterKeystoreError(
+            f"the keystore {path} lacks keys of this backup: {', '.join(found.missing_keys)}",
+            remedy="Nothing was restored. Name a copy of the keystore that has them: one of "
+            f"{found.seal.ended} or later, from before they were destroyed.",
+        )
+    with ended_as_by_ctrl_c():
+        restore_backup(directory, cluster, found.seal, path, options)
+    for line in (
+        f"Restored the backup of {found.seal.began} to {cluster.data_directory}",
+        f"Start it: tde pg start -D {cluster.data_directory}"
+        + ("" if archives else " -o '-p 5433'  (beside the original; it archives nothing)"),
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _pair(text: str) -> tuple[Path, Path]:
+    old, equals, new = text.partition("=")
+    if not (equals and old and new):
+        raise typer.BadParameter(f"{text} is not OLD=NEW", param_hint="--tablespace-mapping")
+    return Path(old), Path(new).absolute()
