@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from tde.backup.seal import Seal
 from tde.backup.taking import MANIFEST, TAR
 from tde.errors import BackupError, DataDirectoryError, ProgramError
 from tde.postgres.cluster.initialize import prepared_directory, remove_files
-from tde.postgres.cluster.links import restored_tablespaces
+from tde.postgres.cluster.links import restored_tablespaces, tablespaces_in
 from tde.postgres.cluster.marker import read_marker
 from tde.postgres.server.config_files import AUTOMATIC_FILE
 from tde.postgres.server.os_user import run_as
@@ -87,6 +88,25 @@ def restore_backup(
             for place in (*places, directory):
                 remove_files(place, cluster.os_user)
             raise
+
+
+def original_places(backup: Path, seal: Seal) -> dict[int, Path]:
+    """Return where the tablespaces of a backup in tar format were, by OID.
+
+    Raises:
+        BackupError: its base.tar cannot be read.
+    """
+    if seal.form != TAR:
+        return {}
+    try:
+        with tarfile.open(backup / "base.tar") as archive:
+            member = archive.extractfile(_TABLESPACE_MAP)
+            content = b"" if member is None else member.read()
+    except KeyError:
+        return {}
+    except (OSError, tarfile.TarError) as error:
+        raise BackupError(f"{backup}/base.tar cannot be read: {error}") from error
+    return tablespaces_in(content)
 
 
 def _require_sound(options: RestoreOptions) -> None:

@@ -139,6 +139,10 @@ def test_a_sealed_backup(reader, main):
     assert "is what was taken on" in reader.type(verify)
     assert "Restored the backup" in reader.type(restore, start)
     assert reader.query(RESTORED, "SELECT count(*) FROM t") == 1000
+    reader.place("/srv/scratch").mkdir()
+    chown(reader, "/srv/scratch")
+    (drill,) = commands("backup-and-restore.md", "Try a restore")
+    assert "can be restored." in reader.type(drill)
     archive = reader.place("/srv/backup/sealed/base.tar")
     archive.write_bytes(archive.read_bytes() + bytes(512))
     assert "is NOT what was taken" in reader.type(verify, exit_codes=(1,))

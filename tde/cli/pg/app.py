@@ -29,6 +29,7 @@ from tde.cli.pg import (
     backup,
     convert,
     doctor,
+    drill,
     install_bin,
     primary,
     rejoin,
@@ -342,6 +343,7 @@ service.register(app)
 unit.register(app)
 backup.register(app)
 restore.register(app)
+drill.register(app)
 audit.register(app)
 doctor.register(app)
 accept.register(app)

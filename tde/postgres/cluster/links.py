@@ -55,8 +55,13 @@ def restored_tablespaces(data_directory: Path) -> dict[int, Path]:
     file = data_directory / "tablespace_map"
     if not file.exists() or not (data_directory / "backup_label").exists():
         return {}
+    return tablespaces_in(read_cluster_file(data_directory, file.name))
+
+
+def tablespaces_in(content: bytes) -> dict[int, Path]:
+    """Return the tablespaces that a tablespace_map names."""
     # A newline or a backslash within a location stands behind a backslash.
-    text = read_cluster_file(data_directory, file.name).decode("utf-8", "surrogateescape")
+    text = content.decode("utf-8", "surrogateescape")
     lines = re.findall(r"(?:\\.|[^\\\n])+", text, re.DOTALL)
     named = (re.sub(r"\\(.)", r"\1", line, flags=re.DOTALL).partition(" ") for line in lines)
     return {
