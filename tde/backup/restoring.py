@@ -130,7 +130,7 @@ def _unpack(backup: Path, cluster: Cluster, options: RestoreOptions, places: lis
     for oid, archive in _archives(backup):
         if oid not in was:
             raise BackupError(f"{archive.name} is of a tablespace that the backup does not know")
-        now[oid] = place = options.mapping.get(was[oid], was[oid])
+        now[oid] = place = options.mapping.get(was[oid], was[oid]).absolute()
         with prepared_directory(place, cluster.os_user):
             places.append(place)
             _run_tar(cluster, archive, place)

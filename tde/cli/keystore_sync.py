@@ -12,6 +12,7 @@ import typer
 from tde.cli.options import KeystoreOption, opens_keystore, require_keystore
 from tde.console.apps import examples
 from tde.console.output import console
+from tde.errors import KeystoreError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
@@ -52,8 +53,8 @@ def sync(
     """Bring the keys of a keystore to its copies, such as those of standbys.
 
     Each copy gets the keys that it lacks, all of them or none; nothing is replaced or removed.
-    Where there is no keystore yet, one is made, which only the passphrase opens. The keys travel as
-    they are stored, wrapped by the master key, and auto-open.key stays here. Another machine is
+    Where there is no keystore yet, one is made. The keys travel as they are stored, wrapped by the
+    master key, with the envelopes of providers; auto-open.key stays here. Another machine is
     reached with its own ssh, as whoever owns the copy there or as root; its copy has to open by
     itself. Afterwards each says what it has, and that is compared.
 
@@ -62,13 +63,24 @@ def sync(
     from tde.keystore.copies.syncing import Remote, parse_target, sync_here, sync_there
 
     path = require_keystore(keystore)
-    for text in targets:
-        target = parse_target(text)
-        if isinstance(target, Remote):
-            result = sync_there(path, target, ssh=shlex.split(ssh), tde=program)
-        else:
-            result = sync_here(path, target, lambda copy: open_keystore(copy, source), _owner)
+    parsed = [(text, parse_target(text)) for text in targets]
+    failed: list[KeystoreError] = []
+    for text, target in parsed:
+        try:
+            if isinstance(target, Remote):
+                result = sync_there(path, target, ssh=shlex.split(ssh), tde=program)
+            else:
+                result = sync_here(path, target, lambda copy: open_keystore(copy, source), _owner)
+        except KeystoreError as error:
+            failed.append(error)  # The others get their keys all the same.
+            continue
         _report(text, result)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise KeystoreError(
+            "; ".join(map(str, failed)), remedy=" ".join(error.remedy or "" for error in failed)
+        )
 
 
 def receive(

@@ -192,3 +192,11 @@ def words_of(options: str) -> list[str]:
         raise typer.BadParameter(
             f"{options}: a quotation mark has no partner ({error})", param_hint="--options"
         ) from error
+
+
+def pair_of(text: str) -> tuple[Path, Path]:
+    """Return the two paths of --tablespace-mapping."""
+    old, equals, new = text.partition("=")
+    if not (equals and old and new):
+        raise typer.BadParameter(f"{text} is not OLD=NEW", param_hint="--tablespace-mapping")
+    return Path(old), Path(new)

@@ -45,8 +45,8 @@ def status(
 
     Only standbys and receivers of WAL that encrypt are served, so whoever is listed here does.
 
-    Exit code 0: all is well; 1: a standby receives or replays nothing, or a slot has lost WAL;
-    3: the server does not run.
+    Exit code 0: all is well; 1: a standby receives or replays nothing or keeps WAL for a slot that
+    nobody uses, or a slot has lost WAL; 3: the server does not run.
     """
     from tde.replication.status import replication_status
 
@@ -75,8 +75,8 @@ def _print(found: ReplicationStatus) -> None:
             table.add_row(
                 Text(one.name),
                 one.address or "this machine",
-                Text(one.state, "" if one.state == "streaming" else "bold yellow"),
-                one.sync_state,
+                Text(one.state or "?", "" if one.state == "streaming" else "bold yellow"),
+                one.sync_state or "?",
                 _bytes(one.received_lag_bytes),
                 _bytes(one.replayed_lag_bytes),
                 _seconds(one.replayed_lag_seconds),
@@ -99,7 +99,8 @@ def _upstream(found: ReplicationStatus) -> str:
     if receiver is None:
         return "It receives nothing now: its log says why."
     slot = f", with the slot {receiver.slot}" if receiver.slot else ""
-    return f"It follows {receiver.host}:{receiver.port}{slot}: {receiver.state}."
+    state = receiver.state or "its state is not visible to this role"
+    return f"It follows {receiver.host}:{receiver.port}{slot}: {state}."
 
 
 def _replay(found: ReplicationStatus) -> str:

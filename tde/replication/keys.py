@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import ClusterKeystoreError
+from tde.errors import ClusterKeystoreError, ReplicationError
 from tde.postgres.cluster.keymap import KEYMAP_FILE, KeyMap, map_key, parse_map
+from tde.postgres.cluster.marker import Marker
 from tde.postgres.cluster.scope import Scope
 from tde.replication.source import Source
 
@@ -56,6 +57,36 @@ def require_kept_keystore(source: Source, keystore: Path | None) -> None:
         )
 
 
+def require_same_protection(source: Source, marker: Marker | None) -> None:
+    """Check that two servers between which blocks are copied are encrypted with one keystore.
+
+    Args:
+        marker: tde.json of the server here.
+
+    Raises:
+        ReplicationError: the role may not read what the other cluster says of its keys.
+        ClusterKeystoreError: one is encrypted and the other is not, or with another keystore.
+    """
+    if not source.tells_keys:
+        raise ReplicationError(
+            f"the role that connects to {source.server.name} may not read files there, as "
+            "pg_rewind does",
+            remedy="tde pg primary there lets it.",
+        )
+    ours = None if marker is None else marker.keystore_uuid
+    theirs = None if source.marker is None else source.marker.keystore_uuid
+    if ours != theirs:
+        words = [
+            "not encrypted" if uuid is None else f"encrypted with the keystore {uuid.hex}"
+            for uuid in (ours, theirs)
+        ]
+        raise ClusterKeystoreError(
+            f"the server here is {words[0]}, and {source.server.name} is {words[1]}: blocks of one "
+            "are noise in the other",
+            remedy="Make a new standby of it in another directory: tde pg standby",
+        )
+
+
 def require_keys_of_source(source: Source, keystore: Keystore) -> None:
     """Check that a keystore has every key that a server uses, and that its key map is authentic.
 
@@ -66,8 +97,14 @@ def require_keys_of_source(source: Source, keystore: Keystore) -> None:
     """
     from tde.keystore.store.reading import list_owners
 
-    if source.marker is None or source.keymap is None:
+    if source.marker is None:
         return
+    if source.keymap is None:
+        raise ClusterKeystoreError(
+            f"the server {source.server.name} does not say which keys its tablespaces have: it has "
+            f"no {KEYMAP_FILE}",
+            remedy="Restart it once with this release of tde.",
+        )
     where = Path(f"{source.server.name}:{KEYMAP_FILE}")
     keymap = parse_map(source.keymap, where, keystore.uuid, map_key(keystore))
     present = set(list_owners(keystore.path))

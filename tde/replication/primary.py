@@ -20,7 +20,7 @@ from psycopg2.extensions import encrypt_password
 from tde.errors import ReplicationError
 from tde.postgres.server.owned_files import append_to_file
 from tde.postgres.server.peer import connect_as_peer
-from tde.replication.slots import require_slot_name
+from tde.replication.names import require_slot_name, require_standby_name
 
 if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
@@ -64,11 +64,15 @@ class Prepared:
         done: in words, a line each.
         restart: settings that count after a restart only.
         is_tls: whether the server offers TLS.
+        without_tls: lines that let the role connect without it all the same.
+        has_password: whether the role has one.
     """
 
     done: list[str] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)
     is_tls: bool = False
+    without_tls: list[str] = field(default_factory=list)
+    has_password: bool = True
 
 
 def require_usable(options: PrimaryOptions) -> None:
@@ -82,8 +86,10 @@ def require_usable(options: PrimaryOptions) -> None:
             f'"{options.role}" would have to be quoted in pg_hba.conf',
             remedy="Name a role of lower-case letters, digits and underscores with --role.",
         )
-    for name in (*options.slots, *options.synchronous):
+    for name in options.slots:
         require_slot_name(name)
+    for name in options.synchronous:
+        require_standby_name(name)
     for address in options.addresses:
         try:
             ipaddress.ip_network(address)
@@ -109,11 +115,14 @@ def prepare_primary(cluster: Cluster, options: PrimaryOptions) -> Prepared:
                 cursor.execute("SET search_path TO pg_catalog")
                 cursor.execute("SELECT current_setting('ssl') = 'on'")
                 (prepared.is_tls,) = cursor.fetchone()
-                _make_role(cursor, options, prepared)
-                _let_connect(cursor, cluster, options, prepared)
-                _set_settings(cursor, options, prepared)
-                _make_slots(cursor, options, prepared)
-                cursor.execute("SELECT pg_reload_conf()")
+                _require_connected(cursor, options.synchronous)
+                try:
+                    _make_role(cursor, options, prepared)
+                    _let_connect(cursor, cluster, options, prepared)
+                    _set_settings(cursor, options, prepared)
+                    _make_slots(cursor, options, prepared)
+                finally:
+                    cursor.execute("SELECT pg_reload_conf()")
     except psycopg2.Error as error:
         raise ReplicationError(
             f"the server in {cluster.data_directory} refuses: {str(error).strip()}",
@@ -122,9 +131,24 @@ def prepare_primary(cluster: Cluster, options: PrimaryOptions) -> Prepared:
     return prepared
 
 
+def _require_connected(cursor: Any, names: Sequence[str]) -> None:
+    """Refuse to let commits wait for a standby that is not there."""
+    cursor.execute("SELECT application_name FROM pg_stat_replication WHERE state = 'streaming'")
+    connected = {name for (name,) in cursor.fetchall()}
+    for name in names:
+        if name not in connected:
+            raise ReplicationError(
+                f"no standby {name} follows this server now: every commit would wait for it",
+                remedy="Make it first: tde pg standby --sync sets this when it follows. Following "
+                f"now: {', '.join(sorted(connected)) or 'none'}.",
+            )
+
+
 def _make_role(cursor: Any, options: PrimaryOptions, prepared: Prepared) -> None:
     name = sql.Identifier(options.role)
-    cursor.execute("SELECT rolreplication FROM pg_roles WHERE rolname = %s", (options.role,))
+    cursor.execute(
+        "SELECT rolreplication AND rolcanlogin FROM pg_roles WHERE rolname = %s", (options.role,)
+    )
     found = cursor.fetchone()
     if found is None:
         cursor.execute(sql.SQL("CREATE ROLE {} LOGIN REPLICATION").format(name))
@@ -137,6 +161,10 @@ def _make_role(cursor: Any, options: PrimaryOptions, prepared: Prepared) -> None
         proof = encrypt_password(options.password, options.role, cursor.connection, "scram-sha-256")
         cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(proof)))
         prepared.done.append(f"the password of {options.role}")
+    cursor.execute(
+        "SELECT rolpassword IS NOT NULL FROM pg_authid WHERE rolname = %s", (options.role,)
+    )
+    (prepared.has_password,) = cursor.fetchone()
     for function in _FUNCTIONS:
         cursor.execute("SELECT has_function_privilege(%s, %s, 'execute')", (options.role, function))
         if not cursor.fetchone()[0]:
@@ -159,6 +187,9 @@ def _let_connect(
     cursor.execute("SELECT current_setting('hba_file')")
     file = Path(cursor.fetchone()[0])
     present = {" ".join(line.split()) for line in file.read_text().splitlines()}
+    if prepared.is_tls:
+        plain = [line for line in present if line.split()[:1] == ["host"]]
+        prepared.without_tls += [line for line in plain if options.role in line.split()]
     wanted = [line for line in _host_lines(options, prepared) if line not in present]
     if not wanted:
         return
@@ -180,7 +211,7 @@ def _set_settings(cursor: Any, options: PrimaryOptions, prepared: Prepared) -> N
     names = ("wal_level", "max_wal_senders", "max_replication_slots", "listen_addresses")
     cursor.execute(
         "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)",
-        ([*names, "data_checksums", "wal_log_hints", "synchronous_standby_names"],),
+        ([*names, "data_checksums", "wal_log_hints"],),
     )
     now = dict(cursor.fetchall())
     wanted = {}
@@ -198,22 +229,33 @@ def _set_settings(cursor: Any, options: PrimaryOptions, prepared: Prepared) -> N
         cursor.execute(sql.SQL("ALTER SYSTEM SET {} = %s").format(sql.Identifier(name)), (value,))
     prepared.done += [f"{name} = {value}" for name, value in wanted.items()]
     prepared.restart += wanted
-    _add_synchronous(cursor, now["synchronous_standby_names"], options, prepared)
+    if names_now := add_synchronous(cursor, options.synchronous):
+        prepared.done.append(f"synchronous_standby_names = {names_now}")
 
 
-def _add_synchronous(cursor: Any, now: str, options: PrimaryOptions, prepared: Prepared) -> None:
+def add_synchronous(cursor: Any, names: Sequence[str]) -> str:
+    """Add standbys to synchronous_standby_names; return its new value, empty if it stays.
+
+    Raises:
+        ReplicationError: what is there is no plain list of names.
+    """
+    if not names:
+        return ""
+    cursor.execute("SELECT current_setting('synchronous_standby_names')")
+    (now,) = cursor.fetchone()
     known = [name for name in re.split(r"\s*,\s*", now.strip()) if name]
-    if options.synchronous and any(not re.fullmatch(r"\w+", name) for name in known):
+    if any(not re.fullmatch(r"\w+", name) for name in known):
         raise ReplicationError(
-            f"synchronous_standby_names is {now}: where "
-            f"{', '.join(options.synchronous)} belongs there is yours to say",
-            remedy="Set it by hand, and leave out --sync.",
+            f"synchronous_standby_names is {now}: where {', '.join(names)} belongs there is yours "
+            "to say",
+            remedy="Set it by hand, and repeat the command without that.",
         )
-    added = [name for name in options.synchronous if name not in known]
-    if added:
-        names = ", ".join([*known, *added])
-        cursor.execute("ALTER SYSTEM SET synchronous_standby_names = %s", (names,))
-        prepared.done.append(f"synchronous_standby_names = {names}")
+    added = [name for name in names if name not in known]
+    if not added:
+        return ""
+    value = ", ".join([*known, *added])
+    cursor.execute("ALTER SYSTEM SET synchronous_standby_names = %s", (value,))
+    return value
 
 
 def _make_slots(cursor: Any, options: PrimaryOptions, prepared: Prepared) -> None:

@@ -1,42 +1,57 @@
-"""Bringing a server back as a standby of the one that has taken its place.
+"""Bringing a server back as a standby of the one that has taken its place, with pg_rewind.
 
 pg_rewind copies only what differs, and it wants a cluster that was shut down, without the signal
-files of a start that has failed. Where it cannot, because WAL is gone or keys differ, the server is
-made again from a base backup, and what it had is kept beside.
+files of a start that has failed. It works in both directions, so the one that loses is told from
+the one that wins here. Whatever fails leaves standby.signal behind: such a server starts as a
+standby, or not at all, and never as a second primary.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tde.errors import DataDirectoryError, ProgramError, ReplicationError
+from tde.errors import ProgramError, ReplicationError
 from tde.postgres.cluster.configuration import configuration_arguments
 from tde.postgres.cluster.keys_of_pages import require_keys_of_stopped
 from tde.postgres.cluster.landed_keys import ensure_map_of_stopped
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.facts import CLEAN_STATES
-from tde.postgres.server.config_files import AUTOMATIC_FILE
-from tde.postgres.server.control import read_control_data
-from tde.postgres.server.owned_files import append_to_file
+from tde.postgres.server.control import ControlData, read_control_data
+from tde.postgres.server.owned_files import write_owned_file
 from tde.postgres.server.pidfile import read_server_arguments
 from tde.postgres.server.program import run_program
 from tde.postgres.server.sockets import private_directory, split_socket_argument
 from tde.replication.slots import replication_slot
 from tde.replication.source import Source
-from tde.replication.standby import StandbyOptions, make_standby
+from tde.replication.standby import StandbyOptions, set_slot
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
 
-SIGNALS = ("standby.signal", "recovery.signal")
+STANDBY_SIGNAL = "standby.signal"
+
+_OPTIONS_FILE = "postmaster.opts"
 _CHECKPOINT_SECONDS = 600
 # Since then pg_rewind knows the other server's timeline before its first checkpoint has ended.
 _KNOWS_TIMELINE = 16
+# Recovering such a server by itself would write WAL that its primary has not.
+_OF_STANDBY = "in archive recovery"
+_MAKE_AGAIN = (
+    "Repeat the command with --base-backup: it makes the server again, and keeps what it has "
+    "beside."
+)
+
+
+def read_control(cluster: Cluster) -> ControlData:
+    """Return what pg_control of a cluster says.
+
+    Raises:
+        ProgramError: it cannot be read.
+    """
+    return read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
 
 
 def require_same_cluster(cluster: Cluster, source: Source) -> None:
@@ -46,7 +61,7 @@ def require_same_cluster(cluster: Cluster, source: Source) -> None:
         ReplicationError: they were not, or the other one follows somebody itself.
         ProgramError: pg_control cannot be read.
     """
-    own = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
+    own = read_control(cluster)
     if own.system_identifier != source.system_identifier:
         raise ReplicationError(
             f"{cluster.data_directory} and the server {source.server.name} are different clusters "
@@ -61,10 +76,34 @@ def require_same_cluster(cluster: Cluster, source: Source) -> None:
         )
 
 
+def require_older(cluster: Cluster, source: Source) -> None:
+    """Check that the server that loses what only it has is the one that was replaced.
+
+    Raises:
+        ReplicationError: it is the newer one.
+        ProgramError: pg_control cannot be read.
+    """
+    own = read_control(cluster)
+    timeline = int(own.redo_segment[:8], 16)
+    if (timeline, own.checkpoint) <= (source.timeline, source.position):
+        return
+    if timeline == source.timeline:
+        return  # A primary that nobody has replaced yet; pg_rewind has nothing to compare.
+    raise ReplicationError(
+        f"{cluster.data_directory} is on timeline {timeline}, and {source.server.name} on "
+        f"{source.timeline}: the server here was promoted later, and would lose all since then",
+        remedy="Rejoin the other one to this one. If this one is really to be given up, say so "
+        "with --to-older-timeline.",
+    )
+
+
 def last_arguments(cluster: Cluster) -> tuple[list[str], bool]:
     """Return the arguments of the last start, and whether it had the socket that psql looks for."""
+    given = read_server_arguments(cluster.data_directory)
+    if not given:
+        return [], True
     private = private_directory(cluster.data_directory, cluster.os_user)
-    return split_socket_argument(read_server_arguments(cluster.data_directory), private)
+    return split_socket_argument(given, private)
 
 
 def rewind(
@@ -81,8 +120,10 @@ def rewind(
         from_archive: WAL that this server lacks comes from its restore_command.
 
     Raises:
+        ServerStartError: it runs.
         ProgramError: recovery after a crash or pg_rewind has failed.
-        ReplicationError: the primary refuses a checkpoint or a slot.
+        ReplicationError: it was a standby that has crashed, or the primary refuses a checkpoint or
+            a slot.
         KeyMapError, KeystoreError: keys do not fit.
     """
     directory = cluster.data_directory
@@ -90,49 +131,56 @@ def rewind(
         ensure_map_of_stopped(directory, keystore, cluster.os_user)
         require_keys_of_stopped(directory, keystore)
     with cluster_lock(directory):
-        _remove_signals(directory)
-        _recover(cluster, keystore)
-        if source.major < _KNOWS_TIMELINE:
-            source.server.tell("CHECKPOINT", seconds=_CHECKPOINT_SECONDS)
-        with replication_slot(source.server, options.slot):
-            _run_pg_rewind(cluster, source, keystore, options.name, from_archive)
-        if options.slot:
-            line = f"primary_slot_name = '{options.slot}'\n"
-            append_to_file(directory / AUTOMATIC_FILE, line, cluster.os_user)
+        cluster.require_stopped()
+        state = read_control(cluster).state
+        if state == _OF_STANDBY:
+            raise ReplicationError(
+                f"{directory} was a standby when it stopped, and not a primary",
+                remedy=f"Start it, and it goes on: tde pg start -D {directory}. To follow another "
+                f"server, change its primary_conninfo. {_MAKE_AGAIN}",
+            )
+        with _starts_as_standby_only(cluster), _arguments_kept(cluster):
+            _recover(cluster, keystore)
+            if source.major < _KNOWS_TIMELINE:
+                source.server.tell("CHECKPOINT", seconds=_CHECKPOINT_SECONDS)
+            with replication_slot(source.server, options.slot):
+                said = _run_pg_rewind(cluster, source, keystore, options.name, from_archive)
+            if state not in CLEAN_STATES and "no rewind required" in said:
+                # It has just written WAL of its own, so it cannot be where the other one is.
+                raise ProgramError(
+                    f"{directory} had crashed before the other server was promoted, and cannot be "
+                    "brought to where that is",
+                    remedy=_MAKE_AGAIN,
+                )
+            set_slot(cluster, options.slot)
 
 
-def make_again(
-    cluster: Cluster, source: Source, keystore: Keystore | None, options: StandbyOptions
-) -> Path:
-    """Make a server again from a base backup; return where its old directory is now.
+@contextmanager
+def _starts_as_standby_only(cluster: Cluster) -> Iterator[None]:
+    """Keep whatever is left from becoming a second primary.
 
-    Raises:
-        DataDirectoryError: the old one cannot be moved aside, as a mount point.
-        ProgramError, ReplicationError: as :func:`make_standby`; the old one is back in its place.
+    pg_rewind, and the recovery before it, want no signal files; in the end there is one.
     """
     directory = cluster.data_directory
-    aside = directory.with_name(f"{directory.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
-        directory.rename(aside)
-    except OSError as error:
-        raise DataDirectoryError(
-            f"{directory} cannot be moved to {aside}: {error.strerror}",
-            remedy="Below a mount point, or in a directory that the server's user may not write, "
-            "move or remove what it has by hand, and make it again: tde pg standby",
-        ) from error
-    try:
-        make_standby(cluster, source, keystore, options)
-    except BaseException:
-        with suppress(OSError):
-            aside.rename(directory)
-        raise
-    return aside
-
-
-def _remove_signals(directory: Path) -> None:
-    """Remove what a start as a standby has left: pg_rewind does not start such a server."""
-    for name in SIGNALS:
+    for name in (STANDBY_SIGNAL, "recovery.signal"):
         (directory / name).unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        write_owned_file(directory / STANDBY_SIGNAL, "", cluster.os_user)
+        raise
+
+
+@contextmanager
+def _arguments_kept(cluster: Cluster) -> Iterator[None]:
+    """Keep the arguments of the last start, which pg_rewind removes."""
+    file = cluster.data_directory / _OPTIONS_FILE
+    content = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    finally:
+        if content is not None:
+            write_owned_file(file, content, cluster.os_user)
 
 
 def _recover(cluster: Cluster, keystore: Keystore | None) -> None:
@@ -140,37 +188,36 @@ def _recover(cluster: Cluster, keystore: Keystore | None) -> None:
 
     A single-user server archives nothing: its last WAL is of a timeline that has ended.
     """
-    state = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user).state
-    if state in CLEAN_STATES:
+    if read_control(cluster).state in CLEAN_STATES:
         return
     arguments = ["--single", "-D", str(cluster.data_directory)]
     arguments += [*configuration_arguments(cluster.data_directory, ()), "template1"]
-    done = _run(cluster, "postgres", arguments, keystore)
-    after = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user).state
-    if after not in CLEAN_STATES:
+    said = _run(cluster, "postgres", arguments, keystore)
+    if read_control(cluster).state not in CLEAN_STATES:
         raise ProgramError(
             f"{cluster.data_directory} was not shut down, and cannot be recovered by itself: "
-            f"{done}",
-            remedy="Make it again from a base backup: repeat the command with --base-backup.",
+            f"{said}",
+            remedy=_MAKE_AGAIN,
         )
 
 
 def _run_pg_rewind(
     cluster: Cluster, source: Source, keystore: Keystore | None, name: str, from_archive: bool
-) -> None:
+) -> str:
     database = source.server.parameters.get("dbname", "postgres")
     connection = source.server.conninfo(dbname=database, application_name=name)
     arguments = ["-R", "--target-pgdata", str(cluster.data_directory)]
     arguments += ["--source-server", connection, "--no-ensure-shutdown"]
     arguments += ["-c"] if from_archive else []
     said = _run(cluster, "pg_rewind", arguments, keystore)
-    if not (cluster.data_directory / "standby.signal").exists():
+    # The last thing that it does.
+    if not (cluster.data_directory / STANDBY_SIGNAL).exists():
         raise ProgramError(
             f"pg_rewind cannot bring {cluster.data_directory} to where {source.server.name} is: "
             f"{said}",
-            remedy="Repeat the command with --base-backup: it makes the server again, and keeps "
-            "what it has beside.",
+            remedy=f"Do not start it: it may be half of both. {_MAKE_AGAIN}",
         )
+    return said
 
 
 def _run(
@@ -178,6 +225,11 @@ def _run(
 ) -> str:
     """Run a program and return what it has said; its failure shows in what it should have done."""
     done = run_program(
-        cluster.binaries, program, arguments, keystore=keystore, os_user=cluster.os_user
+        cluster.binaries,
+        program,
+        arguments,
+        keystore=keystore,
+        os_user=cluster.os_user,
+        environment={"LC_ALL": "C"},
     )
-    return f"status {done.returncode}: {(done.stderr or done.stdout).strip()}"
+    return f"status {done.returncode}: {done.stderr.strip()} {done.stdout.strip()}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,15 @@ class RemoteServer:
             "PGCONNECT_TIMEOUT": str(_CONNECT_SECONDS),
             "PGOPTIONS": f"{_OPTIONS} -c statement_timeout={seconds}s",
         }
-        result = run_as(
-            self.os_user, command, environment=environment, timeout=seconds + _CONNECT_SECONDS
-        )
+        try:
+            result = run_as(
+                self.os_user, command, environment=environment, timeout=seconds + _CONNECT_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ReplicationError(
+                f"the server {self.name} does not answer within {seconds} seconds",
+                remedy="See whether it runs, and whether the network is there.",
+            ) from error
         if result.returncode != 0:
             raise ReplicationError(
                 f"the server {self.name} does not do what is asked of it: {result.stderr.strip()}",

@@ -1,32 +1,23 @@
 """Replication slots, which keep WAL on a server until a standby has it.
 
 A slot that nobody uses keeps WAL until the disk is full, so it goes again with whatever it was made
-for.
+for, and where it cannot, that is said.
 """
 
 from __future__ import annotations
 
-import re
+import logging
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from tde.errors import ReplicationError
 from tde.replication.remote import RemoteServer
 
-_NAME = re.compile(r"[a-z0-9_]{1,63}")
-
-
-def require_slot_name(name: str) -> None:
-    """Refuse what cannot be the name of a slot; empty stands for none.
-
-    Raises:
-        ReplicationError: it cannot.
-    """
-    if name and not _NAME.fullmatch(name):
-        raise ReplicationError(
-            f'"{name}" cannot be the name of a replication slot',
-            remedy="Such names have lower-case letters, digits and underscores.",
-        )
+_log = logging.getLogger(__name__)
+# The server notices only after a moment that the client of a slot is gone.
+_DROP_SECONDS = 10.0
+_LOOK_SECONDS = 0.5
 
 
 @contextmanager
@@ -59,6 +50,26 @@ def replication_slot(server: RemoteServer, name: str) -> Iterator[None]:
         yield
     except BaseException:
         if known is None:
-            with suppress(ReplicationError):
-                server.ask(f"SELECT to_json(pg_drop_replication_slot('{name}')::text)")
+            _drop(server, name)
         raise
+
+
+def _drop(server: RemoteServer, name: str) -> None:
+    deadline = time.monotonic() + _DROP_SECONDS
+    while True:
+        try:
+            server.ask(f"SELECT to_json(pg_drop_replication_slot('{name}')::text)")
+            return
+        except ReplicationError as error:
+            if time.monotonic() < deadline:
+                time.sleep(_LOOK_SECONDS)
+                continue
+            _log.warning(
+                "the replication slot %s of %s is still there and keeps WAL: %s. Drop it there: "
+                "SELECT pg_drop_replication_slot('%s')",
+                name,
+                server.name,
+                error,
+                name,
+            )
+            return

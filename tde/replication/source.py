@@ -17,6 +17,10 @@ SELECT json_build_object(
     'version', current_setting('server_version_num')::int,
     'system', (SELECT system_identifier::text FROM pg_control_system()),
     'recovery', pg_is_in_recovery(),
+    'timeline', CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
+        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+    'position', (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+        ELSE pg_current_wal_lsn() END - '0/0')::text,
     'level', current_setting('wal_level'),
     'reads', has_function_privilege('{_READER}', 'execute'),
     'tablespaces', (SELECT json_object_agg(oid, spcname) FROM pg_tablespace))
@@ -31,6 +35,8 @@ class Source:
         major: its major version.
         system_identifier: the number that it shares with its standbys.
         is_standby: whether it follows another server itself.
+        timeline: that it writes; of a standby that of its last restart point.
+        position: the end of its WAL, in bytes; of a standby of what it has replayed.
         tablespaces: their names by OID.
         tells_keys: whether the role may read what the cluster says of its keys.
         marker: tde.json there; None where it is not encrypted, or not known.
@@ -41,6 +47,8 @@ class Source:
     major: int
     system_identifier: int
     is_standby: bool
+    timeline: int
+    position: int
     tablespaces: dict[int, str]
     tells_keys: bool
     marker: Marker | None = None
@@ -70,6 +78,8 @@ def read_source(server: RemoteServer) -> Source:
         major=facts["version"] // 10000,
         system_identifier=int(facts["system"]),
         is_standby=facts["recovery"],
+        timeline=facts["timeline"],
+        position=int(facts["position"] or 0),
         tablespaces={int(oid): name for oid, name in facts["tablespaces"].items()},
         tells_keys=facts["reads"],
         marker=marker,

@@ -1,13 +1,10 @@
 """Making a standby: keys are compared, a slot is made, a base backup is taken, the server starts.
 
-The order is that of what it costs when it fails. A slot that nobody uses keeps WAL on the other
-server until its disk is full, so it goes again with whatever it was made for.
+The order is that of what it costs when it fails.
 """
 
 from __future__ import annotations
 
-import re
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +14,18 @@ from typing import TYPE_CHECKING
 from tde.errors import ProgramError, ReplicationError
 from tde.postgres.cluster.initialize import prepared_directory, remove_files
 from tde.postgres.cluster.questions import ask_server
+from tde.postgres.server.config_files import AUTOMATIC_FILE
+from tde.postgres.server.owned_files import append_to_file
 from tde.postgres.server.program import run_program
-from tde.replication.slots import replication_slot, require_slot_name
+from tde.replication.names import require_slot_name, require_standby_name
+from tde.replication.slots import replication_slot
 from tde.replication.source import Source
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
 
-_LOOK_SECONDS = 0.2
-# What needs no quotes in synchronous_standby_names.
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,7 @@ class StandbyOptions:
     name: str
     slot: str = ""
     rate: str = ""
-    mapping: Sequence[str] = ()
-
-
-def default_name(data_directory: Path) -> str:
-    """Return a name for a standby: that of its machine and of its directory."""
-    text = f"{socket.gethostname().split('.')[0]}_{data_directory.name}".lower()
-    return re.sub(r"[^a-z0-9_]", "_", text)[:63]
+    mapping: Sequence[tuple[Path, Path]] = ()
 
 
 def require_possible(cluster: Cluster, source: Source, options: StandbyOptions) -> None:
@@ -66,10 +58,21 @@ def require_possible(cluster: Cluster, source: Source, options: StandbyOptions) 
             remedy=f"Name the directory of PostgreSQL {source.major} with --bindir.",
         )
     require_slot_name(options.slot)
-    if not _NAME.fullmatch(options.name):
+    require_standby_name(options.name)
+    for old, new in options.mapping:
+        _require_free(old, new)
+
+
+def _require_free(old: Path, new: Path) -> None:
+    """Refuse a place for a tablespace that has anything in it: it is somebody's."""
+    if not (old.is_absolute() and new.is_absolute()):
+        raise ReplicationError(f"{old}={new}: both have to be absolute paths")
+    if "=" in f"{old}{new}":
+        raise ReplicationError(f"{old}={new}: there may be no other equals sign in it")
+    if new.exists() and (not new.is_dir() or any(new.iterdir())):
         raise ReplicationError(
-            f'"{options.name}" cannot be the name of a standby',
-            remedy="Such names have letters, digits and underscores.",
+            f"{new} is not empty, and cannot become the place of a tablespace",
+            remedy="Name another one, which is new or empty.",
         )
 
 
@@ -86,8 +89,9 @@ def make_standby(
 
     Raises:
         DataDirectoryError: the directory is not empty.
-        ProgramError: pg_basebackup has failed; nothing of it is left.
-        ReplicationError: the server refuses a slot.
+        ProgramError: pg_basebackup has failed. What it has made is removed, but for tablespaces
+            that have no place of their own in the options.
+        ReplicationError: a place for a tablespace is not empty, or the server refuses a slot.
     """
     arguments = ["-D", str(cluster.data_directory), "-X", "stream", "-c", "fast", "-R", "-P", "-w"]
     connection = source.server.conninfo(application_name=options.name)
@@ -96,54 +100,78 @@ def make_standby(
         arguments += ["-S", options.slot]
     if options.rate:
         arguments += ["-r", options.rate]
-    for pair in options.mapping:
-        arguments += ["-T", pair]
+    for old, new in options.mapping:
+        _require_free(old, new)
+        arguments += ["-T", f"{old}={new}"]
     with (
         prepared_directory(cluster.data_directory, cluster.os_user),
         replication_slot(source.server, options.slot),
     ):
         try:
-            done = run_program(
-                cluster.binaries,
-                "pg_basebackup",
-                arguments,
-                keystore=keystore,
-                os_user=cluster.os_user,
-                capture=False,
-            )
-        except KeyboardInterrupt:
-            # It takes back what it has made when it fails, and not when it is ended.
-            for directory in [cluster.data_directory, *_targets(options.mapping)]:
+            _run_base_backup(cluster, source, keystore, arguments)
+            set_slot(cluster, options.slot)
+        except BaseException:
+            # All of these were empty before. pg_basebackup takes nothing back when it is ended, and
+            # never what it has put into tablespaces.
+            made = [new for _, new in options.mapping if new.is_dir()]
+            for directory in [cluster.data_directory, *made]:
                 remove_files(directory, cluster.os_user)
             raise
-        if done.returncode != 0:
-            raise ProgramError(
-                f"pg_basebackup of {source.server.name} has failed, with status {done.returncode}",
-                remedy="What it has made is removed. See what it says above; the log of the "
-                "server there may say more.",
-            )
 
 
-def _targets(mapping: Sequence[str]) -> list[Path]:
-    """Return where tablespaces shall be; pg_basebackup has found these directories empty."""
-    return [path for pair in mapping if (path := Path(pair.split("=")[-1])).is_dir()]
+def _run_base_backup(
+    cluster: Cluster, source: Source, keystore: Keystore | None, arguments: Sequence[str]
+) -> None:
+    done = run_program(
+        cluster.binaries,
+        "pg_basebackup",
+        arguments,
+        keystore=keystore,
+        os_user=cluster.os_user,
+        capture=False,
+    )
+    if done.returncode != 0:
+        raise ProgramError(
+            f"pg_basebackup of {source.server.name} has failed, with status {done.returncode}",
+            remedy="See what it says above; the log of the server there may say more. What it has "
+            "made is removed, but for tablespaces that were not named with -T.",
+        )
+
+
+def set_slot(cluster: Cluster, slot: str) -> None:
+    """Have a stopped standby use a slot, or none: its configuration may name that of another."""
+    line = f"primary_slot_name = '{slot}'\n"
+    append_to_file(cluster.data_directory / AUTOMATIC_FILE, line, cluster.os_user)
 
 
 def wait_until_streaming(
-    cluster: Cluster, timeout: float, clock: Callable[[], float] = time.monotonic
+    cluster: Cluster,
+    timeout: float,
+    *,
+    username: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Wait until a standby that has just started receives WAL from its server.
+
+    A receiver says that it streams before the server has agreed, so it has to say so twice.
 
     Raises:
         ReplicationError: it does not in time; the standby goes on and tries.
     """
     deadline = clock() + timeout
-    query = "SELECT coalesce(to_json((SELECT status FROM pg_stat_wal_receiver)), 'null')"
-    while (status := ask_server(cluster, query)) != "streaming":
+    query = """SELECT coalesce((SELECT json_build_object('pid', pid, 'status', status)
+        FROM pg_stat_wal_receiver), 'null')"""
+    before = None
+    while True:
+        found = ask_server(cluster, query, username=username)
+        is_streaming = found is not None and found["status"] in ("streaming", None)
+        if is_streaming and before == found["pid"]:
+            return
+        before = found["pid"] if is_streaming else None
         if clock() > deadline:
             raise ReplicationError(
                 f"the standby {cluster.data_directory} runs, and receives no WAL "
-                f"({status or 'no connection'})",
+                f"({'no connection' if found is None else found['status']})",
                 remedy=f"Its log says why: {cluster.default_log}. It goes on trying: tde "
                 f"replication status -D {cluster.data_directory}",
             )

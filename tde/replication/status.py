@@ -63,8 +63,8 @@ class Follower:
 
     name: str
     address: str | None
-    state: str
-    sync_state: str
+    state: str | None
+    sync_state: str | None
     received_lag_bytes: int | None
     replayed_lag_bytes: int | None
     replayed_lag_seconds: float | None
@@ -90,10 +90,11 @@ class Receiver:
     """The connection of a standby to the server that it follows.
 
     Attributes:
-        state: as in pg_stat_wal_receiver, for example ``streaming``.
+        state: as in pg_stat_wal_receiver, for example ``streaming``; None, like the others, for a
+            role that may not see it.
     """
 
-    state: str
+    state: str | None
     host: str | None
     port: int | None
     slot: str | None
@@ -122,15 +123,19 @@ class ReplicationStatus:
 
     @property
     def is_well(self) -> bool:
-        """Whether a standby receives and replays, and no slot has lost what it is for."""
+        """Whether a standby receives and replays, and slots are of use.
+
+        A slot that nobody uses keeps WAL on a standby as well, where nobody looks for it.
+        """
         if any(slot.wal_status == "lost" for slot in self.slots):
             return False
         if not self.is_standby:
             return True
         return (
             self.receiver is not None
-            and self.receiver.state == "streaming"
+            and self.receiver.state in ("streaming", None)
             and not self.replay_paused
+            and all(slot.active for slot in self.slots)
         )
 
     def as_json(self) -> dict[str, Any]:

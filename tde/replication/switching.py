@@ -1,7 +1,7 @@
 """Changing the roles of a primary and its standby, with nothing lost and nothing to rewind.
 
-The primary is shut down, which sends all that it has; only when the standby has that on its disk is
-it promoted. Until then everything can be taken back.
+The primary is shut down, which sends all that it has; only when the standby has replayed that is it
+promoted. Until then everything can be taken back, so what could fail later is asked first.
 """
 
 from __future__ import annotations
@@ -18,52 +18,96 @@ if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
 
 _LOOK_SECONDS = 0.1
-_FOLLOWERS = """
-SELECT coalesce(json_agg(json_build_object(
-    'name', application_name, 'state', state,
-    'behind', pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn))), '[]')
-FROM pg_stat_replication
-"""
 # How much may be under way: more would keep everybody waiting while it is sent.
 _MOST_BEHIND = 64 << 20
+_SHUT_DOWN = "shut down"
+_OF_PRIMARY = """
+SELECT json_build_object(
+    'recovery', pg_is_in_recovery(),
+    'timeline', CASE WHEN pg_is_in_recovery() THEN 0
+        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+    'position', CASE WHEN pg_is_in_recovery() THEN 0
+        ELSE pg_current_wal_flush_lsn() - '0/0' END,
+    'can_rewind', current_setting('data_checksums') = 'on'
+        OR current_setting('wal_log_hints') = 'on')
+"""
+_OF_STANDBY = """
+SELECT json_build_object(
+    'receiver', (SELECT json_build_object('status', status, 'timeline', received_tli,
+        'slot', slot_name) FROM pg_stat_wal_receiver),
+    'received', pg_last_wal_receive_lsn() - '0/0',
+    'replayed', pg_last_wal_replay_lsn() - '0/0',
+    'paused', pg_is_wal_replay_paused(),
+    'delay', current_setting('recovery_min_apply_delay'),
+    'may_promote', has_function_privilege('pg_promote(boolean,integer)', 'execute'),
+    'may_rewind',
+        has_function_privilege('pg_read_binary_file(text,bigint,bigint,boolean)', 'execute')
+        AND has_function_privilege('pg_ls_dir(text,boolean,boolean)', 'execute')
+        AND has_function_privilege('pg_stat_file(text,boolean)', 'execute'))
+"""
 
 
-def require_switchable(cluster: Cluster, standby: Source, system_identifier: int) -> None:
-    """Check that a running primary has this standby, and that it is near enough.
+def require_switchable(cluster: Cluster, standby: Source, system_identifier: int) -> str:
+    """Check that a standby follows this running primary, is near, and can take its place.
+
+    Returns:
+        The replication slot of the primary that it uses; empty for none.
 
     Raises:
-        ReplicationError: it has not.
+        ReplicationError: it cannot.
         ServerNotRunningError: the primary does not run.
         ProgramError: it does not answer.
     """
-    directory, name = cluster.data_directory, standby.server.name
-    if ask_server(cluster, "SELECT to_json(pg_is_in_recovery())"):
+    name = standby.server.name
+    primary = ask_server(cluster, _OF_PRIMARY)
+    if primary["recovery"]:
         raise ReplicationError(
-            f"the server in {directory} is a standby itself",
+            f"the server in {cluster.data_directory} is a standby itself",
             remedy="Run the command where the primary is, with -D of its data directory.",
         )
     if standby.system_identifier != system_identifier or not standby.is_standby:
         raise ReplicationError(
-            f"the server {name} is no standby of {directory}",
-            remedy=f"See who follows it: tde replication status -D {directory}",
+            f"the server {name} is no standby of {cluster.data_directory}",
+            remedy=f"See who follows it: tde replication status -D {cluster.data_directory}",
         )
-    streaming = [one for one in ask_server(cluster, _FOLLOWERS) if one["state"] == "streaming"]
-    near = [one for one in streaming if (one["behind"] or 0) <= _MOST_BEHIND]
-    if not near:
-        why = "nobody streams from it" if not streaming else "its standbys are too far behind"
-        raise ReplicationError(
-            f"{directory} cannot hand over to {name}: {why}",
-            remedy=f"Nothing was changed. Wait, and see tde replication status -D {directory}",
-        )
+    found = standby.server.ask(_OF_STANDBY)
+    receiver = found["receiver"] or {}
+    reasons = [
+        (not primary["can_rewind"], "it has neither data checksums nor wal_log_hints"),
+        (not found["may_promote"], f"the role of {name} may not call pg_promote()"),
+        (not found["may_rewind"], f"the role of {name} may not read files, as pg_rewind does"),
+        (receiver.get("status") is None, f"{name} receives nothing, or its role may not see that"),
+        (receiver.get("status") != "streaming", f"{name} does not stream"),
+        (receiver.get("timeline") != primary["timeline"], f"{name} is on another timeline"),
+        (found["paused"], f"replay is paused on {name}"),
+        (found["delay"] not in ("0", "0ms"), f"{name} replays later (recovery_min_apply_delay)"),
+        (primary["position"] - (found["replayed"] or 0) > _MOST_BEHIND, f"{name} is far behind"),
+        ((found["received"] or 0) > primary["position"] + _MOST_BEHIND, f"{name} is ahead of it"),
+    ]
+    for is_so, reason in reasons:
+        if is_so:
+            raise ReplicationError(
+                f"{cluster.data_directory} cannot hand over to {name}: {reason}",
+                remedy="Nothing was changed. Mend that, and repeat the command; a superuser may "
+                "do and see all that it needs.",
+            )
+    return str(receiver.get("slot") or "")
 
 
 def wait_until_received(cluster: Cluster, standby: Source, timeout: float) -> None:
     """Wait until a standby has, and has replayed, all of a primary that was shut down.
 
     Raises:
-        ReplicationError: it has not in time. Nothing was promoted.
+        ReplicationError: it has not in time, or the primary was not shut down but ended otherwise.
+            Nothing was promoted.
     """
     control = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
+    if control.state != _SHUT_DOWN:
+        raise ReplicationError(
+            f"the server in {cluster.data_directory} was not shut down ({control.state}), so "
+            "nobody knows whether it has sent everything",
+            remedy="Nothing was promoted, and it is started again. Its log says why.",
+        )
     last = f"{control.checkpoint >> 32:X}/{control.checkpoint & 0xFFFFFFFF:X}"
     # Behind the beginning of the last record: so it was received and replayed as a whole.
     query = f"SELECT to_json(coalesce(pg_last_wal_replay_lsn() > '{last}', false))"
@@ -77,20 +121,34 @@ def wait_until_received(cluster: Cluster, standby: Source, timeout: float) -> No
         time.sleep(_LOOK_SECONDS)
 
 
-def promote_remote(standby: Source, timeout: float) -> None:
-    """Promote it, and wait until it is a primary.
+def request_promotion(standby: Source) -> None:
+    """Tell a standby to become a primary.
 
     Raises:
-        ReplicationError: it refuses, or is none in time.
+        ReplicationError: it refuses, or does not answer.
     """
-    server = standby.server
-    server.ask("SELECT to_json(pg_promote(false))")
+    standby.server.ask("SELECT to_json(pg_promote(false))")
+
+
+def is_certainly_standby(standby: Source) -> bool:
+    """Tell whether a server says that it is a standby; one that does not answer may be promoted."""
+    try:
+        return bool(standby.server.ask("SELECT to_json(pg_is_in_recovery())"))
+    except ReplicationError:
+        return False
+
+
+def wait_until_promoted(standby: Source, timeout: float) -> None:
+    """Wait until it is a primary.
+
+    Raises:
+        ReplicationError: it is none in time, or does not answer.
+    """
     deadline = time.monotonic() + timeout
-    while server.ask("SELECT to_json(pg_is_in_recovery())"):
+    while standby.server.ask("SELECT to_json(pg_is_in_recovery())"):
         if time.monotonic() > deadline:
             raise ReplicationError(
-                f"the standby {server.name} was told to become a primary, and is none yet",
-                remedy="Its log says why. Do not start the old primary before you know: tde pg "
-                f"rejoin -D DIR --primary '{server.conninfo()}' when that is a primary.",
+                f"the standby {standby.server.name} was told to become a primary, and is none yet",
+                remedy="Its log says why.",
             )
         time.sleep(_LOOK_SECONDS)

@@ -12,10 +12,8 @@ _PLAIN = re.compile(r"\s*|\s*\w+(\s*,\s*\w+)*\s*")
 _QUESTION = f"""
 SELECT json_build_object(
     'names', current_setting('{_NAMES}'),
-    'may', has_function_privilege('pg_reload_conf()', 'execute') AND
-        CASE WHEN current_setting('server_version_num')::int < 150000
-        THEN (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-        ELSE has_parameter_privilege('{_NAMES}', 'ALTER SYSTEM') END)
+    'may', has_function_privilege('pg_reload_conf()', 'execute')
+        AND has_parameter_privilege('{_NAMES}', 'ALTER SYSTEM'))
 """
 
 
@@ -30,7 +28,7 @@ def names_with(server: RemoteServer, name: str) -> str | None:
     known = re.findall(r"\w+", names) if _PLAIN.fullmatch(names) else []
     if name in known:
         return None
-    on_primary = f"tde pg primary --sync {name} does it on that machine."
+    on_primary = f"When it follows, tde pg primary --sync {name} does it on that machine."
     if not _PLAIN.fullmatch(names):
         raise ReplicationError(
             f"{_NAMES} of {server.name} is {names}: whether {name} belongs there is yours to say",

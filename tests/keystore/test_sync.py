@@ -138,6 +138,9 @@ def test_what_refuses_there_is_told_here(
     shown = sync(keystore, f"127.0.0.1:{copy}", "--ssh", ssh, "--remote-tde", "/nowhere/tde",
                  exit_code=5)  # fmt: skip
     assert "must be in the PATH" in " ".join(shown.split())
+    # What one refuses the others get.
+    good = copy.parent / "good"
+    assert f"{good}: a new copy" in sync(keystore, f"127.0.0.1:{copy}", good, *options, exit_code=5)
 
 
 def test_a_copy_with_another_master_key_takes_nothing_by_itself(
@@ -153,7 +156,9 @@ def test_targets() -> None:
     assert parse_target("node2:/etc/tde") == Remote("node2", "/etc/tde")
     assert parse_target("root@node2:/etc/tde") == Remote("root@node2", "/etc/tde")
     assert parse_target("/etc/tde:main") == Path("/etc/tde:main")
-    assert parse_target("copy") == Path("copy")
+    assert parse_target("./copy") == Path("copy")
+    with pytest.raises(KeystoreError, match="names no copy"):
+        parse_target("node2")  # The accident: without :DIR a keystore was made in ./node2.
     with pytest.raises(KeystoreError, match="cannot be the name of a machine"):
         parse_target("-oProxyCommand=x:/etc")
 
@@ -199,7 +204,8 @@ def test_a_stream_writes_nothing_but_files_of_a_keystore(
 
 def test_a_stream_that_ends_early_is_refused(keystore: Keystore, tmp_path: Path) -> None:
     packed = pack_copy(keystore.path, "there")
-    for number, end in enumerate((0, 100, 600, len(packed) // 2)):
+    # At a header as well: a tar archive seems to be whole there.
+    for number, end in enumerate((0, 100, 512, 1024, 2048, len(packed) // 2)):
         directory = tmp_path / str(number)
         directory.mkdir()
         with pytest.raises(KeystoreDamagedError):

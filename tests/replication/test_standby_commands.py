@@ -114,37 +114,175 @@ def test_a_standby_takes_over_and_the_old_primary_follows(pair: Pair) -> None:
     wait_for(lambda: slots(pair.standby) == [("first", True)])
 
 
+def switch(pair: Pair, old: RunningCluster, new: RunningCluster, exit_code: int = 0) -> str:
+    done = pair.tde(
+        *("pg", "switchover", "-D", old.data_directory, "--to", conninfo(new)),
+        *("--passphrase-fd", "0"),
+        exit_code=exit_code,
+    )
+    return " ".join((done.stdout + done.stderr).split())
+
+
 def test_switching_there_and_back_loses_nothing(pair: Pair) -> None:
-    pair.make()
+    pair.make("--slot", "second")
     nodes = [pair.primary, pair.standby]
     for number in range(2, 5):
         old, new = nodes
         old.query(f"INSERT INTO t VALUES ({number})")
-        pair.tde(
-            *("pg", "switchover", "-D", old.data_directory, "--to", conninfo(new)),
-            *("--passphrase-fd", "0"),
-        )
+        switch(pair, old, new)
         assert not is_standby(new)
         assert is_standby(old)
         assert rows(new) == [*range(1, number + 1)]
+        # What a standby has of slots keeps its WAL for ever.
+        assert slots(old) == []
         nodes.reverse()
     wait_until_replayed(*nodes)
     assert rows(nodes[1]) == [1, 2, 3, 4]
 
 
-def test_a_primary_is_made_again_and_what_it_had_is_kept(pair: Pair) -> None:
+def test_nothing_stops_for_a_standby_that_cannot_take_over(pair: Pair) -> None:
+    """The accident: an outage of a minute, and then the old primary again."""
     pair.make()
+    started = pair.primary.query("SELECT pg_postmaster_start_time()")
+    pair.standby.query("SELECT pg_wal_replay_pause()")
+    assert "replay is paused" in switch(pair, pair.primary, pair.standby, exit_code=1)
+    pair.standby.query("SELECT pg_wal_replay_resume()")
+    pair.primary.query("CREATE ROLE plain LOGIN")
+    wait_until_replayed(pair.primary, pair.standby)
+    plain = conninfo(pair.standby).rpartition(" user=")[0] + " user=plain"
+    refused = pair.tde(
+        *("pg", "switchover", "-D", pair.primary.data_directory, "--to", plain),
+        *("--passphrase-fd", "0"),
+        exit_code=1,
+    )
+    assert "may not call pg_promote()" in " ".join(refused.stderr.split())
+    # Both halves of a split brain: the other one has gone its own way.
+    pair.tde("pg", "promote", "-D", pair.standby.data_directory)
+    assert "is no standby of" in switch(pair, pair.primary, pair.standby, exit_code=1)
+    assert pair.primary.query("SELECT pg_postmaster_start_time()") == started
+
+
+def test_the_newer_node_is_not_given_up_by_mistake(pair: Pair) -> None:
+    """The accident at 3 a.m.: both are up, and the wrong one is rejoined."""
+    pair.make()
+    pair.tde("pg", "promote", "-D", pair.standby.data_directory)
+    pair.standby.query("INSERT INTO t VALUES (2)")
+    pair.standby.query("CHECKPOINT")
+    pair.tde("pg", "stop", "-D", pair.standby.data_directory)
+    refused = pair.rejoin(pair.standby, exit_code=1)
+    assert "was promoted later, and would lose all since then" in " ".join(refused.stderr.split())
+    pair.tde("pg", "start", "-D", pair.standby.data_directory, "--passphrase-fd", "0", "-o", QUIET)
+    assert rows(pair.standby) == [1, 2]
+    pair.tde("pg", "stop", "-D", pair.standby.data_directory)
+    pair.rejoin(pair.standby, "--to-older-timeline", "--base-backup")
+    wait_until_replayed(pair.primary, pair.standby)
+    assert rows(pair.standby) == [1]
+
+
+def test_a_standby_that_crashed_is_not_recovered_as_a_primary(pair: Pair) -> None:
+    """The accident: it would write WAL of its own, and never find its place again."""
+    pair.make()
+    kill_server(pair.standby.cluster.pid)
+    refused = pair.rejoin(pair.standby, exit_code=1)
+    assert "was a standby when it stopped" in " ".join(refused.stderr.split())
+    pair.tde("pg", "start", "-D", pair.standby.data_directory, "--passphrase-fd", "0", "-o", QUIET)
+    pair.primary.query("INSERT INTO t VALUES (2)")
+    wait_until_replayed(pair.primary, pair.standby)
+
+
+def test_what_cannot_be_rewound_never_starts_as_a_primary(pair: Pair) -> None:
+    pair.make()
+    pair.tde("pg", "promote", "-D", pair.standby.data_directory)
+    pair.standby.query("INSERT INTO t VALUES (2)")
+    pair.tde("pg", "stop", "-D", pair.primary.data_directory)
+    # pg_rewind asks for a restore_command, which there is not.
+    refused = pair.rejoin(pair.primary, "-c", exit_code=1)
+    said = " ".join(refused.stderr.split())
+    assert "pg_rewind cannot bring" in said
+    assert f"The server in {pair.primary.data_directory} is stopped" in said
+    assert (pair.primary.data_directory / "standby.signal").exists()
+    # The arguments of its last start are still known.
+    pair.rejoin(pair.primary)
+    wait_until_replayed(pair.standby, pair.primary)
+    assert rows(pair.primary) == [1, 2]
+
+
+def test_a_primary_is_made_again_and_what_it_had_is_kept(
+    pair: Pair, os_user_tmp_path: Path
+) -> None:
+    location = os_user_tmp_path / "space"
+    space = create_tablespace(
+        pair.primary.cluster, pair.primary.keystore, "secret", location, Algorithm.AES256
+    )
+    pair.tde(
+        *("keystore", "sync", pair.copy, "-k", pair.primary.keystore.path),
+        *("--passphrase-fd", "0"),
+    )
+    pair.primary.query("CREATE TABLE s TABLESPACE secret AS SELECT 1 AS n")
+    other = os_user_tmp_path / "space2"
+    pair.make("-T", f"{space.location}={other}")
     pair.tde("pg", "promote", "-D", pair.standby.data_directory)
     pair.primary.query("INSERT INTO t VALUES (100)")  # Nobody gets this.
     pair.standby.query("INSERT INTO t VALUES (2)")
     pair.tde("pg", "stop", "-D", pair.primary.data_directory)
     refused = pair.rejoin(pair.primary, "--primary", "host=/nowhere", exit_code=1)
     assert "does not do what is asked" in refused.stderr
-    again = pair.rejoin(pair.primary, "--base-backup")
-    (aside,) = pair.primary.data_directory.parent.glob("*.before-*")
-    assert str(aside) in again.stdout.replace("\n", "")
+    again = pair.rejoin(pair.primary, "--base-backup", "-T", f"{other}={space.location}")
+    aside = [
+        *pair.primary.data_directory.parent.glob("*.before-*"),
+        *location.glob("*.before-*"),
+    ]
+    assert len(aside) == 2
+    for path in aside:
+        assert str(path) in again.stdout.replace("\n", "")
+        assert any(path.iterdir())
     wait_until_replayed(pair.standby, pair.primary)
     assert rows(pair.primary) == [1, 2]
+    assert pair.primary.query("SELECT n FROM s") == [(1,)]
+
+
+def test_places_that_are_somebodys_are_left_alone(pair: Pair, os_user_tmp_path: Path) -> None:
+    """The accident: -T names a live tablespace, and Ctrl-C removed what was in it."""
+    location = os_user_tmp_path / "space"
+    space = create_tablespace(
+        pair.primary.cluster, pair.primary.keystore, "secret", location, Algorithm.AES256
+    )
+    pair.tde(
+        *("keystore", "sync", pair.copy, "-k", pair.primary.keystore.path),
+        *("--passphrase-fd", "0"),
+    )
+    pair.primary.query("CREATE TABLE s TABLESPACE secret AS SELECT 1 AS n")
+    refused = pair.make("-T", f"{space.location}={space.location}", exit_code=1)
+    assert "is not empty" in refused.stderr
+    pair.primary.query("CHECKPOINT")
+    assert pair.primary.query("SELECT n FROM s") == [(1,)]
+
+
+def test_plain_and_encrypted_do_not_rejoin_each_other(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path: Path, tde_command: Run
+) -> None:
+    """The accident: ciphertext copied over the plain files of a node that nobody converted."""
+    primary = encrypted_cluster_factory.plain(any_binaries)
+    directory = os_user_tmp_path / "standby"
+    make = ("pg", "standby", directory, "--primary", conninfo(primary), "-o", QUIET)
+    tde_command(*make, "--bindir", any_binaries.bindir)
+    tde_command("pg", "stop", "-D", directory)
+    keystore = encrypted_cluster_factory.keystore("converted")
+    passphrase = ("--passphrase-fd", "0")
+    tde_command("pg", "encrypt", "-D", directory, "--keystore", keystore.path, *passphrase)
+    tde_command("pg", "start", "-D", directory, "-o", QUIET, *passphrase)
+    standby = open_copy(encrypted_cluster_factory, primary, directory, keystore)
+    wait_until_replayed(primary, standby)
+    tde_command("pg", "promote", "-D", directory)
+    tde_command("pg", "stop", "-D", primary.data_directory)
+    before = sorted(path.name for path in primary.data_directory.iterdir())
+    refused = tde_command(
+        *("pg", "rejoin", "-D", primary.data_directory, "--primary", conninfo(standby)),
+        *passphrase,
+        exit_code=5,
+    )
+    assert "blocks of one are noise in the other" in " ".join(refused.stderr.split())
+    assert sorted(path.name for path in primary.data_directory.iterdir()) == before
 
 
 def test_a_key_that_is_missing_is_named_before_anything_is_copied(
@@ -243,6 +381,7 @@ def test_a_role_that_may_only_replicate_does_all_of_it(
     kill_server(primary.cluster.pid)
     tde_command("pg", "promote", "-D", directory)
     standby.query("INSERT INTO t VALUES (2)")
+    # The slot that the standby used is named in the configuration that pg_rewind copies.
     tde_command("pg", "rejoin", "-D", primary.data_directory, "--primary", upstream[1])
     wait_until_replayed(standby, primary)
     assert rows(primary) == [1, 2]
@@ -257,7 +396,10 @@ def test_a_role_that_may_only_replicate_does_all_of_it(
 
 def test_names_that_cannot_be_used_change_nothing(pair: Pair) -> None:
     before = (pair.primary.data_directory / "pg_hba.conf").read_text()
-    for option in (("--role", "Repli ADMIN"), ("--from", "all"), ("--slot", "UPPER")):
+    options = [("--role", "Repli ADMIN"), ("--from", "all"), ("--slot", "UPPER")]
+    # Every commit would wait for a standby that is not there.
+    options.append(("--sync", "absent"))
+    for option in options:
         pair.tde("pg", "primary", "-D", pair.primary.data_directory, *option, exit_code=1)
     assert (pair.primary.data_directory / "pg_hba.conf").read_text() == before
     assert pair.primary.query("SELECT count(*) FROM pg_roles WHERE rolreplication") == [(1,)]

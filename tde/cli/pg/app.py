@@ -31,6 +31,7 @@ from tde.cli.pg import (
     doctor,
     drill,
     install_bin,
+    mirror,
     primary,
     rejoin,
     repair,
@@ -352,6 +353,7 @@ repair.register(app)
 primary.register(app)
 standby.register(app)
 rejoin.register(app)
+mirror.register(app)
 
 
 def _server_to_connect_to(

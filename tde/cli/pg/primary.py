@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from tde.cli.options import BindirOption, OsUserOption, PgDataOption
+from tde.cli.pg.standby_view import say, warn
 from tde.console.apps import examples
-from tde.console.output import console, error_console
 from tde.postgres.cluster.access import find_cluster
 
 _LONGEST_PASSWORD = 1000
@@ -19,8 +19,9 @@ def register(app: typer.Typer) -> None:
     """Add the command to a group."""
     app.command(
         epilog=examples(
-            "tde pg primary -D /srv/pg/main --from 192.168.1.0/24",
-            "tde pg primary -D /srv/pg/main --from 192.168.1.0/24 --slot node2 --sync node2_main",
+            "tde pg primary -D /srv/pg/main --from 192.168.1.0/24 --password-file /root/repli",
+            "# Commits wait for a standby that follows:",
+            "tde pg primary -D /srv/pg/main --sync node2_main",
         )
     )(primary)
 
@@ -77,21 +78,31 @@ def primary(
     require_usable(wanted)
     cluster = find_cluster(pgdata, bindir, os_user)
     prepared = prepare_primary(cluster, wanted)
-    _say(*(f"Done: {line}" for line in prepared.done))
+    say(*(f"Done: {line}" for line in prepared.done))
     if not prepared.done:
-        _say("Everything is there already.")
+        say("Everything is there already.")
     if prepared.restart:
-        _warn(
+        warn(
             f"After a restart only: {', '.join(prepared.restart)}",
             f"tde pg restart -D {cluster.data_directory}",
         )
     if wanted.addresses and not prepared.is_tls:
-        _warn(
+        warn(
             "The server offers no TLS",
             "WAL crosses the network as plaintext: set ssl = on, and repeat this command",
         )
+    if prepared.without_tls:
+        warn(
+            "Connections without TLS are still let in",
+            f"remove from pg_hba.conf: {'; '.join(prepared.without_tls)}",
+        )
+    if wanted.addresses and not prepared.has_password:
+        warn(
+            f"The role {role} has no password, so it cannot connect",
+            "repeat the command with --password-file",
+        )
     port = cluster.connection_parameters()["port"]
-    _say(
+    say(
         "On the standby's machine, with a copy of this keystore and the password in ~/.pgpass:",
         f"tde pg standby DIR --primary 'host=THIS_MACHINE port={port} user={role}' --keystore DIR",
     )
@@ -101,12 +112,3 @@ def _read_password(file: Path) -> str:
     from tde.keystore.providers.passphrase_source import read_secret_file
 
     return read_secret_file(file, "password", _LONGEST_PASSWORD).decode()
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _warn(what: str, remedy: str) -> None:
-    error_console.print(f"[bold yellow]{what}[/]: {remedy}", soft_wrap=True)

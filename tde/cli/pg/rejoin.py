@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from tde.cli.options import (
     BindirOption,
     KeystoreOption,
     OsUserOption,
     PgDataOption,
+    UsernameOption,
     opens_keystore,
+    pair_of,
+    words_of,
 )
+from tde.cli.pg.standby_view import say, tell_who_is_waited_for
 from tde.console.apps import examples
 from tde.console.errors import InterruptedHalfwayError
-from tde.console.output import console, error_console
+from tde.console.signals import ended_as_by_ctrl_c
 from tde.errors import ReplicationError, TdeError
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import find_cluster, open_cluster_keystore
@@ -31,14 +35,6 @@ if TYPE_CHECKING:
     from tde.replication.source import Source
     from tde.replication.standby import StandbyOptions
 
-PrimaryConninfo = Annotated[
-    str,
-    typer.Option(
-        "--primary",
-        metavar="CONNINFO",
-        help="The server that is the primary now: a connection string without a password.",
-    ),
-]
 SlotOption = Annotated[
     str,
     typer.Option("--slot", metavar="NAME", help="A replication slot there; made if there is none."),
@@ -58,6 +54,15 @@ TimeoutOption = Annotated[
     float,
     typer.Option("--timeout", "-t", metavar="SECONDS", min=1, help="How long a step may take."),
 ]
+ServerOptions = Annotated[
+    str | None,
+    typer.Option(
+        "--options",
+        "-o",
+        metavar="OPTIONS",
+        help="Command line options of postgres. Default: those of its last start.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -74,19 +79,55 @@ def register(app: typer.Typer) -> None:
     )(switchover)
 
 
+@dataclass(frozen=True)
+class _Start:
+    """How the server here is started when it follows the other one."""
+
+    cluster: Cluster
+    arguments: Sequence[str]
+    stock_socket: bool
+    log: Path | None
+    timeout: float
+
+    def run(self, keystore: Keystore | None) -> None:
+        self.cluster.start(
+            keystore,
+            server_arguments=self.arguments,
+            log=self.log,
+            timeout=self.timeout,
+            stock_socket=self.stock_socket,
+        )
+
+
 @opens_keystore
 def rejoin(
     pgdata: PgDataOption,
-    upstream: PrimaryConninfo,
+    upstream: Annotated[
+        str,
+        typer.Option(
+            "--primary",
+            metavar="CONNINFO",
+            help="The server that is the primary now: a connection string without a password.",
+        ),
+    ],
     slot: SlotOption = "",
     name: NameOption = "",
     base_backup: Annotated[
         bool,
         typer.Option(
             "--base-backup",
-            help="Make it again from a base backup; the old directory is kept beside.",
+            help="Make it again from a base backup; what it had is kept beside.",
         ),
     ] = False,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tablespace-mapping",
+            "-T",
+            metavar="OLD=NEW",
+            help="With --base-backup: put the tablespace that is in OLD there into NEW.",
+        ),
+    ] = None,
     from_archive: Annotated[
         bool,
         typer.Option(
@@ -95,49 +136,55 @@ def rejoin(
             help="Fetch WAL that this server lacks with its restore_command, as pg_rewind -c.",
         ),
     ] = False,
+    to_older: Annotated[
+        bool,
+        typer.Option(
+            "--to-older-timeline",
+            help="Give up what this server has, although it was promoted later.",
+        ),
+    ] = False,
     keystore: KeystoreOption = None,
+    options: ServerOptions = None,
     log: LogOption = None,
     timeout: TimeoutOption = 60,
+    username: UsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
     source: PassphraseSource = PROMPT,
 ) -> None:
     """Bring a stopped server back as a standby of the primary that has taken its place.
 
-    It compares keys, removes the signal files of a failed start, recovers the server if it had
-    crashed, lets pg_rewind copy what differs, starts it, and waits until it receives WAL. What it
-    had committed and the new primary never received is gone then.
+    It compares keys and timelines, recovers the server if it had crashed, lets pg_rewind copy what
+    differs, starts it, and waits until it receives WAL. What it had committed and the new primary
+    never received is gone then. Where something fails it is left as a standby that does not start,
+    or waits: never as a second primary.
     """
-    from tde.replication.keys import require_keys_of_source
-    from tde.replication.rejoining import (
-        last_arguments,
-        make_again,
-        require_same_cluster,
-        rewind,
-    )
+    from tde.replication.aside import make_again
+    from tde.replication.keys import require_keys_of_source, require_same_protection
+    from tde.replication.rejoining import require_older, require_same_cluster, rewind
 
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.require_stopped()
     found = _read_source(cluster, upstream)
     require_same_cluster(cluster, found)
-    options = _standby_options(cluster, found, name, slot)
-    arguments, stock_socket = last_arguments(cluster)
-    with _opened(cluster, keystore, source) as opened:
+    if not base_backup:
+        require_same_protection(found, cluster.marker)
+    if not to_older:
+        require_older(cluster, found)
+    wanted = _standby_options(cluster, found, name, slot)
+    start = _start(cluster, options, log, timeout)
+    with _opened(cluster, keystore, source) as opened, ended_as_by_ctrl_c():
         if opened is not None:
             require_keys_of_source(found, opened)
-        if base_backup:
-            aside = make_again(cluster, found, opened, options)
-            _say(f"What it had is in {aside}: remove it when nobody misses anything")
-        else:
-            rewind(cluster, found, opened, options, from_archive=from_archive)
-        cluster.start(
-            opened,
-            server_arguments=arguments,
-            log=log,
-            timeout=timeout,
-            stock_socket=stock_socket,
-        )
-    _report_following(cluster, found, options, timeout)
+        with _told_that_it_is_down(cluster, upstream):
+            if base_backup:
+                places = replace(wanted, mapping=[pair_of(text) for text in mapping or ()])
+                for path in make_again(cluster, found, opened, places):
+                    say(f"What it had is in {path}: remove it when nobody misses anything")
+            else:
+                rewind(cluster, found, opened, wanted, from_archive=from_archive)
+            start.run(opened)
+    _report_following(start, found, wanted, username)
 
 
 @opens_keystore
@@ -148,15 +195,17 @@ def switchover(
         typer.Option(
             "--to",
             metavar="CONNINFO",
-            help="The standby that becomes the primary, with a role that may call pg_promote(): a "
-            "connection string without a password.",
+            help="The standby that becomes the primary: a superuser's connection string, without a "
+            "password.",
         ),
     ],
     slot: SlotOption = "",
     name: NameOption = "",
     keystore: KeystoreOption = None,
+    options: ServerOptions = None,
     log: LogOption = None,
     timeout: TimeoutOption = 60,
+    username: UsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
     source: PassphraseSource = PROMPT,
@@ -165,58 +214,68 @@ def switchover(
 
     Run it on the primary's machine. The primary is shut down, the standby receives and replays the
     rest, and only then is it promoted: nothing is lost. Where it does not receive the rest, the
-    primary is started again as it was. Other standbys have to be told whom to follow now.
+    primary is started again as it was. Other standbys have to be told whom to follow now: change
+    their primary_conninfo.
     """
-    from tde.postgres.server.control import read_control_data
-    from tde.replication.keys import require_keys_of_source
-    from tde.replication.rejoining import last_arguments, rewind
+    from tde.replication.keys import require_keys_of_source, require_same_protection
+    from tde.replication.rejoining import read_control, rewind
+    from tde.replication.switching import require_switchable, wait_until_promoted
+
+    cluster = find_cluster(pgdata, bindir, os_user)
+    found = _read_source(cluster, to)
+    used = require_switchable(cluster, found, read_control(cluster).system_identifier)
+    require_same_protection(found, cluster.marker)
+    wanted = _standby_options(cluster, found, name, slot)
+    start = _start(cluster, options, log, timeout)
+    # Opened before anything stops: with a wrong passphrase the primary simply goes on.
+    with _opened(cluster, keystore, source) as opened, ended_as_by_ctrl_c():
+        if opened is not None:
+            require_keys_of_source(found, opened)
+        _hand_over(start, found, opened)
+        with _told_that_it_is_down(cluster, to):
+            wait_until_promoted(found, timeout)
+            say(f"{found.server.name} is the primary now")
+            rewind(cluster, found, opened, wanted)
+            start.run(opened)
+    _report_following(start, found, wanted, username)
+    _drop_slot(cluster, used, username)
+
+
+def _hand_over(start: _Start, standby: Source, keystore: Keystore | None) -> None:
+    """Stop the primary and tell the standby to take its place; else start it again."""
     from tde.replication.switching import (
-        promote_remote,
-        require_switchable,
+        is_certainly_standby,
+        request_promotion,
         wait_until_received,
     )
 
-    cluster = find_cluster(pgdata, bindir, os_user)
-    control = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
-    found = _read_source(cluster, to)
-    require_switchable(cluster, found, control.system_identifier)
-    options = _standby_options(cluster, found, name, slot)
-    arguments, stock_socket = last_arguments(cluster)
-
-    def start(opened: Keystore | None) -> None:
-        cluster.start(
-            opened,
-            server_arguments=arguments,
-            log=log,
-            timeout=timeout,
-            stock_socket=stock_socket,
-        )
-
-    # Opened before anything stops: with a wrong passphrase the primary simply goes on.
-    with _opened(cluster, keystore, source) as opened:
-        if opened is not None:
-            require_keys_of_source(found, opened)
-        cluster.stop("fast", timeout=timeout)
-        try:
-            wait_until_received(cluster, found, timeout)
-        except BaseException:
-            start(opened)
-            raise
-        with _told_that_it_is_down(cluster, to):
-            promote_remote(found, timeout)
-            _say(f"{found.server.name} is the primary now")
-            rewind(cluster, found, opened, options)
-            start(opened)
-    _tell_of_synchronous(found, options)
-    _report_following(cluster, found, options, timeout)
+    cluster = start.cluster
+    try:
+        cluster.stop("fast", timeout=start.timeout)
+        wait_until_received(cluster, standby, start.timeout)
+    except BaseException:
+        if cluster.pid is None:
+            start.run(keystore)
+        raise
+    try:
+        request_promotion(standby)
+    except BaseException:
+        # One that does not answer may have been promoted: then this one must stay where it is.
+        if is_certainly_standby(standby):
+            start.run(keystore)
+        raise
 
 
 @contextmanager
 def _told_that_it_is_down(cluster: Cluster, conninfo: str) -> Iterator[None]:
-    """Say, whatever happens, that the old primary is stopped, and how it comes back."""
-    rejoin_it = ["tde", "pg", "rejoin", "-D", str(cluster.data_directory), "--primary", conninfo]
-    remedy = f"See whether the other one is the primary now; if so: {shlex.join(rejoin_it)}"
-    down = f"The old primary in {cluster.data_directory} is stopped"
+    """Say, whatever happens, that the server here is stopped, and how it comes back."""
+    directory = shlex.quote(str(cluster.data_directory))
+    remedy = (
+        "If the other one is the primary: tde pg rejoin "
+        f"-D {directory} --primary {shlex.quote(conninfo)}. If it is certainly none: tde pg start "
+        f"-D {directory}, after standby.signal is removed there, if it is there."
+    )
+    down = f"The server in {cluster.data_directory} is stopped"
     try:
         yield
     except KeyboardInterrupt:
@@ -224,22 +283,23 @@ def _told_that_it_is_down(cluster: Cluster, conninfo: str) -> Iterator[None]:
     except TdeError as error:
         if cluster.pid is not None:
             raise
-        raise ReplicationError(
-            f"{error}. {down}", remedy=f"{error.remedy or ''} {remedy}"
-        ) from error
+        text = f"{error.remedy or ''} {remedy}".strip()
+        raise ReplicationError(f"{error}. {down}", remedy=text) from error
 
 
-def _tell_of_synchronous(source: Source, options: StandbyOptions) -> None:
-    """Say what commits wait for now: the setting is that of the new primary."""
-    names = source.server.ask("SELECT to_json(current_setting('synchronous_standby_names'))")
-    if names and options.name not in names:
-        error_console.print(
-            f"[bold yellow]Commits wait for {escape(names)}[/], and this standby is "
-            f"{options.name}: set synchronous_standby_names there, or repeat with --name",
-            soft_wrap=True,
-        )
-    elif not names:
-        _say("Commits there wait for no standby (synchronous_standby_names).")
+def _drop_slot(cluster: Cluster, slot: str, username: str | None) -> None:
+    """Drop the slot that the new primary had used: a standby keeps WAL for it, too."""
+    from tde.postgres.cluster.questions import ask_server
+
+    if not slot:
+        return
+    literal = slot.replace("'", "''")
+    query = f"SELECT to_json(pg_drop_replication_slot('{literal}')::text)"
+    try:
+        ask_server(cluster, query, username=username)
+        say(f"Dropped the replication slot {slot} here, which the new primary had used")
+    except TdeError as error:
+        say(f"The replication slot {slot} here keeps WAL and is used by nobody: {error}")
 
 
 def _read_source(cluster: Cluster, conninfo: str) -> Source:
@@ -250,11 +310,21 @@ def _read_source(cluster: Cluster, conninfo: str) -> Source:
 
 
 def _standby_options(cluster: Cluster, source: Source, name: str, slot: str) -> StandbyOptions:
-    from tde.replication.standby import StandbyOptions, default_name, require_possible
+    from tde.replication.names import default_name
+    from tde.replication.standby import StandbyOptions, require_possible
 
     options = StandbyOptions(name or default_name(cluster.data_directory), slot)
     require_possible(cluster, source, options)
     return options
+
+
+def _start(cluster: Cluster, options: str | None, log: Path | None, timeout: float) -> _Start:
+    from tde.replication.rejoining import last_arguments
+
+    arguments, stock_socket = last_arguments(cluster)
+    if options is not None:
+        arguments, stock_socket = words_of(options), True
+    return _Start(cluster, arguments, stock_socket, log, timeout)
 
 
 def _opened(
@@ -266,18 +336,15 @@ def _opened(
 
 
 def _report_following(
-    cluster: Cluster, source: Source, options: StandbyOptions, timeout: float
+    start: _Start, source: Source, options: StandbyOptions, username: str | None
 ) -> None:
     from tde.replication.standby import wait_until_streaming
 
-    wait_until_streaming(cluster, timeout)
-    _say(
+    cluster = start.cluster
+    wait_until_streaming(cluster, start.timeout, username=username)
+    say(
         f"The standby {options.name} in {cluster.data_directory} follows {source.server.name} "
         f"(pid {cluster.pid})",
         f"See it: tde replication status -D {cluster.data_directory}",
     )
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+    tell_who_is_waited_for(source.server.ask, source.server.name)

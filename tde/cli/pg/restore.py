@@ -13,6 +13,7 @@ from tde.cli.options import (
     OsUserOption,
     PgDataOption,
     opens_keystore,
+    pair_of,
     require_keystore,
 )
 from tde.console.apps import examples
@@ -102,7 +103,7 @@ def restore(
     command = restore_command if archive is None else command_for(archive.absolute())
     targets = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
     options = RestoreOptions(
-        dict(_pair(text) for text in mapping or ()),
+        dict(pair_of(text) for text in mapping or ()),
         command,
         {name: value for name, value in targets.items() if value},
         archives,
@@ -130,10 +131,3 @@ def restore(
         + ("" if archives else " -o '-p 5433'  (beside the original; it archives nothing)"),
     ):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _pair(text: str) -> tuple[Path, Path]:
-    old, equals, new = text.partition("=")
-    if not (equals and old and new):
-        raise typer.BadParameter(f"{text} is not OLD=NEW", param_hint="--tablespace-mapping")
-    return Path(old), Path(new).absolute()

@@ -15,10 +15,11 @@ from tde.cli.options import (
     PgDataOption,
     UsernameOption,
     opens_keystore,
+    pair_of,
     words_of,
 )
+from tde.cli.pg.standby_view import say, tell_who_is_waited_for, warn
 from tde.console.apps import examples
-from tde.console.output import console, error_console
 from tde.console.signals import ended_as_by_ctrl_c
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
@@ -117,6 +118,7 @@ def standby(
     start: Annotated[
         bool, typer.Option("--start/--no-start", help="Leave it stopped, to be configured first.")
     ] = True,
+    username: UsernameOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
     source: PassphraseSource = PROMPT,
@@ -127,13 +129,13 @@ def standby(
     anything is copied, as far as the role that connects may read tde.keymap there: a superuser may,
     and the role of tde pg primary.
 
-    Where something fails, what was made is removed again, the slot as well; once the base backup is
-    complete it stays.
+    Where something fails, what was made is removed again, the slot as well, but not what was put
+    into tablespaces that were not named with -T; once the base backup is complete it stays.
     """
     from tde.replication.keys import require_kept_keystore, require_keys_of_source
+    from tde.replication.names import default_name
     from tde.replication.standby import (
         StandbyOptions,
-        default_name,
         make_standby,
         require_possible,
         wait_until_streaming,
@@ -141,10 +143,13 @@ def standby(
     from tde.replication.synchronous import names_with, set_names
 
     arguments = words_of(options)
+    if sync and not start:
+        raise typer.BadParameter(
+            "commits would wait for a standby that does not run: leave out --sync or --no-start"
+        )
     found, cluster = _source_and_cluster(directory, primary, bindir, os_user)
-    wanted = StandbyOptions(
-        name or default_name(cluster.data_directory), slot, rate, tuple(mapping or ())
-    )
+    pairs = [pair_of(text) for text in mapping or ()]
+    wanted = StandbyOptions(name or default_name(cluster.data_directory), slot, rate, pairs)
     require_possible(cluster, found, wanted)
     names = names_with(found.server, wanted.name) if sync else None
     path = keystore if found.marker is not None or not found.tells_keys else None
@@ -166,17 +171,17 @@ def standby(
                 stock_socket=True,
             )
     if not start:
-        _say(
+        say(
             f"Made a standby of {found.server.name} in {cluster.data_directory}",
             f"Start it: tde pg start -D {cluster.data_directory}"
             + (f" --keystore {path}" if path else ""),
         )
         return
-    wait_until_streaming(cluster, timeout)
+    wait_until_streaming(cluster, timeout, username=username)
     if names is not None:
         set_names(found.server, names)
     kind = "synchronous" if sync else "asynchronous"
-    _say(
+    say(
         f"The standby {wanted.name} in {cluster.data_directory} follows {found.server.name} "
         f"({kind}, pid {cluster.pid})",
         f"See it: tde replication status -D {cluster.data_directory}",
@@ -196,14 +201,18 @@ def promote(
 
     See to it first that the old primary does not run any more: from here on each goes its own way.
     """
+    from tde.postgres.cluster.questions import ask_server
     from tde.replication.promotion import promote as promote_server
 
     cluster = find_cluster(pgdata, bindir, os_user)
     timeline = promote_server(cluster, timeout=timeout, username=username)
-    _say(f"The server in {cluster.data_directory} is a primary now, on timeline {timeline}")
+    say(f"The server in {cluster.data_directory} is a primary now, on timeline {timeline}")
     marker = cluster.marker
     if marker is not None:
         _tell_whether_it_opens(marker.keystore)
+    tell_who_is_waited_for(
+        lambda query: ask_server(cluster, query, username=username), "this server"
+    )
 
 
 def _source_and_cluster(
@@ -229,14 +238,8 @@ def _tell_whether_it_opens(keystore: Path | None) -> None:
 
     if keystore is None or can_open_automatically(keystore):
         return
-    error_console.print(
-        f"[bold yellow]The keystore {keystore} does not open by itself[/]: after a restart this "
-        "server waits for somebody with the passphrase. For a cluster manager: tde keystore "
-        f"auto-open enable --keystore {keystore}",
-        soft_wrap=True,
+    warn(
+        f"The keystore {keystore} does not open by itself",
+        "after a restart this server waits for somebody with the passphrase. For a cluster "
+        f"manager: tde keystore auto-open enable --keystore {keystore}",
     )
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)

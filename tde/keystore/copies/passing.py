@@ -1,8 +1,8 @@
 """A copy of a keystore as one stream of bytes, for another machine.
 
-It holds what a backup holds, each key wrapped by the master key, and never what opens it without
-its passphrase. The other side believes none of it: names and sizes are checked here, keys where
-they are added.
+It holds what a backup holds: each key wrapped by the master key, the envelopes of providers, and
+never auto-open.key. The other side believes none of it: names and sizes are checked here, keys
+where they are added.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def pack_copy(path: Path, destination: str) -> bytes:
         log = read_private_file(path / LOG_NAME, LONGEST_LOG)
     records = {record_path(path, owner): data for owner, data in content.records.items()}
     names = {str(file.relative_to(path)): data for file, data in records.items()}
-    files = {document_path(path).name: content.document, **names, **content.others, LOG_NAME: log}
-    return _pack(files)
+    # The document comes last: a stream that ends early is none of a keystore.
+    return _pack(
+        {**names, **content.others, LOG_NAME: log, document_path(path).name: content.document}
+    )
 
 
 def unpack_copy(stream: BinaryIO, directory: Path) -> None:

@@ -22,7 +22,7 @@ from tde.keystore.copies.adding import add_missing_keys
 from tde.keystore.copies.backup import restore_keystore
 from tde.keystore.copies.passing import pack_copy, unpack_copy
 from tde.keystore.keystore import Keystore
-from tde.keystore.status import keystore_uuid
+from tde.keystore.status import inspect_keystore, keystore_uuid
 from tde.keystore.store.layout import document_path
 from tde.keystore.store.reading import list_owners
 
@@ -64,10 +64,15 @@ def parse_target(text: str) -> Remote | Path:
     """Return the copy that is named: ``HOST:DIR``, or a directory here.
 
     Raises:
-        KeystoreError: ssh would take the host for an option.
+        KeystoreError: it is neither, or ssh would take the host for an option.
     """
     found = _REMOTE.fullmatch(text)
     if found is None:
+        if "/" not in text and not document_path(Path(text)).exists():
+            raise KeystoreError(
+                f"{text} names no copy of a keystore",
+                remedy=f"On another machine: {text}:DIR. A new one here: ./{text}.",
+            )
         return Path(text)
     if found["host"].startswith("-"):
         raise KeystoreError(f"{found['host']} cannot be the name of a machine")
@@ -96,6 +101,13 @@ def sync_here(
         restore_keystore(source, target, owner=owner(target))
         names = _names(target)
         return SyncResult(keystore_uuid(target).hex, created=True, added=names, present=names)
+    ours, theirs = inspect_keystore(source), inspect_keystore(target)
+    if ours.uuid == theirs.uuid and ours.master_key_id != theirs.master_key_id:
+        raise KeystoreError(
+            f"{target} has another master key: that of one of the two was rotated",
+            remedy="Nothing was changed. Copy a backup to where it is, and use tde keystore copy, "
+            "which opens both.",
+        )
     with opener(target) as opened:
         added = add_missing_keys(source, opened)
     return SyncResult(
@@ -148,12 +160,15 @@ def sync_there(source: Path, target: Remote, *, ssh: Sequence[str], tde: str) ->
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise KeystoreError(f"{place} cannot be reached: {error}") from error
+        raise KeystoreError(
+            f"{place} cannot be reached: {error}",
+            remedy="It may have got its keys all the same: repeat the command.",
+        ) from error
     said = done.stderr.decode(errors="replace").strip()
     if done.returncode != 0:
         raise KeystoreError(
             f"{place} did not take the keys (status {done.returncode}): {said}",
-            remedy="Nothing was changed there. tde must be in the PATH of that login, and the copy "
+            remedy="tde must be in the PATH of that login, and the copy "
             "must open by itself, or be new; else copy a backup there, and use tde keystore copy.",
         )
     result = _read_answer(done.stdout, place)

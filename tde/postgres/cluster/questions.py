@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,15 @@ def ask_server(
         # Not with -d, which takes a name with a "=" in it for a whole connection string.
         "PGDATABASE": database,
     }
-    result = run_as(cluster.os_user, command, environment=environment, timeout=2 * _QUERY_SECONDS)
+    try:
+        result = run_as(
+            cluster.os_user, command, environment=environment, timeout=2 * _QUERY_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramError(
+            f"the server in {cluster.data_directory} does not answer within {2 * _QUERY_SECONDS} "
+            "seconds"
+        ) from error
     if result.returncode != 0:
         raise ProgramError(f"psql could not ask the server: {result.stderr.strip()}")
     return json.loads(result.stdout)

@@ -1,0 +1,88 @@
+"""A server that is made again, while what it had is kept beside: data directory and tablespaces."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tde.errors import DataDirectoryError
+from tde.ownership import create_directory
+from tde.postgres.cluster.initialize import remove_files
+from tde.postgres.cluster.lock import cluster_lock
+from tde.postgres.server.os_user import OsUser
+from tde.replication.source import Source
+from tde.replication.standby import StandbyOptions, make_standby
+
+if TYPE_CHECKING:
+    from tde.keystore import Keystore
+    from tde.postgres.cluster.cluster import Cluster
+
+_log = logging.getLogger(__name__)
+
+
+def make_again(
+    cluster: Cluster, source: Source, keystore: Keystore | None, options: StandbyOptions
+) -> list[Path]:
+    """Make a stopped server again from a base backup; return where what it had is now.
+
+    Raises:
+        ServerStartError: it runs.
+        DataDirectoryError: a directory cannot be moved aside, as a mount point.
+        ProgramError, ReplicationError: as :func:`make_standby`; everything is back in its place.
+    """
+    # Where a link leads to is moved, and not the link: another disk has the room.
+    directory = cluster.data_directory.resolve()
+    with cluster_lock(directory):
+        cluster.require_stopped()
+        moves = _moves(directory)
+        with _moved(moves, cluster.os_user):
+            owner = None if cluster.os_user is None else cluster.os_user.owner
+            for old in moves:
+                create_directory(old, owner)
+            make_standby(cluster, source, keystore, options)
+    return list(moves.values())
+
+
+def _moves(directory: Path) -> dict[Path, Path]:
+    """Return the data directory and the directories of its tablespaces, and where each goes."""
+    links = directory / "pg_tblspc"
+    linked = [link.resolve() for link in links.iterdir()] if links.is_dir() else []
+    outside = [path for path in linked if not path.is_relative_to(directory) and path.is_dir()]
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return {path: path.with_name(f"{path.name}.before-{stamp}") for path in [directory, *outside]}
+
+
+@contextmanager
+def _moved(moves: dict[Path, Path], os_user: OsUser | None) -> Iterator[None]:
+    """Move directories aside, and back when the body fails."""
+    done: list[Path] = []
+    try:
+        for old, new in moves.items():
+            try:
+                old.rename(new)
+            except OSError as error:
+                raise DataDirectoryError(
+                    f"{old} cannot be moved to {new}: {error.strerror}",
+                    remedy="It may be a mount point, or its parent may not be written to. Move "
+                    "what is in it by hand, and make the server again: tde pg standby",
+                ) from error
+            done.append(old)
+        yield
+    except BaseException:
+        for old in reversed(done):
+            _move_back(old, moves[old], os_user)
+        raise
+
+
+def _move_back(old: Path, new: Path, os_user: OsUser | None) -> None:
+    try:
+        if old.exists():  # Made for what has failed.
+            remove_files(old, os_user)
+            old.rmdir()
+        new.rename(old)
+    except OSError as error:
+        _log.warning("%s could not be moved back to %s: %s", new, old, error.strerror)
