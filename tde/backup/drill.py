@@ -6,6 +6,8 @@ and with no background worker of an extension, which might do in earnest what it
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,14 +19,18 @@ from tde.audit import audit
 from tde.backup.restoring import RestoreOptions, original_places, restore_backup
 from tde.backup.seal import LABEL, read_seal, seal_path
 from tde.backup.verifying import verify_backup
-from tde.errors import ProgramError, TdeError
+from tde.errors import DataDirectoryError, ProgramError, ServerNotRunningError, TdeError
 from tde.postgres.cluster.questions import ask_server
-from tde.postgres.server.os_user import run_as
+from tde.postgres.server.config_files import CONFIGURATION_FILE
+from tde.postgres.server.os_user import OsUser, run_as
+from tde.postgres.server.owned_files import write_owned_file
 from tde.postgres.server.program import run_program
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
     from tde.postgres.cluster.cluster import Cluster
+
+_log = logging.getLogger(__name__)
 
 #: The steps, in their order.
 STEPS = ("verify", "restore", "recover", "amcheck", "audit")
@@ -33,14 +39,23 @@ STEPS = ("verify", "restore", "recover", "amcheck", "audit")
 _ALONE = {
     "listen_addresses": "",
     "archive_mode": "off",
+    "archive_cleanup_command": "",
+    "recovery_end_command": "",
+    "external_pid_file": "",
+    "logging_collector": "off",
+    "lc_messages": "C",
     "hot_standby": "off",
     "max_worker_processes": "0",
     "autovacuum": "off",
-    "primary_conninfo": "",
+    "shared_buffers": "128MB",
     "synchronous_standby_names": "",
 }
+_ACCESS_FILE = "drill_hba.conf"
+# What a server says that still recovers.
+_RECOVERING = ("starting up", "not accepting connections", "not yet accepting", "recovery mode")
 _MOST_PROBLEMS = 20
 _LOOK_SECONDS = 0.2
+_EVENT_TRIGGERS = 17
 
 
 @dataclass(frozen=True)
@@ -96,18 +111,22 @@ def restore_drill(
     """Restore a backup, recover it, look at every page and index, audit it, and remove it again.
 
     Args:
-        scratch: the cluster that is made; its directory is new or empty, and beside it tablespaces
-            get a directory of its name with ``.tablespaces``.
+        scratch: the cluster that is made; its directory is not there yet, and neither is the one
+            beside it for tablespaces, of its name with ``.tablespaces``.
         keystore: open.
         timeout: seconds that recovery may take.
         keep: leave the copy, stopped.
         tell: is told of each step.
 
     Raises:
+        DataDirectoryError: the directory, or that for tablespaces, is there already.
         KeyboardInterrupt: after the copy was removed.
     """
     report = DrillReport(str(backup))
+    _require_new(scratch.data_directory)
     tablespaces = scratch.data_directory.with_name(f"{scratch.data_directory.name}.tablespaces")
+
+    _require_new(tablespaces)
 
     def restore() -> Step:
         seal = read_seal(seal_path(backup), keystore.authentication_key(LABEL))
@@ -131,6 +150,8 @@ def restore_drill(
                 step = steps[name]()
             except TdeError as error:
                 step = Step(name, problems=(f"{error}. {error.remedy or ''}".strip(),))
+            except OSError as error:
+                step = Step(name, problems=(str(error),))
             report.steps.append(replace(step, seconds=round(time.monotonic() - started, 3)))
             if step.problems:
                 break
@@ -148,7 +169,7 @@ def _verify(backup: Path, keystore: Keystore, report: DrillReport) -> Step:
 
 def _recover(scratch: Cluster, keystore: Keystore, timeout: float) -> Step:
     deadline = time.monotonic() + timeout
-    scratch.start(keystore, options=_ALONE, timeout=timeout)
+    scratch.start(keystore, options=_options_of(scratch), timeout=timeout)
     # It counts as started while it still recovers, and lets nobody in until it has.
     while not _is_recovered(scratch):
         if time.monotonic() > deadline:
@@ -158,15 +179,32 @@ def _recover(scratch: Cluster, keystore: Keystore, timeout: float) -> Step:
     return Step("recover", note=f"WAL replayed until {end}" if end else "")
 
 
+def _options_of(scratch: Cluster) -> dict[str, str]:
+    """Return the settings of the copy; its socket directory is private, so it lets everybody in.
+
+    Debian keeps the configuration of a cluster elsewhere, so it may be in no backup.
+    """
+    directory = scratch.data_directory
+    write_owned_file(directory / _ACCESS_FILE, "local all all trust\n", scratch.os_user)
+    if not (directory / CONFIGURATION_FILE).exists():
+        write_owned_file(directory / CONFIGURATION_FILE, "", scratch.os_user)
+    options = {**_ALONE, "hba_file": str(directory / _ACCESS_FILE)}
+    if scratch.binaries.major >= _EVENT_TRIGGERS:
+        options["event_triggers"] = "off"  # Some run at each login.
+    return options
+
+
 def _is_recovered(scratch: Cluster) -> bool:
     try:
         return not ask_server(scratch, "SELECT to_json(pg_is_in_recovery())")
-    except ProgramError as error:
-        if scratch.pid is not None:
+    except (ProgramError, ServerNotRunningError) as error:
+        if scratch.pid is None:
+            raise ProgramError(
+                "the server has ended during recovery", remedy=f"Its log: {scratch.default_log}"
+            ) from error
+        if any(words in str(error) for words in _RECOVERING):
             return False
-        raise ProgramError(
-            "the server has ended during recovery", remedy=f"Its log: {scratch.default_log}"
-        ) from error
+        raise
 
 
 def _amcheck(scratch: Cluster, keystore: Keystore) -> Step:
@@ -194,6 +232,14 @@ def _audit(scratch: Cluster, keystore: Keystore) -> Step:
     return Step("audit", tuple(problems[:_MOST_PROBLEMS]), note)
 
 
+def _require_new(directory: Path) -> None:
+    """Refuse a directory that is there: what a drill makes it also removes."""
+    if os.path.lexists(directory):
+        raise DataDirectoryError(
+            f"{directory} is there already", remedy="Name another place with --scratch."
+        )
+
+
 @contextmanager
 def _cleaned_up(
     scratch: Cluster, tablespaces: Path, report: DrillReport, *, keep: bool
@@ -206,7 +252,16 @@ def _cleaned_up(
             scratch.stop("immediate")
         if not keep:
             for directory in (scratch.data_directory, tablespaces):
-                # As the server's user: a link in the copy leads root nowhere.
-                run_as(scratch.os_user, ["rm", "-rf", directory])
+                _remove(directory, scratch.os_user)
             if report.is_good:
                 run_as(scratch.os_user, ["rm", "-f", scratch.default_log])
+
+
+def _remove(directory: Path, os_user: OsUser | None) -> None:
+    """Remove a directory, its content as the server's user: a link in it leads root nowhere."""
+    run_as(os_user, ["rm", "-rf", directory])
+    if os.path.lexists(directory):
+        with suppress(OSError):
+            directory.rmdir()  # Its parent may be root's.
+    if os.path.lexists(directory):
+        _log.warning("%s could not be removed", directory)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,8 +20,10 @@ from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.control import read_control_data
-from tde.postgres.server.owned_files import write_owned_file
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.owned_files import sync_directory
 from tde.postgres.server.program import run_program
+from tde.replication.standby import require_free
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -41,13 +44,13 @@ class BackupOptions:
         form: ``tar`` or ``plain``.
         incremental: the manifest of the backup before; None for a full one.
         rate: as of pg_basebackup, for example ``50M``; empty for as fast as it goes.
-        mapping: of tablespaces in a plain backup, OLD=NEW.
+        mapping: of tablespaces in a plain backup: where each is, and where it goes.
     """
 
     form: str = TAR
     incremental: Path | None = None
     rate: str = ""
-    mapping: Sequence[str] = ()
+    mapping: Sequence[tuple[Path, Path]] = ()
 
 
 def take_backup(
@@ -59,17 +62,26 @@ def take_backup(
 
     Raises:
         ServerNotRunningError: there is no server.
-        BackupError: there is a seal already.
+        BackupError: the seal cannot be made, as where there is one already.
+        ReplicationError: a place for a tablespace is not empty.
         DataDirectoryError: the directory is not empty.
         ClusterKeystoreError: an incremental backup could not be combined.
         ProgramError: pg_basebackup has failed; nothing of it is left.
     """
     arguments = _arguments(cluster, destination, options)
     require_same_keys_since(cluster, arguments)
-    if seal_path(destination).exists():
-        raise BackupError(f"there is a seal already: {seal_path(destination)}")
+    if destination.is_mount():
+        raise BackupError(
+            f"{destination} is a mount point, and the seal of a backup lies beside it",
+            remedy="Name a directory in it.",
+        )
+    for old, new in options.mapping:
+        require_free(old, new)
     began = _now()
-    with prepared_directory(destination, cluster.os_user):
+    with (
+        prepared_directory(destination, cluster.os_user),
+        _new_seal(destination, cluster.os_user) as write,
+    ):
         try:
             done = run_program(
                 cluster.binaries,
@@ -86,15 +98,47 @@ def take_backup(
                     "log.",
                 )
             made = _seal(cluster, keystore, destination, options, began)
-            content = made.pack(keystore.authentication_key(LABEL))
-            write_owned_file(seal_path(destination), content, cluster.os_user)
+            write(made.pack(keystore.authentication_key(LABEL)))
         except BaseException:
             # Half a backup looks like a whole one to whoever finds it.
-            remove_files(destination, cluster.os_user)
-            with suppress(OSError):
-                seal_path(destination).unlink()
+            for directory in [destination, *(new for _, new in options.mapping if new.is_dir())]:
+                remove_files(directory, cluster.os_user)
             raise
     return made
+
+
+@contextmanager
+def _new_seal(destination: Path, os_user: OsUser | None) -> Iterator[Callable[[bytes], None]]:
+    """Make the file of the seal before the backup, which may take hours; remove it when that fails.
+
+    Yields:
+        What writes its content.
+    """
+    path = seal_path(destination)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise BackupError(
+            f"the seal {path} cannot be made: {error.strerror}",
+            remedy="That of an earlier backup may be in its place, or its directory may not be "
+            "written to. Name another directory, or move that seal away.",
+        ) from error
+
+    def write(content: bytes) -> None:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        sync_directory(path.parent)
+
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            if os_user is not None:
+                os.fchown(descriptor, os_user.uid, os_user.gid)
+            yield write
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def needed_keys(cluster: Cluster, keystore: Keystore) -> list[str]:
@@ -135,7 +179,7 @@ def unlisted_files(backup: Path, form: str) -> Iterator[Path]:
     if form == TAR:
         yield from sorted(path for path in backup.iterdir() if path.name != MANIFEST)
     else:
-        yield from sorted(path for path in (backup / "pg_wal").rglob("*") if path.is_file())
+        yield from sorted(path for path in (backup / "pg_wal").rglob("*") if not path.is_dir())
 
 
 def _arguments(cluster: Cluster, destination: Path, options: BackupOptions) -> list[str]:
@@ -148,8 +192,8 @@ def _arguments(cluster: Cluster, destination: Path, options: BackupOptions) -> l
         arguments += ["-r", options.rate]
     if options.incremental is not None:
         arguments += [f"--incremental={options.incremental}"]
-    for pair in options.mapping:
-        arguments += ["-T", pair]
+    for old, new in options.mapping:
+        arguments += ["-T", f"{old}={new}"]
     return arguments
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,7 @@ def verify_backup(
     keystore: Keystore,
     *,
     seal: Path | None = None,
+    taken_after: datetime | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> BackupCheck:
     """Compare every file of a backup with what was sealed.
@@ -63,6 +66,7 @@ def verify_backup(
     Args:
         keystore: open.
         seal: where the seal is; beside the backup when ``None``.
+        taken_after: an older one is a problem: an old backup has a good seal, too.
         tell: is told of the bytes that were read since it was told last.
 
     Raises:
@@ -75,10 +79,12 @@ def verify_backup(
     path = seal or seal_path(backup)
     require_keystore_of(path, keystore.uuid.hex)
     found = read_seal(path, keystore.authentication_key(LABEL))
-    reader = _Reader(tell)
-    problems = list(_sealed_files(backup, found, reader))
+    reader = Reader(tell)
+    problems = list(sealed_problems(backup, found, reader))
     if not problems and found.form == PLAIN:
-        problems += _files_of_manifest(backup, reader)
+        problems += manifest_problems(backup, reader)
+    if taken_after is not None and datetime.fromisoformat(found.ended) < taken_after:
+        problems.append(f"it was taken until {found.ended}, and a newer one was expected")
     present = {owner.file_name for owner in list_owners(keystore.path)}
     return BackupCheck(
         seal=found,
@@ -104,16 +110,17 @@ def require_keystore_of(seal: Path, keystore_uuid: str) -> None:
         )
 
 
-class _Reader:
+class Reader:
     """Hashes files, and counts them."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
+    def __init__(self, tell: Callable[[int], None] = lambda _: None) -> None:
         self._tell = tell
         self.files = 0
         self.bytes = 0
 
-    def hash(self, path: Path, algorithm: str = "sha256") -> str:
-        found = hashlib.new(algorithm)
+    def hash(self, path: Path) -> str:
+        """Return the SHA-256 of a file."""
+        found = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 found.update(chunk)
@@ -123,51 +130,79 @@ class _Reader:
         return found.hexdigest()
 
 
-def _sealed_files(backup: Path, seal: Seal, reader: _Reader) -> Iterator[str]:
-    """Yield what is wrong with files that the seal tells of."""
+def sealed_problems(backup: Path, seal: Seal, reader: Reader) -> Iterator[str]:
+    """Yield what is wrong with the files that a seal tells of."""
     present = {str(path.relative_to(backup)) for path in unlisted_files(backup, seal.form)}
     for name, code in seal.files.items():
-        path = backup / name
-        if not path.is_file() or path.is_symlink():
-            yield f"{name} is missing"
-        elif reader.hash(path) != code:
+        if (why := _unusual(backup, name)) is not None:
+            yield f"{name} {why}"
+        elif reader.hash(backup / name) != code:
             yield f"{name} was altered"
     for name in sorted(present - set(seal.files)):
         yield f"{name} was added"
 
 
-def _files_of_manifest(backup: Path, reader: _Reader) -> Iterator[str]:
+def manifest_problems(backup: Path, reader: Reader) -> Iterator[str]:
     """Yield what is wrong with the files of a plain backup, whose manifest is proven."""
-    listed = {}
+    listed = set()
     for file in json.loads((backup / MANIFEST).read_bytes())["Files"]:
         name = _name_of(file)
-        listed[name] = file
+        listed.add(name)
         path = backup / name
-        if not path.is_file():
-            yield f"{name} is missing"
+        if (why := _unusual(backup, name)) is not None:
+            yield f"{name} {why}"
         elif path.stat().st_size != file["Size"]:
             yield f"{name} has {path.stat().st_size} bytes instead of {file['Size']}"
-        elif reader.hash(path, "sha256") != file["Checksum"]:
+        elif reader.hash(path) != file["Checksum"]:
             yield f"{name} was altered"
     for name in _names_in(backup):
         if name not in listed and name != MANIFEST:
             yield f"{name} was added"
 
 
+def _unusual(backup: Path, name: str) -> str | None:
+    """Say why a file is none, or is reached by a link: then it can change after it was looked at.
+
+    Only the links of tablespaces are pg_basebackup's own.
+    """
+    at = backup
+    parts = Path(name).parts
+    for number, part in enumerate(parts):
+        at /= part
+        try:
+            mode = at.lstat().st_mode
+        except OSError:
+            return "is missing"
+        is_tablespace = number == 1 and parts[0] == "pg_tblspc"
+        if stat.S_ISLNK(mode) and not is_tablespace:
+            return f"is reached by a link: {at.relative_to(backup)}"
+    return None if stat.S_ISREG(mode) else "is no ordinary file"
+
+
 def _name_of(file: dict[str, Any]) -> str:
     """Return a path of a manifest; one that is no UTF-8 stands there in hexadecimal."""
     if "Encoded-Path" in file:
-        return os.fsdecode(bytes.fromhex(file["Encoded-Path"]))
+        name = os.fsdecode(bytes.fromhex(file["Encoded-Path"]))
+    else:
+        name = str(file["Path"])
     if file.get("Checksum-Algorithm") != "SHA256":
-        raise BackupError(f"the manifest has no SHA-256 of {file.get('Path')}")
-    return str(file["Path"])
+        raise BackupError(f"the manifest has no SHA-256 of {name}")
+    return name
 
 
 def _names_in(backup: Path) -> Iterator[str]:
-    """Yield the files of a data directory and of its tablespaces, but for WAL."""
-    for directory, subdirectories, files in os.walk(backup, followlinks=True):
-        at = Path(directory)
-        if at == backup and "pg_wal" in subdirectories:
-            subdirectories.remove("pg_wal")
-        for name in files:
-            yield str((at / name).relative_to(backup))
+    """Yield what lies in a data directory and in its tablespaces, but for directories and WAL."""
+    roots = [backup]
+    tablespaces = backup / "pg_tblspc"
+    if tablespaces.is_dir():
+        roots += [path for path in sorted(tablespaces.iterdir()) if path.is_symlink()]
+    for root in roots:
+        # A link that was named here is followed, and none below it.
+        for directory, subdirectories, files in os.walk(root):
+            at = Path(directory)
+            if at == backup and "pg_wal" in subdirectories:
+                subdirectories.remove("pg_wal")
+            links = [name for name in subdirectories if (at / name).is_symlink()]
+            for name in [*files, *links]:
+                if (at / name) not in roots:
+                    yield str((at / name).relative_to(backup))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _SEGMENT = re.compile(r"([0-9A-F]{24})(\.partial)?")
 _AGAIN_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
+_RELOAD_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,20 @@ def restore_mirror(cluster: Cluster, directory: Path) -> list[str]:
             f"{wal} has {first}, where recovery begins: it is not lost",
             remedy="Start the server. If its WAL is damaged, move all of pg_wal away first.",
         )
-    needed = _segments_from(directory, first)
+    needed = _segments_from(directory, first, control.wal_segment_bytes)
     if first not in needed:
         raise ReplicationError(
             f"the mirror {directory} has no {first}, where recovery begins",
-            remedy="Restore a base backup, and let it replay the archive and this mirror: tde pg "
-            f"restore --archive {directory}",
+            remedy="Restore a base backup, and let it replay the archive, then the mirror: tde pg "
+            f"restore --restore-command 'cp {directory}/%f %p || cp {directory}/%f.partial %p'",
         )
-    run_as(cluster.os_user, ["mkdir", "-p", "-m", "700", wal / "archive_status"])
+    if wal.is_symlink() and not wal.exists():
+        raise ReplicationError(
+            f"{wal} is a link to {wal.readlink()}, which is not there",
+            remedy="Make that directory for the server's user, or remove the link.",
+        )
+    for path in (wal, wal / "archive_status"):
+        run_as(cluster.os_user, ["mkdir", "-p", "-m", "700", path])
     for name, source in needed.items():
         _copy(cluster, source, wal / name, control.wal_segment_bytes)
     return list(needed)
@@ -138,15 +145,36 @@ def _become_synchronous(
                     )
                     if cursor.fetchone() == (0,):
                         continue
+                    cursor.execute("SHOW synchronous_commit")
+                    if cursor.fetchone() == ("remote_apply",):
+                        tell(
+                            "Commits do NOT wait for the mirror: with synchronous_commit = "
+                            "remote_apply they would wait for ever, because it applies nothing"
+                        )
+                        return
                     add_synchronous(cursor, [options.name])
                     cursor.execute("SELECT pg_reload_conf()")
-                    tell(f"{options.directory} has all WAL, and commits wait for it")
+                    ended.wait(_RELOAD_SECONDS)
+                    cursor.execute(
+                        "SELECT sync_state FROM pg_stat_replication WHERE application_name = %s",
+                        (options.name,),
+                    )
+                    tell(_in_words(options, cursor.fetchone()))
                     return
         except (psycopg2.OperationalError, ServerNotRunningError):
             continue  # The server is being restarted.
         except (psycopg2.Error, TdeError) as error:
             tell(f"Commits do NOT wait for the mirror: {error}")
             return
+
+
+def _in_words(options: MirrorOptions, state: tuple[str] | None) -> str:
+    if state is not None and state[0] in ("sync", "quorum"):
+        return f"{options.directory} has all WAL, and commits wait for it"
+    return (
+        "Commits do NOT wait for the mirror: synchronous_standby_names has other standbys before "
+        f"it. To wait for all, set it to 'FIRST 2 (…, {options.name})' or 'ANY 2 (…)'"
+    )
 
 
 def _receive(cluster: Cluster, keystore: Keystore | None, options: MirrorOptions) -> int:
@@ -188,14 +216,35 @@ def _remove_empty(directory: Path, cluster: Cluster) -> None:
             run_as(cluster.os_user, ["rm", "-f", path])
 
 
-def _segments_from(directory: Path, first: str) -> dict[str, Path]:
-    """Return the segments of a timeline from one on, without a gap, each by its name in pg_wal."""
+def _segments_from(directory: Path, first: str, size: int) -> dict[str, Path]:
+    """Return the segments of a timeline from one on, each by its name in pg_wal.
+
+    Raises:
+        ReplicationError: one is missing between others: recovery would take that for the end.
+    """
     found: dict[str, Path] = {}
     for path in sorted(directory.iterdir()):
         match = _SEGMENT.fullmatch(path.name)
         if match and match[1][:8] == first[:8] and match[1] >= first:
             found.setdefault(match[1], path)  # A whole one comes before the same one in part.
+    if first not in found:
+        return {}
+    expected = _number(first, size)
+    for name in found:
+        if _number(name, size) != expected:
+            raise ReplicationError(
+                f"the mirror {directory} has {name}, and not the segment before it",
+                remedy="What was committed after the gap would be lost without a word. Look for "
+                "that segment in the archive, put it into a copy of the mirror, and repeat the "
+                "command with that.",
+            )
+        expected += 1
     return found
+
+
+def _number(name: str, size: int) -> int:
+    """Return the number of a segment on its timeline."""
+    return int(name[8:16], 16) * ((1 << 32) // size) + int(name[16:24], 16)
 
 
 def _copy(cluster: Cluster, source: Path, target: Path, size: int) -> None:

@@ -18,6 +18,7 @@ from psycopg2 import sql
 from psycopg2.extensions import encrypt_password
 
 from tde.errors import ReplicationError
+from tde.postgres.server.file_user import files_as
 from tde.postgres.server.owned_files import append_to_file
 from tde.postgres.server.peer import connect_as_peer
 from tde.replication.names import require_slot_name, require_standby_name
@@ -186,7 +187,9 @@ def _let_connect(
     """Append to pg_hba.conf what is not there yet; earlier lines still win."""
     cursor.execute("SELECT current_setting('hba_file')")
     file = Path(cursor.fetchone()[0])
-    present = {" ".join(line.split()) for line in file.read_text().splitlines()}
+    with files_as(cluster.os_user):
+        lines = file.read_text(errors="surrogateescape").splitlines()
+    present = {" ".join(line.split()) for line in lines}
     if prepared.is_tls:
         plain = [line for line in present if line.split()[:1] == ["host"]]
         prepared.without_tls += [line for line in plain if options.role in line.split()]

@@ -2,8 +2,9 @@
 
 pg_rewind copies only what differs, and it wants a cluster that was shut down, without the signal
 files of a start that has failed. It works in both directions, so the one that loses is told from
-the one that wins here. Whatever fails leaves standby.signal behind: such a server starts as a
-standby, or not at all, and never as a second primary.
+the one that wins here. Whatever fails, but for a kill or a power cut in the middle, leaves
+standby.signal behind: such a server starts as a standby, or not at all, and never as a second
+primary.
 """
 
 from __future__ import annotations

@@ -60,10 +60,10 @@ def require_possible(cluster: Cluster, source: Source, options: StandbyOptions) 
     require_slot_name(options.slot)
     require_standby_name(options.name)
     for old, new in options.mapping:
-        _require_free(old, new)
+        require_free(old, new)
 
 
-def _require_free(old: Path, new: Path) -> None:
+def require_free(old: Path, new: Path) -> None:
     """Refuse a place for a tablespace that has anything in it: it is somebody's."""
     if not (old.is_absolute() and new.is_absolute()):
         raise ReplicationError(f"{old}={new}: both have to be absolute paths")
@@ -101,7 +101,7 @@ def make_standby(
     if options.rate:
         arguments += ["-r", options.rate]
     for old, new in options.mapping:
-        _require_free(old, new)
+        require_free(old, new)
         arguments += ["-T", f"{old}={new}"]
     with (
         prepared_directory(cluster.data_directory, cluster.os_user),
@@ -140,7 +140,8 @@ def _run_base_backup(
 
 def set_slot(cluster: Cluster, slot: str) -> None:
     """Have a stopped standby use a slot, or none: its configuration may name that of another."""
-    line = f"primary_slot_name = '{slot}'\n"
+    # What was written before may have no newline at its end.
+    line = f"\nprimary_slot_name = '{slot}'\n"
     append_to_file(cluster.data_directory / AUTOMATIC_FILE, line, cluster.os_user)
 
 

@@ -42,6 +42,9 @@ SELECT json_build_object(
     'may_promote', has_function_privilege('pg_promote(boolean,integer)', 'execute'),
     'may_rewind',
         has_function_privilege('pg_read_binary_file(text,bigint,bigint,boolean)', 'execute')
+        AND has_function_privilege('pg_read_binary_file(text)', 'execute')
+        AND (current_setting('server_version_num')::int >= 160000
+            OR pg_has_role('pg_checkpoint', 'usage'))
         AND has_function_privilege('pg_ls_dir(text,boolean,boolean)', 'execute')
         AND has_function_privilege('pg_stat_file(text,boolean)', 'execute'))
 """
@@ -128,14 +131,6 @@ def request_promotion(standby: Source) -> None:
         ReplicationError: it refuses, or does not answer.
     """
     standby.server.ask("SELECT to_json(pg_promote(false))")
-
-
-def is_certainly_standby(standby: Source) -> bool:
-    """Tell whether a server says that it is a standby; one that does not answer may be promoted."""
-    try:
-        return bool(standby.server.ask("SELECT to_json(pg_is_in_recovery())"))
-    except ReplicationError:
-        return False
 
 
 def wait_until_promoted(standby: Source, timeout: float) -> None:

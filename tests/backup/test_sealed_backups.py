@@ -108,9 +108,33 @@ def test_what_fails_leaves_nothing(made, take, tde_command: Run, os_user_tmp_pat
     assert (directory / "base.tar").exists()
     shutil.rmtree(directory)
     # Its seal is still there, and would be taken for that of the next one.
-    assert "there is a seal already" in tde_command(*again, exit_code=1).stderr
+    assert "cannot be made" in tde_command(*again, exit_code=1).stderr
     assert not directory.exists()
     other = os_user_tmp_path / "other"
     tde_command("pg", "backup", other, *again[3:], "--max-rate", "nonsense", exit_code=1)
     assert not other.exists()
     assert not other.with_name("other.seal.json").exists()
+
+
+def test_links_do_not_pass_for_files(take, verify, os_user_tmp_path: Path) -> None:
+    """The attack: what is verified now lies where it can be changed after the restore."""
+    (own,) = (os_user_tmp_path / "space").iterdir()
+    directory = take("--format", "plain", "-T", f"{own}={os_user_tmp_path / 'copied'}")
+    elsewhere = os_user_tmp_path / "elsewhere"
+    for name in ("postgresql.conf", "base"):
+        (directory / name).rename(elsewhere)
+        (directory / name).symlink_to(elsewhere)
+        problems = verify(directory, exit_code=1)["problems"]
+        assert any("is reached by a link" in problem for problem in problems)
+        (directory / name).unlink()
+        elsewhere.rename(directory / name)
+    (directory / "loop").symlink_to(directory)
+    assert verify(directory, exit_code=1)["problems"] == ["loop was added"]
+
+
+def test_an_older_backup_is_told_by_its_time(take, verify) -> None:
+    """The attack: an old backup, with its good seal, in the place of a new one."""
+    directory = take()
+    assert verify(directory, "--taken-after", "2020-01-01T00:00:00")["is_good"]
+    (problem,) = verify(directory, "--taken-after", "2099-01-01T00:00:00", exit_code=1)["problems"]
+    assert "a newer one was expected" in problem

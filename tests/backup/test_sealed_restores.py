@@ -110,3 +110,29 @@ def test_a_target_needs_an_archive(made, take, tde_command: Run, os_user_tmp_pat
         exit_code=1,
     )
     assert "needs the WAL that leads to it" in refused.stderr
+
+
+def test_only_what_follows_the_archive_may_archive(
+    made, take, tde_command: Run, os_user_tmp_path: Path
+) -> None:
+    """The accident: segments of the original's names, over those in the archive."""
+    refused = tde_command(
+        *("pg", "restore", take(), "-D", os_user_tmp_path / "restored", "--archiving"),
+        *("-k", made.keystore.path, "--passphrase-fd", "0"),
+        exit_code=1,
+    )
+    assert "has to begin where the archive ends" in refused.stderr
+
+
+def test_a_backup_of_a_standby_becomes_no_standby(
+    made, take, restore: Restore, os_user_tmp_path: Path
+) -> None:
+    """The accident: a restored copy that connects to production, and takes its standby's slot."""
+    made.query("ALTER SYSTEM SET primary_conninfo = 'host=/nowhere'")
+    made.query("ALTER SYSTEM SET recovery_target_time = '2020-01-01'")
+    made.query("ALTER SYSTEM SET archive_cleanup_command = 'touch /nowhere/cleaned'")
+    server = restore(take(), "--archive", os_user_tmp_path / "archive")
+    settle(server)
+    assert server.query("SELECT count(*) FROM t") == [(100,)]
+    for name in ("primary_conninfo", "recovery_target_time", "archive_cleanup_command"):
+        assert server.query(f"SHOW {name}") == [("",)]

@@ -69,3 +69,25 @@ def test_a_mirror_without_the_beginning_is_refused(
     )
     assert "where recovery begins" in refused.stderr
     assert not wal.exists()
+
+
+def test_a_gap_in_the_mirror_is_no_end(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path: Path, os_user, tde_command
+) -> None:
+    """The accident: recovery takes a missing segment for the end, and says nothing."""
+    made = encrypted_cluster_factory(any_binaries)
+    made.keystore.enable_auto_open()
+    directory = make_directory_for(os_user, os_user_tmp_path / "mirror")
+    with mirroring(made, directory):
+        made.query("CREATE TABLE t (n int)")
+        for number in range(3):
+            made.query(f"INSERT INTO t VALUES ({number})")
+            made.query("SELECT pg_switch_wal()")
+        made.query("INSERT INTO t VALUES (3)")
+        kill_server(made.cluster.pid)
+    segments = sorted(path for path in directory.iterdir() if path.name.startswith("0000"))
+    assert len(segments) >= 3
+    segments[-2].unlink()
+    shutil.rmtree(made.data_directory / "pg_wal")
+    restore = ("pg", "restore-mirror", "-D", made.data_directory, "--from", directory)
+    assert "not the segment before it" in tde_command(*restore, exit_code=1).stderr

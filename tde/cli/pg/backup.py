@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from tde.cli.options import (
     OsUserOption,
     PgDataOption,
     opens_keystore,
+    pair_of,
     require_keystore,
 )
 from tde.console.apps import examples
@@ -103,7 +105,7 @@ def backup(
         form.value,
         None if incremental is None else incremental.absolute(),
         rate,
-        tuple(mapping or ()),
+        [pair_of(text) for text in mapping or ()],
     )
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
@@ -130,6 +132,15 @@ def verify(
         Path | None,
         typer.Option("--seal", metavar="FILE", help="Its seal. Default: DIR.seal.json."),
     ] = None,
+    taken_after: Annotated[
+        datetime | None,
+        typer.Option(
+            "--taken-after",
+            metavar="TIME",
+            help="One that is older is a problem: an old backup in its place has a good seal, too. "
+            "In UTC, as 2026-11-28T03:00:00.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     source: PassphraseSource = PROMPT,
 ) -> None:
@@ -149,7 +160,11 @@ def verify(
     with open_keystore(path, source, for_server=True) as opened, _progress() as progress:
         task = progress.add_task("", total=None)
         found = verify_backup(
-            backup_directory, opened, seal=file, tell=lambda count: progress.advance(task, count)
+            backup_directory,
+            opened,
+            seal=file,
+            taken_after=None if taken_after is None else taken_after.replace(tzinfo=timezone.utc),
+            tell=lambda count: progress.advance(task, count),
         )
     if as_json:
         print_json(found.as_json())

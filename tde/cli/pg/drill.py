@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +84,7 @@ def drill(
     path = require_keystore(keystore)
     directory = backup.absolute()
     require_keystore_of(seal_path(directory), keystore_uuid(path).hex)
-    target = scratch.absolute() / f"drill-{directory.name}-{os.getpid()}"
+    target = scratch.absolute() / f"drill-{directory.name}-{secrets.token_hex(4)}"
     cluster = find_cluster(target, bindir, os_user)
     options = RestoreOptions(
         restore_command="" if archive is None else command_for(archive.absolute())

@@ -71,9 +71,10 @@ def mirror(
     place only, and while the mirror does not run, commits wait. Let a service manager run it.
     """
     from tde.replication.mirror import MirrorOptions, mirror_wal
-    from tde.replication.names import require_slot_name
+    from tde.replication.names import require_slot_name, require_standby_name
 
     require_slot_name(name)
+    require_standby_name(name)
     cluster = find_cluster(pgdata, bindir, os_user)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
     options = MirrorOptions(to.absolute(), name, sync)
@@ -82,11 +83,12 @@ def mirror(
             with ended_as_by_ctrl_c():
                 mirror_wal(cluster, opened, options, tell=_tell)
         finally:
-            if sync:
-                _tell(
-                    "Commits wait for this mirror until it runs again, or until "
-                    f"synchronous_standby_names of {cluster.data_directory} is without {name}"
-                )
+            _tell(
+                f"The replication slot {name} keeps WAL on the server until the mirror runs again, "
+                "and with --sync commits wait for it. To end the mirror for good, in SQL: take "
+                f"{name} out of synchronous_standby_names, then SELECT "
+                f"pg_drop_replication_slot('{name}')"
+            )
 
 
 def restore(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from tde.cli.options import (
     pair_of,
     words_of,
 )
-from tde.cli.pg.standby_view import say, tell_who_is_waited_for
+from tde.cli.pg.standby_view import say, tell_who_is_waited_for, warn
 from tde.console.apps import examples
 from tde.console.errors import InterruptedHalfwayError
 from tde.console.signals import ended_as_by_ctrl_c
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from tde.postgres import Cluster
     from tde.replication.source import Source
     from tde.replication.standby import StandbyOptions
+
+_LOOK_SECONDS = 0.2
 
 SlotOption = Annotated[
     str,
@@ -219,7 +222,11 @@ def switchover(
     """
     from tde.replication.keys import require_keys_of_source, require_same_protection
     from tde.replication.rejoining import read_control, rewind
-    from tde.replication.switching import require_switchable, wait_until_promoted
+    from tde.replication.switching import (
+        request_promotion,
+        require_switchable,
+        wait_until_promoted,
+    )
 
     cluster = find_cluster(pgdata, bindir, os_user)
     found = _read_source(cluster, to)
@@ -232,7 +239,9 @@ def switchover(
         if opened is not None:
             require_keys_of_source(found, opened)
         _hand_over(start, found, opened)
+        # One that was told, and does not answer, may be a primary by now: nothing is started here.
         with _told_that_it_is_down(cluster, to):
+            request_promotion(found)
             wait_until_promoted(found, timeout)
             say(f"{found.server.name} is the primary now")
             rewind(cluster, found, opened, wanted)
@@ -242,27 +251,25 @@ def switchover(
 
 
 def _hand_over(start: _Start, standby: Source, keystore: Keystore | None) -> None:
-    """Stop the primary and tell the standby to take its place; else start it again."""
-    from tde.replication.switching import (
-        is_certainly_standby,
-        request_promotion,
-        wait_until_received,
-    )
+    """Stop the primary until the standby has everything; else start it again."""
+    from tde.replication.switching import wait_until_received
 
     cluster = start.cluster
     try:
         cluster.stop("fast", timeout=start.timeout)
         wait_until_received(cluster, standby, start.timeout)
     except BaseException:
+        # Once told to stop it does, however long that takes.
+        deadline = time.monotonic() + start.timeout
+        while cluster.pid is not None and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
         if cluster.pid is None:
             start.run(keystore)
-        raise
-    try:
-        request_promotion(standby)
-    except BaseException:
-        # One that does not answer may have been promoted: then this one must stay where it is.
-        if is_certainly_standby(standby):
-            start.run(keystore)
+        else:
+            warn(
+                f"The server in {cluster.data_directory} is still shutting down",
+                f"nothing was promoted; when it is gone: tde pg start -D {cluster.data_directory}",
+            )
         raise
 
 

@@ -95,6 +95,7 @@ def restore(
     from tde.backup.verifying import require_keystore_of, verify_backup
     from tde.keystore import keystore_uuid
     from tde.postgres.cluster.access import find_cluster
+    from tde.postgres.server.config_files import CONFIGURATION_FILE
 
     path = require_keystore(keystore)
     directory = backup.absolute()
@@ -125,6 +126,13 @@ def restore(
         )
     with ended_as_by_ctrl_c():
         restore_backup(directory, cluster, found.seal, path, options)
+    if not (cluster.data_directory / CONFIGURATION_FILE).exists():
+        console.print(
+            f"The backup has no {CONFIGURATION_FILE}: Debian keeps it in /etc. Put one into "
+            f"{cluster.data_directory}, with a pg_hba.conf, before it is started",
+            markup=False,
+            soft_wrap=True,
+        )
     for line in (
         f"Restored the backup of {found.seal.began} to {cluster.data_directory}",
         f"Start it: tde pg start -D {cluster.data_directory}"

@@ -151,7 +151,8 @@ def standby(
     pairs = [pair_of(text) for text in mapping or ()]
     wanted = StandbyOptions(name or default_name(cluster.data_directory), slot, rate, pairs)
     require_possible(cluster, found, wanted)
-    names = names_with(found.server, wanted.name) if sync else None
+    if sync:
+        names_with(found.server, wanted.name)  # May it be set, and is it plain what to?
     path = keystore if found.marker is not None or not found.tells_keys else None
     require_kept_keystore(found, keystore)
     _tell_whether_it_opens(path)
@@ -178,7 +179,8 @@ def standby(
         )
         return
     wait_until_streaming(cluster, timeout, username=username)
-    if names is not None:
+    # Asked anew: hours may have gone by.
+    if sync and (names := names_with(found.server, wanted.name)) is not None:
         set_names(found.server, names)
     kind = "synchronous" if sync else "asynchronous"
     say(

@@ -76,6 +76,10 @@ def parse_target(text: str) -> Remote | Path:
         return Path(text)
     if found["host"].startswith("-"):
         raise KeystoreError(f"{found['host']} cannot be the name of a machine")
+    if found["directory"].startswith("~"):
+        raise KeystoreError(
+            f"{text}: a ~ would not be expanded there", remedy="Write the whole path."
+        )
     return Remote(found["host"], found["directory"])
 
 

@@ -72,7 +72,8 @@ def initialize_cluster(
             accept_lines(data_directory, keystore, ())
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and "no-clean" not in options:
-                remove_files(data_directory, os_user)
+                # After initdb's own end; before, initdb takes back what it has made.
+                remove_files(data_directory, os_user, with_linked_wal=True)
             if _is_empty(data_directory):
                 keystore.discard_records(created)
             else:
@@ -168,14 +169,21 @@ def _run_initdb(
         raise ProgramError("\n".join([f"initdb failed for {data_directory}", *output]))
 
 
-def remove_files(data_directory: Path, os_user: OsUser | None) -> None:
-    """Remove what initdb and tde have made in the directory, which was empty and is locked.
+def remove_files(
+    data_directory: Path, os_user: OsUser | None, *, with_linked_wal: bool = False
+) -> None:
+    """Remove everything in a directory that was empty; it stays itself.
 
-    Here for an interruption after initdb's own end; before, initdb takes back what it has made.
     The server's user does it: a link that somebody puts there leads root nowhere.
+
+    Args:
+        with_linked_wal: also what is in the directory that pg_wal is a link to. Only for whoever
+            has made that link.
     """
     wal = data_directory / "pg_wal"
-    places: list[str | Path] = [f"{wal}/", data_directory] if wal.is_symlink() else [data_directory]
+    places: list[str | Path] = [data_directory]
+    if with_linked_wal and wal.is_symlink():
+        places.insert(0, f"{wal}/")
     for place in places:  # The slash: where --waldir leads to.
         run_as(os_user, ["find", place, "-mindepth", "1", "-delete"])
 
