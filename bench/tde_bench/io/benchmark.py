@@ -156,9 +156,11 @@ class IoBenchmark(Benchmark[IoResult]):
         kind = BARE if turn.bare else REPLAY
         counts = (len(stream.calls), stream.units)
         yield IoRun(number, trace.name, stream.name, name, kind, *counts, fastest)
-        if turn.bare:
+        if turn.bare and turn.configuration.algorithm is not None:
             direction = "decrypt" if stream.decrypts else "encrypt"
-            spent = turn.player.cipher(decrypts=stream.decrypts, pages=CIPHER_PAGES, span=1)
+            spent = turn.player.cipher(
+                turn.configuration.algorithm, decrypts=stream.decrypts, pages=CIPHER_PAGES, span=1
+            )
             yield IoRun(number, trace.name, direction, name, CIPHER, 0, CIPHER_PAGES, spent)
 
 

@@ -56,7 +56,6 @@ class Player(Closing):
         libcrypto: Path | None,
         environment: Mapping[str, str],
     ) -> None:
-        self._algorithm = algorithm
         self._data = folder / "data"
         self._data.mkdir(parents=True)
         # The interposer knows a server by the name of its program.
@@ -86,7 +85,7 @@ class Player(Closing):
             with ExitStack() as failing:
                 failing.callback(self._end)
                 # The keys have been read when it answers.
-                self.cipher(decrypts=False, pages=1, span=1)
+                self.cipher(algorithm or Algorithm.AES256, decrypts=False, pages=1, span=1)
                 self._stack = failing.pop_all()
 
     def load(self, stream: Stream, name: str) -> int:
@@ -109,9 +108,8 @@ class Player(Closing):
         """Make all calls with the cipher in front of each, and nothing else of encryption."""
         return self._ask(f"bare {number} {algorithm.value}")
 
-    def cipher(self, *, decrypts: bool, pages: int, span: int) -> int:
+    def cipher(self, algorithm: Algorithm, *, decrypts: bool, pages: int, span: int) -> int:
         """Return the nanoseconds of the cipher alone for so many pages, ``span`` in turn."""
-        algorithm = self._algorithm or Algorithm.AES256
         return self._ask(f"cipher {algorithm.value} {int(decrypts)} {pages} {span}")
 
     def close(self) -> None:

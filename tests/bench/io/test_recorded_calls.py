@@ -129,7 +129,7 @@ def test_calls_go_through_the_interposer_or_past_it(tmp_path: Path) -> None:
             stored[name] = (tmp_path / name / "data/mine/base/5/16384").read_bytes()
             if algorithm is None:
                 assert player.run_bare(number, Algorithm.AES256) > 0
-                assert player.cipher(decrypts=True, pages=10, span=2) > 0
+                assert player.cipher(Algorithm.AES128, decrypts=True, pages=10, span=2) > 0
     assert len(stored["plain"]) == len(stored["encrypted"]) == 2 * PAGE
     # The same memory was written by both.
     assert stored["plain"][:PAGE] != stored["encrypted"][:PAGE]
@@ -205,6 +205,27 @@ def test_command(tmp_path: Path) -> None:
         "18-mine.json.gz",
         *(path.name for path in outputs),
     }
+
+
+def test_the_cipher_alone_has_the_key_that_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: AES-128 was divided by what AES-256 takes, and looked better than it can be."""
+    asked: list[list[str]] = []
+    ask = Player._ask
+
+    def noted(player: Player, command: str) -> int:
+        asked.append(command.split())
+        return ask(player, command)
+
+    monkeypatch.setattr(Player, "_ask", noted)
+    trace = Trace("18.6", "mine", [Stream("wal-write", [(f"pg_wal/{1:024X}", 0)], [])])
+    trace.streams[0].calls = [Call("w", 0, 0, PAGE)]
+    arguments = [f"--trace={trace.write(tmp_path)}", "--rounds=2", f"--directory={tmp_path}"]
+    done = CliRunner().invoke(cli.app, ["io", "--aes=128", *arguments])
+    assert done.exit_code == 0, done.output
+    measured = [words for words in asked if words[0] == "cipher" and words[3] != "1"]
+    assert {words[1] for words in measured} == {str(Algorithm.AES128.value)}
 
 
 def result_of_document(document: dict[str, list[dict[str, object]]]) -> IoResult:
