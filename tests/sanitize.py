@@ -31,6 +31,9 @@ INCOMPATIBLE = (
     "tests/keystore/test_crypto.py::test_secret_memory_is_locked_and_kept_out_of_core_dumps",
     "tests/page/test_memory_leaks.py::test_memory_does_not_grow",
     "tests/page/test_key_secrecy.py::test_closing_wipes_the_key_from_memory",
+    # A library of theirs is loaded before the sanitizer, or loads another with RTLD_DEEPBIND.
+    "tests/page/test_libcrypto.py::test_a_library_that_does_not_serve_is_said_and_not_used",
+    "tests/page/test_libcrypto.py::test_a_cipher_of_the_linked_library_stays_one",
     # It starts a server, into which the sanitizer would have to be loaded first.
     "tests/postgres/server/test_pidfile_and_sockets.py::"
     "test_a_server_takes_its_stock_directory_again_after_its_postmaster_was_killed",
