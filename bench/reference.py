@@ -35,7 +35,7 @@ COMMANDS: dict[str, str] = {
     "batch-limit": "batch --aes 256 --cipher hardware --rounds 12",
     "pages": "pages",
     "pages-large": "pages --backend tde --aes 256 --pages 2048 --pages 8192",
-    "io": "io --aes 128 --aes 256 --rounds 16",
+    "io": "io --aes 128 --aes 256 --rounds 24",
     "compare": "compare",
     "check": "check",
 }

@@ -12,10 +12,7 @@ import pytest
 
 from tde import _core
 from tde.page import libcrypto
-
-gains = pytest.mark.skipif(
-    not _core.libcrypto_would_gain(), reason="the system's OpenSSL is as fast as any here"
-)
+from tests.second_libcrypto import needs_second_libcrypto
 
 PAGES = """
 import hashlib, os, sys
@@ -54,7 +51,7 @@ def bundled() -> str:
     return str(found)
 
 
-@gains
+@needs_second_libcrypto
 def test_the_faster_library_gives_the_same_pages():
     version, digest, _ = run()
     assert version != _core.linked_openssl_version()
@@ -62,7 +59,7 @@ def test_the_faster_library_gives_the_same_pages():
     assert run(TDE_LIBCRYPTO=bundled())[:2] == (version, digest)
 
 
-@gains
+@needs_second_libcrypto
 def test_a_child_goes_on_with_it_and_so_does_who_has_lost_the_file(tmp_path):
     copy = shutil.copy(bundled(), tmp_path / "libcrypto.so.3")
     before = f"""
@@ -132,7 +129,7 @@ void *OSSL_PROVIDER_query_operation(void *a, int b, void *c)
     return made
 
 
-@gains
+@needs_second_libcrypto
 def test_a_library_that_does_not_serve_is_said_and_not_used(tmp_path, wrong):
     (tmp_path / "text").write_text("no library")
     _, digest, _ = run(TDE_LIBCRYPTO="system")
@@ -181,7 +178,7 @@ const void *OSSL_PROVIDER_query_operation(const void *provider, int operation, i
 """
 
 
-@gains
+@needs_second_libcrypto
 def test_a_cipher_of_the_linked_library_stays_one(tmp_path):
     """What is preloaded sees only what the core asks of the library that it is linked with."""
     (tmp_path / "counting.c").write_text(COUNTING)

@@ -6,8 +6,6 @@ import ctypes
 import random
 from pathlib import Path
 
-import pytest
-
 from tde import _core
 from tde.doctor import doctor
 from tde.page import libcrypto
@@ -15,12 +13,9 @@ from tde.postgres import install_bin_directory
 from tde.postgres.server.published import read_published_status
 from tde.postgres.server.reachable import LIBCRYPTO_NAME
 from tests.postgres.crashes.file_rewrites import kill_backend, wait_until_ready, wait_until_reaped
+from tests.second_libcrypto import needs_second_libcrypto
 
 ROWS = "SELECT count(*), md5(string_agg(x, '' ORDER BY n)) FROM t"
-
-gains = pytest.mark.skipif(
-    not _core.libcrypto_would_gain(), reason="the system's OpenSSL is as fast as any here"
-)
 
 
 def used(made) -> str:
@@ -32,7 +27,7 @@ def is_of_system(made) -> bool:
     return Path(used(made)).name.startswith("libcrypto.so.")
 
 
-@gains
+@needs_second_libcrypto
 def test_both_libraries_read_what_the_other_has_written(
     encrypted_cluster_factory, binaries, monkeypatch
 ):
@@ -55,7 +50,7 @@ def test_both_libraries_read_what_the_other_has_written(
     assert made.query(ROWS) == before
 
 
-@gains
+@needs_second_libcrypto
 def test_a_running_server_does_not_need_the_file(
     encrypted_cluster_factory, any_binaries, os_user_tmp_path, monkeypatch
 ):
@@ -94,7 +89,7 @@ def test_a_running_server_does_not_need_the_file(
     assert is_of_system(made)
 
 
-@gains
+@needs_second_libcrypto
 def test_programs_have_a_copy_unless_there_is_none_to_be_had(
     keystore_factory, any_binaries, os_user_tmp_path, os_user, monkeypatch
 ):
@@ -118,7 +113,7 @@ def libcrypto_version(path: Path) -> str:
     return text.decode()
 
 
-@gains
+@needs_second_libcrypto
 def test_the_doctor_says_which_one_encrypts(
     encrypted_cluster_factory, any_binaries, os_user_tmp_path, monkeypatch
 ):
