@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tde.backup.seal import LABEL, Seal, seal_path
-from tde.errors import BackupError, ProgramError
+from tde.errors import BackupError
 from tde.postgres.cluster.incremental_backups import require_same_keys_since
 from tde.postgres.cluster.initialize import prepared_directory, remove_files
 from tde.postgres.cluster.keymap import map_key, read_map
@@ -22,8 +22,7 @@ from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.control import read_control_data
 from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import sync_directory
-from tde.postgres.server.program import run_program
-from tde.replication.standby import require_free
+from tde.replication.standby import require_free, run_base_backup
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -83,20 +82,13 @@ def take_backup(
         _new_seal(destination, cluster.os_user) as write,
     ):
         try:
-            done = run_program(
-                cluster.binaries,
-                "pg_basebackup",
+            run_base_backup(
+                cluster,
+                keystore,
                 arguments,
-                keystore=keystore,
-                os_user=cluster.os_user,
-                capture=False,
+                what="pg_basebackup",
+                remedy="What it has made is removed. See what it says above, and the server's log.",
             )
-            if done.returncode != 0:
-                raise ProgramError(
-                    f"pg_basebackup has failed, with status {done.returncode}",
-                    remedy="What it has made is removed. See what it says above, and the server's "
-                    "log.",
-                )
             made = _seal(cluster, keystore, destination, options, began)
             write(made.pack(keystore.authentication_key(LABEL)))
         except BaseException:

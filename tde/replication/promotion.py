@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 from tde.errors import ReplicationError
 from tde.postgres.cluster.questions import ask_server
+from tde.replication.source import WRITTEN_TIMELINE
 
 if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
 
 _LOOK_SECONDS = 0.1
-_STATE = """
+_STATE = f"""
 SELECT json_build_object(
     'recovery', pg_is_in_recovery(),
     'timeline', CASE WHEN pg_is_in_recovery() THEN 0
-        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END)
+        ELSE {WRITTEN_TIMELINE} END)
 """
 
 

@@ -11,6 +11,8 @@ from tde.postgres.cluster.keymap import KEYMAP_FILE, LONGEST_MAP
 from tde.postgres.cluster.marker import MARKER_FILE, Marker, parse_marker
 from tde.replication.remote import RemoteServer
 
+# The timeline that a primary writes, in SQL. A standby refuses pg_current_wal_lsn().
+WRITTEN_TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
 _READER = "pg_read_binary_file(text,bigint,bigint,boolean)"
 _FACTS = f"""
 SELECT json_build_object(
@@ -18,7 +20,7 @@ SELECT json_build_object(
     'system', (SELECT system_identifier::text FROM pg_control_system()),
     'recovery', pg_is_in_recovery(),
     'timeline', CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint())
-        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+        ELSE {WRITTEN_TIMELINE} END,
     'position', (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
         ELSE pg_current_wal_lsn() END - '0/0')::text,
     'level', current_setting('wal_level'),

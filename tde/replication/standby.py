@@ -108,7 +108,14 @@ def make_standby(
         replication_slot(source.server, options.slot),
     ):
         try:
-            _run_base_backup(cluster, source, keystore, arguments)
+            run_base_backup(
+                cluster,
+                keystore,
+                arguments,
+                what=f"pg_basebackup of {source.server.name}",
+                remedy="See what it says above; the log of the server there may say more. What it "
+                "has made is removed, but for tablespaces that were not named with -T.",
+            )
             set_slot(cluster, options.slot)
         except BaseException:
             # All of these were empty before. pg_basebackup takes nothing back when it is ended, and
@@ -119,9 +126,18 @@ def make_standby(
             raise
 
 
-def _run_base_backup(
-    cluster: Cluster, source: Source, keystore: Keystore | None, arguments: Sequence[str]
+def run_base_backup(
+    cluster: Cluster, keystore: Keystore | None, arguments: Sequence[str], *, what: str, remedy: str
 ) -> None:
+    """Run pg_basebackup, which says of its progress where this process says what it has to say.
+
+    Args:
+        what: names it in the error.
+        remedy: what to do where it fails.
+
+    Raises:
+        ProgramError: it has failed.
+    """
     done = run_program(
         cluster.binaries,
         "pg_basebackup",
@@ -131,11 +147,7 @@ def _run_base_backup(
         capture=False,
     )
     if done.returncode != 0:
-        raise ProgramError(
-            f"pg_basebackup of {source.server.name} has failed, with status {done.returncode}",
-            remedy="See what it says above; the log of the server there may say more. What it has "
-            "made is removed, but for tablespaces that were not named with -T.",
-        )
+        raise ProgramError(f"{what} has failed, with status {done.returncode}", remedy=remedy)
 
 
 def set_slot(cluster: Cluster, slot: str) -> None:

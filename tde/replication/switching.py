@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tde.errors import ReplicationError
 from tde.postgres.cluster.questions import ask_server
 from tde.postgres.server.control import read_control_data
-from tde.replication.source import Source
+from tde.replication.source import WRITTEN_TIMELINE, Source
 
 if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
@@ -21,11 +21,11 @@ _LOOK_SECONDS = 0.1
 # How much may be under way: more would keep everybody waiting while it is sent.
 _MOST_BEHIND = 64 << 20
 _SHUT_DOWN = "shut down"
-_OF_PRIMARY = """
+_OF_PRIMARY = f"""
 SELECT json_build_object(
     'recovery', pg_is_in_recovery(),
     'timeline', CASE WHEN pg_is_in_recovery() THEN 0
-        ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END,
+        ELSE {WRITTEN_TIMELINE} END,
     'position', CASE WHEN pg_is_in_recovery() THEN 0
         ELSE pg_current_wal_flush_lsn() - '0/0' END,
     'can_rewind', current_setting('data_checksums') = 'on'
