@@ -22,6 +22,7 @@ from tde.postgres.server.file_user import files_as
 from tde.postgres.server.owned_files import append_to_file
 from tde.postgres.server.peer import connect_as_peer
 from tde.replication.names import require_slot_name, require_standby_name
+from tde.replication.synchronous import plain_names
 
 if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
@@ -246,8 +247,8 @@ def add_synchronous(cursor: Any, names: Sequence[str]) -> str:
         return ""
     cursor.execute("SELECT current_setting('synchronous_standby_names')")
     (now,) = cursor.fetchone()
-    known = [name for name in re.split(r"\s*,\s*", now.strip()) if name]
-    if any(not re.fullmatch(r"\w+", name) for name in known):
+    known = plain_names(now)
+    if known is None:
         raise ReplicationError(
             f"synchronous_standby_names is {now}: where {', '.join(names)} belongs there is yours "
             "to say",

@@ -17,6 +17,11 @@ SELECT json_build_object(
 """
 
 
+def plain_names(value: str) -> list[str] | None:
+    """Return the names that the setting lists; None where it is more than a list of plain names."""
+    return re.findall(r"\w+", value) if _PLAIN.fullmatch(value) else None
+
+
 def names_with(server: RemoteServer, name: str) -> str | None:
     """Return what the setting has to be for a standby to be synchronous; None if it is already.
 
@@ -25,11 +30,11 @@ def names_with(server: RemoteServer, name: str) -> str | None:
     """
     found = server.ask(_QUESTION)
     names = str(found["names"])
-    known = re.findall(r"\w+", names) if _PLAIN.fullmatch(names) else []
-    if name in known:
+    known = plain_names(names)
+    if known is not None and name in known:
         return None
     on_primary = f"When it follows, tde pg primary --sync {name} does it on that machine."
-    if not _PLAIN.fullmatch(names):
+    if known is None:
         raise ReplicationError(
             f"{_NAMES} of {server.name} is {names}: whether {name} belongs there is yours to say",
             remedy=f"Leave out --sync, and add {name} there.",
