@@ -123,6 +123,12 @@ UsernameOption = Annotated[
         help="Database user. Default: the owner of the data directory.",
     ),
 ]
+NoWaitOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-wait", help="Whatever the standbys have: one without the key stops where it needs it."
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON for programs instead of a table.")
 ]
@@ -200,3 +206,8 @@ def pair_of(text: str) -> tuple[Path, Path]:
     if not (equals and old and new):
         raise typer.BadParameter(f"{text} is not OLD=NEW", param_hint="--tablespace-mapping")
     return Path(old), Path(new)
+
+
+def connection_as(username: str | None) -> dict[str, object]:
+    """Return what --username changes of the arguments of ``psycopg2.connect``."""
+    return {} if username is None else {"user": username}

@@ -45,8 +45,10 @@ def status(
 
     Only standbys and receivers of WAL that encrypt are served, so whoever is listed here does.
 
+    A standby says which keys it has when it connects; "unknown" is one of an older release.
+
     Exit code 0: all is well; 1: a standby receives or replays nothing or keeps WAL for a slot that
-    nobody uses, or a slot has lost WAL; 3: the server does not run.
+    nobody uses, a slot has lost WAL, or a standby lacks a key; 3: the server does not run.
     """
     from tde.replication.status import replication_status
 
@@ -69,7 +71,7 @@ def _print(found: ReplicationStatus) -> None:
         _say(f"A primary, at {found.position}.")
     if found.standbys:
         table = Table(
-            "Follower", "Address", "State", "Sync", "To receive", "To replay", "Seen after"
+            "Follower", "Address", "State", "Sync", "To receive", "To replay", "Seen after", "Keys"
         )
         for one in found.standbys:
             table.add_row(
@@ -80,8 +82,10 @@ def _print(found: ReplicationStatus) -> None:
                 _bytes(one.received_lag_bytes),
                 _bytes(one.replayed_lag_bytes),
                 _seconds(one.replayed_lag_seconds),
+                _keys(one.lacks_keys),
             )
         console.print(table)
+        _say_who_lacks_keys(found)
     else:
         _say("Nobody follows it.")
     if found.slots:
@@ -92,6 +96,21 @@ def _print(found: ReplicationStatus) -> None:
             used = Text("yes") if slot.active else Text("no", "bold yellow")
             table.add_row(Text(slot.name), used, _bytes(slot.kept_bytes), state)
         console.print(table)
+
+
+def _keys(lacking: tuple[str, ...] | None) -> Text:
+    if lacking is None:
+        return Text("unknown")
+    return Text(f"lacks {len(lacking)}", "bold red") if lacking else Text("all")
+
+
+def _say_who_lacks_keys(found: ReplicationStatus) -> None:
+    for one in found.standbys:
+        if one.lacks_keys:
+            _say(
+                f"{one.name} lacks {', '.join(one.lacks_keys)}, and stops where it needs one: tde "
+                "keystore sync brings them. It says what it has when it connects."
+            )
 
 
 def _upstream(found: ReplicationStatus) -> str:

@@ -17,8 +17,10 @@ from tde.cli.options import (
     BindirOption,
     JsonOption,
     KeystoreOption,
+    NoWaitOption,
     PgDataOption,
     UsernameOption,
+    connection_as,
     opens_keystore,
 )
 from tde.console.apps import examples, new_app
@@ -44,7 +46,7 @@ _OF_PLAIN = "Use CREATE TABLESPACE, or create an encrypted cluster with tde pg i
     epilog=examples(
         "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret",
         "tde tablespace create fast -D /srv/pg/main --location /nvme/pg --aes 128",
-        "# With standbys that have keystores of their own, first:",
+        "# The key first, for standbys that are not connected now:",
         "tde tablespace create secret -D /srv/pg/main --location /srv/pg/secret --prepare",
         "# In a cluster of scope tablespaces:",
         "tde tablespace create open -D /srv/pg/main --location /srv/pg/open --plaintext",
@@ -74,20 +76,27 @@ def create(
         UUID | None,
         typer.Option("--key", metavar="ID", help="Use the key that --prepare has written."),
     ] = None,
+    no_wait: NoWaitOption = False,
     keystore: KeystoreOption = None,
     username: UsernameOption = None,
     bindir: BindirOption = None,
     source: PassphraseSource = PROMPT,
 ) -> None:
-    """Create a tablespace with a key of its own while the server runs."""
-    from tde.postgres import create_tablespace, prepare_key, prepared_notice, standby_notice
+    """Create a tablespace with a key of its own while the server runs.
+
+    Every connected standby must have the key first: where one lacks it, the key is made and not
+    used, and the command says how to bring it. A standby is asked by having it connect again.
+    """
+    from tde.postgres import create_tablespace, prepare_key, prepared_notice
+    from tde.postgres.cluster.standbys import connected_standbys
+    from tde.postgres.tablespace.standbys import unasked_notice
 
     if prepare and key is not None:
         raise typer.BadParameter("--prepare makes a key, and --key names one")
     algorithm = None if plaintext else algorithm_of(aes)
     cluster = find_cluster(pgdata, bindir, None)
     cluster.connection_parameters()  # No passphrase is asked for when no server runs.
-    connection = _connection(username)
+    connection = connection_as(username)
     with encrypted_cluster_keystore(cluster, keystore, source, remedy=_OF_PLAIN) as opened:
         if prepare:
             prepared = prepare_key(cluster, opened, location, algorithm)
@@ -97,12 +106,19 @@ def create(
             )
             console.print(text, markup=False, soft_wrap=True)
             return
+        # One that lacks the key has gone soon after.
+        standbys = connected_standbys(cluster, connection) if no_wait else []
         made = create_tablespace(
-            cluster, opened, name, location, algorithm, key_id=key, connection=connection
+            cluster,
+            opened,
+            name,
+            location,
+            algorithm,
+            key_id=key,
+            wait=not no_wait,
+            connection=connection,
         )
-        # Whoever has prepared the key was told then what standbys need.
-        is_prepared = key is not None
-        notice = "" if is_prepared else standby_notice(cluster, opened, made, connection=connection)
+        notice = unasked_notice(opened, made, standbys)
     console.print(
         f"Created tablespace {made.name} (OID {made.oid}, {made.protection}) in {made.location}\n"
         f"Its key is the file keys/{made.key_file} of the keystore: back it up.",
@@ -145,7 +161,7 @@ def list_(
     from tde.postgres.cluster.protection import NO_KEY
 
     cluster = find_cluster(pgdata, bindir, None)
-    found = list_tablespaces(cluster, keystore, connection=_connection(username))
+    found = list_tablespaces(cluster, keystore, connection=connection_as(username))
     if as_json:
         print_json([asdict(tablespace) for tablespace in found])
         return
@@ -165,7 +181,3 @@ def list_(
 tablespace_lock.register(app)
 tablespace_move.register(app)
 tablespace_rekey.register(app)
-
-
-def _connection(username: str | None) -> dict[str, object]:
-    return {} if username is None else {"user": username}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
 
 from tde.cli.options import (
-    AesOption,
     BindirOption,
     JsonOption,
     KeystoreOption,
+    NoWaitOption,
     OsUserOption,
     PgDataOption,
+    UsernameOption,
+    connection_as,
     opens_keystore,
 )
 from tde.console.apps import examples, new_app
-from tde.console.options import algorithm_of
+from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
@@ -39,8 +45,21 @@ def wal() -> None:
 @opens_keystore
 def rotate(
     pgdata: PgDataOption,
-    aes: AesOption = 256,
+    aes: Annotated[
+        int | None,
+        typer.Option(
+            "--aes", metavar=AES_SIZES, help="Size of the AES keys in bits.", show_default="256"
+        ),
+    ] = None,
+    key: Annotated[
+        UUID | None,
+        typer.Option(
+            "--key", metavar="ID", help="Use a key that was made for standbys to get it first."
+        ),
+    ] = None,
+    no_wait: NoWaitOption = False,
     keystore: KeystoreOption = None,
+    username: UsernameOption = None,
     as_json: JsonOption = False,
     source: PassphraseSource = PROMPT,
     bindir: BindirOption = None,
@@ -52,16 +71,27 @@ def rotate(
     server has not touched yet: it prepares up to max_wal_size in advance, and a restart is the way
     to the new key at once. Segments that were written before keep their key,
     on the disk and in archives; each tells by itself which key it has. So every keystore that reads
-    the archive of this cluster needs the new key, before the first such segment arrives there.
+    the archive of this cluster needs the new key, before the first such segment arrives there. So
+    every connected standby must have it: where one lacks it, the key is made and not used, and the
+    command says how to bring it. A standby is asked by having it connect again.
     """
     from tde.postgres.cluster.wal_rotation import rotate_wal_key
 
-    algorithm = algorithm_of(aes)
+    if key is not None and aes is not None:
+        raise typer.BadParameter("--key names a key that has its size already, without --aes")
+    algorithm = algorithm_of(aes or 256)
     cluster = find_cluster(pgdata, bindir, os_user)
     with encrypted_cluster_keystore(
         cluster, keystore, source, remedy="Encrypt it first: tde pg encrypt."
     ) as opened:
-        done = rotate_wal_key(cluster, opened, algorithm)
+        done = rotate_wal_key(
+            cluster,
+            opened,
+            algorithm,
+            key_id=key,
+            wait=not no_wait,
+            connection=connection_as(username),
+        )
         path = opened.path
     key_file = path / "keys" / done.owner.file_name
     if as_json:

@@ -45,10 +45,7 @@ from tde.postgres.tablespace.plain_copies import (
     PlainCopy as PlainCopy,
     find_plain_copies as find_plain_copies,
 )
-from tde.postgres.tablespace.standbys import (
-    prepared_notice as prepared_notice,
-    standby_notice as standby_notice,
-)
+from tde.postgres.tablespace.standbys import prepared_notice as prepared_notice
 from tde.postgres.tablespace.tablespaces import (
     Tablespace as Tablespace,
     create_tablespace as create_tablespace,

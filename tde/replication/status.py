@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tde.errors import KeyMapError, KeystoreError
 from tde.postgres.cluster.questions import ask_server
+from tde.postgres.cluster.standbys import owners_of_standbys, standby_of
 
 if TYPE_CHECKING:
+    from tde.keystore import KeyOwner
     from tde.postgres.cluster.cluster import Cluster
 
 # What a server has of WAL, of its own or received: a standby may have standbys itself.
@@ -19,7 +22,8 @@ SELECT json_build_object(
     'is_standby', pg_is_in_recovery(),
     'position', ({_END})::text,
     'standbys', (SELECT coalesce(json_agg(json_build_object(
-        'name', application_name,
+        'pid', pid,
+        'name', coalesce(application_name, ''),
         'address', host(client_addr),
         'state', state,
         'sync_state', sync_state,
@@ -59,6 +63,8 @@ class Follower:
         replayed_lag_bytes: what its sessions do not see yet.
         replayed_lag_seconds: how long the last commits took until they were seen there; None where
             nothing was written lately.
+        lacks_keys: the files of the keystore that it lacks, of those that this server uses; it
+            stops where it needs one. None when nobody knows, and where this server has no keys.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Follower:
     received_lag_bytes: int | None
     replayed_lag_bytes: int | None
     replayed_lag_seconds: float | None
+    lacks_keys: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -123,11 +130,13 @@ class ReplicationStatus:
 
     @property
     def is_well(self) -> bool:
-        """Whether a standby receives and replays, and slots are of use.
+        """Whether a standby receives and replays, slots are of use, and nobody lacks a key.
 
         A slot that nobody uses keeps WAL on a standby as well, where nobody looks for it.
         """
         if any(slot.wal_status == "lost" for slot in self.slots):
+            return False
+        if any(standby.lacks_keys for standby in self.standbys):
             return False
         if not self.is_standby:
             return True
@@ -152,11 +161,27 @@ def replication_status(cluster: Cluster, *, username: str | None = None) -> Repl
     """
     found = ask_server(cluster, _QUESTION, username=username)
     receiver = found["receiver"]
+    used = _used(cluster)
     return ReplicationStatus(
         **{
             **found,
-            "standbys": tuple(Follower(**one) for one in found["standbys"]),
+            "standbys": tuple(_follower(cluster, used, **one) for one in found["standbys"]),
             "slots": tuple(Slot(**one) for one in found["slots"]),
             "receiver": None if receiver is None else Receiver(**receiver),
         }
     )
+
+
+def _used(cluster: Cluster) -> list[KeyOwner] | None:
+    """Return what its standbys need; None where the keystore cannot be looked at just now."""
+    try:
+        return owners_of_standbys(cluster)
+    except (KeystoreError, KeyMapError, OSError):
+        return None
+
+
+def _follower(cluster: Cluster, used: list[KeyOwner] | None, pid: int, **told: Any) -> Follower:
+    said = standby_of(cluster, pid, told["name"], told["address"])
+    lacking = None if used is None else said.lacks(used)
+    files = None if lacking is None else tuple(owner.file_name for owner in lacking)
+    return Follower(**told, lacks_keys=files)

@@ -85,6 +85,13 @@ OTHER_NAMES = [
     "pg_createsubscriber.conf",
     "pg_createsubscriber.conf.disabled",
     "server.key",
+    # Of Patroni.
+    "postgresql.base.conf",
+    "postgresql.conf.backup",
+    "postgresql.base.conf.backup",
+    "pg_hba.conf.backup",
+    "patroni.dynamic.json",
+    "pg_stat_tmp/tde.standby.4711",
     "tde.json",
     "tde.keymap",
     ".tde.keymap.4711.tmp",

@@ -112,7 +112,7 @@ static int create_file(void)
     return -1;
 }
 
-static uint64_t start_time(void)
+uint64_t tde_blocks_start_time(void)
 {
     char text[1024];
     int fd = tde_libc()->open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
@@ -137,7 +137,7 @@ static void describe(struct tde_status *made)
     const struct tde_keys_scope *keys = tde_keys_scope();
 
     made->pid = (uint64_t)getpid();
-    made->start_time = start_time();
+    made->start_time = tde_blocks_start_time();
     made->stripes = TDE_STATUS_STRIPES;
     made->words_per_stripe = TDE_STATUS_WORDS;
     made->bytes_before_stripes = offsetof(struct tde_status, stripe);

@@ -1,6 +1,6 @@
 /*
  * calls/libpq.c - connections over which WAL is streamed say that it will be encrypted, and
- * with which keystore, and programs ask whether that is the server's.
+ * with which keystore and keys, and programs ask whether that is the server's.
  *
  * The walreceiver of a standby, pg_basebackup and pg_receivewal make them with one of two
  * calls of libpq.  Its declarations are repeated here: its header would be needed to build.
@@ -14,6 +14,7 @@
 #include "interpose/keys/ring.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/announced.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/role.h"
 #include "interpose/policy/walsender.h"
@@ -76,25 +77,13 @@ static char *options_of(const char *conninfo)
     return options;
 }
 
-/* What is added to the options of a connection, or NULL; to be freed. */
-static char *claim(void)
-{
-    char *text = NULL;
-
-    if (asprintf(&text, TDE_WALSENDER_OPTION " -c " TDE_WALSENDER_KEYSTORE_SETTING "=%s -c "
-                 TDE_WALSENDER_PROOF_SETTING "=%s",
-                 tde_policy_keystore_uuid(), tde_policy_keystore_proof()) < 0)
-        return NULL;
-    return text;
-}
-
 /* What is said now replaces what a connection string or PGOPTIONS says, so that is kept in it. */
 static char *announcement(const char *const *keywords, const char *const *values)
 {
     const char *given = value_of("options", keywords, values);
     char *found = NULL;
     char *options = NULL;
-    char *ours;
+    const char *ours;
 
     for (size_t i = 0; given == NULL && keywords[i] != NULL; i++) {
         if (found == NULL && strcmp(keywords[i], "dbname") == 0 && values[i] != NULL)
@@ -104,14 +93,13 @@ static char *announcement(const char *const *keywords, const char *const *values
         given = found != NULL ? found : getenv("PGOPTIONS");
     if (given == NULL)
         given = "";
-    ours = claim();
+    ours = tde_policy_announced_options();
     /* One of libpq's two calls may come through the other, and so through here again. */
     if (ours != NULL && strstr(given, ours) != NULL)
         options = strdup(given);
     else if (ours == NULL ||
              asprintf(&options, "%s%s%s", given, given[0] == '\0' ? "" : " ", ours) < 0)
         options = NULL;
-    free(ours);
     free(found);
     return options;
 }
@@ -279,16 +267,15 @@ TDE_EXPORT struct conninfo_option *PQconninfo(PGconn *connection)
 {
     struct conninfo_option *(*next)(PGconn *);
     struct conninfo_option *options;
-    char *text;
+    const char *text;
 
     if (!tde_libc_find(RTLD_NEXT, "PQconninfo", &next))
         return NULL;
     options = next(connection);
-    text = tde_keys_are_open() ? claim() : NULL;
+    text = tde_keys_are_open() ? tde_policy_announced_options() : NULL;
     for (struct conninfo_option *at = options; text != NULL && at != NULL && at->keyword != NULL;
          at++)
         if (strcmp(at->keyword, "options") == 0)
             take_out(at, text);
-    free(text);
     return options;
 }

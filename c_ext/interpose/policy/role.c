@@ -13,6 +13,7 @@
 #include "interpose/control/control.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
+#include "interpose/policy/announced.h"
 #include "interpose/policy/keystore.h"
 #include "interpose/policy/rewind.h"
 #include "interpose/policy/walsender.h"
@@ -168,13 +169,17 @@ static enum tde_access server_wal_access(const char *path)
     if (tde_policy_walsender_is_unsafe()) {
         tde_libc_report("refused to stream %s to a client that would store it in plaintext; HINT: "
                         "use \"tde pg exec pg_basebackup\" or \"tde pg exec pg_receivewal\", or "
-                        "say that the client encrypts it with options='" TDE_WALSENDER_OPTION "' "
+                        "say that the client encrypts it with options='" TDE_WALSENDER_OPTION
+                        " -c " TDE_ANNOUNCED_KEYS_SETTING "=" TDE_ANNOUNCED_WAL_ONLY "' "
                         "in its connection string", path);
         return TDE_ACCESS_REFUSED;
     }
     foreign = tde_policy_walsender_foreign_keystore();
-    if (foreign == NULL)
+    if (foreign == NULL) {
+        if (tde_policy_walsender_streams_wal())
+            tde_policy_announced_note();
         return TDE_ACCESS_ENCRYPTED;
+    }
     tde_libc_report("refused to stream %s to a client that would encrypt it with keystore %.64s, "
                     "because this server uses keystore %s; HINT: give the client a copy of the "
                     "server's keystore, with --keystore or TDE_KEYSTORE",

@@ -76,7 +76,7 @@ static bool is_logical(void)
     return tde_policy_process_has_set("am_db_walsender");
 }
 
-static bool streams_wal(void)
+bool tde_policy_walsender_streams_wal(void)
 {
     return state() >= WALSNDSTATE_CATCHUP && !is_logical();
 }
@@ -85,7 +85,7 @@ bool tde_policy_walsender_is_unsafe(void)
 {
     const char *value;
 
-    if (!streams_wal())
+    if (!tde_policy_walsender_streams_wal())
         return false;
     value = tde_policy_process_setting(TDE_WALSENDER_SETTING);
     return value == NULL || strcmp(value, "encrypted") != 0;
@@ -93,8 +93,9 @@ bool tde_policy_walsender_is_unsafe(void)
 
 const char *tde_policy_walsender_foreign_keystore(void)
 {
-    const char *theirs =
-        streams_wal() ? tde_policy_process_setting(TDE_WALSENDER_KEYSTORE_SETTING) : NULL;
+    const char *theirs = tde_policy_walsender_streams_wal()
+                             ? tde_policy_process_setting(TDE_WALSENDER_KEYSTORE_SETTING)
+                             : NULL;
     const char *proof;
 
     if (theirs == NULL)

@@ -24,6 +24,9 @@ bool tde_policy_walsender_is_supported(void);
 /* Whether a file opened with FLAGS by this process is about to be sent in a base backup. */
 bool tde_policy_walsender_sends_backup(int flags);
 
+/* Whether this process sends WAL as it is, to whoever stores it. */
+bool tde_policy_walsender_streams_wal(void);
+
 /* Whether this process streams WAL to a client that has not said that it encrypts it. */
 bool tde_policy_walsender_is_unsafe(void);
 

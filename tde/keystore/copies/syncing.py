@@ -26,8 +26,11 @@ from tde.keystore.status import inspect_keystore, keystore_uuid
 from tde.keystore.store.layout import document_path
 from tde.keystore.store.reading import list_owners
 
-#: HOST:DIR or USER@HOST:DIR; a path that has a colon is written with a slash before it.
-_REMOTE = re.compile(r"(?P<host>[^/:\s][^/:\s]*):(?P<directory>.+)")
+#: HOST:DIR or USER@HOST:DIR, with an IPv6 address in brackets; a path that has a colon is written
+#: with a slash before it.
+_REMOTE = re.compile(
+    r"(?P<host>[^/:\s\[\]]+|(?:[^/:\s\[\]]+@)?\[[0-9A-Fa-f:.]+\]):(?P<directory>.+)"
+)
 _SECONDS = 120
 
 
@@ -80,7 +83,8 @@ def parse_target(text: str) -> Remote | Path:
         raise KeystoreError(
             f"{text}: a ~ would not be expanded there", remedy="Write the whole path."
         )
-    return Remote(found["host"], found["directory"])
+    # ssh takes an address with colons as it is; the brackets part it from the directory.
+    return Remote(re.sub(r"[\[\]]", "", found["host"]), found["directory"])
 
 
 def sync_here(

@@ -15,7 +15,7 @@ from tde.algorithms import Algorithm
 from tde.errors import DataDirectoryError, ServerNotRunningError, ServerStartError, TdeError
 from tde.postgres.cluster.initialize import initialize_cluster, require_creatable
 from tde.postgres.cluster.lock import cluster_lock
-from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.cluster.marker import Marker, marker_in_use
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.cluster.starting import require_usable_keystore, start_cluster
 from tde.postgres.cluster.status import ClusterStatus, read_cluster_status
@@ -94,8 +94,8 @@ class Cluster:
 
     @property
     def marker(self) -> Marker | None:
-        """What tde.json says, or ``None`` for a cluster that is not encrypted."""
-        return read_marker(self.data_directory)
+        """What tde.json says, with the keystore where a running server has it; else ``None``."""
+        return marker_in_use(self.data_directory)
 
     @property
     def default_log(self) -> Path:

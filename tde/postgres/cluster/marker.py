@@ -7,7 +7,7 @@ encrypted: that is in the authenticated key records.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -16,6 +16,8 @@ from tde.postgres.cluster.scope import Scope
 from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.os_user import OsUser, current_user_name
 from tde.postgres.server.owned_files import write_owned_file
+from tde.postgres.server.pidfile import read_postmaster_file
+from tde.postgres.server.published import read_published_status
 
 MARKER_FILE = "tde.json"
 _FORMAT = "tde-cluster"
@@ -86,6 +88,29 @@ def read_marker(data_directory: Path) -> Marker | None:
     except OSError as error:
         raise _damaged(path, str(error)) from error
     return parse_marker(content, path)
+
+
+def marker_in_use(data_directory: Path) -> Marker | None:
+    """Return the marker with the place where a running server has its keystore.
+
+    A base backup remembers the place on its primary's machine, and only tde itself corrects that:
+    a server that a cluster manager starts from the directory of tde pg install-bin has its own.
+
+    Raises:
+        DataDirectoryError: as :func:`read_marker`.
+    """
+    marker = read_marker(data_directory)
+    running = None if marker is None else read_postmaster_file(data_directory)
+    if marker is None or running is None:
+        return marker
+    try:
+        status = read_published_status(running.pid)
+    except OSError:
+        return marker  # Another user's server: what it says is told by who asks for it.
+    keys = None if status is None else status.keys
+    if keys is None or keys.keystore != marker.keystore_uuid:
+        return marker
+    return replace(marker, keystore=keys.keystore_path)
 
 
 def parse_marker(content: bytes, path: Path) -> Marker:

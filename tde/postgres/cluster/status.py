@@ -14,7 +14,7 @@ from tde.postgres.cluster.key_uses import key_ages
 from tde.postgres.cluster.keymap import KeyMap
 from tde.postgres.cluster.landed_keys import known_map
 from tde.postgres.cluster.links import tablespace_oids
-from tde.postgres.cluster.marker import Marker, read_marker
+from tde.postgres.cluster.marker import Marker, marker_in_use
 from tde.postgres.cluster.protection import NO_KEY, Protections
 from tde.postgres.cluster.unfinished_conversion import left_journal, read_finished_control_data
 from tde.postgres.facts import BUILT_IN_TABLESPACES
@@ -120,7 +120,7 @@ def read_cluster_status(
     read_major_version(data_directory)
     running = read_postmaster_file(data_directory)
     control = read_finished_control_data(data_directory, binaries, os_user)
-    marker = read_marker(data_directory)
+    marker = marker_in_use(data_directory)
     return ClusterStatus(
         data_directory=data_directory,
         running=running is not None,

@@ -227,13 +227,16 @@ def prepare_location(cluster: Cluster, location: Path, record: bytearray) -> Pat
     Raises:
         KeystoreError: it cannot be stored.
         TablespaceError: the location cannot be used.
+        ReplicationError: a standby with another keystore would stop; SQL cannot wait for it.
     """
     from tde.keystore.server_keys import id_of_server_key, store_key_of_server
+    from tde.postgres.cluster.standbys import require_no_others
     from tde.postgres.tablespace.tablespaces import made_location, require_possible_location
 
     data = bytes(record)
     keystore = keystore_directory(cluster)
     require_possible_location(cluster, location)
+    require_no_others(cluster, keystore)
     with made_location(cluster, location, id_of_server_key(data)) as own:
         store_key_of_server(keystore, data)
     return own

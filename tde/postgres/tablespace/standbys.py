@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tde.postgres.tablespace.tablespaces import PreparedKey, Tablespace, run_query
+from tde.postgres.tablespace.tablespaces import PreparedKey, Tablespace
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-    from tde.postgres.cluster.cluster import Cluster
+    from tde.postgres.cluster.standbys import ConnectedStandby
 
 
 # Not by cp: the standby's keystore may have a master key of its own.
@@ -29,30 +29,23 @@ def prepared_notice(prepared: PreparedKey) -> str:
     )
 
 
-def standby_notice(
-    cluster: Cluster,
-    keystore: Keystore,
-    tablespace: Tablespace,
-    *,
-    connection: Mapping[str, object] | None = None,
+def unasked_notice(
+    keystore: Keystore, tablespace: Tablespace, standbys: Sequence[ConnectedStandby]
 ) -> str:
-    """Return what has to be done on the standbys about a new key; empty when none is connected.
+    """Return what standbys need that were not asked; empty when there was none.
 
     A standby replays CREATE TABLESPACE, but key records do not travel in the WAL: without the
     record it stops there.
+
+    Args:
+        standbys: that were connected before the tablespace was created.
     """
-    parameters = {**cluster.connection_parameters(), **(connection or {})}
-    rows = run_query(
-        parameters,
-        "SELECT DISTINCT coalesce(nullif(application_name, ''), 'unnamed') "
-        "|| coalesce(' at ' || client_addr, ' on this machine') FROM pg_stat_replication",
-    )
-    if not rows or tablespace.key_file is None:
+    replaying = [standby.place for standby in standbys if standby.replays]
+    if not replaying or tablespace.key_file is None:
         return ""
     file = keystore.path / "keys" / tablespace.key_file
     return (
         f"A standby with a keystore of its own stops until it has the key {file}: {_BRING}. One on "
         f"another machine stops until {tablespace.location} exists there. Then start it again. "
-        f"Connected: {', '.join(sorted(row[0] for row in rows))}. Next time prepare the "
-        "key first, with --prepare."
+        f"Connected were: {', '.join(replaying)}."
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from tde.postgres.cluster.marker import Marker, require_matching_keystore
 from tde.postgres.cluster.protection import PLAINTEXT, Protections
 from tde.postgres.cluster.questions import LET_CONNECT
 from tde.postgres.cluster.scope import Scope
+from tde.postgres.cluster.standbys import asked_standbys
 from tde.postgres.server.os_user import OsUser, current_user_name, require_reachable
 from tde.postgres.server.owned_files import sync_directory
 from tde.postgres.server.peer import connect_as_peer
@@ -125,6 +127,7 @@ def create_tablespace(
     algorithm: Algorithm | None,
     *,
     key_id: UUID | None = None,
+    wait: bool = True,
     connection: Mapping[str, object] | None = None,
 ) -> Tablespace:
     """Create a tablespace and its key while the server runs; no restart is needed.
@@ -138,10 +141,12 @@ def create_tablespace(
         location: a directory, made if it is missing, in which the tablespace's own is made.
         algorithm: ``None`` for a tablespace in plain text, possible in scope ``TABLESPACES``.
         key_id: of :func:`prepare_key`; by default a new key is made.
+        wait: whether every connected standby must have the key first.
         connection: arguments for ``psycopg2.connect`` that replace the cluster's own.
 
     Raises:
         TablespaceError: the server refused it, or the location cannot be used.
+        ReplicationError: a standby lacks the key, which is made and not used yet.
         ClusterKeystoreError: the keystore is not the cluster's.
         KeystoreError: the key cannot be written, or the prepared one cannot be used.
         ServerNotRunningError: there is no server.
@@ -156,15 +161,21 @@ def create_tablespace(
         algorithm = _algorithm_of(keystore, key_id)
     _require_possible(marker, cluster, algorithm)
     _require_new_name(parameters, name)
-    if key_id is None:
-        key_id = keystore.create_named_key(algorithm)
-    own = location_of(location, key_id)
-    if algorithm is not None:
-        # Its OID is not known before, and whether it was used not after a lost connection.
-        use = {KeyOwner.named(key_id): f'tablespace "{name}"'}
-        activate_keys(keystore, use, place_of(cluster.data_directory))
-    with _made_directories(location.absolute(), own, cluster.os_user):
-        oid = _create(parameters, name, own)
+    is_new = key_id is None
+    asking = asked_standbys(cluster, keystore.path, connection) if wait else nullcontext()
+    with asking as standbys:
+        if key_id is None:
+            key_id = keystore.create_named_key(algorithm)
+        own = location_of(location, key_id)
+        if standbys is not None:
+            also = f"on other machines, as the server's user: mkdir -p {shlex.quote(str(own))}; "
+            standbys.require(KeyOwner.named(key_id), is_new=is_new, also=also)
+        if algorithm is not None:
+            # Its OID is not known before, and whether it was used not after a lost connection.
+            use = {KeyOwner.named(key_id): f'tablespace "{name}"'}
+            activate_keys(keystore, use, place_of(cluster.data_directory))
+        with _made_directories(location.absolute(), own, cluster.os_user):
+            oid = _create(parameters, name, own)
     protection = PLAINTEXT if algorithm is None else algorithm.label
     return Tablespace(name, oid, str(own), protection, _file_of(keystore, key_id).name)
 

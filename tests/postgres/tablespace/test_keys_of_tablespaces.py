@@ -22,8 +22,9 @@ from tde.postgres import (
     create_tablespace,
     list_tablespaces,
     prepare_key,
-    standby_notice,
 )
+from tde.postgres.cluster.standbys import connected_standbys
+from tde.postgres.tablespace.standbys import unasked_notice
 from tests.postgres.cluster_copies import base_backup, make_directory, open_copy
 
 CANARY = b"tablespace-canary"
@@ -220,8 +221,9 @@ def test_standbys_are_told_about_a_new_key(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     location = os_user_tmp_path / "space"
+    before = connected_standbys(primary.cluster)
     made = create_tablespace(primary.cluster, primary.keystore, "space", location, Algorithm.AES128)
-    notice = standby_notice(primary.cluster, primary.keystore, made)
+    notice = unasked_notice(primary.keystore, made, before)
     assert str(primary.keystore.path / "keys" / made.key_file) in notice
     assert "walreceiver" in notice
     # A file that was copied by hand would not open where a master key was rotated.
