@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tde.audit import audit
-from tde.backup.restoring import RestoreOptions, original_places, restore_backup
+from tde.backup.restoring import RestoreOptions, restore_backup
 from tde.backup.seal import LABEL, read_seal, seal_path
+from tde.backup.unpacking import original_places
 from tde.backup.verifying import verify_backup
 from tde.errors import DataDirectoryError, ProgramError, ServerNotRunningError, TdeError
 from tde.postgres.cluster.questions import ask_server
@@ -132,7 +133,7 @@ def restore_drill(
         seal = read_seal(seal_path(backup), keystore.authentication_key(LABEL))
         places = {was: tablespaces / str(oid) for oid, was in original_places(backup, seal).items()}
         wanted = replace(options, mapping={**places, **options.mapping}, archives=False)
-        restore_backup(backup, scratch, seal, keystore.path, wanted)
+        restore_backup([(backup, seal)], scratch, keystore.path, wanted)
         return Step("restore")
 
     steps: dict[str, Callable[[], Step]] = {

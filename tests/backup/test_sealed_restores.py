@@ -136,3 +136,86 @@ def test_a_backup_of_a_standby_becomes_no_standby(
     assert server.query("SELECT count(*) FROM t") == [(100,)]
     for name in ("primary_conninfo", "recovery_target_time", "archive_cleanup_command"):
         assert server.query(f"SHOW {name}") == [("",)]
+
+
+def plain_place(os_user_tmp_path: Path, name: str) -> tuple[str, Path]:
+    """Return the option that puts the tablespace beside a plain backup, and that place."""
+    (space,) = (os_user_tmp_path / "space").iterdir()
+    place = os_user_tmp_path / f"{name}-space"
+    return f"{space}={place}", place
+
+
+def test_a_plain_backup_is_restored_with_its_tablespaces(
+    made, take, encrypted_cluster_factory, os_user_tmp_path: Path, tde_command: Run
+) -> None:
+    mapping, place = plain_place(os_user_tmp_path, "plain")
+    backup = take("--format", "plain", "-T", mapping, name="plain")
+    target, space = os_user_tmp_path / "restored", os_user_tmp_path / "space2"
+    command = ("pg", "restore", backup, "-D", target, "-k", made.keystore.path)
+    command = (*command, "--bindir", made.cluster.binaries.bindir, "--passphrase-fd", "0")
+    refused = tde_command(*command, exit_code=1)
+    assert f"-T {place}=DIR" in refused.stderr
+    assert not target.exists()
+    tde_command(*command, "-T", f"{place}={space}")
+    before = sorted(path for path in place.rglob("*"))
+    server = open_copy(encrypted_cluster_factory, made, target, made.keystore)
+    server.start({})
+    settle(server)
+    assert server.query("SELECT count(*) FROM t") == [(100,)]
+    server.query("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 100)")
+    server.query("CHECKPOINT")
+    # The backup is as it was: what the server writes goes into its own directory.
+    assert sorted(path for path in place.rglob("*")) == before
+    tde_command("pg", "verify-backup", backup, "-k", made.keystore.path, "--passphrase-fd", "0")
+
+
+def test_a_tablespace_of_a_plain_backup_that_was_altered(
+    made, take, os_user_tmp_path: Path, tde_command: Run
+) -> None:
+    mapping, place = plain_place(os_user_tmp_path, "plain")
+    backup = take("--format", "plain", "-T", mapping, name="plain")
+    files = [path for path in place.rglob("*") if path.is_file()]
+    table = max(files, key=lambda path: path.stat().st_size)
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    target = os_user_tmp_path / "restored"
+    refused = tde_command(
+        *("pg", "restore", backup, "-D", target, "-k", made.keystore.path),
+        *("-T", f"{place}={os_user_tmp_path / 'space2'}", "--passphrase-fd", "0"),
+        exit_code=1,
+    )
+    assert "is not what was taken" in refused.stderr
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("form", ["tar", "plain"])
+def test_incremental_backups_are_restored_with_those_before(
+    form: str, made, encrypted_cluster_factory, take, os_user_tmp_path: Path, tde_command: Run
+) -> None:
+    if made.cluster.binaries.major < 17:
+        pytest.skip("incremental backups came with PostgreSQL 17")
+    chain = []
+    spaces = []
+    for number in range(3):
+        mapping, place = plain_place(os_user_tmp_path, f"b{number}")
+        options = ["--format", form, *(["-T", mapping] if form == "plain" else [])]
+        if chain:
+            options += ["--incremental", str(chain[-1] / "backup_manifest")]
+        chain.append(take(*options, name=f"b{number}"))
+        spaces.append(place if form == "plain" else Path(mapping.partition("=")[0]))
+        made.query(f"INSERT INTO t VALUES ('{number}')")
+        made.query("CHECKPOINT")
+    target, space = os_user_tmp_path / "restored", os_user_tmp_path / "space2"
+    command = ("-D", target, "-k", made.keystore.path, "--passphrase-fd", "0")
+    command = (*command, "-T", f"{spaces[-1]}={space}", "--bindir", made.cluster.binaries.bindir)
+    for wrong, message in ((chain[1:], "incremental"), ([chain[0], chain[2]], "combine")):
+        refused = tde_command("pg", "restore", *wrong, *command, exit_code=1)
+        assert message in refused.stderr
+        assert not target.exists()
+        assert not space.exists() or not any(space.iterdir())
+    tde_command("pg", "restore", *chain, *command)
+    assert not target.with_name("restored.combining").exists()
+    server = open_copy(encrypted_cluster_factory, made, target, made.keystore)
+    server.start({})
+    settle(server)
+    assert server.query("SELECT count(*) FROM t") == [(102,)]
+    assert files_with(CANARY, server.data_directory, space) == []

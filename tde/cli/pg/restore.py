@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,12 +23,18 @@ from tde.errors import BackupError, ClusterKeystoreError
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 
+if TYPE_CHECKING:
+    from tde.backup.verifying import BackupCheck
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to a group."""
     app.command(
         epilog=examples(
             "tde pg restore /srv/backup/monday -D /srv/pg/restored --keystore /etc/tde/main",
+            "# With what has changed since then:",
+            "tde pg restore /srv/backup/monday /srv/backup/tuesday -D /srv/pg/restored "
+            "-k /etc/tde/main",
             "# As it was at a moment:",
             "tde pg restore /srv/backup/monday -D /srv/pg/restored -k /etc/tde/main "
             "--archive /srv/archive --target-time '2026-11-28 03:00'",
@@ -38,7 +44,14 @@ def register(app: typer.Typer) -> None:
 
 @opens_keystore
 def restore(
-    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="Of tde pg backup.")],
+    backups: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="BACKUP...",
+            help="Of tde pg backup: one; or a full one and the incremental ones after it, in their "
+            "order.",
+        ),
+    ],
     pgdata: PgDataOption,
     keystore: KeystoreOption = None,
     mapping: Annotated[
@@ -98,7 +111,7 @@ def restore(
     from tde.postgres.server.config_files import CONFIGURATION_FILE
 
     path = require_keystore(keystore)
-    directory = backup.absolute()
+    directories = [backup.absolute() for backup in backups]
     if archive is not None and restore_command:
         raise typer.BadParameter("--archive and --restore-command say the same thing: name one")
     command = restore_command if archive is None else command_for(archive.absolute())
@@ -109,23 +122,16 @@ def restore(
         {name: value for name, value in targets.items() if value},
         archives,
     )
-    require_keystore_of(seal_path(directory), keystore_uuid(path).hex)
+    for directory in directories:
+        require_keystore_of(seal_path(directory), keystore_uuid(path).hex)
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_keystore(path, source, for_server=True) as opened:
-        found = verify_backup(directory, opened)
-    if found.problems:
-        raise BackupError(
-            f"{directory} is not what was taken: {'; '.join(found.problems[:5])}",
-            remedy="Nothing was restored. tde pg verify-backup names everything.",
-        )
-    if found.missing_keys:
-        raise ClusterKeystoreError(
-            f"the keystore {path} lacks keys of this backup: {', '.join(found.missing_keys)}",
-            remedy="Nothing was restored. Name a copy of the keystore that has them: one of "
-            f"{found.seal.ended} or later, from before they were destroyed.",
-        )
+        found = [verify_backup(directory, opened) for directory in directories]
+    for directory, check in zip(directories, found, strict=True):
+        _require_good(directory, check, path)
+    chain = [(directory, one.seal) for directory, one in zip(directories, found, strict=True)]
     with ended_as_by_ctrl_c():
-        restore_backup(directory, cluster, found.seal, path, options)
+        restore_backup(chain, cluster, path, options)
     if not (cluster.data_directory / CONFIGURATION_FILE).exists():
         console.print(
             f"The backup has no {CONFIGURATION_FILE}: Debian keeps it in /etc. Put one into "
@@ -134,8 +140,22 @@ def restore(
             soft_wrap=True,
         )
     for line in (
-        f"Restored the backup of {found.seal.began} to {cluster.data_directory}",
+        f"Restored the backup of {found[-1].seal.began} to {cluster.data_directory}",
         f"Start it: tde pg start -D {cluster.data_directory}"
         + ("" if archives else " -o '-p 5433'  (beside the original; it archives nothing)"),
     ):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _require_good(directory: Path, check: BackupCheck, keystore: Path) -> None:
+    if check.problems:
+        raise BackupError(
+            f"{directory} is not what was taken: {'; '.join(check.problems[:5])}",
+            remedy="Nothing was restored. tde pg verify-backup names everything.",
+        )
+    if check.missing_keys:
+        raise ClusterKeystoreError(
+            f"the keystore {keystore} lacks keys of this backup: {', '.join(check.missing_keys)}",
+            remedy="Nothing was restored. Name a copy of the keystore that has them: one of "
+            f"{check.seal.ended} or later, from before they were destroyed.",
+        )
