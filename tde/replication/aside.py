@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ from tde.ownership import create_directory
 from tde.postgres.cluster.initialize import remove_files
 from tde.postgres.cluster.lock import cluster_lock
 from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.owned_files import write_owned_file
+from tde.replication.rejoining import STANDBY_SIGNAL
 from tde.replication.source import Source
 from tde.replication.standby import StandbyOptions, make_standby
 
@@ -22,12 +26,43 @@ if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
 
 _log = logging.getLogger(__name__)
+_SIZE = "SELECT to_json(sum(pg_database_size(oid))) FROM pg_database"
+
+
+def require_can_be_made_again(cluster: Cluster, source: Source) -> None:
+    """Check before a server is stopped what would only show when another one has its place.
+
+    Raises:
+        DataDirectoryError: a directory cannot be moved aside, as a mount point, or there is no room
+            for a second one.
+        ReplicationError: the other server does not let this role replicate.
+    """
+    directory = cluster.data_directory.resolve()
+    for old, new in _moves(directory).items():
+        if old.is_mount() or new.exists() or not os.access(old.parent, os.W_OK):
+            raise DataDirectoryError(
+                f"{old} cannot be moved to {new}",
+                remedy="It may be a mount point. Make the standby in another directory instead: "
+                "tde pg standby",
+            )
+    needed = int(source.server.ask(_SIZE))
+    free = shutil.disk_usage(directory.parent).free
+    if free < needed:
+        raise DataDirectoryError(
+            f"{directory.parent} has {free / 1e9:.1f} GB left, and the base backup takes "
+            f"{needed / 1e9:.1f} GB: what the server has is kept beside it",
+            remedy="Make room, or make the standby elsewhere: tde pg standby",
+        )
+    source.server.require_replication()
 
 
 def make_again(
     cluster: Cluster, source: Source, keystore: Keystore | None, options: StandbyOptions
 ) -> list[Path]:
     """Make a stopped server again from a base backup; return where what it had is now.
+
+    Where that fails, everything is back in its place, with standby.signal: another server has taken
+    its place, so it must not be started as a second primary.
 
     Raises:
         ServerStartError: it runs.
@@ -75,6 +110,7 @@ def _moved(moves: dict[Path, Path], os_user: OsUser | None) -> Iterator[None]:
     except BaseException:
         for old in reversed(done):
             _move_back(old, moves[old], os_user)
+        write_owned_file(next(iter(moves)) / STANDBY_SIGNAL, "", os_user)
         raise
 
 

@@ -71,10 +71,19 @@ class RemoteServer:
         """
         self._run(command, seconds)
 
-    def _run(self, text: str, seconds: int = _QUERY_SECONDS) -> str:
+    def require_replication(self) -> None:
+        """Check that the server lets this role replicate, as a base backup does.
+
+        Raises:
+            ReplicationError: it does not.
+        """
+        self._run("IDENTIFY_SYSTEM", replication="true")
+
+    def _run(self, text: str, seconds: int = _QUERY_SECONDS, **more: str) -> str:
         database = self.parameters.get("dbname", "postgres")
         command: list[str | Path] = [self.binaries.program("psql"), "-X", "-w", "-A", "-t", "-q"]
-        command += ["-v", "ON_ERROR_STOP=1", "-d", self.conninfo(dbname=database), "-c", text]
+        conninfo = self.conninfo(dbname=database, **more)
+        command += ["-v", "ON_ERROR_STOP=1", "-d", conninfo, "-c", text]
         environment = {
             **os.environ,
             "LC_ALL": "C",

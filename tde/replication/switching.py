@@ -50,8 +50,13 @@ SELECT json_build_object(
 """
 
 
-def require_switchable(cluster: Cluster, standby: Source, system_identifier: int) -> str:
+def require_switchable(
+    cluster: Cluster, standby: Source, system_identifier: int, *, rewinds: bool = True
+) -> str:
     """Check that a standby follows this running primary, is near, and can take its place.
+
+    Args:
+        rewinds: whether pg_rewind brings this server back afterwards.
 
     Returns:
         The replication slot of the primary that it uses; empty for none.
@@ -76,9 +81,12 @@ def require_switchable(cluster: Cluster, standby: Source, system_identifier: int
     found = standby.server.ask(_OF_STANDBY)
     receiver = found["receiver"] or {}
     reasons = [
-        (not primary["can_rewind"], "it has neither data checksums nor wal_log_hints"),
+        (rewinds and not primary["can_rewind"], "it has neither data checksums nor wal_log_hints"),
         (not found["may_promote"], f"the role of {name} may not call pg_promote()"),
-        (not found["may_rewind"], f"the role of {name} may not read files, as pg_rewind does"),
+        (
+            rewinds and not found["may_rewind"],
+            f"the role of {name} may not read files, as pg_rewind does",
+        ),
         (receiver.get("status") is None, f"{name} receives nothing, or its role may not see that"),
         (receiver.get("status") != "streaming", f"{name} does not stream"),
         (receiver.get("timeline") != primary["timeline"], f"{name} is on another timeline"),

@@ -31,6 +31,7 @@ from tde.cli.pg import (
     doctor,
     drill,
     install_bin,
+    migrate,
     mirror,
     primary,
     rejoin,
@@ -354,6 +355,7 @@ primary.register(app)
 standby.register(app)
 rejoin.register(app)
 mirror.register(app)
+migrate.register(app)
 
 
 def _server_to_connect_to(

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +56,21 @@ LogOption = Annotated[
 TimeoutOption = Annotated[
     float,
     typer.Option("--timeout", "-t", metavar="SECONDS", min=1, help="How long a step may take."),
+]
+BaseBackupOption = Annotated[
+    bool,
+    typer.Option(
+        "--base-backup", help="Make it again from a base backup; what it had is kept beside."
+    ),
+]
+MappingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tablespace-mapping",
+        "-T",
+        metavar="OLD=NEW",
+        help="With --base-backup: put the tablespace that is in OLD there into NEW.",
+    ),
 ]
 ServerOptions = Annotated[
     str | None,
@@ -115,22 +130,8 @@ def rejoin(
     ],
     slot: SlotOption = "",
     name: NameOption = "",
-    base_backup: Annotated[
-        bool,
-        typer.Option(
-            "--base-backup",
-            help="Make it again from a base backup; what it had is kept beside.",
-        ),
-    ] = False,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tablespace-mapping",
-            "-T",
-            metavar="OLD=NEW",
-            help="With --base-backup: put the tablespace that is in OLD there into NEW.",
-        ),
-    ] = None,
+    base_backup: BaseBackupOption = False,
+    mapping: MappingOption = None,
     from_archive: Annotated[
         bool,
         typer.Option(
@@ -162,7 +163,6 @@ def rejoin(
     never received is gone then. Where something fails it is left as a standby that does not start,
     or waits: never as a second primary.
     """
-    from tde.replication.aside import make_again
     from tde.replication.keys import require_keys_of_source, require_same_protection
     from tde.replication.rejoining import require_older, require_same_cluster, rewind
 
@@ -174,16 +174,14 @@ def rejoin(
         require_same_protection(found, cluster.marker)
     if not to_older:
         require_older(cluster, found)
-    wanted = _standby_options(cluster, found, name, slot)
+    wanted = _standby_options(cluster, found, name, slot, mapping, base_backup=base_backup)
     start = _start(cluster, options, log, timeout)
-    with _opened(cluster, keystore, source) as opened, ended_as_by_ctrl_c():
+    with _opened(cluster, found, keystore, source) as opened, ended_as_by_ctrl_c():
         if opened is not None:
             require_keys_of_source(found, opened)
-        with _told_that_it_is_down(cluster, upstream):
+        with _told_that_it_is_down(cluster, upstream, keystore, base_backup=base_backup):
             if base_backup:
-                places = replace(wanted, mapping=[pair_of(text) for text in mapping or ()])
-                for path in make_again(cluster, found, opened, places):
-                    say(f"What it had is in {path}: remove it when nobody misses anything")
+                _make_again(cluster, found, opened, wanted)
             else:
                 rewind(cluster, found, opened, wanted, from_archive=from_archive)
             start.run(opened)
@@ -204,6 +202,8 @@ def switchover(
     ],
     slot: SlotOption = "",
     name: NameOption = "",
+    base_backup: BaseBackupOption = False,
+    mapping: MappingOption = None,
     keystore: KeystoreOption = None,
     options: ServerOptions = None,
     log: LogOption = None,
@@ -219,6 +219,9 @@ def switchover(
     rest, and only then is it promoted: nothing is lost. Where it does not receive the rest, the
     primary is started again as it was. Other standbys have to be told whom to follow now: change
     their primary_conninfo.
+
+    With --base-backup this server is made again instead of rewound, as a standby with other keys
+    than before needs it: so a cluster is encrypted without a stop (tde pg migrate --plan).
     """
     from tde.replication.keys import require_keys_of_source, require_same_protection
     from tde.replication.rejoining import read_control, rewind
@@ -230,24 +233,44 @@ def switchover(
 
     cluster = find_cluster(pgdata, bindir, os_user)
     found = _read_source(cluster, to)
-    used = require_switchable(cluster, found, read_control(cluster).system_identifier)
-    require_same_protection(found, cluster.marker)
-    wanted = _standby_options(cluster, found, name, slot)
+    used = require_switchable(
+        cluster, found, read_control(cluster).system_identifier, rewinds=not base_backup
+    )
+    if not base_backup:
+        require_same_protection(found, cluster.marker)
+    wanted = _standby_options(cluster, found, name, slot, mapping, base_backup=base_backup)
     start = _start(cluster, options, log, timeout)
     # Opened before anything stops: with a wrong passphrase the primary simply goes on.
-    with _opened(cluster, keystore, source) as opened, ended_as_by_ctrl_c():
+    with _opened(cluster, found, keystore, source) as opened, ended_as_by_ctrl_c():
         if opened is not None:
             require_keys_of_source(found, opened)
-        _hand_over(start, found, opened)
+        # Until the base backup the server here is what it was.
+        _hand_over(start, found, None if cluster.marker is None else opened)
         # One that was told, and does not answer, may be a primary by now: nothing is started here.
-        with _told_that_it_is_down(cluster, to):
+        with _told_that_it_is_down(cluster, to, keystore, base_backup=base_backup):
             request_promotion(found)
             wait_until_promoted(found, timeout)
             say(f"{found.server.name} is the primary now")
-            rewind(cluster, found, opened, wanted)
+            if base_backup:
+                _make_again(cluster, found, opened, wanted)
+            else:
+                rewind(cluster, found, opened, wanted)
             start.run(opened)
     _report_following(start, found, wanted, username)
-    _drop_slot(cluster, used, username)
+    if not base_backup:  # A base backup has no slots.
+        _drop_slot(cluster, used, username)
+
+
+def _make_again(
+    cluster: Cluster,
+    source: Source,
+    keystore: Keystore | None,
+    options: StandbyOptions,
+) -> None:
+    from tde.replication.aside import make_again
+
+    for path in make_again(cluster, source, keystore, options):
+        say(f"What it had is in {path}: remove it when nobody misses anything")
 
 
 def _hand_over(start: _Start, standby: Source, keystore: Keystore | None) -> None:
@@ -274,23 +297,27 @@ def _hand_over(start: _Start, standby: Source, keystore: Keystore | None) -> Non
 
 
 @contextmanager
-def _told_that_it_is_down(cluster: Cluster, conninfo: str) -> Iterator[None]:
+def _told_that_it_is_down(
+    cluster: Cluster, conninfo: str, keystore: Path | None, *, base_backup: bool
+) -> Iterator[None]:
     """Say, whatever happens, that the server here is stopped, and how it comes back."""
     directory = shlex.quote(str(cluster.data_directory))
+    again = ["tde", "pg", "rejoin", "-D", str(cluster.data_directory), "--primary", conninfo]
+    again += ["--base-backup"] if base_backup else []
+    again += [] if keystore is None else ["-k", str(keystore)]
     remedy = (
-        "If the other one is the primary: tde pg rejoin "
-        f"-D {directory} --primary {shlex.quote(conninfo)}. If it is certainly none: tde pg start "
-        f"-D {directory}, after standby.signal is removed there, if it is there."
+        f"If the other one is the primary: {shlex.join(again)}. If it is certainly none: tde pg "
+        f"start -D {directory}, after standby.signal is removed there, if it is there."
     )
     down = f"The server in {cluster.data_directory} is stopped"
     try:
         yield
     except KeyboardInterrupt:
         raise InterruptedHalfwayError(f"{down}. {remedy}") from None
-    except TdeError as error:
+    except (TdeError, OSError) as error:
         if cluster.pid is not None:
             raise
-        text = f"{error.remedy or ''} {remedy}".strip()
+        text = f"{getattr(error, 'remedy', '')} {remedy}".strip()
         raise ReplicationError(f"{error}. {down}", remedy=text) from error
 
 
@@ -316,12 +343,27 @@ def _read_source(cluster: Cluster, conninfo: str) -> Source:
     return read_source(remote_server(conninfo, cluster.binaries, cluster.os_user))
 
 
-def _standby_options(cluster: Cluster, source: Source, name: str, slot: str) -> StandbyOptions:
+def _standby_options(
+    cluster: Cluster,
+    source: Source,
+    name: str,
+    slot: str,
+    mapping: Sequence[str] | None,
+    *,
+    base_backup: bool,
+) -> StandbyOptions:
+    """Return what the server shall be; all that can be checked before it stops is checked here."""
+    from tde.replication.aside import require_can_be_made_again
     from tde.replication.names import default_name
     from tde.replication.standby import StandbyOptions, require_possible
 
-    options = StandbyOptions(name or default_name(cluster.data_directory), slot)
+    if mapping and not base_backup:
+        raise typer.BadParameter("--tablespace-mapping is for --base-backup")
+    pairs = [pair_of(text) for text in mapping or ()]
+    options = StandbyOptions(name or default_name(cluster.data_directory), slot, mapping=pairs)
     require_possible(cluster, source, options)
+    if base_backup:
+        require_can_be_made_again(cluster, source)
     return options
 
 
@@ -335,11 +377,18 @@ def _start(cluster: Cluster, options: str | None, log: Path | None, timeout: flo
 
 
 def _opened(
-    cluster: Cluster, keystore: Path | None, source: PassphraseSource
+    cluster: Cluster, other: Source, keystore: Path | None, source: PassphraseSource
 ) -> AbstractContextManager[Keystore | None]:
-    if cluster.marker is None and keystore is None:
+    """Open the keystore of the server here; of the other one, where only that is encrypted yet."""
+    from tde.keystore.opening import open_keystore
+    from tde.replication.keys import require_kept_keystore
+
+    if cluster.marker is not None:
+        return open_cluster_keystore(cluster, keystore, source, for_server=True)
+    require_kept_keystore(other, keystore)
+    if keystore is None:
         return nullcontext()
-    return open_cluster_keystore(cluster, keystore, source, for_server=True)
+    return open_keystore(keystore, source, for_server=True)
 
 
 def _report_following(
