@@ -16,7 +16,7 @@ WERROR := $(if $(filter true,$(CI)),ON,OFF)
 C_SOURCES := $(shell find c_ext -name '*.[ch]') c_ext/CMakeLists.txt
 PACKAGED := pyproject.toml $(C_SOURCES)
 
-.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss life io-traces reference trixie sid \
+.PHONY: help setup build bench test test-long fuzz attacks postgres-suites power-loss ha-lab life io-traces reference trixie sid \
 	aarch64 aarch64-here compatibility compatibility-here sanitize valgrind lint clean wheel wheel-aarch64 deb \
 	wheel-test deb-test
 
@@ -71,6 +71,9 @@ postgres-suites: setup ## PostgreSQL's own suites, stock beside tde (hours; SUIT
 
 power-loss: setup ## Power cuts, stock beside tde (hours; POWER_LOSS_ARGS="--version 15 --states 50")
 	$(BIN)/python -m tests.power_loss.run $(POWER_LOSS_ARGS)
+
+ha-lab: setup ## Failovers under load, stock beside encrypted (root; HA_LAB_ARGS="--rounds 10")
+	$(BIN)/python -m tests.ha_lab.run $(HA_LAB_ARGS)
 
 life: setup ## The life of keys on a running pair, typed once more (root; minutes): results/life-of-keys.md
 	LIFE_TRANSCRIPT=results/life-of-keys.md $(BIN)/python -m pytest -m slow tests/life -k pg15 $(PYTEST_ARGS)

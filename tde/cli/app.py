@@ -23,6 +23,7 @@ COMMANDS = {
     "pg": ("tde.cli.pg.app", "Create, start, stop and inspect encrypted PostgreSQL clusters."),
     "tablespace": ("tde.cli.tablespace", "Encrypted tablespaces: create, move, rekey, lock."),
     "replication": ("tde.cli.replication", "Standbys and the servers that they follow."),
+    "ha": ("tde.cli.ha", "Cluster managers: can this node take over; their configuration."),
     "wal": ("tde.cli.wal", "Give WAL another key."),
     "report": ("tde.cli.report", "A sealed report for auditors, and the proof of one."),
     "extension": ("tde.cli.extension", "The keystore in SQL: install the extension."),

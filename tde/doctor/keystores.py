@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tde.doctor.examined import Examined
 from tde.errors import (
@@ -20,6 +21,9 @@ from tde.errors import (
 from tde.machine.storage import file_storage
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
 from tde.postgres.cluster.keystore_place import require_keystore_access, require_separate
+
+if TYPE_CHECKING:
+    from tde.keystore.auto_opening import Way
 
 
 def check_keystore(examined: Examined) -> Iterator[Outcome]:
@@ -46,10 +50,17 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
         yield ok("off: there is no keystore")
         return
     try:
-        ways = [way for way in ways_to_open(examined.keystore) if way.name]
+        ways = ways_to_open(examined.keystore, trying=True, logged=False)
     except KeystoreError:
         ways = []  # What is wrong with the keystore is told by its own check.
     for way in ways:
+        # A credential of systemd is there at a start only.
+        if way.problem and way.type != "credential":
+            yield _does_not_open(examined, way)
+    ways = [way for way in ways if way.name]
+    for way in ways:
+        if way.problem:
+            continue
         if way.shares_disk and not file_storage(examined.machine, examined.keystore).encrypted:
             yield warning(
                 f"on, {way.in_words}, which is on the same file system as the keystore: whoever "
@@ -75,6 +86,15 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
             f"{examined.keystore}. Or turn it off (tde keystore auto-open disable); or keep the "
             "keystore on an encrypted disk, and this file out of backups.",
         )
+
+
+def _does_not_open(examined: Examined, way: Way) -> Outcome:
+    """Tell of a way that fails now: a server that runs has its keys, and its next start has not."""
+    goes_on = "" if examined.pid is None else "; the server goes on until its next start"
+    return problem(
+        f"it does not open by what is {way.in_words}: {way.problem}{goes_on}",
+        way.remedy or "See tde keystore auto-open status.",
+    )
 
 
 def check_key_ages(examined: Examined) -> Iterator[Outcome]:

@@ -26,10 +26,13 @@ from tde.keystore.host_secret import ensure_host_secret
 from tde.keystore.keystore import Keystore
 from tde.keystore.providers.acceptance import require_accepted
 from tde.keystore.providers.auto_open import (
+    AutoOpenProvider,
     auto_open_path,
     can_open_automatically,
     disable_auto_open,
 )
+from tde.keystore.providers.envelope_provider import EnvelopeProvider
+from tde.keystore.providers.provider import MasterKeyProvider
 from tde.keystore.providers.wrapper import make_provider
 from tde.keystore.store.contents import list_envelopes
 from tde.keystore.store.files import require_writable
@@ -176,20 +179,62 @@ def bind_auto_open(
     return _way(path, NAME, type_, level, parameters, None)
 
 
-def ways_to_open(directory: Path, *, trying: bool = False) -> list[Way]:
+def ways_to_open(directory: Path, *, trying: bool = False, logged: bool = True) -> list[Way]:
     """Return the ways in which a keystore opens by itself, in the order in which they are tried.
 
     Args:
         trying: whether each is tried.
+        logged: whether the key log tells of those that fail.
 
     Raises:
         KeystoreError: the keystore cannot be used.
     """
     directory = directory.resolve()
     read_document(directory)
-    ways = [_way_by_file(directory, trying)] if can_open_automatically(directory) else []
-    ways += [_way_by_provider(directory, info, trying) for info in unattended_providers(directory)]
-    return ways
+    ways = [_way_by_file(directory, trying, logged)] if can_open_automatically(directory) else []
+    return ways + [
+        _way_by_provider(directory, info, trying, logged)
+        for info in unattended_providers(directory)
+    ]
+
+
+def open_unseen(directory: Path, failed: list[tuple[str, str]]) -> Keystore | None:
+    """Open a keystore as a start does, for who only asks whether that works; at level full.
+
+    The key log tells neither of this nor of what fails.
+
+    Args:
+        failed: gets what has kept a way from it, and what to do.
+
+    Raises:
+        KeystoreError: the keystore cannot be used.
+    """
+    directory = directory.resolve()
+    read_document(directory)
+    if can_open_automatically(directory):
+        # Where that file is there, a start tries nothing else.
+        return _open_unseen(directory, "auto-open.key", AutoOpenProvider(), failed)
+    for info in unattended_providers(directory):
+        assert info.header is not None  # Or it could not be told that it is unattended.
+        if info.header.level != "full":
+            text = f"the provider {info.name} opens it at level {info.header.level} only"
+            failed.append((text, "Sessions would get errors until somebody opens it."))
+            continue
+        provider = EnvelopeProvider(info.name, may_use_cache=False, unasked=True)
+        opened = _open_unseen(directory, f"the provider {info.name}", provider, failed)
+        if opened is not None:
+            return opened
+    return None
+
+
+def _open_unseen(
+    directory: Path, what: str, provider: MasterKeyProvider, failed: list[tuple[str, str]]
+) -> Keystore | None:
+    try:
+        return Keystore.open_with(directory, provider, logged=False)
+    except KeystoreError as error:
+        failed.append((f"{what}: {error}", error.remedy))
+        return None
 
 
 def require_usable_way(directory: Path) -> None:
@@ -246,22 +291,22 @@ def unread_envelopes(directory: Path) -> list[EnvelopeInfo]:
     return [info for info in list_providers(directory.resolve()) if info.header is None]
 
 
-def _way_by_file(directory: Path, trying: bool) -> Way:
+def _way_by_file(directory: Path, trying: bool, logged: bool) -> Way:
     problem = remedy = ""
     if trying:
         try:
-            Keystore.open_automatically(directory).close()
+            Keystore.open_with(directory, AutoOpenProvider(), logged=logged).close()
         except KeystoreError as error:
             problem, remedy = str(error), error.remedy
     file = str(auto_open_path(directory))
     return Way("", UNBOUND, "full", f"nothing: {file}", _THIEVES[UNBOUND], problem, remedy)
 
 
-def _way_by_provider(directory: Path, info: EnvelopeInfo, trying: bool) -> Way:
+def _way_by_provider(directory: Path, info: EnvelopeInfo, trying: bool, logged: bool) -> Way:
     header = info.header
     if header is None:
         raise KeystoreMissingError(info.problem, remedy=info.remedy)
-    trial = try_envelope(directory, info.name, unasked=True) if trying else None
+    trial = try_envelope(directory, info.name, unasked=True, logged=logged) if trying else None
     return _way(directory, info.name, header.type, header.level, header.parameters, trial)
 
 

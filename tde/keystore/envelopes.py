@@ -247,7 +247,12 @@ def unattended_providers(directory: Path) -> list[EnvelopeInfo]:
 
 
 def try_envelope(
-    directory: Path, name: str, shares: Sequence[bytearray] = (), *, unasked: bool = False
+    directory: Path,
+    name: str,
+    shares: Sequence[bytearray] = (),
+    *,
+    unasked: bool = False,
+    logged: bool = True,
 ) -> EnvelopeTrial:
     """Open a keystore by a provider, for real and not from a cache, and say what came of it.
 
@@ -255,11 +260,12 @@ def try_envelope(
 
     Args:
         unasked: whether nobody has named the provider; then it must have been accepted.
+        logged: whether the key log tells of a failure.
     """
     start = time.monotonic()
     provider = EnvelopeProvider(name, shares, may_use_cache=False, unasked=unasked)
     try:
-        with Keystore.open_with(directory, provider) as opened:
+        with Keystore.open_with(directory, provider, logged=logged) as opened:
             seconds = time.monotonic() - start
             opened.require_fitting_record()
     except KeystoreError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -162,18 +162,24 @@ class Keystore(OpenMasterKey):
 
     @classmethod
     def open_with(
-        cls, path: Path, provider: MasterKeyProvider, details: Mapping[str, object] | None = None
+        cls,
+        path: Path,
+        provider: MasterKeyProvider,
+        details: Mapping[str, object] | None = None,
+        *,
+        logged: bool = True,
     ) -> Keystore:
         """Open an existing keystore with the master key that a provider brings.
 
         Args:
             details: what the key log says besides when that fails.
+            logged: whether it says so at all: not of what monitoring tries each minute.
 
         Raises:
             KeystoreError: one of its subclasses, as for :meth:`open`, or the provider's own.
         """
         path = path.resolve()
-        with telling_of_failures(path, details or {}):
+        with telling_of_failures(path, details or {}) if logged else nullcontext():
             while True:
                 document = read_document(path)
                 try:
