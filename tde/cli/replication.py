@@ -45,7 +45,8 @@ def status(
 
     Only standbys and receivers of WAL that encrypt are served, so whoever is listed here does.
 
-    A standby says which keys it has when it connects; "unknown" is one of an older release.
+    A standby says which keys it has when it connects, and it is noted with the first WAL that it
+    gets; those of older releases do not.
 
     Exit code 0: all is well; 1: a standby receives or replays nothing or keeps WAL for a slot that
     nobody uses, a slot has lost WAL, or a standby lacks a key; 3: the server does not run.
@@ -71,7 +72,7 @@ def _print(found: ReplicationStatus) -> None:
         _say(f"A primary, at {found.position}.")
     if found.standbys:
         table = Table(
-            "Follower", "Address", "State", "Sync", "To receive", "To replay", "Seen after", "Keys"
+            "Follower", "Address", "State", "Sync", "To receive", "To replay", "Seen after"
         )
         for one in found.standbys:
             table.add_row(
@@ -82,7 +83,6 @@ def _print(found: ReplicationStatus) -> None:
                 _bytes(one.received_lag_bytes),
                 _bytes(one.replayed_lag_bytes),
                 _seconds(one.replayed_lag_seconds),
-                _keys(one.lacks_keys),
             )
         console.print(table)
         _say_who_lacks_keys(found)
@@ -98,19 +98,17 @@ def _print(found: ReplicationStatus) -> None:
         console.print(table)
 
 
-def _keys(lacking: tuple[str, ...] | None) -> Text:
-    if lacking is None:
-        return Text("unknown")
-    return Text(f"lacks {len(lacking)}", "bold red") if lacking else Text("all")
-
-
 def _say_who_lacks_keys(found: ReplicationStatus) -> None:
     for one in found.standbys:
-        if one.lacks_keys:
+        if one.lacks_keys is None:
+            _say(f"{one.name or 'A standby'} has not said which keys it has.")
+        elif one.lacks_keys:
             _say(
-                f"{one.name} lacks {', '.join(one.lacks_keys)}, and stops where it needs one: tde "
-                "keystore sync brings them. It says what it has when it connects."
+                f"{one.name or 'A standby'} lacks {', '.join(one.lacks_keys)}, and stops where it "
+                "needs one: tde keystore sync brings them. It says what it has when it connects."
             )
+    if all(one.lacks_keys == () for one in found.standbys):
+        _say("They have all keys that this server uses.")
 
 
 def _upstream(found: ReplicationStatus) -> str:

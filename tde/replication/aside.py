@@ -19,7 +19,7 @@ from tde.postgres.server.os_user import OsUser
 from tde.postgres.server.owned_files import write_owned_file
 from tde.replication.rejoining import STANDBY_SIGNAL
 from tde.replication.source import Source
-from tde.replication.standby import StandbyOptions, make_standby
+from tde.replication.standby import StandbyOptions, make_standby, require_free
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
@@ -29,16 +29,22 @@ _log = logging.getLogger(__name__)
 _SIZE = "SELECT to_json(sum(pg_database_size(oid))) FROM pg_database"
 
 
-def require_can_be_made_again(cluster: Cluster, source: Source) -> None:
+def require_can_be_made_again(cluster: Cluster, source: Source, options: StandbyOptions) -> None:
     """Check before a server is stopped what would only show when another one has its place.
+
+    Where its own tablespaces are there will be room: they are moved aside.
 
     Raises:
         DataDirectoryError: a directory cannot be moved aside, as a mount point, or there is no room
             for a second one.
-        ReplicationError: the other server does not let this role replicate.
+        ReplicationError: the other server does not let this role replicate, or a place is taken.
     """
     directory = cluster.data_directory.resolve()
-    for old, new in _moves(directory).items():
+    moves = _moves(directory)
+    for old, new in options.mapping:
+        if new.resolve() not in moves:
+            require_free(old, new)
+    for old, new in moves.items():
         if old.is_mount() or new.exists() or not os.access(old.parent, os.W_OK):
             raise DataDirectoryError(
                 f"{old} cannot be moved to {new}",

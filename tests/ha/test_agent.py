@@ -90,8 +90,8 @@ def agent(tmp_path: Path) -> Agent:
         "OCF_RESOURCE_TYPE": "keystore",
         "OCF_RESOURCE_PROVIDER": "tde",
         "HA_RSCTMP": str(tmp_path),
-        "HA_LOGFACILITY": "none",
-        "HA_logfile": str(tmp_path / "ha.log"),
+        "HA_LOGFACILITY": "",
+        "HA_LOGFILE": str(tmp_path / "ha.log"),
     }
     return Agent(install_agent(root, TDE), place, environment)
 
@@ -152,7 +152,7 @@ def test_other_keys_on_the_other_node_are_logged(agent: Agent, made: RunningClus
     (agent.place / "tde-keystore-digest.other").write_text("0123456789abcdef\n")
     assert agent.run("start", **options).returncode == SUCCESS
     assert agent.attribute() == "100"
-    log = Path(agent.environment["HA_logfile"]).read_text()
+    log = Path(agent.environment["HA_LOGFILE"]).read_text()
     assert "do not have the same keys" in log
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 
 PAUSE = 0.01
-TABLE = "CREATE TABLE IF NOT EXISTS written (id bigint PRIMARY KEY, pad text)"
+_TABLE = "CREATE TABLE IF NOT EXISTS written (id bigint PRIMARY KEY, pad text)"
 _INSERT = "INSERT INTO written VALUES (%s, repeat('x', 200))"
 
 
@@ -59,8 +59,10 @@ class _Client:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_is_in_recovery()")
             row = cursor.fetchone()
-        if row is None or row[0]:
-            raise psycopg2.OperationalError("a standby")
+            if row is None or row[0]:
+                raise psycopg2.OperationalError("a standby")
+            cursor.execute(_TABLE)
+        connection.notices.clear()
         self._connection = connection
         self._note("connected")
 

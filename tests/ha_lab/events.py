@@ -94,7 +94,10 @@ class PacemakerEvents:
         return self._event("cut network", load, _rows(primary, load), rows_begin, primary)
 
     def _wait_for_sync(self, primary: Node, standby: Node) -> None:
+        """Wait until the server and then the agent say so, which looks every few seconds."""
+        query = "SELECT sync_state FROM pg_stat_replication"
         try:
+            wait_until(lambda: primary.query(query) == "sync", 60, "synchronous")
             wait_until(lambda: self._pair.state(primary, standby) == "HS:sync", 30, "in sync")
         except TimeoutError:
             self._pair.rejoin(standby, "base backup")

@@ -49,20 +49,22 @@ def show_table(console: Console, events: list[dict[str, Any]]) -> None:
 
 
 def write_chart(events: list[dict[str, Any]], path: Path) -> None:
-    """Draw the outages."""
+    """Draw the outages; nothing where there is none yet."""
+    if not events:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
     groups = list(_groups(events))
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.7 * len(groups)), layout="constrained")
     for row, (_, _, modes) in enumerate(groups):
         for offset, (mode, found) in zip((-0.15, 0.15), modes.items(), strict=True):
             seconds = [one["outage_seconds"] for one in found]
-            label = mode if row == 0 else None
             places = [row + offset] * len(seconds)
-            axes.scatter(seconds, places, s=28, alpha=0.7, color=_COLOURS[mode], label=label)
+            axes.scatter(seconds, places, s=28, alpha=0.7, color=_COLOURS[mode])
             if seconds:
                 axes.scatter(
                     [median(seconds)], [row + offset], marker="|", s=260, color=_COLOURS[mode]
@@ -72,6 +74,7 @@ def write_chart(events: list[dict[str, Any]], path: Path) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds without an acknowledged row; a dot is an event, a bar the median")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right")
+    handles = [Line2D([], [], color=color, marker="o", ls="") for color in _COLOURS.values()]
+    axes.legend(handles, list(_COLOURS), loc="lower right")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

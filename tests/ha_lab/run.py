@@ -42,7 +42,8 @@ from tests.ha_lab.server import Servers
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False, soft_wrap=True)
 RESULTS = REPOSITORY / "results"
-DEFAULT_WORK = Path("/var/tmp/tde-ha-lab")
+# Not below /usr, /etc or /var, which are layers of the nodes.
+DEFAULT_WORK = REPOSITORY / "build" / "ha-lab"
 DEFAULT_VERSION = 15
 
 
@@ -69,6 +70,7 @@ def run(
         raise typer.Exit(2)
     lab = Lab(work, find_binaries(major=version).bindir)
     work.mkdir(mode=0o755, parents=True, exist_ok=True)
+    results.mkdir(exist_ok=True)
     make_layer(lab)
     document = _read(results / "ha.json")
     broken: list[str] = []

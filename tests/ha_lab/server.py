@@ -91,13 +91,28 @@ class Servers:
 
     def take_base_backup(self, node: Node, address: str) -> None:
         """Make a node's data directory a copy of the primary."""
+        if self.mode is Mode.ENCRYPTED and (node.home / PGDATA.name).exists():
+            # A copy has the name of the other node in its configuration.
+            source = f"host={address} user=postgres dbname=postgres"
+            options = ("--primary", source, "--name", node.name, "--no-start", "--base-backup")
+            node.run(TDE, "pg", "rejoin", "-D", PGDATA, *options)
+            node.shell(f"rm -rf {PGDATA}.before-*")
+            return
         node.run("rm", "-rf", PGDATA)
         options = ("-D", PGDATA, "-X", "stream", "-c", "fast", "-h", address, "-U", "postgres")
         node.run(self.bin_directory / "pg_basebackup", *options, user="postgres")
 
     def rewind(self, node: Node, address: str) -> None:
-        """Bring a node that was the primary to where the new one is."""
-        node.run("rm", "-f", PGDATA / "standby.signal")
+        """Bring a node that was the primary to where the new one is, as docs/ha.md does."""
         source = f"host={address} user=postgres dbname=postgres"
+        if self.mode is Mode.ENCRYPTED:
+            options = ("--primary", source, "--name", node.name, "--no-start")
+            node.run(TDE, "pg", "rejoin", "-D", PGDATA, *options)
+            return
+        node.run("rm", "-f", PGDATA / "standby.signal")
+        # Before 16 pg_rewind takes an old timeline for the current one until the checkpoint of the
+        # promotion has ended.
+        psql = (self.lab.stock / "psql", source, "-c", "CHECKPOINT")
+        node.run(*psql, user="postgres")
         words = (self.bin_directory / "pg_rewind", "-D", PGDATA, f"--source-server={source}")
         node.run(*words, user="postgres")

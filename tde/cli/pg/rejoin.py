@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +88,9 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "tde pg rejoin -D /srv/pg/main --primary 'host=node2 user=repli'",
+            "# Under a cluster manager, which starts it by itself and knows it as node1:",
+            "tde pg rejoin -D /srv/pg/main --primary 'host=192.168.1.100 user=repli' --name node1 "
+            "--no-start",
             "# Where pg_rewind cannot:",
             "tde pg rejoin -D /srv/pg/main --primary 'host=node2 user=repli' --base-backup",
         )
@@ -147,6 +150,10 @@ def rejoin(
             help="Give up what this server has, although it was promoted later.",
         ),
     ] = False,
+    starts: Annotated[
+        bool,
+        typer.Option("--start/--no-start", help="Leave it stopped, for a cluster manager."),
+    ] = True,
     keystore: KeystoreOption = None,
     options: ServerOptions = None,
     log: LogOption = None,
@@ -184,7 +191,14 @@ def rejoin(
                 _make_again(cluster, found, opened, wanted)
             else:
                 rewind(cluster, found, opened, wanted, from_archive=from_archive)
-            start.run(opened)
+            if starts:
+                start.run(opened)
+    if not starts:
+        say(
+            f"{cluster.data_directory} is where {found.server.name} is, and follows it as "
+            f"{wanted.name} when it is started"
+        )
+        return
     _report_following(start, found, wanted, username)
 
 
@@ -361,9 +375,9 @@ def _standby_options(
         raise typer.BadParameter("--tablespace-mapping is for --base-backup")
     pairs = [pair_of(text) for text in mapping or ()]
     options = StandbyOptions(name or default_name(cluster.data_directory), slot, mapping=pairs)
-    require_possible(cluster, source, options)
+    require_possible(cluster, source, replace(options, mapping=()))
     if base_backup:
-        require_can_be_made_again(cluster, source)
+        require_can_be_made_again(cluster, source, options)
     return options
 
 

@@ -244,7 +244,8 @@ def test_what_cannot_be_read_replaces_nothing(archived, encrypted_cluster_factor
         standby.start()
         wait_until_replayed(made, standby)
         standby.query("SELECT pg_wal_replay_pause()")
-        rotate_wal_key(made.cluster, made.keystore, Algorithm.AES256)  # A key that it has not got.
+        # A key that it has not got.
+        rotate_wal_key(made.cluster, made.keystore, Algorithm.AES256, wait=False)
         write(made, 3)
         wanted = rows(made)
         position = made.query("SELECT pg_current_wal_flush_lsn()")[0][0]
@@ -341,7 +342,7 @@ def test_each_node_of_a_pair_has_its_own_rotations(
         standby = open_copy(encrypted_cluster_factory, primary, directory, keystore)
         standby.start(options)
         for server in (primary, standby):
-            rotate_wal_key(server.cluster, server.keystore, Algorithm.AES256)
+            rotate_wal_key(server.cluster, server.keystore, Algorithm.AES256, wait=False)
         write(primary, 3)
         wait_until_replayed(primary, standby)
         assert rows(standby) == rows(primary)
