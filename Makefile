@@ -73,6 +73,7 @@ power-loss: setup ## Power cuts, stock beside tde (hours; POWER_LOSS_ARGS="--ver
 	$(BIN)/python -m tests.power_loss.run $(POWER_LOSS_ARGS)
 
 ha-lab: setup ## Failovers under load, stock beside encrypted (root; HA_LAB_ARGS="--rounds 10")
+	$(BIN)/python -m compileall -q tde tests/ha_lab
 	$(BIN)/python -m tests.ha_lab.run $(HA_LAB_ARGS)
 
 life: setup ## The life of keys on a running pair, typed once more (root; minutes): results/life-of-keys.md
