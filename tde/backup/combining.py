@@ -10,19 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tde.backup.seal import Seal
-from tde.backup.unpacking import TABLESPACE_MAP, original_places, place_files
+from tde.backup.unpacking import TABLESPACE_MAP, original_places, place_files, run_required
 from tde.errors import BackupError, ProgramError
+from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.initialize import prepared_directory, remove_files
 from tde.postgres.cluster.links import restored_tablespaces
-from tde.postgres.server.os_user import run_as
 from tde.postgres.server.program import run_program
 from tde.replication.standby import require_free
-
-if TYPE_CHECKING:
-    from tde.postgres.cluster.cluster import Cluster
 
 
 def require_chain(chain: Sequence[tuple[Path, Seal]]) -> None:
@@ -106,16 +102,15 @@ def _scratch(cluster: Cluster) -> Iterator[Path]:
 
 def _unpacked(directory: Path, cluster: Cluster, backup: Path, seal: Seal) -> Path:
     """Make a data directory of one backup, with its tablespaces beside."""
-    from tde.postgres.cluster.cluster import Cluster as Copy
-
-    copy = Copy(directory, cluster.binaries, os_user=cluster.os_user)
+    copy = Cluster(directory, cluster.binaries, os_user=cluster.os_user)
     places = original_places(backup, seal)
     mapping = {old: _space(directory, oid) for oid, old in places.items()}
     with prepared_directory(directory, cluster.os_user):
         place_files(backup, copy, seal, mapping, [])
     # Of a tar archive: the server would make these links at its start.
     for oid, place in restored_tablespaces(directory).items():
-        run_as(cluster.os_user, ["ln", "-s", "--", place, directory / "pg_tblspc" / str(oid)])
+        link = directory / "pg_tblspc" / str(oid)
+        run_required(cluster, ["ln", "-s", "--", place, link], backup)
     (directory / TABLESPACE_MAP).unlink(missing_ok=True)
     return directory
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,9 +191,9 @@ def _copy(
             places.append(place)
             _run_cp(cluster, link, place)
         own = directory / "pg_tblspc" / link.name
-        run_as(cluster.os_user, ["ln", "-sfn", "--", place, own])
+        run_required(cluster, ["ln", "-sfn", "--", place, own], link)
     # The backup's own mode came along, and what was verified before may have been exchanged since.
-    run_as(cluster.os_user, ["chmod", "700", directory, *(place for _, place in spaces)])
+    run_required(cluster, ["chmod", "700", directory, *(place for _, place in spaces)], backup)
     problems = list(sealed_problems(directory, seal, Reader()))
     if not problems:  # Now the manifest is proven.
         problems += manifest_problems(directory, Reader())
@@ -205,8 +205,7 @@ def _copy(
 
 
 def _run_cp(cluster: Cluster, source: Path, target: Path) -> None:
-    done = run_as(cluster.os_user, ["cp", "-a", "--reflink=auto", "--", f"{source}/.", target])
-    _require_done(done.returncode, done.stderr.strip(), source)
+    run_required(cluster, ["cp", "-a", "--reflink=auto", "--", f"{source}/.", target], source)
 
 
 def _links_of(backup: Path) -> list[Path]:
@@ -219,6 +218,16 @@ def _links_of(backup: Path) -> list[Path]:
         for path in directory.iterdir()
         if path.is_symlink() and path.name.isascii() and path.name.isdecimal()
     )
+
+
+def run_required(cluster: Cluster, command: Sequence[str | Path], what: Path) -> None:
+    """Run a command as the server's user, for a part of a backup.
+
+    Raises:
+        ProgramError: it has failed.
+    """
+    done = run_as(cluster.os_user, command)
+    _require_done(done.returncode, done.stderr.strip(), what)
 
 
 def _require_done(code: int, said: str, what: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -265,21 +266,7 @@ def _parse(option: str, text: str, parse: Callable[[str], _Parsed]) -> _Parsed:
 
 
 def _document(found: Readiness) -> dict[str, object]:
-    return {
-        "ready": found.is_ready,
-        "score": found.score,
-        "digest": found.digest,
-        "is_primary": found.is_primary,
-        "findings": [
-            {
-                "check": one.check,
-                "verdict": one.verdict.value,
-                "detail": one.detail,
-                "remedy": one.remedy,
-            }
-            for one in found.findings
-        ],
-    }
+    return {"ready": found.is_ready, "score": found.score, **asdict(found)}
 
 
 def _show(found: Readiness) -> None:

@@ -99,7 +99,11 @@ def _print(found: ReplicationStatus) -> None:
 
 
 def _say_who_lacks_keys(found: ReplicationStatus) -> None:
-    for one in found.standbys:
+    """Name who lacks keys; a base backup that is being sent needs none."""
+    standbys = [one for one in found.standbys if one.state not in ("backup", "startup")]
+    if not found.is_encrypted or not standbys:
+        return
+    for one in standbys:
         if one.lacks_keys is None:
             _say(f"{one.name or 'A standby'} has not said which keys it has.")
         elif one.lacks_keys:
@@ -107,7 +111,7 @@ def _say_who_lacks_keys(found: ReplicationStatus) -> None:
                 f"{one.name or 'A standby'} lacks {', '.join(one.lacks_keys)}, and stops where it "
                 "needs one: tde keystore sync brings them. It says what it has when it connects."
             )
-    if all(one.lacks_keys == () for one in found.standbys):
+    if all(one.lacks_keys == () for one in standbys):
         _say("They have all keys that this server uses.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ from tde.cli.options import (
 from tde.console.apps import examples, new_app
 from tde.console.options import algorithm_of
 from tde.console.output import console, error_console, print_json
-from tde.errors import TablespaceError
+from tde.errors import ReplicationError, TablespaceError
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
@@ -88,7 +89,7 @@ def create(
     used, and the command says how to bring it. A standby is asked by having it connect again.
     """
     from tde.postgres import create_tablespace, prepare_key, prepared_notice
-    from tde.postgres.cluster.standbys import connected_standbys
+    from tde.postgres.cluster.standbys import ConnectedStandby, connected_standbys
     from tde.postgres.tablespace.standbys import unasked_notice
 
     if prepare and key is not None:
@@ -106,8 +107,10 @@ def create(
             )
             console.print(text, markup=False, soft_wrap=True)
             return
-        # One that lacks the key has gone soon after.
-        standbys = connected_standbys(cluster, connection) if no_wait else []
+        standbys: list[ConnectedStandby] = []
+        if no_wait:  # They are only told of; one that lacks the key has gone soon after.
+            with suppress(ReplicationError):
+                standbys = connected_standbys(cluster, connection)
         made = create_tablespace(
             cluster,
             opened,

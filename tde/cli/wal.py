@@ -79,7 +79,7 @@ def rotate(
 
     if key is not None and aes is not None:
         raise typer.BadParameter("--key names a key that has its size already, without --aes")
-    algorithm = algorithm_of(aes or 256)
+    algorithm = algorithm_of(256 if aes is None else aes)
     cluster = find_cluster(pgdata, bindir, os_user)
     with encrypted_cluster_keystore(
         cluster, keystore, source, remedy="Encrypt it first: tde pg encrypt."

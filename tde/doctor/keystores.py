@@ -57,6 +57,8 @@ def check_auto_open(examined: Examined) -> Iterator[Outcome]:
         # A credential of systemd is there at a start only.
         if way.problem and way.type != "credential":
             yield _does_not_open(examined, way)
+    if any(way.problem and not way.name for way in ways):
+        return  # Where auto-open.key is there nothing else is tried.
     ways = [way for way in ways if way.name]
     for way in ways:
         if way.problem:

@@ -19,8 +19,8 @@ from pathlib import Path
 from tde.errors import PostgresError
 from tde.postgres.server.owned_files import write_owned_file
 
-AGENT_DIRECTORY = Path("resource.d/tde")
-AGENT_NAME = "keystore"
+_AGENT_DIRECTORY = Path("resource.d/tde")
+_AGENT_NAME = "keystore"
 
 Options = dict[str, str]
 
@@ -288,9 +288,9 @@ def install_agent(ocf_root: Path, tde: Path) -> Path:
             f"{ocf_root} has no lib/heartbeat/ocf-shellfuncs, which agents stand on",
             remedy="Install resource-agents, or name its directory with --ocf-root.",
         )
-    directory = ocf_root / AGENT_DIRECTORY
+    directory = ocf_root / _AGENT_DIRECTORY
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     text = (files("tde.ha") / "agent.sh").read_text(encoding="utf-8")
-    path = directory / AGENT_NAME
+    path = directory / _AGENT_NAME
     write_owned_file(path, text.replace("@TDE@", str(tde)), None, mode=0o755)
     return path

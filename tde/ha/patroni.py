@@ -75,7 +75,7 @@ postgresql:
   bin_dir: {bin_directory}
   # A node whose keystore does not open, or lacks keys, is not promoted; another one gets its turn.
   pre_promote: {check}
-  # What is not in order stands in Patroni's log at each start and change of roles, not at the next.
+  # What would keep the next start from succeeding stands in Patroni's log, while there is time.
   callbacks:
     on_start: {check}
     on_role_change: {check}

@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import ClusterKeystoreError, KeystoreError, TdeError
+from tde.errors import ClusterKeystoreError, KeystoreClosedError, KeystoreError, TdeError
 from tde.keystore import keystore_uuid
 from tde.machine.verdict import Outcome, Verdict, ok, outcomes_of, problem, unknown, warning
 from tde.postgres.cluster.keymap import KEYMAP_FILE
 from tde.postgres.cluster.keys import require_cluster_keys
 from tde.postgres.cluster.keystore_place import require_keystore_access
 from tde.postgres.cluster.links import tablespace_oids
-from tde.postgres.cluster.marker import MARKER_FILE
+from tde.postgres.cluster.marker import MARKER_FILE, Marker
 from tde.postgres.cluster.unfinished_conversion import require_not_converting
 from tde.postgres.server.build import require_supported_pages
 from tde.postgres.server.control import read_control_data, read_major_version
@@ -40,10 +40,7 @@ READY, ONLY_NOW, NOT = 100, 50, 0
 """Scores: may be promoted; serves as the primary, and would not start again; must not."""
 
 # The words of the reference product, which its users know and search for.
-CLOSED = "could not encrypt or decrypt data because the keystore is not open"
-_HINT = (
-    "Open the existing keystore, or set the master encryption key to create and open a new keystore"
-)
+CLOSED = str(KeystoreClosedError())
 _PRIMARY = "in production"
 _AGAIN = "Run the command again as root."
 
@@ -110,6 +107,8 @@ class _Node:
     keystore: Path | None
     opened: Keystore | None
     failed: tuple[tuple[str, str], ...]
+    marker: Marker | None
+    digest: str
     pid: int | None
     others: tuple[str, ...]
 
@@ -138,13 +137,13 @@ def check_node(
         opened = _open(path, failed)
         if opened is not None:
             stack.enter_context(opened)
-        node = _Node(cluster, path, opened, tuple(failed), pid, others)
+        node = _Node(cluster, path, opened, tuple(failed), marker, _digest_of(path), pid, others)
         findings = [
             Finding(name, title, one.verdict, one.detail, one.remedy)
             for name, title, check in _CHECKS
             for one in outcomes_of(partial(check, node), _AGAIN)
         ]
-        return Readiness(tuple(findings), _digest_of(path), _is_primary(node))
+        return Readiness(tuple(findings), node.digest, _is_primary(node))
 
 
 def _open(path: Path | None, failed: list[tuple[str, str]]) -> Keystore | None:
@@ -160,7 +159,7 @@ def _open(path: Path | None, failed: list[tuple[str, str]]) -> Keystore | None:
 def _check_server(node: _Node) -> Iterator[Outcome]:
     if node.pid is None:
         yield ok("none runs")
-    elif node.cluster.marker is None:
+    elif node.marker is None:
         yield ok(f"process {node.pid}, of a cluster without encryption")
     elif is_interposed(node.pid):
         yield ok(f"process {node.pid} encrypts")
@@ -193,14 +192,14 @@ def _check_opening(node: _Node) -> Iterator[Outcome]:
 
 
 def _open_it(how: str) -> str:
-    return f"{_HINT}: {how}"
+    return f"{KeystoreClosedError().remedy}: {how}"
 
 
 def _check_keys(node: _Node) -> Iterator[Outcome]:
     """Look at what the start looks at: a record that is there may be damaged, or of another key."""
     directory = node.cluster.data_directory
     require_not_converting(directory)
-    marker = node.cluster.marker
+    marker = node.marker
     if marker is None:
         yield _of_plain_cluster(node)
         return
@@ -240,10 +239,9 @@ def _of_plain_cluster(node: _Node) -> Outcome:
 
 
 def _check_others(node: _Node) -> Iterator[Outcome]:
-    own = _digest_of(node.keystore)
     if not node.others:
         yield ok("no other node was compared")
-    elif all(other == own for other in node.others):
+    elif all(other == node.digest for other in node.others):
         yield ok("the keystores of all nodes have the same keys")
     else:
         yield warning("the keystores of the nodes do not have the same keys", _BRING)

@@ -26,17 +26,18 @@ if TYPE_CHECKING:
     from tde.postgres.cluster.cluster import Cluster
 
 _log = logging.getLogger(__name__)
-_SIZE = "SELECT to_json(sum(pg_database_size(oid))) FROM pg_database"
+# Tablespaces may be on other disks, so only what lies in the data directory itself is counted.
+_SIZE = "SELECT to_json(pg_tablespace_size('pg_default') + pg_tablespace_size('pg_global'))"
 
 
 def require_can_be_made_again(cluster: Cluster, source: Source, options: StandbyOptions) -> None:
     """Check before a server is stopped what would only show when another one has its place.
 
-    Where its own tablespaces are there will be room: they are moved aside.
+    Where its own tablespaces are, the place will be free: they are moved aside.
 
     Raises:
         DataDirectoryError: a directory cannot be moved aside, as a mount point, or there is no room
-            for a second one.
+            for a second one beside it.
         ReplicationError: the other server does not let this role replicate, or a place is taken.
     """
     directory = cluster.data_directory.resolve()
@@ -45,11 +46,11 @@ def require_can_be_made_again(cluster: Cluster, source: Source, options: Standby
         if new.resolve() not in moves:
             require_free(old, new)
     for old, new in moves.items():
-        if old.is_mount() or new.exists() or not os.access(old.parent, os.W_OK):
+        if old.is_mount() or not os.access(old.parent, os.W_OK):
             raise DataDirectoryError(
                 f"{old} cannot be moved to {new}",
-                remedy="It may be a mount point. Make the standby in another directory instead: "
-                "tde pg standby",
+                remedy="It is a mount point, or its parent cannot be written to. Make the standby "
+                "in another directory instead: tde pg standby",
             )
     needed = int(source.server.ask(_SIZE))
     free = shutil.disk_usage(directory.parent).free

@@ -83,7 +83,8 @@ def require_same_protection(source: Source, marker: Marker | None) -> None:
         raise ClusterKeystoreError(
             f"the server here is {words[0]}, and {source.server.name} is {words[1]}: blocks of one "
             "are noise in the other",
-            remedy="Make a new standby of it in another directory: tde pg standby",
+            remedy="Make this one again, with --base-backup and its keystore; or make a new "
+            "standby in another directory: tde pg standby",
         )
 
 

@@ -19,6 +19,7 @@ from tde.postgres.cluster.unfinished_conversion import require_not_converting
 from tde.postgres.server.cluster_files import read_cluster_file
 from tde.postgres.server.config_files import CONFIGURATION_FILE
 from tde.postgres.server.control import read_major_version
+from tde.replication.names import default_name
 from tde.replication.rejoining import STANDBY_SIGNAL, last_arguments
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def plan_migration(cluster: Cluster, pair: Pair) -> list[Step]:
             remedy="Make one of the primary first, which is left alone until the end: tde pg "
             "standby. Or encrypt the cluster itself, while it is stopped: tde pg encrypt.",
         )
-    manager = manager_of(cluster)
+    manager = _manager_of(cluster)
     if manager and not pair.is_released:
         raise ReplicationError(
             f"{manager} has {directory}: it would start what is to be stopped, and promote at will",
@@ -98,11 +99,11 @@ def plan_migration(cluster: Cluster, pair: Pair) -> list[Step]:
             "itself stopped on both), and repeat the command with --manager-paused.",
         )
     steps = [*_before(pair), *_convert(cluster, pair), *_catch_up(cluster, pair)]
-    steps += _change_roles(cluster, pair)
+    steps += [*_change_roles(cluster, pair), _after(cluster, pair)]
     return steps if not manager else [*steps, *_for_manager(pair)]
 
 
-def manager_of(cluster: Cluster) -> str:
+def _manager_of(cluster: Cluster) -> str:
     """Return which cluster manager's files a data directory has; empty without any."""
     directory = cluster.data_directory
     if (directory / "patroni.dynamic.json").exists():
@@ -175,6 +176,13 @@ def _change_roles(cluster: Cluster, pair: Pair) -> list[Step]:
         _step(PRIMARY, proof, pair, "tde", "pg", "audit", "-D", pair.primary),
         _step(STANDBY, proof, pair, "tde", "pg", "audit", "-D", cluster.data_directory),
     ]
+
+
+def _after(cluster: Cluster, pair: Pair) -> Step:
+    why = "Commits wait for the new standby again, whose name tde replication status shows."
+    name = "NAME" if pair.machine else default_name(pair.primary)
+    words = ("tde", "pg", "primary", "-D", cluster.data_directory, "--sync", name)
+    return _step(STANDBY, why, pair, *words)
 
 
 def _for_manager(pair: Pair) -> list[Step]:

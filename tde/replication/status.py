@@ -64,7 +64,7 @@ class Follower:
         replayed_lag_seconds: how long the last commits took until they were seen there; None where
             nothing was written lately.
         lacks_keys: the files of the keystore that it lacks, of those that this server uses; it
-            stops where it needs one. None when nobody knows, and where this server has no keys.
+            stops where it needs one. None when nobody knows.
     """
 
     name: str
@@ -112,6 +112,7 @@ class ReplicationStatus:
     """One server's part in replication.
 
     Attributes:
+        is_encrypted: whether it has keys, of which standbys could lack one.
         position: the end of the WAL that it has.
         receiver: of a standby; None when it receives nothing now.
         replayed_lag_bytes: of a standby: received, and not replayed yet.
@@ -119,6 +120,7 @@ class ReplicationStatus:
             was committed; it grows also while nothing is written.
     """
 
+    is_encrypted: bool
     is_standby: bool
     position: str
     standbys: tuple[Follower, ...]
@@ -163,19 +165,20 @@ def replication_status(cluster: Cluster, *, username: str | None = None) -> Repl
     receiver = found["receiver"]
     used = _used(cluster)
     return ReplicationStatus(
+        is_encrypted=cluster.marker is not None,
         **{
             **found,
             "standbys": tuple(_follower(cluster, used, **one) for one in found["standbys"]),
             "slots": tuple(Slot(**one) for one in found["slots"]),
             "receiver": None if receiver is None else Receiver(**receiver),
-        }
+        },
     )
 
 
 def _used(cluster: Cluster) -> list[KeyOwner] | None:
     """Return what its standbys need; None where the keystore cannot be looked at just now."""
     try:
-        return owners_of_standbys(cluster)
+        return owners_of_standbys(cluster) or []
     except (KeystoreError, KeyMapError, OSError):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tde.keystore import Keystore
 from tde.postgres import Scope
 from tests.extension.conftest import SqlCluster, make_sql_cluster, settings_of
 from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.postgres.cluster_copies import make_directory, open_copy
+from tests.replication.test_keys_on_standbys import wait_for, wait_until_replayed
 
 OPTION = "tablespace_encryption_algorithm"
 SECRET = ("--passphrase-fd", "0")
@@ -153,3 +156,42 @@ def test_in_scope_tablespaces_it_says_what_is_encrypted(
                                "WHERE spcname = 'open'")  # fmt: skip
         assert plain
         assert all(str(path).startswith(locations[0][0]) for path in plain)
+
+
+def test_a_standby_with_another_keystore_is_not_left_behind(
+    binaries_older_slow,
+    extension_newest,
+    encrypted_cluster_factory,
+    os_user_tmp_path,
+    tde_command,
+):
+    """The accident: SQL cannot wait until the standby has the key, which would stop without it."""
+    made = make_sql_cluster(
+        encrypted_cluster_factory,
+        binaries_older_slow,
+        extension_newest,
+        os_user_tmp_path / "space",
+    )
+    made.query("DROP TABLE hidden")
+    made.query("DROP TABLESPACE secret")  # Whose directory both would have.
+    copy, directory = os_user_tmp_path / "copy", os_user_tmp_path / "standby"
+    tde_command("keystore", "sync", copy, "-k", made.keystore.path)
+    parameters = made.cluster.connection_parameters()
+    conninfo = " ".join(f"{key}={parameters[key]}" for key in ("host", "port", "user"))
+    settings = {**settings_of(extension_newest), "listen_addresses": ""}
+    options = shlex.join(word for name in settings for word in ("-c", f"{name}={settings[name]}"))
+    tde_command(
+        *("pg", "standby", directory, "--primary", conninfo, "--keystore", copy, *SECRET),
+        *("--bindir", binaries_older_slow.bindir, "-o", options),
+    )
+    standby = open_copy(encrypted_cluster_factory, made, directory, made.keystore)
+    made.query("CREATE TABLE sent AS SELECT 1 AS n")
+    wait_until_replayed(made, standby)
+    before = sorted((made.keystore.path / "keys").iterdir())
+    location = make_directory(made, os_user_tmp_path / "new")
+    create = f"CREATE TABLESPACE small LOCATION '{location}' WITH ({OPTION} = aes128)"
+    assert "keystore of its own" in str(made.fails(create))
+    assert sorted((made.keystore.path / "keys").iterdir()) == before
+    standby.cluster.stop()
+    wait_for(lambda: made.query("SELECT count(*) FROM pg_stat_replication") == [(0,)])
+    made.query(create)

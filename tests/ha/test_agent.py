@@ -147,6 +147,28 @@ def test_the_score_follows_the_keystore(agent: Agent, made: RunningCluster) -> N
     assert agent.run("monitor", **options).returncode == NOT_RUNNING
 
 
+def test_a_primary_that_serves_is_never_demoted_for_what_is_not_known(
+    agent: Agent, made: RunningCluster, tmp_path: Path
+) -> None:
+    """The accident: tde is half upgraded, or this resource is restarted after a change."""
+    options: dict[str, object] = {"pgdata": made.data_directory}
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    assert agent.run("start", **options).returncode == SUCCESS
+    done = agent.run("monitor", **options, tde=broken)
+    assert done.returncode == DEGRADED
+    assert "has not answered" in done.stderr
+    assert agent.attribute() == "50"
+    assert agent.run("stop", **options).returncode == SUCCESS
+    assert agent.attribute() == "50"
+    # A standby is not promoted for it.
+    (made.data_directory / "standby.signal").touch()
+    agent.run("start", **options)
+    agent.run("monitor", **options, tde=broken)
+    assert agent.attribute() == "0"
+
+
 def test_other_keys_on_the_other_node_are_logged(agent: Agent, made: RunningCluster) -> None:
     options = {"pgdata": made.data_directory, "bindir": made.cluster.binaries.bindir}
     (agent.place / "tde-keystore-digest.other").write_text("0123456789abcdef\n")

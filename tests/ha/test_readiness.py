@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tde.keystore import Keystore
+from tde.keystore.store.layout import LOG_NAME
+from tde.postgres.server.os_user import run_as
 from tests.conftest import RunningCluster
 from tests.keystore.cheap_passphrase import PASSPHRASE
 
@@ -55,6 +57,69 @@ def test_a_node_that_is_ready(made: RunningCluster, tde_command: Run) -> None:
     assert score.stdout.split() == ["100", found["digest"]]
     quiet = tde_command("ha", "check", "-D", made.data_directory, "-q", "on_start", "replica", "x")
     assert quiet.stdout + quiet.stderr == ""
+
+
+def test_the_key_log_is_left_alone(made: RunningCluster, tde_command: Run) -> None:
+    """The accident: an attempt to break in, among thousands of entries of the monitoring."""
+    assert made.keystore is not None
+    log = made.keystore.path / LOG_NAME
+    check(made, tde_command)
+    before = log.read_bytes()
+    check(made, tde_command)
+    secret = made.keystore.path / "auto-open.key"
+    secret.write_bytes(secret.read_bytes()[:-1] + b"x")
+    check(made, tde_command, exit_code=1)
+    assert log.read_bytes() == before
+
+
+def test_the_keystore_is_where_the_server_has_it(
+    made: RunningCluster, tde_command: Run, os_user_tmp_path: Path
+) -> None:
+    """The accident: a base backup remembers the place on its primary's machine."""
+    assert made.keystore is not None
+    made.cluster.stop()
+    copy, programs = os_user_tmp_path / "copy", os_user_tmp_path / "bin"
+    tde_command("keystore", "sync", copy, "-k", made.keystore.path)
+    tde_command("keystore", "auto-open", "enable", "-k", copy, "--passphrase-fd", "0")
+    bindir = made.cluster.binaries.bindir
+    tde_command("pg", "install-bin", programs, "-k", copy, "--bindir", bindir)
+    log = os_user_tmp_path / "started.log"
+    options = f"-c unix_socket_directories={os_user_tmp_path} -c listen_addresses="
+    start = [
+        programs / "pg_ctl",
+        "start",
+        "-w",
+        "-D",
+        made.data_directory,
+        "-l",
+        log,
+        "-o",
+        options,
+    ]
+    run = run_as(made.cluster.os_user, [*map(str, start)], cwd=os_user_tmp_path)
+    assert run.returncode == 0, log.read_text()
+    try:
+        shown = tde_command("pg", "status", "-D", made.data_directory, "--json").stdout
+        assert json.loads(shown)["keystore"] == str(copy)
+        assert check(made, tde_command)["ready"]
+        doctor = tde_command("pg", "doctor", "-D", made.data_directory, "--json", exit_code=None)
+        (keystore,) = [
+            one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "keystore"
+        ]
+        assert str(copy) in keystore["detail"]
+    finally:
+        made.cluster.stop()
+
+
+def test_doctor_tells_of_a_secret_that_is_gone(made: RunningCluster, tde_command: Run) -> None:
+    """In the trial it said ok."""
+    assert made.keystore is not None
+    secret = made.keystore.path / "auto-open.key"
+    secret.write_bytes(secret.read_bytes()[:-1] + b"x")
+    doctor = tde_command("pg", "doctor", "-D", made.data_directory, "--json", exit_code=1)
+    found = [one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "auto_open"]
+    assert [one["verdict"] for one in found] == ["problem"]
+    assert "until its next start" in found[0]["detail"]
 
 
 def test_a_secret_that_is_gone(made: RunningCluster, tde_command: Run) -> None:

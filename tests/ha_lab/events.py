@@ -78,7 +78,7 @@ class PacemakerEvents:
             self._pair.join(old)
             wait_until(lambda: "n1 n2" in old.run("crm_mon", "-1", check=False), 60, "both nodes")
         self._pair.rejoin(old, how)
-        return self._event(kind, load, rows, begin, new)
+        return _event(self._pair, kind, load, rows, begin, new)
 
     def _cut_network(self) -> Event:
         """Cut the standby's cable for replication: commits go on when it is given up."""
@@ -91,7 +91,8 @@ class PacemakerEvents:
             rows_begin = time.monotonic()
             standby.cut("rep", is_cut=False)
             self._wait_for_sync(primary, standby)
-        return self._event("cut network", load, _rows(primary, load), rows_begin, primary)
+        rows = _rows(primary, load)
+        return _event(self._pair, "cut network", load, rows, rows_begin, primary)
 
     def _wait_for_sync(self, primary: Node, standby: Node) -> None:
         """Wait until the server and then the agent say so, which looks every few seconds."""
@@ -114,30 +115,19 @@ class PacemakerEvents:
         wait_until(lambda: self._pair.score(primary, standby) == "0", 90, "score 0")
         with writing(primary.lab) as load:
             primary.kill_server()
-            time.sleep(15)
-            promoted = standby.query("SELECT NOT pg_is_in_recovery()") == "t"
+            end = time.monotonic() + 15
+            while time.monotonic() < end:
+                answer = standby.query("SELECT pg_is_in_recovery()")
+                assert answer == "t", f"a standby without its secret: in recovery {answer!r}"
+                time.sleep(0.5)
             begin = time.monotonic()
             standby.run("mv", aside, secret)
             wait_until(lambda: self._pair.score(primary, standby) == "100", 90, "score 100")
             _wait_for_connection(load)
-        assert not promoted, "a standby without its secret was promoted"
         new = self._primary()
         rows = _rows(new, load)
         self._pair.rejoin(new.other, "rewind")
-        return self._event("keystore lost", load, rows, begin, new)
-
-    def _event(self, kind: str, load: Load, rows: set[int], begin: float, new: Node) -> Event:
-        count = load.count(rows)
-        return Event(
-            manager="Pacemaker",
-            mode=self._pair.servers.mode.value,
-            kind=kind,
-            outage_seconds=count.outage_seconds,
-            acknowledged=count.acknowledged,
-            lost=count.lost,
-            rejoin_seconds=round(time.monotonic() - begin, 1),
-            is_equal=_are_equal(new),
-        )
+        return _event(self._pair, "keystore lost", load, rows, begin, new)
 
 
 class PatroniEvents:
@@ -165,17 +155,29 @@ class PatroniEvents:
             old.power_on()
             self._pair.join(old)
         self._pair.wait_until_whole()
-        count = load.count(rows)
-        return Event(
-            manager="Patroni",
-            mode=self._pair.servers.mode.value,
-            kind=kind,
-            outage_seconds=count.outage_seconds,
-            acknowledged=count.acknowledged,
-            lost=count.lost,
-            rejoin_seconds=round(time.monotonic() - begin, 1),
-            is_equal=_are_equal(new),
-        )
+        return _event(self._pair, kind, load, rows, begin, new)
+
+
+def _event(
+    pair: Pacemaker | Patroni, kind: str, load: Load, rows: set[int], begin: float, new: Node
+) -> Event:
+    """Return what came of an event.
+
+    Args:
+        rows: that the new primary had when clients wrote again.
+        begin: when the other node began to come back.
+    """
+    count = load.count(rows)
+    return Event(
+        manager=type(pair).__name__,
+        mode=pair.servers.mode.value,
+        kind=kind,
+        outage_seconds=count.outage_seconds,
+        acknowledged=count.acknowledged,
+        lost=count.lost,
+        rejoin_seconds=round(time.monotonic() - begin, 1),
+        is_equal=_are_equal(new),
+    )
 
 
 def _wait_for_connection(load: Load) -> None:

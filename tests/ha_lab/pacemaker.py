@@ -144,20 +144,19 @@ class Pacemaker:
 
     def rejoin(self, node: Node, how: str) -> None:
         """Make a node the standby of the primary again, as docs/ha.md says."""
-        asked = node
-        asked.run("crm", "node", "standby", node.name, check=False)
-        wait_until(lambda: not self._runs_on(asked, node), 60, f"no server on {node.name}")
+        node.run("crm", "node", "standby", node.name, check=False)
+        wait_until(lambda: not self._runs_on(node), 60, f"no server on {node.name}")
         node.run("rm", "-f", _LOCK)
         if how == "base backup":
             self.servers.take_base_backup(node, REPLICATION_ADDRESS)
         elif how == "rewind":
             self.servers.rewind(node, REPLICATION_ADDRESS)
-        asked.run("crm", "resource", "cleanup", RESOURCE, check=False)
-        asked.run("crm", "node", "online", node.name, check=False)
-        wait_until(lambda: self.state(asked, node) == "HS:sync", 90, f"{node.name} in sync")
+        node.run("crm", "resource", "cleanup", RESOURCE, check=False)
+        node.run("crm", "node", "online", node.name, check=False)
+        wait_until(lambda: self.state(node, node) == "HS:sync", 90, f"{node.name} in sync")
 
-    def _runs_on(self, asked: Node, node: Node) -> bool:
-        listed = asked.run("crm_resource", "-r", RESOURCE, "-W", check=False)
+    def _runs_on(self, node: Node) -> bool:
+        listed = node.run("crm_resource", "-r", RESOURCE, "-W", check=False)
         if re.search(rf"\b{node.name}\b", listed):
             return True
         alive = f"kill -0 $(head -1 {PGDATA}/postmaster.pid) 2>/dev/null && echo alive"

@@ -74,6 +74,7 @@ def run(
     make_layer(lab)
     document = _read(results / "ha.json")
     broken: list[str] = []
+    events: list[Event] = []
     for number in range(rounds):
         for one_manager in manager or list(Manager):
             for one_mode in mode or list(Mode):
@@ -81,12 +82,13 @@ def run(
                 console.print(f"[bold]round {number + 1}/{rounds}: {what}")
                 for found in _round(lab, one_manager, one_mode, event, broken):
                     document["events"].append(found.as_json())
+                    events.append(found)
                     _write(results, document)
     show_table(console, document["events"])
     write_chart(document["events"], results / "ha.png")
     for text in broken:
         console.print(f"broken off: {text}", markup=False)
-    if broken or any(one["lost"] or not one["is_equal"] for one in document["events"]):
+    if broken or any(one.lost or not one.is_equal for one in events):
         raise typer.Exit(1)
 
 

@@ -210,3 +210,9 @@ def test_a_stream_that_ends_early_is_refused(keystore: Keystore, tmp_path: Path)
         directory.mkdir()
         with pytest.raises(KeystoreDamagedError):
             unpack_copy(io.BytesIO(packed[:end]), directory)
+
+
+def test_an_address_with_colons_stands_in_brackets() -> None:
+    assert parse_target("[2001:db8::5]:/etc/tde") == Remote("2001:db8::5", "/etc/tde")
+    assert parse_target("root@[::1]:/etc/tde") == Remote("root@::1", "/etc/tde")
+    assert parse_target("root@node2:/etc/tde") == Remote("root@node2", "/etc/tde")

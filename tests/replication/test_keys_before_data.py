@@ -19,10 +19,11 @@ from psycopg2.extensions import make_dsn
 from tde.algorithms import Algorithm
 from tde.errors import ReplicationError
 from tde.postgres import create_tablespace
-from tde.postgres.cluster.standbys import NOTES, connected_standbys, require_no_others
+from tde.postgres.cluster.standbys import NOTES, connected_standbys
 from tests.keystore.cheap_passphrase import PASSPHRASE
+from tests.postgres.cluster_copies import open_copy
 from tests.replication.test_keys_on_standbys import wait_for, wait_until_replayed
-from tests.replication.test_standby_commands import Pair, is_standby, pair
+from tests.replication.test_standby_commands import QUIET, Pair, conninfo, is_standby, pair
 
 __all__ = ["pair"]
 
@@ -229,18 +230,36 @@ def test_who_stores_wal_is_not_disturbed(pair: Pair, os_user_tmp_path: Path) -> 
         receiver.wait()
 
 
-def test_sql_cannot_wait_and_refuses(
-    follower: Pair, os_user_tmp_path: Path, tde_command: Any
-) -> None:
-    """What the extension has done for CREATE TABLESPACE with a key of its own."""
-    cluster = follower.primary.cluster
-    assert follower.primary.keystore is not None
-    path = follower.primary.keystore.path
-    with pytest.raises(ReplicationError, match="keystore of its own is connected"):
-        require_no_others(cluster, path)
+def test_a_slot_that_nobody_is_connected_to_counts(follower: Pair, os_user_tmp_path: Path) -> None:
+    """The accident: the standby was down for an hour, and stops when it is back."""
     follower.standby.cluster.stop()
-    wait_for(lambda: not streams(follower))
-    require_no_others(cluster, path)
+    create = (
+        *("tablespace", "create", "space", "-D", follower.primary.data_directory),
+        *("--location", os_user_tmp_path / "space", *SECRET),
+    )
+    refused = words(follower.tde(*create, exit_code=1))
+    assert "nobody is connected to the replication slot second" in refused
+    key = re.search(r"--key ([0-9a-f]{32})", refused)
+    assert key is not None
+    follower.tde(
+        *("keystore", "sync", follower.copy, "-k", follower.primary.keystore.path, *SECRET)  # type: ignore[union-attr]
+    )
+    done = follower.tde(*create, "--key", key[1], "--no-wait")
+    assert "Created tablespace space" in done.stdout
+
+
+def test_a_plain_pair_has_no_keys_to_lack(
+    any_binaries: Any, encrypted_cluster_factory: Any, os_user_tmp_path: Path, tde_command: Any
+) -> None:
+    primary = encrypted_cluster_factory.plain(any_binaries)
+    directory = os_user_tmp_path / "standby"
+    tde_command(
+        *("pg", "standby", directory, "--primary", conninfo(primary)),
+        *("--bindir", any_binaries.bindir, "-o", QUIET),
+    )
+    open_copy(encrypted_cluster_factory, primary, directory, None)
+    shown = tde_command("replication", "status", "-D", primary.data_directory)
+    assert "keys" not in shown.stdout
 
 
 def test_notes_of_walsenders_that_are_gone_are_removed(follower: Pair) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tests.docs.pages import commands, indented
 from tests.postgres.canaries import CANARY, files_with
 from tests.tools.site import Site, require_tools, wait_for
 
+TDE = Path(sys.executable).with_name("tde")
 TEXT = CANARY.decode()
 NODES = ("one", "two")
 
@@ -238,3 +240,10 @@ def test_switchover_stop_and_crash(site):
         for node in (second, first):
             pair.stop(node)
         assert files_with(CANARY, *map(pair.data, NODES)) == []
+        # Its own files are no secret, and no alarm.
+        for node in NODES:
+            audit = [TDE, "pg", "audit", "-D", pair.data(node), "--json"]
+            done = subprocess.run(audit, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "patroni" not in done.stdout
+            assert ".backup" not in done.stdout

@@ -103,8 +103,10 @@ def restore(
     keystore lacks. Until it takes the place of the original it archives nothing: --archiving, or
     remove archive_mode from postgresql.auto.conf.
     """
+    from tde.backup.combining import require_chain
     from tde.backup.restoring import RestoreOptions, command_for, restore_backup
-    from tde.backup.seal import seal_path
+    from tde.backup.seal import LABEL, read_seal, seal_path
+    from tde.backup.unpacking import require_places
     from tde.backup.verifying import require_keystore_of, verify_backup
     from tde.keystore import keystore_uuid
     from tde.postgres.cluster.access import find_cluster
@@ -126,10 +128,14 @@ def restore(
         require_keystore_of(seal_path(directory), keystore_uuid(path).hex)
     cluster = find_cluster(pgdata, bindir, os_user)
     with open_keystore(path, source, for_server=True) as opened:
+        key = opened.authentication_key(LABEL)
+        # To read all bytes may take hours, and this no time.
+        chain = [(directory, read_seal(seal_path(directory), key)) for directory in directories]
+        require_chain(chain)
+        require_places(*chain[-1], options.mapping)
         found = [verify_backup(directory, opened) for directory in directories]
     for directory, check in zip(directories, found, strict=True):
         _require_good(directory, check, path)
-    chain = [(directory, one.seal) for directory, one in zip(directories, found, strict=True)]
     with ended_as_by_ctrl_c():
         restore_backup(chain, cluster, path, options)
     if not (cluster.data_directory / CONFIGURATION_FILE).exists():

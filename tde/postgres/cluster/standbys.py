@@ -45,7 +45,7 @@ _LONGEST = 1 << 14
 _WAL_ONLY, _MORE = "wal", "more"
 _FORM = re.compile(
     r"(?:keys=(?P<keys>[0-9a-z,]*)\n)?"
-    r"directory=(?P<directory>(?:/[\w/.-]*)?)\nplace=(?P<place>[0-9a-f.-]*)\n"
+    r"directory=(?P<directory>(?:/[\w/.-]*)?)\nplace=(?P<identity>[0-9a-f.-]*)\n"
     r"started=(?P<start>\d{1,20})\n",
     re.ASCII,
 )
@@ -85,7 +85,7 @@ class ConnectedStandby:
         is_complete: whether it has no others.
         replays: False for one that only stores WAL, such as pg_receivewal.
         directory: of its keystore; empty when it does not say.
-        keystore_place: what only this very directory has; empty when it does not say.
+        keystore_identity: what only this very directory has; empty when it does not say.
         has_note: whether its walsender has noted anything, as it does with the first WAL.
     """
 
@@ -96,11 +96,11 @@ class ConnectedStandby:
     is_complete: bool
     replays: bool
     directory: str
-    keystore_place: str
+    keystore_identity: str
     has_note: bool
 
     @property
-    def place(self) -> str:
+    def in_words(self) -> str:
         """The standby in messages."""
         where = "on this machine" if self.address is None else f"at {self.address}"
         return f"{self.name or 'unnamed'} {where}"
@@ -160,7 +160,7 @@ def standby_of(cluster: Cluster, pid: int, name: str, address: str | None) -> Co
         is_complete=_MORE not in said,
         replays=said != [_WAL_ONLY],
         directory="" if found is None else found["directory"],
-        keystore_place="" if found is None else found["place"],
+        keystore_identity="" if found is None else found["identity"],
         has_note=found is not None,
     )
 
@@ -174,12 +174,17 @@ def require_no_others(cluster: Cluster, keystore: Path) -> None:
     Raises:
         ReplicationError: one is, which would lack a new key.
     """
-    here = place_of(keystore)
+    here = identity_of(keystore)
     for note in (cluster.data_directory / NOTES).parent.glob(f"{Path(NOTES).name}*"):
         number = note.name.rpartition(".")[2]
         found = standby_of(cluster, int(number), "", None) if number.isdecimal() else None
-        # One that has said nothing of keys has another release, and is none of this keystore's.
-        if found is None or not found.has_note or found.keystore_place == here or not found.replays:
+        # One that has said nothing of keys is of an older release.
+        if (
+            found is None
+            or not found.has_note
+            or found.keystore_identity == here
+            or not found.replays
+        ):
             continue
         raise ReplicationError(
             "a standby with a keystore of its own is connected, which would stop without the new "
@@ -243,10 +248,17 @@ def asked_standbys(
         ReplicationError: it does not answer, or another command asks the same for half a minute.
     """
     with _connected(cluster, connection) as cursor:
-        _execute(cluster, cursor, f"SELECT pg_advisory_lock{_LOCK}")
-        question = StandbyQuestion(cluster, keystore, cursor)
-        _standbys(cluster, cursor)
-        yield question
+        try:
+            cursor.execute("SELECT pg_advisory_lock(%s, %s)", _LOCK)
+        except psycopg2.errors.LockNotAvailable as error:
+            raise ReplicationError(
+                f"another command asks the standbys of {cluster.data_directory} about a key",
+                remedy="Repeat this one when it has ended.",
+            ) from error
+        except psycopg2.Error as error:
+            raise _no_answer(cluster, error) from error
+        _standbys(cluster, cursor)  # Whether this role may see them is known before a key is made.
+        yield StandbyQuestion(cluster, keystore, cursor)
 
 
 @dataclass(frozen=True)
@@ -270,29 +282,31 @@ class StandbyQuestion:
         Raises:
             ReplicationError: a standby lacks it, does not say, or is not connected.
         """
-        here = place_of(self.keystore)
+        here = identity_of(self.keystore)
         before = [s for s in self._noted() if s.replays]
         lacking = [s for s in before if not s.has(owner)]
         # To ask somebody who says nothing again is of no use, and ends what he does.
         asked = [s for s in lacking if s.keys is not None]
         if is_new:
-            asked = [s for s in asked if s.keystore_place == here]
+            asked = [s for s in asked if s.keystore_identity == here]
         away: list[ConnectedStandby] = []
         if lacking and len(asked) == len(lacking):
             lacking, away = self._ask_again(before, asked, owner)
         complaints = [_complaint(standby) for standby in lacking]
         complaints += [
-            f"the standby {standby.place} was to connect again, and has not within "
+            f"the standby {standby.in_words} was to connect again, and has not within "
             f"{_BACK_SECONDS:.0f} s"
             for standby in away
         ]
+        idle = [str(slot) for (slot,) in _execute(self.cluster, self.cursor, _IDLE_SLOTS)]
         complaints += [
             f"nobody is connected to the replication slot {slot}, and whoever uses it may lack it"
-            for (slot,) in _execute(self.cluster, self.cursor, _IDLE_SLOTS)
+            for slot in idle
         ]
         if complaints:
-            targets = [s.target for s in (*lacking, *away) if s.keystore_place != here]
-            raise self._refusal(owner, complaints, targets, also)
+            targets = [s.target for s in (*lacking, *away) if s.keystore_identity != here]
+            slots = "start the standbys of these slots, or drop the slots; " if idle else ""
+            raise self._refusal(owner, complaints, targets, also + slots)
 
     def _noted(self) -> list[ConnectedStandby]:
         """Return who is connected, once each has been sent WAL, with which its words are noted."""
@@ -327,10 +341,10 @@ class StandbyQuestion:
             _execute(self.cluster, self.cursor, f"SELECT pg_terminate_backend({pid})")
         deadline = time.monotonic() + _BACK_SECONDS
         wanted = Counter((standby.name, standby.address) for standby in before)
+        stayed = {standby.pid for standby in before}
         while True:
             self._write_wal()
             now = [s for s in _standbys(self.cluster, self.cursor) if s.pid not in old]
-            stayed = {standby.pid for standby in before}
             back = Counter((s.name, s.address) for s in now if s.has_note or s.pid in stayed)
             if not wanted - back:
                 return [s for s in now if s.replays and not s.has(owner)], []
@@ -346,7 +360,7 @@ class StandbyQuestion:
             _execute(self.cluster, self.cursor, message)
 
 
-def place_of(keystore: Path) -> str:
+def identity_of(keystore: Path) -> str:
     """Return what only a keystore's very directory has, as the standbys that use it say it."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     status = keystore.stat()
@@ -356,10 +370,10 @@ def place_of(keystore: Path) -> str:
 def _complaint(standby: ConnectedStandby) -> str:
     if standby.keys is None:
         return (
-            f"the standby {standby.place} does not say which keys it has, as those of earlier "
+            f"the standby {standby.in_words} does not say which keys it has, as those of earlier "
             "releases"
         )
-    return f"the standby {standby.place} lacks it"
+    return f"the standby {standby.in_words} lacks it"
 
 
 def _standbys(cluster: Cluster, cursor: Any) -> list[ConnectedStandby]:

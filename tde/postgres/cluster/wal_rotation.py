@@ -7,7 +7,7 @@ stays as it is, and each segment tells its key by itself (c_ext/interpose/keys/w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tde.algorithms import Algorithm
-from tde.errors import KeyMissingError
+from tde.errors import ClusterBusyError, KeyMissingError
 from tde.keystore import Keystore
 from tde.keystore.lifecycle.events import activate_keys, deactivate_keys
 from tde.postgres.cluster.key_log import WAL, place_of
@@ -67,6 +67,7 @@ def rotate_wal_key(
         KeyMapError: the key map cannot be used.
         KeystoreError: no key can be made or found, or the running server has not taken it.
         ReplicationError: a standby lacks the key, which is made and not used yet.
+        ClusterBusyError: a server was started meanwhile.
         OSError: the key map cannot be written.
     """
     require_open(keystore)
@@ -74,41 +75,45 @@ def rotate_wal_key(
     runs = server_of(directory) is not None
     asking = asked_standbys(cluster, keystore.path, connection) if runs and wait else nullcontext()
     with asking as standbys:
-        owner = None
-        if runs:
-            # Refuses before there is a key that nothing uses.
-            read_map(directory, keystore.uuid, map_key(keystore))
-            owner = _key_to_use(cluster, keystore, algorithm, key_id)
-        if standbys is not None and owner is not None:
+        if not runs:
+            ensure_map(directory, keystore, cluster.os_user)  # As its next start would.
+        # Refuses before there is a key that nothing uses.
+        used = read_map(directory, keystore.uuid, map_key(keystore)).all_wal_keys
+        owner = _key_to_use(cluster, keystore, algorithm, key_id, used)
+        if standbys is not None:
             standbys.require(owner, is_new=key_id is None)
-        return _rotate(cluster, keystore, algorithm, owner.key_id if owner else key_id)
+        return _rotate(cluster, keystore, owner, runs=runs)
 
 
-def _rotate(
-    cluster: Cluster, keystore: Keystore, algorithm: Algorithm, key_id: UUID | None
-) -> WalRotation:
+def _rotate(cluster: Cluster, keystore: Keystore, owner: KeyOwner, *, runs: bool) -> WalRotation:
     directory = cluster.data_directory
+    assert owner.key_id is not None  # A later key of WAL has one.
+    algorithm = _algorithm_of(keystore, owner)
     # Nobody starts the server between the look at it and the message.
     with cluster_lock(directory):
         server = server_of(directory)
-        if server is None:
-            ensure_map(directory, keystore, cluster.os_user)  # As its next start would.
+        if server is not None and not runs:
+            raise ClusterBusyError(
+                f"a server was started in {directory} meanwhile, whose standbys were not asked",
+                remedy=f"Repeat the command with --key {owner.key_id.hex}",
+            )
         before = read_map(directory, keystore.uuid, map_key(keystore)).wal_keys
-        owner = _key_to_use(cluster, keystore, algorithm, key_id)
-        assert owner.key_id is not None  # A later key of WAL has one.
-        used = _algorithm_of(keystore, owner)
-        _tell(keystore, before[-1] if before else None, owner, directory)
+        _tell(keystore, before[-1] if before else None, directory)
         entry = MapEntry(0, KeySource.WAL, owner.key_id)
         append_entry(directory, entry, keystore, cluster.os_user)
         if server is None or not send_wal_key(keystore, server, owner.key_id):
-            return WalRotation(owner, used, None)
+            return WalRotation(owner, algorithm, None)
         told = server_of(directory)
     first = "" if told is None else told.keys.wal_key_from
-    return WalRotation(owner, used, server.pid, first)
+    return WalRotation(owner, algorithm, server.pid, first)
 
 
 def _key_to_use(
-    cluster: Cluster, keystore: Keystore, algorithm: Algorithm, key_id: UUID | None
+    cluster: Cluster,
+    keystore: Keystore,
+    algorithm: Algorithm,
+    key_id: UUID | None,
+    used: Collection[UUID],
 ) -> KeyOwner:
     """Return whose the new key is: it is made, or was made before and is not used yet."""
     from tde.keystore.store.reading import list_owners
@@ -119,7 +124,6 @@ def _key_to_use(
         # server does, so it must not be taken for one that nothing was encrypted with.
         activate_keys(keystore, {owner: WAL}, place_of(cluster.data_directory))
         return owner
-    used = read_map(cluster.data_directory, keystore.uuid, map_key(keystore)).all_wal_keys
     # Of all keys with an id only those of WAL have a number too.
     made = [one for one in list_owners(keystore.path) if one.oid and one.key_id == key_id]
     if not made or key_id in used:
@@ -140,8 +144,8 @@ def _algorithm_of(keystore: Keystore, owner: KeyOwner) -> Algorithm:
     return algorithm
 
 
-def _tell(keystore: Keystore, before: UUID | None, owner: KeyOwner, directory: Path) -> None:
-    """Tell the key log that one key of WAL takes the place of another.
+def _tell(keystore: Keystore, before: UUID | None, directory: Path) -> None:
+    """Tell the key log that another key of WAL takes the place of one.
 
     Args:
         before: the id of that one; ``None`` for the first key.
@@ -151,6 +155,4 @@ def _tell(keystore: Keystore, before: UUID | None, owner: KeyOwner, directory: P
 
     replaced = [one for one in list_owners(keystore.path) if before and one.key_id == before]
     reasons = dict.fromkeys(replaced or [KeyOwner.wal()], "WAL was rotated")
-    place = place_of(directory)
-    activate_keys(keystore, {owner: WAL}, place)
-    deactivate_keys(keystore, reasons, place)
+    deactivate_keys(keystore, reasons, place_of(directory))

@@ -40,7 +40,7 @@ def unasked_notice(
     Args:
         standbys: that were connected before the tablespace was created.
     """
-    replaying = [standby.place for standby in standbys if standby.replays]
+    replaying = [standby.in_words for standby in standbys if standby.replays]
     if not replaying or tablespace.key_file is None:
         return ""
     file = keystore.path / "keys" / tablespace.key_file

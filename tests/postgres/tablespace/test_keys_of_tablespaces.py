@@ -222,7 +222,9 @@ def test_standbys_are_told_about_a_new_key(
         time.sleep(0.05)
     location = os_user_tmp_path / "space"
     before = connected_standbys(primary.cluster)
-    made = create_tablespace(primary.cluster, primary.keystore, "space", location, Algorithm.AES128)
+    made = create_tablespace(
+        primary.cluster, primary.keystore, "space", location, Algorithm.AES128, wait=False
+    )
     notice = unasked_notice(primary.keystore, made, before)
     assert str(primary.keystore.path / "keys" / made.key_file) in notice
     assert "walreceiver" in notice
