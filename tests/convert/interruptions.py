@@ -146,6 +146,8 @@ class Killer:
             self.kills += 1
             return False
         assert process.returncode == 0, (out + errors).decode()
+        if kill:
+            self.longest /= 2  # It is faster than that here.
         return True
 
     def _wait_for_a_moment(self, process: subprocess.Popen[bytes]) -> None:
