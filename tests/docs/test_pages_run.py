@@ -166,6 +166,19 @@ def test_standby_failover_and_rewind(reader, main):
     assert reader.query(MAIN, "SELECT pg_is_in_recovery()") is True
 
 
+def test_a_standby_on_another_machine(reader, main):
+    """The line with node1, from this machine; the role may do all that it asks for."""
+    reader.place("/srv/tde/keystore").symlink_to(main.keystore.path)
+    password = reader.place("/srv/tde/repli.password")
+    password.touch(mode=0o600)
+    password.write_text("of the role")
+    prepare, other, *_ = commands("standbys.md", "Make a standby")
+    assert "the role repli" in reader.type(prepare)
+    assert "host=node1" in other
+    assert "follows" in reader.type(other.replace("host=node1", "port=5432") + " -o '-p 5433'")
+    assert reader.query(MAIN, "SELECT slot_name FROM pg_replication_slots") == "node2"
+
+
 def test_switchover(reader, main):
     make_standby(reader, main)
     reader.query(MAIN, "INSERT INTO t VALUES ('the last one')")

@@ -36,8 +36,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "tde pg standby /srv/pg/standby --primary 'host=node1 user=repli' -k /etc/tde/main",
-            "# With a slot that keeps WAL for it, and commits that wait for it:",
-            "tde pg standby /srv/pg/standby --primary 'host=node1 user=repli' -k /etc/tde/main "
+            "# With a slot that keeps WAL for it, and commits that wait for it, as a superuser:",
+            "tde pg standby /srv/pg/standby --primary 'host=node1 user=postgres' -k /etc/tde/main "
             "--slot node2 --sync",
             "# Beside its primary on one machine:",
             "tde pg standby /srv/pg/standby --primary 'host=/tmp port=5432' -k /etc/tde/main "
