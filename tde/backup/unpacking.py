@@ -41,16 +41,14 @@ def place_files(
 
     Args:
         cluster: its directory is there, and empty.
-        mapping: where tablespaces go, by where they were; those of a plain backup have to go
-            somewhere, because where they are is the backup.
+        mapping: where tablespaces go, by where they were, as :func:`require_places` has it.
         places: gets each directory of a tablespace that files are put into, for who takes it back.
 
     Raises:
-        BackupError: a tablespace has no place, or what was verified was altered since.
+        BackupError: what was verified was altered since.
         DataDirectoryError: a directory is not empty.
         ProgramError: tar or cp has failed.
     """
-    require_places(backup, seal, mapping)
     if seal.form == TAR:
         _unpack(backup, cluster, seal, mapping, places)
     else:
@@ -59,6 +57,8 @@ def place_files(
 
 def require_places(backup: Path, seal: Seal, mapping: Mapping[Path, Path]) -> None:
     """Check that what goes elsewhere was in the backup, and that all that must has a place.
+
+    The tablespaces of a plain backup have to go somewhere, because where they are is the backup.
 
     Raises:
         BackupError: a tablespace is not known, or has no place.

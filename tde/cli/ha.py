@@ -14,7 +14,7 @@ from rich.text import Text
 
 from tde.cli.options import BindirOption, JsonOption, KeystoreOption, OsUserOption, PgDataOption
 from tde.console.apps import examples, new_app
-from tde.console.output import console, error_console, print_json
+from tde.console.output import VERDICT_STYLES, console, error_console, print_json
 from tde.ha.pacemaker import Shell
 from tde.postgres.cluster.access import find_cluster
 
@@ -41,7 +41,6 @@ configure = new_app(
 app.add_typer(configure, name="configure")
 
 _Parsed = TypeVar("_Parsed")
-_STYLES = {"problem": "bold red", "warning": "yellow", "unknown": "magenta", "ok": "green"}
 BinOption = Annotated[
     Path,
     typer.Option("--bin", metavar="DIR", help="The directory of tde pg install-bin, on each node."),
@@ -273,7 +272,7 @@ def _show(found: Readiness) -> None:
     table = Table.grid(padding=(0, 2))
     for one in found.findings:
         verdict = one.verdict.value
-        table.add_row(Text(verdict, _STYLES[verdict]), Text(one.title), Text(one.detail))
+        table.add_row(Text(verdict, VERDICT_STYLES[verdict]), Text(one.title), Text(one.detail))
         if one.remedy:
             table.add_row("", "", Text(one.remedy, "dim"))
     console.print(table)

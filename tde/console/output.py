@@ -28,6 +28,9 @@ class _PlainConsole(Console):
 console = _PlainConsole(highlight=False)
 error_console = _PlainConsole(stderr=True, highlight=False)
 
+VERDICT_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "unknown": "magenta"}
+"""How verdicts are shown, in the order in which they are counted."""
+
 
 def print_json(document: object) -> None:
     """Print ``document`` as indented JSON on standard output."""

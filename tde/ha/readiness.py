@@ -43,6 +43,7 @@ READY, ONLY_NOW, NOT = 100, 50, 0
 CLOSED = str(KeystoreClosedError())
 _PRIMARY = "in production"
 _AGAIN = "Run the command again as root."
+_BRING = "Bring them from the other node: tde keystore sync, run there"
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,6 @@ def _check_keys(node: _Node) -> Iterator[Outcome]:
         yield problem(str(error), f"{_BRING}. {error.remedy}")
     else:
         yield ok(f"all keys of the cluster are in {node.keystore}")
-
-
-_BRING = "Bring them from the other node: tde keystore sync, run there"
 
 
 def _of_plain_cluster(node: _Node) -> Outcome:

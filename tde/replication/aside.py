@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.errors import DataDirectoryError
+from tde.errors import DataDirectoryError, UnsafeDirectoryError
 from tde.ownership import create_directory
 from tde.postgres.cluster.initialize import remove_files
 from tde.postgres.cluster.lock import cluster_lock
@@ -117,7 +117,7 @@ def _moved(moves: dict[Path, Path], os_user: OsUser | None) -> Iterator[None]:
     except BaseException:
         for old in reversed(done):
             _move_back(old, moves[old], os_user)
-        write_owned_file(next(iter(moves)) / STANDBY_SIGNAL, "", os_user)
+        _mark_as_standby(next(iter(moves)), os_user)
         raise
 
 
@@ -129,3 +129,11 @@ def _move_back(old: Path, new: Path, os_user: OsUser | None) -> None:
         new.rename(old)
     except OSError as error:
         _log.warning("%s could not be moved back to %s: %s", new, old, error.strerror)
+
+
+def _mark_as_standby(directory: Path, os_user: OsUser | None) -> None:
+    """Keep a server from being started as a second primary; the first failure is told anyway."""
+    try:
+        write_owned_file(directory / STANDBY_SIGNAL, "", os_user)
+    except (OSError, UnsafeDirectoryError) as error:
+        _log.warning("%s could not get %s: %s", directory, STANDBY_SIGNAL, error)

@@ -14,9 +14,7 @@ import pytest
 
 from tde.errors import PostgresError
 from tde.ha.pacemaker import install_agent
-from tde.keystore import Keystore
 from tests.conftest import RunningCluster
-from tests.keystore.cheap_passphrase import PASSPHRASE
 
 OCF_ROOT = Path("/usr/lib/ocf")
 SUCCESS, NOT_RUNNING, DEGRADED, CONFIGURED, INSTALLED, UNIMPLEMENTED = 0, 7, 190, 6, 5, 3
@@ -94,16 +92,6 @@ def agent(tmp_path: Path) -> Agent:
         "HA_LOGFILE": str(tmp_path / "ha.log"),
     }
     return Agent(install_agent(root, TDE), place, environment)
-
-
-@pytest.fixture
-def made(any_binaries, encrypted_cluster_factory) -> RunningCluster:
-    """A running cluster whose keystore opens by itself."""
-    found: RunningCluster = encrypted_cluster_factory(any_binaries)
-    assert found.keystore is not None
-    with Keystore.open(found.keystore.path, PASSPHRASE) as keystore:
-        keystore.enable_auto_open()
-    return found
 
 
 def test_the_metadata_say_what_it_can(agent: Agent) -> None:

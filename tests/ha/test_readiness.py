@@ -9,26 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tde.keystore import Keystore
 from tde.keystore.store.layout import LOG_NAME
 from tde.postgres.server.os_user import run_as
 from tests.conftest import RunningCluster
-from tests.keystore.cheap_passphrase import PASSPHRASE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 CLOSED = "could not encrypt or decrypt data because the keystore is not open"
-
-
-@pytest.fixture
-def made(any_binaries, encrypted_cluster_factory) -> RunningCluster:
-    """A running cluster whose keystore opens by itself."""
-    found: RunningCluster = encrypted_cluster_factory(any_binaries)
-    assert found.keystore is not None
-    with Keystore.open(found.keystore.path, PASSPHRASE) as keystore:
-        keystore.enable_auto_open()
-    return found
 
 
 def check(made: RunningCluster, tde: Run, *options: object, exit_code: int = 0) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.ha_lab.counting import Load, writing
-from tests.ha_lab.lab import Mode, wait_until
+from tests.ha_lab.lab import SERVICE_ADDRESS, Mode, wait_until
 from tests.ha_lab.node import Node
 from tests.ha_lab.pacemaker import Pacemaker
 from tests.ha_lab.patroni import Patroni
@@ -66,19 +66,13 @@ class PacemakerEvents:
         return found
 
     def _fail(self, kind: str, happen: Callable[[Node], None], how: str) -> Event:
-        old = self._primary()
-        new = old.other
-        with writing(old.lab) as load:
-            happen(old)
-            _wait_for_connection(load)
-        rows = _rows(new, load)
-        begin = time.monotonic()
-        if not old.is_up:
-            old.power_on()
-            self._pair.join(old)
-            wait_until(lambda: "n1 n2" in old.run("crm_mon", "-1", check=False), 60, "both nodes")
-        self._pair.rejoin(old, how)
-        return _event(self._pair, kind, load, rows, begin, new)
+        def come_back(old: Node, was_off: bool) -> None:
+            if was_off:
+                both = "n1 n2"
+                wait_until(lambda: both in old.run("crm_mon", "-1", check=False), 60, "both nodes")
+            self._pair.rejoin(old, how)
+
+        return _take_over(self._pair, self._primary(), kind, happen, come_back)
 
     def _cut_network(self) -> Event:
         """Cut the standby's cable for replication: commits go on when it is given up."""
@@ -144,18 +138,40 @@ class PatroniEvents:
     def _fail(self, kind: str, happen: Callable[[Node], None]) -> Event:
         old = self._pair.primary()
         assert old is not None
-        new = old.other
         address = f"{self._pair.address} target_session_attrs=read-write"
-        with writing(old.lab, address) as load:
-            happen(old)
-            _wait_for_connection(load)
-        rows = _rows(new, load)
-        begin = time.monotonic()
-        if not old.is_up:
-            old.power_on()
-            self._pair.join(old)
-        self._pair.wait_until_whole()
-        return _event(self._pair, kind, load, rows, begin, new)
+
+        def come_back(_old: Node, _was_off: bool) -> None:
+            self._pair.wait_until_whole()
+
+        return _take_over(self._pair, old, kind, happen, come_back, address)
+
+
+def _take_over(
+    pair: Pacemaker | Patroni,
+    old: Node,
+    kind: str,
+    happen: Callable[[Node], None],
+    come_back: Callable[[Node, bool], None],
+    address: str = SERVICE_ADDRESS,
+) -> Event:
+    """Let something befall the primary under load, and the other node take its place.
+
+    Args:
+        come_back: makes the old primary a standby; it is told whether the node was off.
+        address: where clients look for the primary.
+    """
+    new = old.other
+    with writing(old.lab, address) as load:
+        happen(old)
+        _wait_for_connection(load)
+    rows = _rows(new, load)
+    begin = time.monotonic()
+    was_off = not old.is_up
+    if was_off:
+        old.power_on()
+        pair.join(old)
+    come_back(old, was_off)
+    return _event(pair, kind, load, rows, begin, new)
 
 
 def _event(

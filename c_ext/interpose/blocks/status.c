@@ -21,6 +21,7 @@
 #include "crypto/primitives.h"
 #include "interpose/keys/slots.h"
 #include "interpose/keys/withheld.h"
+#include "interpose/libc/process.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -28,7 +29,6 @@
 #define MEMORY_DIRECTORY "/dev/shm"
 #define NAME_PREFIX "tde-"
 #define STATUS_MAGIC 0x5444455354415431u /* "TDESTAT1" */
-#define START_TIME_FIELD 22
 
 /* tde/machine/capabilities.py reads it. */
 #ifdef __aarch64__
@@ -112,22 +112,6 @@ static int create_file(void)
     return -1;
 }
 
-uint64_t tde_blocks_start_time(void)
-{
-    char text[1024];
-    int fd = tde_libc()->open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-    ssize_t length = fd < 0 ? -1 : tde_libc()->read(fd, text, sizeof text - 1);
-    const char *at;
-
-    if (fd >= 0)
-        tde_libc()->close(fd);
-    text[length > 0 ? length : 0] = '\0';
-    at = strrchr(text, ')'); /* The second field is a name, which may hold anything. */
-    for (int field = 2; at != NULL && field < START_TIME_FIELD; field++)
-        at = strchr(at + 1, ' ');
-    return at == NULL ? 0 : strtoull(at, NULL, 10);
-}
-
 static void describe(struct tde_status *made)
 {
     const char *capabilities = getenv(OPENSSL_CAPABILITIES);
@@ -137,7 +121,7 @@ static void describe(struct tde_status *made)
     const struct tde_keys_scope *keys = tde_keys_scope();
 
     made->pid = (uint64_t)getpid();
-    made->start_time = tde_blocks_start_time();
+    made->start_time = tde_libc_start_time();
     made->stripes = TDE_STATUS_STRIPES;
     made->words_per_stripe = TDE_STATUS_WORDS;
     made->bytes_before_stripes = offsetof(struct tde_status, stripe);

@@ -67,7 +67,4 @@ void tde_blocks_status_closed(void);
 /* The working directory has changed. */
 void tde_blocks_status_directory(void);
 
-/* When this process started: field 22 of /proc/self/stat, or 0. */
-uint64_t tde_blocks_start_time(void);
-
 #endif

@@ -150,14 +150,12 @@ static void write_list(struct keys *keys, char list[TDE_PRESENT_SIZE])
 
 bool tde_keys_present(char list[TDE_PRESENT_SIZE])
 {
-    /* As in keys/records.c, of which two are there for a moment. */
-    static const char *const directories[] = {"keys", "keys.new", "keys.old", "keys"};
     struct keys keys = {NULL, 0, 0};
     bool found = false;
     bool is_read = true;
 
-    for (size_t i = 0; is_read && i < sizeof directories / sizeof directories[0]; i++) {
-        int added = add_directory(&keys, directories[i]);
+    for (size_t i = 0; is_read && i < TDE_KEYS_DIRECTORIES; i++) {
+        int added = add_directory(&keys, tde_keys_records_directories[i]);
 
         found = found || added > 0;
         is_read = added >= 0;

@@ -37,11 +37,8 @@ bool tde_keys_records_blame(void)
     }
 }
 
-/*
- * Where the records are.  While the master key is rotated (tde/keystore/rotation.py), each of two
- * directories has them, and they are renamed in the middle, so the first is looked into again.
- */
-static const char *const directories[] = {"keys", "keys.new", "keys.old", "keys"};
+const char *const tde_keys_records_directories[TDE_KEYS_DIRECTORIES] = {"keys", "keys.new",
+                                                                        "keys.old", "keys"};
 
 static void path_of(const char *directory, const char *name, char path[PATH_SIZE])
 {
@@ -105,8 +102,8 @@ static ssize_t find_record(const char *name, char path[PATH_SIZE],
 {
     ssize_t length = -1;
 
-    for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++) {
-        path_of(directories[i], name, path);
+    for (size_t i = 0; i < TDE_KEYS_DIRECTORIES; i++) {
+        path_of(tde_keys_records_directories[i], name, path);
         length = read_file(path, record);
         if (master_of(record, length) != NULL || (length < 0 && errno != ENOENT))
             break;
@@ -189,8 +186,8 @@ static bool exists(const char *name)
     char path[PATH_SIZE];
     bool found = false;
 
-    for (size_t i = 0; !found && i < sizeof directories / sizeof directories[0]; i++) {
-        path_of(directories[i], name, path);
+    for (size_t i = 0; !found && i < TDE_KEYS_DIRECTORIES; i++) {
+        path_of(tde_keys_records_directories[i], name, path);
         found = access(path, F_OK) == 0;
         if (!found && errno != ENOENT)
             break;
@@ -292,12 +289,12 @@ static int list_directory(const char *name, struct tde_wal_record *list, size_t 
 int tde_keys_records_list_wal(struct tde_wal_record *list, size_t most, size_t *count)
 {
     *count = 0;
-    for (size_t i = 0; i < sizeof directories / sizeof directories[0]; i++)
-        if (list_directory(directories[i], list, count, most) != 0) {
+    for (size_t i = 0; i < TDE_KEYS_DIRECTORIES; i++)
+        if (list_directory(tde_keys_records_directories[i], list, count, most) != 0) {
             int cause = errno;
 
             tde_libc_report("could not look into the keystore at %s/%s: %s",
-                            tde_keys_scope()->keystore, directories[i], strerror(cause));
+                            tde_keys_scope()->keystore, tde_keys_records_directories[i], strerror(cause));
             errno = cause;
             return -1;
         }

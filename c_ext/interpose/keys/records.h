@@ -12,6 +12,13 @@
 #include "format/keyrecord.h"
 
 /*
+ * Where the records are.  While the master key is rotated (tde/keystore/rotation.py), each of two
+ * directories has them, and they are renamed in the middle, so the first is looked into again.
+ */
+#define TDE_KEYS_DIRECTORIES 4
+extern const char *const tde_keys_records_directories[TDE_KEYS_DIRECTORIES];
+
+/*
  * Read and unwrap the record of an owner.  0; or -1 with errno: ENOENT, unreported, when there is
  * none, ENOKEY after a report when it cannot be used, or what the caller can mend.
  */

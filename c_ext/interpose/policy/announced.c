@@ -15,11 +15,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "interpose/blocks/status.h"
 #include "interpose/keys/map.h"
 #include "interpose/keys/present.h"
 #include "interpose/keys/ring.h"
 #include "interpose/keys/slots.h"
+#include "interpose/libc/process.h"
 #include "interpose/libc/report.h"
 #include "interpose/libc/symbols.h"
 #include "interpose/libc/transfer.h"
@@ -151,7 +151,7 @@ static bool write_note(int directory, const char *keys)
     length += snprintf(text + length, sizeof text - (size_t)length,
                        "directory=%s\nplace=%s\nstarted=%" PRIu64 "\n",
                        keystore == NULL || keystore[0] != '/' ? "" : keystore,
-                       place == NULL ? "" : place, tde_blocks_start_time());
+                       place == NULL ? "" : place, tde_libc_start_time());
     snprintf(name, sizeof name, TDE_ANNOUNCED_FILE "%ld", (long)getpid());
     unlinkat(directory, name, 0); /* Of another process of the same number. */
     fd = tde_libc()->openat(directory, name,

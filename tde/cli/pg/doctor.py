@@ -12,14 +12,12 @@ from rich.text import Text
 
 from tde.cli.options import BindirOption, JsonOption, KeystoreOption, OsUserOption
 from tde.console.apps import examples
-from tde.console.output import console, print_json
+from tde.console.output import VERDICT_STYLES, console, print_json
 
 if TYPE_CHECKING:
     from tde.doctor import DoctorReport, Finding
 
 _SHOWN = 10  # Findings of one check; a person acts on the first ones, --json has all.
-_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red", "unknown": "magenta"}
-
 OptionalPgDataOption = Annotated[
     Path | None,
     typer.Option(
@@ -108,7 +106,7 @@ def _print_report(report: DoctorReport) -> None:
             table.add_row(Text(group.value, "bold"))
         verdict = finding.verdict.value
         table.add_row(
-            Text(f"  {verdict}", _STYLES[verdict]), Text(finding.title), Text(finding.detail)
+            Text(f"  {verdict}", VERDICT_STYLES[verdict]), Text(finding.title), Text(finding.detail)
         )
     console.print(table)
     todo = [finding for finding in shown if finding.remedy]
@@ -133,16 +131,16 @@ def _remedies(findings: list[Finding]) -> Table:
         for remedy, named in titles.items():
             more = len(set(named)) - 1
             title = f"  {named[0]}" + (f" and {more} more" if more else "")
-            table.add_row(Text(title, _STYLES[verdict]), Text(remedy))
+            table.add_row(Text(title, VERDICT_STYLES[verdict]), Text(remedy))
     return table
 
 
 def _sum(report: DoctorReport) -> Text:
-    counts = dict.fromkeys(_STYLES, 0)
+    counts = dict.fromkeys(VERDICT_STYLES, 0)
     for finding in report.findings:
         counts[finding.verdict.value] += 1
     parts = [
-        Text(f"{number} {_plural(name, number)}", _STYLES[name])
+        Text(f"{number} {_plural(name, number)}", VERDICT_STYLES[name])
         for name, number in counts.items()
         if number or name == "problem"
     ]
