@@ -53,6 +53,8 @@ case ${EMULATED_STEP:-} in
             exec "$@"
         fi
         [ -x "$qemu" ] || fail "$qemu is missing; run: apt-get install qemu-user-static"
+        unshare --user true 2>/dev/null ||
+            fail "no namespace of users can be made here: this is a chroot, or the kernel forbids it"
         ( give_users $$ "$(readlink /proc/self/ns/user)" & )
         EMULATED_STEP=users exec unshare --user "$0" "$@" ;;
     users)

@@ -28,6 +28,8 @@ KEYS = {Algorithm.AES128: 32, Algorithm.AES256: 64}
 def test_every_backend_encrypts_each_page_under_its_own_tweak(
     backend: Backend, algorithm: Algorithm
 ) -> None:
+    if (why := backend.missing()) is not None:
+        pytest.skip(why)  # python-mbedtls has no wheel for each Python.
     pages = random_pages(3)
     out = np.empty_like(pages)
     backend.prepare(algorithm, pages, out, decrypt=False, threads=1)()
@@ -117,7 +119,8 @@ def test_command(tmp_path: Path) -> None:
     assert document["schema"] == {"name": "tde-bench/pages", "version": 2}
     assert document["status"] == "complete"
     measured = {run["backend"] for run in document["runs"]}
-    assert measured == {backend.name for backend in all_backends()} | {OPENSSL, BARE, MEMCPY}
+    usable = {one.name for one in all_backends() if one.missing() is None}
+    assert measured == usable | {OPENSSL, BARE, MEMCPY}
     own = [s for s in document["summary"] if s["backend"] == "tde" and s["threads"] == 1]
     assert all(0 < summary["fraction"]["median"] < 2 for summary in own)
     libraries = {library["name"] for library in document["libraries"]}
