@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tde.backup.backrest import BACKREST
 from tde.backup.seal import Seal
 from tde.backup.unpacking import TABLESPACE_MAP, original_places, place_files, run_required
 from tde.errors import BackupError, ProgramError
@@ -25,9 +26,14 @@ def require_chain(chain: Sequence[tuple[Path, Seal]]) -> None:
     """Check that backups are a full one and incremental ones, all of one cluster.
 
     Raises:
-        BackupError: they are not.
+        BackupError: they are not, or pgBackRest has them.
     """
     first, seal = chain[0]
+    if any(one.form == BACKREST for _, one in chain):
+        raise BackupError(
+            "pgBackRest restores what it has taken itself",
+            remedy="After tde pg verify-backup: pgbackrest --stanza=NAME --set=LABEL restore",
+        )
     if seal.is_incremental:
         raise BackupError(
             f"{first} is incremental: by itself it is no cluster",

@@ -11,12 +11,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tde.errors import BackupError
+from tde.postgres.server.os_user import OsUser
+from tde.postgres.server.owned_files import sync_directory
 
 LABEL = b"tde backup seal"
 
@@ -33,11 +37,11 @@ class Seal:
         keys: files of the keys that it needs, as they are named in the keystore.
         system_identifier: of the cluster.
         server_version: as the server calls it.
-        form: ``tar`` or ``plain``.
+        form: ``tar``, ``plain`` or ``pgbackrest``.
         is_incremental: whether it needs the backups before it.
         began, ended: in UTC, as ISO 8601.
         files: by path in the backup, the SHA-256 of what the manifest does not tell: the manifest
-            itself, WAL, and archives as they lie there.
+            itself, WAL, and archives as they lie there. pgBackRest's are named in its repository.
     """
 
     keystore_uuid: str
@@ -59,6 +63,42 @@ class Seal:
 def seal_path(backup: Path) -> Path:
     """Return where the seal of a backup is: beside it, with its name."""
     return backup.with_name(f"{backup.name}.seal.json")
+
+
+@contextmanager
+def new_seal(path: Path, os_user: OsUser | None) -> Iterator[Callable[[bytes], None]]:
+    """Make the file of a seal before the backup, which may take hours; remove it when that fails.
+
+    Yields:
+        What writes its content.
+
+    Raises:
+        BackupError: it cannot be made, as where there is one already.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise BackupError(
+            f"the seal {path} cannot be made: {error.strerror}",
+            remedy="That of an earlier backup may be in its place, or its directory may not be "
+            "written to. Name another directory, or move that seal away.",
+        ) from error
+
+    def write(content: bytes) -> None:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        sync_directory(path.parent)
+
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            if os_user is not None:
+                os.fchown(descriptor, os_user.uid, os_user.gid)
+            yield write
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def read_seal(path: Path, key: bytes) -> Seal:

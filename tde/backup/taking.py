@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tde.backup.seal import LABEL, Seal, seal_path
+from tde.backup.reading import Reader
+from tde.backup.seal import LABEL, Seal, new_seal, seal_path
 from tde.errors import BackupError
 from tde.postgres.cluster.incremental_backups import require_same_keys_since
 from tde.postgres.cluster.initialize import prepared_directory, remove_files
@@ -20,8 +18,6 @@ from tde.postgres.cluster.links import tablespace_oids
 from tde.postgres.cluster.scope import Scope
 from tde.postgres.facts import BUILT_IN_TABLESPACES
 from tde.postgres.server.control import read_control_data
-from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.owned_files import sync_directory
 from tde.replication.standby import require_free, run_base_backup
 
 if TYPE_CHECKING:
@@ -31,8 +27,6 @@ if TYPE_CHECKING:
 MANIFEST = "backup_manifest"
 TAR = "tar"
 PLAIN = "plain"
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,10 @@ def take_backup(
         )
     for old, new in options.mapping:
         require_free(old, new)
-    began = _now()
+    began = now()
     with (
         prepared_directory(destination, cluster.os_user),
-        _new_seal(destination, cluster.os_user) as write,
+        new_seal(seal_path(destination), cluster.os_user) as write,
     ):
         try:
             run_base_backup(
@@ -97,40 +91,6 @@ def take_backup(
                 remove_files(directory, cluster.os_user)
             raise
     return made
-
-
-@contextmanager
-def _new_seal(destination: Path, os_user: OsUser | None) -> Iterator[Callable[[bytes], None]]:
-    """Make the file of the seal before the backup, which may take hours; remove it when that fails.
-
-    Yields:
-        What writes its content.
-    """
-    path = seal_path(destination)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise BackupError(
-            f"the seal {path} cannot be made: {error.strerror}",
-            remedy="That of an earlier backup may be in its place, or its directory may not be "
-            "written to. Name another directory, or move that seal away.",
-        ) from error
-
-    def write(content: bytes) -> None:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-        sync_directory(path.parent)
-
-    with os.fdopen(descriptor, "wb") as file:
-        try:
-            if os_user is not None:
-                os.fchown(descriptor, os_user.uid, os_user.gid)
-            yield write
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
 
 def needed_keys(cluster: Cluster, keystore: Keystore) -> list[str]:
@@ -154,15 +114,6 @@ def needed_keys(cluster: Cluster, keystore: Keystore) -> list[str]:
     later = set(keymap.all_wal_keys)
     owners.update(owner for owner in list_owners(keystore.path) if owner.key_id in later)
     return sorted(owner.file_name for owner in owners)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
 
 
 def unlisted_files(backup: Path, form: str) -> Iterator[Path]:
@@ -194,6 +145,7 @@ def _seal(
 ) -> Seal:
     control = read_control_data(cluster.data_directory, cluster.binaries, cluster.os_user)
     unlisted = unlisted_files(backup, options.form)
+    reader = Reader()
     return Seal(
         keystore_uuid=keystore.uuid.hex,
         keys=tuple(needed_keys(cluster, keystore)),
@@ -202,10 +154,11 @@ def _seal(
         form=options.form,
         is_incremental=options.incremental is not None,
         began=began,
-        ended=_now(),
-        files={str(path.relative_to(backup)): hash_file(path) for path in unlisted},
+        ended=now(),
+        files={str(path.relative_to(backup)): reader.hash(path) for path in unlisted},
     )
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as a seal has it: UTC, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tde.backup.reading import Reader
 from tde.backup.seal import Seal
 from tde.backup.taking import TAR
-from tde.backup.verifying import Reader, manifest_problems, sealed_problems
+from tde.backup.verifying import manifest_problems, sealed_problems
 from tde.errors import BackupError, ProgramError
 from tde.postgres.cluster.initialize import prepared_directory
 from tde.postgres.cluster.links import restored_tablespaces, tablespaces_in

@@ -5,24 +5,23 @@ The seal proves the manifest, the WAL and the archives; the manifest tells what 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tde.backup import backrest_verifying
+from tde.backup.backrest import BACKREST
+from tde.backup.reading import Reader, unusual
 from tde.backup.seal import LABEL, Seal, read_seal, read_unproven, seal_path
 from tde.backup.taking import MANIFEST, PLAIN, unlisted_files
 from tde.errors import BackupError, ClusterKeystoreError
 
 if TYPE_CHECKING:
     from tde.keystore import Keystore
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def verify_backup(
     """Compare every file of a backup with what was sealed.
 
     Args:
+        backup: its directory; the repository, where pgBackRest took it.
         keystore: open.
         seal: where the seal is; beside the backup when ``None``.
         taken_after: an older one is a problem: an old backup has a good seal, too.
@@ -80,9 +80,13 @@ def verify_backup(
     require_keystore_of(path, keystore.uuid.hex)
     found = read_seal(path, keystore.authentication_key(LABEL))
     reader = Reader(tell)
+    if found.form == BACKREST:
+        backrest_verifying.require_repository(backup)
     problems = list(sealed_problems(backup, found, reader))
     if not problems and found.form == PLAIN:
         problems += manifest_problems(backup, reader)
+    elif not problems and found.form == BACKREST:
+        problems += backrest_verifying.manifest_problems(backup, found, reader)
     if taken_after is not None and datetime.fromisoformat(found.ended) < taken_after:
         problems.append(f"it was taken until {found.ended}, and a newer one was expected")
     present = {owner.file_name for owner in list_owners(keystore.path)}
@@ -110,31 +114,14 @@ def require_keystore_of(seal: Path, keystore_uuid: str) -> None:
         )
 
 
-class Reader:
-    """Hashes files, and counts them."""
-
-    def __init__(self, tell: Callable[[int], None] = lambda _: None) -> None:
-        self._tell = tell
-        self.files = 0
-        self.bytes = 0
-
-    def hash(self, path: Path) -> str:
-        """Return the SHA-256 of a file."""
-        found = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                found.update(chunk)
-                self.bytes += len(chunk)
-                self._tell(len(chunk))
-        self.files += 1
-        return found.hexdigest()
-
-
 def sealed_problems(backup: Path, seal: Seal, reader: Reader) -> Iterator[str]:
     """Yield what is wrong with the files that a seal tells of."""
-    present = {str(path.relative_to(backup)) for path in unlisted_files(backup, seal.form)}
+    if seal.form == BACKREST:
+        present = set(backrest_verifying.twins(backup, seal))
+    else:
+        present = {str(path.relative_to(backup)) for path in unlisted_files(backup, seal.form)}
     for name, code in seal.files.items():
-        if (why := _unusual(backup, name)) is not None:
+        if (why := unusual(backup, name)) is not None:
             yield f"{name} {why}"
         elif reader.hash(backup / name) != code:
             yield f"{name} was altered"
@@ -149,7 +136,7 @@ def manifest_problems(backup: Path, reader: Reader) -> Iterator[str]:
         name = _name_of(file)
         listed.add(name)
         path = backup / name
-        if (why := _unusual(backup, name)) is not None:
+        if (why := unusual(backup, name)) is not None:
             yield f"{name} {why}"
         elif path.stat().st_size != file["Size"]:
             yield f"{name} has {path.stat().st_size} bytes instead of {file['Size']}"
@@ -158,25 +145,6 @@ def manifest_problems(backup: Path, reader: Reader) -> Iterator[str]:
     for name in _names_in(backup):
         if name not in listed and name != MANIFEST:
             yield f"{name} was added"
-
-
-def _unusual(backup: Path, name: str) -> str | None:
-    """Say why a file is none, or is reached by a link: then it can change after it was looked at.
-
-    Only the links of tablespaces are pg_basebackup's own.
-    """
-    at = backup
-    parts = Path(name).parts
-    for number, part in enumerate(parts):
-        at /= part
-        try:
-            mode = at.lstat().st_mode
-        except OSError:
-            return "is missing"
-        is_tablespace = number == 1 and parts[0] == "pg_tblspc"
-        if stat.S_ISLNK(mode) and not is_tablespace:
-            return f"is reached by a link: {at.relative_to(backup)}"
-    return None if stat.S_ISREG(mode) else "is no ordinary file"
 
 
 def _name_of(file: dict[str, Any]) -> str:

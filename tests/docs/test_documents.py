@@ -178,7 +178,8 @@ def test_commands_and_options_exist(
         monkeypatch.delenv(variable, raising=False)
     commands = documented_commands(page)
     for name in {word for _, words in commands for word in words if word.endswith(".json")}:
-        Path(name).touch()  # Some options want a file that exists.
+        if not Path(name).is_absolute():
+            Path(name).touch()  # Some options want a file that exists.
     refused = [complaint(words, complete) for complete, words in commands]
     assert [text for text in refused if text] == []
 

@@ -67,6 +67,7 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
     paths = [f"{name}-path={reader.here(f'/srv/{name}')}" for name in ("lock", "log")]
     at = configuration.index("[main]")
     configuration[at:at] = [*paths, "archive-timeout=20"]
+    reader.place("/srv/tde/keystore").symlink_to(made.keystore.path)
     reader.type(f"tde pg start -D {MAIN}")
     server = Cluster(reader.place(MAIN), os_user=reader.os_user).connection_parameters()
     where = [f"pg1-port={server['port']}", f"pg1-user={server['user']}"]
@@ -90,6 +91,10 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
         reader.query(MAIN, "INSERT INTO t SELECT 'more' FROM generate_series(1, 1000)")
         shown += reader.type(line)
     assert "invalid page" not in shown
+    sealed, verify = commands(page, "A backup with a seal")
+    reader.type(sealed)
+    (seal,) = reader.place("/srv/seals").iterdir()
+    assert "is what was taken on" in reader.type(re.sub(r"main-\S+\.seal\.json", seal.name, verify))
     then = reader.query(MAIN, "SELECT clock_timestamp()::text")
     reader.query(MAIN, "DELETE FROM t")
     reader.query(MAIN, "SELECT pg_switch_wal()")

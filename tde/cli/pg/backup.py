@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -28,9 +29,14 @@ from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
 from tde.postgres.cluster.access import encrypted_cluster_keystore, find_cluster
 
 if TYPE_CHECKING:
+    from tde.backup.seal import Seal
     from tde.backup.verifying import BackupCheck
+    from tde.keystore import Keystore
+    from tde.postgres.cluster.cluster import Cluster
 
 _OF_PLAIN = "Take backups of a plain server with PostgreSQL's own pg_basebackup."
+
+_BACKREST_PANEL = "With --to pgbackrest"
 
 
 class Form(str, Enum):
@@ -38,6 +44,20 @@ class Form(str, Enum):
 
     tar = "tar"
     plain = "plain"
+
+
+class Tool(str, Enum):
+    """The values of ``--to``."""
+
+    pgbackrest = "pgbackrest"
+
+
+class Kind(str, Enum):
+    """The values of ``--type``, which pgBackRest defines."""
+
+    full = "full"
+    diff = "diff"
+    incr = "incr"
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +69,8 @@ def register(app: typer.Typer) -> None:
             "# What has changed since then, from PostgreSQL 17 on:",
             "tde pg backup /srv/backup/tuesday -D /srv/pg/main "
             "--incremental /srv/backup/monday/backup_manifest",
+            "# By pgBackRest, as archive_command calls it; DIR gets the seal:",
+            "tde pg backup /srv/seals -D /srv/pg/main --to pgbackrest --type full",
         )
     )(backup)
     app.command(
@@ -56,6 +78,9 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "tde pg verify-backup /srv/backup/monday --keystore /etc/tde/main",
             "tde pg verify-backup /srv/backup/monday -k /etc/tde/main --json | jq .problems",
+            "# A backup of pgBackRest, in its repository:",
+            "tde pg verify-backup /srv/pgbackrest -k /etc/tde/main "
+            "--seal /srv/seals/main-20261128-030000F.seal.json",
         ),
     )(verify)
 
@@ -63,10 +88,16 @@ def register(app: typer.Typer) -> None:
 @opens_keystore
 def backup(
     destination: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where it goes: a directory, new or empty.")
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Where it goes: a directory, new or empty. With --to, where its seal goes.",
+        ),
     ],
     pgdata: PgDataOption,
-    form: Annotated[Form, typer.Option("--format", "-F", help="How it lies there.")] = Form.tar,
+    form: Annotated[
+        Form | None, typer.Option("--format", "-F", help="How it lies there. Default: tar.")
+    ] = None,
     incremental: Annotated[
         Path | None,
         typer.Option(
@@ -87,6 +118,31 @@ def backup(
             help="With --format plain: where the tablespace in OLD goes; may be given often.",
         ),
     ] = None,
+    tool: Annotated[
+        Tool | None,
+        typer.Option(
+            "--to",
+            help="Have pgBackRest take it, into its repository.",
+            rich_help_panel=_BACKREST_PANEL,
+        ),
+    ] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--type",
+            help="Default: pgBackRest's own.",
+            rich_help_panel=_BACKREST_PANEL,
+        ),
+    ] = None,
+    stanza: Annotated[
+        str,
+        typer.Option(
+            "--stanza",
+            metavar="NAME",
+            help="Default: that of archive_command.",
+            rich_help_panel=_BACKREST_PANEL,
+        ),
+    ] = "",
     keystore: KeystoreOption = None,
     bindir: BindirOption = None,
     os_user: OsUserOption = None,
@@ -97,12 +153,25 @@ def backup(
     The backup is ciphertext. The seal beside it (DIR.seal.json) has a code that only the keystore
     can make: tde pg verify-backup tells a backup that was altered from one that was not, and which
     keys it needs. What fails or is interrupted leaves nothing behind.
+
+    With --to pgbackrest that one takes the backup, is asked to take it as archive_command says, and
+    the seal is of its list of files and of the WAL: DIR/STANZA-LABEL.seal.json.
     """
     from tde.backup.seal import seal_path
-    from tde.backup.taking import BackupOptions, take_backup
+    from tde.backup.taking import TAR, BackupOptions, take_backup
 
+    _require_that_fits(
+        tool,
+        own={
+            "--format": form,
+            "--incremental": incremental,
+            "--max-rate": rate,
+            "--tablespace-mapping": mapping,
+        },
+        others={"--type": kind, "--stanza": stanza},
+    )
     options = BackupOptions(
-        form.value,
+        TAR if form is None else form.value,
         None if incremental is None else incremental.absolute(),
         rate,
         [pair_of(text) for text in mapping or ()],
@@ -116,17 +185,53 @@ def backup(
         ) as opened,
         ended_as_by_ctrl_c(),
     ):
+        if tool is not None:
+            _take_by_backrest(cluster, opened, target, kind, stanza)
+            return
         seal = take_backup(cluster, opened, target, options)
     _say(
         f"Backed up {cluster.data_directory} (PostgreSQL {seal.server_version}) to {target}",
-        f"Sealed in {seal_path(target)}; it needs {len(seal.keys)} keys of the keystore "
-        f"{seal.keystore_uuid}: back that up too, apart from it",
+        _sealed(seal_path(target), seal),
+    )
+
+
+def _require_that_fits(
+    tool: Tool | None, own: Mapping[str, object], others: Mapping[str, object]
+) -> None:
+    for name, value in others.items() if tool is None else own.items():
+        if value:
+            why = "needs --to pgbackrest" if tool is None else "is not for --to pgbackrest"
+            raise typer.BadParameter(f"{name} {why}")
+
+
+def _take_by_backrest(
+    cluster: Cluster, opened: Keystore, directory: Path, kind: Kind | None, stanza: str
+) -> None:
+    from tde.backup.backrest import take_backrest_backup
+
+    made = take_backrest_backup(
+        cluster, opened, directory, stanza=stanza, kind="" if kind is None else kind.value
+    )
+    _say(
+        f"pgBackRest backed up {cluster.data_directory} (PostgreSQL {made.seal.server_version}) "
+        f"as {made.label} of the stanza {made.stanza}",
+        _sealed(made.file, made.seal),
+    )
+
+
+def _sealed(file: Path, seal: Seal) -> str:
+    return (
+        f"Sealed in {file}; it needs {len(seal.keys)} keys of the keystore {seal.keystore_uuid}: "
+        "back that up too, apart from it"
     )
 
 
 @opens_keystore
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The backup.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="The backup; if pgBackRest's, the whole repository."),
+    ],
     keystore: KeystoreOption = None,
     seal: Annotated[
         Path | None,

@@ -15,6 +15,7 @@ _PROGRAM = "pgbackrest"
 _OPERATOR = re.compile(r"[;|&<>()]+")
 _FILES = (Path("/etc/pgbackrest/pgbackrest.conf"), Path("/etc/pgbackrest.conf"))
 _INCLUDED = Path("/etc/pgbackrest/conf.d")
+_NO_VALUES = ("-", "archive-", "%")  # What may follow an option without one.
 _FALSE = ("n", "no", "false", "0", "off")
 
 
@@ -24,6 +25,7 @@ class BackRestCall:
 
     words: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
+    program: str = _PROGRAM
 
     def option(self, name: str) -> str | None:
         """Return an option that is among the words; ``None`` when it is not."""
@@ -32,14 +34,29 @@ class BackRestCall:
                 return "n"
             if word == f"--{name}":
                 follows = self.words[n + 1] if n + 1 < len(self.words) else ""
-                return "y" if not follows or follows.startswith("-") else follows
+                return "y" if not follows or follows.startswith(_NO_VALUES) else follows
             if word.startswith(f"--{name}="):
                 return word.partition("=")[2]
         return None
 
     def variable(self, name: str) -> str | None:
         """Return an option that a variable in front of the call sets."""
-        return dict(self.variables).get(f"PGBACKREST_{name.replace('-', '_').upper()}")
+        return dict(self.variables).get(_variable(name))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that tell another command of pgBackRest what this one is told.
+
+        It takes from variables what a command has, and passes over the rest.
+        """
+        found = dict(self.variables)
+        for word in self.words:
+            name = word.removeprefix("--").partition("=")[0]
+            if not word.startswith("--") or not name:
+                continue
+            name = name if self.option(name) is not None else name.removeprefix("no-")
+            found[_variable(name)] = self.option(name) or ""
+        return found
 
     @property
     def files(self) -> list[Path]:
@@ -76,8 +93,12 @@ def find_call(command: str) -> BackRestCall | None:
                     break
                 rest.append(argument)
             variables = [w.partition("=") for w in words[:n] if w.startswith("PGBACKREST_")]
-            return BackRestCall(tuple(rest), tuple((k, v) for k, _, v in variables))
+            return BackRestCall(tuple(rest), tuple((k, v) for k, _, v in variables), word)
     return None
+
+
+def _variable(name: str) -> str:
+    return f"PGBACKREST_{name.replace('-', '_').upper()}"
 
 
 def is_off(call: BackRestCall, name: str, command: str) -> bool:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from tde.errors import OsUserError, UnreachablePathError
+from tde.errors import OsUserError, ProgramError, UnreachablePathError
 from tde.ownership import Owner
 
 _FALLBACK_USERS = ("postgres", "nobody")
@@ -151,6 +154,38 @@ def run_as(
             process.kill()  # As subprocess.run does; leaving the block waits for it.
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def output_of(
+    os_user: OsUser | None,
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[BinaryIO]:
+    """Yield what a program prints, as bytes while they come; its errors go where the caller's go.
+
+    Raises:
+        ProgramError: it has failed; what it has printed may not be all.
+    """
+    with subprocess.Popen(
+        [str(part) for part in command],
+        env=user_environment(os_user, environment),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        user=None if os_user is None else os_user.uid,
+        group=None if os_user is None else os_user.gid,
+        extra_groups=None if os_user is None else os_user.groups,
+    ) as process:
+        try:
+            assert process.stdout is not None  # As the type does not say.
+            yield cast(BinaryIO, process.stdout)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise ProgramError(f"{shlex.join(map(str, command))} has failed")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
