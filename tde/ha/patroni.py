@@ -78,7 +78,6 @@ postgresql:
   # What would keep the next start from succeeding stands in Patroni's log, while there is time.
   callbacks:
     on_start: {check}
-    on_role_change: {check}
   authentication:
     superuser:
       username: postgres

@@ -11,6 +11,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -72,14 +73,15 @@ def require_interposable(binary: Path, interposer: Path) -> None:
             f"{binary} is setuid or setgid, so the system would not load the interposer into it",
             remedy=f"Remove the bit: chmod ug-s {binary}",
         )
-    unhandled = unhandled_symbols(binary, interposer)
+    symbols = _dynamic_symbols(binary)
+    unhandled = _unhandled(symbols, interposer)
     if unhandled:
         raise UnsupportedServerError(
             f"{binary} uses file calls that this version of tde does not encrypt: "
             + ", ".join(unhandled),
             remedy="Use a PostgreSQL release that this version of tde supports, or a newer tde.",
         )
-    hidden = _NEEDED - _dynamic_symbols(binary, defined=True)
+    hidden = _NEEDED - symbols.defined
     if hidden:
         raise UnsupportedServerError(
             f"{binary} does not export {', '.join(sorted(hidden))}, without which base backups "
@@ -94,11 +96,13 @@ def unhandled_symbols(binary: Path, interposer: Path) -> list[str]:
     Raises:
         UnsupportedServerError: the file has no dynamic symbols to look at.
     """
-    handled = _dynamic_symbols(interposer, defined=True)
-    imported = _dynamic_symbols(binary, defined=False)
+    return _unhandled(_dynamic_symbols(binary), interposer)
+
+
+def _unhandled(symbols: _Symbols, interposer: Path) -> list[str]:
     return sorted(
         name
-        for name in imported - handled
+        for name in symbols.imported - _dynamic_symbols(interposer).defined
         if _plain_name(name).startswith(_FILE_IO) and _plain_name(name) not in _HARMLESS
     )
 
@@ -110,7 +114,7 @@ def symbols_to_look_for(interposer: Path) -> str:
         UnsupportedServerError: the interposer has no dynamic symbols.
     """
     harmless = {form.format(name) for name in _HARMLESS for form in _FORMS}
-    known = sorted(_dynamic_symbols(interposer, defined=True) | harmless)
+    known = sorted(_dynamic_symbols(interposer).defined | harmless)
     marked = [("~", _FILE_IO), ("+", known), ("=", sorted(_NEEDED))]
     return "".join(f"{mark}{name}\n" for mark, names in marked for name in names)
 
@@ -127,22 +131,29 @@ def _plain_name(name: str) -> str:
 _FORMS = ("{}", "{}64", "__{}_chk", "__{}64_chk", "__{}_2", "__{}64_2")
 
 
-def _dynamic_symbols(path: Path, *, defined: bool) -> set[str]:
-    """Return the names that an ELF file defines for others, or imports from them."""
+class _Symbols(NamedTuple):
+    """The names that an ELF file has for others, and those that it takes from them."""
+
+    defined: set[str]
+    imported: set[str]
+
+
+def _dynamic_symbols(path: Path) -> _Symbols:
     try:
         with path.open("rb") as file:
             elf = ELFFile(file)
-            table = elf.get_section_by_name(".dynsym")
+            # Not by its name: that would read all sections first.
+            table = next(elf.iter_sections("SHT_DYNSYM"), None)
             if not isinstance(table, SymbolTableSection):
                 raise UnsupportedServerError(
                     f"{path} is statically linked, so nothing can be loaded into it",
                     remedy="Use a dynamically linked build, such as your distribution's.",
                 )
-            return {
-                name
-                for name, section in _names_and_sections(elf, table)
-                if name and (section != _SHN_UNDEF) is defined
-            }
+            found = _Symbols(set(), set())
+            for name, section in _names_and_sections(elf, table):
+                if name:
+                    (found.imported if section == _SHN_UNDEF else found.defined).add(name)
+            return found
     except (ELFError, struct.error, ValueError) as error:
         raise UnsupportedServerError(f"{path} is not an executable program: {error}") from error
 
