@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,9 +15,8 @@ from tde.keystore import KeyOwner, Keystore
 from tde.page.libcrypto import SYSTEM, VARIABLE
 from tde.postgres.cluster.keymap import KEYMAP_FILE, map_key, pack_map
 from tde.postgres.server.interposer import find_interposer
-from tde_bench.errors import BenchError
 from tde_bench.io.trace import Stream
-from tde_bench.measure.bare_cipher import replay_program
+from tde_bench.measure.replay_process import ReplayProcess, replay_program
 
 _MEMORY = Path("/dev/shm")
 _SPACE = 1 << 30
@@ -72,18 +70,15 @@ class Player(Closing):
                 handed = keys.enter_context(keystore.hand_over())
                 variables |= {**handed.environment, "LD_PRELOAD": str(find_interposer())}
                 descriptors = (handed.fd,)
-            self._process = subprocess.Popen(
-                [program, *([] if libcrypto is None else [libcrypto])],
+            self._process = ReplayProcess(
+                libcrypto,
+                program=program,
                 cwd=self._data,
                 env=variables,
                 pass_fds=descriptors,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
             )
             with ExitStack() as failing:
-                failing.callback(self._end)
+                failing.enter_context(self._process)
                 # The keys have been read when it answers.
                 self.cipher(algorithm or Algorithm.AES256, decrypts=False, pages=1, span=1)
                 self._stack = failing.pop_all()
@@ -98,49 +93,23 @@ class Player(Closing):
             (self._data / path).parent.mkdir(parents=True, exist_ok=True)
         text = self._data.parent / name
         text.write_text("\n".join(own.lines()) + "\n", encoding="utf-8")
-        return self._ask(f"load {text}")
+        return self._process.ask(f"load {text}")
 
     def run(self, number: int) -> int:
         """Make all calls of a stream; return the nanoseconds that they took."""
-        return self._ask(f"run {number}")
+        return self._process.ask(f"run {number}")
 
     def run_bare(self, number: int, algorithm: Algorithm) -> int:
         """Make all calls with the cipher in front of each, and nothing else of encryption."""
-        return self._ask(f"bare {number} {algorithm.value}")
+        return self._process.ask(f"bare {number} {algorithm.value}")
 
     def cipher(self, algorithm: Algorithm, *, decrypts: bool, pages: int, span: int) -> int:
         """Return the nanoseconds of the cipher alone for so many pages, ``span`` in turn."""
-        return self._ask(f"cipher {algorithm.value} {int(decrypts)} {pages} {span}")
+        return self._process.ask(f"cipher {algorithm.value} {int(decrypts)} {pages} {span}")
 
     def close(self) -> None:
         """End the process."""
         self._stack.close()
-
-    def _ask(self, command: str) -> int:
-        """Send a command and return the answer.
-
-        Raises:
-            BenchError: the process has ended, with what it said.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            assert self._process.stderr is not None
-            said = self._process.stderr.read().strip()
-            raise BenchError(f"the replay ended with status {self._process.wait()}: {said}")
-        return int(answer)
-
-    def _end(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait()
 
 
 def _make_keystore(path: Path, algorithm: Algorithm) -> Keystore:

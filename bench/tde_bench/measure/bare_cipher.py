@@ -6,23 +6,11 @@ speed`` works on one page that never leaves the processor's first cache.
 
 from __future__ import annotations
 
-import subprocess
-from importlib.resources import files
 from pathlib import Path
 
 from tde.algorithms import Algorithm
 from tde.closing import Closing
-from tde_bench.errors import BenchError
-
-# c_ext/replay/run.c
-MOST_PAGES = 2048
-
-_PROGRAM = "tde_replay"
-
-
-def replay_program() -> Path:
-    """Return the program that makes recorded calls again, and runs the cipher alone."""
-    return Path(str(files("tde").joinpath(_PROGRAM)))
+from tde_bench.measure.replay_process import ReplayProcess
 
 
 class BareCipher(Closing):
@@ -33,13 +21,7 @@ class BareCipher(Closing):
     """
 
     def __init__(self, library: Path | None) -> None:
-        self._process = subprocess.Popen(
-            [replay_program(), *([] if library is None else [library])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self._process = ReplayProcess(library)
 
     def cpu_seconds(
         self, algorithm: Algorithm, *, decrypts: bool, pages: int, passes: int
@@ -49,23 +31,9 @@ class BareCipher(Closing):
         Raises:
             BenchError: the process has ended, with what it said.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         command = f"cipher {algorithm.value} {int(decrypts)} {pages * passes} {pages}"
-        try:
-            print(command, file=self._process.stdin, flush=True)
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            assert self._process.stderr is not None
-            said = self._process.stderr.read().strip()
-            raise BenchError(f"the cipher alone could not be measured: {said}")
-        return int(answer) / 1e9
+        return self._process.ask(command) / 1e9
 
     def close(self) -> None:
         """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
-        self._process.wait()
+        self._process.close()

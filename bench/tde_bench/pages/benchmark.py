@@ -18,13 +18,14 @@ from tde.machine.capabilities import OWN
 from tde.page.libcrypto import SYSTEM
 from tde_bench.configurations import Configuration
 from tde_bench.errors import BenchError
-from tde_bench.measure.bare_cipher import MOST_PAGES, BareCipher
+from tde_bench.measure.bare_cipher import BareCipher
 from tde_bench.measure.benchmark import Benchmark
 from tde_bench.measure.cipher_speed import measure_speed, open_program
 from tde_bench.measure.libraries import SpeedProgram, find_openssl, known_libraries
 from tde_bench.measure.machine import check_steal
 from tde_bench.measure.observer import Observer
 from tde_bench.measure.parameters import Parameters
+from tde_bench.measure.replay_process import MOST_PAGES
 from tde_bench.measure.schedule import Slot
 from tde_bench.measure.usage import steal_seconds
 from tde_bench.pages.backends import PAGE_BYTES, Backend, Pages, TdeCore, Work

@@ -12,6 +12,7 @@ from tde_bench.io.player import Player
 from tde_bench.io.results import BARE, CIPHER, REPLAY, IoResult, IoRun, worst
 from tde_bench.io.strace import Recording
 from tde_bench.io.trace import CLASSES, Call, Stream, Trace, own_traces, read_trace
+from tde_bench.measure.replay_process import ReplayProcess
 from tde_bench.report.reading import read_result
 from typer.testing import CliRunner
 
@@ -212,13 +213,13 @@ def test_the_cipher_alone_has_the_key_that_is_measured(
 ) -> None:
     """The fault: AES-128 was divided by what AES-256 takes, and looked better than it can be."""
     asked: list[list[str]] = []
-    ask = Player._ask
+    ask = ReplayProcess.ask
 
-    def noted(player: Player, command: str) -> int:
+    def noted(process: ReplayProcess, command: str) -> int:
         asked.append(command.split())
-        return ask(player, command)
+        return ask(process, command)
 
-    monkeypatch.setattr(Player, "_ask", noted)
+    monkeypatch.setattr(ReplayProcess, "ask", noted)
     trace = Trace("18.6", "mine", [Stream("wal-write", [(f"pg_wal/{1:024X}", 0)], [])])
     trace.streams[0].calls = [Call("w", 0, 0, PAGE)]
     arguments = [f"--trace={trace.write(tmp_path)}", "--rounds=2", f"--directory={tmp_path}"]
