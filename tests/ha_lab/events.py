@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.ha_lab.counting import Load, writing
+from tests.ha_lab.forgetful import forgetful_disk
 from tests.ha_lab.lab import SERVICE_ADDRESS, Mode, wait_until
 from tests.ha_lab.node import Node
 from tests.ha_lab.pacemaker import Pacemaker
 from tests.ha_lab.patroni import Patroni
 from tests.ha_lab.server import KEYSTORE
+from tests.power_loss.recording import why_unavailable
 
 _LIMIT = 120.0
 _SUM = "SELECT count(*), coalesce(sum(hashtext(w::text)::bigint), 0) FROM written w"
@@ -55,6 +57,8 @@ class PacemakerEvents:
             "cut network": self._cut_network,
             "keystore lost": self._lose_keystore,
         }
+        if why_unavailable() is None:
+            self.kinds["power-off, cache lost"] = self._lose_cache
 
     def _put_aside(self, node: Node) -> None:
         node.run("crm", "node", "standby", node.name)
@@ -68,11 +72,46 @@ class PacemakerEvents:
     def _fail(self, kind: str, happen: Callable[[Node], None], how: str) -> Event:
         def come_back(old: Node, was_off: bool) -> None:
             if was_off:
-                both = "n1 n2"
-                wait_until(lambda: both in old.run("crm_mon", "-1", check=False), 60, "both nodes")
+                self._wait_for_cluster(old)
             self._pair.rejoin(old, how)
 
         return _take_over(self._pair, self._primary(), kind, happen, come_back)
+
+    def _lose_cache(self) -> Event:
+        """Pull the plug of a primary whose disk forgets what was not synced.
+
+        The standby gets such a disk, and becomes the primary, before anything befalls it.
+        """
+        old = self._primary()
+        new = old.other
+        self._put_aside(new)
+        wait_until(lambda: not self._pair.runs_on(new), 60, f"no server on {new.name}")
+        new.power_off()
+        with forgetful_disk(new) as disk:
+            self._boot(new)
+            self._pair.rejoin(new, "nothing")
+            self._put_aside(old)
+            wait_until(lambda: self._pair.primary() == new, 60, f"{new.name} as the primary")
+            self._pair.rejoin(old, "nothing")
+
+            def come_back(node: Node, was_off: bool) -> None:
+                self._wait_for_cluster(node)
+                self._pair.rejoin(node, "rewind")
+
+            seed = f"{time.time():.3f}"
+            kind = "power-off, cache lost"
+            return _take_over(
+                *(self._pair, new, kind, lambda node: node.power_off(), come_back),
+                before_boot=lambda: print("    seed", seed, disk.lose_cache(seed)),
+            )
+
+    def _boot(self, node: Node) -> None:
+        node.power_on()
+        self._pair.join(node)
+        self._wait_for_cluster(node)
+
+    def _wait_for_cluster(self, node: Node) -> None:
+        wait_until(lambda: self._pair.has_joined(node), 60, f"{node.name} in the cluster")
 
     def _cut_network(self) -> Event:
         """Cut the standby's cable for replication: commits go on when it is given up."""
@@ -153,12 +192,14 @@ def _take_over(
     happen: Callable[[Node], None],
     come_back: Callable[[Node, bool], None],
     address: str = SERVICE_ADDRESS,
+    before_boot: Callable[[], object] = lambda: None,
 ) -> Event:
     """Let something befall the primary under load, and the other node take its place.
 
     Args:
         come_back: makes the old primary a standby; it is told whether the node was off.
         address: where clients look for the primary.
+        before_boot: what befalls a node that is off, once the other one serves.
     """
     new = old.other
     with writing(old.lab, address) as load:
@@ -168,6 +209,7 @@ def _take_over(
     begin = time.monotonic()
     was_off = not old.is_up
     if was_off:
+        before_boot()
         old.power_on()
         pair.join(old)
     come_back(old, was_off)

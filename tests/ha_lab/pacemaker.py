@@ -145,7 +145,7 @@ class Pacemaker:
     def rejoin(self, node: Node, how: str) -> None:
         """Make a node the standby of the primary again, as docs/ha.md says."""
         node.run("crm", "node", "standby", node.name, check=False)
-        wait_until(lambda: not self._runs_on(node), 60, f"no server on {node.name}")
+        wait_until(lambda: not self.runs_on(node), 60, f"no server on {node.name}")
         node.run("rm", "-f", _LOCK)
         if how == "base backup":
             self.servers.take_base_backup(node, REPLICATION_ADDRESS)
@@ -155,7 +155,13 @@ class Pacemaker:
         node.run("crm", "node", "online", node.name, check=False)
         wait_until(lambda: self.state(node, node) == "HS:sync", 90, f"{node.name} in sync")
 
-    def _runs_on(self, node: Node) -> bool:
+    def has_joined(self, node: Node) -> bool:
+        """Whether a node that has booted is in the cluster, in standby or not."""
+        found = rf"Online: \[.*\b{node.name}\b|Node {node.name}: standby"
+        return bool(re.search(found, self._monitor(node)))
+
+    def runs_on(self, node: Node) -> bool:
+        """Whether a server runs there, for Pacemaker or at all."""
         listed = node.run("crm_resource", "-r", RESOURCE, "-W", check=False)
         if re.search(rf"\b{node.name}\b", listed):
             return True

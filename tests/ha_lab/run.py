@@ -1,7 +1,8 @@
 """Fail over again and again, stock beside encrypted, and count rows and seconds.
 
-``make ha-lab`` (as root) builds each pair anew, takes it through every event once, and does so for
-each mode in turn, as often as ``--rounds`` says. Results are added to results/ha.json:
+``make ha-lab`` (as root) builds each pair anew, takes it through every event (as often as
+``--repeat`` says), and does so for each mode in turn, as often as ``--rounds`` says. Results are
+added to results/ha.json:
 
     make ha-lab HA_LAB_ARGS="--rounds 10"
     make ha-lab HA_LAB_ARGS="--manager pacemaker --event 'kill -9' --mode encrypted"
@@ -14,6 +15,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -56,7 +58,8 @@ class Manager(str, Enum):
 
 @app.command()
 def run(
-    rounds: Annotated[int, typer.Option(help="How often each event happens.")] = 3,
+    rounds: Annotated[int, typer.Option(help="How often each pair is built.")] = 3,
+    repeat: Annotated[int, typer.Option(help="How often a pair goes through each event.")] = 1,
     manager: Annotated[list[Manager] | None, typer.Option(help="Both, by default.")] = None,
     mode: Annotated[list[Mode] | None, typer.Option(help="Both, by default.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="All, by default.")] = None,
@@ -80,7 +83,7 @@ def run(
             for one_mode in mode or list(Mode):
                 what = f"{one_manager.value}, {one_mode.value}"
                 console.print(f"[bold]round {number + 1}/{rounds}: {what}")
-                for found in _round(lab, one_manager, one_mode, event, broken):
+                for found in _round(lab, one_manager, one_mode, event, repeat, broken):
                     document["events"].append(found.as_json())
                     events.append(found)
                     _write(results, document)
@@ -93,14 +96,18 @@ def run(
 
 
 def _round(
-    lab: Lab, manager: Manager, mode: Mode, wanted: list[str] | None, broken: list[str]
-) -> list[Event]:
-    """Build a pair, and take it through the events."""
+    lab: Lab,
+    manager: Manager,
+    mode: Mode,
+    wanted: list[str] | None,
+    repeat: int,
+    broken: list[str],
+) -> Iterator[Event]:
+    """Build a pair, and take it through the events; yield each when it is over."""
     _tear_down(lab)
     shutil.rmtree(lab.directory / "nodes", ignore_errors=True)
     servers = Servers(lab, mode)
     pair = Pacemaker(servers) if manager is Manager.PACEMAKER else Patroni(servers)
-    found = []
     begin = time.monotonic()
     try:
         make_network()
@@ -108,7 +115,7 @@ def _round(
             node.power_on()
         pair.build()
         _tell(begin, "the pair is synchronous")
-        for kind, happen in events_of(pair).items():
+        for kind, happen in list(events_of(pair).items()) * repeat:
             if wanted and kind not in wanted:
                 continue
             event = happen()
@@ -118,7 +125,7 @@ def _round(
                 f"rows lost, in sync again after {event.rejoin_seconds} s"
                 + ("" if event.is_equal else ", and the nodes DIFFER"),
             )
-            found.append(event)
+            yield event
     except (RuntimeError, TimeoutError, AssertionError) as error:
         _tell(begin, f"BROKEN OFF: {error}")
         broken.append(f"{manager.value}, {mode.value}: {error}")
@@ -126,7 +133,6 @@ def _round(
         if isinstance(pair, Patroni):
             pair.stop()
         _tear_down(lab)
-    return found
 
 
 def _tear_down(lab: Lab) -> None:
