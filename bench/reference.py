@@ -10,11 +10,17 @@ import argparse
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from synchronous_pairs import synchronous_pairs
+
 TDE_BENCH = Path(sys.executable).with_name("tde-bench")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
+
+SYNCHRONOUS = "synchronous"
 
 # The arguments of each benchmark; results go into files of its name.
 COMMANDS: dict[str, str] = {
@@ -38,6 +44,8 @@ COMMANDS: dict[str, str] = {
     "io": "io --aes 128 --aes 256 --rounds 24",
     "compare": "compare",
     "check": "check",
+    # On servers that are made first.
+    SYNCHRONOUS: "oltp --duration 5 --rounds 12",
 }
 
 
@@ -54,9 +62,21 @@ def main() -> int:
     folder: Path = arguments.directory
     folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.names or COMMANDS:
-        if status := run(*COMMANDS[name].split(), *outputs(name, folder / name)):
+        with servers(name) as options:
+            status = run(*COMMANDS[name].split(), *options, *outputs(name, folder / name))
+        if status:
             return status
     return run("report", *results(folder), *report_outputs(folder))
+
+
+@contextmanager
+def servers(name: str) -> Iterator[list[str]]:
+    """Keep the servers up that a benchmark does not make itself; yield the options for them."""
+    if name != SYNCHRONOUS:
+        yield []
+        return
+    with synchronous_pairs() as options:
+        yield options
 
 
 def run(*arguments: str) -> int:
