@@ -55,7 +55,7 @@ def create_directory(path: Path, owner: Owner | None) -> None:
         # mkdir subtracts the umask, and one like 0277 would lock even the owner out.
         path.chmod(PRIVATE)
     elif not _made_by(owner, path, PRIVATE):
-        with _open_parent(path, owner) as parent:
+        with open_parent(path, owner) as parent:
             os.mkdir(path.name, PRIVATE, dir_fd=parent)
             _give(path, parent, owner)
     _make_durable(path)
@@ -70,7 +70,7 @@ def create_file(path: Path, owner: Owner) -> None:
         OSError: the file cannot be made.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _open_parent(path, owner) as parent:
+    with open_parent(path, owner) as parent:
         descriptor = os.open(path.name, flags, _PRIVATE_FILE, dir_fd=parent)
         try:
             os.fchown(descriptor, owner.uid, owner.gid)
@@ -98,7 +98,7 @@ def create_parents(path: Path, owner: Owner | None) -> list[Path]:
         if owner is None or owner.is_current:
             parent.mkdir(mode=_SHARED)
         elif not _made_by(owner, parent, _SHARED):
-            with _open_parent(parent, owner) as directory:
+            with open_parent(parent, owner) as directory:
                 os.mkdir(parent.name, _SHARED, dir_fd=directory)
         made.append(parent)
         _make_durable(parent)
@@ -117,7 +117,7 @@ def adopt_directory(path: Path, owner: Owner | None) -> None:
     """
     if owner is not None and path.stat().st_uid != owner.uid:
         real = path.resolve() if is_out_of_reach(path) else path
-        with _open_parent(real, owner) as parent:
+        with open_parent(real, owner) as parent:
             _give(real, parent, owner)
     # Whoever made it a moment ago with mkdir has not synced it.
     _make_durable(path)
@@ -172,8 +172,8 @@ def _made_by(owner: Owner, path: Path, mode: int) -> bool:
 
 
 @contextmanager
-def _open_parent(path: Path, owner: Owner) -> Iterator[int]:
-    """Open the directory in which root may make a directory for the user.
+def open_parent(path: Path, owner: Owner) -> Iterator[int]:
+    """Open the directory in which root may make a directory or a file for the user.
 
     It is either out of everybody's reach, or the user's own: whatever the user exchanges there
     meanwhile can only be an empty directory, which its owner could have removed anyway.

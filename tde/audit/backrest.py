@@ -20,11 +20,14 @@ from tde.audit.report import Finding, FindingKind
 from tde.audit.unpacking import Compression, open_stored
 from tde.errors import DataDirectoryError
 
-_LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
-# Before PostgreSQL 10 a major version had two numbers.
-_ARCHIVE_ID = re.compile(r"(\d+)(?:\.\d+)?-\d+")
-# What OpenSSL begins with, and pgBackRest with it, when a passphrase encrypts.
-_ENCRYPTED = b"Salted__"
+#: The name of a backup.
+LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
+#: The name of an archive. Before PostgreSQL 10 a major version had two numbers.
+ARCHIVE_ID = re.compile(r"(\d+)(?:\.\d+)?-\d+")
+#: What OpenSSL begins with, and pgBackRest with it, when a passphrase encrypts.
+ENCRYPTED = b"Salted__"
+#: The list of a backup.
+MANIFEST = "backup.manifest"
 _COMPRESSION = {
     "none": Compression.NONE,
     "gz": Compression.GZIP,
@@ -57,11 +60,11 @@ class Stanza:
 
     def backups(self) -> list[Path]:
         """Return the directories of its backups, oldest first."""
-        return [path for path in _directories(self.backup) if _LABEL.fullmatch(path.name)]
+        return [path for path in _directories(self.backup) if LABEL.fullmatch(path.name)]
 
     def archives(self) -> list[tuple[Path, int]]:
         """Return the directories of its archives, with the server's major version."""
-        found = ((path, _ARCHIVE_ID.fullmatch(path.name)) for path in _directories(self.archive))
+        found = ((path, ARCHIVE_ID.fullmatch(path.name)) for path in _directories(self.archive))
         return [(path, int(match[1])) for path, match in found if match]
 
     def strays(self) -> list[Finding]:
@@ -89,7 +92,7 @@ def is_repository(directory: Path) -> bool:
 
 def is_backup(directory: Path) -> bool:
     """Tell whether a directory is one backup of a pgBackRest."""
-    return _LABEL.fullmatch(directory.name) is not None
+    return LABEL.fullmatch(directory.name) is not None
 
 
 def stanzas(repository: Path) -> list[Stanza]:
@@ -110,8 +113,8 @@ def _stanza(repository: Path, name: str) -> Stanza:
     encrypted = False
     for info in (backup / "backup.info", archive / "archive.info"):
         content = _list_of(info)
-        encrypted = encrypted or content.startswith(_ENCRYPTED)
-        if not content.startswith(_ENCRYPTED):
+        encrypted = encrypted or content.startswith(ENCRYPTED)
+        if not content.startswith(ENCRYPTED):
             with usable_list(info):
                 history = parse(content, info).get("db:history", {}).values()
                 # In archive.info the identifier is called db-id.
@@ -125,11 +128,17 @@ def _list_of(path: Path) -> bytes:
     """Return a list or its copy, of which one is whole; nothing when there is none."""
     for file in (path, path.with_name(f"{path.name}.copy")):
         if file.exists():
-            return _content_of(file)
+            return content_of(file)
     return b""
 
 
-def _content_of(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """Return the bytes of a list.
+
+    Raises:
+        DataDirectoryError: it is too long.
+        OSError: it cannot be read.
+    """
     with open_stored(path) as file:
         content = file.read(_LONGEST_LIST + 1)
     if len(content) > _LONGEST_LIST:
@@ -201,14 +210,14 @@ class Manifest:
         Raises:
             DataDirectoryError: it is not listed, or not as pgBackRest does it.
         """
-        with usable_list(self.directory / "backup.manifest"):
+        with usable_list(self.directory / MANIFEST):
             return self._stored(name)
 
     def _stored(self, name: str) -> tuple[str, Path, Content]:
         entry = self.files[name]
         label = str(entry.get("reference", self.directory.name))
         # Who may write the list could have others' files read, and what is a file of this backup.
-        if "reference" in entry and not _LABEL.fullmatch(label):
+        if "reference" in entry and not LABEL.fullmatch(label):
             raise ValueError(f"{label!r} is no backup")
         if ".." in Path(name).parts or Path(name).is_absolute() or "\0" in name:
             raise ValueError(f"{name!r} is no file of a backup")
@@ -234,17 +243,25 @@ def read_manifest(directory: Path) -> Manifest | Finding:
         DataDirectoryError: it is damaged.
         OSError: it cannot be read.
     """
-    path = directory / "backup.manifest"
+    path = directory / MANIFEST
     if not path.exists():
         return not_judged_finding(
             directory,
             "has no backup.manifest, so what is in it was not judged",
             "It is being made, or was broken off: let pgbackrest expire remove it, or repeat.",
         )
-    content = _content_of(path)
-    if content.startswith(_ENCRYPTED):
+    return manifest_of(content_of(path), directory)
+
+
+def manifest_of(content: bytes, directory: Path) -> Manifest | Finding:
+    """Return what the list of a backup says, or the finding that nobody can read it here.
+
+    Raises:
+        DataDirectoryError: it is damaged.
+    """
+    if content.startswith(ENCRYPTED):
         return encrypted_finding(directory)
-    return Manifest(directory, parse(content, path))
+    return Manifest(directory, parse(content, directory / MANIFEST))
 
 
 def encrypted_finding(directory: Path) -> Finding:
@@ -267,7 +284,7 @@ def list_backup(place: Place) -> tuple[list[AuditedFile], list[Finding]]:
     manifest = read_manifest(place.root)
     if isinstance(manifest, Finding):
         return [], [manifest]
-    with usable_list(place.root / "backup.manifest"):
+    with usable_list(place.root / MANIFEST):
         return _list_files(place, manifest)
 
 
@@ -295,7 +312,7 @@ def _list_files(place: Place, manifest: Manifest) -> tuple[list[AuditedFile], li
         findings += _gaps(bundle, listed)
     known = {*parts, *(place.root / manifest.stored(name)[1] for name in manifest.files)}
     strays = [path for path in _regular_files(place.root) if path not in known]
-    if not (place.root / "backup.manifest").exists():
+    if not (place.root / MANIFEST).exists():
         return [], []  # Expired meanwhile.
     lists = [path for path in strays if tool_rule(place, path.name)]
     files += [classify(place, path.name, path, path.stat().st_size) for path in lists]

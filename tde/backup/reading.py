@@ -25,13 +25,24 @@ class Reader:
         with open_stored(path) as file:
             return self.hash_stream(file)
 
-    def hash_stream(self, stream: Readable, algorithm: str = "sha256") -> str:
-        """Return the hash of what a stream still gives, as one file."""
+    def hash_stream(
+        self, stream: Readable, algorithm: str = "sha256", most: int | None = None
+    ) -> str:
+        """Return the hash of what a stream still gives, as one file.
+
+        Args:
+            most: bytes that it may have; one that has more is not read to its end, and the answer
+                is empty.
+        """
         found = hashlib.new(algorithm)
+        count = 0
         while chunk := stream.read(_CHUNK):
             found.update(chunk)
+            count += len(chunk)
             self.bytes += len(chunk)
             self._tell(len(chunk))
+            if most is not None and count > most:
+                return ""
         self.files += 1
         return found.hexdigest()
 
@@ -47,7 +58,7 @@ def unusual(backup: Path, name: str) -> str | None:
         at /= part
         try:
             mode = at.lstat().st_mode
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return "is missing"
         is_tablespace = number == 1 and parts[0] == "pg_tblspc"
         if stat.S_ISLNK(mode) and not is_tablespace:

@@ -8,19 +8,21 @@ that no manifest names.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tde.errors import BackupError
+from tde.ownership import open_parent
 from tde.postgres.server.os_user import OsUser
-from tde.postgres.server.owned_files import sync_directory
+from tde.whole_writes import write_all
 
 LABEL = b"tde backup seal"
 
@@ -65,40 +67,81 @@ def seal_path(backup: Path) -> Path:
     return backup.with_name(f"{backup.name}.seal.json")
 
 
-@contextmanager
-def new_seal(path: Path, os_user: OsUser | None) -> Iterator[Callable[[bytes], None]]:
-    """Make the file of a seal before the backup, which may take hours; remove it when that fails.
+class NewSeal:
+    """The file of a seal that is being made."""
 
-    Yields:
-        What writes its content.
+    def __init__(self, directory: int, name: str, path: Path, descriptor: int) -> None:
+        self._directory = directory
+        self._name = name
+        self.path = path
+        self._descriptor = descriptor
+
+    def write(self, content: bytes) -> None:
+        """Write all of it, durably."""
+        write_all(self._descriptor, content)
+        os.fsync(self._descriptor)
+        os.fsync(self._directory)
+
+    def rename(self, name: str) -> None:
+        """Give it its name, in the same directory.
+
+        Raises:
+            FileExistsError: there is something of that name.
+        """
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        os.rename(self._name, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
+        self._name, self.path = name, self.path.with_name(name)
+
+    def remove(self) -> None:
+        """Take it away again."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._name, dir_fd=self._directory)
+
+
+@contextmanager
+def new_seal(path: Path, os_user: OsUser | None) -> Iterator[NewSeal]:
+    """Make the file of a seal before the backup, which may take hours; remove it when that fails.
 
     Raises:
         BackupError: it cannot be made, as where there is one already.
+        UnsafeDirectoryError: root would make it where others could lead it elsewhere.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        raise BackupError(
-            f"the seal {path} cannot be made: {error.strerror}",
-            remedy="That of an earlier backup may be in its place, or its directory may not be "
-            "written to. Name another directory, or move that seal away.",
-        ) from error
-
-    def write(content: bytes) -> None:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-        sync_directory(path.parent)
-
-    with os.fdopen(descriptor, "wb") as file:
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(_directory_for(path, os_user))
+            descriptor = os.open(path.name, flags, 0o600, dir_fd=directory)
+            stack.callback(os.close, descriptor)
+        except OSError as error:
+            raise BackupError(
+                f"the seal {path} cannot be made: {error.strerror}",
+                remedy="That of an earlier backup may be in its place, or its directory may not be "
+                "written to. Name another directory, or move that seal away.",
+            ) from error
+        seal = NewSeal(directory, path.name, path, descriptor)
         try:
             if os_user is not None:
                 os.fchown(descriptor, os_user.uid, os_user.gid)
-            yield write
+            yield seal
         except BaseException:
-            path.unlink(missing_ok=True)
+            seal.remove()
             raise
+
+
+@contextmanager
+def _directory_for(path: Path, os_user: OsUser | None) -> Iterator[int]:
+    if os_user is not None:
+        with open_parent(path, os_user.owner) as directory:
+            yield directory
+        return
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield directory
+    finally:
+        os.close(directory)
 
 
 def read_seal(path: Path, key: bytes) -> Seal:

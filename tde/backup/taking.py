@@ -73,7 +73,7 @@ def take_backup(
     began = now()
     with (
         prepared_directory(destination, cluster.os_user),
-        new_seal(seal_path(destination), cluster.os_user) as write,
+        new_seal(seal_path(destination), cluster.os_user) as file,
     ):
         try:
             run_base_backup(
@@ -84,7 +84,7 @@ def take_backup(
                 remedy="What it has made is removed. See what it says above, and the server's log.",
             )
             made = _seal(cluster, keystore, destination, options, began)
-            write(made.pack(keystore.authentication_key(LABEL)))
+            file.write(made.pack(keystore.authentication_key(LABEL)))
         except BaseException:
             # Half a backup looks like a whole one to whoever finds it.
             for directory in [destination, *(new for _, new in options.mapping if new.is_dir())]:

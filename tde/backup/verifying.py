@@ -32,6 +32,7 @@ class BackupCheck:
         seal: what the backup was.
         problems: what is not so any more, in words; none where all is well.
         missing_keys: files of keys that the keystore lacks.
+        not_compared: what could not be read here, in words.
         files: how many were compared.
         bytes: of these.
     """
@@ -39,13 +40,14 @@ class BackupCheck:
     seal: Seal
     problems: tuple[str, ...]
     missing_keys: tuple[str, ...]
+    not_compared: tuple[str, ...]
     files: int
     bytes: int
 
     @property
     def is_good(self) -> bool:
         """Whether it can be restored with this keystore, and is what was taken."""
-        return not self.problems and not self.missing_keys
+        return not (self.problems or self.missing_keys or self.not_compared)
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that ``--json`` prints."""
@@ -82,11 +84,12 @@ def verify_backup(
     reader = Reader(tell)
     if found.form == BACKREST:
         backrest_verifying.require_repository(backup)
+    not_compared: list[str] = []
     problems = list(sealed_problems(backup, found, reader))
     if not problems and found.form == PLAIN:
         problems += manifest_problems(backup, reader)
     elif not problems and found.form == BACKREST:
-        problems += backrest_verifying.manifest_problems(backup, found, reader)
+        problems += backrest_verifying.backup_problems(backup, found, reader, not_compared)
     if taken_after is not None and datetime.fromisoformat(found.ended) < taken_after:
         problems.append(f"it was taken until {found.ended}, and a newer one was expected")
     present = {owner.file_name for owner in list_owners(keystore.path)}
@@ -94,6 +97,7 @@ def verify_backup(
         seal=found,
         problems=tuple(problems),
         missing_keys=tuple(name for name in found.keys if name not in present),
+        not_compared=tuple(not_compared),
         files=reader.files,
         bytes=reader.bytes,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tde.doctor.examined import AS_OWNER, Examined
 from tde.errors import TdeError
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
-from tde.postgres.cluster.backrest_options import BackRestCall, find_call, is_off
+from tde.postgres.cluster.backrest_options import BackRestCall, find_call, is_off, variables_of
 from tde.postgres.cluster.questions import LET_CONNECT
+from tde.postgres.server.file_user import files_as
 
 
 def check_archiving(examined: Examined) -> Iterator[Outcome]:
@@ -25,13 +28,14 @@ def check_archiving(examined: Examined) -> Iterator[Outcome]:
 
 
 def _of_backrest(examined: Examined) -> Iterator[Outcome]:
-    command = examined.settings.value("archive_command")
-    call = find_call(command)
+    call = find_call(examined.settings.value("archive_command"))
     if call is None or not examined.is_encrypted:
         return
+    call = replace(call, variables=(*variables_of(examined.pid), *call.variables))
     try:
-        header = is_off(call, "archive-header-check", "archive-push")
-        pages = is_off(call, "checksum-page", "backup")
+        with files_as(examined.os_user):
+            header = is_off(call, "archive-header-check", "archive-push")
+            pages = is_off(call, "checksum-page", "backup")
     except OSError as error:
         yield unknown(
             f"{error.filename}, the configuration of pgBackRest, may not be read", AS_OWNER
@@ -52,11 +56,13 @@ def _of_backrest(examined: Examined) -> Iterator[Outcome]:
 
 
 def _remedy(call: BackRestCall) -> str:
-    return f"tde pg install-bin --for pgbackrest --write {call.files[0]}."
+    if not call.files:
+        return "Add what tde pg install-bin --for pgbackrest prints to its options."
+    return f"tde pg install-bin --for pgbackrest --write {shlex.quote(str(call.files[0]))}."
 
 
 def _files(call: BackRestCall) -> str:
-    return " and ".join(str(path) for path in call.files)
+    return " and ".join(str(path) for path in call.files) or "its options"
 
 
 def _of_archiver(examined: Examined) -> Iterator[Outcome]:

@@ -48,9 +48,8 @@ def wait_until(made, query, condition, seconds=30):
         time.sleep(0.2)
 
 
-def test_pgbackrest_that_does_not_know(stopped, settings, tmp_path):
-    tmp_path.chmod(0o755)
-    file = tmp_path / "pgbackrest.conf"
+def test_pgbackrest_that_does_not_know(stopped, settings, os_user_tmp_path):
+    file = os_user_tmp_path / "pgbackrest.conf"
     command = f"pgbackrest --config={file} --stanza=main archive-push %p"
     settings("archive_mode = on", f"archive_command = '{command}'")
     for text, verdicts in (
@@ -104,3 +103,34 @@ def test_options_are_found_as_pgbackrest_does(tmp_path, command, off):
 def test_a_command_without_pgbackrest():
     assert find_call("cp %p '/srv/pgbackrest/%f") is None
     assert find_call("") is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cd /var/lib/pgbackrest && pgbackrest --stanza=main archive-push %p",
+        "[ -d /var/log/pgbackrest ] && pgbackrest --stanza=main archive-push %p",
+        "pgbackrest --stanza=main archive-push %p && touch /var/log/pgbackrest",
+    ],
+)
+def test_a_directory_of_that_name_is_not_the_program(command):
+    call = find_call(command)
+    assert call is not None
+    assert (call.program, call.option("stanza")) == ("pgbackrest", "main")
+
+
+def test_other_commands_are_told_what_archive_push_is_told():
+    call = find_call(
+        "PGBACKREST_REPO1_PATH=/r /opt/pgbackrest --config /etc/x --stanza=main --archive-async "
+        "--no-repo1-storage-verify-tls --log-level-console=off archive-push %p"
+    )
+    assert call is not None
+    assert call.program == "/opt/pgbackrest"
+    assert call.environment == {
+        "PGBACKREST_REPO1_PATH": "/r",
+        "PGBACKREST_CONFIG": "/etc/x",
+        "PGBACKREST_STANZA": "main",
+        "PGBACKREST_ARCHIVE_ASYNC": "y",
+        "PGBACKREST_REPO1_STORAGE_VERIFY_TLS": "n",
+        "PGBACKREST_LOG_LEVEL_CONSOLE": "off",
+    }

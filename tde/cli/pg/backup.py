@@ -154,8 +154,8 @@ def backup(
     can make: tde pg verify-backup tells a backup that was altered from one that was not, and which
     keys it needs. What fails or is interrupted leaves nothing behind.
 
-    With --to pgbackrest that one takes the backup, is asked to take it as archive_command says, and
-    the seal is of its list of files and of the WAL: DIR/STANZA-LABEL.seal.json.
+    With --to pgbackrest that one takes the backup, as archive_command calls it, and reads every
+    file anew. The seal, DIR/STANZA-LABEL.seal.json, is of its list of files and of the WAL.
     """
     from tde.backup.seal import seal_path
     from tde.backup.taking import TAR, BackupOptions, take_backup
@@ -214,7 +214,8 @@ def _take_by_backrest(
     )
     _say(
         f"pgBackRest backed up {cluster.data_directory} (PostgreSQL {made.seal.server_version}) "
-        f"as {made.label} of the stanza {made.stanza}",
+        f"as {made.backup.label} of the stanza {made.stanza}, in its repository "
+        f"{made.backup.repository}",
         _sealed(made.file, made.seal),
     )
 
@@ -251,8 +252,8 @@ def verify(
 ) -> None:
     """Compare every byte of a backup with what was sealed, and its keys with a keystore.
 
-    Exit code 0: it is what was taken, and the keystore has its keys; 1: it is not, or there is no
-    seal; 5: the keystore is another one, or lacks keys.
+    Exit code 0: it is what was taken, and the keystore has its keys; 1: it is not, or not all of it
+    could be compared, or there is no seal; 5: the keystore is another one, or lacks keys.
     """
     from tde.backup.seal import seal_path
     from tde.backup.verifying import require_keystore_of, verify_backup
@@ -275,7 +276,7 @@ def verify(
         print_json(found.as_json())
     else:
         _print(backup_directory, path, found)
-    if found.problems:
+    if found.problems or found.not_compared:
         raise typer.Exit(1)
     if found.missing_keys:
         raise typer.Exit(5)
@@ -293,6 +294,9 @@ def _print(directory: Path, keystore: Path, found: BackupCheck) -> None:
         _say(f"{keystore} lacks the key {name}")
     if found.problems:
         _say("This backup is NOT what was taken: do not restore it before you know why.")
+    elif found.not_compared:
+        _say("What was compared is what was taken. Not compared, so not proven:")
+        _say(*found.not_compared)
     elif found.missing_keys:
         _say("The backup is what was taken; its data cannot be read without these keys.")
     else:

@@ -11,11 +11,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from tde.postgres.server.cluster_files import read_configuration
+
 _PROGRAM = "pgbackrest"
 _OPERATOR = re.compile(r"[;|&<>()]+")
 _FILES = (Path("/etc/pgbackrest/pgbackrest.conf"), Path("/etc/pgbackrest.conf"))
 _INCLUDED = Path("/etc/pgbackrest/conf.d")
 _NO_VALUES = ("-", "archive-", "%")  # What may follow an option without one.
+_PUSH = "archive-push"
 _FALSE = ("n", "no", "false", "0", "off")
 
 
@@ -54,14 +57,18 @@ class BackRestCall:
             name = word.removeprefix("--").partition("=")[0]
             if not word.startswith("--") or not name:
                 continue
-            name = name if self.option(name) is not None else name.removeprefix("no-")
-            found[_variable(name)] = self.option(name) or ""
+            if name.startswith("no-"):
+                found[_variable(name.removeprefix("no-"))] = "n"
+            else:
+                found[_variable(name)] = self.option(name) or ""
         return found
 
     @property
     def files(self) -> list[Path]:
         """The configuration files that it reads, if they are there."""
         named = self.option("config") or self.variable("config")
+        if named == "n":
+            return []
         directory = self.option("config-path") or self.variable("config-path")
         if named:
             first = [Path(named)]
@@ -70,10 +77,11 @@ class BackRestCall:
         else:
             first = [next((path for path in _FILES if path.exists()), _FILES[0])]
         included = _INCLUDED if directory is None else Path(directory) / "conf.d"
-        included = Path(self.option("config-include-path") or included)
+        own = self.option("config-include-path") or self.variable("config-include-path")
         # With a file of its own it reads no others, unless their directory is named too.
-        if named and self.option("config-include-path") is None:
+        if named and own is None:
             return first
+        included = Path(own or included)
         return [*first, *sorted(included.glob("*.conf"))]
 
 
@@ -85,6 +93,7 @@ def find_call(command: str) -> BackRestCall | None:
         words = list(lexer)
     except ValueError:  # An open quote, of which the shell will say more.
         words = command.split()
+    found = None
     for n, word in enumerate(words):
         if Path(word).name == _PROGRAM:
             rest = []
@@ -93,8 +102,24 @@ def find_call(command: str) -> BackRestCall | None:
                     break
                 rest.append(argument)
             variables = [w.partition("=") for w in words[:n] if w.startswith("PGBACKREST_")]
-            return BackRestCall(tuple(rest), tuple((k, v) for k, _, v in variables), word)
-    return None
+            call = BackRestCall(tuple(rest), tuple((k, v) for k, _, v in variables), word)
+            # A directory may have that name too, as in `cd /var/lib/pgbackrest && pgbackrest ...`.
+            if found is None or _PUSH in rest or _PUSH not in found.words:
+                found = call
+    return found
+
+
+def variables_of(pid: int | None) -> tuple[tuple[str, str], ...]:
+    """Return the variables for pgBackRest that a server was started with, where they can be read.
+
+    Its archive_command has them, and who types a command now may have others.
+    """
+    try:
+        content = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return ()
+    pairs = (part.decode(errors="surrogateescape").partition("=") for part in content.split(b"\0"))
+    return tuple((name, value) for name, _, value in pairs if name.startswith("PGBACKREST_"))
 
 
 def _variable(name: str) -> str:
@@ -124,7 +149,7 @@ def _values(path: Path, name: str) -> dict[str, str]:
     """Return what a file says of a setting, by section."""
     found = {}
     section = ""
-    for line in path.read_text(errors="surrogateescape").splitlines():
+    for line in read_configuration(path).decode(errors="surrogateescape").splitlines():
         text = line.strip()
         if text.startswith("[") and text.endswith("]"):
             section = text[1:-1]

@@ -113,6 +113,7 @@ def run_as(
     text: str = "",
     timeout: float | None = None,
     started: Callable[[], None] = lambda: None,
+    apart: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` as ``os_user`` (``None``: unchanged) and return its result.
 
@@ -128,6 +129,8 @@ def run_as(
         text: for the program's standard input.
         timeout: seconds to wait before :class:`subprocess.TimeoutExpired`.
         started: called once the program has its own copies of ``pass_fds``.
+        apart: keep it from the terminal of this process: who has written the program, or named it,
+            could type there.
     """
     output = subprocess.PIPE if capture else None
     with subprocess.Popen(
@@ -137,7 +140,8 @@ def run_as(
         cwd=cwd or "/",
         stdout=output,
         stderr=output,
-        stdin=subprocess.PIPE if text else subprocess.DEVNULL if capture else None,
+        stdin=subprocess.PIPE if text else subprocess.DEVNULL if capture or apart else None,
+        start_new_session=apart,
         text=True,
         errors="surrogateescape",  # As in a path, which the output may hold.
         user=None if os_user is None else os_user.uid,
@@ -174,6 +178,7 @@ def output_of(
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
+        start_new_session=True,
         user=None if os_user is None else os_user.uid,
         group=None if os_user is None else os_user.gid,
         extra_groups=None if os_user is None else os_user.groups,
