@@ -69,7 +69,11 @@ def open_unattended(directory: Path) -> Keystore:
         raise KeystoreMissingError(
             f"the keystore {directory} does not open by itself"
             + "".join(f"; {text}" for text in failed),
-            remedy=f"See: tde keystore auto-open status --keystore {directory}",
+            remedy=(
+                f"See: tde keystore auto-open status --keystore {directory}"
+                if failed
+                else f"Enable it: tde keystore auto-open enable --keystore {directory}"
+            ),
         )
     return keystore
 

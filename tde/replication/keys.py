@@ -117,7 +117,8 @@ def require_keys_of_source(source: Source, keystore: Keystore) -> None:
             f"the keystore {keystore.path} lacks keys that the server {source.server.name} uses: "
             f"that of {', that of '.join(missing)}",
             remedy="Nothing was changed. Bring them: there tde keystore sync THIS_MACHINE:"
-            f"{keystore.path}; or tde keystore backup there, scp, and here tde keystore copy",
+            f"{keystore.path} --keystore DIR; or tde keystore backup there, scp, and here tde "
+            "keystore copy",
         )
 
 

@@ -21,7 +21,7 @@ from psycopg2.extensions import make_dsn
 
 from tde.errors import ProgramError, ReplicationError, ServerNotRunningError, TdeError
 from tde.postgres.server.control import read_control_data
-from tde.postgres.server.os_user import run_as
+from tde.postgres.server.os_user import OsUser, can_access, name_of_user, run_as
 from tde.postgres.server.peer import connect_as_peer
 from tde.postgres.server.program import run_program
 from tde.replication.primary import add_synchronous
@@ -70,6 +70,7 @@ def mirror_wal(
         KeyboardInterrupt: in the end.
         ReplicationError: the server refuses the slot or the setting.
     """
+    _require_directory(options.directory, cluster.os_user)
     made = _run_receiver(cluster, keystore, options, "--create-slot", "--if-not-exists")
     if made != 0:
         raise ReplicationError(
@@ -88,6 +89,16 @@ def mirror_wal(
             pause(_AGAIN_SECONDS)
     finally:
         ended.set()
+
+
+def _require_directory(directory: Path, os_user: OsUser | None) -> None:
+    """Check the place before there is a slot that keeps WAL for it."""
+    user = name_of_user(os_user)
+    if not directory.is_dir() or not can_access(os_user, directory, "-w"):
+        raise ReplicationError(
+            f"{directory} is no directory that {user} can write to",
+            remedy=f"Make it: install -d -o {user} -m 700 {directory}",
+        )
 
 
 def restore_mirror(cluster: Cluster, directory: Path) -> list[str]:

@@ -57,6 +57,12 @@ class PrimaryOptions:
     slots: Sequence[str] = ()
     synchronous: Sequence[str] = ()
 
+    @property
+    def is_for_role(self) -> bool:
+        """Whether a role is wanted; not where all that is asked for is about a slot or a name."""
+        only_others = bool(self.slots or self.synchronous)
+        return bool(self.addresses) or self.password is not None or not only_others
+
 
 @dataclass
 class Prepared:
@@ -119,7 +125,8 @@ def prepare_primary(cluster: Cluster, options: PrimaryOptions) -> Prepared:
                 (prepared.is_tls,) = cursor.fetchone()
                 _require_connected(cursor, options.synchronous)
                 try:
-                    _make_role(cursor, options, prepared)
+                    if options.is_for_role:
+                        _make_role(cursor, options, prepared)
                     _let_connect(cursor, cluster, options, prepared)
                     _set_settings(cursor, options, prepared)
                     _make_slots(cursor, options, prepared)

@@ -25,7 +25,9 @@ SELECT json_build_object(
         ELSE pg_current_wal_lsn() END - '0/0')::text,
     'level', current_setting('wal_level'),
     'reads', has_function_privilege('{_READER}', 'execute'),
-    'tablespaces', (SELECT json_object_agg(oid, spcname) FROM pg_tablespace))
+    'tablespaces', (SELECT json_object_agg(oid, spcname) FROM pg_tablespace),
+    'places', (SELECT coalesce(json_agg(place), '[]') FROM pg_tablespace,
+        pg_tablespace_location(oid) AS place WHERE place <> ''))
 """
 
 
@@ -40,6 +42,7 @@ class Source:
         timeline: that it writes; of a standby that of its last restart point.
         position: the end of its WAL, in bytes; of a standby of what it has replayed.
         tablespaces: their names by OID.
+        places: directories of tablespaces there.
         tells_keys: whether the role may read what the cluster says of its keys.
         marker: tde.json there; None where it is not encrypted, or not known.
         keymap: tde.keymap there.
@@ -52,6 +55,7 @@ class Source:
     timeline: int
     position: int
     tablespaces: dict[int, str]
+    places: tuple[Path, ...]
     tells_keys: bool
     marker: Marker | None = None
     keymap: bytes | None = None
@@ -83,6 +87,7 @@ def read_source(server: RemoteServer) -> Source:
         timeline=facts["timeline"],
         position=int(facts["position"] or 0),
         tablespaces={int(oid): name for oid, name in facts["tablespaces"].items()},
+        places=tuple(Path(place) for place in facts["places"]),
         tells_keys=facts["reads"],
         marker=marker,
         keymap=keymap,

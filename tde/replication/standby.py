@@ -15,6 +15,7 @@ from tde.errors import ProgramError, ReplicationError
 from tde.postgres.cluster.initialize import prepared_directory, remove_files
 from tde.postgres.cluster.questions import ask_server
 from tde.postgres.server.config_files import AUTOMATIC_FILE
+from tde.postgres.server.os_user import OsUser, can_access, name_of_user
 from tde.postgres.server.owned_files import append_to_file
 from tde.postgres.server.program import run_program
 from tde.replication.names import require_slot_name, require_standby_name
@@ -61,6 +62,25 @@ def require_possible(cluster: Cluster, source: Source, options: StandbyOptions) 
     require_standby_name(options.name)
     for old, new in options.mapping:
         require_free(old, new)
+    moved = {old for old, _ in options.mapping}
+    for place in source.places:
+        if place not in moved:
+            _require_makeable(place, cluster.os_user)
+
+
+def _require_makeable(place: Path, os_user: OsUser | None) -> None:
+    """Refuse a tablespace that pg_basebackup could not make, before hours of copying.
+
+    Root does not make it: who runs the other server has chosen the path.
+    """
+    there = next(path for path in (place, *place.parents) if path.exists())
+    if there != place and not can_access(os_user, there, "-w"):
+        raise ReplicationError(
+            f"{name_of_user(os_user)} cannot make the directory of a tablespace, {place}: it may "
+            f"not write to {there}",
+            remedy=f"Make it: install -d -o {name_of_user(os_user)} -m 700 {place}. Or name "
+            f"another place: -T {place}=NEW.",
+        )
 
 
 def require_free(old: Path, new: Path) -> None:

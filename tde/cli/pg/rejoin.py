@@ -167,8 +167,9 @@ def rejoin(
 
     It compares keys and timelines, recovers the server if it had crashed, lets pg_rewind copy what
     differs, starts it, and waits until it receives WAL. What it had committed and the new primary
-    never received is gone then. Where something fails it is left as a standby that does not start,
-    or waits: never as a second primary.
+    never received is gone then. Where it fails before anything is changed (no connection, other
+    keys, a newer timeline), the server would still start as a primary: do not start it. Where it
+    fails later, it is left as a standby that does not start, or waits.
     """
     from tde.replication.keys import require_keys_of_source, require_same_protection
     from tde.replication.rejoining import require_older, require_same_cluster, rewind

@@ -130,7 +130,7 @@ def standby(
     and the role of tde pg primary.
 
     Where something fails, what was made is removed again, the slot as well, but not what was put
-    into tablespaces that were not named with -T; once the base backup is complete it stays.
+    into tablespaces that were not named with -T. Once the base backup is complete both stay.
     """
     from tde.replication.keys import require_kept_keystore, require_keys_of_source
     from tde.replication.names import default_name

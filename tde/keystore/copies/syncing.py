@@ -105,6 +105,7 @@ def sync_here(
         KeystoreError: as :func:`~tde.keystore.copies.adding.add_missing_keys` and
             :func:`~tde.keystore.copies.backup.restore_keystore`; nothing was changed.
     """
+    _require_keys(source)
     if not document_path(target).exists():
         restore_keystore(source, target, owner=owner(target))
         names = _names(target)
@@ -156,6 +157,7 @@ def sync_there(source: Path, target: Remote, *, ssh: Sequence[str], tde: str) ->
     Raises:
         KeystoreError: it cannot be reached, refuses, or lacks keys afterwards.
     """
+    _require_keys(source)
     place = f"{target.host}:{target.directory}"
     command = f"{tde} keystore receive {shlex.quote(target.directory)}"
     packed = pack_copy(source, place)
@@ -176,12 +178,22 @@ def sync_there(source: Path, target: Remote, *, ssh: Sequence[str], tde: str) ->
     if done.returncode != 0:
         raise KeystoreError(
             f"{place} did not take the keys (status {done.returncode}): {said}",
-            remedy="tde must be in the PATH of that login, and the copy "
-            "must open by itself, or be new; else copy a backup there, and use tde keystore copy.",
+            remedy="tde must be in the PATH of that login, or be named with --remote-tde, and the "
+            "copy must open by itself, or be new; else copy a backup there, and use tde keystore "
+            "copy.",
         )
     result = _read_answer(done.stdout, place)
     _require_all(source, result, place)
     return result
+
+
+def _require_keys(source: Path) -> None:
+    """Refuse a keystore without keys: each copy would get first keys of its own."""
+    if not _names(source):
+        raise KeystoreError(
+            f"the keystore {source} has no keys yet, and a copy would get others than it",
+            remedy="Make its keys first, here: tde pg init, or tde pg install-bin.",
+        )
 
 
 def answer_of(result: SyncResult) -> str:
