@@ -143,6 +143,18 @@ def test_what_refuses_there_is_told_here(
     assert f"{good}: a new copy" in sync(keystore, f"127.0.0.1:{copy}", good, *options, exit_code=5)
 
 
+def test_a_keystore_without_keys_is_not_copied(
+    keystore_factory: Callable[..., Keystore], os_user_tmp_path: Path
+) -> None:
+    """The accident: on each node tde pg install-bin made first keys, and no two were the same."""
+    empty = keystore_factory("empty")
+    for target in (os_user_tmp_path / "new", "127.0.0.1:/nowhere"):
+        shown = " ".join(sync(empty, target, exit_code=5).split())
+        assert "has no keys yet" in shown
+        assert "Make its keys first" in shown
+    assert not (os_user_tmp_path / "new").exists()
+
+
 def test_a_copy_with_another_master_key_takes_nothing_by_itself(
     keystore: Keystore, copy: Path
 ) -> None:

@@ -55,6 +55,19 @@ def test_a_lost_pg_wal_comes_back(
     assert made.query("SELECT count(*) FROM t") == [(55,)]
 
 
+def test_a_mirror_without_a_directory_gets_no_slot(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path: Path, tde_command
+) -> None:
+    """The accident: the slot was there, kept WAL for ever, and nothing was ever written."""
+    made = encrypted_cluster_factory(any_binaries)
+    directory = os_user_tmp_path / "missing"
+    command = ("pg", "mirror-wal", "-D", made.data_directory, "--to", directory)
+    refused = tde_command(*command, "--passphrase-fd", "0", exit_code=1)
+    assert "is no directory that" in refused.stderr
+    assert f"-m 700 {directory}" in " ".join(refused.stderr.split())
+    assert made.query("SELECT count(*) FROM pg_replication_slots") == [(0,)]
+
+
 def test_a_mirror_without_the_beginning_is_refused(
     any_binaries, encrypted_cluster_factory, os_user_tmp_path: Path, os_user, tde_command
 ) -> None:

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tde.algorithms import Algorithm
+from tde.errors import ReplicationError
 from tde.postgres import create_tablespace
+from tde.replication.remote import remote_server
+from tde.replication.source import read_source
+from tde.replication.standby import StandbyOptions, require_possible
 from tests.conftest import RunningCluster
 from tests.postgres.cluster_copies import open_copy
 from tests.postgres.crashes.file_rewrites import kill_server
@@ -256,6 +260,35 @@ def test_places_that_are_somebodys_are_left_alone(pair: Pair, os_user_tmp_path: 
     assert "is not empty" in refused.stderr
     pair.primary.query("CHECKPOINT")
     assert pair.primary.query("SELECT n FROM s") == [(1,)]
+
+
+def test_a_place_that_cannot_be_made_is_refused_before_anything_is_copied(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """The accident: root had made /srv/pg, and pg_basebackup failed after hours.
+
+    Both servers are on this machine, so of a tablespace elsewhere only its name is told.
+    """
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    standby, user = pair.standby.cluster, pair.standby.cluster.os_user
+    if user is None and os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    source = read_source(remote_server(conninfo(pair.primary), standby.binaries, user))
+    assert source.places == ()
+    place = closed / "spaces" / "one"
+    options = StandbyOptions("second")
+    with pytest.raises(ReplicationError, match="cannot make the directory") as refused:
+        require_possible(standby, replace(source, places=(place,)), options)
+    assert f"-m 700 {place}" in refused.value.remedy
+    moved = replace(options, mapping=[(place, tmp_path / "new")])
+    require_possible(standby, replace(source, places=(place,)), moved)
+
+
+def test_a_slot_alone_makes_no_role(pair: Pair) -> None:
+    pair.tde("pg", "primary", "-D", pair.primary.data_directory, "--slot", "one")
+    assert slots(pair.primary) == [("one", False)]
+    assert pair.primary.query("SELECT count(*) FROM pg_roles WHERE rolreplication") == [(1,)]
 
 
 def test_plain_and_encrypted_do_not_rejoin_each_other(
