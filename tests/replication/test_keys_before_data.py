@@ -29,6 +29,7 @@ __all__ = ["pair"]
 
 TDE = Path(sys.executable).with_name("tde")
 SECRET = ("--passphrase-fd", "0")
+MOST = 500  # c_ext/interpose/keys/present.h
 
 
 def words(done: subprocess.CompletedProcess[str]) -> str:
@@ -228,6 +229,53 @@ def test_who_stores_wal_is_not_disturbed(pair: Pair, os_user_tmp_path: Path) -> 
     finally:
         receiver.terminate()
         receiver.wait()
+
+
+def test_who_gets_rows_needs_no_keys(
+    any_binaries, encrypted_cluster_factory, os_user_tmp_path: Path
+) -> None:
+    """The accident: a logical subscriber was taken for a standby, waited for and ended."""
+    made = encrypted_cluster_factory(any_binaries, options={"wal_level": "logical"})
+    made.query("SELECT pg_create_logical_replication_slot('rows', 'test_decoding')")
+    parameters = made.cluster.connection_parameters()
+    subscriber = subprocess.Popen(
+        [
+            *(any_binaries.program("pg_recvlogical"), "-d", "postgres", "--slot", "rows"),
+            *("-h", str(parameters["host"]), "-p", str(parameters["port"])),
+            *("-U", str(parameters["user"]), "--start", "-f", str(os_user_tmp_path / "rows")),
+        ]
+    )
+    try:
+        wait_for(lambda: made.query("SELECT 1 FROM pg_stat_replication") == [(1,)])
+        before = made.query("SELECT pid FROM pg_stat_replication")
+        create_tablespace(
+            made.cluster, made.keystore, "space", os_user_tmp_path / "space", Algorithm.AES256
+        )
+        assert made.query("SELECT pid FROM pg_stat_replication") == before
+    finally:
+        subscriber.terminate()
+        subscriber.wait()
+
+
+def test_a_list_that_is_too_long_begins_with_the_newest(pair: Pair, os_user_tmp_path: Path) -> None:
+    """A keystore with more keys than a standby can say: a new key is among those that it does."""
+    assert pair.primary.keystore is not None
+    for _ in range(MOST + 20):
+        pair.primary.keystore.create_named_key(Algorithm.AES128)
+    pair.tde("keystore", "sync", pair.copy, "-k", pair.primary.keystore.path, *SECRET)
+    pair.make("--slot", "second")
+    wait_until_noted(pair)
+    (standby,) = connected_standbys(pair.primary.cluster)
+    assert not standby.is_complete
+    assert standby.keys is not None
+    assert len(standby.keys) == MOST
+    create = (
+        *("tablespace", "create", "space", "-D", pair.primary.data_directory),
+        *("--location", os_user_tmp_path / "space", *SECRET),
+    )
+    refused = words(pair.tde(*create, exit_code=1))
+    assert "lacks it" in refused
+    assert "Created tablespace space" in run_remedy(pair, refused, *create)
 
 
 def test_a_slot_that_nobody_is_connected_to_counts(follower: Pair, os_user_tmp_path: Path) -> None:
