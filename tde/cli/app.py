@@ -27,6 +27,7 @@ COMMANDS = {
     "wal": ("tde.cli.wal", "Give WAL another key."),
     "report": ("tde.cli.report", "A sealed report for auditors, and the proof of one."),
     "extension": ("tde.cli.extension", "The keystore in SQL: install the extension."),
+    "manager": ("tde.cli.manager", "All of it in a browser."),
     "psql": ("tde.cli.psql", "Open psql on a cluster that tde started."),
 }
 

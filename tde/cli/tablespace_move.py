@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from tde.cli.options import BindirOption, JsonOption, KeystoreOption, PgDataOption, UsernameOption
 from tde.console.apps import examples
 from tde.console.errors import EXIT_INTERRUPTED
-from tde.console.output import console, error_console, print_json
+from tde.console.output import console, print_json
+from tde.console.progress import CommandProgress
 from tde.console.signals import ended_as_by_ctrl_c
 from tde.postgres.cluster.access import find_cluster
 from tde.printable import printable
@@ -167,9 +168,8 @@ def _progress_bar() -> Iterator[Callable[[MoveProgress], None]]:
         DownloadColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    disable = not error_console.is_terminal
     told: set[str] = set()
-    with Progress(*columns, console=error_console, transient=True, disable=disable) as bar:
+    with CommandProgress(*columns) as bar:
         task = bar.add_task("looking", total=None)
 
         def show(now: MoveProgress) -> None:

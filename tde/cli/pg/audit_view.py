@@ -23,7 +23,8 @@ from rich.text import Text
 
 from tde.audit import AuditLine, AuditObserver, AuditReport, FileClass, Finding
 from tde.cli.pg.copies_view import not_seen
-from tde.console.output import console, error_console
+from tde.console.output import console
+from tde.console.progress import CommandProgress
 
 # More findings than this are left to --json: a person acts on the first ones.
 _FINDINGS_SHOWN = 50
@@ -54,15 +55,12 @@ class _Bar:
 @contextmanager
 def auditing() -> Iterator[AuditObserver]:
     """Show a bar on standard error while the block runs, if that is a terminal."""
-    progress = Progress(
+    progress = CommandProgress(
         BarColumn(bar_width=30),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
-        console=error_console,
-        transient=True,
-        disable=not error_console.is_terminal,
     )
     with progress:
         yield _Bar(progress, progress.add_task("listing files", total=None))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TransferSpeedColumn
 
 from tde.cli.options import (
     BindirOption,
@@ -22,7 +22,8 @@ from tde.cli.options import (
     require_keystore,
 )
 from tde.console.apps import examples
-from tde.console.output import console, error_console, print_json
+from tde.console.output import console, print_json
+from tde.console.progress import CommandProgress
 from tde.console.signals import ended_as_by_ctrl_c
 from tde.keystore.opening import open_keystore
 from tde.keystore.providers.passphrase_source import PROMPT, PassphraseSource
@@ -282,9 +283,8 @@ def verify(
         raise typer.Exit(5)
 
 
-def _progress() -> Progress:
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=error_console, transient=True)
+def _progress() -> CommandProgress:
+    return CommandProgress(BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
 
 def _print(directory: Path, keystore: Path, found: BackupCheck) -> None:

@@ -13,7 +13,6 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -32,6 +31,7 @@ from tde.console.apps import examples
 from tde.console.errors import InterruptedHalfwayError
 from tde.console.options import AES_SIZES, algorithm_of
 from tde.console.output import console, error_console, print_json
+from tde.console.progress import CommandProgress
 from tde.convert.access import keystore_to_decrypt, keystore_to_encrypt
 from tde.errors import TdeError
 from tde.keystore.opening import open_keystore
@@ -257,9 +257,7 @@ def progress_bar(text: str) -> Iterator[ProgressListener]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    # Where there is no terminal, the summary is enough.
-    disable = not error_console.is_terminal
-    with Progress(*columns, console=error_console, transient=True, disable=disable) as progress:
+    with CommandProgress(*columns) as progress:
         task = progress.add_task(text, total=None)
 
         def show(done: int, total: int) -> None:

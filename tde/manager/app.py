@@ -1,0 +1,64 @@
+"""The application: pages, and the guard in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from tde.errors import TdeError
+from tde.manager.jobs.store import Jobs
+from tde.manager.pages import checks, encryption, jobs, login, servers, service, tablespaces
+from tde.manager.places import prepare_directory
+from tde.manager.registry import Registry
+from tde.manager.security.guard import Guard
+from tde.manager.security.sessions import Sessions
+from tde.manager.web import Manager, error_page, page
+
+_STATIC = Path(__file__).with_name("static")
+
+
+def create_app(
+    directory: Path, sessions: Sessions, hosts: Collection[str], *, is_tls: bool = False
+) -> Starlette:
+    """Return the application.
+
+    Args:
+        directory: where the manager keeps servers and jobs.
+        hosts: what the Host header may say.
+        is_tls: whether browsers reach it by https.
+
+    Raises:
+        OSError: the directory cannot be made.
+    """
+    prepare_directory(directory)
+    modules = (login, servers, service, encryption, tablespaces, checks, jobs)
+    app = Starlette(
+        routes=[
+            *(route for module in modules for route in module.ROUTES),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        middleware=[Middleware(Guard, sessions=sessions, hosts=hosts)],
+        exception_handlers={TdeError: _tde_error, HTTPException: _http_error},
+    )
+    app.state.manager = Manager(Registry(directory), Jobs(directory), sessions, is_tls)
+    return app
+
+
+def _tde_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TdeError)
+    return error_page(request, error)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    texts = {404: "There is no such page.", 403: error.detail, 401: "Not logged in."}
+    text = texts.get(error.status_code, error.detail)
+    return page(request, "error.html", code=error.status_code, problem=text, remedy="")

@@ -1,0 +1,239 @@
+"""Jobs as they lie on the disk, and starting one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tde.errors import TdeError
+from tde.file_lock import lock_until
+from tde.manager.registry import write_durably
+
+SPECIFICATION, OUTPUT, PROGRESS = "job.json", "output", "progress.json"
+ENDED, CANCEL = "ended.json", "cancel"
+PASSPHRASE_OPTION = "--passphrase-fd=0"
+"""What tells a command that its passphrase comes; a job with it gets one."""
+
+# Microseconds since 1970: jobs of a server begin one after the other.
+_ID = re.compile(r"[0-9]{16}-[0-9a-f]{8}")
+_LONGEST_OUTPUT = 64 << 10  # Bytes that a page shows.
+_PATIENCE = 5.0  # Seconds.
+_MOST = 200  # Jobs that are kept.
+
+
+class State(str, Enum):
+    """What has become of a job."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its process was killed, and has not said how it ended."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes:
+        server: the id of its server.
+        what: the name of what it does, which pages translate.
+        steps: the commands, with their arguments.
+        began, ended: in seconds since 1970.
+        code: the exit code of the command that was the last one.
+        progress: what the command says of itself: ``description``, ``completed``, ``total``,
+            ``per_second``.
+    """
+
+    id: str
+    server: str
+    what: str
+    steps: tuple[tuple[str, ...], ...]
+    state: State
+    began: float
+    ended: float | None
+    code: int | None
+    progress: dict[str, Any]
+
+    @property
+    def fraction(self) -> float | None:
+        """How much is done, where that is known."""
+        total, done = self.progress.get("total"), self.progress.get("completed")
+        return min(done / total, 1.0) if total and done is not None else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long it will take yet, at its speed."""
+        total, done = self.progress.get("total"), self.progress.get("completed")
+        speed = self.progress.get("per_second")
+        return (total - done) / speed if total and done is not None and speed else None
+
+
+class JobRunsError(TdeError):
+    """Another job works on that server."""
+
+
+class Jobs:
+    """The jobs of a manager's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._jobs = directory / "jobs"
+        self._locks = directory / "locks"
+
+    def start(
+        self,
+        server: str,
+        what: str,
+        steps: Sequence[Sequence[str]],
+        passphrase: bytearray | None = None,
+    ) -> str:
+        """Start a job, and return its id.
+
+        Args:
+            passphrase: for each step with :data:`PASSPHRASE_OPTION`; it is not kept here.
+
+        Raises:
+            JobRunsError: another job works on that server.
+            OSError: it cannot be started.
+        """
+        # One that has said how it ended has the lock for a moment yet.
+        lock = self._lock(server, 0.0 if self.running(server) else _PATIENCE)
+        try:
+            job_id = f"{time.time_ns() // 1000:016}-{secrets.token_hex(4)}"
+            directory = self._jobs / job_id
+            directory.mkdir(mode=0o700)
+            specification = {"server": server, "what": what, "steps": [list(s) for s in steps]}
+            write_durably(directory / SPECIFICATION, json.dumps(specification))
+            self._spawn(directory, lock, passphrase)
+        finally:
+            os.close(lock)  # The process has it as well, and keeps it.
+        self._forget_old()
+        return job_id
+
+    def _spawn(self, directory: Path, lock: int, passphrase: bytearray | None) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tde.manager.jobs.runner", str(directory), str(lock)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+        assert process.stdin is not None
+        with process.stdin as stream:
+            if passphrase is not None:
+                stream.write(passphrase)
+
+    def _lock(self, server: str, patience: float = 0.0) -> int:
+        path = self._locks / server
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not lock_until(descriptor, time.monotonic() + patience):
+            os.close(descriptor)
+            raise JobRunsError(
+                "another job works on this server", remedy="Wait until it has ended, or cancel it."
+            )
+        return descriptor
+
+    def cancel(self, job_id: str) -> None:
+        """Have a job end as by Ctrl-C: what its command can take back it takes back."""
+        if (job := self.find(job_id)) is not None and job.state is State.RUNNING:
+            (self._jobs / job_id / CANCEL).touch(mode=0o600)
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job; None where there is none."""
+        if _ID.fullmatch(job_id) is None:
+            return None
+        directory = self._jobs / job_id
+        try:
+            specification = json.loads((directory / SPECIFICATION).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        ended = _read(directory / ENDED)
+        if not ended:
+            # Looked at first: a job that ends in between has said so by then.
+            is_alive = self._is_locked(specification["server"], directory)
+            ended = _read(directory / ENDED)
+        state = State(ended["state"]) if ended else State.RUNNING if is_alive else State.LOST
+        return Job(
+            id=job_id,
+            server=specification["server"],
+            what=specification["what"],
+            steps=tuple(tuple(step) for step in specification["steps"]),
+            state=state,
+            began=int(job_id.partition("-")[0]) / 1e6,
+            ended=ended.get("at"),
+            code=ended.get("code"),
+            progress=_read(directory / PROGRESS),
+        )
+
+    def _is_locked(self, server: str, directory: Path) -> bool:
+        """Tell whether the process of a job is there, which has the lock from its first moment."""
+        newest = max((one for one in self._ids() if self._server_of(one) == server), default="")
+        if newest != directory.name:
+            return False  # A later job could not have begun.
+        try:
+            os.close(self._lock(server))
+        except JobRunsError:
+            return True
+        return False
+
+    def _server_of(self, job_id: str) -> str:
+        return str(_read(self._jobs / job_id / SPECIFICATION).get("server", ""))
+
+    def output(self, job_id: str) -> str:
+        """Return the end of what the commands of a job have printed."""
+        if _ID.fullmatch(job_id) is None:
+            return ""
+        try:
+            with (self._jobs / job_id / OUTPUT).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_OUTPUT))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def recent(self, server: str | None = None, most: int = 20) -> list[Job]:
+        """Return the newest jobs, of one server or of all."""
+        found = []
+        for job_id in sorted(self._ids(), reverse=True):
+            job = self.find(job_id)
+            if job is not None and server in (None, job.server):
+                found.append(job)
+            if len(found) == most:
+                break
+        return found
+
+    def running(self, server: str) -> Job | None:
+        """Return the job that works on a server now."""
+        newest = self.recent(server, 1)
+        return newest[0] if newest and newest[0].state is State.RUNNING else None
+
+    def _ids(self) -> list[str]:
+        return [path.name for path in self._jobs.iterdir() if _ID.fullmatch(path.name)]
+
+    def _forget_old(self) -> None:
+        for job_id in sorted(self._ids(), reverse=True)[_MOST:]:
+            job = self.find(job_id)
+            if job is None or job.state is not State.RUNNING:
+                shutil.rmtree(self._jobs / job_id, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a file of a job; empty while it is not there."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

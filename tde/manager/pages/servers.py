@@ -1,0 +1,169 @@
+"""The servers: those that are known, those that are found, a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tde.errors import TdeError
+from tde.manager.jobs.store import PASSPHRASE_OPTION, Job
+from tde.manager.registry import Server
+from tde.manager.web import (
+    begin,
+    checked_form,
+    manager_of,
+    page,
+    passphrase_in,
+    path_in,
+    server_of,
+    session_of,
+    to,
+)
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.server.control import read_major_version
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A server in the list, as far as its files tell without asking anybody.
+
+    Attributes:
+        state: ``running``, ``stopped`` or ``missing``.
+        job: what works on it now.
+        problem: why it could not be looked at.
+    """
+
+    server: Server
+    state: str
+    major: int | None = None
+    port: int | None = None
+    is_encrypted: bool = False
+    scope: str = ""
+    job: Job | None = None
+    problem: str = ""
+
+
+def look(server: Server, job: Job | None) -> Overview:
+    """Look at a server's files."""
+    from tde.postgres.server.pidfile import read_postmaster_file
+
+    directory = server.data_directory
+    try:
+        major = read_major_version(directory)
+        found = read_postmaster_file(directory)
+        marker = Cluster(directory).marker
+    except (TdeError, OSError) as error:
+        return Overview(server, "missing", job=job, problem=str(error))
+    return Overview(
+        server,
+        "stopped" if found is None else "running",
+        major,
+        None if found is None else found.port,
+        marker is not None,
+        "" if marker is None else marker.scope.value,
+        job,
+    )
+
+
+async def servers(request: Request) -> Response:
+    """Show all of them."""
+    manager = manager_of(request)
+
+    def find() -> tuple[list[Overview], list[object]]:
+        known = manager.registry.all()
+        return [look(one, manager.jobs.running(one.id)) for one in known], [
+            *manager.registry.unknown()
+        ]
+
+    found, unknown = await run_in_threadpool(find)
+    return page(request, "servers.html", found=found, unknown=unknown)
+
+
+async def register(request: Request) -> Response:
+    """Add a server that is there."""
+    fields = await checked_form(request)
+    directory = path_in(fields, "data_directory")
+    await run_in_threadpool(read_major_version, directory)
+    made = manager_of(request).registry.add(
+        fields.get("label", ""), directory, _backup_directory(fields)
+    )
+    return to(f"/servers/{made.id}")
+
+
+def _backup_directory(fields: Mapping[str, str]) -> Path | None:
+    return path_in(fields, "backup_directory") if fields.get("backup_directory") else None
+
+
+async def new(request: Request) -> Response:
+    """Show the form for a server that is to be made."""
+    session_of(request)
+    return page(request, "new_server.html")
+
+
+async def create(request: Request) -> Response:
+    """Make a keystore and a cluster, and start it, as one job."""
+    fields = await checked_form(request)
+    manager = manager_of(request)
+    passphrase = passphrase_in(fields)
+    if passphrase != passphrase_in(fields, "again"):
+        raise TdeError("the two passphrases are not the same")
+    directory, keystore = path_in(fields, "data_directory"), path_in(fields, "keystore")
+    steps = _steps_to_create(fields, directory, keystore)
+    made = manager.registry.add(fields.get("label", ""), directory, _backup_directory(fields))
+    return await begin(request, made, "create", steps, passphrase)
+
+
+def _steps_to_create(fields: Mapping[str, str], directory: Path, keystore: Path) -> list[list[str]]:
+    port = fields.get("port", "").strip() or "5432"
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise TdeError(f"{port!r} is no port")
+    encoding = fields.get("encoding", "UTF8")
+    if not encoding.isascii() or not encoding.replace("_", "").isalnum():
+        raise TdeError(f"{encoding!r} is no encoding")
+    aes = "128" if fields.get("aes") == "128" else "256"
+    steps = []
+    if not keystore.exists():
+        steps.append(["keystore", "create", "-k", str(keystore), PASSPHRASE_OPTION])
+    steps += [
+        [
+            *("pg", "init", "-D", str(directory), "-k", str(keystore), "--aes", aes),
+            *(PASSPHRASE_OPTION, "--", f"--encoding={encoding}"),
+        ],
+        ["pg", "start", "-D", str(directory), "-o", f"-p {port}", PASSPHRASE_OPTION],
+        # For the next start; initdb of 15 writes no port.
+        ["psql", "-D", str(directory), "--", "-Xqc", f"ALTER SYSTEM SET port = {port}"],
+    ]
+    return steps
+
+
+async def change(request: Request) -> Response:
+    """Give a server another name, or another place for backups."""
+    fields = await checked_form(request)
+    server = server_of(request)
+    manager_of(request).registry.rename(
+        server.id, fields.get("label", ""), _backup_directory(fields)
+    )
+    return to(f"/servers/{server.id}")
+
+
+async def remove(request: Request) -> Response:
+    """Forget a server; nothing of it is touched."""
+    await checked_form(request)
+    manager_of(request).registry.remove(server_of(request).id)
+    return to("/")
+
+
+ROUTES = [
+    Route("/", servers),
+    Route("/servers", register, methods=["POST"]),
+    Route("/new", new),
+    Route("/new", create, methods=["POST"]),
+    Route("/servers/{server}/change", change, methods=["POST"]),
+    Route("/servers/{server}/remove", remove, methods=["POST"]),
+]

@@ -1,0 +1,105 @@
+"""A server: what it is, starting and stopping it, its log."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from tde.errors import TdeError
+from tde.keystore import can_open_automatically
+from tde.manager.pages.servers import look
+from tde.manager.registry import Server
+from tde.manager.web import (
+    ask,
+    begin,
+    checked_form,
+    manager_of,
+    page,
+    passphrase_in,
+    secret_option,
+    server_of,
+)
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.status import ClusterStatus
+from tde.postgres.server.cluster_files import read_end
+from tde.postgres.server.file_user import files_as
+
+_LOG_BYTES = 32 << 10
+_MODES = ("smart", "fast", "immediate")
+
+
+async def show(request: Request) -> Response:
+    """Show the server."""
+    server = server_of(request)
+    manager = manager_of(request)
+    status = await ask(lambda: Cluster(server.data_directory).status())
+    problem = "" if isinstance(status, ClusterStatus) else str(status)
+    return page(
+        request,
+        "service.html",
+        server=server,
+        overview=await run_in_threadpool(look, server, manager.jobs.running(server.id)),
+        status=status if isinstance(status, ClusterStatus) else None,
+        problem=problem,
+        needs_passphrase=await run_in_threadpool(needs_passphrase, server),
+        log=await run_in_threadpool(_end_of_log, server),
+        jobs=manager.jobs.recent(server.id, 5),
+    )
+
+
+def needs_passphrase(server: Server) -> bool:
+    """Whether a start needs one: the cluster is encrypted, and nothing opens its keystore."""
+    from tde.keystore.auto_opening import ways_to_open
+
+    try:
+        marker = Cluster(server.data_directory).marker
+        if marker is None:
+            return False
+        return not (can_open_automatically(marker.keystore) or ways_to_open(marker.keystore))
+    except TdeError:
+        return True
+
+
+def _end_of_log(server: Server) -> str:
+    try:
+        cluster = Cluster(server.data_directory)
+        with files_as(cluster.os_user):
+            return read_end(cluster.default_log, 0, _LOG_BYTES).decode("utf-8", "replace")
+    except (TdeError, OSError):
+        return ""
+
+
+async def log(request: Request) -> Response:
+    """Return the end of the log."""
+    return PlainTextResponse(await run_in_threadpool(_end_of_log, server_of(request)))
+
+
+async def act(request: Request) -> Response:
+    """Start, stop, restart or reload the server, as a job."""
+    fields = await checked_form(request)
+    server, verb = server_of(request), request.path_params["verb"]
+    directory = ["-D", str(server.data_directory)]
+    passphrase = passphrase_in(fields)
+    secret = secret_option(passphrase)
+    mode = fields.get("mode", "fast")
+    if mode not in _MODES:
+        raise TdeError(f"{mode!r} is no way to stop a server")
+    steps = {
+        "start": ["pg", "start", *directory, *secret],
+        "start-closed": ["pg", "start", *directory, "--closed", *secret],
+        "stop": ["pg", "stop", *directory, "-m", mode],
+        "restart": ["pg", "restart", *directory, "-m", mode, *secret],
+        "reload": ["psql", *directory, "--", "-Xqc", "SELECT pg_reload_conf()"],
+    }
+    if verb not in steps:
+        raise TdeError(f"{verb!r} is nothing that is done with a server")
+    return await begin(request, server, verb, [steps[verb]], passphrase)
+
+
+ROUTES = [
+    Route("/servers/{server}", show),
+    Route("/servers/{server}/log", log),
+    Route("/servers/{server}/service/{verb}", act, methods=["POST"]),
+]

@@ -1,0 +1,62 @@
+"""Tablespaces: how each is stored, and new ones."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tde.errors import TdeError
+from tde.manager.pages.service import needs_passphrase
+from tde.manager.web import (
+    ask,
+    begin,
+    checked_form,
+    page,
+    passphrase_in,
+    path_in,
+    secret_option,
+    server_of,
+)
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.tablespace.tablespaces import list_tablespaces
+
+_LONGEST_NAME = 63
+
+
+async def show(request: Request) -> Response:
+    """Show the tablespaces of a running server."""
+    server = server_of(request)
+    found = await ask(lambda: list_tablespaces(Cluster(server.data_directory), None))
+    is_error = isinstance(found, Exception)
+    return page(
+        request,
+        "tablespaces.html",
+        server=server,
+        found=[] if is_error else found,
+        problem=str(found) if is_error else "",
+        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+    )
+
+
+async def create(request: Request) -> Response:
+    """Make a tablespace with a key of its own, as a job."""
+    fields = await checked_form(request)
+    server = server_of(request)
+    name = fields.get("name", "").strip()
+    if not 0 < len(name.encode()) <= _LONGEST_NAME or not name.isprintable() or name[0] == "-":
+        raise TdeError(f"{name!r} is no name of a tablespace")
+    aes = "128" if fields.get("aes") == "128" else "256"
+    passphrase = passphrase_in(fields)
+    step = [
+        *("tablespace", "create", name, "-D", str(server.data_directory)),
+        *("--location", str(path_in(fields, "location")), "--aes", aes),
+        *secret_option(passphrase),
+    ]
+    return await begin(request, server, "tablespace-create", [step], passphrase)
+
+
+ROUTES = [
+    Route("/servers/{server}/tablespaces", show),
+    Route("/servers/{server}/tablespaces", create, methods=["POST"]),
+]

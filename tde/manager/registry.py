@@ -1,0 +1,161 @@
+"""The servers that the manager knows: a name and a data directory each."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from tde.errors import TdeError
+from tde.postgres.server.debian_layout import DebianCluster, debian_clusters
+
+_FILE = "servers.json"
+_LONGEST_LABEL = 100
+_MOST = 1000
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server.
+
+    Attributes:
+        id: stands in addresses of pages.
+        label: what people call it.
+        backup_directory: where its backups go, if somebody has said so.
+    """
+
+    id: str
+    label: str
+    data_directory: Path
+    backup_directory: Path | None = None
+
+
+class Registry:
+    """The list, in a file of the manager's directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _FILE
+
+    def all(self) -> list[Server]:
+        """Return the servers in the order of their names.
+
+        Raises:
+            TdeError: the file is damaged.
+        """
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            servers = [_server(entry) for entry in found["servers"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TdeError(
+                f"the list of servers cannot be read: {error}",
+                remedy=f"Move {self._path} away, and register the servers again.",
+            ) from error
+        return sorted(servers, key=lambda one: one.label.casefold())
+
+    def find(self, server_id: str) -> Server | None:
+        """Return the server of an id."""
+        return next((one for one in self.all() if one.id == server_id), None)
+
+    def unknown(self) -> list[DebianCluster]:
+        """Return the clusters of Debian's tools that are not in the list."""
+        known = {one.data_directory for one in self.all()}
+        return [one for one in debian_clusters() if one.data_directory not in known]
+
+    def add(self, label: str, data_directory: Path, backup_directory: Path | None = None) -> Server:
+        """Add a server.
+
+        Raises:
+            TdeError: the name or a directory cannot be used, or it is in the list already.
+        """
+        made = Server(secrets.token_hex(4), label.strip(), data_directory, backup_directory)
+        _require_usable(made)
+        with self._changing() as servers:
+            if len(servers) >= _MOST:
+                raise TdeError(f"the manager knows {_MOST} servers already")
+            for one in servers:
+                if one.data_directory == made.data_directory:
+                    raise TdeError(f"{made.data_directory} is registered already, as {one.label}")
+                if one.label.casefold() == made.label.casefold():
+                    raise TdeError(f"another server is called {one.label}")
+            servers.append(made)
+        return made
+
+    def rename(self, server_id: str, label: str, backup_directory: Path | None) -> None:
+        """Give a server another name, or another place for its backups.
+
+        Raises:
+            TdeError: the name or the directory cannot be used.
+        """
+        with self._changing() as servers:
+            for number, one in enumerate(servers):
+                if one.id == server_id:
+                    changed = replace(one, label=label.strip(), backup_directory=backup_directory)
+                    _require_usable(changed)
+                    servers[number] = changed
+
+    def remove(self, server_id: str) -> None:
+        """Forget a server; nothing of it is touched."""
+        with self._changing() as servers:
+            servers[:] = [one for one in servers if one.id != server_id]
+
+    @contextmanager
+    def _changing(self) -> Iterator[list[Server]]:
+        """Yield the list; what is left of it is written, at once or not at all."""
+        lock = self._path.with_name(f"{_FILE}.lock")
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            servers = self.all()
+            yield servers
+            write_durably(
+                self._path, json.dumps({"version": 1, "servers": [_entry(s) for s in servers]})
+            )
+        finally:
+            os.close(descriptor)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file that only its owner may read, at once or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _server(entry: dict[str, str | None]) -> Server:
+    backup = entry.get("backup_directory")
+    return Server(
+        str(entry["id"]),
+        str(entry["label"]),
+        Path(str(entry["data_directory"])),
+        Path(backup) if backup else None,
+    )
+
+
+def _entry(server: Server) -> dict[str, str | None]:
+    return {name: None if value is None else str(value) for name, value in asdict(server).items()}
+
+
+def _require_usable(server: Server) -> None:
+    if not 0 < len(server.label) <= _LONGEST_LABEL or not server.label.isprintable():
+        raise TdeError(f"a name has 1 to {_LONGEST_LABEL} characters, all of them printable")
+    for path in (server.data_directory, server.backup_directory):
+        if path is not None and (
+            not path.is_absolute() or ".." in path.parts or not str(path).isprintable()
+        ):
+            raise TdeError(f"{str(path)!r} is no absolute path of a directory")

@@ -1,0 +1,180 @@
+"""Who is not let in, and what nobody can have the manager do."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.manager.conftest import SECRET, Browser, Running
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_nobody_without_a_token(manager: Running) -> None:
+    for path in ("/", "/new", "/jobs", "/servers/00000000"):
+        answer = httpx.get(manager.base + path)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert httpx.get(f"{manager.base}/login").status_code == 401
+    assert httpx.get(f"{manager.base}/jobs/x/events").status_code == 401
+    for token in ("", "x", "\0", "a" * 5000):
+        answer = httpx.get(f"{manager.base}/login", params={"token": token})
+        assert "set-cookie" not in answer.headers
+
+
+def test_a_token_lets_one_browser_in_once(manager: Running) -> None:
+    manager.browser()
+    again = httpx.get(f"{manager.base}/login", params={"token": manager.token})
+    assert again.status_code == 403
+    assert "set-cookie" not in again.headers
+    other = manager.another_token()
+    assert other != manager.token
+    manager.browser(other)
+
+
+def test_ten_thousand_guesses_are_not_tried(manager: Running) -> None:
+    """After the first ones each is answered without a look."""
+    with httpx.Client(base_url=manager.base) as client:
+        codes = [
+            client.get("/login", params={"token": str(number)}).status_code for number in range(200)
+        ]
+    assert codes.count(403) <= 11
+    assert codes[-1] == 429
+
+
+def test_the_cookie_is_the_browser_s_alone(manager: Running) -> None:
+    answer = httpx.get(f"{manager.base}/login", params={"token": manager.token})
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert manager.token not in cookie
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {},
+        {"Origin": "{base}", "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "{base}.evil.example"},
+        {"Origin": "https://evil.example#{base}"},
+    ],
+)
+def test_a_form_of_another_site_is_refused(browser: Browser, headers: dict[str, str]) -> None:
+    sent = {name: value.format(base=browser.base) for name, value in headers.items()}
+    answer = browser.client.post("/logout", data={"csrf": browser.csrf}, headers=sent)
+    assert answer.status_code == 403
+    browser.get("/")
+
+
+def test_a_form_without_this_session_s_token_is_refused(browser: Browser) -> None:
+    for csrf in ("", "x", browser.csrf[:-1], HOSTILE):
+        browser.csrf, kept = csrf, browser.csrf
+        browser.post("/servers", code=403, label="x", data_directory="/srv")
+        browser.csrf = kept
+    assert "No server is registered" in browser.get("/")
+
+
+def test_another_name_for_this_address_is_refused(manager: Running, browser: Browser) -> None:
+    """DNS rebinding: a browser takes evil.example for 127.0.0.1, with evil.example's pages."""
+    port = urlsplit(manager.base).port
+    for host in (f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port}.evil.example", ""):
+        answer = browser.client.get("/", headers={"Host": host})
+        assert answer.status_code in (400, 421), host
+    assert browser.client.get("/", headers={"Host": f"localhost:{port}"}).status_code == 200
+
+
+def test_no_script_but_our_own(browser: Browser) -> None:
+    for path in ("/", "/new", "/jobs", "/nowhere"):
+        answer = browser.client.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "<script>" not in answer.text
+        assert " style=" not in answer.text
+
+
+def test_what_is_hostile_is_shown_and_does_nothing(
+    browser: Browser, encrypted_cluster_factory, any_binaries
+) -> None:
+    made = encrypted_cluster_factory(any_binaries)
+    made.query(f'CREATE ROLE "{HOSTILE}"')
+    made.query(f"DO $$ BEGIN RAISE LOG '{HOSTILE}'; END $$")
+    page = browser.register(HOSTILE, made.data_directory)
+    for path in ("/", page, f"{page}/tablespaces", f"{page}/encryption", f"{page}/checks", "/jobs"):
+        assert HOSTILE not in browser.get(path)
+    assert "&lt;script&gt;" in browser.get(page)
+
+
+def test_paths_lead_nowhere(browser: Browser, tmp_path: Path) -> None:
+    for directory in ("../../etc", "etc", "/etc/../root", "", "\0", "/srv/\npg", "-D"):
+        browser.post("/servers", code=400, label="x", data_directory=directory)
+    assert "No server is registered" in browser.get("/")
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/jobs/%2e%2e%2fx"):
+        assert browser.client.get(path).status_code in (303, 401, 404)
+
+
+def test_a_reader_changes_nothing(
+    start_manager: Callable[..., Running], tmp_path: Path, encrypted_cluster_factory, any_binaries
+) -> None:
+    made = encrypted_cluster_factory(any_binaries)
+    page = start_manager().browser().register("one", made.data_directory)
+    reader = start_manager("--read-only").browser()
+    text = reader.get(page)
+    assert "Read only" in text
+    assert "/service/" not in text
+    for path in (f"{page}/service/stop", f"{page}/encryption/close", "/servers", f"{page}/remove"):
+        reader.post(path, code=403, label="x", data_directory="/srv")
+    assert made.cluster.pid is not None
+
+
+def test_forms_that_are_too_large_or_too_slow(manager: Running, browser: Browser) -> None:
+    browser.post("/servers", code=413, label="x" * 70_000, data_directory="/srv")
+    port = urlsplit(manager.base).port
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
+    for one in slow:
+        one.sendall(
+            f"POST /servers HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: {manager.base}\r\n"
+            f"Cookie: tde_manager={browser.client.cookies['tde_manager']}\r\n"
+            "Content-Type: application/x-www-form-urlencoded\r\n"
+            "Content-Length: 1000\r\n\r\nc".encode()
+        )
+    # Others are served meanwhile.
+    began = time.monotonic()
+    browser.get("/")
+    assert time.monotonic() - began < 5
+    # And those are given up, whatever they still promise.
+    slow[0].settimeout(60)
+    assert slow[0].recv(100).startswith((b"HTTP/1.1 4", b""))
+    for one in slow:
+        one.close()
+
+
+def test_passphrases_are_limited_and_left_nowhere(
+    manager: Running, browser: Browser, encrypted_cluster_factory, any_binaries
+) -> None:
+    made = encrypted_cluster_factory(any_binaries)
+    page = browser.register("one", made.data_directory)
+    for _ in range(5):
+        browser.run(f"{page}/encryption/open", "failed", passphrase=SECRET)
+    refused = browser.post(f"{page}/encryption/open", code=429, passphrase=SECRET)
+    assert "tried too often" in refused.text
+    for path in manager.directory.rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+    for text in (refused.text, browser.get(page), browser.get("/jobs")):
+        assert SECRET not in text
+
+
+def test_only_this_machine_is_listened_to(tde_command) -> None:
+    for place in ("0.0.0.0:8480", "[::]:8480", "192.168.0.1:8480", "example.com:80", "8480"):
+        refused = tde_command("manager", "--listen", place, exit_code=1)
+        assert "tde: error" in refused.stderr
