@@ -15,7 +15,19 @@ from starlette.staticfiles import StaticFiles
 
 from tde.errors import TdeError
 from tde.manager.jobs.store import Jobs
-from tde.manager.pages import checks, encryption, jobs, login, servers, service, tablespaces
+from tde.manager.pages import (
+    backups,
+    checks,
+    convert,
+    encryption,
+    jobs,
+    login,
+    replication,
+    servers,
+    service,
+    settings,
+    tablespaces,
+)
 from tde.manager.places import prepare_directory
 from tde.manager.registry import Registry
 from tde.manager.security.guard import Guard
@@ -39,7 +51,8 @@ def create_app(
         OSError: the directory cannot be made.
     """
     prepare_directory(directory)
-    modules = (login, servers, service, encryption, tablespaces, checks, jobs)
+    modules = [login, servers, service, encryption, tablespaces, settings, replication, backups]
+    modules += [convert, checks, jobs]
     app = Starlette(
         routes=[
             *(route for module in modules for route in module.ROUTES),

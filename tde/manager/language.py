@@ -131,6 +131,17 @@ JOBS = {
     "keystore-backup": "Back up the keystore",
     "tablespace-create": "Create an encrypted tablespace",
     "audit": "Audit",
+    "primary": "Prepare the primary's side",
+    "standby": "Make a standby",
+    "promote": "Make it the primary",
+    "switchover": "Change roles",
+    "rejoin": "Bring it back as a standby",
+    "encrypt": "Encrypt in place",
+    "decrypt": "Decrypt in place",
+    "setting": "Change a setting",
+    "backup-take": "Take a backup",
+    "backup-verify": "Verify a backup",
+    "backup-drill": "Try a restore",
 }
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import psycopg2
 import pytest
 
 from tde.postgres import Cluster
-from tests.manager.conftest import SECRET, Browser, Running
+from tests.manager.conftest import SECRET, TDE, Browser, Running
+from tests.replication.test_keys_on_standbys import wait_for
 from tests.tools.test_patroni import free_ports
 
 
@@ -76,6 +80,141 @@ def test_a_server_is_made_encrypted_and_run(browser: Browser, place: Path) -> No
     assert (place / "one" / "PG_VERSION").exists()
 
 
+def make(browser: Browser, place: Path, label: str, port: int) -> str:
+    """Make a server whose keystore opens by itself, and return its page."""
+    browser.run(
+        "/new",
+        label=label,
+        data_directory=place / label,
+        port=port,
+        encoding="UTF8",
+        keystore=place / f"{label}-keystore",
+        aes="256",
+        passphrase=SECRET,
+        again=SECRET,
+        backup_directory=place / "backups",
+    )
+    pages = re.findall(r'href="(/servers/\w+)">([^<]+)<', browser.get("/"))
+    page = next(page for page, name in pages if name == label)
+    browser.run(f"{page}/encryption/auto-open", bind="", passphrase=SECRET)
+    return page
+
+
+def query(directory: Path, statement: str) -> str:
+    """Ask as the server's user, whom the server knows; return what psql prints."""
+    done = subprocess.run(
+        [TDE, "psql", "-D", directory, "--", "-XAtqc", statement], capture_output=True, text=True
+    )
+    return (done.stdout + done.stderr).strip()
+
+
+def test_the_report_in_a_browser(browser: Browser, place: Path) -> None:
+    """Chapters 3 and 4: two servers, enc_space, default_tablespace, a standby, and its row."""
+    ports = free_ports(2)
+    page = make(browser, place, "first", ports[0])
+    browser.run(
+        f"{page}/tablespaces", name="enc_space", location=place / "spaces", aes="256", passphrase=""
+    )
+    (space,) = (place / "spaces").iterdir()
+    shown = browser.get(f"{page}/settings/change?name=default_tablespace&value=enc_space")
+    assert "+ default_tablespace = 'enc_space'" in shown
+    browser.run(f"{page}/settings/change", name="default_tablespace", value="enc_space")
+    first, second = place / "first", place / "second"
+    assert '<td class="value changed">enc_space' in browser.get(f"{page}/settings?q=default_tabl")
+    query(first, "CREATE TABLE t1 (c text)")
+    query(first, "INSERT INTO t1 VALUES ('hoge')")
+    assert query(first, "SELECT pg_relation_filepath('t1') LIKE 'pg_tblspc/%'") == "t"
+
+    browser.run(f"{page}/replication/primary", network="")
+    browser.run(
+        f"{page}/replication/standby",
+        label="second",
+        data_directory=second,
+        port=ports[1],
+        keystore=place / "second-keystore",
+        mapping=f"{space}={place / 'standby-space'}",
+        slot="second",
+        passphrase=SECRET,
+    )
+    wait_for(lambda: query(second, "SELECT c FROM t1") == "hoge")
+    assert "second" in browser.get(f"{page}/replication")
+    assert "streaming" in browser.get(f"{page}/replication")
+    other = next(
+        page
+        for page, name in re.findall(r'href="(/servers/\w+)">([^<]+)<', browser.get("/"))
+        if name == "second"
+    )
+    # Not opened by itself, and restarted: it waits for a passphrase, and with it serves again.
+    browser.run(f"{other}/service/stop", mode="fast")
+    assert "does not open by itself" not in browser.get(other)
+    failed = browser.run(f"{other}/service/start", "failed", passphrase="not the one")
+    assert "wrong passphrase" in failed
+    browser.run(f"{other}/service/start-closed", passphrase=SECRET)
+    assert "Required key not available" in query(second, "SELECT c FROM t1")
+    message = "could not encrypt or decrypt data because the keystore is not open"
+    assert message in browser.get(f"{other}/log")
+    browser.run(f"{other}/encryption/open", passphrase=SECRET)
+    assert query(second, "SELECT c FROM t1") == "hoge"
+
+
+def test_backups_are_taken_and_proven(browser: Browser, place: Path, os_user) -> None:
+    page = make(browser, place, "one", free_ports(1)[0])
+    backups = place / "backups"
+    backups.mkdir()
+    if os_user is not None:
+        os.chown(backups, os_user.uid, os_user.gid)
+    browser.run(f"{page}/backups/take", name="monday", passphrase="")
+    assert "monday" in browser.get(f"{page}/backups")
+    assert "is what was taken on" in browser.run(
+        f"{page}/backups/verify", name="monday", passphrase=""
+    )
+    assert "audit" in browser.run(f"{page}/backups/drill", name="monday", passphrase="")
+    for name in ("../monday", "/etc", "-D", "", "a/b"):
+        browser.post(f"{page}/backups/take", code=400, name=name, passphrase="")
+
+
+def test_a_plain_server_is_converted_and_back(
+    browser: Browser, encrypted_cluster_factory, any_binaries, os_user_tmp_path: Path
+) -> None:
+    made = encrypted_cluster_factory.plain(any_binaries)
+    made.query("CREATE TABLE t AS SELECT generate_series(1, 1000) AS n")
+    page = browser.register("plain", made.data_directory)
+    assert "It has to be stopped" in browser.get(f"{page}/convert")
+    made.cluster.stop()
+    done = browser.run(
+        f"{page}/convert/encrypt",
+        keystore=os_user_tmp_path / "new",
+        aes="128",
+        passphrase=SECRET,
+        again=SECRET,
+    )
+    assert "Encrypted" in done
+    browser.run(f"{page}/service/start", passphrase=SECRET)
+    assert made.query("SELECT count(*) FROM t") == [(1000,)]
+    browser.run(f"{page}/service/stop", mode="fast")
+    assert "Decrypted" in browser.run(f"{page}/convert/decrypt", passphrase=SECRET)
+
+
+def test_settings_are_searched_and_nothing_is_smuggled_in(
+    browser: Browser, encrypted_cluster_factory, any_binaries
+) -> None:
+    made = encrypted_cluster_factory(any_binaries)
+    page = browser.register("one", made.data_directory)
+    text = browser.get(f"{page}/settings?q=work_mem")
+    assert "autovacuum_work_mem" in text
+    assert "shared_buffers" not in text
+    hostile = "x'; DROP TABLE t; -- \\' \\"
+    browser.run(f"{page}/settings/change", name="application_name", value=hostile)
+    wait_for(lambda: made.query("SHOW application_name") == [(hostile,)])
+    browser.run(f"{page}/settings/change", name="search_path", value="a b, public")
+    wait_for(lambda: made.query("SHOW search_path") == [('"a b", public',)])
+    browser.run(f"{page}/settings/change", name="search_path", reset="yes")
+    wait_for(lambda: made.query("SHOW search_path") == [('"$user", public',)])
+    for name in ("x; DROP TABLE t", "a b", "", "primary_conninfo", "x\ny"):
+        browser.post(f"{page}/settings/change", code=400, name=name, value="1")
+    browser.run(f"{page}/settings/change", "failed", name="work_mem", value="lots")
+
+
 def test_the_pages_speak_japanese(browser: Browser) -> None:
     answer = browser.post("/language", language="ja", back="/jobs")
     assert answer.url.path == "/jobs"
@@ -101,8 +240,6 @@ def held(browser: Browser, encrypted_cluster_factory, any_binaries) -> tuple[str
     made = encrypted_cluster_factory(any_binaries)
     page = browser.register("held", made.data_directory)
     parameters = made.cluster.connection_parameters()
-    import psycopg2
-
     connection = psycopg2.connect(**parameters)
     job = str(browser.post(f"{page}/service/stop", mode="smart").url).rpartition("/")[2]
     yield page, job

@@ -120,9 +120,7 @@ async def create(request: Request) -> Response:
 
 
 def _steps_to_create(fields: Mapping[str, str], directory: Path, keystore: Path) -> list[list[str]]:
-    port = fields.get("port", "").strip() or "5432"
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise TdeError(f"{port!r} is no port")
+    port = checked_port(fields.get("port", "").strip() or "5432")
     encoding = fields.get("encoding", "UTF8")
     if not encoding.isascii() or not encoding.replace("_", "").isalnum():
         raise TdeError(f"{encoding!r} is no encoding")
@@ -136,10 +134,25 @@ def _steps_to_create(fields: Mapping[str, str], directory: Path, keystore: Path)
             *(PASSPHRASE_OPTION, "--", f"--encoding={encoding}"),
         ],
         ["pg", "start", "-D", str(directory), "-o", f"-p {port}", PASSPHRASE_OPTION],
-        # For the next start; initdb of 15 writes no port.
-        ["psql", "-D", str(directory), "--", "-Xqc", f"ALTER SYSTEM SET port = {port}"],
+        step_to_keep_port(directory, port),
     ]
     return steps
+
+
+def checked_port(text: str) -> str:
+    """Return a port.
+
+    Raises:
+        TdeError: it is none.
+    """
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65536):
+        raise TdeError(f"{text!r} is no port")
+    return text
+
+
+def step_to_keep_port(directory: Path, port: str) -> list[str]:
+    """Return what writes a port down, for starts without options: initdb of 15 cannot."""
+    return ["psql", "-D", str(directory), "--", "-Xqc", f"ALTER SYSTEM SET port = {port}"]
 
 
 async def change(request: Request) -> Response:

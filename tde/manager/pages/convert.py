@@ -1,0 +1,69 @@
+"""Encrypting a cluster that is there, and decrypting it again, in place."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tde.errors import TdeError
+from tde.manager.jobs.store import PASSPHRASE_OPTION
+from tde.manager.pages.service import needs_passphrase
+from tde.manager.web import (
+    ask,
+    begin,
+    checked_form,
+    page,
+    passphrase_in,
+    path_in,
+    secret_option,
+    server_of,
+)
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.status import ClusterStatus
+
+
+async def show(request: Request) -> Response:
+    """Show what can be converted now, and what was interrupted."""
+    server = server_of(request)
+    status = await ask(lambda: Cluster(server.data_directory).status())
+    is_status = isinstance(status, ClusterStatus)
+    return page(
+        request,
+        "convert.html",
+        server=server,
+        status=status if is_status else None,
+        problem="" if is_status else str(status),
+        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+    )
+
+
+async def encrypt(request: Request) -> Response:
+    """Encrypt, as a job; one that was interrupted goes on."""
+    fields = await checked_form(request)
+    server = server_of(request)
+    keystore, passphrase = path_in(fields, "keystore"), passphrase_in(fields)
+    aes = "128" if fields.get("aes") == "128" else "256"
+    steps = []
+    if not keystore.exists():
+        if passphrase != passphrase_in(fields, "again"):
+            raise TdeError("the two passphrases are not the same")
+        steps.append(["keystore", "create", "-k", str(keystore), PASSPHRASE_OPTION])
+    place = ["-D", str(server.data_directory), "-k", str(keystore)]
+    steps.append(["pg", "encrypt", *place, "--aes", aes, *secret_option(passphrase)])
+    return await begin(request, server, "encrypt", steps, passphrase)
+
+
+async def decrypt(request: Request) -> Response:
+    """Decrypt, as a job; one that was interrupted goes on."""
+    fields = await checked_form(request)
+    server, passphrase = server_of(request), passphrase_in(fields)
+    step = ["pg", "decrypt", "-D", str(server.data_directory), *secret_option(passphrase)]
+    return await begin(request, server, "decrypt", [step], passphrase)
+
+
+ROUTES = [
+    Route("/servers/{server}/convert", show),
+    Route("/servers/{server}/convert/encrypt", encrypt, methods=["POST"]),
+    Route("/servers/{server}/convert/decrypt", decrypt, methods=["POST"]),
+]

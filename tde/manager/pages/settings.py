@@ -1,0 +1,113 @@
+"""Settings of a running server: grouped as pg_settings, searched, and changed after a look."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tde.errors import TdeError
+from tde.manager.registry import Server
+from tde.manager.web import ask, begin, checked_form, page, server_of
+from tde.postgres.cluster.cluster import Cluster
+from tde.postgres.cluster.questions import ask_server
+
+_QUESTION = """
+SELECT coalesce(json_agg(s ORDER BY category, name), '[]') FROM (
+    SELECT name, setting, unit, category, short_desc, context, vartype, enumvals,
+        boot_val, reset_val, pending_restart, source
+    FROM pg_settings WHERE context NOT IN ('internal')) s
+"""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,100}")
+# Those that hold secrets are in arguments of no command, and on no page.
+_SECRET = ("primary_conninfo", "ssl_passphrase_command")
+# PostgreSQL quotes each of their parts by itself (GUC_LIST_QUOTE).
+_LISTS = (
+    *("search_path", "temp_tablespaces", "unix_socket_directories"),
+    *(f"{kind}_preload_libraries" for kind in ("local", "session", "shared")),
+)
+_LONGEST = 1000
+
+
+def _read(server: Server) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask_server(Cluster(server.data_directory), _QUESTION)
+    return [one for one in found if one["name"] not in _SECRET]
+
+
+async def show(request: Request) -> Response:
+    """Show the settings, or those in which a word is found."""
+    server = server_of(request)
+    found = await ask(lambda: _read(server))
+    wanted = request.query_params.get("q", "")[:100].casefold()
+    settings = [] if isinstance(found, Exception) else found
+    pending = [one["name"] for one in settings if one["pending_restart"]]
+    shown = [one for one in settings if wanted in f"{one['name']} {one['short_desc']}".casefold()]
+    return page(
+        request,
+        "settings.html",
+        server=server,
+        groups=[(name, list(group)) for name, group in groupby(shown, lambda one: one["category"])],
+        wanted=wanted,
+        pending=pending,
+        problem=str(found) if isinstance(found, Exception) else "",
+    )
+
+
+async def look(request: Request) -> Response:
+    """Show what a change would be, before it is made."""
+    server = server_of(request)
+    name = request.query_params.get("name", "")
+    found = await ask(lambda: _read(server))
+    if isinstance(found, Exception):
+        return page(request, "error.html", code=400, problem=str(found), remedy="")
+    setting = next((one for one in found if one["name"] == name), None)
+    if setting is None:
+        raise TdeError(f"there is no setting {name!r}")
+    new = request.query_params.get("value")
+    return page(
+        request,
+        "setting.html",
+        server=server,
+        setting=setting,
+        new=None if new is None else _usable(new),
+        problem="",
+    )
+
+
+async def change(request: Request) -> Response:
+    """Write a setting, and have the server read it, as a job."""
+    fields = await checked_form(request)
+    server, name = server_of(request), fields.get("name", "")
+    if not _NAME.fullmatch(name) or name in _SECRET:
+        raise TdeError(f"there is no setting {name!r}")
+    if fields.get("reset") == "yes":
+        statement = f"ALTER SYSTEM RESET {name}"
+    else:
+        value = _usable(fields.get("value", ""))
+        parts = value.split(",") if name in _LISTS else [value]
+        statement = f"ALTER SYSTEM SET {name} = {', '.join(_literal(one) for one in parts)}"
+    step = ["psql", "-D", str(server.data_directory), "--", "-Xq", "-v", "ON_ERROR_STOP=1"]
+    step += ["-c", statement, "-c", "SELECT pg_reload_conf()"]
+    return await begin(request, server, "setting", [step])
+
+
+def _literal(value: str) -> str:
+    escaped = value.strip().replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"
+
+
+def _usable(value: str) -> str:
+    if len(value) > _LONGEST or not (value.isprintable() or value == ""):
+        raise TdeError("a value has no line ends, and at most 1000 characters")
+    return value
+
+
+ROUTES = [
+    Route("/servers/{server}/settings", show),
+    Route("/servers/{server}/settings/change", look),
+    Route("/servers/{server}/settings/change", change, methods=["POST"]),
+]
