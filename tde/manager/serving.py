@@ -20,6 +20,7 @@ from tde.manager.security.sessions import Role, Sessions
 _MOST_CONNECTIONS = 200
 _KEEP_ALIVE_SECONDS = 10
 _SECONDS_TO_END = 3
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class _Server(uvicorn.Server):
         place = Place(found[0], found[1])
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell, place)
         self._tell(place)
+
+    async def main_loop(self) -> None:
+        """Look seldom whether to end: ten times a second, as uvicorn does, is work all day."""
+        while not await self.on_tick(0):
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def serve(

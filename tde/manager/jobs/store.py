@@ -181,8 +181,7 @@ class Jobs:
 
     def _is_locked(self, server: str, directory: Path) -> bool:
         """Tell whether the process of a job is there, which has the lock from its first moment."""
-        newest = max((one for one in self._ids() if self._server_of(one) == server), default="")
-        if newest != directory.name:
+        if self._newest().get(server) != directory.name:
             return False  # A later job could not have begun.
         try:
             os.close(self._lock(server))
@@ -217,8 +216,20 @@ class Jobs:
 
     def running(self, server: str) -> Job | None:
         """Return the job that works on a server now."""
-        newest = self.recent(server, 1)
-        return newest[0] if newest and newest[0].state is State.RUNNING else None
+        return self.running_by_server().get(server)
+
+    def running_by_server(self) -> dict[str, Job]:
+        """Return the jobs that work now, by the ids of their servers."""
+        found = {}
+        for server, job_id in self._newest().items():
+            job = self.find(job_id)
+            if job is not None and job.state is State.RUNNING:
+                found[server] = job
+        return found
+
+    def _newest(self) -> dict[str, str]:
+        """Return the newest job of each server: no other can run."""
+        return {self._server_of(job_id): job_id for job_id in sorted(self._ids())}
 
     def _ids(self) -> list[str]:
         return [path.name for path in self._jobs.iterdir() if _ID.fullmatch(path.name)]

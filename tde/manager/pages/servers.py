@@ -76,10 +76,9 @@ async def servers(request: Request) -> Response:
     manager = manager_of(request)
 
     def find() -> tuple[list[Overview], list[object]]:
+        jobs = manager.jobs.running_by_server()
         known = manager.registry.all()
-        return [look(one, manager.jobs.running(one.id)) for one in known], [
-            *manager.registry.unknown()
-        ]
+        return [look(one, jobs.get(one.id)) for one in known], [*manager.registry.unknown()]
 
     found, unknown = await run_in_threadpool(find)
     return page(request, "servers.html", found=found, unknown=unknown)
