@@ -91,12 +91,17 @@ def _print_entries(entries: list[LogEntry]) -> None:
                 str(entry.number),
                 f"{entry.time:%Y-%m-%d %H:%M:%S}",
                 printable(author_of(entry)),
-                printable(str(entry.who.get("command", ""))),
+                printable(_command_of(entry)),
                 printable(_what(entry)),
             )
             for entry in entries
         ],
     )
+
+
+def _command_of(entry: LogEntry) -> str:
+    via = entry.who.get("via")
+    return f"{entry.who.get('command', '')}" + (f" ({via})" if via else "")
 
 
 def _what(entry: LogEntry) -> str:

@@ -18,6 +18,7 @@ from tde.manager.jobs.store import Jobs
 from tde.manager.pages import (
     backups,
     checks,
+    clients,
     convert,
     encryption,
     jobs,
@@ -52,7 +53,7 @@ def create_app(
     """
     prepare_directory(directory)
     modules = [login, servers, service, encryption, tablespaces, settings, replication, backups]
-    modules += [convert, checks, jobs]
+    modules += [clients, convert, checks, jobs]
     app = Starlette(
         routes=[
             *(route for module in modules for route in module.ROUTES),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,9 +175,8 @@ async def begin(
         JobRunsError: another job works on that server.
     """
     try:
-        job = await run_in_threadpool(
-            manager_of(request).jobs.start, server.id, what, steps, passphrase
-        )
+        start = partial(manager_of(request).jobs.start, role=session_of(request).role.value)
+        job = await run_in_threadpool(start, server.id, what, steps, passphrase)
     finally:
         if passphrase is not None:
             wipe(passphrase)

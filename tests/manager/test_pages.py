@@ -51,8 +51,13 @@ def pages(browser: Browser, encrypted_cluster_factory, any_binaries, os_user_tmp
     browser.run(f"{page}/encryption/verify", passphrase="")
     job = str(browser.post(f"{page}/encryption/open", passphrase=SECRET).url.path)
     browser.wait(job.rpartition("/")[2], "failed")
-    names = ("", "/encryption", "/tablespaces", "/settings", "/replication", "/backups", "/convert")
-    names += ("/checks", "/settings/change?name=work_mem", "/settings/change?name=work_mem&value=1")
+    names = ("", "/encryption", "/tablespaces", "/settings", "/clients", "/replication", "/backups")
+    names += (
+        "/convert",
+        "/checks",
+        "/settings/change?name=work_mem",
+        "/settings/change?name=work_mem&value=1",
+    )
     return ["/", "/new", "/jobs", job, "/nowhere", *(f"{page}{name}" for name in names)]
 
 

@@ -14,6 +14,7 @@ import psutil
 import psycopg2
 import pytest
 
+from tde.keystore import read_key_log
 from tde.postgres import Cluster
 from tests.manager.conftest import SECRET, TDE, Browser, Running
 from tests.replication.test_keys_on_standbys import wait_for
@@ -69,6 +70,9 @@ def test_a_server_is_made_encrypted_and_run(browser: Browser, place: Path) -> No
     )
     browser.run(f"{page}/encryption/open", passphrase=SECRET)
     assert "closed for sessions" not in browser.get(page)
+    newest = read_key_log(place / "keystore").entries[-1]
+    assert newest.who["command"] == "tde keystore open"
+    assert newest.who["via"] == "tde manager, administrator"
     assert "Everything that should be ciphertext is" in browser.run(f"{page}/checks/audit")
     assert "the server encrypts with" in browser.get(f"{page}/checks")
     assert "ready to accept connections" in browser.get(f"{page}/log")
@@ -155,6 +159,33 @@ def test_the_report_in_a_browser(browser: Browser, place: Path) -> None:
     assert message in browser.get(f"{other}/log")
     browser.run(f"{other}/encryption/open", passphrase=SECRET)
     assert query(second, "SELECT c FROM t1") == "hoge"
+
+
+def test_tablespaces_are_moved_locked_and_rekeyed(browser: Browser, place: Path) -> None:
+    page = make(browser, place, "one", free_ports(1)[0])
+    data = place / "one"
+    for name in ("first", "second"):
+        browser.run(
+            f"{page}/tablespaces", name=name, location=place / name, aes="256", passphrase=""
+        )
+    query(data, "CREATE TABLE t TABLESPACE first AS SELECT 7 AS n")
+    browser.run(f"{page}/tablespaces/move", name="first", to="second", passphrase="")
+    space = "SELECT spcname FROM pg_tablespace JOIN pg_class ON reltablespace = pg_tablespace.oid"
+    assert query(data, f"{space} WHERE relname = 't'") == "second"
+    browser.run(f"{page}/tablespaces/lock", name="second", passphrase="")
+    assert "Required key not available" in query(data, "SELECT n FROM t")
+    browser.run(f"{page}/tablespaces/unlock", name="second", passphrase="")
+    assert query(data, "SELECT n FROM t") == "7"
+    browser.run(f"{page}/service/stop", mode="fast")
+    browser.run(f"{page}/tablespaces/rekey", passphrase="")
+    browser.run(f"{page}/service/start")
+    assert query(data, "SELECT n FROM t") == "7"
+    shown = browser.get(f"{page}/clients")
+    assert "tde psql -D" in shown
+    assert "peer" in shown
+    assert "tde tablespace rekey (tde manager, administrator)" in browser.get(f"{page}/encryption")
+    for name in ("-D", "", "\n", "x" * 64):
+        browser.post(f"{page}/tablespaces/lock", code=400, name=name, passphrase="")
 
 
 def test_backups_are_taken_and_proven(browser: Browser, place: Path, os_user) -> None:

@@ -41,6 +41,11 @@ _DECODER = json.JSONDecoder()
 _WORD = re.compile(r"[a-z][a-z-]{0,30}")
 
 
+#: Names what a command was begun from, such as a page of the manager.
+VIA = "TDE_VIA"
+_LONGEST_VIA = 80
+
+
 class LogEntry(NamedTuple):
     """One entry; a named tuple, because there may be tens of thousands.
 
@@ -48,7 +53,7 @@ class LogEntry(NamedTuple):
         number: 1 for the first, also the number of its line.
         time: in UTC, from the clock of the machine.
         event: what happened, or was about to: an entry is written before the change.
-        who: user, login, host, process and command of who did it.
+        who: user, login, host, process and command of who did it, and through what.
         master_key_id: whose code it has; None without one.
         details: what else it says, by name.
         line: all of it, with the newline.
@@ -207,6 +212,9 @@ def current_author() -> dict[str, str | int]:
     login = _login()
     if login is not None:
         who["login"] = login
+    via = os.environ.get(VIA, "")[:_LONGEST_VIA]
+    if via and via.isprintable():
+        who["via"] = via
     return {**who, "host": socket.gethostname(), "process": os.getpid(), "command": _command()}
 
 

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from tde.console.progress import VARIABLE
 from tde.keystore.crypto.secret import wipe
+from tde.keystore.log.entry import VIA
 from tde.machine.own_process import forbid_access
 from tde.manager.jobs.store import (
     CANCEL,
@@ -30,7 +32,8 @@ from tde.manager.jobs.store import (
 )
 from tde.manager.registry import write_durably
 
-_COMMAND = "from tde.cli.app import main; main()"
+# Under its own name, which the key log notes.
+_COMMAND = "import sys; sys.argv[0] = 'tde'; from tde.cli.app import main; main()"
 _LOOK_SECONDS = 0.2
 _SECONDS_TO_TAKE_BACK = 60.0
 _LONGEST_PASSPHRASE = 4096
@@ -38,8 +41,9 @@ _INTERRUPTED = 130
 
 
 class _Runner:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, role: str) -> None:
         self._directory = directory
+        self._role = role
         self._is_ended = False
 
     def end(self, number: int, frame: FrameType | None) -> None:
@@ -57,7 +61,11 @@ class _Runner:
         return 0
 
     def _run_step(self, step: Sequence[str], passphrase: bytearray, output: int) -> int:
-        environment = {**os.environ, "TDE_PROGRESS": str(self._directory / PROGRESS)}
+        environment = {
+            **os.environ,
+            VARIABLE: str(self._directory / PROGRESS),
+            VIA: f"tde manager, {self._role}",
+        }
         (self._directory / PROGRESS).unlink(missing_ok=True)
         takes_it = PASSPHRASE_OPTION in step
         process = subprocess.Popen(
@@ -98,12 +106,12 @@ def main() -> None:
     directory = Path(sys.argv[1])
     os.set_inheritable(int(sys.argv[2]), False)
     passphrase = bytearray(sys.stdin.buffer.read(_LONGEST_PASSPHRASE))
-    runner = _Runner(directory)
+    specification = json.loads((directory / SPECIFICATION).read_text(encoding="utf-8"))
+    runner = _Runner(directory, specification["role"])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, runner.end)
-    steps = json.loads((directory / SPECIFICATION).read_text(encoding="utf-8"))["steps"]
     try:
-        code = runner.run(steps, passphrase)
+        code = runner.run(specification["steps"], passphrase)
     finally:
         wipe(passphrase)
     cancelled = runner.is_cancelled and code != 0

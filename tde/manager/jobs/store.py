@@ -98,10 +98,13 @@ class Jobs:
         what: str,
         steps: Sequence[Sequence[str]],
         passphrase: bytearray | None = None,
+        *,
+        role: str,
     ) -> str:
         """Start a job, and return its id.
 
         Args:
+            role: of who wants it, for the key log.
             passphrase: for each step with :data:`PASSPHRASE_OPTION`; it is not kept here.
 
         Raises:
@@ -114,7 +117,8 @@ class Jobs:
             job_id = f"{time.time_ns() // 1000:016}-{secrets.token_hex(4)}"
             directory = self._jobs / job_id
             directory.mkdir(mode=0o700)
-            specification = {"server": server, "what": what, "steps": [list(s) for s in steps]}
+            specification: dict[str, Any] = {"server": server, "what": what, "role": role}
+            specification |= {"steps": [list(step) for step in steps]}
             write_durably(directory / SPECIFICATION, json.dumps(specification))
             self._spawn(directory, lock, passphrase)
         finally:

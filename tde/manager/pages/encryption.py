@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
-from tde.keystore import AgeFinding, KeyLife, KeystoreStatus
+from tde.keystore import AgeFinding, KeyLife, KeystoreStatus, LogEntry
 from tde.keystore.auto_opening import FORMS, Way
 from tde.manager.registry import Server
 from tde.manager.web import (
@@ -27,6 +27,7 @@ from tde.manager.web import (
 )
 from tde.postgres.cluster.cluster import Cluster
 
+_LOG_ENTRIES = 50
 _FORMS = tuple(form.partition(":")[0].partition("[")[0] for form in FORMS)
 
 
@@ -36,28 +37,31 @@ class Inventory:
 
     Attributes:
         lives: of its keys, with states and ages; empty where the log cannot be read.
+        log: the newest entries of the key log, the last one first.
     """
 
     status: KeystoreStatus
     ways: list[Way]
     lives: list[KeyLife]
     ages: list[AgeFinding]
+    log: list[LogEntry]
     problem: str
 
 
 def _look(keystore: Path) -> Inventory:
-    from tde.keystore import age_findings, inspect_keystore, read_lives
+    from tde.keystore import age_findings, inspect_keystore, read_key_log, read_lives
     from tde.keystore.auto_opening import ways_to_open
 
     status = inspect_keystore(keystore)
     records = {key.owner: key.algorithm for key in status.keys}
-    lives, ages, problem = [], [], ""
+    lives, ages, log, problem = [], [], [], ""
     try:
         found = read_lives(keystore, records=records)
         lives, ages = found.keys, age_findings(found)
+        log = read_key_log(keystore).entries[: -_LOG_ENTRIES - 1 : -1]
     except TdeError as error:
         problem = str(error)
-    return Inventory(status, ways_to_open(keystore), lives, ages, problem)
+    return Inventory(status, ways_to_open(keystore), lives, ages, log, problem)
 
 
 async def show(request: Request) -> Response:

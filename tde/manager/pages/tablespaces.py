@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,6 +30,7 @@ async def show(request: Request) -> Response:
     """Show the tablespaces of a running server."""
     server = server_of(request)
     found = await ask(lambda: list_tablespaces(Cluster(server.data_directory), None))
+    status = await ask(lambda: Cluster(server.data_directory).status())
     is_error = isinstance(found, Exception)
     return page(
         request,
@@ -35,6 +38,7 @@ async def show(request: Request) -> Response:
         server=server,
         found=[] if is_error else found,
         problem=str(found) if is_error else "",
+        status=None if isinstance(status, Exception) else status,
         needs_passphrase=await ask(lambda: needs_passphrase(server)),
     )
 
@@ -43,9 +47,7 @@ async def create(request: Request) -> Response:
     """Make a tablespace with a key of its own, as a job."""
     fields = await checked_form(request)
     server = server_of(request)
-    name = fields.get("name", "").strip()
-    if not 0 < len(name.encode()) <= _LONGEST_NAME or not name.isprintable() or name[0] == "-":
-        raise TdeError(f"{name!r} is no name of a tablespace")
+    name = _named(fields, "name")
     aes = "128" if fields.get("aes") == "128" else "256"
     passphrase = passphrase_in(fields)
     step = [
@@ -56,7 +58,34 @@ async def create(request: Request) -> Response:
     return await begin(request, server, "tablespace-create", [step], passphrase)
 
 
+async def act(request: Request) -> Response:
+    """Lock, unlock, empty into another one, or encrypt anew, as a job."""
+    fields = await checked_form(request)
+    server, verb = server_of(request), request.path_params["verb"]
+    cluster = ["-D", str(server.data_directory)]
+    passphrase = passphrase_in(fields)
+    secret = secret_option(passphrase)
+    if verb in ("lock", "unlock"):
+        step = ["tablespace", verb, *cluster, *secret, "--", _named(fields, "name")]
+    elif verb == "move":
+        step = ["tablespace", "move", *cluster, f"--from={_named(fields, 'name')}"]
+        step += [f"--to={_named(fields, 'to')}", *secret]
+    elif verb == "rekey":
+        step = ["tablespace", "rekey", "--all", *cluster, *secret]
+    else:
+        raise TdeError(f"{verb!r} is nothing that is done with a tablespace")
+    return await begin(request, server, f"tablespace-{verb}", [step], passphrase)
+
+
+def _named(fields: Mapping[str, str], field: str) -> str:
+    name = fields.get(field, "").strip()
+    if not 0 < len(name.encode()) <= _LONGEST_NAME or not name.isprintable() or name[0] == "-":
+        raise TdeError(f"{name!r} is no name of a tablespace")
+    return name
+
+
 ROUTES = [
     Route("/servers/{server}/tablespaces", show),
     Route("/servers/{server}/tablespaces", create, methods=["POST"]),
+    Route("/servers/{server}/tablespaces/{verb}", act, methods=["POST"]),
 ]
