@@ -32,14 +32,19 @@ from tde.manager.pages import (
 from tde.manager.places import prepare_directory
 from tde.manager.registry import Registry
 from tde.manager.security.guard import Guard
-from tde.manager.security.sessions import Sessions
+from tde.manager.security.sessions import Role, Sessions
 from tde.manager.web import Manager, error_page, page
 
 _STATIC = Path(__file__).with_name("static")
 
 
 def create_app(
-    directory: Path, sessions: Sessions, hosts: Collection[str], *, is_tls: bool = False
+    directory: Path,
+    sessions: Sessions,
+    hosts: Collection[str],
+    *,
+    is_tls: bool = False,
+    read_only: bool = False,
 ) -> Starlette:
     """Return the application.
 
@@ -47,6 +52,7 @@ def create_app(
         directory: where the manager keeps servers and jobs.
         hosts: what the Host header may say.
         is_tls: whether browsers reach it by https.
+        read_only: whether a password lets somebody look only.
 
     Raises:
         OSError: the directory cannot be made.
@@ -62,7 +68,10 @@ def create_app(
         middleware=[Middleware(Guard, sessions=sessions, hosts=hosts)],
         exception_handlers={TdeError: _tde_error, HTTPException: _http_error},
     )
-    app.state.manager = Manager(Registry(directory), Jobs(directory), sessions, is_tls)
+    role = Role.READER if read_only else Role.ADMINISTRATOR
+    app.state.manager = Manager(
+        directory, Registry(directory), Jobs(directory), sessions, is_tls, role
+    )
     return app
 
 

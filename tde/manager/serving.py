@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
+import ssl
 import webbrowser
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -15,6 +16,7 @@ import uvicorn
 from tde.errors import TdeError
 from tde.manager.app import create_app
 from tde.manager.places import default_directory
+from tde.manager.security.password import has_password
 from tde.manager.security.sessions import Role, Sessions
 
 _MOST_CONNECTIONS = 200
@@ -24,30 +26,59 @@ _LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
+class Tls:
+    """What browsers on other machines need.
+
+    Attributes:
+        certificate, key: files, as PEM.
+        client_authority: certificates of browsers have to be of this one; None for a password.
+    """
+
+    certificate: Path
+    key: Path
+    client_authority: Path | None = None
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where the manager listens."""
+    """Where the manager listens.
+
+    Attributes:
+        names: other names by which browsers reach it.
+    """
 
     address: str
     port: int
+    is_tls: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.address).is_loopback
 
     @property
     def url(self) -> str:
         """What a browser is given."""
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{host}:{self.port}"
+        host = self.names[0] if self.names else self.address
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """What the Host header may say."""
-        names = ("127.0.0.1", "localhost", "[::1]")
-        return tuple(f"{name}:{self.port}" for name in names)
+        own = f"[{self.address}]" if ":" in self.address else self.address
+        names = ("127.0.0.1", "localhost", "[::1]") if self.is_loopback else (own,)
+        found = tuple(f"{name}:{self.port}" for name in (*names, *self.names))
+        # A browser leaves the port of https out.
+        return (*found, *names, *self.names) if self.is_tls and self.port == 443 else found
 
 
-def place_of(text: str) -> Place:
+def place_of(text: str, names: Sequence[str] = (), *, is_tls: bool = False) -> Place:
     """Return the place that ``ADDRESS:PORT`` names.
 
     Raises:
-        TdeError: it is none, or others could reach it.
+        TdeError: it is none, or others could reach it without TLS.
     """
     address, _, port = text.rpartition(":")
     address = address.strip("[]")
@@ -58,19 +89,21 @@ def place_of(text: str) -> Place:
             raise ValueError("a port is less than 65536")
     except ValueError as error:
         raise TdeError(f"{text} is no address with a port: {error}") from error
-    if not is_loopback:
+    if not is_loopback and not is_tls:
         raise TdeError(
-            f"{address} can be reached from other machines, and the manager has no TLS yet",
-            remedy="Listen on 127.0.0.1, and reach it through ssh -L 8480:127.0.0.1:8480.",
+            f"{address} can be reached from other machines, which takes TLS",
+            remedy="Listen on 127.0.0.1, and reach it through ssh -L 8480:127.0.0.1:8480; or give "
+            "--tls-cert and --tls-key.",
         )
-    return Place(address, number)
+    return Place(address, number, is_tls, tuple(names))
 
 
 class _Server(uvicorn.Server):
     """Prints its address when somebody can use it, and another one when asked."""
 
-    def __init__(self, config: uvicorn.Config, tell: Callable[[Place], None]) -> None:
+    def __init__(self, config: uvicorn.Config, place: Place, tell: Callable[[Place], None]) -> None:
         super().__init__(config)
+        self._place = place
         self._tell = tell
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
@@ -78,7 +111,7 @@ class _Server(uvicorn.Server):
         if not self.started:
             return
         found = self.servers[0].sockets[0].getsockname()
-        place = Place(found[0], found[1])
+        place = replace(self._place, address=found[0], port=found[1])
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell, place)
         self._tell(place)
 
@@ -92,6 +125,7 @@ def serve(
     place: Place,
     directory: Path | None,
     *,
+    tls: Tls | None,
     read_only: bool,
     tell: Callable[[str], None],
     open_browser: bool,
@@ -106,9 +140,16 @@ def serve(
         TdeError: the address is in use.
         OSError: the directory cannot be made.
     """
+    where = directory or default_directory()
+    knows_browsers = tls is not None and tls.client_authority is not None
+    if not (place.is_loopback or has_password(where) or knows_browsers):
+        raise TdeError(
+            "browsers on other machines have to prove who they are",
+            remedy="Set a password: tde manager --set-password. Or give --client-ca.",
+        )
     sessions = Sessions()
     hosts: set[str] = set(place.hosts)
-    app = create_app(directory or default_directory(), sessions, hosts)
+    app = create_app(where, sessions, hosts, is_tls=place.is_tls, read_only=read_only)
 
     def told(at: Place) -> None:
         hosts.update(at.hosts)
@@ -118,6 +159,7 @@ def serve(
         if open_browser:
             webbrowser.open(address)
 
+    authority = None if tls is None else tls.client_authority
     config = uvicorn.Config(
         app,
         host=place.address,
@@ -130,9 +172,15 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SECONDS_TO_END,
         lifespan="off",
+        ssl_certfile=None if tls is None else tls.certificate,
+        ssl_keyfile=None if tls is None else tls.key,
+        ssl_ca_certs=None if authority is None else str(authority),
+        ssl_cert_reqs=ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
     )
     try:
-        _Server(config, told).run()
+        _Server(config, place, told).run()
+    except OSError as error:  # Of TLS: ssl.SSLError is one.
+        raise TdeError(f"the certificate or its key cannot be used: {error}") from error
     except SystemExit as error:
         raise TdeError(
             f"nobody can be served at {place.url}: the address is in use, or may not be used",

@@ -20,7 +20,7 @@ from tde.manager import language
 from tde.manager.jobs.store import PASSPHRASE_OPTION, Jobs
 from tde.manager.registry import Registry, Server
 from tde.manager.security.limits import Limit
-from tde.manager.security.sessions import Session, Sessions
+from tde.manager.security.sessions import Role, Session, Sessions
 
 _Result = TypeVar("_Result")
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -52,10 +52,12 @@ class Manager:
         logins: limits how often a token is tried.
     """
 
+    directory: Path
     registry: Registry
     jobs: Jobs
     sessions: Sessions
     is_tls: bool
+    role_by_password: Role
     openings: Limit = field(default_factory=lambda: Limit(5, 60))
     logins: Limit = field(default_factory=lambda: Limit(10, 60))
     templates: Environment = field(default_factory=_environment)

@@ -19,7 +19,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
 TDE = Path(sys.executable).with_name("tde")
-_ADDRESS = re.compile(r"Open (http://\S+)/login\?token=(\S+)")
+_ADDRESS = re.compile(r"Open (https?://\S+)/login\?token=(\S+)")
 SECRET = "correct horse battery"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.manager.conftest import SECRET, Browser, Running
+from tde.manager.places import prepare_directory
+from tde.manager.security.password import set_password
+from tests.keystore.certificates import make_certificates
+from tests.manager.conftest import SECRET, TDE, Browser, Running
+from tests.terminal import run_on_terminal
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -174,7 +179,74 @@ def test_passphrases_are_limited_and_left_nowhere(
         assert SECRET not in text
 
 
-def test_only_this_machine_is_listened_to(tde_command) -> None:
+def test_a_password_and_tls(start_manager: Callable[..., Running], tmp_path: Path) -> None:
+    place = tmp_path / "manager"
+    answers = [SECRET.encode() + b"\n"] * 2
+    shown, code = run_on_terminal(
+        [str(TDE), "manager", "--set-password", "--directory", str(place)], answers
+    )
+    assert code == 0, shown
+    assert SECRET not in (place / "password.json").read_text()
+    certificates = make_certificates(tmp_path / "tls")
+    tls = (
+        "--tls-cert",
+        certificates.certificate("server"),
+        "--tls-key",
+        certificates.key("server"),
+    )
+    manager = start_manager(*tls, directory=place)
+    assert manager.base.startswith("https://")
+    base = manager.base.replace("127.0.0.1", "localhost")
+    verify = ssl.create_default_context(cafile=str(certificates.ca))
+    client = httpx.Client(base_url=base, verify=verify, timeout=30)
+    headers = {"Origin": base}
+    assert client.post("/login", data={"password": SECRET}).status_code == 403
+    wrong = [
+        client.post("/login", data={"password": "no"}, headers=headers).status_code
+        for _ in range(12)
+    ]
+    assert wrong == [403] * 10 + [429] * 2
+    # Who guesses keeps nobody with a token out.
+    answer = client.get("/login", params={"token": manager.token})
+    assert "secure" in answer.headers["set-cookie"].lower()
+    assert client.get("/").status_code == 200
+
+
+def test_the_right_password_lets_in(start_manager: Callable[..., Running], tmp_path: Path) -> None:
+    place = tmp_path / "manager"
+    prepare_directory(place)
+    set_password(place, bytearray(SECRET.encode()))
+    manager = start_manager("--read-only", directory=place)
+    with httpx.Client(base_url=manager.base, follow_redirects=True, timeout=30) as client:
+        assert "Password of the manager" in client.get("/login").text
+        headers = {"Origin": manager.base}
+        answer = client.post("/login", data={"password": SECRET}, headers=headers)
+        assert answer.status_code == 200
+        assert "Read only" in answer.text
+
+
+def test_browsers_without_a_certificate(
+    start_manager: Callable[..., Running], tmp_path: Path
+) -> None:
+    made = make_certificates(tmp_path / "tls")
+    tls = ("--tls-cert", made.certificate("server"), "--tls-key", made.key("server"))
+    manager = start_manager(*tls, "--client-ca", made.ca)
+    page = f"{manager.base.replace('127.0.0.1', 'localhost')}/login"
+    context = ssl.create_default_context(cafile=str(made.ca))
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(page, verify=context)
+    context.load_cert_chain(made.certificate("client"), made.key("client"))
+    assert httpx.get(page, verify=context).status_code == 401
+
+
+def test_other_machines_need_tls_and_a_proof(tde_command, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path / "tls")
+    tls = ("--tls-cert", made.certificate("server"), "--tls-key", made.key("server"))
+    refused = tde_command(
+        *("manager", "--listen", "192.0.2.1:8480", *tls, "--directory", tmp_path / "m"), exit_code=1
+    )
+    assert "have to prove who they are" in refused.stderr
+    tde_command("manager", "--tls-cert", made.certificate("server"), exit_code=2)
     for place in ("0.0.0.0:8480", "[::]:8480", "192.168.0.1:8480", "example.com:80", "8480"):
         refused = tde_command("manager", "--listen", place, exit_code=1)
         assert "tde: error" in refused.stderr

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tde.keystore.crypto.secret import wipe
 from tde.manager import language
+from tde.manager.security.password import has_password, is_password
 from tde.manager.security.sessions import COOKIE
-from tde.manager.web import checked_form, manager_of, page, to
+from tde.manager.web import Manager, checked_form, manager_of, page, to
 
 _YEAR = 365 * 24 * 3600
 
 
 async def login(request: Request) -> Response:
-    """Exchange a token for a session; without one, say where it is."""
+    """Exchange a token for a session; without one, say where it is, or ask for the password."""
     manager = manager_of(request)
     token = request.query_params.get("token", "")
     if not token:
-        return page(request, "login.html", code=200 if request.state.session else 401, wait=0)
+        return _form(request, code=200 if request.state.session else 401)
     if wait := manager.logins.wait("token"):
-        return page(request, "login.html", code=429, wait=wait)
+        return _form(request, code=429, wait=wait)
     found = manager.sessions.exchange(token)
-    if found is None:
-        return page(request, "login.html", code=403, wait=0)
+    return _form(request, code=403) if found is None else _let_in(manager, found[0])
+
+
+async def login_by_password(request: Request) -> Response:
+    """Exchange the password for a session, where one was set."""
+    manager = manager_of(request)
+    if not has_password(manager.directory):
+        return _form(request, code=403)
+    # Each costs half a second and 64 MiB: a few at a time, whoever they are of.
+    if wait := manager.logins.wait("password"):
+        return _form(request, code=429, wait=wait)
+    form = await request.form(max_files=0, max_fields=5)
+    given = bytearray(str(form.get("password", "")).encode())
+    try:
+        is_right = await run_in_threadpool(is_password, manager.directory, given)
+    finally:
+        wipe(given)
+    if not is_right:
+        return _form(request, code=403)
+    return _let_in(manager, manager.sessions.begin(manager.role_by_password)[0])
+
+
+def _form(request: Request, *, code: int, wait: float = 0) -> Response:
+    asks = has_password(manager_of(request).directory)
+    return page(request, "login.html", code=code, wait=wait, asks_for_password=asks)
+
+
+def _let_in(manager: Manager, cookie: str) -> Response:
     answer = to("/")
-    answer.set_cookie(COOKIE, found[0], httponly=True, samesite="strict", secure=manager.is_tls)
+    answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=manager.is_tls)
     return answer
 
 
@@ -50,6 +79,7 @@ async def choose_language(request: Request) -> Response:
 
 ROUTES = [
     Route("/login", login),
+    Route("/login", login_by_password, methods=["POST"]),
     Route("/logout", logout, methods=["POST"]),
     Route("/language", choose_language, methods=["POST"]),
 ]
