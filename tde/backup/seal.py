@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tde.audit.unpacking import open_stored
 from tde.errors import BackupError
 from tde.ownership import open_parent
 from tde.postgres.server.os_user import OsUser
@@ -171,7 +172,7 @@ def read_unproven(path: Path) -> dict[str, Any]:
         BackupError: it is missing or damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_stored(path) as file:
             document = json.loads(file.read(_LARGEST))
     except FileNotFoundError as error:
         raise BackupError(

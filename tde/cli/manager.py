@@ -34,7 +34,7 @@ app = new_app("Do all of it in a browser.")
 )
 def manager(
     listen: Annotated[
-        str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Of this machine's loopback.")
+        str, typer.Option("--listen", metavar="ADDRESS:PORT", help="Where browsers reach it.")
     ] = "127.0.0.1:8480",
     directory: Annotated[
         Path | None,

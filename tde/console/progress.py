@@ -1,13 +1,12 @@
 """Progress of long work: a bar on a terminal, and numbers in a file for who asked for them.
 
-``TDE_PROGRESS`` names the file. It is replaced twice a second, so whoever reads it finds all of one
-moment; a program that has no terminal can so show how far a command is.
+The file is replaced twice a second, so whoever reads it finds all of one moment. Who runs a command
+in a process of its own, without a terminal, can so show how far it is.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,14 @@ from rich.progress import Progress, ProgressColumn, TaskID
 
 from tde.console.output import error_console
 
-VARIABLE = "TDE_PROGRESS"
 _EVERY_SECONDS = 0.5
+_file: Path | None = None
+
+
+def tell_file(path: Path) -> None:
+    """Have commands of this process tell their progress in a file."""
+    global _file
+    _file = path
 
 
 class CommandProgress(Progress):
@@ -30,8 +35,7 @@ class CommandProgress(Progress):
             transient=True,
             disable=not error_console.is_terminal,
         )
-        named = os.environ.get(VARIABLE)
-        self._file = Path(named) if named else None
+        self._file = _file
         self._began = time.monotonic()
         self._written = 0.0
 

@@ -29,7 +29,6 @@ from tde.manager.pages import (
     settings,
     tablespaces,
 )
-from tde.manager.places import prepare_directory
 from tde.manager.registry import Registry
 from tde.manager.security.guard import Guard
 from tde.manager.security.sessions import Role, Sessions
@@ -42,6 +41,7 @@ def create_app(
     directory: Path,
     sessions: Sessions,
     hosts: Collection[str],
+    base: str,
     *,
     is_tls: bool = False,
     read_only: bool = False,
@@ -51,13 +51,13 @@ def create_app(
     Args:
         directory: where the manager keeps servers and jobs.
         hosts: what the Host header may say.
+        base: the path below which everything is.
         is_tls: whether browsers reach it by https.
         read_only: whether a password lets somebody look only.
 
     Raises:
         OSError: the directory cannot be made.
     """
-    prepare_directory(directory)
     modules = [login, servers, service, encryption, tablespaces, settings, replication, backups]
     modules += [clients, convert, checks, jobs]
     app = Starlette(
@@ -65,8 +65,12 @@ def create_app(
             *(route for module in modules for route in module.ROUTES),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
-        middleware=[Middleware(Guard, sessions=sessions, hosts=hosts)],
-        exception_handlers={TdeError: _tde_error, HTTPException: _http_error},
+        middleware=[Middleware(Guard, sessions=sessions, hosts=hosts, base=base)],
+        exception_handlers={
+            TdeError: _tde_error,
+            HTTPException: _http_error,
+            Exception: _unexpected,
+        },
     )
     role = Role.READER if read_only else Role.ADMINISTRATOR
     app.state.manager = Manager(
@@ -78,6 +82,12 @@ def create_app(
 def _tde_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TdeError)
     return error_page(request, error)
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    """Say that something is wrong with this program, or with a file that it has read."""
+    text = f"something unexpected: {type(error).__name__}: {error}"
+    return page(request, "error.html", code=500, problem=text, remedy="")
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -27,12 +27,15 @@ class Server:
         id: stands in addresses of pages.
         label: what people call it.
         backup_directory: where its backups go, if somebody has said so.
+        keystore: of its cluster, as somebody has said or seen. What the cluster's own files say may
+            be changed by others, and the keys would go to them.
     """
 
     id: str
     label: str
     data_directory: Path
     backup_directory: Path | None = None
+    keystore: Path | None = None
 
 
 class Registry:
@@ -68,13 +71,21 @@ class Registry:
         known = {one.data_directory for one in self.all()}
         return [one for one in debian_clusters() if one.data_directory not in known]
 
-    def add(self, label: str, data_directory: Path, backup_directory: Path | None = None) -> Server:
+    def add(
+        self,
+        label: str,
+        data_directory: Path,
+        backup_directory: Path | None = None,
+        keystore: Path | None = None,
+    ) -> Server:
         """Add a server.
 
         Raises:
             TdeError: the name or a directory cannot be used, or it is in the list already.
         """
-        made = Server(secrets.token_hex(4), label.strip(), data_directory, backup_directory)
+        made = Server(
+            secrets.token_hex(4), label.strip(), data_directory, backup_directory, keystore
+        )
         _require_usable(made)
         with self._changing() as servers:
             if len(servers) >= _MOST:
@@ -87,8 +98,10 @@ class Registry:
             servers.append(made)
         return made
 
-    def rename(self, server_id: str, label: str, backup_directory: Path | None) -> None:
-        """Give a server another name, or another place for its backups.
+    def change(
+        self, server_id: str, label: str, backup_directory: Path | None, keystore: Path | None
+    ) -> None:
+        """Give a server another name, place for backups, or keystore.
 
         Raises:
             TdeError: the name or the directory cannot be used.
@@ -96,7 +109,12 @@ class Registry:
         with self._changing() as servers:
             for number, one in enumerate(servers):
                 if one.id == server_id:
-                    changed = replace(one, label=label.strip(), backup_directory=backup_directory)
+                    changed = replace(
+                        one,
+                        label=label.strip(),
+                        backup_directory=backup_directory,
+                        keystore=keystore,
+                    )
                     _require_usable(changed)
                     servers[number] = changed
 
@@ -138,12 +156,13 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def _server(entry: dict[str, str | None]) -> Server:
-    backup = entry.get("backup_directory")
+    backup, keystore = entry.get("backup_directory"), entry.get("keystore")
     return Server(
         str(entry["id"]),
         str(entry["label"]),
         Path(str(entry["data_directory"])),
         Path(backup) if backup else None,
+        Path(keystore) if keystore else None,
     )
 
 
@@ -154,7 +173,7 @@ def _entry(server: Server) -> dict[str, str | None]:
 def _require_usable(server: Server) -> None:
     if not 0 < len(server.label) <= _LONGEST_LABEL or not server.label.isprintable():
         raise TdeError(f"a name has 1 to {_LONGEST_LABEL} characters, all of them printable")
-    for path in (server.data_directory, server.backup_directory):
+    for path in (server.data_directory, server.backup_directory, server.keystore):
         if path is not None and (
             not path.is_absolute() or ".." in path.parts or not str(path).isprintable()
         ):

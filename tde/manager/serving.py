@@ -10,12 +10,15 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tde.errors import TdeError
 from tde.manager.app import create_app
-from tde.manager.places import default_directory
+from tde.manager.places import default_directory, prepare_directory, secret_path
+from tde.manager.registry import write_durably
 from tde.manager.security.password import has_password
 from tde.manager.security.sessions import Role, Sessions
 
@@ -23,6 +26,9 @@ _MOST_CONNECTIONS = 200
 _KEEP_ALIVE_SECONDS = 10
 _SECONDS_TO_END = 3
 _LOOK_SECONDS = 0.5
+_SILENT_SECONDS = 10.0
+_START_PAGE = "start.html"
+_START = '<!doctype html><meta http-equiv="refresh" content="0; url={address}"><title>tde</title>'
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,11 @@ class Place:
     def hosts(self) -> tuple[str, ...]:
         """What the Host header may say."""
         own = f"[{self.address}]" if ":" in self.address else self.address
-        names = ("127.0.0.1", "localhost", "[::1]") if self.is_loopback else (own,)
+        names = (own, "127.0.0.1", "localhost", "[::1]") if self.is_loopback else (own,)
         found = tuple(f"{name}:{self.port}" for name in (*names, *self.names))
-        # A browser leaves the port of https out.
-        return (*found, *names, *self.names) if self.is_tls and self.port == 443 else found
+        # Browsers leave out the port that is usual.
+        usual = 443 if self.is_tls else 80
+        return (*found, *names, *self.names) if self.port == usual else found
 
 
 def place_of(text: str, names: Sequence[str] = (), *, is_tls: bool = False) -> Place:
@@ -96,6 +103,24 @@ def place_of(text: str, names: Sequence[str] = (), *, is_tls: bool = False) -> P
             "--tls-cert and --tls-key.",
         )
     return Place(address, number, is_tls, tuple(names))
+
+
+def _open(page: Path, address: str) -> None:
+    """Open a browser on an address that nobody else may see, as arguments of programs can be."""
+    write_durably(page, _START.format(address=address))
+    webbrowser.open(page.as_uri())
+
+
+class _Protocol(H11Protocol):
+    """Gives up a connection on which nobody asks for anything: there are only so many."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(_SILENT_SECONDS, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -147,17 +172,20 @@ def serve(
             "browsers on other machines have to prove who they are",
             remedy="Set a password: tde manager --set-password. Or give --client-ca.",
         )
+    prepare_directory(where)
+    base = secret_path(where)
     sessions = Sessions()
     hosts: set[str] = set(place.hosts)
-    app = create_app(where, sessions, hosts, is_tls=place.is_tls, read_only=read_only)
+    app = create_app(where, sessions, hosts, base, is_tls=place.is_tls, read_only=read_only)
 
     def told(at: Place) -> None:
         hosts.update(at.hosts)
         role = Role.READER if read_only else Role.ADMINISTRATOR
-        address = f"{at.url}/login?token={sessions.new_token(role)}"
+        address = f"{at.url}{base}/login?token={sessions.new_token(role)}"
         tell(f"Open {address}")
         if open_browser:
-            webbrowser.open(address)
+            # A browser may go on until it is closed.
+            Thread(target=_open, args=(where / _START_PAGE, address), daemon=True).start()
 
     authority = None if tls is None else tls.client_authority
     config = uvicorn.Config(
@@ -172,6 +200,7 @@ def serve(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_SECONDS_TO_END,
         lifespan="off",
+        http=_Protocol,
         ssl_certfile=None if tls is None else tls.certificate,
         ssl_keyfile=None if tls is None else tls.key,
         ssl_ca_certs=None if authority is None else str(authority),

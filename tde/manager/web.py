@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -25,6 +27,8 @@ from tde.manager.security.sessions import Role, Session, Sessions
 _Result = TypeVar("_Result")
 _TEMPLATES = Path(__file__).with_name("templates")
 _LONGEST_FIELD = 4096
+_LONGEST_LOOK = 20.0  # Seconds.
+_MOST_LOOKS = 64
 
 
 def _environment() -> Environment:
@@ -96,6 +100,7 @@ def page(request: Request, template: str, *, code: int = 200, **content: Any) ->
             request=request,
             path=request.url.path,
             session=session,
+            base=request.state.base,
             csrf="" if session is None else session.csrf,
             may_change=session is not None and session.may_change,
             language=chosen,
@@ -103,7 +108,8 @@ def page(request: Request, template: str, *, code: int = 200, **content: Any) ->
             **content,
         )
     )
-    return HTMLResponse(text, code)
+    # A name of a file may be no text: it is shown as bytes, and is nobody's error.
+    return HTMLResponse(text.encode("utf-8", "backslashreplace"), code)
 
 
 def error_page(request: Request, error: TdeError | OSError, *, code: int = 400) -> Response:
@@ -161,7 +167,21 @@ async def ask(function: Callable[[], _Result]) -> _Result | TdeError | OSError:
         except (TdeError, OSError) as error:
             return error
 
-    return await run_in_threadpool(asked)
+    # In threads of their own: what hangs, as a disk of the network, must not stop other pages.
+    try:
+        return await asyncio.wait_for(
+            to_thread.run_sync(asked, abandon_on_cancel=True, limiter=_looking()), _LONGEST_LOOK
+        )
+    except asyncio.TimeoutError:
+        return TdeError(
+            f"no answer within {_LONGEST_LOOK:.0f} seconds",
+            remedy="The server, or its disk, may hang: look at its log.",
+        )
+
+
+@cache
+def _looking() -> CapacityLimiter:
+    return CapacityLimiter(_MOST_LOOKS)
 
 
 async def begin(
@@ -176,13 +196,17 @@ async def begin(
     Raises:
         JobRunsError: another job works on that server.
     """
+    manager = manager_of(request)
     try:
-        start = partial(manager_of(request).jobs.start, role=session_of(request).role.value)
-        job = await run_in_threadpool(start, server.id, what, steps, passphrase)
+        # Each try costs this machine half a second, and a guesser nothing else.
+        if passphrase and (wait := manager.openings.wait(server.id)):
+            return page(request, "wait.html", code=429, wait=wait, server=server)
+        start = partial(manager.jobs.start, role=session_of(request).role.value)
+        job = await run_in_threadpool(start, server, what, steps, passphrase)
     finally:
         if passphrase is not None:
             wipe(passphrase)
-    return to(f"/jobs/{job}")
+    return to(request, f"/jobs/{job}")
 
 
 def secret_option(passphrase: bytearray) -> list[str]:
@@ -190,6 +214,6 @@ def secret_option(passphrase: bytearray) -> list[str]:
     return [PASSPHRASE_OPTION] if passphrase else []
 
 
-def to(path: str) -> Response:
+def to(request: Request, path: str) -> Response:
     """Return to a page after a form."""
-    return RedirectResponse(path, 303)
+    return RedirectResponse(f"{request.state.base}{path}", 303)

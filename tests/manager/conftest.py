@@ -19,7 +19,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
 TDE = Path(sys.executable).with_name("tde")
-_ADDRESS = re.compile(r"Open (https?://\S+)/login\?token=(\S+)")
+_ADDRESS = re.compile(r"Open (https?://[^/]+)(/[\w-]+)/login\?token=(\S+)")
 SECRET = "correct horse battery"
 
 
@@ -28,29 +28,34 @@ class Running:
     """A manager's process, and what it has printed last."""
 
     process: subprocess.Popen[str]
-    base: str
+    origin: str
+    prefix: str
     token: str
     directory: Path
+
+    @property
+    def base(self) -> str:
+        return f"{self.origin}{self.prefix}"
 
     def another_token(self) -> str:
         """Ask for one, as an administrator does who has another browser."""
         self.process.send_signal(signal.SIGUSR1)
-        return _read_address(self.process)[1]
+        return _read_address(self.process)[2]
 
     def browser(self, token: str | None = None) -> Browser:
         """Log in with the first token, or with another one."""
         client = httpx.Client(base_url=self.base, follow_redirects=True, timeout=60)
         answer = client.get("/login", params={"token": token or self.token})
         assert answer.status_code == 200, answer.text
-        return Browser(client, self.base)
+        return Browser(client, self)
 
 
 class Browser:
     """Follows links and sends forms."""
 
-    def __init__(self, client: Any, base: str) -> None:
+    def __init__(self, client: Any, manager: Running) -> None:
         self.client = client
-        self.base = base
+        self.manager = manager
         self.csrf = re.findall(r'name="csrf" value="([^"]+)"', client.get("/").text)[0]
 
     def get(self, path: str, code: int = 200) -> str:
@@ -60,7 +65,7 @@ class Browser:
 
     def post(self, path: str, code: int = 200, **fields: object) -> Any:
         answer = self.client.post(
-            path, data={"csrf": self.csrf, **fields}, headers={"Origin": self.base}
+            path, data={"csrf": self.csrf, **fields}, headers={"Origin": self.manager.origin}
         )
         assert answer.status_code == code, answer.text
         return answer
@@ -85,7 +90,11 @@ class Browser:
     def register(self, label: str, directory: Path) -> str:
         """Register a server, and return its page."""
         answer = self.post("/servers", label=label, data_directory=directory)
-        return str(answer.url.path)
+        return self.path_of(answer)
+
+    def path_of(self, answer: Any) -> str:
+        """Return where an answer has led, below the manager's own path."""
+        return str(answer.url.path).removeprefix(self.manager.prefix)
 
 
 @pytest.fixture
@@ -108,12 +117,12 @@ def start_manager(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         process.wait(30)
 
 
-def _read_address(process: subprocess.Popen[str]) -> tuple[str, str]:
+def _read_address(process: subprocess.Popen[str]) -> tuple[str, str, str]:
     assert process.stdout is not None
     line = process.stdout.readline()
     found = _ADDRESS.search(line)
     assert found is not None, line
-    return found[1], found[2]
+    return found[1], found[2], found[3]
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def pages(browser: Browser, encrypted_cluster_factory, any_binaries, os_user_tmp
     browser.register("gone", gone)
     shutil.rmtree(gone)
     browser.run(f"{page}/encryption/verify", passphrase="")
-    job = str(browser.post(f"{page}/encryption/open", passphrase=SECRET).url.path)
+    job = browser.path_of(browser.post(f"{page}/encryption/open", passphrase=SECRET))
     browser.wait(job.rpartition("/")[2], "failed")
     names = ("", "/encryption", "/tablespaces", "/settings", "/clients", "/replication", "/backups")
     names += (

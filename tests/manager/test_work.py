@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import psutil
@@ -46,7 +47,7 @@ def test_a_server_is_made_encrypted_and_run(browser: Browser, place: Path) -> No
     )
     assert "Created an encrypted cluster" in text
     assert SECRET not in text
-    page = next(part for part in browser.get("/").split('"') if part.startswith("/servers/"))
+    page = pages_of(browser)["One"]
     assert f"port {port}" in browser.get(page)
 
     encryption = browser.get(f"{page}/encryption")
@@ -84,6 +85,12 @@ def test_a_server_is_made_encrypted_and_run(browser: Browser, place: Path) -> No
     assert (place / "one" / "PG_VERSION").exists()
 
 
+def pages_of(browser: Browser) -> dict[str, str]:
+    """Return the pages of all servers, by their names."""
+    found = re.findall(r'href="[^"]*(/servers/\w+)">([^<]+)<', browser.get("/"))
+    return {name: page for page, name in found}
+
+
 def make(browser: Browser, place: Path, label: str, port: int) -> str:
     """Make a server whose keystore opens by itself, and return its page."""
     browser.run(
@@ -98,8 +105,7 @@ def make(browser: Browser, place: Path, label: str, port: int) -> str:
         again=SECRET,
         backup_directory=place / "backups",
     )
-    pages = re.findall(r'href="(/servers/\w+)">([^<]+)<', browser.get("/"))
-    page = next(page for page, name in pages if name == label)
+    page = pages_of(browser)[label]
     browser.run(f"{page}/encryption/auto-open", bind="", passphrase=SECRET)
     return page
 
@@ -143,11 +149,7 @@ def test_the_report_in_a_browser(browser: Browser, place: Path) -> None:
     wait_for(lambda: query(second, "SELECT c FROM t1") == "hoge")
     assert "second" in browser.get(f"{page}/replication")
     assert "streaming" in browser.get(f"{page}/replication")
-    other = next(
-        page
-        for page, name in re.findall(r'href="(/servers/\w+)">([^<]+)<', browser.get("/"))
-        if name == "second"
-    )
+    other = pages_of(browser)["second"]
     # Not opened by itself, and restarted: it waits for a passphrase, and with it serves again.
     browser.run(f"{other}/service/stop", mode="fast")
     assert "does not open by itself" not in browser.get(other)
@@ -237,23 +239,34 @@ def test_settings_are_searched_and_nothing_is_smuggled_in(
     hostile = "x'; DROP TABLE t; -- \\' \\"
     browser.run(f"{page}/settings/change", name="application_name", value=hostile)
     wait_for(lambda: made.query("SHOW application_name") == [(hostile,)])
-    browser.run(f"{page}/settings/change", name="search_path", value="a b, public")
-    wait_for(lambda: made.query("SHOW search_path") == [('"a b", public',)])
+    # As it is shown, it can be saved again; and an empty list is no list of an empty name.
+    for value in ('"a b", public', '"$user", public, "x""y"'):
+        browser.run(f"{page}/settings/change", name="search_path", value=value)
+        wait_for(lambda value=value: made.query("SHOW search_path") == [(value,)])
+        assert value in unescape(browser.get(f"{page}/settings/change?name=search_path"))
+    browser.run(f"{page}/settings/change", name="session_preload_libraries", value="")
+    assert made.query("SHOW session_preload_libraries") == [("",)]
+    browser.post(f"{page}/settings/change", code=400, name="search_path", value='"a')
+    # Of what the session that asks has of its own, the server's is shown.
+    assert "<option selected>off" in browser.get(
+        f"{page}/settings/change?name=default_transaction_read_only"
+    )
     browser.run(f"{page}/settings/change", name="search_path", reset="yes")
     wait_for(lambda: made.query("SHOW search_path") == [('"$user", public',)])
-    for name in ("x; DROP TABLE t", "a b", "", "primary_conninfo", "x\ny"):
+    for name in ("x; DROP TABLE t", "a b", "", "primary_conninfo", "PRIMARY_CONNINFO", "x\ny"):
         browser.post(f"{page}/settings/change", code=400, name=name, value="1")
     browser.run(f"{page}/settings/change", "failed", name="work_mem", value="lots")
 
 
 def test_the_pages_speak_japanese(browser: Browser) -> None:
     answer = browser.post("/language", language="ja", back="/jobs")
-    assert answer.url.path == "/jobs"
+    assert browser.path_of(answer) == "/jobs"
     assert '<html lang="ja">' in answer.text
     assert "ジョブ" in answer.text
     assert "サーバ" in browser.get("/")
     for back in ("//evil.example", "https://evil.example", "/\\evil.example"):
-        assert browser.post("/language", language="en", back=back).url.path == "/"
+        answer = browser.post("/language", language="en", back=back)
+        assert browser.path_of(answer) == "/"
 
 
 def test_one_job_at_a_time(browser: Browser, place: Path, encrypted_cluster_factory, any_binaries):
@@ -313,3 +326,16 @@ def test_a_job_that_was_killed_is_told_of(held: tuple[str, str], browser: Browse
     assert "nobody knows how far it has come" in browser.get(f"/jobs/{job}")
     # Nothing keeps the next one away.
     browser.run(f"{page}/service/reload")
+
+
+def test_a_clock_that_was_ahead_hides_no_job(
+    browser: Browser, manager: Running, encrypted_cluster_factory, any_binaries
+) -> None:
+    made = encrypted_cluster_factory(any_binaries)
+    page = browser.register("one", made.data_directory)
+    browser.run(f"{page}/service/reload")
+    (old,) = (manager.directory / "jobs").iterdir()
+    ahead = old.with_name(f"{int(old.name[:16]) + 10**15:016}{old.name[16:]}")
+    old.rename(ahead)
+    assert "reload_conf" in browser.run(f"{page}/service/reload")
+    assert len(list((manager.directory / "jobs").iterdir())) == 2

@@ -41,9 +41,13 @@ _DECODER = json.JSONDecoder()
 _WORD = re.compile(r"[a-z][a-z-]{0,30}")
 
 
-#: Names what a command was begun from, such as a page of the manager.
-VIA = "TDE_VIA"
-_LONGEST_VIA = 80
+_origin = ""
+
+
+def note_origin(text: str) -> None:
+    """Have entries of this process say what its command was begun from, such as a web page."""
+    global _origin
+    _origin = text
 
 
 class LogEntry(NamedTuple):
@@ -212,9 +216,8 @@ def current_author() -> dict[str, str | int]:
     login = _login()
     if login is not None:
         who["login"] = login
-    via = os.environ.get(VIA, "")[:_LONGEST_VIA]
-    if via and via.isprintable():
-        who["via"] = via
+    if _origin:
+        who["via"] = _origin
     return {**who, "host": socket.gethostname(), "process": os.getpid(), "command": _command()}
 
 

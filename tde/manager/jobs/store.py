@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,10 +19,12 @@ from typing import Any
 
 from tde.errors import TdeError
 from tde.file_lock import lock_until
-from tde.manager.registry import write_durably
+from tde.manager.registry import Server, write_durably
 
 SPECIFICATION, OUTPUT, PROGRESS = "job.json", "output", "progress.json"
 ENDED, CANCEL = "ended.json", "cancel"
+READY = b"."
+"""What the process of a job says once nobody can look into it."""
 PASSPHRASE_OPTION = "--passphrase-fd=0"
 """What tells a command that its passphrase comes; a job with it gets one."""
 
@@ -94,7 +97,7 @@ class Jobs:
 
     def start(
         self,
-        server: str,
+        server: Server,
         what: str,
         steps: Sequence[Sequence[str]],
         passphrase: bytearray | None = None,
@@ -112,37 +115,48 @@ class Jobs:
             OSError: it cannot be started.
         """
         # One that has said how it ended has the lock for a moment yet.
-        lock = self._lock(server, 0.0 if self.running(server) else _PATIENCE)
+        key = _key_of(server.data_directory)
+        lock = self._lock(key, 0.0 if self.running(server.id) else _PATIENCE)
         try:
-            job_id = f"{time.time_ns() // 1000:016}-{secrets.token_hex(4)}"
+            job_id = self._next_id()
             directory = self._jobs / job_id
             directory.mkdir(mode=0o700)
-            specification: dict[str, Any] = {"server": server, "what": what, "role": role}
+            specification: dict[str, Any] = {"server": server.id, "what": what, "role": role}
+            specification["lock"] = key
             specification |= {"steps": [list(step) for step in steps]}
             write_durably(directory / SPECIFICATION, json.dumps(specification))
             self._spawn(directory, lock, passphrase)
         finally:
             os.close(lock)  # The process has it as well, and keeps it.
-        self._forget_old()
+        self._forget_old(job_id)
         return job_id
+
+    def _next_id(self) -> str:
+        """Return an id behind all others, whatever the clock says."""
+        newest = max((int(one.partition("-")[0]) for one in self._ids()), default=0)
+        number = max(time.time_ns() // 1000, newest + 1)
+        return f"{number:016}-{secrets.token_hex(4)}"
 
     def _spawn(self, directory: Path, lock: int, passphrase: bytearray | None) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tde.manager.jobs.runner", str(directory), str(lock)],
+            [sys.executable, "-I", "-m", "tde.cli.job_runner", str(directory), str(lock)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
             pass_fds=[lock],
         )
         assert process.stdin is not None
-        with process.stdin as stream:
+        assert process.stdout is not None
+        with process.stdin as stream, process.stdout as answer:
+            if answer.read(len(READY)) != READY:
+                raise TdeError("the process of the job has not begun", remedy="Try again.")
             if passphrase is not None:
                 stream.write(passphrase)
 
-    def _lock(self, server: str, patience: float = 0.0) -> int:
-        path = self._locks / server
+    def _lock(self, key: str, patience: float = 0.0) -> int:
+        path = self._locks / key
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not lock_until(descriptor, time.monotonic() + patience):
             os.close(descriptor)
@@ -168,7 +182,7 @@ class Jobs:
         ended = _read(directory / ENDED)
         if not ended:
             # Looked at first: a job that ends in between has said so by then.
-            is_alive = self._is_locked(specification["server"], directory)
+            is_alive = self._is_locked(specification, directory)
             ended = _read(directory / ENDED)
         state = State(ended["state"]) if ended else State.RUNNING if is_alive else State.LOST
         return Job(
@@ -183,12 +197,12 @@ class Jobs:
             progress=_read(directory / PROGRESS),
         )
 
-    def _is_locked(self, server: str, directory: Path) -> bool:
+    def _is_locked(self, specification: dict[str, Any], directory: Path) -> bool:
         """Tell whether the process of a job is there, which has the lock from its first moment."""
-        if self._newest().get(server) != directory.name:
+        if self._newest().get(specification["server"]) != directory.name:
             return False  # A later job could not have begun.
         try:
-            os.close(self._lock(server))
+            os.close(self._lock(specification["lock"]))
         except JobRunsError:
             return True
         return False
@@ -238,11 +252,19 @@ class Jobs:
     def _ids(self) -> list[str]:
         return [path.name for path in self._jobs.iterdir() if _ID.fullmatch(path.name)]
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, newest: str) -> None:
         for job_id in sorted(self._ids(), reverse=True)[_MOST:]:
             job = self.find(job_id)
+            if job_id == newest:
+                continue
             if job is None or job.state is not State.RUNNING:
                 shutil.rmtree(self._jobs / job_id, ignore_errors=True)
+
+
+def _key_of(data_directory: Path) -> str:
+    """Return what a lock is called: the same for a directory by whatever name."""
+    real = os.path.realpath(data_directory)
+    return hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
 
 
 def _read(path: Path) -> dict[str, Any]:

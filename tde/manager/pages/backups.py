@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from starlette.routing import Route
 
 from tde.backup.seal import read_unproven, seal_path
 from tde.errors import TdeError
+from tde.manager.pages.servers import keystore_of
 from tde.manager.pages.service import needs_passphrase
 from tde.manager.registry import Server
 from tde.manager.web import ask, begin, checked_form, page, passphrase_in, secret_option, server_of
-from tde.postgres.cluster.cluster import Cluster
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _SEAL = ".seal.json"
+_SHOWN = {"began": str, "server_version": str, "form": str, "keys": list}
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ def _list(server: Server) -> list[Backup]:
     for path in sorted(server.backup_directory.glob(f"*{_SEAL}"), reverse=True):
         directory = path.with_name(path.name.removesuffix(_SEAL))
         if directory.is_dir() and _NAME.fullmatch(directory.name):
-            try:
-                found.append(Backup(directory.name, read_unproven(seal_path(directory))))
-            except TdeError:
-                continue  # tde pg verify-backup says what is wrong with it.
+            with suppress(TdeError):  # tde pg verify-backup says what is wrong with it.
+                seal = read_unproven(seal_path(directory))
+                if all(isinstance(seal.get(name), kind) for name, kind in _SHOWN.items()):
+                    found.append(Backup(directory.name, seal))
     return found
 
 
@@ -68,10 +70,7 @@ async def act(request: Request) -> Response:
     backup = _directory_of(server, fields.get("name", ""))
     passphrase = passphrase_in(fields)
     secret = secret_option(passphrase)
-    marker = Cluster(server.data_directory).marker
-    if marker is None:
-        raise TdeError("the cluster is not encrypted: take its backups with PostgreSQL's own tools")
-    keystore = ["-k", str(marker.keystore)]
+    keystore = ["-k", str(keystore_of(server))]
     steps = {
         "take": ["pg", "backup", str(backup), "-D", str(server.data_directory), *secret],
         "verify": ["pg", "verify-backup", str(backup), *keystore, *secret],

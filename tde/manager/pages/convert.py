@@ -13,6 +13,7 @@ from tde.manager.web import (
     ask,
     begin,
     checked_form,
+    manager_of,
     page,
     passphrase_in,
     path_in,
@@ -49,6 +50,7 @@ async def encrypt(request: Request) -> Response:
         if passphrase != passphrase_in(fields, "again"):
             raise TdeError("the two passphrases are not the same")
         steps.append(["keystore", "create", "-k", str(keystore), PASSPHRASE_OPTION])
+    manager_of(request).registry.change(server.id, server.label, server.backup_directory, keystore)
     place = ["-D", str(server.data_directory), "-k", str(keystore)]
     steps.append(["pg", "encrypt", *place, "--aes", aes, *secret_option(passphrase)])
     return await begin(request, server, "encrypt", steps, passphrase)

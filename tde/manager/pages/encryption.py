@@ -13,12 +13,12 @@ from starlette.routing import Route
 from tde.errors import TdeError
 from tde.keystore import AgeFinding, KeyLife, KeystoreStatus, LogEntry
 from tde.keystore.auto_opening import FORMS, Way
+from tde.manager.pages.servers import keystore_of
 from tde.manager.registry import Server
 from tde.manager.web import (
     ask,
     begin,
     checked_form,
-    manager_of,
     page,
     passphrase_in,
     path_in,
@@ -97,17 +97,11 @@ async def act(request: Request) -> Response:
     server, verb = server_of(request), request.path_params["verb"]
     passphrase = passphrase_in(fields)
     step = _step(server, verb, fields, secret_option(passphrase))
-    # Each try costs the server's machine half a second, and a guesser nothing else.
-    if passphrase and (wait := manager_of(request).openings.wait(server.id)):
-        return page(request, "wait.html", code=429, wait=wait, server=server)
     return await begin(request, server, f"keystore-{verb}", [step], passphrase)
 
 
 def _step(server: Server, verb: str, fields: Mapping[str, str], secret: list[str]) -> list[str]:
-    marker = Cluster(server.data_directory).marker
-    if marker is None:
-        raise TdeError(f"{server.data_directory} is not encrypted")
-    keystore = ["-k", str(marker.keystore)]
+    keystore = ["-k", str(keystore_of(server))]
     cluster = ["-D", str(server.data_directory)]
     if verb == "auto-open":
         bind = fields.get("bind", "").strip()

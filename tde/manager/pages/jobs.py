@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from tde.manager import language
 from tde.manager.jobs.store import Job, State
+from tde.manager.security.sessions import COOKIE
 from tde.manager.web import checked_form, manager_of, page, to
 
 _LOOK_SECONDS = 0.5
@@ -57,10 +58,13 @@ async def events(request: Request) -> Response:
     job_id = _job_of(request).id
     manager = manager_of(request)
     language.choose(request)
+    cookie = request.cookies.get(COOKIE, "")
 
     async def told() -> AsyncIterator[dict[str, str]]:
         before = ""
         while not await request.is_disconnected():
+            if manager.sessions.find(cookie, is_used=False) is None:
+                return
             job = await run_in_threadpool(manager.jobs.find, job_id)
             if job is None:
                 return
@@ -93,7 +97,7 @@ async def cancel(request: Request) -> Response:
     await checked_form(request)
     job = _job_of(request)
     await run_in_threadpool(manager_of(request).jobs.cancel, job.id)
-    return to(f"/jobs/{job.id}")
+    return to(request, f"/jobs/{job.id}")
 
 
 ROUTES = [

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
-from tde.manager.pages.servers import checked_port, step_to_keep_port
+from tde.manager.pages.servers import checked_port, keystore_of, step_to_keep_port
 from tde.manager.pages.service import needs_passphrase
 from tde.manager.registry import Server
 from tde.manager.web import (
@@ -82,7 +82,7 @@ async def make_standby(request: Request) -> Response:
     directory, keystore = path_in(fields, "data_directory"), path_in(fields, "keystore")
     passphrase = passphrase_in(fields)
     steps = _steps_to_standby(primary, directory, keystore, fields, secret_option(passphrase))
-    made = manager.registry.add(fields.get("label", ""), directory)
+    made = manager.registry.add(fields.get("label", ""), directory, None, keystore)
     return await begin(request, made, "standby", steps, passphrase)
 
 
@@ -96,11 +96,10 @@ def _steps_to_standby(
             remedy="For example: host=192.168.1.11 port=5432 user=repli. A password belongs into "
             "the .pgpass of the server's user.",
         )
-    marker = Cluster(primary.data_directory).marker
     steps = []
-    if marker is not None and not keystore.exists():
+    if Cluster(primary.data_directory).marker is not None and not keystore.exists():
         # A copy of its own: the keys before the data.
-        steps.append(["keystore", "sync", str(keystore), "-k", str(marker.keystore)])
+        steps.append(["keystore", "sync", str(keystore), "-k", str(keystore_of(primary))])
     step = ["pg", "standby", str(directory), "--primary", conninfo, "-k", str(keystore)]
     if port := fields.get("port", "").strip():
         step += ["-o", f"-p {checked_port(port)}"]

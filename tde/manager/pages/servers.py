@@ -58,7 +58,7 @@ def look(server: Server, job: Job | None) -> Overview:
         major = read_major_version(directory)
         found = read_postmaster_file(directory)
         marker = Cluster(directory).marker
-    except (TdeError, OSError) as error:
+    except (TdeError, OSError, ValueError) as error:  # As of names that are no text.
         return Overview(server, "missing", job=job, problem=str(error))
     return Overview(
         server,
@@ -89,14 +89,35 @@ async def register(request: Request) -> Response:
     fields = await checked_form(request)
     directory = path_in(fields, "data_directory")
     await run_in_threadpool(read_major_version, directory)
+    marker = await run_in_threadpool(lambda: Cluster(directory).marker)
+    keystore = None if marker is None else marker.keystore
     made = manager_of(request).registry.add(
-        fields.get("label", ""), directory, _backup_directory(fields)
+        fields.get("label", ""), directory, _optional(fields, "backup_directory"), keystore
     )
-    return to(f"/servers/{made.id}")
+    return to(request, f"/servers/{made.id}")
 
 
-def _backup_directory(fields: Mapping[str, str]) -> Path | None:
-    return path_in(fields, "backup_directory") if fields.get("backup_directory") else None
+def _optional(fields: Mapping[str, str], name: str) -> Path | None:
+    return path_in(fields, name) if fields.get(name, "").strip() else None
+
+
+def keystore_of(server: Server) -> Path:
+    """Return the keystore of a server, if its cluster's files name the one that is registered.
+
+    Raises:
+        TdeError: they do not, or it is not encrypted.
+    """
+    marker = Cluster(server.data_directory).marker
+    if marker is None:
+        raise TdeError(f"{server.data_directory} is not encrypted")
+    if server.keystore is None or marker.keystore != server.keystore.resolve():
+        raise TdeError(
+            f"the cluster names the keystore {marker.keystore}, and registered is "
+            f"{server.keystore or 'none'}",
+            remedy="If it was moved, change it on the page of the server. If not, find out who can "
+            "write to the data directory.",
+        )
+    return server.keystore
 
 
 async def new(request: Request) -> Response:
@@ -114,7 +135,14 @@ async def create(request: Request) -> Response:
         raise TdeError("the two passphrases are not the same")
     directory, keystore = path_in(fields, "data_directory"), path_in(fields, "keystore")
     steps = _steps_to_create(fields, directory, keystore)
-    made = manager.registry.add(fields.get("label", ""), directory, _backup_directory(fields))
+    for one in manager.registry.all():
+        # What an earlier try has left, which made nothing.
+        is_left = one.data_directory == directory and not (directory / "PG_VERSION").exists()
+        if is_left and manager.jobs.running(one.id) is None:
+            manager.registry.remove(one.id)
+    made = manager.registry.add(
+        fields.get("label", ""), directory, _optional(fields, "backup_directory"), keystore
+    )
     return await begin(request, made, "create", steps, passphrase)
 
 
@@ -158,17 +186,23 @@ async def change(request: Request) -> Response:
     """Give a server another name, or another place for backups."""
     fields = await checked_form(request)
     server = server_of(request)
-    manager_of(request).registry.rename(
-        server.id, fields.get("label", ""), _backup_directory(fields)
+    manager_of(request).registry.change(
+        server.id,
+        fields.get("label", ""),
+        _optional(fields, "backup_directory"),
+        _optional(fields, "keystore"),
     )
-    return to(f"/servers/{server.id}")
+    return to(request, f"/servers/{server.id}")
 
 
 async def remove(request: Request) -> Response:
     """Forget a server; nothing of it is touched."""
     await checked_form(request)
-    manager_of(request).registry.remove(server_of(request).id)
-    return to("/")
+    manager, server = manager_of(request), server_of(request)
+    if manager.jobs.running(server.id) is not None:
+        raise TdeError("a job works on this server", remedy="Wait until it has ended.")
+    manager.registry.remove(server.id)
+    return to(request, "/")
 
 
 ROUTES = [

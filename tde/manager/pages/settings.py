@@ -16,11 +16,18 @@ from tde.manager.web import ask, begin, checked_form, page, server_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.questions import ask_server
 
+# What the session that asks has of its own; of these the files count.
+_OF_SESSION = (
+    *("search_path", "statement_timeout", "lock_timeout", "default_transaction_read_only"),
+    *("application_name", "client_encoding", "DateStyle"),
+)
 _QUESTION = """
 SELECT coalesce(json_agg(s ORDER BY category, name), '[]') FROM (
-    SELECT name, setting, unit, category, short_desc, context, vartype, enumvals,
-        boot_val, reset_val, pending_restart, source
-    FROM pg_settings WHERE context NOT IN ('internal')) s
+    SELECT name, unit, category, short_desc, context, vartype, enumvals, boot_val, pending_restart,
+        CASE WHEN name = ANY('{session}') THEN coalesce((SELECT f.setting FROM pg_file_settings f
+            WHERE f.name = g.name AND f.applied ORDER BY f.seqno DESC LIMIT 1), boot_val)
+        ELSE setting END AS setting
+    FROM pg_settings g WHERE context NOT IN ('internal')) s
 """
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,100}")
 # Those that hold secrets are in arguments of no command, and on no page.
@@ -30,11 +37,13 @@ _LISTS = (
     *("search_path", "temp_tablespaces", "unix_socket_directories"),
     *(f"{kind}_preload_libraries" for kind in ("local", "session", "shared")),
 )
+_PART = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^",]+))\s*(?:,\s*(?=\S)|$)')
 _LONGEST = 1000
 
 
 def _read(server: Server) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = ask_server(Cluster(server.data_directory), _QUESTION)
+    question = _QUESTION.format(session="{" + ",".join(_OF_SESSION) + "}")
+    found: list[dict[str, Any]] = ask_server(Cluster(server.data_directory), question)
     return [one for one in found if one["name"] not in _SECRET]
 
 
@@ -82,21 +91,37 @@ async def change(request: Request) -> Response:
     """Write a setting, and have the server read it, as a job."""
     fields = await checked_form(request)
     server, name = server_of(request), fields.get("name", "")
-    if not _NAME.fullmatch(name) or name in _SECRET:
+    if not _NAME.fullmatch(name) or name.lower() in _SECRET:
         raise TdeError(f"there is no setting {name!r}")
     if fields.get("reset") == "yes":
         statement = f"ALTER SYSTEM RESET {name}"
     else:
         value = _usable(fields.get("value", ""))
-        parts = value.split(",") if name in _LISTS else [value]
-        statement = f"ALTER SYSTEM SET {name} = {', '.join(_literal(one) for one in parts)}"
+        parts = _names_in(value) if name.lower() in _LISTS else [value]
+        literals = ", ".join(_literal(one) for one in parts)
+        statement = f"ALTER SYSTEM SET {name} = {literals}"
+        if not parts:  # An empty list would be a list of one empty name.
+            statement = f"ALTER SYSTEM RESET {name}"
     step = ["psql", "-D", str(server.data_directory), "--", "-Xq", "-v", "ON_ERROR_STOP=1"]
     step += ["-c", statement, "-c", "SELECT pg_reload_conf()"]
     return await begin(request, server, "setting", [step])
 
 
+def _names_in(value: str) -> list[str]:
+    """Return the parts of a list, as PostgreSQL reads it: names, some in quotation marks."""
+    parts, rest = [], value.strip()
+    while rest:
+        match = _PART.match(rest)
+        if match is None:
+            raise TdeError(f"{value!r} is no list of names, parted by commas")
+        quoted, plain = match["quoted"], match["plain"]
+        parts.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
+        rest = rest[match.end() :]
+    return parts
+
+
 def _literal(value: str) -> str:
-    escaped = value.strip().replace("\\", "\\\\").replace("'", "''")
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
     return f"E'{escaped}'"
 
 

@@ -5,9 +5,9 @@ manager if it changes something, of a session, small and not endless.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -45,20 +45,32 @@ class Guard:
     Args:
         hosts: what the Host header may say: another name that leads here is somebody's attempt to
             have a browser take his pages for ours (DNS rebinding).
+        base: the path below which everything is.
     """
 
-    def __init__(self, app: ASGIApp, *, sessions: Sessions, hosts: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, sessions: Sessions, hosts: Collection[str], base: str
+    ) -> None:
         self._app = app
         self._sessions = sessions
         self._hosts = hosts
+        self._base = base
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refused = self._refusal(scope)
         guarded = _with_headers(send)
+        # Compared as a secret is: how far a guess is right must not show in time.
+        asked = scope["path"][: len(self._base)].encode(errors="replace")
+        if not hmac.compare_digest(asked, self._base.encode()):
+            answer = PlainTextResponse("Open the address that tde manager has printed.", 404)
+            await answer(scope, receive, guarded)
+            return
+        scope = {**scope, "path": scope["path"][len(self._base) :] or "/", "raw_path": None}
+        scope["state"] = {**scope.get("state", {}), "base": self._base}
+        refused = self._refusal(scope)
         if refused is not None:
             await refused(scope, receive, guarded)
             return
@@ -72,22 +84,20 @@ class Guard:
         if scope["method"] not in (*_SAFE, "POST"):
             return PlainTextResponse("Only GET and POST.", 405)
         if scope["method"] == "POST":
-            origin = headers.get("origin", "")
             # Browsers say where a form comes from; one that does not say is none.
-            if urlsplit(origin).netloc != host or headers.get("sec-fetch-site") not in (
-                None,
-                "same-origin",
-            ):
+            is_own = headers.get("origin", "") in (f"http://{host}", f"https://{host}")
+            if not is_own or headers.get("sec-fetch-site") not in (None, "same-origin"):
                 return PlainTextResponse("This form is not of this manager.", 403)
-            if not 0 <= _length(headers) <= _LARGEST:
+            if not 0 <= _length(headers) <= _LARGEST or "transfer-encoding" in headers:
                 return PlainTextResponse("This form is too long.", 413)
         cookie = Request(scope).cookies.get(COOKIE, "")
-        session = self._sessions.find(cookie) if cookie else None
-        scope.setdefault("state", {})["session"] = session
+        by_itself = scope["path"].endswith(("/log", "/events"))
+        session = self._sessions.find(cookie, is_used=not by_itself) if cookie else None
+        scope["state"]["session"] = session
         if session is None and _OPEN.fullmatch(scope["path"]) is None:
             if scope["method"] == "POST" or scope["path"].endswith("/events"):
                 return PlainTextResponse("Not logged in.", 401)
-            return RedirectResponse("/login", 303)
+            return RedirectResponse(f"{self._base}/login", 303)
         changes = scope["method"] == "POST" and scope["path"] not in _OWN_MATTERS
         if session is not None and changes and not session.may_change:
             return PlainTextResponse("This session may only look.", 403)

@@ -87,13 +87,17 @@ class Sessions:
         self._sessions[_hash(cookie)] = session
         return cookie, session
 
-    def find(self, cookie: str) -> Session | None:
-        """Return the session of a cookie, unless it has ended."""
+    def find(self, cookie: str, *, is_used: bool = True) -> Session | None:
+        """Return the session of a cookie, unless it has ended.
+
+        Args:
+            is_used: whether somebody does something; what a page asks by itself keeps none alive.
+        """
         now = self._clock()
         with self._lock:
             self._forget_old(now)
             session = self._sessions.get(_hash(cookie))
-            if session is not None:
+            if session is not None and is_used:
                 session.seen = now
             return session
 
