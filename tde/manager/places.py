@@ -9,17 +9,14 @@ from pathlib import Path
 
 from tde.errors import UnsafeDirectoryError
 from tde.ownership import is_out_of_reach
+from tde.postgres.service.places import own_place
 
-_OF_ROOT = Path("/var/lib/tde/manager")
 _ADDRESS = "address"
 
 
 def default_directory() -> Path:
     """Return this user's directory, as for what tde installs."""
-    if os.geteuid() == 0:
-        return _OF_ROOT
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "tde" / "manager"
+    return own_place().with_name("manager")
 
 
 def prepare_directory(directory: Path) -> None:

@@ -179,6 +179,12 @@ async def ask(function: Callable[[], _Result]) -> _Result | TdeError | OSError:
         )
 
 
+async def look(function: Callable[[], _Result]) -> tuple[_Result | None, str]:
+    """Ask for something that a page shows; return it, or why there is none."""
+    found = await ask(function)
+    return (None, str(found)) if isinstance(found, (TdeError, OSError)) else (found, "")
+
+
 @cache
 def _looking() -> CapacityLimiter:
     return CapacityLimiter(_MOST_LOOKS)

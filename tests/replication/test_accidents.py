@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -24,27 +22,17 @@ from tests.replication.test_standby_commands import (
     rows,
     slots,
 )
+from tests.small_disk import small_disk
 from tests.tools.test_patroni import free_ports
 
 SIZE_MB = 40
 ARCHIVED = "SELECT archived_count FROM pg_stat_archiver"
 
 
-@pytest.fixture
-def small_disk(os_user, os_user_tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own; only root can make one."""
-    directory = os_user_tmp_path / "small"
-    directory.mkdir()
-    options = f"size={SIZE_MB}m,mode=755"
-    if os_user is not None:
-        options += f",uid={os_user.uid},gid={os_user.gid}"
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("this user cannot mount a file system")
-    try:
+@pytest.fixture(name="small_disk")
+def small_disk_of_test(os_user, os_user_tmp_path: Path) -> Iterator[Path]:
+    with small_disk(os_user_tmp_path / "small", SIZE_MB, os_user) as directory:
         yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def test_a_full_archive_disk_loses_nothing(

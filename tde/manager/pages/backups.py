@@ -18,7 +18,16 @@ from tde.errors import TdeError
 from tde.manager.pages.servers import keystore_of
 from tde.manager.pages.service import needs_passphrase
 from tde.manager.registry import Server
-from tde.manager.web import ask, begin, checked_form, page, passphrase_in, secret_option, server_of
+from tde.manager.web import (
+    ask,
+    begin,
+    checked_form,
+    look,
+    page,
+    passphrase_in,
+    secret_option,
+    server_of,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _SEAL = ".seal.json"
@@ -50,14 +59,13 @@ def _list(server: Server) -> list[Backup]:
 async def show(request: Request) -> Response:
     """Show the backups."""
     server = server_of(request)
-    found = await ask(lambda: _list(server))
-    is_error = isinstance(found, Exception)
+    found, problem = await look(lambda: _list(server))
     return page(
         request,
         "backups.html",
         server=server,
-        found=[] if is_error else found,
-        problem=str(found) if is_error else "",
+        found=found or [],
+        problem=problem,
         proposed=time.strftime("%Y-%m-%d-%H%M"),
         needs_passphrase=await ask(lambda: needs_passphrase(server)),
     )

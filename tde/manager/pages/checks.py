@@ -6,22 +6,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tde.doctor import DoctorReport, doctor
+from tde.doctor import doctor
 from tde.manager.pages.service import needs_passphrase
-from tde.manager.web import ask, begin, checked_form, page, passphrase_in, secret_option, server_of
+from tde.manager.web import (
+    ask,
+    begin,
+    checked_form,
+    look,
+    page,
+    passphrase_in,
+    secret_option,
+    server_of,
+)
 
 
 async def show(request: Request) -> Response:
     """Show what the doctor finds; it is asked anew each time."""
     server = server_of(request)
-    found = await ask(lambda: doctor(server.data_directory))
-    is_report = isinstance(found, DoctorReport)
+    report, problem = await look(lambda: doctor(server.data_directory))
     return page(
         request,
         "checks.html",
         server=server,
-        report=found if is_report else None,
-        problem="" if is_report else str(found),
+        report=report,
+        problem=problem,
         needs_passphrase=await ask(lambda: needs_passphrase(server)),
     )
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.manager.registry import Server
-from tde.manager.web import ask, page, server_of
+from tde.manager.web import look, page, server_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.questions import ask_server
 
@@ -26,15 +26,15 @@ SELECT json_build_object(
 async def show(request: Request) -> Response:
     """Show the rules, and the command of psql."""
     server = server_of(request)
-    found = await ask(lambda: ask_server(Cluster(server.data_directory), _QUESTION))
-    is_error = isinstance(found, Exception)
+    found, problem = await look(lambda: ask_server(Cluster(server.data_directory), _QUESTION))
+    commands, _ = await look(lambda: _commands(server))
     return page(
         request,
         "clients.html",
         server=server,
-        found=None if is_error else found,
-        problem=str(found) if is_error else "",
-        commands=await ask(lambda: _commands(server)),
+        found=found,
+        problem=problem,
+        commands=commands or [],
     )
 
 

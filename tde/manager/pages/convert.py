@@ -13,6 +13,7 @@ from tde.manager.web import (
     ask,
     begin,
     checked_form,
+    look,
     manager_of,
     page,
     passphrase_in,
@@ -21,20 +22,18 @@ from tde.manager.web import (
     server_of,
 )
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.status import ClusterStatus
 
 
 async def show(request: Request) -> Response:
     """Show what can be converted now, and what was interrupted."""
     server = server_of(request)
-    status = await ask(lambda: Cluster(server.data_directory).status())
-    is_status = isinstance(status, ClusterStatus)
+    status, problem = await look(lambda: Cluster(server.data_directory).status())
     return page(
         request,
         "convert.html",
         server=server,
-        status=status if is_status else None,
-        problem="" if is_status else str(status),
+        status=status,
+        problem=problem,
         needs_passphrase=await ask(lambda: needs_passphrase(server)),
     )
 

@@ -16,9 +16,9 @@ from tde.keystore.auto_opening import FORMS, Way
 from tde.manager.pages.servers import keystore_of
 from tde.manager.registry import Server
 from tde.manager.web import (
-    ask,
     begin,
     checked_form,
+    look,
     page,
     passphrase_in,
     path_in,
@@ -48,7 +48,7 @@ class Inventory:
     problem: str
 
 
-def _look(keystore: Path) -> Inventory:
+def _take_stock(keystore: Path) -> Inventory:
     from tde.keystore import age_findings, inspect_keystore, read_key_log, read_lives
     from tde.keystore.auto_opening import ways_to_open
 
@@ -67,25 +67,19 @@ def _look(keystore: Path) -> Inventory:
 async def show(request: Request) -> Response:
     """Show the keystore."""
     server = server_of(request)
-    marker = await ask(lambda: Cluster(server.data_directory).marker)
-    problem, found = "", None
-    if isinstance(marker, Exception):
-        problem, marker = str(marker), None
+    marker, problem = await look(lambda: Cluster(server.data_directory).marker)
+    found = None
     if marker is not None:
         keystore = marker.keystore
-        inventory = await ask(lambda: _look(keystore))
-        if isinstance(inventory, Inventory):
-            found = inventory
-        else:
-            problem = str(inventory)
-    status = await ask(lambda: Cluster(server.data_directory).status())
+        found, problem = await look(lambda: _take_stock(keystore))
+    status, _ = await look(lambda: Cluster(server.data_directory).status())
     return page(
         request,
         "encryption.html",
         server=server,
         marker=marker,
         found=found,
-        status=None if isinstance(status, Exception) else status,
+        status=status,
         problem=problem,
         forms=_FORMS,
     )

@@ -19,6 +19,7 @@ from tde.manager.web import (
     ask,
     begin,
     checked_form,
+    look,
     manager_of,
     page,
     passphrase_in,
@@ -27,7 +28,7 @@ from tde.manager.web import (
     server_of,
 )
 from tde.postgres.cluster.cluster import Cluster
-from tde.replication.status import ReplicationStatus, replication_status
+from tde.replication.status import replication_status
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 # What a form may say of another server: no quotes, no options, no passwords.
@@ -37,15 +38,13 @@ _CONNINFO = re.compile(r"(?:(?:host|port|user|dbname|sslmode|application_name)=[
 async def show(request: Request) -> Response:
     """Show what a running server knows of the others."""
     server = server_of(request)
-    found = await ask(lambda: replication_status(Cluster(server.data_directory)))
-    is_status = isinstance(found, ReplicationStatus)
+    found, problem = await look(lambda: replication_status(Cluster(server.data_directory)))
     return page(
         request,
         "replication.html",
         server=server,
-        found=found if is_status else None,
-        problem="" if is_status else str(found),
-        conninfo=await ask(lambda: _conninfo(server)),
+        found=found,
+        problem=problem,
         needs_passphrase=await ask(lambda: needs_passphrase(server)),
     )
 

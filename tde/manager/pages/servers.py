@@ -49,7 +49,7 @@ class Overview:
     problem: str = ""
 
 
-def look(server: Server, job: Job | None) -> Overview:
+def overview_of(server: Server, job: Job | None) -> Overview:
     """Look at a server's files."""
     from tde.postgres.server.pidfile import read_postmaster_file
 
@@ -78,7 +78,7 @@ async def servers(request: Request) -> Response:
     def find() -> tuple[list[Overview], list[object]]:
         jobs = manager.jobs.running_by_server()
         known = manager.registry.all()
-        return [look(one, jobs.get(one.id)) for one in known], [*manager.registry.unknown()]
+        return [overview_of(one, jobs.get(one.id)) for one in known], [*manager.registry.unknown()]
 
     found, unknown = await run_in_threadpool(find)
     return page(request, "servers.html", found=found, unknown=unknown)

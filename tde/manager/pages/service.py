@@ -9,12 +9,12 @@ from starlette.routing import Route
 
 from tde.errors import TdeError
 from tde.keystore import can_open_automatically
-from tde.manager.pages.servers import look
+from tde.manager.pages.servers import overview_of
 from tde.manager.registry import Server
 from tde.manager.web import (
-    ask,
     begin,
     checked_form,
+    look,
     manager_of,
     page,
     passphrase_in,
@@ -22,7 +22,6 @@ from tde.manager.web import (
     server_of,
 )
 from tde.postgres.cluster.cluster import Cluster
-from tde.postgres.cluster.status import ClusterStatus
 from tde.postgres.server.cluster_files import read_end
 from tde.postgres.server.file_user import files_as
 
@@ -34,14 +33,13 @@ async def show(request: Request) -> Response:
     """Show the server."""
     server = server_of(request)
     manager = manager_of(request)
-    status = await ask(lambda: Cluster(server.data_directory).status())
-    problem = "" if isinstance(status, ClusterStatus) else str(status)
+    status, problem = await look(lambda: Cluster(server.data_directory).status())
     return page(
         request,
         "service.html",
         server=server,
-        overview=await run_in_threadpool(look, server, manager.jobs.running(server.id)),
-        status=status if isinstance(status, ClusterStatus) else None,
+        overview=await run_in_threadpool(overview_of, server, manager.jobs.running(server.id)),
+        status=status,
         problem=problem,
         needs_passphrase=await run_in_threadpool(needs_passphrase, server),
         log=await run_in_threadpool(_end_of_log, server),

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from tde.errors import TdeError
 from tde.manager.registry import Server
-from tde.manager.web import ask, begin, checked_form, page, server_of
+from tde.manager.web import begin, checked_form, look, page, server_of
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.cluster.questions import ask_server
 
@@ -50,9 +50,9 @@ def _read(server: Server) -> list[dict[str, Any]]:
 async def show(request: Request) -> Response:
     """Show the settings, or those in which a word is found."""
     server = server_of(request)
-    found = await ask(lambda: _read(server))
+    found, problem = await look(lambda: _read(server))
+    settings = found or []
     wanted = request.query_params.get("q", "")[:100].casefold()
-    settings = [] if isinstance(found, Exception) else found
     pending = [one["name"] for one in settings if one["pending_restart"]]
     shown = [one for one in settings if wanted in f"{one['name']} {one['short_desc']}".casefold()]
     return page(
@@ -62,17 +62,17 @@ async def show(request: Request) -> Response:
         groups=[(name, list(group)) for name, group in groupby(shown, lambda one: one["category"])],
         wanted=wanted,
         pending=pending,
-        problem=str(found) if isinstance(found, Exception) else "",
+        problem=problem,
     )
 
 
-async def look(request: Request) -> Response:
+async def preview(request: Request) -> Response:
     """Show what a change would be, before it is made."""
     server = server_of(request)
     name = request.query_params.get("name", "")
-    found = await ask(lambda: _read(server))
-    if isinstance(found, Exception):
-        return page(request, "error.html", code=400, problem=str(found), remedy="")
+    found, problem = await look(lambda: _read(server))
+    if found is None:
+        return page(request, "error.html", code=400, problem=problem, remedy="")
     setting = next((one for one in found if one["name"] == name), None)
     if setting is None:
         raise TdeError(f"there is no setting {name!r}")
@@ -133,6 +133,6 @@ def _usable(value: str) -> str:
 
 ROUTES = [
     Route("/servers/{server}/settings", show),
-    Route("/servers/{server}/settings/change", look),
+    Route("/servers/{server}/settings/change", preview),
     Route("/servers/{server}/settings/change", change, methods=["POST"]),
 ]

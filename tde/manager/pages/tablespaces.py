@@ -14,6 +14,7 @@ from tde.manager.web import (
     ask,
     begin,
     checked_form,
+    look,
     page,
     passphrase_in,
     path_in,
@@ -29,16 +30,15 @@ _LONGEST_NAME = 63
 async def show(request: Request) -> Response:
     """Show the tablespaces of a running server."""
     server = server_of(request)
-    found = await ask(lambda: list_tablespaces(Cluster(server.data_directory), None))
-    status = await ask(lambda: Cluster(server.data_directory).status())
-    is_error = isinstance(found, Exception)
+    found, problem = await look(lambda: list_tablespaces(Cluster(server.data_directory), None))
+    status, _ = await look(lambda: Cluster(server.data_directory).status())
     return page(
         request,
         "tablespaces.html",
         server=server,
-        found=[] if is_error else found,
-        problem=str(found) if is_error else "",
-        status=None if isinstance(status, Exception) else status,
+        found=found or [],
+        problem=problem,
+        status=status,
         needs_passphrase=await ask(lambda: needs_passphrase(server)),
     )
 

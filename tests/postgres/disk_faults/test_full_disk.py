@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,25 +11,15 @@ import pytest
 from tde.errors import TdeError
 from tde.postgres import Cluster, run_program
 from tests.postgres.canaries import CANARY, files_with
+from tests.small_disk import small_disk
 
 SIZE_MB = 160
 
 
-@pytest.fixture
-def small_disk(os_user, os_user_tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own; only root can make one."""
-    directory = os_user_tmp_path / "small"
-    directory.mkdir()
-    options = f"size={SIZE_MB}m"
-    if os_user is not None:
-        options += f",uid={os_user.uid},gid={os_user.gid}"
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(directory)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("this user cannot mount a file system")
-    try:
+@pytest.fixture(name="small_disk")
+def small_disk_of_test(os_user, os_user_tmp_path: Path) -> Iterator[Path]:
+    with small_disk(os_user_tmp_path / "small", SIZE_MB, os_user) as directory:
         yield directory
-    finally:
-        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 def fill_disk(cluster) -> tuple[int, str]:
