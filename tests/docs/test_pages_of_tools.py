@@ -91,7 +91,7 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
         reader.query(MAIN, "INSERT INTO t SELECT 'more' FROM generate_series(1, 1000)")
         shown += reader.type(line)
     assert "invalid page" not in shown
-    sealed, verify = commands(page, "A backup with a seal")
+    sealed, verify, *restore = commands(page, "A backup with a seal")
     reader.type(sealed)
     (seal,) = reader.place("/srv/seals").iterdir()
     assert "is what was taken on" in reader.type(re.sub(r"main-\S+\.seal\.json", seal.name, verify))
@@ -101,6 +101,11 @@ def test_pgbackrest(reader, encrypted_cluster_factory, any_binaries):
     (audit,) = commands(page, "Verify")
     assert "Everything that should be ciphertext is" in reader.type(audit)
     reader.type(*(typed(A_TIME.sub(f"'{then}'", line)) for line in commands(page, "Restore")))
+    reader.wait_until(MAIN, "SELECT pg_is_in_recovery()", False)
+    assert reader.query(MAIN, "SELECT count(*) FROM t") == 3000
+    label = seal.name.removeprefix("main-").removesuffix(".seal.json")
+    reader.query(MAIN, "DELETE FROM t")
+    reader.type(*(typed(re.sub(r"--set=\S+", f"--set={label}", line)) for line in restore))
     reader.wait_until(MAIN, "SELECT pg_is_in_recovery()", False)
     assert reader.query(MAIN, "SELECT count(*) FROM t") == 3000
     assert files_with(CANARY, *map(reader.place, (MAIN, "/srv/pgbackrest"))) == []

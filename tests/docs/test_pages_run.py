@@ -202,13 +202,15 @@ def make_standby(reader, main) -> None:
 def test_the_nodes_of_a_pair_get_other_keys(reader, main):
     page = "standbys.md"
     make_standby(reader, main)
-    stop, rekey, start, stop_old, promote, same_keys = commands(page, "Give the nodes other keys")
+    stop, rekey, start, *old, same_keys, rejoin = commands(page, "Give the nodes other keys")
     reader.type(stop, rekey, start)
     reader.query(MAIN, "INSERT INTO t VALUES ('streamed')")
     reader.wait_until(STANDBY, "SELECT count(*) FROM t", 1001)
-    shown = reader.type(stop_old, promote, same_keys)
+    shown = reader.type(*old, same_keys)
     assert "The rekeyed tablespaces have the keys of the other node." in shown
     reader.wait_until(STANDBY, "SELECT count(*) FROM t", 1001)
+    reader.type(rejoin)
+    reader.wait_until(MAIN, "SELECT pg_is_in_recovery()", True)
 
 
 def test_keystore(reader):
