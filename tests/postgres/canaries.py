@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +23,14 @@ def files_with(needle: bytes, *directories: Path) -> list[Path]:
 
 
 def _holds(path: Path, needle: bytes) -> bool:
-    if path.stat().st_size == 0:
-        return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(needle) >= 0
+    # Read, never mapped: a running server may shorten the file, which kills who looks at a mapping.
+    tail = b""
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            if needle in (window := tail + chunk):
+                return True
+            tail = window[-(len(needle) - 1) :]
+    return False
 
 
 def settle(cluster: RunningCluster) -> None:
