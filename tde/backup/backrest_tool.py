@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tde.audit.backrest import ARCHIVE_ID, LABEL
 from tde.backup.reading import Reader
 from tde.errors import BackupError, ProgramError
-from tde.postgres.cluster.backrest_options import BackRestCall, find_call, is_off, variables_of
+from tde.postgres.cluster.backrest_options import BackRestCall, call_of_server, is_off
 from tde.postgres.cluster.questions import ask_server
 from tde.postgres.server.file_user import files_as
 from tde.postgres.server.os_user import output_of, run_as
@@ -225,14 +225,11 @@ class BackRest:
 
 def _call_of(cluster: Cluster, stanza: str) -> BackRestCall:
     command = ask_server(cluster, "SELECT to_json(current_setting('archive_command'))")
-    call = find_call(command)
-    if call is not None:
-        # The server's variables count for it, and not those of this process.
-        call = replace(call, variables=(*variables_of(cluster.pid), *call.variables))
-    elif stanza:
+    call = call_of_server(command, cluster.pid)
+    if call is None and stanza:
         mine = ((k, v) for k, v in os.environ.items() if k.startswith("PGBACKREST_"))
         call = BackRestCall((), tuple(mine))
-    else:
+    if call is None:
         raise BackupError(
             f"archive_command runs no pgBackRest, so which stanza is this? It is: {command}",
             remedy="Name it with --stanza; its configuration is then the default one, or that of "

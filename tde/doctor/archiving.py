@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
 
 from tde.doctor.examined import AS_OWNER, Examined
 from tde.errors import TdeError
 from tde.machine.verdict import Outcome, ok, problem, unknown, warning
-from tde.postgres.cluster.backrest_options import BackRestCall, find_call, is_off, variables_of
+from tde.postgres.cluster.backrest_options import BackRestCall, call_of_server, is_off
 from tde.postgres.cluster.questions import LET_CONNECT
 from tde.postgres.server.file_user import files_as
 
@@ -28,10 +27,9 @@ def check_archiving(examined: Examined) -> Iterator[Outcome]:
 
 
 def _of_backrest(examined: Examined) -> Iterator[Outcome]:
-    call = find_call(examined.settings.value("archive_command"))
+    call = call_of_server(examined.settings.value("archive_command"), examined.pid)
     if call is None or not examined.is_encrypted:
         return
-    call = replace(call, variables=(*variables_of(examined.pid), *call.variables))
     try:
         with files_as(examined.os_user):
             header = is_off(call, "archive-header-check", "archive-push")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tde.postgres.server.cluster_files import read_configuration
@@ -109,11 +109,19 @@ def find_call(command: str) -> BackRestCall | None:
     return found
 
 
-def variables_of(pid: int | None) -> tuple[tuple[str, str], ...]:
-    """Return the variables for pgBackRest that a server was started with, where they can be read.
+def call_of_server(command: str, pid: int | None) -> BackRestCall | None:
+    """Return the call in the archive_command of a server, with the variables of that server.
 
-    Its archive_command has them, and who types a command now may have others.
+    The server's variables count for it, and those of who types a command now may be others.
     """
+    call = find_call(command)
+    if call is None:
+        return None
+    return replace(call, variables=(*_variables_of(pid), *call.variables))
+
+
+def _variables_of(pid: int | None) -> tuple[tuple[str, str], ...]:
+    """Return the variables for pgBackRest that a server has, where they can be read."""
     try:
         content = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
