@@ -36,7 +36,7 @@ from tde.manager.jobs.store import (
     SPECIFICATION,
     State,
 )
-from tde.manager.registry import write_durably
+from tde.postgres.server.owned_files import write_owned_file
 
 _LOOK_SECONDS = 0.2
 _LONGEST_PASSPHRASE = 4096
@@ -172,7 +172,7 @@ def main() -> None:
     state = State.CANCELLED if cancelled else State.DONE if code == 0 else State.FAILED
     ended = {"state": state.value, "code": code, "at": time.time()}
     (directory / _RESERVE).unlink(missing_ok=True)
-    write_durably(directory / ENDED, json.dumps(ended))
+    write_owned_file(directory / ENDED, json.dumps(ended), None)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def create_app(
     base: str,
     *,
     is_tls: bool = False,
-    read_only: bool = False,
+    role: Role = Role.ADMINISTRATOR,
 ) -> Starlette:
     """Return the application.
 
@@ -53,7 +53,7 @@ def create_app(
         hosts: what the Host header may say.
         base: the path below which everything is.
         is_tls: whether browsers reach it by https.
-        read_only: whether a password lets somebody look only.
+        role: what a password lets somebody do.
 
     Raises:
         OSError: the directory cannot be made.
@@ -72,7 +72,6 @@ def create_app(
             Exception: _unexpected,
         },
     )
-    role = Role.READER if read_only else Role.ADMINISTRATOR
     app.state.manager = Manager(
         directory, Registry(directory), Jobs(directory), sessions, is_tls, role
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tde.errors import UnsafeDirectoryError
 from tde.ownership import is_out_of_reach
+from tde.postgres.server.owned_files import write_owned_file
 from tde.postgres.service.places import own_place
 
 _ADDRESS = "address"
@@ -60,9 +61,7 @@ def secret_path(directory: Path) -> str:
     Raises:
         OSError: it cannot be read or written.
     """
-    from tde.manager.registry import write_durably
-
     file = directory / _ADDRESS
     if not file.exists():
-        write_durably(file, secrets.token_urlsafe(32))
+        write_owned_file(file, secrets.token_urlsafe(32), None)
     return f"/{file.read_text(encoding='ascii').strip()}"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tde.errors import TdeError
+from tde.file_lock import lock_until
 from tde.postgres.server.debian_layout import DebianCluster, debian_clusters
+from tde.postgres.server.owned_files import write_owned_file
 
 _FILE = "servers.json"
 _LONGEST_LABEL = 100
 _MOST = 1000
+_PATIENCE = 5.0  # Seconds.
 
 
 @dataclass(frozen=True)
@@ -129,30 +132,17 @@ class Registry:
         lock = self._path.with_name(f"{_FILE}.lock")
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not lock_until(descriptor, time.monotonic() + _PATIENCE):
+                raise TdeError(
+                    f"another manager has the list of servers locked for {_PATIENCE:.0f} seconds",
+                    remedy=f"Find that process with `fuser -v {lock}`, then repeat this.",
+                )
             servers = self.all()
             yield servers
-            write_durably(
-                self._path, json.dumps({"version": 1, "servers": [_entry(s) for s in servers]})
-            )
+            document = {"version": 1, "servers": [_entry(s) for s in servers]}
+            write_owned_file(self._path, json.dumps(document), None)
         finally:
             os.close(descriptor)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file that only its owner may read, at once or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _server(entry: dict[str, str | None]) -> Server:

@@ -17,10 +17,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tde.errors import TdeError
 from tde.manager.app import create_app
-from tde.manager.places import default_directory, prepare_directory, secret_path
-from tde.manager.registry import write_durably
+from tde.manager.places import prepare_directory, secret_path
 from tde.manager.security.password import has_password
 from tde.manager.security.sessions import Role, Sessions
+from tde.postgres.server.owned_files import write_owned_file
 
 _MOST_CONNECTIONS = 200
 _KEEP_ALIVE_SECONDS = 10
@@ -107,7 +107,7 @@ def place_of(text: str, names: Sequence[str] = (), *, is_tls: bool = False) -> P
 
 def _open(page: Path, address: str) -> None:
     """Open a browser on an address that nobody else may see, as arguments of programs can be."""
-    write_durably(page, _START.format(address=address))
+    write_owned_file(page, _START.format(address=address), None)
     webbrowser.open(page.as_uri())
 
 
@@ -148,7 +148,7 @@ class _Server(uvicorn.Server):
 
 def serve(
     place: Place,
-    directory: Path | None,
+    directory: Path,
     *,
     tls: Tls | None,
     read_only: bool,
@@ -165,27 +165,26 @@ def serve(
         TdeError: the address is in use.
         OSError: the directory cannot be made.
     """
-    where = directory or default_directory()
     knows_browsers = tls is not None and tls.client_authority is not None
-    if not (place.is_loopback or has_password(where) or knows_browsers):
+    if not (place.is_loopback or has_password(directory) or knows_browsers):
         raise TdeError(
             "browsers on other machines have to prove who they are",
             remedy="Set a password: tde manager --set-password. Or give --client-ca.",
         )
-    prepare_directory(where)
-    base = secret_path(where)
+    prepare_directory(directory)
+    base = secret_path(directory)
+    role = Role.READER if read_only else Role.ADMINISTRATOR
     sessions = Sessions()
     hosts: set[str] = set(place.hosts)
-    app = create_app(where, sessions, hosts, base, is_tls=place.is_tls, read_only=read_only)
+    app = create_app(directory, sessions, hosts, base, is_tls=place.is_tls, role=role)
 
     def told(at: Place) -> None:
         hosts.update(at.hosts)
-        role = Role.READER if read_only else Role.ADMINISTRATOR
         address = f"{at.url}{base}/login?token={sessions.new_token(role)}"
         tell(f"Open {address}")
         if open_browser:
             # A browser may go on until it is closed.
-            Thread(target=_open, args=(where / _START_PAGE, address), daemon=True).start()
+            Thread(target=_open, args=(directory / _START_PAGE, address), daemon=True).start()
 
     authority = None if tls is None else tls.client_authority
     config = uvicorn.Config(

@@ -158,8 +158,13 @@ def passphrase_in(fields: Mapping[str, str], name: str = "passphrase") -> bytear
     return bytearray(fields.get(name, "").encode())
 
 
-async def ask(function: Callable[[], _Result]) -> _Result | TdeError | OSError:
-    """Ask for something that takes a moment; an error is an answer, too."""
+async def read(function: Callable[[], _Result]) -> _Result:
+    """Return what a function finds in files of a server, or asks it.
+
+    Raises:
+        TdeError: there is no answer for long.
+        OSError: as the function does.
+    """
 
     def asked() -> _Result | TdeError | OSError:
         try:
@@ -169,20 +174,25 @@ async def ask(function: Callable[[], _Result]) -> _Result | TdeError | OSError:
 
     # In threads of their own: what hangs, as a disk of the network, must not stop other pages.
     try:
-        return await asyncio.wait_for(
+        found = await asyncio.wait_for(
             to_thread.run_sync(asked, abandon_on_cancel=True, limiter=_looking()), _LONGEST_LOOK
         )
-    except asyncio.TimeoutError:
-        return TdeError(
+    except asyncio.TimeoutError as error:
+        raise TdeError(
             f"no answer within {_LONGEST_LOOK:.0f} seconds",
             remedy="The server, or its disk, may hang: look at its log.",
-        )
+        ) from error
+    if isinstance(found, (TdeError, OSError)):
+        raise found
+    return found
 
 
 async def look(function: Callable[[], _Result]) -> tuple[_Result | None, str]:
-    """Ask for something that a page shows; return it, or why there is none."""
-    found = await ask(function)
-    return (None, str(found)) if isinstance(found, (TdeError, OSError)) else (found, "")
+    """Read something that a page shows; return it, or why there is none."""
+    try:
+        return await read(function), ""
+    except (TdeError, OSError) as error:
+        return None, str(error)
 
 
 @cache
@@ -213,6 +223,21 @@ async def begin(
         if passphrase is not None:
             wipe(passphrase)
     return to(request, f"/jobs/{job}")
+
+
+def require_repeated(passphrase: bytearray, fields: Mapping[str, str]) -> None:
+    """Check that a new passphrase was typed twice.
+
+    Raises:
+        TdeError: it was not.
+    """
+    if passphrase != passphrase_in(fields, "again"):
+        raise TdeError("the two passphrases are not the same")
+
+
+def aes_in(fields: Mapping[str, str]) -> str:
+    """Return the size of new keys that is chosen in a form, in bits."""
+    return "128" if fields.get("aes") == "128" else "256"
 
 
 def secret_option(passphrase: bytearray) -> list[str]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from tde.errors import TdeError
 from tde.file_lock import lock_until
-from tde.manager.registry import Server, write_durably
+from tde.manager.registry import Server
+from tde.postgres.server.owned_files import write_owned_file
 
 SPECIFICATION, OUTPUT, PROGRESS = "job.json", "output", "progress.json"
 ENDED, CANCEL = "ended.json", "cancel"
@@ -124,7 +125,7 @@ class Jobs:
             specification: dict[str, Any] = {"server": server.id, "what": what, "role": role}
             specification["lock"] = key
             specification |= {"steps": [list(step) for step in steps]}
-            write_durably(directory / SPECIFICATION, json.dumps(specification))
+            write_owned_file(directory / SPECIFICATION, json.dumps(specification), None)
             self._spawn(directory, lock, passphrase)
         finally:
             os.close(lock)  # The process has it as well, and keeps it.

@@ -15,16 +15,15 @@ from starlette.routing import Route
 
 from tde.backup.seal import read_unproven, seal_path
 from tde.errors import TdeError
-from tde.manager.pages.servers import keystore_of
-from tde.manager.pages.service import needs_passphrase
+from tde.manager.pages.servers import keystore_of, needs_passphrase
 from tde.manager.registry import Server
 from tde.manager.web import (
-    ask,
     begin,
     checked_form,
     look,
     page,
     passphrase_in,
+    read,
     secret_option,
     server_of,
 )
@@ -67,7 +66,7 @@ async def show(request: Request) -> Response:
         found=found or [],
         problem=problem,
         proposed=time.strftime("%Y-%m-%d-%H%M"),
-        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+        needs_passphrase=await needs_passphrase(server),
     )
 
 
@@ -78,7 +77,7 @@ async def act(request: Request) -> Response:
     backup = _directory_of(server, fields.get("name", ""))
     passphrase = passphrase_in(fields)
     secret = secret_option(passphrase)
-    keystore = ["-k", str(keystore_of(server))]
+    keystore = ["-k", str(await read(lambda: keystore_of(server)))]
     steps = {
         "take": ["pg", "backup", str(backup), "-D", str(server.data_directory), *secret],
         "verify": ["pg", "verify-backup", str(backup), *keystore, *secret],

@@ -7,9 +7,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.doctor import doctor
-from tde.manager.pages.service import needs_passphrase
+from tde.manager.pages.servers import needs_passphrase
 from tde.manager.web import (
-    ask,
     begin,
     checked_form,
     look,
@@ -30,7 +29,7 @@ async def show(request: Request) -> Response:
         server=server,
         report=report,
         problem=problem,
-        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+        needs_passphrase=await needs_passphrase(server),
     )
 
 

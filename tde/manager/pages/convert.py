@@ -6,11 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tde.errors import TdeError
-from tde.manager.jobs.store import PASSPHRASE_OPTION
-from tde.manager.pages.service import needs_passphrase
+from tde.manager.pages.servers import needs_passphrase, steps_to_keystore
 from tde.manager.web import (
-    ask,
+    aes_in,
     begin,
     checked_form,
     look,
@@ -18,6 +16,8 @@ from tde.manager.web import (
     page,
     passphrase_in,
     path_in,
+    read,
+    require_repeated,
     secret_option,
     server_of,
 )
@@ -34,7 +34,7 @@ async def show(request: Request) -> Response:
         server=server,
         status=status,
         problem=problem,
-        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+        needs_passphrase=await needs_passphrase(server),
     )
 
 
@@ -43,15 +43,12 @@ async def encrypt(request: Request) -> Response:
     fields = await checked_form(request)
     server = server_of(request)
     keystore, passphrase = path_in(fields, "keystore"), passphrase_in(fields)
-    aes = "128" if fields.get("aes") == "128" else "256"
-    steps = []
-    if not keystore.exists():
-        if passphrase != passphrase_in(fields, "again"):
-            raise TdeError("the two passphrases are not the same")
-        steps.append(["keystore", "create", "-k", str(keystore), PASSPHRASE_OPTION])
+    steps = await read(lambda: steps_to_keystore(keystore))
+    if steps:
+        require_repeated(passphrase, fields)
     manager_of(request).registry.change(server.id, server.label, server.backup_directory, keystore)
     place = ["-D", str(server.data_directory), "-k", str(keystore)]
-    steps.append(["pg", "encrypt", *place, "--aes", aes, *secret_option(passphrase)])
+    steps.append(["pg", "encrypt", *place, "--aes", aes_in(fields), *secret_option(passphrase)])
     return await begin(request, server, "encrypt", steps, passphrase)
 
 

@@ -11,8 +11,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
-from tde.keystore import AgeFinding, KeyLife, KeystoreStatus, LogEntry
-from tde.keystore.auto_opening import FORMS, Way
+from tde.keystore import (
+    AgeFinding,
+    KeyLife,
+    KeystoreStatus,
+    LogEntry,
+    age_findings,
+    inspect_keystore,
+    read_key_log,
+    read_lives,
+)
+from tde.keystore.auto_opening import FORMS, Way, ways_to_open
 from tde.manager.pages.servers import keystore_of
 from tde.manager.registry import Server
 from tde.manager.web import (
@@ -22,6 +31,7 @@ from tde.manager.web import (
     page,
     passphrase_in,
     path_in,
+    read,
     secret_option,
     server_of,
 )
@@ -49,9 +59,6 @@ class Inventory:
 
 
 def _take_stock(keystore: Path) -> Inventory:
-    from tde.keystore import age_findings, inspect_keystore, read_key_log, read_lives
-    from tde.keystore.auto_opening import ways_to_open
-
     status = inspect_keystore(keystore)
     records = {key.owner: key.algorithm for key in status.keys}
     lives, ages, log, problem = [], [], [], ""
@@ -90,7 +97,7 @@ async def act(request: Request) -> Response:
     fields = await checked_form(request)
     server, verb = server_of(request), request.path_params["verb"]
     passphrase = passphrase_in(fields)
-    step = _step(server, verb, fields, secret_option(passphrase))
+    step = await read(lambda: _step(server, verb, fields, secret_option(passphrase)))
     return await begin(request, server, f"keystore-{verb}", [step], passphrase)
 
 

@@ -12,11 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
-from tde.manager.pages.servers import checked_port, keystore_of, step_to_keep_port
-from tde.manager.pages.service import needs_passphrase
+from tde.manager.pages.servers import (
+    checked_port,
+    keystore_of,
+    needs_passphrase,
+    step_to_keep_port,
+)
 from tde.manager.registry import Server
 from tde.manager.web import (
-    ask,
     begin,
     checked_form,
     look,
@@ -24,6 +27,7 @@ from tde.manager.web import (
     page,
     passphrase_in,
     path_in,
+    read,
     secret_option,
     server_of,
 )
@@ -45,7 +49,7 @@ async def show(request: Request) -> Response:
         server=server,
         found=found,
         problem=problem,
-        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+        needs_passphrase=await needs_passphrase(server),
     )
 
 
@@ -80,7 +84,8 @@ async def make_standby(request: Request) -> Response:
     primary, manager = server_of(request), manager_of(request)
     directory, keystore = path_in(fields, "data_directory"), path_in(fields, "keystore")
     passphrase = passphrase_in(fields)
-    steps = _steps_to_standby(primary, directory, keystore, fields, secret_option(passphrase))
+    secret = secret_option(passphrase)
+    steps = await read(lambda: _steps_to_standby(primary, directory, keystore, fields, secret))
     made = manager.registry.add(fields.get("label", ""), directory, None, keystore)
     return await begin(request, made, "standby", steps, passphrase)
 

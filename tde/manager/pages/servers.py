@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
+from tde.keystore import can_open_automatically
+from tde.keystore.auto_opening import ways_to_open
 from tde.manager.jobs.store import PASSPHRASE_OPTION, Job
 from tde.manager.registry import Server
 from tde.manager.web import (
+    aes_in,
     begin,
     checked_form,
+    look,
     manager_of,
     page,
     passphrase_in,
     path_in,
+    read,
+    require_repeated,
     server_of,
     session_of,
     to,
 )
 from tde.postgres.cluster.cluster import Cluster
 from tde.postgres.server.control import read_major_version
+from tde.postgres.server.pidfile import read_postmaster_file
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,19 @@ class Overview:
     problem: str = ""
 
 
-def overview_of(server: Server, job: Job | None) -> Overview:
-    """Look at a server's files."""
-    from tde.postgres.server.pidfile import read_postmaster_file
+async def look_over(server: Server, job: Job | None) -> Overview:
+    """Look at a server's files, as long as its disk answers."""
+    found, problem = await look(lambda: _overview_of(server, job))
+    return found or Overview(server, "missing", job=job, problem=problem)
 
+
+def _overview_of(server: Server, job: Job | None) -> Overview:
     directory = server.data_directory
     try:
         major = read_major_version(directory)
         found = read_postmaster_file(directory)
         marker = Cluster(directory).marker
-    except (TdeError, OSError, ValueError) as error:  # As of names that are no text.
+    except ValueError as error:  # As of names that are no text.
         return Overview(server, "missing", job=job, problem=str(error))
     return Overview(
         server,
@@ -75,12 +86,10 @@ async def servers(request: Request) -> Response:
     """Show all of them."""
     manager = manager_of(request)
 
-    def find() -> tuple[list[Overview], list[object]]:
-        jobs = manager.jobs.running_by_server()
-        known = manager.registry.all()
-        return [overview_of(one, jobs.get(one.id)) for one in known], [*manager.registry.unknown()]
-
-    found, unknown = await run_in_threadpool(find)
+    jobs = await run_in_threadpool(manager.jobs.running_by_server)
+    unknown = await run_in_threadpool(manager.registry.unknown)
+    known = manager.registry.all()
+    found = await asyncio.gather(*(look_over(one, jobs.get(one.id)) for one in known))
     return page(request, "servers.html", found=found, unknown=unknown)
 
 
@@ -88,8 +97,8 @@ async def register(request: Request) -> Response:
     """Add a server that is there."""
     fields = await checked_form(request)
     directory = path_in(fields, "data_directory")
-    await run_in_threadpool(read_major_version, directory)
-    marker = await run_in_threadpool(lambda: Cluster(directory).marker)
+    await read(lambda: read_major_version(directory))
+    marker = await read(lambda: Cluster(directory).marker)
     keystore = None if marker is None else marker.keystore
     made = manager_of(request).registry.add(
         fields.get("label", ""), directory, _optional(fields, "backup_directory"), keystore
@@ -120,6 +129,19 @@ def keystore_of(server: Server) -> Path:
     return server.keystore
 
 
+async def needs_passphrase(server: Server) -> bool:
+    """Whether a start needs one: the cluster is encrypted, and nothing opens its keystore."""
+
+    def is_needed() -> bool:
+        marker = Cluster(server.data_directory).marker
+        if marker is None:
+            return False
+        return not (can_open_automatically(marker.keystore) or ways_to_open(marker.keystore))
+
+    found, _ = await look(is_needed)
+    return found is not False  # Where nobody can tell, it may be.
+
+
 async def new(request: Request) -> Response:
     """Show the form for a server that is to be made."""
     session_of(request)
@@ -131,13 +153,13 @@ async def create(request: Request) -> Response:
     fields = await checked_form(request)
     manager = manager_of(request)
     passphrase = passphrase_in(fields)
-    if passphrase != passphrase_in(fields, "again"):
-        raise TdeError("the two passphrases are not the same")
+    require_repeated(passphrase, fields)
     directory, keystore = path_in(fields, "data_directory"), path_in(fields, "keystore")
-    steps = _steps_to_create(fields, directory, keystore)
+    steps = await read(lambda: _steps_to_create(fields, directory, keystore))
+    is_made = await read((directory / "PG_VERSION").exists)
     for one in manager.registry.all():
         # What an earlier try has left, which made nothing.
-        is_left = one.data_directory == directory and not (directory / "PG_VERSION").exists()
+        is_left = one.data_directory == directory and not is_made
         if is_left and manager.jobs.running(one.id) is None:
             manager.registry.remove(one.id)
     made = manager.registry.add(
@@ -151,19 +173,22 @@ def _steps_to_create(fields: Mapping[str, str], directory: Path, keystore: Path)
     encoding = fields.get("encoding", "UTF8")
     if not encoding.isascii() or not encoding.replace("_", "").isalnum():
         raise TdeError(f"{encoding!r} is no encoding")
-    aes = "128" if fields.get("aes") == "128" else "256"
-    steps = []
-    if not keystore.exists():
-        steps.append(["keystore", "create", "-k", str(keystore), PASSPHRASE_OPTION])
-    steps += [
+    return [
+        *steps_to_keystore(keystore),
         [
-            *("pg", "init", "-D", str(directory), "-k", str(keystore), "--aes", aes),
+            *("pg", "init", "-D", str(directory), "-k", str(keystore), "--aes", aes_in(fields)),
             *(PASSPHRASE_OPTION, "--", f"--encoding={encoding}"),
         ],
         ["pg", "start", "-D", str(directory), "-o", f"-p {port}", PASSPHRASE_OPTION],
         step_to_keep_port(directory, port),
     ]
-    return steps
+
+
+def steps_to_keystore(keystore: Path) -> list[list[str]]:
+    """Return what makes a keystore, where there is none yet."""
+    if keystore.exists():
+        return []
+    return [["keystore", "create", "-k", str(keystore), PASSPHRASE_OPTION]]
 
 
 def checked_port(text: str) -> str:

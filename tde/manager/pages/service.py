@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
-from tde.keystore import can_open_automatically
-from tde.manager.pages.servers import overview_of
+from tde.manager.pages.servers import look_over, needs_passphrase
 from tde.manager.registry import Server
 from tde.manager.web import (
     begin,
@@ -33,45 +33,41 @@ async def show(request: Request) -> Response:
     """Show the server."""
     server = server_of(request)
     manager = manager_of(request)
-    status, problem = await look(lambda: Cluster(server.data_directory).status())
+    # At once, because each may wait long for a disk that hangs.
+    overview, (status, problem), needs, log_end = await asyncio.gather(
+        look_over(server, manager.jobs.running(server.id)),
+        look(lambda: Cluster(server.data_directory).status()),
+        needs_passphrase(server),
+        _shown_log(server),
+    )
     return page(
         request,
         "service.html",
         server=server,
-        overview=await run_in_threadpool(overview_of, server, manager.jobs.running(server.id)),
+        overview=overview,
         status=status,
         problem=problem,
-        needs_passphrase=await run_in_threadpool(needs_passphrase, server),
-        log=await run_in_threadpool(_end_of_log, server),
+        needs_passphrase=needs,
+        log=log_end,
         jobs=manager.jobs.recent(server.id, 5),
     )
 
 
-def needs_passphrase(server: Server) -> bool:
-    """Whether a start needs one: the cluster is encrypted, and nothing opens its keystore."""
-    from tde.keystore.auto_opening import ways_to_open
+async def _shown_log(server: Server) -> str:
+    """Return the end of the log; nothing where it cannot be read."""
 
-    try:
-        marker = Cluster(server.data_directory).marker
-        if marker is None:
-            return False
-        return not (can_open_automatically(marker.keystore) or ways_to_open(marker.keystore))
-    except TdeError:
-        return True
-
-
-def _end_of_log(server: Server) -> str:
-    try:
+    def end() -> str:
         cluster = Cluster(server.data_directory)
         with files_as(cluster.os_user):
             return read_end(cluster.default_log, 0, _LOG_BYTES).decode("utf-8", "replace")
-    except (TdeError, OSError):
-        return ""
+
+    found, _ = await look(end)
+    return found or ""
 
 
 async def log(request: Request) -> Response:
     """Return the end of the log."""
-    return PlainTextResponse(await run_in_threadpool(_end_of_log, server_of(request)))
+    return PlainTextResponse(await _shown_log(server_of(request)))
 
 
 async def act(request: Request) -> Response:

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tde.errors import TdeError
-from tde.manager.pages.service import needs_passphrase
+from tde.manager.pages.servers import needs_passphrase
 from tde.manager.web import (
-    ask,
+    aes_in,
     begin,
     checked_form,
     look,
@@ -39,7 +39,7 @@ async def show(request: Request) -> Response:
         found=found or [],
         problem=problem,
         status=status,
-        needs_passphrase=await ask(lambda: needs_passphrase(server)),
+        needs_passphrase=await needs_passphrase(server),
     )
 
 
@@ -48,11 +48,10 @@ async def create(request: Request) -> Response:
     fields = await checked_form(request)
     server = server_of(request)
     name = _named(fields, "name")
-    aes = "128" if fields.get("aes") == "128" else "256"
     passphrase = passphrase_in(fields)
     step = [
         *("tablespace", "create", name, "-D", str(server.data_directory)),
-        *("--location", str(path_in(fields, "location")), "--aes", aes),
+        *("--location", str(path_in(fields, "location")), "--aes", aes_in(fields)),
         *secret_option(passphrase),
     ]
     return await begin(request, server, "tablespace-create", [step], passphrase)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tde.errors import TdeError
 from tde.keystore.crypto.kdf import SALT_BYTES, KdfParameters, derive_kek
-from tde.manager.registry import write_durably
+from tde.postgres.server.owned_files import write_owned_file
 
 _FILE = "password.json"
 _LONGEST = 200
@@ -29,7 +29,7 @@ def set_password(directory: Path, password: bytearray) -> None:
         },
         "hash": _hash(password, salt, cost).hex(),
     }
-    write_durably(directory / _FILE, json.dumps(document))
+    write_owned_file(directory / _FILE, json.dumps(document), None)
 
 
 def has_password(directory: Path) -> bool:
